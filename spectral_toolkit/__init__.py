@@ -1,0 +1,49 @@
+"""Open up vision transformers: capture every layer, solve one spectral problem, see the eigenvectors.
+
+Every name is loaded on first use (PEP 562), so that ``import spectral_toolkit`` stays instant.
+No submodule carries the name of a public function: importing it would replace the function here.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_images": "images",
+    "load_model": "models",
+    "capture": "capturing",
+    "affinity": "affinities",
+    "solve": "solvers",
+    "overlay": "views.overlay",
+    "report": "views.report",
+}
+_MODULES = ("errors", "scenes", "solvers")
+
+__all__ = ["__version__", "errors", "scenes", "solvers", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from . import errors, scenes, solvers
+    from .affinities import affinity
+    from .capturing import capture
+    from .images import load_images
+    from .models import load_model
+    from .solvers import solve
+    from .views.overlay import overlay
+    from .views.report import report

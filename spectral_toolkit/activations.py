@@ -1,0 +1,65 @@
+"""The data model of activations: which names a tree holds, and how to read them.
+
+A tree built by hand with these names works as well as a captured one::
+
+    /                pixels (image, y_px, x_px, rgb) uint8, coordinate ``image``; provenance in attrs
+    /<layer>         query, key, value (image, head, y, x, channel); token (image, y, x, feature)
+                     special_query ... (image, head, special, channel); special_token (image, special, feature)
+                     attention_bias (head, query_token, key_token), special tokens first, then patches row by row
+                     attrs: depth (order of the layers), scale (what multiplies q k' before the softmax)
+
+Layers are the children of the root, in depth order. Coordinates ``y`` and ``x`` are patch centres as
+fractions of the picture, so that every resolution shares one frame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import ActivationsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+
+QUANTITIES = ("query", "key", "value", "token")
+"""What ``capture`` can record of a layer."""
+
+
+def layer_names(activations: xr.DataTree) -> list[str]:
+    """Names of the layers in depth order (by the attribute ``depth`` where every layer has one)."""
+    nodes = {
+        name: node
+        for name, node in activations.children.items()
+        if any(quantity in node.data_vars for quantity in QUANTITIES)
+    }
+    if not nodes:
+        raise ActivationsError(
+            "The tree of activations has no layer: expected children of the root that hold at least one of "
+            f"{', '.join(QUANTITIES)}, found {sorted(activations.children) or 'no children'}."
+        )
+    names = list(nodes)
+    if all("depth" in node.attrs for node in nodes.values()):
+        names.sort(key=lambda name: nodes[name].attrs["depth"])
+    return names
+
+
+def image_names(activations: xr.DataTree) -> list[str]:
+    """Names of the images; numbers as text where the tree has no ``image`` coordinate."""
+    node = activations if "image" in activations.dims else activations[layer_names(activations)[0]]
+    if "image" in node.coords:
+        return [str(name) for name in node.coords["image"].values]
+    return [str(index) for index in range(node.sizes["image"])]
+
+
+def patch_centres(n: int) -> np.ndarray:
+    """Centres of ``n`` equal cells on the unit interval, shape (n,).
+
+    Examples
+    --------
+    >>> patch_centres(4).tolist()
+    [0.125, 0.375, 0.625, 0.875]
+    """
+    import numpy as np
+
+    return (np.arange(n) + 0.5) / n

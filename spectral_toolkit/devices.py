@@ -1,0 +1,59 @@
+"""Where computations run: ``device="auto"`` means CUDA, else MPS, else the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import SpectralToolkitError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn a device name into a torch device that exists here.
+
+    Parameters
+    ----------
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or a ``torch.device``.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If the name is unknown or the device is not present on this machine.
+
+    Examples
+    --------
+    >>> resolve_device("cpu").type
+    'cpu'
+    """
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise SpectralToolkitError(
+            f"device={device!r} is not a device name: use 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'."
+        ) from error
+    present = {
+        "cpu": lambda: True,
+        "cuda": lambda: (resolved.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available,
+    }.get(resolved.type)
+    if present is None or not present():
+        raise SpectralToolkitError(
+            f"device={str(device)!r} is not available on this machine: use device='auto' or 'cpu'."
+        )
+    return resolved
+
+
+def working_dtype(device: torch.device) -> torch.dtype:
+    """Precision of spectral solves: float64, or float32 on MPS, which has no float64."""
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,38 @@
+"""Errors a user can act on: one sentence naming the value, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class SpectralToolkitError(ValueError):
+    """Bad input or an impossible request; the message says what to do about it.
+
+    The command line prints the message of any subclass and exits with code 2.
+    """
+
+
+class UnsupportedModelError(SpectralToolkitError):
+    """The model loads, but its attention cannot be captured."""
+
+
+class ModelNotFoundError(SpectralToolkitError):
+    """The name is misspelt, gated, or cannot be reached from here."""
+
+
+class CaptureMemoryError(SpectralToolkitError):
+    """The result would not fit in memory; the message carries the number of bytes."""
+
+
+class StoreError(SpectralToolkitError):
+    """A store on disk is damaged, foreign, or belongs to another capture."""
+
+
+class ActivationsError(SpectralToolkitError):
+    """A tree of activations lacks something, or holds values that cannot be used."""
+
+
+class AffinityError(SpectralToolkitError):
+    """The combination of kind, kernel, heads and scope is not offered, or its input is degenerate."""
+
+
+class SolverError(SpectralToolkitError):
+    """The spectral problem as posed has no answer that could be trusted."""
