@@ -1,0 +1,125 @@
+"""From activations to affinities: kinds, kernels, and the graph of layers a solver works on."""
+
+from __future__ import annotations
+
+import math
+
+import xarray as xr
+
+from ..activations import layer_names
+from ..devices import resolve_device
+from ..errors import AffinityError
+from .layer_graph import LayerGraph, Recipe, Weights, make_members
+from .table import KERNELS, check_combination, default_kernel, table_rows
+
+__all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel", "table_rows"]
+
+
+def affinity(
+    acts: xr.DataTree,
+    kind: str = "qk",
+    *,
+    kernel: str | None = None,
+    heads: str = "mean",
+    scope: str = "image",
+    weights: Weights = None,
+    layers: str | list[str] = "all",
+    device: str = "auto",
+    dense_bytes: int = 2 * 2**30,
+    **options: float,
+) -> LayerGraph:
+    """Turn every layer of a capture into an affinity between its patches.
+
+    Nothing large is computed here: operators are built when a solver first asks for them, then kept.
+
+    Parameters
+    ----------
+    acts
+        Activations from :func:`spectral_toolkit.capture`, or a tree built by hand with the same names.
+    kind
+        What is compared: ``"qk"`` queries with keys, ``"vv"`` values, ``"kk"`` keys, ``"qq"`` queries,
+        ``"token"`` the residual stream.
+    kernel
+        ``"softmax"`` (the model's own attention; ``"qk"`` only, where it is the default), ``"cosine"`` (default of
+        the other kinds), ``"shifted_cosine"`` or ``"rbf"``. Every affinity is made symmetric, (W + W') / 2, head by
+        head, and keeps its diagonal.
+    heads
+        ``"mean"`` averages the heads of a layer; ``"each"`` makes every head a layer of its own, ``"<layer>[<head>]"``,
+        with its own weight and share.
+    scope
+        ``"image"``: every picture alone.
+    weights
+        Layer weights >= 0: a mapping from names (others stay 1), one number per layer, or None for all ones.
+    layers
+        ``"all"`` or the names of those to use.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    dense_bytes
+        A layer whose matrix (n_l^2 float32 for one image) would exceed this is never formed; its products are
+        recomputed in tiles.
+    **options
+        ``threshold`` in [0, 1) (cosine; default 0.1: similarities at or below it count as zero, as in the source
+        paper's dataset protocol), ``bandwidth`` > 0 (rbf; default 0.5, in units of the root mean square distance of a
+        layer and head), ``steps`` >= 1 (walk the row-normalised affinity that many steps).
+
+    Returns
+    -------
+    LayerGraph
+
+    Raises
+    ------
+    AffinityError
+        If the combination does not exist or an option is out of range.
+    ActivationsError
+        If a layer lacks the quantity.
+
+    References
+    ----------
+    Zhang, Yunis & Maire, CVPR 2024, arXiv 2312.06716, section 3: the affinities. Ivanova et al., arXiv 2412.04678:
+    the walk.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> affinity(acts, "vv", device="cpu")
+    LayerGraph('vv', kernel='cosine', heads='mean', scope='image': 1 layers on 3x4, 1 images)
+    """
+    if kernel is not None and not isinstance(kernel, str):
+        raise AffinityError(f"kernel={kernel!r} is not a name: use one of {', '.join(map(repr, KERNELS))}.")
+    kernel = check_combination(kind, kernel, heads, scope, options)
+    checked = tuple((name, _checked_option(name, value)) for name, value in sorted(options.items()))
+    names = layer_names(acts)
+    if not isinstance(layers, str):
+        unknown = [name for name in layers if name not in names]
+        if unknown or not layers:
+            raise AffinityError(
+                f"layers={list(layers)!r} names {unknown or 'nothing'}: use 'all' or names among {', '.join(names)}."
+            )
+        names = [name for name in names if name in layers]
+    elif layers != "all":
+        raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
+    return LayerGraph(
+        acts,
+        make_members(acts, names, kind, heads),
+        Recipe(kind, kernel, heads, scope, checked),
+        weights=weights,
+        device=resolve_device(device),
+        dense_bytes=dense_bytes,
+    )
+
+
+_OPTION_RANGES = {
+    "threshold": ("a number in [0, 1)", lambda value: 0 <= value < 1),
+    "bandwidth": ("a number above 0", lambda value: value > 0),
+    "steps": ("a whole number of at least 1", lambda value: value >= 1 and value == int(value)),
+}
+
+
+def _checked_option(name: str, value: float) -> float:
+    expected, fits = _OPTION_RANGES[name]
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and fits(value)):
+        raise AffinityError(f"{name}={value!r} is out of range: expected {expected}.")
+    return value

@@ -1,0 +1,161 @@
+"""Reading one layer's vectors out of a tree of activations, checked, as torch tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from ..activations import image_names
+from ..errors import ActivationsError
+from .resampling import Grid
+
+KINDS: dict[str, tuple[str, str]] = {
+    "qk": ("query", "key"),
+    "vv": ("value", "value"),
+    "kk": ("key", "key"),
+    "qq": ("query", "query"),
+    "token": ("token", "token"),
+}
+"""Which two quantities each kind of affinity compares: rows against columns."""
+
+
+@dataclass(frozen=True)
+class LayerFeatures:
+    """Two sets of vectors to compare, for a few images at once.
+
+    ``left`` and ``right`` have shape (images, heads, n, channels), patches row by row; for a symmetric kind
+    they are the same tensor. ``special_right`` (images, heads, special, channels) and ``bias``
+    (heads, special + n, special + n) are what the model's own attention needs beside them.
+    """
+
+    layer: str
+    grid: Grid
+    left: Float[Tensor, "images heads n channels"]
+    right: Float[Tensor, "images heads n channels"]
+    special_right: Float[Tensor, "images heads special channels"] | None = None
+    scale: float | None = None
+    bias: Float[Tensor, "heads tokens tokens"] | None = None
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.left is self.right
+
+    @property
+    def n(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def head(self, index: int) -> LayerFeatures:
+        """The same layer seen through one head only."""
+        keep = slice(index, index + 1)
+        left = self.left[:, keep]
+        return LayerFeatures(
+            layer=self.layer,
+            grid=self.grid,
+            left=left,
+            right=left if self.is_symmetric else self.right[:, keep],
+            special_right=None if self.special_right is None else self.special_right[:, keep],
+            scale=self.scale,
+            bias=None if self.bias is None else self.bias[keep],
+        )
+
+
+def layer_shape(node: xr.DataTree, layer: str, kind: str) -> tuple[Grid, int, int]:
+    """Grid, number of heads and number of channels of a layer, without reading its values."""
+    quantity = _variable(node, layer, KINDS[kind][0], kind)
+    grid = (quantity.sizes["y"], quantity.sizes["x"])
+    return grid, quantity.sizes.get("head", 1), quantity.sizes["feature" if kind == "token" else "channel"]
+
+
+def read_features(
+    activations: xr.DataTree, layer: str, kind: str, images: slice, device: torch.device, *, for_softmax: bool = False
+) -> LayerFeatures:
+    """Vectors of one layer for a slice of the images.
+
+    Half precision is read as float32; float64 stays float64, so affinities are as exact as their input.
+
+    Raises
+    ------
+    ActivationsError
+        If a quantity is missing, has other dimensions than the data model's, or holds NaN or infinity.
+    """
+    node = activations[layer]
+    left_name, right_name = KINDS[kind]
+    left_values = _variable(node, layer, left_name, kind)
+    left = _patches(activations, left_values, layer, images, device)
+    right = left
+    if right_name != left_name:
+        right_values = _variable(node, layer, right_name, kind)
+        if right_values.sizes != left_values.sizes:
+            raise ActivationsError(
+                f"Layer {layer!r}: {left_name} has sizes {dict(left_values.sizes)} but {right_name} has "
+                f"{dict(right_values.sizes)}; the two must agree to be compared."
+            )
+        right = _patches(activations, right_values, layer, images, device)
+    grid = (left_values.sizes["y"], left_values.sizes["x"])
+    if not for_softmax:
+        return LayerFeatures(layer, grid, left, right)
+    if "scale" not in node.attrs:
+        raise ActivationsError(
+            f"Layer {layer!r} has no attribute 'scale', which softmax needs (what multiplies q k'): set "
+            "node.attrs['scale'], or use kernel='cosine'."
+        )
+    special = None
+    if f"special_{right_name}" in node.data_vars and node.sizes.get("special", 0) > 0:
+        values = node[f"special_{right_name}"].transpose("image", "head", "special", "channel")
+        special = _tensor(activations, values, layer, images, device)
+    bias = None
+    if "attention_bias" in node.data_vars:
+        values = np.asarray(node["attention_bias"].transpose("head", "query_token", "key_token").values)
+        bias = torch.as_tensor(values).to(device=device, dtype=left.dtype)
+    return LayerFeatures(layer, grid, left, right, special, float(node.attrs["scale"]), bias)
+
+
+def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArray:
+    expected = ("image", "y", "x", "feature") if name == "token" else ("image", "head", "y", "x", "channel")
+    if name not in node.data_vars:
+        present = ", ".join(str(variable) for variable in node.data_vars) or "nothing"
+        raise ActivationsError(
+            f"Affinity {kind!r} needs {name!r} of layer {layer!r}, which holds {present}: capture it with "
+            f"quantities=(..., {name!r}) or choose another kind."
+        )
+    variable = node[name]
+    if set(variable.dims) != set(expected):
+        raise ActivationsError(
+            f"{name!r} of layer {layer!r} has dimensions {tuple(map(str, variable.dims))}; expected {expected}."
+        )
+    return variable.transpose(*expected)
+
+
+def _patches(
+    activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice, device: torch.device
+) -> Tensor:
+    values = _tensor(activations, variable, layer, images, device)
+    if variable.name == "token":
+        values = values[:, None]
+    return values.flatten(2, 3)
+
+
+def _tensor(
+    activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice, device: torch.device
+) -> Tensor:
+    values = np.ascontiguousarray(variable.isel(image=images).values)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ActivationsError(
+            f"{variable.name!r} of layer {layer!r} has dtype {values.dtype}; expected a floating-point type."
+        )
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        index = range(*images.indices(variable.sizes["image"]))[int(np.argmin(finite))]
+        raise ActivationsError(
+            f"{variable.name!r} of layer {layer!r} holds NaN or infinity in image {image_names(activations)[index]!r}: "
+            "leave the image or the layer out, or capture again in float32."
+        )
+    dtype = torch.float64 if values.dtype == np.float64 and device.type != "mps" else torch.float32
+    if not values.flags.writeable:
+        values = values.copy()
+    return torch.as_tensor(values).to(device=device, dtype=dtype)

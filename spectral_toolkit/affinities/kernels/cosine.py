@@ -1,0 +1,33 @@
+"""Cosine similarity per head, small ones dropped (the dataset protocol of the source paper)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+
+from ..features import LayerFeatures
+from ..operators import Rows
+
+
+def unit_vectors(x: torch.Tensor) -> torch.Tensor:
+    """Vectors of length one; a zero vector stays zero, so that it is similar to nothing."""
+    length = x.norm(dim=-1, keepdim=True)
+    return torch.where(length > 0, x / length.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
+
+
+def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
+    """Rows of the head-averaged cosine, where a head's similarities at or below ``threshold`` count as zero."""
+    left = unit_vectors(features.left)
+    right = left if features.is_symmetric else unit_vectors(features.right)
+    n_heads = left.shape[1]
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        total = None
+        for head in range(n_heads):
+            similarity = left[:, head, start:stop] @ right[:, head].transpose(-1, -2)
+            functional.threshold_(similarity, threshold, 0.0)
+            total = similarity if total is None else total.add_(similarity)
+        assert total is not None
+        return total if n_heads == 1 else total.div_(n_heads)
+
+    return rows

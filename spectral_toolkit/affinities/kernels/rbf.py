@@ -1,0 +1,39 @@
+"""Gaussian of the distance between vectors, with a bandwidth that follows the layer's own spread."""
+
+from __future__ import annotations
+
+import torch
+
+from ..features import LayerFeatures
+from ..operators import Rows
+
+
+def prepare(features: LayerFeatures, *, bandwidth: float = 0.5) -> Rows:
+    """Rows of mean_h exp(-|l - r|^2 / (2 (bandwidth s_h)^2)), s_h the root mean square distance in head h.
+
+    s_h is exact and costs O(n): mean |l - r|^2 = mean |l|^2 + mean |r|^2 - 2 mean(l) . mean(r).
+    """
+    # Shifting both sides by one vector changes no distance, and keeps the subtraction below accurate.
+    centre = features.right.mean(dim=2, keepdim=True)
+    left = features.left - centre
+    right = left if features.is_symmetric else features.right - centre
+    left_square, right_square = left.square().sum(-1), right.square().sum(-1)
+    mean_square = (left_square.mean(-1) + right_square.mean(-1) - 2 * (left.mean(2) * right.mean(2)).sum(-1)).clamp_min(
+        0.0
+    )
+    rate = torch.where(mean_square > 0, 0.5 / (bandwidth**2 * mean_square), 0.0)
+    n_heads = left.shape[1]
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        total = None
+        for head in range(n_heads):
+            distance = left[:, head, start:stop] @ right[:, head].transpose(-1, -2)
+            distance *= -2
+            distance += left_square[:, head, start:stop, None]
+            distance += right_square[:, head, None, :]
+            weights = distance.clamp_min_(0.0).mul_(-rate[:, head, None, None]).exp_()
+            total = weights if total is None else total.add_(weights)
+        assert total is not None
+        return total if n_heads == 1 else total.div_(n_heads)
+
+    return rows

@@ -1,0 +1,236 @@
+"""LayerGraph: one affinity operator per layer of a capture, and the layers' weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..activations import image_names
+from ..errors import AffinityError
+from .features import layer_shape, read_features
+from .operators import DenseOperator, LowRankOperator, Operator, TiledOperator, WalkOperator, dense_from_rows
+from .resampling import Grid
+from .table import KERNELS
+
+Weights = Mapping[str, float] | Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One operator of the graph: a layer, or one head of it."""
+
+    name: str
+    layer: str
+    head: int | None
+    grid: Grid
+    rank: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the numbers of a graph, but for activations and weights."""
+
+    kind: str
+    kernel: str
+    heads: str
+    scope: str
+    options: tuple[tuple[str, float], ...] = ()
+
+
+class LayerGraph:
+    """Affinities of all layers of one capture; made by :func:`spectral_toolkit.affinity`.
+
+    Operators are built when first asked for and kept while they fit in ``cache_bytes``, so that solving again
+    under other weights rebuilds nothing.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        Names in depth order; with ``heads="each"`` one entry per head, ``"<layer>[<head>]"``.
+    weights : dict of str to float
+        One non-negative weight per entry of ``layers``.
+    images : tuple of str
+        Names of the images.
+    """
+
+    def __init__(
+        self,
+        activations: xr.DataTree,
+        members: Sequence[Member],
+        recipe: Recipe,
+        *,
+        weights: Weights = None,
+        device: torch.device,
+        dense_bytes: int = 2 * 2**30,
+        cache_bytes: int = 4 * 2**30,
+    ) -> None:
+        self.activations = activations
+        self.members = tuple(members)
+        self.recipe = recipe
+        self.device = device
+        self.dense_bytes = dense_bytes
+        self.cache_bytes = cache_bytes
+        self.images = tuple(image_names(activations))
+        self._weights = _resolve_weights(weights, self.members, {member.name: 1.0 for member in self.members})
+        self._cache: dict[tuple[str, int, int], Operator] = {}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return dict(self._weights)
+
+    def reweight(self, weights: Weights) -> LayerGraph:
+        """The same graph under other weights; operators already built are shared.
+
+        Parameters
+        ----------
+        weights
+            A mapping from layer names to weights >= 0 (layers not named keep theirs; the name of a layer
+            stands for all its heads), or one weight per entry of ``layers``, or None for all ones.
+
+        Raises
+        ------
+        AffinityError
+            If a name is unknown, or a weight is negative, NaN or infinite.
+        """
+        other = copy.copy(self)
+        start = {name: 1.0 for name in self._weights} if weights is None else self._weights
+        other._weights = _resolve_weights(weights, self.members, start)
+        return other
+
+    def operators(self, member: Member, images: slice) -> Operator:
+        """The affinity operator of one member for a slice of the images."""
+        start, stop, _ = images.indices(len(self.images))
+        key = (member.name, start, stop)
+        if key not in self._cache:
+            operator = self._build(member, slice(start, stop))
+            if self.cached_bytes + operator.n_bytes > self.cache_bytes:
+                return operator
+            self._cache[key] = operator
+        return self._cache[key]
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes held by the operators that are kept."""
+        return sum(operator.n_bytes for operator in self._cache.values())
+
+    def is_dense(self, member: Member) -> bool:
+        """Whether the member's affinity is held as a matrix rather than as factors or recomputed tiles."""
+        n = member.grid[0] * member.grid[1]
+        if KERNELS[self.recipe.kernel].low_rank and n > 2 * member.rank:
+            return False
+        return n * n * 4 <= self.dense_bytes
+
+    def to_dense(self, image: int | str = 0) -> dict[str, np.ndarray]:
+        """Every layer's affinity W of one image, as the solver sees it but for the scaling of its total degree.
+
+        Returns
+        -------
+        dict
+            Layer name to float64 array (n_l, n_l), symmetric, non-negative.
+        """
+        index = self.image_index(image)
+        return {
+            member.name: self.operators(member, slice(index, index + 1)).dense()[0].cpu().numpy()
+            for member in self.members
+        }
+
+    def image_index(self, image: int | str) -> int:
+        """Position of an image given by name or number."""
+        if isinstance(image, str) and image in self.images:
+            return self.images.index(image)
+        if isinstance(image, (int, np.integer)) and -len(self.images) <= image < len(self.images):
+            return int(image) % len(self.images)
+        raise AffinityError(
+            f"image={image!r} is not among the {len(self.images)} images: use a number below that or one of the names "
+            f"{', '.join(self.images[:5])}{', ...' if len(self.images) > 5 else ''}."
+        )
+
+    def _build(self, member: Member, images: slice) -> Operator:
+        recipe = self.recipe
+        kernel = KERNELS[recipe.kernel]
+        options = dict(recipe.options)
+        steps = int(options.pop("steps", 1))
+        features = read_features(
+            self.activations, member.layer, recipe.kind, images, self.device, for_softmax=recipe.kernel == "softmax"
+        )
+        if member.head is not None:
+            features = features.head(member.head)
+        n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
+        if kernel.low_rank and not self.is_dense(member) and steps == 1:
+            return LowRankOperator(*kernel.module.factors(features))
+        rows = kernel.module.prepare(features, **options)
+        if steps > 1:
+            if not self.is_dense(member) and not kernel.low_rank:
+                raise AffinityError(
+                    f"steps={steps} needs the matrix of layer {member.name!r}, {n * n * 4:,} bytes, above "
+                    f"dense_bytes={self.dense_bytes:,}: raise dense_bytes, use steps=1 or a smaller picture."
+                )
+            return WalkOperator(dense_from_rows(rows, n, n_images), steps)
+        if not self.is_dense(member):
+            return TiledOperator(rows, n, n_images, features.left, symmetric=symmetric)
+        return DenseOperator.from_rows(rows, n, n_images, symmetric=symmetric)
+
+    def __repr__(self) -> str:
+        recipe = self.recipe
+        grids = sorted({member.grid for member in self.members}, reverse=True)
+        return (
+            f"LayerGraph({recipe.kind!r}, kernel={recipe.kernel!r}, heads={recipe.heads!r}, scope={recipe.scope!r}: "
+            f"{len(self.members)} layers on {', '.join(f'{rows}x{columns}' for rows, columns in grids)}, "
+            f"{len(self.images)} images)"
+        )
+
+
+def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, heads: str) -> list[Member]:
+    """The members of a graph, from shapes alone."""
+    members = []
+    for layer in layers:
+        grid, n_heads, channels = layer_shape(activations[layer], layer, kind)
+        sides = 1 if kind in ("vv", "kk", "qq", "token") else 2
+        if heads == "mean":
+            members.append(Member(layer, layer, None, grid, sides * (1 + n_heads * channels)))
+        else:
+            members += [Member(f"{layer}[{h}]", layer, h, grid, sides * (1 + channels)) for h in range(n_heads)]
+    return members
+
+
+def _resolve_weights(weights: Weights, members: Sequence[Member], start: Mapping[str, float]) -> dict[str, float]:
+    resolved = dict(start)
+    if weights is None:
+        return resolved
+    if isinstance(weights, Mapping):
+        for name, weight in weights.items():
+            targets = [member.name for member in members if name in (member.name, member.layer)]
+            if not targets:
+                raise AffinityError(
+                    f"weights name {name!r}, which is no layer of this graph: use names among "
+                    f"{', '.join(member.name for member in members)}."
+                )
+            resolved.update({target: _checked_weight(target, weight) for target in targets})
+        return resolved
+    values = list(np.atleast_1d(np.asarray(weights)))
+    if len(values) != len(members):
+        raise AffinityError(
+            f"weights has {len(values)} entries but the graph has {len(members)} layers: give one weight per layer, or a "
+            "mapping from names to weights."
+        )
+    return {member.name: _checked_weight(member.name, value) for member, value in zip(members, values, strict=True)}
+
+
+def _checked_weight(name: str, weight: object) -> float:
+    try:
+        value = float(weight)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise AffinityError(f"The weight of layer {name!r} is {weight!r}: expected a finite number >= 0.")
+    return value

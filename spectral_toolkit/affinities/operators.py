@@ -1,0 +1,203 @@
+"""Affinity matrices of one layer, for a few images at once: dense, low-rank, recomputed in tiles, or walked.
+
+All are symmetric and non-negative, and offer the same four things: ``matmul``, ``degree``, ``dense``, ``n_bytes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Rows = Callable[[int, int], Tensor]
+"""Rows ``start:stop`` of an affinity before symmetrising, shape (images, stop - start, n)."""
+
+TILE_ELEMENTS = 2**24
+"""Elements of the largest intermediate tile (64 MiB in float32)."""
+
+
+class Operator(Protocol):
+    """What a solver may ask of a layer's affinity W, shape (images, n, n)."""
+
+    degree: Float[Tensor, "images n"]
+    n_bytes: int
+
+    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+        """W x. With ``exact=False`` products may be made in the precision of W, else in that of x."""
+        ...
+
+    def dense(self) -> Float[Tensor, "images n n"]:
+        """W written out in float64."""
+        ...
+
+
+class DenseOperator:
+    """W held as a matrix."""
+
+    def __init__(self, matrix: Float[Tensor, "images n n"], degree: Float[Tensor, "images n"] | None = None) -> None:
+        self.matrix = matrix
+        self.degree = _row_sums(matrix) if degree is None else degree
+        self.n_bytes = matrix.numel() * matrix.element_size()
+
+    @classmethod
+    def from_rows(cls, rows: Rows, n: int, images: int, *, symmetric: bool) -> DenseOperator:
+        matrix = dense_from_rows(rows, n, images)
+        if not symmetric:
+            symmetrise_(matrix)
+        return cls(matrix)
+
+    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+        if self.matrix.dtype == x.dtype:
+            return self.matrix @ x
+        if not exact:
+            return (self.matrix @ x.to(self.matrix.dtype)).to(x.dtype)
+        n = x.shape[1]
+        step = _tile_rows(len(x), n)
+        return torch.cat([self.matrix[:, i : i + step].to(x.dtype) @ x for i in range(0, n, step)], dim=1)
+
+    def dense(self) -> Float[Tensor, "images n n"]:
+        return _exact(self.matrix)
+
+
+class LowRankOperator:
+    """W = (L R' + R L') / 2, never formed."""
+
+    def __init__(self, left: Float[Tensor, "images n rank"], right: Float[Tensor, "images n rank"]) -> None:
+        self.left = left
+        self.right = right
+        self.n_bytes = left.numel() * left.element_size() * (1 if left is right else 2)
+        ones = torch.ones(*left.shape[:2], 1, dtype=_exact_dtype(left), device=left.device)
+        self.degree = self.matmul(ones)[..., 0].clamp_min(0.0)
+
+    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+        product = self._half(self.left, self.right, x, exact)
+        return product if self.left is self.right else (product + self._half(self.right, self.left, x, exact)) / 2
+
+    @staticmethod
+    def _half(left: Tensor, right: Tensor, x: Tensor, exact: bool) -> Tensor:
+        if left.dtype == x.dtype:
+            return left @ (right.transpose(-1, -2) @ x)
+        if not exact:
+            low = x.to(left.dtype)
+            return (left @ (right.transpose(-1, -2) @ low)).to(x.dtype)
+        n = x.shape[1]
+        step = max(1, TILE_ELEMENTS // (len(x) * left.shape[2]))
+        tiles = [slice(i, i + step) for i in range(0, n, step)]
+        inner = x.new_zeros(len(x), left.shape[2], x.shape[2])
+        for tile in tiles:
+            inner += right[:, tile].to(x.dtype).transpose(-1, -2) @ x[:, tile]
+        return torch.cat([left[:, tile].to(x.dtype) @ inner for tile in tiles], dim=1)
+
+    def dense(self) -> Float[Tensor, "images n n"]:
+        left, right = _exact(self.left), _exact(self.right)
+        product = left @ right.transpose(-1, -2)
+        return (product + product.transpose(-1, -2)) / 2
+
+
+class TiledOperator:
+    """W recomputed tile by tile at every product: slow, but memory stays bounded at any size."""
+
+    def __init__(self, rows: Rows, n: int, images: int, like: Tensor, *, symmetric: bool) -> None:
+        self.rows = rows
+        self.n = n
+        self.images = images
+        self.symmetric = symmetric
+        self.n_bytes = 0
+        ones = torch.ones(images, n, 1, dtype=_exact_dtype(like), device=like.device)
+        self.degree = self.matmul(ones)[..., 0].clamp_min(0.0)
+
+    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+        step = _tile_rows(self.images, self.n)
+        forward, backward = [], torch.zeros_like(x)
+        for start in range(0, self.n, step):
+            tile = self.rows(start, min(start + step, self.n))
+            dtype = x.dtype if exact else tile.dtype
+            tile = tile.to(dtype)
+            forward.append((tile @ x.to(dtype)).to(x.dtype))
+            if not self.symmetric:
+                backward += (tile.transpose(-1, -2) @ x[:, start : start + step].to(dtype)).to(x.dtype)
+        product = torch.cat(forward, dim=1)
+        return product if self.symmetric else (product + backward) / 2
+
+    def dense(self) -> Float[Tensor, "images n n"]:
+        return _exact(DenseOperator.from_rows(self.rows, self.n, self.images, symmetric=self.symmetric).matrix)
+
+
+class WalkOperator:
+    """W = (T^k + T'^k) / 2 with T the row-normalised affinity: k steps of a random walk, as repeated products.
+
+    Ivanova et al., 'Unsupervised Segmentation by Diffusing, Walking and Cutting', arXiv 2412.04678. The power
+    is never formed. A row without any affinity stays empty.
+    """
+
+    def __init__(self, matrix: Float[Tensor, "images n n"], steps: int) -> None:
+        total = _row_sums(matrix)
+        inverse = torch.where(total > 0, 1 / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)
+        self.transition = matrix * inverse[..., None].to(matrix.dtype)
+        self.steps = steps
+        self.n_bytes = self.transition.numel() * self.transition.element_size()
+        self._dense = DenseOperator(self.transition, total)
+        self._transposed = DenseOperator(self.transition.transpose(-1, -2), total)
+        ones = torch.ones(*matrix.shape[:2], 1, dtype=_exact_dtype(matrix), device=matrix.device)
+        self.degree = self.matmul(ones)[..., 0].clamp_min(0.0)
+
+    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+        forward, backward = x, x
+        for _ in range(self.steps):
+            forward = self._dense.matmul(forward, exact=exact)
+            backward = self._transposed.matmul(backward, exact=exact)
+        return (forward + backward) / 2
+
+    def dense(self) -> Float[Tensor, "images n n"]:
+        images, n, _ = self.transition.shape
+        eye = torch.eye(n, dtype=_exact_dtype(self.transition), device=self.transition.device)
+        return self.matmul(eye.expand(images, n, n))
+
+
+def dense_from_rows(rows: Rows, n: int, images: int) -> Float[Tensor, "images n n"]:
+    """All rows, not yet symmetric; tile by tile where one tile would be too large."""
+    step = _tile_rows(images, n)
+    if step >= n:
+        return rows(0, n)
+    tile = rows(0, step)
+    matrix = tile.new_empty(images, n, n)
+    matrix[:, :step] = tile
+    for start in range(step, n, step):
+        matrix[:, start : start + step] = rows(start, min(start + step, n))
+    return matrix
+
+
+def symmetrise_(matrix: Float[Tensor, "images n n"], block: int = 2048) -> Float[Tensor, "images n n"]:
+    """(W + W') / 2 in place, block by block, so that no second matrix is needed."""
+    n = matrix.shape[-1]
+    if n <= block:
+        return matrix.copy_((matrix + matrix.transpose(-1, -2)).mul_(0.5))
+    for i in range(0, n, block):
+        for j in range(i, n, block):
+            above = matrix[:, i : i + block, j : j + block]
+            below = matrix[:, j : j + block, i : i + block]
+            mean = (above + below.transpose(-1, -2)).mul_(0.5)
+            above.copy_(mean)
+            below.copy_(mean.transpose(-1, -2))
+    return matrix
+
+
+def _tile_rows(images: int, n: int) -> int:
+    return max(1, TILE_ELEMENTS // (images * n))
+
+
+def _exact_dtype(like: Tensor) -> torch.dtype:
+    return torch.float32 if like.device.type == "mps" else torch.float64
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.to(_exact_dtype(x))
+
+
+def _row_sums(matrix: Tensor) -> Tensor:
+    if matrix.device.type == "mps":
+        return matrix.sum(dim=-1)
+    return matrix.sum(dim=-1, dtype=torch.float64)

@@ -1,0 +1,105 @@
+"""Resampling between patch grids: area average down, bilinear up, every row summing to one."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Grid = tuple[int, int]
+"""Rows and columns of a patch grid."""
+
+
+@lru_cache(maxsize=256)
+def axis_weights(n_from: int, n_to: int) -> Float[Tensor, "n_to n_from"]:
+    """Resampling of one axis: area averages if ``n_to <= n_from``, else bilinear interpolation.
+
+    Both axes cover the same unit interval with equal cells; every row sums to one, so constants stay
+    constant. Interpolation is between cell centres and holds the border value outside them.
+
+    Examples
+    --------
+    >>> axis_weights(4, 2).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    """
+    if n_to <= n_from:
+        edges_to = torch.arange(n_to + 1, dtype=torch.float64) / n_to
+        edges_from = torch.arange(n_from + 1, dtype=torch.float64) / n_from
+        upper = torch.minimum(edges_to[1:, None], edges_from[None, 1:])
+        lower = torch.maximum(edges_to[:-1, None], edges_from[None, :-1])
+        overlap = (upper - lower).clamp_min(0.0)
+        overlap[overlap < 1e-12] = 0.0
+        return overlap / overlap.sum(dim=1, keepdim=True)
+    position = ((torch.arange(n_to, dtype=torch.float64) + 0.5) / n_to * n_from - 0.5).clamp(0.0, n_from - 1.0)
+    left = position.floor().long().clamp_max(max(n_from - 2, 0))
+    fraction = position - left
+    weights = torch.zeros(n_to, n_from, dtype=torch.float64)
+    rows = torch.arange(n_to)
+    weights[rows, left] += 1.0 - fraction
+    weights[rows, (left + 1).clamp_max(n_from - 1)] += fraction
+    return weights
+
+
+class Resampling:
+    """The linear map G from vectors on a base grid to vectors on a layer's grid, and its transpose.
+
+    Parameters
+    ----------
+    base, layer
+        Grids (rows, columns). The two axes are independent: each is averaged or interpolated.
+
+    Examples
+    --------
+    >>> import torch
+    >>> coarse = Resampling((4, 4), (2, 2))
+    >>> coarse(torch.ones(1, 16, 1)).flatten().tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def __init__(self, base: Grid, layer: Grid) -> None:
+        self.base = base
+        self.layer = layer
+        self.is_identity = base == layer
+        self._placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def _axes(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        where = (like.device, like.dtype)
+        if where not in self._placed:
+            rows, columns = (axis_weights(a, b).to(*where) for a, b in zip(self.base, self.layer, strict=True))
+            self._placed[where] = (rows, columns)
+        return self._placed[where]
+
+    def __call__(self, x: Float[Tensor, "images n k"]) -> Float[Tensor, "images m k"]:
+        """G x: from the base grid to the layer's."""
+        if self.is_identity:
+            return x
+        rows, columns = self._axes(x)
+        return _apply_axes(x, rows, columns, self.base)
+
+    def transpose(self, x: Float[Tensor, "images m k"]) -> Float[Tensor, "images n k"]:
+        """G' x: from the layer's grid back to the base grid."""
+        if self.is_identity:
+            return x
+        rows, columns = self._axes(x)
+        return _apply_axes(x, rows.T, columns.T, self.layer)
+
+    def squared_transpose(self, x: Float[Tensor, "images m k"]) -> Float[Tensor, "images n k"]:
+        """(G * G)' x elementwise squared: the diagonal of G' diag(x) G, one column at a time."""
+        if self.is_identity:
+            return x
+        rows, columns = self._axes(x)
+        return _apply_axes(x, rows.T.square(), columns.T.square(), self.layer)
+
+    def dense(self) -> Float[Tensor, "m n"]:
+        """G written out, float64 on the CPU."""
+        rows, columns = (axis_weights(a, b) for a, b in zip(self.base, self.layer, strict=True))
+        return torch.kron(rows, columns)
+
+
+def _apply_axes(x: Tensor, rows: Tensor, columns: Tensor, grid: Grid) -> Tensor:
+    images, _, k = x.shape
+    folded = x.reshape(images, grid[0], grid[1] * k)
+    folded = (rows @ folded).reshape(images * rows.shape[0], grid[1], k)
+    return (columns @ folded).reshape(images, rows.shape[0] * columns.shape[0], k)

@@ -1,0 +1,77 @@
+"""What exists: kinds, kernels, heads and scopes, and which of them go together. Errors and documentation read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+from ..errors import AffinityError
+from .features import KINDS
+from .kernels import cosine, rbf, shifted_cosine, softmax
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One line of the table: a kernel, what it works on, and how it reads in a formula."""
+
+    module: ModuleType
+    kinds: tuple[str, ...]
+    options: tuple[str, ...]
+    formula: str
+    low_rank: bool = False
+
+
+KERNELS: dict[str, Kernel] = {
+    "softmax": Kernel(softmax, ("qk",), ("steps",), "mean over heads of softmax(scale q k' + bias)"),
+    "cosine": Kernel(
+        cosine, tuple(KINDS), ("threshold", "steps"), "mean over heads of cos(l, r), zero where <= threshold"
+    ),
+    "shifted_cosine": Kernel(
+        shifted_cosine, tuple(KINDS), ("steps",), "mean over heads of (1 + cos(l, r)) / 2", low_rank=True
+    ),
+    "rbf": Kernel(
+        rbf, tuple(KINDS), ("bandwidth", "steps"), "mean over heads of exp(-|l - r|^2 / (2 (bandwidth s)^2))"
+    ),
+}
+HEADS = ("mean", "each")
+SCOPES = ("image",)
+
+
+def default_kernel(kind: str) -> str:
+    """Softmax for query-key, cosine for the others."""
+    return "softmax" if kind == "qk" else "cosine"
+
+
+def check_combination(kind: str, kernel: str | None, heads: str, scope: str, options: dict[str, object]) -> str:
+    """The kernel to use; raises one sentence if the combination does not exist.
+
+    Examples
+    --------
+    >>> check_combination("vv", None, "mean", "image", {})
+    'cosine'
+    """
+    for name, value, known in (("kind", kind, tuple(KINDS)), ("heads", heads, HEADS), ("scope", scope, SCOPES)):
+        if value not in known:
+            raise AffinityError(f"{name}={value!r} is not offered: use one of {', '.join(map(repr, known))}.")
+    kernel = default_kernel(kind) if kernel is None else kernel
+    if kernel not in KERNELS:
+        raise AffinityError(f"kernel={kernel!r} is not offered: use one of {', '.join(map(repr, KERNELS))}.")
+    line = KERNELS[kernel]
+    if kind not in line.kinds:
+        fitting = [name for name, other in KERNELS.items() if kind in other.kinds]
+        raise AffinityError(
+            f"kernel={kernel!r} works on {', '.join(line.kinds)} only, not on {kind!r}: use one of "
+            f"{', '.join(map(repr, fitting))}."
+        )
+    for option in options:
+        if option not in line.options:
+            raise AffinityError(
+                f"{option}={options[option]!r} means nothing to kernel={kernel!r}, which takes "
+                f"{', '.join(line.options)}: leave it out."
+            )
+    return kernel
+
+
+def table_rows() -> list[tuple[str, str, str, str]]:
+    """(kernel, kinds, options, formula) for documentation."""
+    return [(name, " ".join(line.kinds), " ".join(line.options), line.formula) for name, line in KERNELS.items()]

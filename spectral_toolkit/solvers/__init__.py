@@ -1,0 +1,137 @@
+"""Solvers: from a graph of layers to labelled eigenvectors. One method a file, one line a method in the table."""
+
+from __future__ import annotations
+
+import time
+from importlib import import_module
+
+import xarray as xr
+
+from ..affinities.layer_graph import LayerGraph
+from ..affinities.pencil import base_grid
+from ..affinities.resampling import Grid
+from ..errors import SolverError
+from .answer import assemble, starting_columns
+
+METHODS: dict[str, str] = {"exact": "exact"}
+"""Method name to the module of this package that offers ``solve_images``."""
+
+__all__ = ["METHODS", "solve"]
+
+BATCH_ELEMENTS = {"cpu": 2**22}
+"""Largest number of matrix entries solved at once: small batches suit a CPU's caches, large ones a GPU."""
+BATCH_ELEMENTS_DEFAULT = 2**27
+
+
+def solve(
+    graph: LayerGraph,
+    n_eigenvectors: int = 10,
+    *,
+    method: str = "exact",
+    start: xr.Dataset | None = None,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+    grid: Grid | None = None,
+) -> xr.Dataset:
+    """Solve one spectral problem jointly over all layers of a graph.
+
+    Minimises sum_l w_l tr(X' G_l' (D_l - W_l) G_l X) subject to X' (sum_l w_l G_l' D_l G_l) X = I, the generalised
+    normalised cut over layers of any resolution; with one layer it is normalised cuts (Shi & Malik 2000).
+
+    Parameters
+    ----------
+    graph
+        From :func:`spectral_toolkit.affinity`.
+    n_eigenvectors
+        How many, besides the trivial constant one; at least 1.
+    method
+        ``"exact"``: dense on small grids, block Davidson iteration above.
+    start
+        An earlier answer for the same images: the iteration begins there, which makes changing a weight feel instant.
+        Its grid may differ. Dense solves have no use for it.
+    tolerance
+        On the residual |A x - lambda B x| / |B x| of every pair, in (0, 1).
+    seed
+        Of the random start; recorded.
+    grid
+        Base grid (rows, columns). By default that of the finest layer of positive weight; on a finer one the problem is
+        singular, so it is solved there and lifted bilinearly, which the attribute ``notes`` then says.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``eigenvector (image, y, x, component)``; ``eigenvalue`` in [0, 2], ``residual``, ``converged``, ``eigengap`` (to the
+        next eigenvalue), ``degenerate_group`` (components of one group cannot be told apart: their eigenvalues differ by
+        less than 1e-3 relative), all (image, component); ``layer_share (image, component, layer)``, which sums to the
+        eigenvalue; ``layer_mass (image, component, layer)``, which sums to 1; ``layer_weight (layer)``;
+        ``isolated (image, y, x)``, cells no affinity reaches, interpolated from their neighbours.
+
+        Sign: the smaller side is positive, i.e. the third moment over the cells is not negative; where it vanishes, the
+        first cell of largest magnitude is positive.
+
+    Raises
+    ------
+    SolverError
+        If more eigenvectors are asked for than exist, all weights are zero, or an argument is out of range.
+    ActivationsError, AffinityError
+        If the activations hold NaN, or a layer ties nothing together.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, spectral_toolkit as st
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=2)
+    >>> dict(eig.eigenvector.sizes)
+    {'image': 1, 'y': 3, 'x': 4, 'component': 2}
+    """
+    if method not in METHODS:
+        raise SolverError(f"method={method!r} is not offered: use one of {', '.join(map(repr, METHODS))}.")
+    if isinstance(n_eigenvectors, bool) or int(n_eigenvectors) != n_eigenvectors or n_eigenvectors < 1:
+        raise SolverError(f"n_eigenvectors={n_eigenvectors!r} is out of range: expected a whole number of at least 1.")
+    if not 0 < tolerance < 1:
+        raise SolverError(f"tolerance={tolerance!r} is out of range: expected a number between 0 and 1, such as 1e-6.")
+    began = time.perf_counter()
+    finest = base_grid(graph)
+    wanted = finest if grid is None else _checked_grid(grid)
+    solved_on = finest if wanted[0] * wanted[1] > finest[0] * finest[1] else wanted
+    solve_images = import_module(f".{METHODS[method]}", __name__).solve_images
+    spectra = []
+    for images in _batches(graph):
+        spectra.append(
+            solve_images(
+                graph,
+                images,
+                int(n_eigenvectors),
+                grid=solved_on,
+                start=starting_columns(start, graph, images, solved_on),
+                tolerance=tolerance,
+                seed=seed,
+            )
+        )
+    return assemble(
+        graph,
+        spectra,
+        solved_on=solved_on,
+        shown_on=wanted,
+        method=method,
+        tolerance=tolerance,
+        seed=seed,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _batches(graph: LayerGraph) -> list[slice]:
+    # The size follows the finest layer whatever its weight, so that batches, and what is cached of them, stay the same.
+    n = max(member.grid[0] * member.grid[1] for member in graph.members)
+    elements = BATCH_ELEMENTS.get(graph.device.type, BATCH_ELEMENTS_DEFAULT)
+    size = min(64, max(1, elements // n**2))
+    return [slice(i, min(i + size, len(graph.images))) for i in range(0, len(graph.images), size)]
+
+
+def _checked_grid(grid: Grid) -> Grid:
+    values = tuple(grid)
+    if len(values) != 2 or any(int(v) != v or v < 1 for v in values):
+        raise SolverError(f"grid={grid!r} is not understood: expected two whole numbers, rows and columns.")
+    return int(values[0]), int(values[1])

@@ -1,0 +1,174 @@
+"""From spectra to the labelled Dataset every solver returns, and from an earlier Dataset to a warm start."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ..activations import patch_centres
+from ..affinities.layer_graph import LayerGraph
+from ..affinities.resampling import Grid, Resampling
+from ..affinities.table import KERNELS
+from ..errors import SolverError
+from .spectrum import Spectrum
+
+DEGENERATE_GAP = 1e-3
+"""Eigenvalues closer than this, relatively, span a subspace whose vectors are arbitrary."""
+ZERO_EIGENVALUE = 1e-8
+"""Eigenvalues below this count as zero: a further piece of a graph that falls apart."""
+
+
+def assemble(
+    graph: LayerGraph,
+    spectra: list[Spectrum],
+    *,
+    solved_on: Grid,
+    shown_on: Grid,
+    method: str,
+    tolerance: float,
+    seed: int,
+    seconds: float,
+) -> xr.Dataset:
+    """The Dataset documented at :func:`spectral_toolkit.solve`."""
+    vectors = torch.cat([spectrum.vectors for spectrum in spectra])
+    isolated = torch.cat([spectrum.isolated for spectrum in spectra])[..., None].to(vectors.dtype)
+    notes = list(dict.fromkeys(note for spectrum in spectra for note in spectrum.notes))
+    if shown_on != solved_on:
+        lift = Resampling(solved_on, shown_on)
+        vectors, isolated = lift(vectors), lift(isolated)
+        notes.append(
+            f"Solved on {solved_on[0]}x{solved_on[1]}, the finest grid a layer of positive weight has, and lifted "
+            f"bilinearly to {shown_on[0]}x{shown_on[1]}."
+        )
+    vectors = canonical_sign(vectors)
+    eigenvalue = _numpy(torch.cat([s.eigenvalue for s in spectra]))
+    following = _numpy(torch.cat([s.following for s in spectra]))
+    residual = _numpy(torch.cat([s.residual for s in spectra]))
+    gap = np.maximum(np.diff(np.concatenate([eigenvalue, following[:, None]], axis=1), axis=1), 0.0)
+    per_component = ("image", "component")
+    n_isolated = int((isolated > 0.5).sum())
+    if n_isolated:
+        notes.append(f"{n_isolated} cells have no affinity at all; they were left out and interpolated for display.")
+    layers = _without_matrix(graph)
+    if layers:
+        notes.append(
+            f"Affinities recomputed in tiles at every product, as they exceed dense_bytes: {', '.join(layers)}."
+        )
+    cells = (len(vectors), *shown_on)
+    images, components = len(vectors), vectors.shape[2]
+    return xr.Dataset(
+        {
+            "eigenvector": (("image", "y", "x", "component"), _numpy(vectors).reshape(*cells, components)),
+            "eigenvalue": (per_component, eigenvalue),
+            "residual": (per_component, residual),
+            "converged": (per_component, residual <= tolerance),
+            "eigengap": (per_component, gap),
+            "degenerate_group": (per_component, degenerate_groups(eigenvalue)),
+            "layer_share": (("image", "component", "layer"), _numpy(torch.cat([s.layer_share for s in spectra]))),
+            "layer_mass": (("image", "component", "layer"), _numpy(torch.cat([s.layer_mass for s in spectra]))),
+            "layer_weight": ("layer", np.array(list(graph.weights.values()))),
+            "isolated": (("image", "y", "x"), (_numpy(isolated) > 0.5).reshape(cells)),
+        },
+        coords={
+            "image": np.array(graph.images, dtype=object).astype(str),
+            "y": patch_centres(shown_on[0]),
+            "x": patch_centres(shown_on[1]),
+            "component": np.arange(1, components + 1),
+            "layer": np.array(graph.layers, dtype=object).astype(str),
+            **_image_coordinates(graph, images),
+        },
+        attrs={
+            "affinity": graph.recipe.kind,
+            "kernel": graph.recipe.kernel,
+            "kernel_options": json.dumps(dict(graph.recipe.options)),
+            "heads": graph.recipe.heads,
+            "scope": graph.recipe.scope,
+            "method": method,
+            "solver": ", ".join(dict.fromkeys(spectrum.solver for spectrum in spectra)),
+            "tolerance": tolerance,
+            "iterations": max(spectrum.iterations for spectrum in spectra),
+            "seconds": seconds,
+            "seed": seed,
+            "device": str(graph.device),
+            "dtype": str(vectors.dtype).removeprefix("torch."),
+            "grid": f"{solved_on[0]}x{solved_on[1]}",
+            "notes": " ".join(notes),
+            **{f"activations_{name}": value for name, value in graph.activations.attrs.items()},
+        },
+    )
+
+
+def canonical_sign(vectors: Tensor) -> Tensor:
+    """Flip eigenvectors (images, n, k) so that the smaller side is positive; see :func:`spectral_toolkit.solve`."""
+    size = vectors.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
+    scaled = vectors / size
+    skew = scaled.pow(3).sum(dim=1) / scaled.pow(2).sum(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
+    first_large = (scaled.abs() > 1 - 1e-6).to(torch.int8).argmax(dim=1, keepdim=True)
+    leading = torch.take_along_dim(scaled, first_large, dim=1)[:, 0]
+    sign = torch.where(skew.abs() > 1e-6, skew.sign(), leading.sign())
+    return vectors * torch.where(sign == 0, 1.0, sign)[:, None, :]
+
+
+def degenerate_groups(eigenvalue: np.ndarray) -> np.ndarray:
+    """Number the groups of eigenvalues (..., k), ascending, whose neighbours differ by less than 1e-3 relatively.
+
+    Examples
+    --------
+    >>> degenerate_groups(np.array([0.1, 0.2, 0.2, 0.3])).tolist()
+    [0, 1, 1, 2]
+    """
+    ahead, behind = eigenvalue[..., 1:], eigenvalue[..., :-1]
+    apart = (ahead - behind) > np.maximum(DEGENERATE_GAP * np.abs(ahead), ZERO_EIGENVALUE)
+    return np.concatenate([np.zeros_like(eigenvalue[..., :1], dtype=int), np.cumsum(apart, axis=-1)], axis=-1)
+
+
+def starting_columns(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid: Grid) -> Tensor | None:
+    """Eigenvectors of an earlier answer as columns (images, n, k) on ``grid``, or None.
+
+    Raises
+    ------
+    SolverError
+        If the answer is of other images, or is no answer.
+    """
+    if start is None:
+        return None
+    if not isinstance(start, xr.Dataset) or "eigenvector" not in start:
+        raise SolverError(
+            f"start is a {type(start).__name__} without 'eigenvector': give the Dataset of an earlier st.solve, or None."
+        )
+    if "image" not in start.eigenvector.dims or tuple(map(str, start["image"].values)) != graph.images:
+        raise SolverError(
+            "start was solved for other images than this graph's: give an answer for the same images in the same order, "
+            "or None."
+        )
+    vectors = start["eigenvector"].isel(image=images).transpose("image", "y", "x", "component")
+    values = np.array(vectors.values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise SolverError("start holds NaN or infinity: give an answer of st.solve as it was returned, or None.")
+    dtype = torch.float32 if graph.device.type == "mps" else torch.float64
+    columns = torch.as_tensor(values).flatten(1, 2).to(device=graph.device, dtype=dtype)
+    return Resampling((vectors.sizes["y"], vectors.sizes["x"]), grid)(columns)
+
+
+def _without_matrix(graph: LayerGraph) -> list[str]:
+    if KERNELS[graph.recipe.kernel].low_rank:
+        return []
+    return [m.name for m in graph.members if graph.weights[m.name] > 0 and not graph.is_dense(m)]
+
+
+def _image_coordinates(graph: LayerGraph, images: int) -> dict[str, xr.DataArray]:
+    tree = graph.activations
+    return {
+        str(name): coordinate.variable
+        for name, coordinate in tree.coords.items()
+        if name != "image" and coordinate.dims == ("image",) and coordinate.sizes["image"] == images
+    }
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    values = x.detach().cpu().numpy()
+    return values.astype(np.float64, copy=False)

@@ -1,0 +1,53 @@
+"""The joint pencil written out and solved by a dense eigensolver: for small grids, and as a last resort."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..affinities.pencil import JointPencil
+from ..errors import SolverError
+from .davidson import RitzPairs
+
+
+def dense_pairs(pencil: JointPencil, k: int) -> RitzPairs:
+    """All pairs of the pencil by Cholesky and a symmetric eigensolver; the ``k`` largest mu beside the constant.
+
+    Raises
+    ------
+    SolverError
+        If B is singular beyond the isolated cells.
+    """
+    affinity, mass = pencil.dense()
+    if pencil.interpolation.is_identity:
+        mu, vectors = _solve(affinity, mass, k)
+    else:
+        mu = affinity.new_empty(pencil.n_images, k)
+        vectors = affinity.new_zeros(pencil.n_images, pencil.n, k)
+        for image, free in enumerate(pencil.free):
+            cells = free.nonzero()[:, 0]
+            block = (cells[:, None], cells[None, :])
+            found = _solve(affinity[image][block][None], mass[image][block][None], k)
+            mu[image], vectors[image, cells] = found[0][0], found[1][0]
+    mass_vectors = mass @ vectors
+    residual = (affinity @ vectors - mu[:, None] * mass_vectors).norm(dim=1) / mass_vectors.norm(dim=1)
+    return RitzPairs(mu, vectors, residual, 0)
+
+
+def _solve(affinity: Float[Tensor, "images n n"], mass: Float[Tensor, "images n n"], k: int) -> tuple[Tensor, Tensor]:
+    factor, failed = torch.linalg.cholesky_ex(mass)
+    if bool(failed.any()):
+        raise SolverError(
+            "The joint degree matrix is singular: some cells of the base grid are seen only through coarser layers; "
+            "solve on a coarser grid (grid=...) or give a finer layer a positive weight."
+        )
+    # The constant (mu = 1) is moved to mu = -2, below every other, so that it never mixes with other zero eigenvalues.
+    mass_one = mass.sum(dim=2, keepdim=True)
+    total = mass_one.sum(dim=1, keepdim=True)
+    affinity = affinity - 3.0 * mass_one @ mass_one.transpose(-1, -2) / total
+    half = torch.linalg.solve_triangular(factor, affinity, upper=False)
+    standard = torch.linalg.solve_triangular(factor, half.transpose(-1, -2), upper=False)
+    mu, rotated = torch.linalg.eigh((standard + standard.transpose(-1, -2)) / 2)
+    vectors = torch.linalg.solve_triangular(factor.transpose(-1, -2), rotated.flip(-1)[..., :k], upper=True)
+    return mu.flip(-1)[:, :k], vectors

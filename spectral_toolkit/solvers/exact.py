@@ -1,0 +1,117 @@
+"""The exact solver: dense for small grids, block Davidson iteration above."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..affinities.layer_graph import LayerGraph
+from ..affinities.pencil import JointPencil
+from ..affinities.resampling import Grid
+from ..errors import SolverError
+from .davidson import WIDTH, RitzPairs, block_davidson, smallest_block
+from .dense import dense_pairs
+from .spectrum import Spectrum
+
+DENSE_CELLS = 400
+"""Grids up to this size are solved densely: below it, LAPACK beats any iteration (benchmarks/)."""
+FALLBACK_CELLS = 4096
+"""Up to this size a dense solve can rescue an iteration that did not converge."""
+SINGLE_TOLERANCE = 1e-6
+"""Tightest residual that products in float32 reach."""
+
+
+def solve_images(
+    graph: LayerGraph,
+    images: slice,
+    n_eigenvectors: int,
+    *,
+    grid: Grid,
+    start: Float[Tensor, "images n columns"] | None,
+    tolerance: float,
+    seed: int,
+) -> Spectrum:
+    """Solve the joint problem of a few images; see :func:`spectral_toolkit.solve`.
+
+    One pair more than asked for is computed, so that the eigengap behind the last is known.
+    """
+    n = grid[0] * grid[1]
+    small = n <= max(DENSE_CELLS, (WIDTH + 1) * smallest_block(n_eigenvectors + 1))
+    exact = small or tolerance < SINGLE_TOLERANCE
+    pencil = JointPencil(graph, images, grid, exact=exact)
+    n_pairs = _n_pairs(pencil, n_eigenvectors)
+    notes: list[str] = []
+    if small or int(pencil.n_free.min()) <= (WIDTH + 1) * smallest_block(n_pairs):
+        pairs, solver = dense_pairs(pencil, n_pairs), "dense"
+    else:
+        solver = "davidson"
+        pencil, pairs = _iterate(pencil, n_pairs, start, tolerance, seed, notes)
+        if bool((pairs.residual[:, :n_eigenvectors] > tolerance).any()) and n <= FALLBACK_CELLS:
+            notes.append(
+                f"The iteration stopped at residual {float(pairs.residual[:, :n_eigenvectors].max()):.1e} after "
+                f"{pairs.iterations} steps; solved densely instead."
+            )
+            pencil = pencil if pencil.exact else JointPencil(graph, images, grid, exact=True)
+            pairs, solver = dense_pairs(pencil, n_pairs), "dense"
+    return _spectrum(pencil, pairs, n_eigenvectors, solver, notes)
+
+
+def _iterate(
+    pencil: JointPencil, n_pairs: int, start: Tensor | None, tolerance: float, seed: int, notes: list[str]
+) -> tuple[JointPencil, RitzPairs]:
+    """Iterate with single-precision products as far as they carry, then in double precision if more is asked."""
+    generator = torch.Generator().manual_seed(seed)
+    fast = max(tolerance, 2 * SINGLE_TOLERANCE if pencil.exact else SINGLE_TOLERANCE)
+    pairs = block_davidson(
+        pencil,
+        n_pairs,
+        start=start,
+        tolerance=fast,
+        generator=generator,
+        exact=False,
+        max_iterations=300 if fast == tolerance else 40,
+    )
+    if fast == tolerance and bool((pairs.residual <= tolerance).all()):
+        return pencil, pairs
+    if fast == tolerance:
+        notes.append("Products in single precision did not reach the tolerance; went on in double precision.")
+    if not pencil.exact:
+        pencil = JointPencil(pencil.graph, pencil.images, pencil.grid, exact=True)
+    exact = block_davidson(pencil, n_pairs, start=pairs.vectors, tolerance=tolerance, generator=generator, exact=True)
+    exact.iterations += pairs.iterations
+    return pencil, exact
+
+
+def _n_pairs(pencil: JointPencil, n_eigenvectors: int) -> int:
+    fewest = int(pencil.n_free.min())
+    if n_eigenvectors > fewest - 1:
+        image = pencil.graph.images[pencil.images.indices(len(pencil.graph.images))[0] + int(pencil.n_free.argmin())]
+        raise SolverError(
+            f"n_eigenvectors={n_eigenvectors} is too many: image {image!r} has {fewest} cells with any affinity, which "
+            f"carry at most {max(fewest - 1, 0)} eigenvectors beside the constant."
+        )
+    return min(n_eigenvectors + 1, fewest - 1)
+
+
+def _spectrum(pencil: JointPencil, pairs: RitzPairs, k: int, solver: str, notes: list[str]) -> Spectrum:
+    vectors = pairs.vectors[..., :k]
+    cut, mass = pencil.layer_terms(vectors, exact=pencil.exact)
+    # Shares are scaled so that masses sum to one exactly, and eigenvalues are what the shares sum to.
+    total = mass.sum(dim=2, keepdim=True)
+    cut, mass, vectors = cut / total, mass / total, vectors / total[:, None, :, 0].sqrt()
+    following = 1 - pairs.mu[:, k] if pairs.mu.shape[1] > k else torch.full_like(pairs.mu[:, 0], math.nan)
+    return Spectrum(
+        vectors=pencil.interpolation(vectors),
+        eigenvalue=cut.sum(dim=2),
+        following=following,
+        residual=pairs.residual[:, :k],
+        layer_share=cut,
+        layer_mass=mass,
+        isolated=~pencil.free,
+        iterations=pairs.iterations,
+        solver=solver,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,195 @@
+"""What to believe of an answer, and what not, in plain sentences: shown wherever an eigenvector is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from .activations import layer_names
+
+Level = Literal["ok", "note", "warning"]
+
+WEAK_GAP = 0.02
+"""An eigengap below this part of its eigenvalue leaves a component exposed to small changes of the input."""
+WEAK_CUT = 0.9
+"""A first eigenvalue above this says that no two-way cut of the picture is much better than a random one (about 1)."""
+OUTLYING_NORM = 5.0
+"""Robust standard deviations (1.4826 times the median absolute deviation) from which a token's norm is outlying."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence on one question, and how worried to be."""
+
+    level: Level
+    text: str
+
+
+def trust_statements(eig: xr.Dataset, activations: xr.DataTree | None = None) -> list[Statement]:
+    """Judge the answer for one image: convergence, eigengaps, degenerate groups, weak cuts, isolated cells, odd tokens.
+
+    Parameters
+    ----------
+    eig
+        An answer of :func:`spectral_toolkit.solve`, reduced to one image (``eig.isel(image=0)``).
+    activations
+        The tree it came from, to look for tokens of outlying norm. Left out, nothing is said of them.
+
+    Returns
+    -------
+    list of Statement
+        Warnings first.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, spectral_toolkit as st
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=2)
+    >>> trust_statements(eig.isel(image=0))[-1].level
+    'ok'
+    """
+    statements = [
+        _convergence(eig),
+        *_pieces(eig),
+        *_weak_cut(eig),
+        *_degenerate(eig),
+        *_gaps(eig),
+        *_isolated(eig),
+        *(_outlying_tokens(eig, activations) if activations is not None else []),
+    ]
+    if eig.attrs.get("notes"):
+        statements.append(Statement("note", str(eig.attrs["notes"])))
+    order = {"warning": 0, "note": 1, "ok": 2}
+    return sorted(statements, key=lambda statement: order[statement.level])
+
+
+def _convergence(eig: xr.Dataset) -> Statement:
+    worst = float(eig["residual"].max())
+    missed = [int(c) for c in eig["component"].values[~eig["converged"].values]]
+    if missed:
+        return Statement(
+            "warning",
+            f"Components {_listed(missed)} did not converge (largest residual {worst:.1e}, tolerance "
+            f"{eig.attrs.get('tolerance', float('nan')):.0e}): do not read them.",
+        )
+    return Statement("ok", f"All {eig.sizes['component']} components converged; largest residual {worst:.1e}.")
+
+
+def _pieces(eig: xr.Dataset) -> list[Statement]:
+    zeros = int((eig["eigenvalue"] < 1e-8).sum())
+    if not zeros:
+        return []
+    more = " or more" if zeros == eig.sizes["component"] else ""
+    return [
+        Statement(
+            "warning",
+            f"The graph falls apart into {zeros + 1}{more} pieces (eigenvalue 0): components up to {zeros} only name "
+            "the pieces.",
+        )
+    ]
+
+
+def _weak_cut(eig: xr.Dataset) -> list[Statement]:
+    first = float(eig["eigenvalue"].min())
+    if first <= WEAK_CUT:
+        return []
+    return [
+        Statement(
+            "warning",
+            f"Weak cut: the best eigenvalue is {first:.2f}, hardly better than a random cut (about 1); there may be "
+            "nothing to find here.",
+        )
+    ]
+
+
+def _degenerate(eig: xr.Dataset) -> list[Statement]:
+    groups = eig["degenerate_group"].values
+    components = eig["component"].values
+    sets = [components[groups == group].tolist() for group in np.unique(groups) if (groups == group).sum() > 1]
+    if not sets:
+        return []
+    named = "; ".join(_listed(members) for members in sets)
+    return [
+        Statement(
+            "note",
+            f"Components {named} have equal eigenvalues: only the space they span means something, not each picture.",
+        )
+    ]
+
+
+def _gaps(eig: xr.Dataset) -> list[Statement]:
+    gap, value = eig["eigengap"].values, eig["eigenvalue"].values
+    if not np.isfinite(gap).any():
+        return []
+    best = int(np.nanargmax(gap)) + 1
+    text = f"Largest eigengap after component {best} ({np.nanmax(gap):.3f}): {best + 1} groups suggest themselves."
+    last = gap[-1]
+    if np.isfinite(last) and last < WEAK_GAP * max(value[-1], 1e-12):
+        text += f" The gap after the last component is narrow ({last:.1e}): it may change with small changes."
+    return [Statement("note", text)]
+
+
+def _isolated(eig: xr.Dataset) -> list[Statement]:
+    count = int(eig["isolated"].sum())
+    if not count:
+        return []
+    return [
+        Statement(
+            "warning", f"{count} of {eig['isolated'].size} cells have no affinity; their values are interpolated."
+        )
+    ]
+
+
+def _outlying_tokens(eig: xr.Dataset, activations: xr.DataTree) -> list[Statement]:
+    worst_layer, worst_count, worst_share = "", 0, 0.0
+    for name in layer_names(activations):
+        if "token" not in activations[name].data_vars:
+            continue
+        mask = outlying_tokens(activations[name]["token"].sel(image=str(eig["image"].values)))
+        count = int(mask.sum())
+        if count > worst_count:
+            worst_layer, worst_count, worst_share = name, count, count / mask.size
+    if not worst_count:
+        return []
+    return [
+        Statement(
+            "warning",
+            f"{worst_count} tokens ({worst_share:.0%}) of layer {worst_layer} have outlying norms (Darcet et al. 2024); "
+            "an eigenvector that singles them out shows an artefact.",
+        )
+    ]
+
+
+def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
+    """Which tokens (y, x) have a norm more than five robust standard deviations above the median.
+
+    Parameters
+    ----------
+    token
+        Residual stream (y, x, feature) of one layer and image.
+
+    References
+    ----------
+    Darcet et al., 'Vision Transformers Need Registers', ICLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> values = np.random.default_rng(0).normal(size=(4, 4, 64))
+    >>> values[1, 2] *= 20
+    >>> int(outlying_tokens(xr.DataArray(values, dims=("y", "x", "feature"))).sum())
+    1
+    """
+    norm = np.sqrt((token.astype(float) ** 2).sum("feature"))
+    median = norm.median()
+    spread = 1.4826 * abs(norm - median).median()
+    return norm > median + OUTLYING_NORM * spread.clip(min=1e-6 * median + 1e-300)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
