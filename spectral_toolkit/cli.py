@@ -1,0 +1,316 @@
+"""The command line: ``spectral-toolkit demo | capture | solve | report``.
+
+Each command only calls the public functions. They are imported inside the commands, so that ``--help`` answers at once.
+Bad input gives one sentence on stderr and exit code 2; Ctrl-C gives 130.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import SpectralToolkitError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+
+app = typer.Typer(
+    name="spectral-toolkit",
+    help="Capture every layer of a vision transformer, solve one spectral problem, see the eigenvectors.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[str, typer.Option(help="Bundled name ('scenes'), hub name, or local folder.")]
+Images = Annotated[
+    list[str],
+    typer.Option(help="File, folder or glob; may be repeated. 'scenes:8' draws 8 of the built-in scenes."),
+]
+# An unquoted glob is expanded by the shell: the first file belongs to --images, the rest arrive as arguments.
+MoreImages = Annotated[list[str] | None, typer.Argument(hidden=True)]
+Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps.")]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal numbers.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at --out.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(f"spectral-toolkit {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for report.html and eigenvectors.zarr.")] = Path("out"),
+    n_images: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 8,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Run the main job on the bundled model and generated scenes."""
+    import xarray as xr
+
+    import spectral_toolkit as st
+
+    store, page = out / "eigenvectors.zarr", out / "report.html"
+    _refuse_foreign(store, overwrite=True)
+    _refuse_foreign(page, overwrite=True)
+    affinity, solve, capture = st.affinity, st.solve, st.capture  # loads the libraries, so that no timing includes it
+
+    model = st.load_model("scenes", device=device)
+    pictures = st.scenes.sample(n_images, seed=seed)["pixels"]
+    started = perf_counter()
+    activations = capture(model, pictures, seed=seed)
+    capture_seconds = perf_counter() - started
+
+    solved: dict[str, xr.Dataset] = {}
+    seconds: dict[str, float] = {}
+    for kind in ("qk", "vv"):
+        started = perf_counter()
+        solved[kind] = solve(affinity(activations, kind), seed=seed)
+        seconds[kind] = perf_counter() - started
+
+    _write_store(xr.DataTree.from_dict(dict(solved)), store)
+    started = perf_counter()
+    st.report(model, pictures, page)
+    report_seconds = perf_counter() - started
+
+    layers = solved["qk"].sizes["layer"]
+    grids = sorted({(node.sizes["y"], node.sizes["x"]) for node in activations.children.values()}, reverse=True)
+    height, width = activations["pixels"].shape[1:3]
+    typer.echo(f"pictures      {n_images} scenes of {height} x {width} pixels, seed {seed}")
+    typer.echo(
+        f"model         {model.name}: {layers} layers, "
+        f"{' and '.join(f'{y} x {x}' for y, x in grids)} tokens each, on {model.device}"
+    )
+    typer.echo(f"capture       {capture_seconds:.2f} s")
+    for kind, name in (("qk", "query-key"), ("vv", "value-value")):
+        typer.echo(f"{name:<13} {seconds[kind]:.2f} s; {_summary(solved[kind])}")
+    typer.echo(f"report        {report_seconds:.2f} s -> {page.resolve()}")
+    typer.echo(f"eigenvectors  {store.resolve()} (groups qk and vv)")
+
+
+@app.command()
+def capture(
+    model: Model,
+    images: Images,
+    out: Annotated[Path, typer.Option(help="Zarr folder for the activations; an interrupted capture resumes there.")],
+    more_images: MoreImages = None,
+    layers: Annotated[str, typer.Option(help="'all', or numbers, ranges and names: 0,2,5-8.")] = "all",
+    quantities: Annotated[str, typer.Option(help="Any of query,key,value,token.")] = "query,key,value",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 8,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Record queries, keys, values or tokens of every layer."""
+    import spectral_toolkit as st
+
+    pictures = _pictures([*images, *(more_images or [])], seed)
+    loaded = st.load_model(model, device=device)
+    started = perf_counter()
+    activations = st.capture(
+        loaded,
+        pictures,
+        layers=parse_layers(layers),
+        quantities=tuple(_split(quantities)),
+        store=out,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    typer.echo(
+        f"{activations.sizes['image']} pictures, {len(activations.children)} layers of {loaded.name} "
+        f"in {perf_counter() - started:.1f} s -> {out.resolve()}"
+    )
+
+
+@app.command()
+def solve(
+    activations: Annotated[Path, typer.Option(help="Zarr folder that capture wrote.")],
+    out: Annotated[Path, typer.Option(help="Zarr folder for the eigenvectors.")],
+    affinity: Annotated[str, typer.Option(help="qk, vv, kk, qq or token.")] = "qk",
+    kernel: Annotated[
+        str | None, typer.Option(help="softmax, cosine, shifted_cosine or rbf. [default: fits the affinity]")
+    ] = None,
+    heads: Annotated[str, typer.Option(help="mean, or each for one graph per head.")] = "mean",
+    scope: Annotated[str, typer.Option(help="image: each picture alone.")] = "image",
+    n_eigenvectors: Annotated[int, typer.Option(help="Beside the trivial constant one.")] = 10,
+    method: Annotated[str, typer.Option(help="The solver.")] = "exact",
+    tolerance: Annotated[float, typer.Option(help="Largest residual that counts as converged.")] = 1e-6,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Solve the joint eigenproblem over all captured layers."""
+    import spectral_toolkit as st
+
+    _refuse_foreign(out, overwrite=overwrite)
+    graph = st.affinity(_open_activations(activations), affinity, kernel=kernel, heads=heads, scope=scope)
+    eigenvectors = st.solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed)
+    _write_store(eigenvectors, out)
+    typer.echo(f"{_summary(eigenvectors)}; {float(eigenvectors.attrs['seconds']):.2f} s -> {out.resolve()}")
+
+
+@app.command()
+def report(
+    model: Model,
+    images: Images,
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    more_images: MoreImages = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Write one self-contained HTML page: pictures, eigenvectors, spectrum, provenance."""
+    import spectral_toolkit as st
+
+    _refuse_foreign(out, overwrite=overwrite)
+    pictures = _pictures([*images, *(more_images or [])], seed)
+    loaded = st.load_model(model, device=device)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    started = perf_counter()
+    st.report(loaded, pictures, out)
+    typer.echo(f"report in {perf_counter() - started:.1f} s -> {out.resolve()}")
+
+
+def parse_layers(text: str) -> str | list[int | str]:
+    """Read ``--layers``: ``all``, or numbers, ranges (both ends included) and names separated by commas.
+
+    Examples
+    --------
+    >>> parse_layers("all")
+    'all'
+    >>> parse_layers("0, 4-6, -1, encoder.layer.3")
+    [0, 4, 5, 6, -1, 'encoder.layer.3']
+    """
+    if text.strip() == "all":
+        return "all"
+    layers: list[int | str] = []
+    for part in _split(text):
+        if match := re.fullmatch(r"(\d+)-(\d+)", part):
+            first, last = int(match[1]), int(match[2])
+            if first > last:
+                raise SpectralToolkitError(f"--layers {part!r} runs backwards: write the smaller number first.")
+            layers.extend(range(first, last + 1))
+        else:
+            layers.append(int(part) if re.fullmatch(r"-?\d+", part) else part)
+    if not layers:
+        raise SpectralToolkitError(f"--layers {text!r} names no layer: give 'all' or something like 0,2,5-8.")
+    return layers
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_our_warnings
+        try:
+            result = app(given, prog_name="spectral-toolkit", standalone_mode=False)
+        except (SpectralToolkitError, typer.TyperException) as error:
+            return _fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
+        except OSError as error:
+            return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    if result == 130:
+        print("Interrupted.", file=sys.stderr)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _show_our_warnings(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+    """One line for what we have to say; deprecations inside libraries are of no use on a command line."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pictures(sources: list[str], seed: int) -> Any:
+    import spectral_toolkit as st
+
+    if len(sources) == 1 and (match := re.fullmatch(r"scenes:(\d+)", sources[0])):
+        return st.scenes.sample(int(match[1]), seed=seed)["pixels"]
+    return st.load_images(sources[0] if len(sources) == 1 else sources)
+
+
+def _open_activations(path: Path) -> xr.DataTree:
+    import xarray as xr
+
+    if not path.is_dir():
+        raise StoreError(f"--activations {str(path)!r} is no folder: give the zarr folder that 'capture' wrote.")
+    try:
+        return xr.open_datatree(path, engine="zarr", consolidated=False)
+    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
+        raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error
+
+
+def _summary(eigenvectors: xr.Dataset) -> str:
+    """Residual, convergence and eigengap of an answer in one line."""
+    converged = eigenvectors["converged"]
+    gaps = eigenvectors["eigengap"]
+    if "image" in gaps.dims:
+        gaps = gaps.mean("image")
+    widest = gaps.isel(component=int(gaps.argmax("component")))
+    return (
+        f"{int(converged.sum())} of {converged.size} eigenvectors converged, "
+        f"largest residual {float(eigenvectors['residual'].max()):.1e}, "
+        f"widest eigengap {float(widest):.3g} after component {int(widest['component'])}"
+    )
+
+
+def _refuse_foreign(path: Path, *, overwrite: bool) -> None:
+    """Existing output may only be replaced if it is ours and the user asked for it."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not _is_ours(path):
+        raise StoreError(f"{str(path)!r} exists and was not written by spectral-toolkit: choose another --out.")
+    if not overwrite:
+        raise StoreError(f"{str(path)!r} exists already: add --overwrite to replace it, or choose another --out.")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a store holds eigenvectors (alone or in groups), or a page is one of our reports."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return b"spectral_toolkit" in file.read(20_000)
+    import zarr
+
+    try:
+        group = zarr.open_group(path, mode="r")
+        groups = [group, *(child for _, child in group.groups())]
+        return any("eigenvector" in child and "affinity" in child.attrs for child in groups)
+    except Exception:  # whatever cannot be read is not ours
+        return False
+
+
+def _write_store(result: xr.Dataset | xr.DataTree, path: Path) -> None:
+    """Write beside the target and move into place, so that a run cut short leaves the earlier answer whole."""
+    import shutil
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    for leftover in (partial,):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    with warnings.catch_warnings():
+        # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its specification.
+        warnings.filterwarnings("ignore", module="zarr")
+        result.to_zarr(partial, mode="w")
+    if path.exists():
+        shutil.rmtree(path)
+    partial.rename(path)

@@ -1,0 +1,56 @@
+"""What holds for every test: shapes are checked, nothing is downloaded, hypothesis repeats its cases."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports them: annotated shapes and types of the numerical parts are checked at every call.
+install_import_hook(["spectral_toolkit.affinities", "spectral_toolkit.solvers"], "beartype.beartype")
+
+# A test that reaches for a hub fails at once, and the same way with and without a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("repeatable")
+
+_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """Path of an installed Chromium; without one the test is skipped, or fails where browser tests are required."""
+    for name in _CHROMIUM_NAMES:
+        if path := shutil.which(name):
+            return path
+    message = "no Chromium is installed: get one with 'apt-get install chromium' or your system's package manager"
+    if os.environ.get("SPECTRAL_TOOLKIT_REQUIRE_BROWSER") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture
+def chromium(chromium_path: str) -> Iterator:
+    """A headless Playwright browser on the installed Chromium that reaches no network of its own accord."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium_path,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return Path(__file__).resolve().parents[1]

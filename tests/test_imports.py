@@ -1,0 +1,188 @@
+"""How the package hangs together: quick to import, imports one way, every public name where it should be."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spectral_toolkit
+
+PACKAGE = Path(spectral_toolkit.__file__).parent
+
+# Upper may not import lower. ``regions`` and ``scores`` have their places kept.
+ORDER = (
+    "errors",
+    "devices",
+    "images",
+    "scenes",
+    "models",
+    "activations",
+    "capturing",
+    "affinities",
+    "solvers",
+    "trust",
+    "regions",
+    "scores",
+    "views",
+    "cli",
+    "__main__",
+)
+HEAVY = ("torch", "transformers", "diffusers", "xarray", "numpy", "scipy", "holoviews", "bokeh", "matplotlib", "PIL")
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path) -> tuple[str, ...]:
+    """Dotted parts below the package: ('views', 'overlay'), () for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imported(source: str, module: tuple[str, ...], is_package: bool) -> set[tuple[str, ...]]:
+    """Absolute names of everything that a source file imports, wherever in the file."""
+    found: set[tuple[str, ...]] = set()
+    here = ("spectral_toolkit", *module)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            name = tuple(node.module.split(".")) if node.module else ()
+            if node.level:
+                base = here if is_package else here[:-1]
+                name = (*base[: len(base) - node.level + 1], *name)
+            found |= {(*name, alias.name) for alias in node.names}
+    return found
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """Which of our own top-level modules a file imports; a public name counts as the module it lives in."""
+    rooms = set()
+    for name in imported(path.read_text(), module_of(path), path.name == "__init__.py"):
+        if name[0] == "spectral_toolkit" and len(name) > 1 and not name[1].startswith("__version"):
+            rooms.add(spectral_toolkit._HOMES.get(name[1], name[1]).split(".")[0])
+    return rooms
+
+
+def test_import_is_light_and_quick() -> None:
+    code = (
+        "import sys, time, json; start = time.perf_counter(); import spectral_toolkit;"
+        "print(json.dumps([time.perf_counter() - start, sorted(sys.modules)]))"
+    )
+    runs = [
+        json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(5)
+    ]
+    assert {name for _, modules in runs for name in modules} & set(HEAVY) == set()
+    assert min(seconds for seconds, _ in runs) < 0.3
+
+
+def test_help_is_quick_and_light() -> None:
+    code = (
+        "import sys, time, json; start = time.perf_counter(); from spectral_toolkit.cli import main; main(['--help']);"
+        "print(json.dumps([time.perf_counter() - start, sorted(sys.modules)]), file=sys.stderr)"
+    )
+    runs = [
+        json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr)
+        for _ in range(3)
+    ]
+    assert {name for _, modules in runs for name in modules} & set(HEAVY) == set()
+    assert min(seconds for seconds, _ in runs) < 1
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_run_one_way(path: Path) -> None:
+    module = module_of(path)
+    if not module:  # __init__ names everything, and loads it on first use
+        return
+    assert module[0] in ORDER, f"{module[0]} has no place in the order of imports"
+    own = ORDER.index(module[0])
+    lower = {room for room in rooms_imported(path) if room not in ORDER or ORDER.index(room) > own}
+    assert not lower, f"{'.'.join(module)} may not import {lower}"
+
+
+def test_direction_check_notices_a_wrong_import() -> None:
+    source = "def late():\n    from ..solvers import solve\n    import spectral_toolkit.views.report"
+    assert imported(source, ("models", "families"), False) == {
+        ("spectral_toolkit", "solvers", "solve"),
+        ("spectral_toolkit", "views", "report"),
+    }
+    assert imported("from . import a\nfrom .. import b", ("models",), True) == {
+        ("spectral_toolkit", "models", "a"),
+        ("spectral_toolkit", "b"),
+    }
+
+
+def test_views_import_no_torch_and_models_no_mathematics() -> None:
+    for path in SOURCES:
+        roots = {name[0] for name in imported(path.read_text(), module_of(path), path.name == "__init__.py")}
+        if module_of(path)[:1] == ("views",):
+            assert not roots & {"torch", "transformers", "diffusers"}, path
+        if module_of(path)[:1] == ("models",):
+            assert not rooms_imported(path) & {"affinities", "solvers"}, path
+
+
+def test_lazy_table_and_its_typed_twin_agree() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    guard = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    typed: dict[str, str] = {}
+    modules: set[str] = set()
+    for node in guard.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            if node.module:
+                typed[alias.name] = node.module
+            else:
+                modules.add(alias.name)
+    assert typed == spectral_toolkit._HOMES
+    assert modules == set(spectral_toolkit._MODULES)
+    assert set(spectral_toolkit.__all__) == {"__version__", *typed, *modules}
+
+
+def test_every_public_name_resolves_in_any_order() -> None:
+    """A submodule imported early must not take the place of a public function, whichever comes first."""
+    homes = sorted(set(spectral_toolkit._HOMES.values()))
+    orders = [homes, homes[::-1], random.Random(0).sample(homes, len(homes))]
+    code = (
+        "import importlib, sys, spectral_toolkit as st\n"
+        "for home in sys.argv[1:]: importlib.import_module('spectral_toolkit.' + home)\n"
+        "for name in st._HOMES: assert callable(getattr(st, name)), name\n"
+        "for name in st._MODULES: assert getattr(st, name).__name__ == 'spectral_toolkit.' + name\n"
+        "assert set(st.__all__) <= set(dir(st))\n"
+    )
+    for order in [*orders, []]:
+        done = subprocess.run([sys.executable, "-c", code, *order], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_no_submodule_carries_the_name_of_a_public_function() -> None:
+    files = {path.stem if path.name != "__init__.py" else path.parent.name for path in PACKAGE.glob("*.py")}
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    assert not (files | folders) & set(spectral_toolkit._HOMES)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'solv'"):
+        _ = spectral_toolkit.solv  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_files_are_short_and_finished(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 600
+    # Spelt apart, so that this file passes the test it makes.
+    for word in ("TO" + "DO", "FIX" + "ME", "NotImplemented" + "Error", "pragma: " + "no cover"):
+        assert word not in text
+
+
+def test_order_names_only_what_exists_or_is_planned() -> None:
+    planned = {"trust", "regions", "scores"}
+    existing = {path.stem for path in PACKAGE.glob("*.py")} | {
+        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+    }
+    assert set(ORDER) - planned <= existing
+    assert len(set(ORDER)) == len(ORDER)
