@@ -1,7 +1,7 @@
 """``make bench``: run every benchmark, print one table, write ``out/bench.json``.
 
-A benchmark is a function ``bench_*()`` without arguments in a file ``bench_*.py`` beside this one. It measures both sides
-in the same run and returns (or yields) one or more dicts::
+A benchmark is a function ``bench_*()`` without arguments in a file ``bench_*.py`` beside this one. It measures both
+sides in the same run and returns (or yields) one or more dicts::
 
     {"name": "re-solve after one weight changed",   # what is compared
      "ours": 0.021, "theirs": 0.37,                 # medians, in one and the same unit

@@ -1,0 +1,151 @@
+"""What gets installed: the wheel carries its data, and every file that names dependencies says the same."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+# Modules whose distribution carries another name.
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "skimage": "scikit-image"}
+
+
+@pytest.fixture(scope="module")
+def project(repository: Path) -> dict:
+    return tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel_names(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of all files in a wheel built from a copy of what a checkout holds (a build writes into its source)."""
+    source = tmp_path_factory.mktemp("folder with a space") / "source"
+    shutil.copytree(
+        repository,
+        source,
+        ignore=shutil.ignore_patterns(".*", "out", "build", "dist", "*.egg-info", "__pycache__"),
+    )
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run([*command, "--wheel-dir", "wheels", "."], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (source / "wheels").glob("spectral_toolkit-*.whl")
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_wheel_carries_every_file_of_the_package(repository: Path, wheel_names: set[str]) -> None:
+    package = repository / "spectral_toolkit"
+    wanted = {
+        path.relative_to(repository).as_posix()
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+    }
+    assert wanted <= wheel_names
+
+
+def test_wheel_carries_weights_templates_and_licence(wheel_names: set[str]) -> None:
+    for pattern in (
+        r"spectral_toolkit/scenes/weights/scenes/model\.safetensors",
+        r"spectral_toolkit/scenes/weights/scenes/config\.json",
+        r"spectral_toolkit/views/templates/.+",
+        r"spectral_toolkit/py\.typed",
+        r"spectral_toolkit-[^/]+\.dist-info/licenses/LICENSE",
+    ):
+        assert any(re.fullmatch(pattern, name) for name in wheel_names), pattern
+    assert not any(name.startswith(("tests/", "benchmarks/", "notebooks/", "docs/")) for name in wheel_names)
+
+
+def test_weights_are_small(repository: Path) -> None:
+    weights = list((repository / "spectral_toolkit").rglob("*.safetensors"))
+    assert sum(path.stat().st_size for path in weights) < 8e6
+
+
+def test_constraints_pin_every_dependency_within_its_range(repository: Path, project: dict) -> None:
+    pins: dict[str, str] = {}
+    for line in (repository / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            pins[canonicalize_name(name)] = version
+    assert pins["torch"] == "2.13.0"
+    assert "torchvision" not in pins
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *(entry for extra in extras.values() for entry in extra)]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
+
+
+def test_environment_file_agrees_with_pyproject(repository: Path, project: dict) -> None:
+    environment = yaml.safe_load((repository / "environment.yml").read_text())
+    assert environment["name"] == project["name"]
+    python, pip, from_pip = environment["dependencies"]
+    assert project["requires-python"] == python.replace("python=", ">=")
+    assert pip == "pip"
+    extras = ",".join(sorted(project["optional-dependencies"]))
+    assert from_pip == {"pip": ["--constraint constraints.txt", f"--editable .[{extras}]"]}
+
+
+def test_every_dependency_says_why(repository: Path) -> None:
+    text = (repository / "pyproject.toml").read_text()
+    block = text[text.index("\ndependencies = [") : text.index("\n[project.scripts]")]
+    entries = [line for line in block.splitlines() if line.startswith('    "')]
+    assert len(entries) > 20
+    assert all("  # " in line for line in entries)
+
+
+def third_party(paths: list[Path]) -> set[str]:
+    """Distributions that files import at any depth, under their names on the package index."""
+    modules = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                modules.add(node.module.split(".")[0])
+    local = {"spectral_toolkit", "benchmarks", *(path.stem for path in paths), *(path.parent.name for path in paths)}
+    return {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in modules - set(sys.stdlib_module_names) - local}
+
+
+def names_of(entries: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(entry).name) for entry in entries}
+
+
+def test_imports_are_declared_and_declarations_are_imported(repository: Path, project: dict) -> None:
+    core = names_of(project["dependencies"])
+    extras = {name: names_of(entries) for name, entries in project["optional-dependencies"].items()}
+    used = third_party(list((repository / "spectral_toolkit").rglob("*.py")))
+    assert used - core - extras["diffusers"] <= {"jaxtyping"}, "imported by the package, not declared"
+    assert core - used == set(), "declared, but the package never imports it"
+    elsewhere = third_party(
+        [path for folder in ("tests", "benchmarks", "docs") for path in (repository / folder).rglob("*.py")]
+    )
+    assert elsewhere - core - extras["diffusers"] - extras["notebooks"] - extras["test"] <= {"packaging"}
+
+
+def test_version_is_said_once(project: dict) -> None:
+    import spectral_toolkit
+
+    assert spectral_toolkit.__version__ == project["version"] == importlib.metadata.version("spectral-toolkit")
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_make_says_clearly_that_python_is_missing(repository: Path, tmp_path: Path, target: str) -> None:
+    folder = tmp_path / "a folder with a space"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(repository / name, folder)
+    environment = {**os.environ, "MAKEFLAGS": ""}
+    command = ["make", target, "PYTHON=no-such-python"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "No Python 3.11 or newer" in done.stderr
+    assert not (folder / ".venv").exists()
