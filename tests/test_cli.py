@@ -1,0 +1,261 @@
+"""The command line, run as a user runs it: through ``main``, with tiny models on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+
+import spectral_toolkit as st
+from spectral_toolkit.cli import main, parse_layers
+from spectral_toolkit.errors import SpectralToolkitError
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a ViT of two layers, its weights and its processor."""
+    import torch
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny vit"
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two small photographs."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def stored(tiny_model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """Activations of both photographs, captured by the command line."""
+    out = tmp_path / "activations.zarr"
+    assert main(["capture", "--model", tiny_model, "--images", str(photos), "--out", str(out)]) == 0
+    capsys.readouterr()
+    return out
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """What stands on stderr: exactly one line, and nothing on stdout."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith("\n")
+    return captured.err.strip()
+
+
+def test_python_dash_m_is_the_same_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "spectral_toolkit", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"spectral-toolkit {st.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["demo", "capture", "solve", "report"])
+def test_every_command_has_help_device_and_seed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--device" in text
+    assert "--seed" in text
+
+
+def test_nothing_given_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "demo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["paint"], "paint"),
+        (["solve", "--activations", "x"], "--out"),
+        (["solve", "--nonsense"], "--nonsense"),
+        (["demo", "--n-images", "many"], "--n-images"),
+        (["demo", "--n-images", "0"], "--n-images"),
+        (["solve", "--activations", "nowhere.zarr", "--out", "e.zarr"], "nowhere.zarr"),
+        (["capture", "--model", "scenes", "--images", "no/such/*.jpg", "--out", "a.zarr"], "no/such/*.jpg"),
+        (["capture", "--model", "./no-such-folder", "--images", "scenes:1", "--out", "a.zarr"], "no-such-folder"),
+        (["capture", "--model", "scenes", "--images", "scenes:1", "--out", "a.zarr", "--layers", "99"], "99"),
+        (["capture", "--model", "scenes", "--images", "scenes:1", "--out", "a.zarr", "--layers", "5-2"], "5-2"),
+        (["capture", "--model", "scenes", "--images", "scenes:1", "--out", "a.zarr", "--quantities", "q"], "'q'"),
+        (["capture", "--model", "scenes", "--images", "scenes:1", "--out", "a.zarr", "--device", "toaster"], "toaster"),
+        (["report", "--model", "scenes", "--images", "scenes:0"], "0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert expected in sentence(capsys)
+    assert list(tmp_path.iterdir()) == [], "a refused command leaves nothing behind"
+
+
+def test_capture_then_solve(tiny_model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    activations, eigenvectors = tmp_path / "new folder" / "activations.zarr", tmp_path / "eigenvectors.zarr"
+    capture = ["capture", "--model", tiny_model, "--images", str(photos / "*.png"), "--layers", "0-1"]
+    assert main([*capture, "--quantities", "query, key", "--out", str(activations), "--device", "cpu"]) == 0
+    assert "2 pictures, 2 layers" in capsys.readouterr().out
+    tree = xr.open_datatree(activations, engine="zarr")
+    assert len(tree.children) == 2
+    assert all(set(node.data_vars) >= {"query", "key"} and "value" not in node for node in tree.children.values())
+
+    solve = ["solve", "--activations", str(activations), "--out", str(eigenvectors), "--n-eigenvectors", "3"]
+    assert main([*solve, "--affinity", "qk", "--kernel", "softmax", "--scope", "image"]) == 0
+    assert "6 of 6 eigenvectors converged" in capsys.readouterr().out
+    stored = xr.open_dataset(eigenvectors, engine="zarr").load()
+    expected = st.solve(st.affinity(tree, "qk", kernel="softmax"), 3)
+    np.testing.assert_allclose(stored["eigenvalue"], expected["eigenvalue"], rtol=1e-6)
+    assert stored.attrs["affinity"] == "qk"
+    assert stored["image"].values.tolist() == tree["image"].values.tolist()
+
+
+def test_globs_that_the_shell_expanded_are_taken_too(
+    tiny_model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted(str(path) for path in photos.iterdir())
+    out = tmp_path / "activations.zarr"
+    assert main(["capture", "--model", tiny_model, "--images", *files, "--out", str(out)]) == 0
+    assert "2 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--affinity", "qv"), ("--kernel", "tea"), ("--scope", "galaxy"), ("--n-eigenvectors", "0")]
+)
+def test_solve_names_what_it_does_not_know(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    out = tmp_path / "e.zarr"
+    assert main(["solve", "--activations", str(stored), "--out", str(out), option, value]) == 2
+    assert value in sentence(capsys)
+    assert not out.exists()
+
+
+def test_solve_never_overwrites_what_is_not_its_own(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / "results"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    solve = ["solve", "--activations", str(stored), "--n-eigenvectors", "2"]
+    for out in (foreign, stored):  # a folder of somebody else, and our activations, which are no eigenvectors
+        assert main([*solve, "--out", str(out), "--overwrite"]) == 2
+        assert "was not written by" in sentence(capsys)
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+
+    out = tmp_path / "e.zarr"
+    assert main([*solve, "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main([*solve, "--out", str(out)]) == 2
+    assert "--overwrite" in sentence(capsys)
+    assert main([*solve, "--out", str(out), "--overwrite", "--affinity", "vv"]) == 0
+    assert xr.open_dataset(out, engine="zarr").attrs["affinity"] == "vv"
+
+
+def test_report(tiny_model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new folder" / "report.html"
+    command = ["report", "--model", tiny_model, "--images", str(photos), "--out", str(out)]
+    assert main(command) == 0
+    assert str(out.resolve()) in capsys.readouterr().out
+    assert out.read_text().lstrip().lower().startswith("<!doctype html>")
+    assert main(command) == 2
+    assert "--overwrite" in sentence(capsys)
+    assert main([*command, "--overwrite"]) == 0
+
+    other = tmp_path / "index.html"
+    other.write_text("<html>my home page</html>")
+    capsys.readouterr()
+    assert main([*command[:-1], str(other), "--overwrite"]) == 2
+    assert "was not written by" in sentence(capsys)
+    assert other.read_text() == "<html>my home page</html>"
+
+
+def test_demo_writes_both_results_and_says_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = []
+    for _ in range(2):  # the second run replaces the first, with the same numbers
+        assert main(["demo", "--out", str(tmp_path / "out"), "--n-images", "2", "--device", "cpu"]) == 0
+        text = capsys.readouterr().out
+        tree = xr.open_datatree(tmp_path / "out" / "eigenvectors.zarr", engine="zarr").load()
+        answers.append({kind: tree[kind].to_dataset() for kind in ("qk", "vv")})
+        tree.close()
+    for word in ("2 scenes", "layers", "capture", "query-key", "value-value", "largest residual", "eigengap"):
+        assert word in text
+    assert str((tmp_path / "out" / "report.html").resolve()) in text
+    assert (tmp_path / "out" / "report.html").stat().st_size < 5e6
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["eigenvectors.zarr", "report.html"]
+    for kind in ("qk", "vv"):
+        first, second = (answer[kind] for answer in answers)
+        assert first.attrs["affinity"] == kind
+        assert bool(first["converged"].all())
+        for name in first.data_vars:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_demo_leaves_foreign_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "report.html" in sentence(capsys)
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("")
+    assert (
+        main(["report", "--model", "scenes", "--images", "scenes:1", "--out", str(tmp_path / "taken" / "r.html")]) == 2
+    )
+    assert "taken" in sentence(capsys)
+
+
+def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(st, "load_model", interrupted)
+    assert main(["report", "--model", "scenes", "--images", "scenes:1"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_our_warnings_are_one_line_and_those_of_libraries_are_hidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn_explicit("ours:\n look", UserWarning, str(Path(st.__file__).parent / "solvers" / "exact.py"), 1)
+        warnings.warn_explicit("theirs", UserWarning, "/elsewhere/library.py", 1)
+        raise SpectralToolkitError("stop here.")
+
+    monkeypatch.setattr(st, "load_model", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["report", "--model", "scenes", "--images", "scenes:1"]) == 2
+    assert capsys.readouterr().err == "Warning: ours: look\nstop here.\n"
+
+
+def test_parse_layers() -> None:
+    assert parse_layers("all") == "all"
+    assert parse_layers("3") == [3]
+    assert parse_layers("0,2-4,-1,blocks.7") == [0, 2, 3, 4, -1, "blocks.7"]
+    with pytest.raises(SpectralToolkitError, match="runs backwards"):
+        parse_layers("4-2")
+    with pytest.raises(SpectralToolkitError, match="names no layer"):
+        parse_layers(" , ")
