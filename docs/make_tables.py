@@ -1,0 +1,47 @@
+"""Rewrite the tables of README.md that come from the code: ``python docs/make_tables.py``. A test compares them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def kernel_table() -> str:
+    """Kernels and the affinities they work on, from the table that errors and dispatch read."""
+    from spectral_toolkit.affinities.features import KINDS
+    from spectral_toolkit.affinities.table import KERNELS, default_kernel
+
+    lines = ["| kernel | " + " | ".join(f"`{kind}`" for kind in KINDS) + " | of left *l* and right *r* |"]
+    lines.append("|---" * (len(KINDS) + 2) + "|")
+    for name, kernel in KERNELS.items():
+        cells = ["default" if default_kernel(kind) == name else "yes" if kind in kernel.kinds else "" for kind in KINDS]
+        formula = kernel.formula.replace("|", "\\|")
+        lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {formula} |")
+    return "\n".join(lines)
+
+
+def model_table() -> str:
+    """Model families, from the table that ``load_model`` reads."""
+    from spectral_toolkit.models import SUPPORTED
+
+    return "\n".join(f"- {line}" for line in SUPPORTED)
+
+
+TABLES = {"kernels": kernel_table, "models": model_table}
+
+
+def with_tables(text: str) -> str:
+    """The same page with every marked table made anew."""
+    for name, make in TABLES.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"README.md has no place marked <!-- {name} --> ... <!-- /{name} -->.")
+        table = make()
+        text = pattern.sub(lambda match, table=table: match[1] + table + match[2], text)
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text()))
