@@ -1,0 +1,111 @@
+"""What the README says is what the code does."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import holoviews as hv
+import pytest
+from PIL import Image
+
+import spectral_toolkit as st
+from spectral_toolkit.cli import main
+
+
+@pytest.fixture(scope="module")
+def readme(repository: Path) -> str:
+    return (repository / "README.md").read_text()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """The reader's photograph."""
+    path = tmp_path / "my-photo.jpg"
+    Image.fromarray(st.scenes.sample(1, seed=7)["pixels"].values[0]).save(path)
+    return path
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_opens_with_two_commands_then_python_then_a_picture_then_the_map(readme: str) -> None:
+    assert readme.startswith("```sh\nmake demo")
+    commands, python = blocks(readme, "sh")[0], blocks(readme, "python")[0]
+    assert [line.split("#")[0].strip() for line in commands.splitlines()] == ["make demo", "make test"]
+    assert python.count("\n") == 4
+    places = [readme.index(part) for part in (commands, python, "![", "# spectral_toolkit", "    spectral_toolkit/\n")]
+    assert places == sorted(places)
+
+
+def test_first_python_block_runs(readme: str, photo: Path) -> None:
+    source = blocks(readme, "python")[0].replace('"my-model"', '"scenes"').replace("my-photo.jpg", str(photo))
+    tree = ast.parse(source)
+    last = tree.body.pop()
+    assert isinstance(last, ast.Expr)
+    names: dict[str, object] = {}
+    exec(compile(tree, "README.md", "exec"), names)
+    shown = eval(compile(ast.Expression(last.value), "README.md", "eval"), names)
+    assert isinstance(shown, hv.Layout)
+    assert len(shown) == 2
+
+
+def test_command_lines_run(
+    readme: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos := tmp_path / "photos").mkdir()
+    photo.rename(photos / photo.name)
+    monkeypatch.chdir(tmp_path)
+    (lines,) = [block.splitlines() for block in blocks(readme, "sh") if "spectral-toolkit demo" in block]
+    assert [shlex.split(line)[1] for line in lines] == ["demo", "capture", "solve", "report"]
+    for line in lines:
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    assert {"activations.zarr", "eigenvectors.zarr", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_tables_are_those_of_the_code(repository: Path, readme: str) -> None:
+    tables = load(repository / "docs" / "make_tables.py")
+    assert readme == tables.with_tables(readme), "run: python docs/make_tables.py"
+    for name in tables.TABLES:
+        assert tables.TABLES[name]().strip()
+
+
+def test_links_and_map_lead_somewhere(repository: Path, readme: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", readme):
+        assert target.startswith("https://") or (repository / target).exists(), target
+    block = readme[readme.index("    spectral_toolkit/\n") :].split("\n\n")[0]
+    folder = ""
+    for line in block.splitlines():
+        name = line.split()[0]
+        indent = len(line) - len(line.lstrip())
+        folder = name if indent == 4 else folder
+        assert (repository / (name if indent == 4 else folder + name)).exists(), name
+
+
+def test_pictures_are_small(repository: Path) -> None:
+    pictures = list((repository / "docs" / "images").glob("*.png"))
+    assert pictures
+    assert all(path.stat().st_size < 400_000 for path in pictures)
+
+
+def test_every_own_error_is_explained(repository: Path) -> None:
+    """docs/errors.md has a part for every error class."""
+    text = (repository / "docs" / "errors.md").read_text()
+    classes = [name for name, value in vars(st.errors).items() if isinstance(value, type) and "Error" in name]
+    assert classes
+    for name in classes:
+        assert f"`{name}`" in text
