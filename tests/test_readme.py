@@ -109,3 +109,17 @@ def test_every_own_error_is_explained(repository: Path) -> None:
     assert classes
     for name in classes:
         assert f"`{name}`" in text
+
+
+def test_explained_messages_are_those_of_the_code(repository: Path) -> None:
+    """What stands in the first column of docs/errors.md occurs in the package, but for the parts filled in at run time."""
+    spoken = []
+    for path in (repository / "spectral_toolkit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                spoken.append(node.value)
+    text = (repository / "docs" / "errors.md").read_text().split("## No error")[0]
+    quoted = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    assert len(quoted) > 10
+    for message in quoted:
+        assert any(message in sentence for sentence in spoken), message
