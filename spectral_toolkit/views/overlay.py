@@ -1,0 +1,341 @@
+"""Eigenvectors over pictures, as HoloViews objects drawn by Bokeh.
+
+Coordinates are those of the data: ``x`` and ``y`` are fractions of the picture, ``y`` counts from the top. Bokeh
+draws from the bottom; `_FRAME` turns its axis round, and that is the only place where anything is flipped.
+"""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+from holoviews.core.util import dimension_sanitizer
+
+from ..activations import patch_centres
+from ..errors import SpectralToolkitError
+from .colour import DIVERGING, ISOLATED, hex_colours
+from .composite import check_opacity, colour_field, colour_three, resize_field, robust_limit, symmetric_limit
+from .shown import ShownPicture, choose_images, shown_pictures
+from .wording import component_title
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_Styled = TypeVar("_Styled", bound=hv.core.Dimensioned)
+
+KINDS = ("component", "grid", "rgb")
+"""What `overlay` can draw."""
+
+_BOUNDS = (0.0, 0.0, 1.0, 1.0)
+_FRAME = {"invert_yaxis": True, "xaxis": None, "yaxis": None, "toolbar": "above", "active_tools": []}
+_SMOOTH_SIDE = 256  # pixels of the longer side of an interpolated field: more cannot be seen
+_GRID_WIDTH = 180
+_LAYOUT_WIDTH = 300
+_SINGLE_WIDTH = 480
+_LETTER_WIDTH = 6  # pixels of a letter of the title, on average
+_TITLE_LINES = 3
+
+
+def overlay(
+    images: Any,
+    eig: xr.Dataset,
+    *,
+    image: int | str | Sequence[int | str] | None = None,
+    component: int | None = None,
+    components: Sequence[int] | None = None,
+    kind: str = "component",
+    opacity: float = 0.7,
+    smooth: bool = False,
+    width: int | None = None,
+    columns: int | None = None,
+    max_side: int | None = None,
+) -> hv.Overlay | hv.HoloMap | hv.Layout:
+    """Lay eigenvectors over the pictures they were computed from.
+
+    Blue and gold are the two signs of an eigenvector and white is zero; which side is which means nothing by
+    itself, but is the same every time (the solver fixes it). Point at a cell to read its value, position and row and
+    column. Grey hatched cells are joined to nothing by the affinity; their values are interpolated.
+
+    Parameters
+    ----------
+    images
+        Anything `load_images` takes, or a tree of activations (its pixels). Pictures of any size; only the part that
+        was analysed is shown, in the shape of the original.
+    eig
+        Eigenvectors as returned by ``st.solve``.
+    image
+        Which images: a position, a name, or several; all of them if None.
+    component
+        Which component, counted from 1, for ``kind="component"``. None gives a slider over all of them, which needs
+        no running kernel.
+    components
+        For ``kind="grid"`` the components to show (all), for ``kind="rgb"`` the three that become red, green and blue
+        (1, 2, 3).
+    kind
+        ``"component"``: one eigenvector over each picture. ``"grid"``: all of them side by side, one picture a row.
+        ``"rgb"``: three at once, on one scale (99th percentile of the magnitudes), grey where all three are zero.
+    opacity
+        From 0, the picture alone, to 1, the eigenvector alone.
+    smooth
+        Interpolate between patch centres. Off by default: patches are what was measured.
+    width
+        Width of each picture on the page, in screen pixels; the height follows from its shape.
+    columns
+        Pictures in a row, where there are several.
+    max_side
+        Longer side to which pictures are reduced, in pixels; None shows them at full resolution.
+
+    Returns
+    -------
+    holoviews.Overlay, holoviews.HoloMap or holoviews.Layout
+        One picture with one component or in RGB is an Overlay, with a slider over components a HoloMap; several
+        pictures, or a grid, are a Layout of these. The eigenvector is the element ``Image`` named ``Eigenvector``.
+
+    Notes
+    -----
+    Colours mean the same in all pictures of an answer that was solved over the dataset; where each picture was solved
+    alone, each has its own scale.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If a picture, component or kind is asked for that does not exist.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> field = np.linspace(-1, 1, 12).reshape(1, 3, 4, 1)
+    >>> eig = xr.Dataset({"eigenvector": (("image", "y", "x", "component"), field)}, {"component": [1]})
+    >>> picture = np.zeros((1, 30, 40, 3), dtype=np.uint8)
+    >>> view = overlay(picture, eig, component=1)
+    >>> view.Eigenvector.I.vdims
+    [Dimension('value'), Dimension('row'), Dimension('column')]
+    """
+    if kind not in KINDS:
+        raise SpectralToolkitError(f"kind={kind!r} is not a kind of overlay: use one of {', '.join(map(repr, KINDS))}.")
+    check_opacity(opacity)
+    chosen = choose_images(eig, image)
+    if not chosen:
+        raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
+    _load_bokeh()
+    shown = shown_pictures(images, eig, chosen, max_side)
+    style = {"opacity": opacity, "smooth": smooth}
+    if kind == "grid":
+        wanted = _checked_components(eig, components)
+        style["width"] = width or _GRID_WIDTH
+        views = [view for picture in shown for view in _draw_components(picture, eig, wanted, **style)]
+        return _layout(views, columns or min(len(wanted), 5))
+    style["width"] = width or (_SINGLE_WIDTH if len(chosen) == 1 else _LAYOUT_WIDTH)
+    if kind == "rgb":
+        three = _checked_components(eig, components or _all_components(eig)[:3])
+        if len(three) != 3:
+            raise SpectralToolkitError(
+                f"components={tuple(three)} cannot be red, green and blue: exactly three are needed"
+                f" (these eigenvectors have {eig.sizes['component']})."
+            )
+        views = [_draw_three(picture, eig, three, **style) for picture in shown]
+    elif component is not None:
+        wanted = _checked_components(eig, [component])
+        views = [_draw_components(picture, eig, wanted, **style)[0] for picture in shown]
+    else:
+        wanted = _all_components(eig)
+        views = [
+            hv.HoloMap(dict(zip(wanted, _draw_components(picture, eig, wanted, **style), strict=True)), "component")
+            for picture in shown
+        ]
+    return views[0] if len(views) == 1 else _layout(views, columns or 3)
+
+
+@functools.cache
+def _load_bokeh() -> None:
+    """Load Bokeh's JavaScript from the installed package, once: from a CDN it would not come on an offline machine.
+
+    Who has called ``hv.extension`` herself keeps what she chose.
+    """
+    loaded = set(hv.Store.renderers)
+    if "bokeh" in loaded and getattr(hv.extension, "_loaded", False):
+        return
+    current = hv.Store.current_backend
+    hv.extension("bokeh", inline=True)
+    if current in loaded:
+        hv.Store.set_current_backend(current)
+
+
+def _all_components(eig: xr.Dataset) -> list[int]:
+    return [int(number) for number in eig.coords["component"].values]
+
+
+def _checked_components(eig: xr.Dataset, components: Sequence[int] | None) -> list[int]:
+    available = _all_components(eig)
+    wanted = available if components is None else list(components)
+    for number in wanted:
+        if number not in available:
+            raise SpectralToolkitError(
+                f"component={number!r} was not computed: these eigenvectors have components {available[0]} to "
+                f"{available[-1]}; ask st.solve for more with n_eigenvectors."
+            )
+    return wanted
+
+
+def colour_limit(eig: xr.Dataset, index: int, component: int) -> float:
+    """End of the colour map for one component: over all images if they were solved as one problem, else of this one."""
+    field = eig["eigenvector"].sel(component=component)
+    joint = eig.attrs.get("scope") == "dataset"
+    return symmetric_limit((field if joint else field.isel(image=index)).values)
+
+
+def _draw_components(
+    shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], *, opacity: float, smooth: bool, width: int
+) -> list[hv.Overlay]:
+    picture = picture_element(shown)
+    above = isolated_elements(eig, shown.index)
+    titles = _even([component_title(eig, shown.index, number, shown.name) for number in components], width)
+    views = []
+    for component, title in zip(components, titles, strict=True):
+        limit = colour_limit(eig, shown.index, component)
+        field = field_element(eig, shown.index, component)
+        if smooth:
+            # The colours are interpolated, the values under the cursor are the ones that were computed.
+            fine = _interpolated(field.dimension_values(2, flat=False), shown)
+            layers = [picture, _smooth_element(fine, limit, opacity), _coloured(field, limit, 0.0)]
+        else:
+            layers = [picture, _coloured(field, limit, opacity)]
+        views.append(_framed(hv.Overlay([*layers, *above]), shown, width, title))
+    return views
+
+
+def _draw_three(
+    shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], *, opacity: float, smooth: bool, width: int
+) -> hv.Overlay:
+    fields = eig["eigenvector"].sel(component=list(components)).transpose("image", "y", "x", "component").values
+    limit = robust_limit(fields if eig.attrs.get("scope") == "dataset" else fields[shown.index])
+    values = fields[shown.index]
+    if smooth:
+        values = np.stack([_interpolated(values[..., channel], shown) for channel in range(3)], axis=-1)
+    colours = _styled(rgb_element(colour_three(values, limit), "Three"), alpha=opacity)
+    names = [f"component {number}" for number in components]
+    hover = _styled(
+        _cells(fields[shown.index], names, "Eigenvectors"),
+        alpha=0.0,
+        colorbar=False,
+        tools=["hover"],
+        hover_tooltips=_tooltips(names),
+    )
+    layers = [picture_element(shown), colours, hover, *isolated_elements(eig, shown.index)]
+    letters = ", ".join(f"{letter} {number}" for letter, number in zip("RGB", components, strict=True))
+    title = f"{shown.name}\n{str(eig.attrs.get('affinity', '')).upper()} components {letters}".strip()
+    return _framed(hv.Overlay(layers), shown, width, title)
+
+
+def picture_element(shown: ShownPicture) -> hv.RGB:
+    """The picture, in the frame of the eigenvectors."""
+    return rgb_element(shown.pixels, "Picture")
+
+
+def rgb_element(colours: np.ndarray, group: str) -> hv.RGB:
+    """uint8 colours, shape (y, x, 3), row 0 at the top, as an element in the frame of the eigenvectors."""
+    ys, xs = (patch_centres(size) for size in colours.shape[:2])
+    return hv.RGB((xs, ys, *np.moveaxis(colours, -1, 0)), kdims=_kdims(), bounds=_BOUNDS, group=group)
+
+
+def field_element(eig: xr.Dataset, index: int, component: int) -> hv.Image:
+    """One eigenvector of one picture, with the row and column of every cell for the cursor."""
+    field = eig["eigenvector"].isel(image=index).sel(component=component).transpose("y", "x").values
+    return _cells(field[..., None], ["value"], "Eigenvector")
+
+
+def _cells(fields: np.ndarray, names: Sequence[str], group: str) -> hv.Image:
+    n_rows, n_columns = fields.shape[:2]
+    row, column = np.mgrid[:n_rows, :n_columns]
+    data = (patch_centres(n_columns), patch_centres(n_rows), *np.moveaxis(fields, -1, 0), row, column)
+    return hv.Image(data, kdims=_kdims(), vdims=[*names, "row", "column"], bounds=_BOUNDS, group=group)
+
+
+def _coloured(field: hv.Image, limit: float, opacity: float) -> hv.Image:
+    return _styled(
+        field,
+        cmap=hex_colours(DIVERGING),
+        clim=(-limit, limit),
+        alpha=opacity,
+        colorbar=True,
+        colorbar_opts={"width": 10, "padding": 4, "bar_line_color": None, "major_label_text_font_size": "8pt"},
+        tools=["hover"],
+        hover_tooltips=_tooltips(["value"]),
+        clipping_colors={"NaN": (0, 0, 0, 0)},
+    )
+
+
+def _tooltips(names: Sequence[str]) -> list[tuple[str, str]]:
+    # HoloViews hands Bokeh the first dimension of an image under the name ``image``.
+    columns = ["image", *(dimension_sanitizer(name) for name in names[1:])]
+    values = [(name, f"@{column}{{0.0000}}") for name, column in zip(names, columns, strict=True)]
+    return [*values, ("cell (row, column)", "@{row}, @{column}"), ("position (y, x)", "$y{0.00}, $x{0.00}")]
+
+
+def _smooth_element(fine: np.ndarray, limit: float, opacity: float) -> hv.RGB:
+    return _styled(rgb_element(colour_field(fine, limit), "Smooth"), alpha=opacity)
+
+
+def _interpolated(field: np.ndarray, shown: ShownPicture) -> np.ndarray:
+    longer = max(1.0, shown.aspect)
+    shape = (round(_SMOOTH_SIDE * shown.aspect / longer), round(_SMOOTH_SIDE / longer))
+    return resize_field(field, (max(shape[0], field.shape[0]), max(shape[1], field.shape[1])))
+
+
+def isolated_elements(eig: xr.Dataset, index: int) -> list[hv.Element]:
+    """Grey and a diagonal over every cell that the affinity joins to nothing; an empty list where there is none."""
+    if "isolated" not in eig:
+        return []
+    mask = eig["isolated"].isel(image=index).transpose("y", "x").values
+    if not mask.any():
+        return []
+    n_rows, n_columns = mask.shape
+    rows, cols = np.nonzero(mask)
+    left, right, top, bottom = cols / n_columns, (cols + 1) / n_columns, rows / n_rows, (rows + 1) / n_rows
+    grey = "#" + bytes(ISOLATED).hex()
+    cells = hv.Rectangles((left, top, right, bottom), kdims=["x", "y", "right", "bottom"], group="Isolated")
+    diagonals = hv.Segments((left, bottom, right, top), kdims=["x", "y", "right", "bottom"], group="Hatching")
+    return [
+        _styled(cells, color=grey, alpha=0.55, line_color=None),
+        _styled(diagonals, color="white", line_width=1.5),
+    ]
+
+
+def _kdims() -> list[hv.Dimension]:
+    return [hv.Dimension("x", range=(0, 1)), hv.Dimension("y", range=(0, 1))]
+
+
+def _framed(view: hv.Overlay, shown: ShownPicture, width: int, title: str) -> hv.Overlay:
+    return _styled(
+        view,
+        frame_width=width,
+        frame_height=max(1, round(width * shown.aspect)),
+        title=title,
+        fontsize={"title": "8pt"},
+        **_FRAME,
+    )
+
+
+def _even(titles: Sequence[str], width: int) -> list[str]:
+    """Titles broken to the width of their figures and of one height, so that neighbours stay in line."""
+    broken = [
+        [part for line in title.split("\n") for part in textwrap.wrap(line, max(20, width // _LETTER_WIDTH))]
+        for title in titles
+    ]
+    n_lines = max([_TITLE_LINES, *map(len, broken)])
+    return ["\n".join(lines + ["\u00a0"] * (n_lines - len(lines))) for lines in broken]
+
+
+def _layout(views: Sequence[Any], columns: int) -> hv.Layout:
+    # Every picture keeps its own colours and cursor: axes of one name would otherwise be linked, and rescaled as one.
+    return _styled(hv.Layout(list(views)).cols(columns), shared_axes=False)
+
+
+def _styled(element: _Styled, **options: Any) -> _Styled:
+    """Options for Bokeh, whatever backend is the current one."""
+    element.opts(backend="bokeh", **options)
+    return element

@@ -1,0 +1,142 @@
+"""Which picture lies under which eigenvector: names matched, the analysed part cut out, shapes as they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from ..errors import SpectralToolkitError
+from ..images import load_images
+from .composite import shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BOX = ("box_top", "box_left", "box_bottom", "box_right")
+
+
+@dataclass(frozen=True)
+class ShownPicture:
+    """The part of a picture that was analysed.
+
+    Attributes
+    ----------
+    name
+        As in the coordinate ``image``.
+    index
+        Position along ``image`` of the eigenvectors.
+    pixels
+        uint8, shape (height, width, 3).
+    aspect
+        Height over width of that part in the original: models often see a picture squashed to a square, and readers
+        should not.
+    """
+
+    name: str
+    index: int
+    pixels: np.ndarray
+    aspect: float
+
+
+def eigenvector_names(eig: xr.Dataset) -> list[str]:
+    """Names of the images of an eigenvector Dataset, numbers as text where it has none."""
+    if "eigenvector" not in getattr(eig, "data_vars", ()):
+        raise SpectralToolkitError(
+            f"A {type(eig).__name__} was given as eigenvectors: expected the Dataset that st.solve returns, "
+            "with a variable 'eigenvector' (image, y, x, component)."
+        )
+    if "image" in eig.coords:
+        return [str(name) for name in eig.coords["image"].values]
+    return [str(index) for index in range(eig.sizes["image"])]
+
+
+def choose_images(eig: xr.Dataset, image: Any = None) -> list[int]:
+    """Positions of the images asked for: None means all, else a name, a position, or several of them."""
+    names = eigenvector_names(eig)
+    if image is None:
+        return list(range(len(names)))
+    wanted = [image] if isinstance(image, str | int | np.integer) else list(image)
+    positions = []
+    for item in wanted:
+        if str(item) in names and not isinstance(item, int | np.integer):
+            positions.append(names.index(str(item)))
+        elif isinstance(item, int | np.integer) and -len(names) <= item < len(names):
+            positions.append(int(item) % len(names))
+        else:
+            raise SpectralToolkitError(
+                f"image={item!r} is none of the {len(names)} images of these eigenvectors: give a position from 0 to "
+                f"{len(names) - 1} or one of the names {_few(names)}."
+            )
+    return positions
+
+
+def shown_pictures(
+    images: Any, eig: xr.Dataset, image: Any = None, max_side: int | None = None
+) -> Iterator[ShownPicture]:
+    """Yield the pictures under the eigenvectors asked for, one at a time.
+
+    Parameters
+    ----------
+    images
+        Whatever `load_images` takes, or a tree of activations that holds pixels. Pictures are found by name where
+        every name of ``eig`` is among theirs, else by position where there are as many as in ``eig``.
+    eig
+        As returned by ``st.solve``.
+    image
+        See `choose_images`.
+    max_side
+        Longer side of the pictures in pixels; None leaves them as they are.
+    """
+    chosen = choose_images(eig, image)
+    names = eigenvector_names(eig)
+    # The pixels of a tree are what the model saw, already cut to the box.
+    already_cut = isinstance(images, xr.DataTree)
+    pictures = load_images(images)
+    available = list(pictures.names)
+    if set(names) <= set(available):
+        order = [available.index(name) for name in names]
+    elif len(available) == len(names):
+        order = list(range(len(names)))
+    else:
+        raise SpectralToolkitError(
+            f"{len(available)} pictures were given ({_few(available)}) for eigenvectors of {len(names)} images "
+            f"({_few(names)}): give the same pictures, or pictures with the same names."
+        )
+    for index in chosen:
+        pixels = np.asarray(pictures[order[index]])
+        box = _box(eig, index)
+        if box is not None and not already_cut:
+            pixels = _cut(pixels, box, eig, index)
+        height, width = pixels.shape[:2] if box is None else (box[2] - box[0], box[3] - box[1])
+        if max_side is not None:
+            pixels = shrink(pixels, max_side)
+        yield ShownPicture(name=names[index], index=index, pixels=pixels, aspect=float(height / width))
+
+
+def _box(eig: xr.Dataset, index: int) -> tuple[float, float, float, float] | None:
+    if any(name not in eig.coords for name in _BOX):
+        return None
+    top, left, bottom, right = (float(eig.coords[name].isel(image=index)) for name in _BOX)
+    return (top, left, bottom, right) if bottom > top and right > left else None
+
+
+def _cut(pixels: np.ndarray, box: tuple[float, float, float, float], eig: xr.Dataset, index: int) -> np.ndarray:
+    """The analysed part; the box counts pixels of the original, of which ``pixels`` may be a smaller copy."""
+    height, width = pixels.shape[:2]
+    vertical, horizontal = (
+        size / float(eig.coords[name].isel(image=index)) if name in eig.coords else 1.0
+        for size, name in ((height, "original_height"), (width, "original_width"))
+    )
+    top, left, bottom, right = (
+        round(edge * scale) for edge, scale in zip(box, (vertical, horizontal) * 2, strict=True)
+    )
+    cut = pixels[max(top, 0) : bottom, max(left, 0) : right]
+    return cut if cut.size else pixels
+
+
+def _few(names: list[str], n_shown: int = 3) -> str:
+    shown = ", ".join(repr(name) for name in names[:n_shown])
+    return shown + (", ..." if len(names) > n_shown else "")

@@ -1,0 +1,216 @@
+"""Overlays are asserted as HoloViews objects: dimensions, ranges, data; the browser test looks at the pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import pytest
+import xarray as xr
+from eigen_fixtures import activations, eigenvectors, pictures
+
+import spectral_toolkit as st
+from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.views.composite import colour_three, robust_limit
+
+
+def option(element, name: str):
+    for group in ("style", "plot"):
+        options = hv.Store.lookup_options("bokeh", element, group).kwargs
+        if name in options:
+            return options[name]
+    raise KeyError(name)
+
+
+def part(view: Any, group: str) -> Any:
+    """The one element of that name in an overlay."""
+    found = [element for element in view if element.group == group]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+@pytest.fixture
+def eig() -> xr.Dataset:
+    return eigenvectors(isolated=((0, 3, 7),))
+
+
+def test_one_component_over_one_picture(eig: xr.Dataset) -> None:
+    view = st.overlay(activations(), eig, image="picture-1", component=2, opacity=0.5)
+    assert isinstance(view, hv.Overlay)
+    field, picture = part(view, "Eigenvector"), part(view, "Picture")
+    assert [dimension.name for dimension in field.dimensions()] == ["x", "y", "value", "row", "column"]
+    expected = eig.eigenvector.sel(image="picture-1", component=2)
+    assert (field.dimension_values("value", flat=False) == expected.values).all()
+    assert np.allclose(field.dimension_values("y", expanded=False), expected.y)
+    right_and_high = field.select(x=(0.9, 1), y=(0, 0.2)).dimension_values("value")
+    assert right_and_high.tolist() == [expected.values[0, -1]]
+    assert (field.dimension_values("row", flat=False)[:, 0] == [0, 1, 2, 3]).all()
+    limit = float(np.abs(expected).max())
+    assert option(field, "clim") == (-limit, limit)
+    assert option(field, "alpha") == 0.5
+    assert option(field, "colorbar")
+    assert field.bounds.lbrt() == picture.bounds.lbrt() == (0, 0, 1, 1)
+    assert picture.interface.shape(picture, gridded=True) == (40, 80)
+    red = picture.dimension_values("R", flat=False)
+    assert red[0, 0] == 220, "row 0 is the top of the picture"
+    assert red[-1, 0] == 40
+
+
+def test_the_frame_is_turned_round_once_and_keeps_the_shape(eig: xr.Dataset) -> None:
+    figure = hv.render(st.overlay(activations(), eig, image=0, component=1, width=300), backend="bokeh")
+    assert (figure.y_range.start, figure.y_range.end) == (1, 0)
+    assert (figure.x_range.start, figure.x_range.end) == (0, 1)
+    assert (figure.frame_width, figure.frame_height) == (300, 150)
+    tooltips = [text for tool in figure.tools if type(tool).__name__ == "HoverTool" for text in tool.tooltips]
+    assert ("value", "@image{0.0000}") in tooltips
+    assert ("cell (row, column)", "@{row}, @{column}") in tooltips
+    assert ("position (y, x)", "$y{0.00}, $x{0.00}") in tooltips
+
+
+def test_a_picture_squashed_for_the_model_is_shown_in_its_own_shape() -> None:
+    squashed = activations(height=64, width=64, original=(40, 80))
+    figure = hv.render(st.overlay(squashed, eigenvectors(), image=0, component=1, width=300), backend="bokeh")
+    assert (figure.frame_width, figure.frame_height) == (300, 150)
+
+
+def test_only_the_analysed_part_of_an_original_is_shown() -> None:
+    eig = eigenvectors()
+    eig = eig.assign_coords(box_left=("image", [40, 40]), box_bottom=("image", [20, 20]))
+    view = st.overlay(pictures(), eig, image=0, component=1)
+    picture = part(view, "Picture")
+    assert picture.interface.shape(picture, gridded=True) == (20, 40)
+    assert (picture.dimension_values("G") == 200).all(), "the top right quarter is green"
+    # The same part, of originals at half size.
+    half = part(st.overlay(pictures(height=20, width=40), eig, image=0, component=1), "Picture")
+    assert half.interface.shape(half, gridded=True) == (10, 20)
+    assert (half.dimension_values("G") == 200).all()
+
+
+def test_all_components_of_one_picture_are_a_slider_without_kernel(eig: xr.Dataset) -> None:
+    view = st.overlay(activations(), eig, image=0)
+    assert isinstance(view, hv.HoloMap)
+    assert not isinstance(view, hv.DynamicMap)
+    assert view.keys() == [1, 2, 3, 4]
+    assert len({id(part(frame, "Picture").data) for frame in view}) == 1, "the picture is kept once"
+
+
+def test_many_pictures_are_a_layout_each_in_its_shape(eig: xr.Dataset) -> None:
+    sizes = [pictures(1, 40, 80)[0], pictures(1, 90, 30)[0]]
+    plain = eig.drop_vars([name for name in eig.coords if str(name).startswith(("box", "original"))])
+    view = st.overlay(sizes, plain, component=1, width=90)
+    assert isinstance(view, hv.Layout)
+    assert len(view) == 2
+    heights = [hv.render(frame, backend="bokeh").frame_height for frame in view]
+    assert heights == [45, 270]
+
+
+def test_grid_holds_every_component_of_every_picture(eig: xr.Dataset) -> None:
+    view = st.overlay(activations(), eig, kind="grid")
+    assert isinstance(view, hv.Layout)
+    assert len(view) == 8
+    assert len(st.overlay(activations(), eig, kind="grid", components=(2, 4), image=1)) == 2
+
+
+@pytest.mark.parametrize("scope", ["image", "dataset"])
+def test_colours_are_shared_where_the_problem_was(scope: str) -> None:
+    eig = eigenvectors(scope=scope)
+    view = st.overlay(activations(), eig, component=1)
+    limits = [option(part(frame, "Eigenvector"), "clim")[1] for frame in view]
+    assert limits == ([2.0, 2.0] if scope == "dataset" else [1.0, 2.0])
+
+
+@pytest.mark.parametrize("scope", ["image", "dataset"])
+def test_three_components_as_red_green_and_blue(scope: str) -> None:
+    eig = eigenvectors(scope=scope)
+    view = st.overlay(activations(), eig, kind="rgb", components=(3, 1, 2), image=0)
+    three = part(view, "Three")
+    colours = np.stack([three.dimension_values(channel, flat=False) for channel in "RGB"], axis=-1)
+    fields = eig.eigenvector.sel(component=[3, 1, 2]).transpose("image", "y", "x", "component").values
+    limit = robust_limit(fields if scope == "dataset" else fields[0])
+    assert (colours == colour_three(fields[0], limit)).all()
+    names = [dimension.name for dimension in part(view, "Eigenvectors").vdims]
+    assert names[:3] == ["component 3", "component 1", "component 2"]
+
+
+def test_smooth_colours_keep_the_values_under_the_cursor(eig: xr.Dataset) -> None:
+    view = st.overlay(activations(), eig, image=0, component=1, smooth=True, opacity=0.6)
+    field, smooth = part(view, "Eigenvector"), part(view, "Smooth")
+    assert field.interface.shape(field, gridded=True) == (4, 8)
+    assert smooth.interface.shape(smooth, gridded=True) == (128, 256)
+    assert (option(field, "alpha"), option(smooth, "alpha")) == (0.0, 0.6)
+    assert part(st.overlay(activations(), eig, image=0, kind="rgb", smooth=True), "Three") is not None
+
+
+def test_isolated_cells_are_covered_and_only_they(eig: xr.Dataset) -> None:
+    first, second = st.overlay(activations(), eig, component=1)
+    cells = part(first, "Isolated").dframe().to_numpy()
+    assert np.allclose(cells, [[7 / 8, 3 / 4, 1, 1]])
+    assert part(second, "Isolated") is None
+
+
+def test_title_says_what_to_believe(eig: xr.Dataset) -> None:
+    eig["converged"][0, 3] = False
+    title = option(st.overlay(activations(), eig, image=0, component=4), "title").replace("\n", " ")
+    for words in ("picture-0", "QK component 4", "λ = 0.1836", "residual 3e-09", "not converged", "apart from 3"):
+        assert words in title
+    assert "1 isolated cell" in title
+    calm = option(st.overlay(activations(), eig, image=1, component=1), "title")
+    assert "converged" not in calm
+
+
+def test_pictures_are_found_by_name_or_else_by_position(eig: xr.Dataset) -> None:
+    dark, light = np.zeros((2, 4, 8, 3), np.uint8), np.full((2, 4, 8, 3), 255, np.uint8)
+    named = xr.DataArray(
+        np.concatenate([light[:1], dark[:1], dark[:1]]),
+        dims=("image", "y_px", "x_px", "rgb"),
+        coords={"image": ["picture-1", "picture-0", "other"]},
+    )
+    bare = eig.drop_vars([name for name in eig.coords if str(name).startswith(("box", "original"))])
+    by_name = part(st.overlay(named, bare, image="picture-1", component=1), "Picture")
+    assert (by_name.dimension_values("R") == 255).all()
+    renamed = named[:2].assign_coords(image=["a", "b"])
+    by_position = part(st.overlay(renamed, bare, image="picture-1", component=1), "Picture")
+    assert (by_position.dimension_values("R") == 0).all()
+    with pytest.raises(SpectralToolkitError, match="1 pictures were given"):
+        st.overlay(dark[:1], eig)
+
+
+def test_a_single_cell_and_a_single_column() -> None:
+    for grid in ((1, 1), (3, 1), (1, 3)):
+        eig = eigenvectors(grid=grid, n_images=1)
+        field = part(st.overlay(activations(1), eig, image=0, component=1), "Eigenvector")
+        assert field.interface.shape(field, gridded=True) == grid
+        assert field.bounds.lbrt() == (0, 0, 1, 1)
+
+
+def test_max_side_limits_the_picture(eig: xr.Dataset) -> None:
+    picture = part(st.overlay(activations(), eig, image=0, component=1, max_side=20), "Picture")
+    assert picture.interface.shape(picture, gridded=True) == (10, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "heat"}, "kind='heat' is not a kind"),
+        ({"component": 0}, "component=0 was not computed"),
+        ({"component": 5}, "components 1 to 4"),
+        ({"image": 7}, "image=7 is none of the 2 images"),
+        ({"image": "cat"}, "image='cat' is none"),
+        ({"image": []}, "asks for no picture"),
+        ({"opacity": 2}, "opacity=2 is out of range"),
+        ({"kind": "rgb", "components": (1, 2)}, "cannot be red, green and blue"),
+    ],
+)
+def test_impossible_requests_are_refused_in_one_sentence(eig: xr.Dataset, arguments: dict, message: str) -> None:
+    with pytest.raises(SpectralToolkitError, match=message):
+        st.overlay(activations(), eig, **arguments)
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(SpectralToolkitError, match="expected the Dataset"):
+        st.overlay(activations(), xr.Dataset())
+    tree = activations()
+    del tree["pixels"]
+    with pytest.raises(SpectralToolkitError, match="pixels"):
+        st.overlay(tree, eigenvectors())
