@@ -112,7 +112,7 @@ def test_every_own_error_is_explained(repository: Path) -> None:
 
 
 def test_explained_messages_are_those_of_the_code(repository: Path) -> None:
-    """What stands in the first column of docs/errors.md occurs in the package, but for the parts filled in at run time."""
+    """The first column of docs/errors.md quotes the fixed parts of messages."""
     spoken = []
     for path in (repository / "spectral_toolkit").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
