@@ -78,7 +78,7 @@ def demo(
     seconds: dict[str, float] = {}
     for kind in ("qk", "vv"):
         started = perf_counter()
-        solved[kind] = solve(affinity(activations, kind), seed=seed)
+        solved[kind] = solve(affinity(activations, kind, device=device), seed=seed)
         seconds[kind] = perf_counter() - started
 
     _write_store(xr.DataTree.from_dict(dict(solved)), store)
@@ -155,7 +155,9 @@ def solve(
     import spectral_toolkit as st
 
     _refuse_foreign(out, overwrite=overwrite)
-    graph = st.affinity(_open_activations(activations), affinity, kernel=kernel, heads=heads, scope=scope)
+    graph = st.affinity(
+        _open_activations(activations), affinity, kernel=kernel, heads=heads, scope=scope, device=device
+    )
     eigenvectors = st.solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed)
     _write_store(eigenvectors, out)
     typer.echo(f"{_summary(eigenvectors)}; {float(eigenvectors.attrs['seconds']):.2f} s -> {out.resolve()}")
@@ -304,9 +306,8 @@ def _write_store(result: xr.Dataset | xr.DataTree, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    for leftover in (partial,):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    if partial.exists():
+        shutil.rmtree(partial)
     with warnings.catch_warnings():
         # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its specification.
         warnings.filterwarnings("ignore", module="zarr")

@@ -128,7 +128,7 @@ def test_capture_then_solve(tiny_model: str, photos: Path, tmp_path: Path, capsy
     expected = st.solve(st.affinity(tree, "qk", kernel="softmax"), 3)
     np.testing.assert_allclose(stored["eigenvalue"], expected["eigenvalue"], rtol=1e-6)
     assert stored.attrs["affinity"] == "qk"
-    assert stored["image"].values.tolist() == tree["image"].values.tolist()
+    assert list(stored.coords["image"].values) == list(tree.coords["image"].values)
 
 
 def test_globs_that_the_shell_expanded_are_taken_too(
@@ -192,7 +192,7 @@ def test_report(tiny_model: str, photos: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_demo_writes_both_results_and_says_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    answers = []
+    answers, text = [], ""
     for _ in range(2):  # the second run replaces the first, with the same numbers
         assert main(["demo", "--out", str(tmp_path / "out"), "--n-images", "2", "--device", "cpu"]) == 0
         text = capsys.readouterr().out

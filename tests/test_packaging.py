@@ -104,7 +104,7 @@ def test_every_dependency_says_why(repository: Path) -> None:
 
 def third_party(paths: list[Path]) -> set[str]:
     """Distributions that files import at any depth, under their names on the package index."""
-    modules = set()
+    modules: set[str] = set()
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -112,11 +112,12 @@ def third_party(paths: list[Path]) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 modules.add(node.module.split(".")[0])
     local = {"spectral_toolkit", "benchmarks", *(path.stem for path in paths), *(path.parent.name for path in paths)}
-    return {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in modules - set(sys.stdlib_module_names) - local}
+    foreign = modules - set(sys.stdlib_module_names) - local
+    return {str(canonicalize_name(DISTRIBUTIONS.get(name, name))) for name in foreign}
 
 
 def names_of(entries: list[str]) -> set[str]:
-    return {canonicalize_name(Requirement(entry).name) for entry in entries}
+    return {str(canonicalize_name(Requirement(entry).name)) for entry in entries}
 
 
 def test_imports_are_declared_and_declarations_are_imported(repository: Path, project: dict) -> None:
