@@ -148,9 +148,10 @@ def _isolated(eig: xr.Dataset) -> list[Statement]:
 def _outlying_tokens(eig: xr.Dataset, activations: xr.DataTree) -> list[Statement]:
     worst_layer, worst_count, worst_share = "", 0, 0.0
     for name in layer_names(activations):
-        if "token" not in activations[name].data_vars:
+        variables = activations.children[name].dataset
+        if "token" not in variables:
             continue
-        mask = outlying_tokens(activations[name]["token"].sel(image=str(eig["image"].values)))
+        mask = outlying_tokens(variables["token"].sel(image=str(eig["image"].values)))
         count = int(mask.sum())
         if count > worst_count:
             worst_layer, worst_count, worst_share = name, count, count / mask.size
@@ -159,7 +160,7 @@ def _outlying_tokens(eig: xr.Dataset, activations: xr.DataTree) -> list[Statemen
     return [
         Statement(
             "warning",
-            f"{worst_count} tokens ({worst_share:.0%}) of layer {worst_layer} have outlying norms (Darcet et al. 2024); "
+            f"{worst_count} tokens ({worst_share:.0%}) of layer {worst_layer} have outlying norms (Darcet et al. 2024): "
             "an eigenvector that singles them out shows an artefact.",
         )
     ]
@@ -185,10 +186,10 @@ def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
     >>> int(outlying_tokens(xr.DataArray(values, dims=("y", "x", "feature"))).sum())
     1
     """
-    norm = np.sqrt((token.astype(float) ** 2).sum("feature"))
-    median = norm.median()
-    spread = 1.4826 * abs(norm - median).median()
-    return norm > median + OUTLYING_NORM * spread.clip(min=1e-6 * median + 1e-300)
+    norm = (token.astype(float) ** 2).sum("feature") ** 0.5
+    median = float(norm.median())
+    spread = 1.4826 * float(abs(norm - median).median())
+    return norm > median + OUTLYING_NORM * max(spread, 1e-6 * median)
 
 
 def _listed(numbers: list[int]) -> str:

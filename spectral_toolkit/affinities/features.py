@@ -83,7 +83,7 @@ def read_features(
     ActivationsError
         If a quantity is missing, has other dimensions than the data model's, or holds NaN or infinity.
     """
-    node = activations[layer]
+    node = activations.children[layer]
     left_name, right_name = KINDS[kind]
     left_values = _variable(node, layer, left_name, kind)
     left = _patches(activations, left_values, layer, images, device)
@@ -106,11 +106,11 @@ def read_features(
         )
     special = None
     if f"special_{right_name}" in node.data_vars and node.sizes.get("special", 0) > 0:
-        values = node[f"special_{right_name}"].transpose("image", "head", "special", "channel")
+        values = node.dataset[f"special_{right_name}"].transpose("image", "head", "special", "channel")
         special = _tensor(activations, values, layer, images, device)
     bias = None
     if "attention_bias" in node.data_vars:
-        values = np.asarray(node["attention_bias"].transpose("head", "query_token", "key_token").values)
+        values = np.asarray(node.dataset["attention_bias"].transpose("head", "query_token", "key_token").values)
         bias = torch.as_tensor(values).to(device=device, dtype=left.dtype)
     return LayerFeatures(layer, grid, left, right, special, float(node.attrs["scale"]), bias)
 
@@ -123,7 +123,7 @@ def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArr
             f"Affinity {kind!r} needs {name!r} of layer {layer!r}, which holds {present}: capture it with "
             f"quantities=(..., {name!r}) or choose another kind."
         )
-    variable = node[name]
+    variable = node.dataset[name]
     if set(variable.dims) != set(expected):
         raise ActivationsError(
             f"{name!r} of layer {layer!r} has dimensions {tuple(map(str, variable.dims))}; expected {expected}."

@@ -57,6 +57,9 @@ class LayerGraph:
         One non-negative weight per entry of ``layers``.
     images : tuple of str
         Names of the images.
+    subspaces : dict
+        Room for solvers: per batch of images and grid, the eigenvalues of the last answer and the subspace it was
+        found in, which holds more than the answer and makes a warm start from that answer quicker.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class LayerGraph:
         self.images = tuple(image_names(activations))
         self._weights = _resolve_weights(weights, self.members, {member.name: 1.0 for member in self.members})
         self._cache: dict[tuple[str, int, int], Operator] = {}
+        self.subspaces: dict[tuple[int, int, Grid], tuple[np.ndarray, torch.Tensor]] = {}
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -103,7 +107,7 @@ class LayerGraph:
             If a name is unknown, or a weight is negative, NaN or infinite.
         """
         other = copy.copy(self)
-        start = {name: 1.0 for name in self._weights} if weights is None else self._weights
+        start = dict.fromkeys(self._weights, 1.0) if weights is None else self._weights
         other._weights = _resolve_weights(weights, self.members, start)
         return other
 
@@ -194,7 +198,7 @@ def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, hea
     """The members of a graph, from shapes alone."""
     members = []
     for layer in layers:
-        grid, n_heads, channels = layer_shape(activations[layer], layer, kind)
+        grid, n_heads, channels = layer_shape(activations.children[layer], layer, kind)
         sides = 1 if kind in ("vv", "kk", "qq", "token") else 2
         if heads == "mean":
             members.append(Member(layer, layer, None, grid, sides * (1 + n_heads * channels)))
@@ -220,8 +224,8 @@ def _resolve_weights(weights: Weights, members: Sequence[Member], start: Mapping
     values = list(np.atleast_1d(np.asarray(weights)))
     if len(values) != len(members):
         raise AffinityError(
-            f"weights has {len(values)} entries but the graph has {len(members)} layers: give one weight per layer, or a "
-            "mapping from names to weights."
+            f"weights has {len(values)} entries but the graph has {len(members)} layers: give one weight per layer, "
+            "or a mapping from names to weights."
         )
     return {member.name: _checked_weight(member.name, value) for member, value in zip(members, values, strict=True)}
 

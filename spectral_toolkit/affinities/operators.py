@@ -6,7 +6,7 @@ All are symmetric and non-negative, and offer the same four things: ``matmul``, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ TILE_ELEMENTS = 2**24
 """Elements of the largest intermediate tile (64 MiB in float32)."""
 
 
+@runtime_checkable
 class Operator(Protocol):
     """What a solver may ask of a layer's affinity W, shape (images, n, n)."""
 
@@ -45,7 +46,8 @@ class DenseOperator:
     @classmethod
     def from_rows(cls, rows: Rows, n: int, images: int, *, symmetric: bool) -> DenseOperator:
         matrix = dense_from_rows(rows, n, images)
-        if not symmetric:
+        # Products of a matrix with its own transpose are symmetric but for rounding, not worth a pass at large n.
+        if not symmetric or n <= 4096:
             symmetrise_(matrix)
         return cls(matrix)
 

@@ -150,8 +150,8 @@ class JointPencil:
         if bool((total <= 0).any()):
             image = self.graph.images[self.images.indices(len(self.graph.images))[0] + int(total.argmin())]
             raise AffinityError(
-                f"Layer {member.name!r} ties no patches together in image {image!r} (its total degree is 0): set its weight "
-                "to 0, lower the threshold, or use another kernel."
+                f"Layer {member.name!r} ties no patches together in image {image!r} (its total degree is 0): set its "
+                "weight to 0, lower the threshold, or use another kernel."
             )
         return self.n / total
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -42,7 +43,7 @@ def default_kernel(kind: str) -> str:
     return "softmax" if kind == "qk" else "cosine"
 
 
-def check_combination(kind: str, kernel: str | None, heads: str, scope: str, options: dict[str, object]) -> str:
+def check_combination(kind: str, kernel: str | None, heads: str, scope: str, options: Mapping[str, object]) -> str:
     """The kernel to use; raises one sentence if the combination does not exist.
 
     Examples

@@ -11,7 +11,7 @@ from ..affinities.layer_graph import LayerGraph
 from ..affinities.pencil import base_grid
 from ..affinities.resampling import Grid
 from ..errors import SolverError
-from .answer import assemble, starting_columns
+from .answer import assemble, warm_start
 
 METHODS: dict[str, str] = {"exact": "exact"}
 """Method name to the module of this package that offers ``solve_images``."""
@@ -60,10 +60,10 @@ def solve(
     Returns
     -------
     xarray.Dataset
-        ``eigenvector (image, y, x, component)``; ``eigenvalue`` in [0, 2], ``residual``, ``converged``, ``eigengap`` (to the
-        next eigenvalue), ``degenerate_group`` (components of one group cannot be told apart: their eigenvalues differ by
-        less than 1e-3 relative), all (image, component); ``layer_share (image, component, layer)``, which sums to the
-        eigenvalue; ``layer_mass (image, component, layer)``, which sums to 1; ``layer_weight (layer)``;
+        ``eigenvector (image, y, x, component)``; ``eigenvalue`` in [0, 2], ``residual``, ``converged``, ``eigengap``
+        (to the next eigenvalue), ``degenerate_group`` (components of one group cannot be told apart: their eigenvalues
+        differ by less than 1e-3 relative), all (image, component); ``layer_share (image, component, layer)``, which
+        sums to the eigenvalue; ``layer_mass (image, component, layer)``, which sums to 1; ``layer_weight (layer)``;
         ``isolated (image, y, x)``, cells no affinity reaches, interpolated from their neighbours.
 
         Sign: the smaller side is positive, i.e. the third moment over the cells is not negative; where it vanishes, the
@@ -105,7 +105,7 @@ def solve(
                 images,
                 int(n_eigenvectors),
                 grid=solved_on,
-                start=starting_columns(start, graph, images, solved_on),
+                start=warm_start(start, graph, images, solved_on),
                 tolerance=tolerance,
                 seed=seed,
             )

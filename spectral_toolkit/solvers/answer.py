@@ -14,7 +14,7 @@ from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid, Resampling
 from ..affinities.table import KERNELS
 from ..errors import SolverError
-from .spectrum import Spectrum
+from .spectrum import Spectrum, WarmStart
 
 DEGENERATE_GAP = 1e-3
 """Eigenvalues closer than this, relatively, span a subspace whose vectors are arbitrary."""
@@ -126,8 +126,8 @@ def degenerate_groups(eigenvalue: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(eigenvalue[..., :1], dtype=int), np.cumsum(apart, axis=-1)], axis=-1)
 
 
-def starting_columns(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid: Grid) -> Tensor | None:
-    """Eigenvectors of an earlier answer as columns (images, n, k) on ``grid``, or None.
+def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid: Grid) -> WarmStart | None:
+    """An earlier answer on ``grid``, or None.
 
     Raises
     ------
@@ -138,12 +138,12 @@ def starting_columns(start: xr.Dataset | None, graph: LayerGraph, images: slice,
         return None
     if not isinstance(start, xr.Dataset) or "eigenvector" not in start:
         raise SolverError(
-            f"start is a {type(start).__name__} without 'eigenvector': give the Dataset of an earlier st.solve, or None."
+            f"start is a {type(start).__name__} without 'eigenvector': give the Dataset of an earlier st.solve or None."
         )
     if "image" not in start.eigenvector.dims or tuple(map(str, start["image"].values)) != graph.images:
         raise SolverError(
-            "start was solved for other images than this graph's: give an answer for the same images in the same order, "
-            "or None."
+            "start was solved for other images than this graph's: give an answer for the same images in the same "
+            "order, or None."
         )
     vectors = start["eigenvector"].isel(image=images).transpose("image", "y", "x", "component")
     values = np.array(vectors.values, dtype=np.float64)
@@ -151,7 +151,8 @@ def starting_columns(start: xr.Dataset | None, graph: LayerGraph, images: slice,
         raise SolverError("start holds NaN or infinity: give an answer of st.solve as it was returned, or None.")
     dtype = torch.float32 if graph.device.type == "mps" else torch.float64
     columns = torch.as_tensor(values).flatten(1, 2).to(device=graph.device, dtype=dtype)
-    return Resampling((vectors.sizes["y"], vectors.sizes["x"]), grid)(columns)
+    columns = Resampling((vectors.sizes["y"], vectors.sizes["x"]), grid)(columns)
+    return WarmStart(columns, start["eigenvalue"].isel(image=images).values)
 
 
 def _without_matrix(graph: LayerGraph) -> list[str]:

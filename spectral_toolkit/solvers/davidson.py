@@ -34,6 +34,7 @@ class RitzPairs:
     vectors: Float[Tensor, "images n k"]
     residual: Float[Tensor, "images k"]
     iterations: int
+    subspace: Float[Tensor, "images n m"] | None = None
 
 
 def smallest_block(k: int) -> int:
@@ -72,52 +73,103 @@ def block_davidson(
         Residuals tell whether they converged: nothing is raised here.
     """
     block = smallest_block(k)
-    free = pencil.free[..., None]
+    constant = _Subspace.empty(pencil, 1)
     one = pencil.constant()
     mass_one = pencil.mass_matmul(one)
     norm = (one * mass_one).sum(dim=1, keepdim=True).rsqrt()
-    basis, mass_basis = one * norm, mass_one * norm
+    constant.append(one * norm, mass_one * norm, mass_one * norm)
 
     columns = _random(pencil, block, generator)
     if start is None:
         # One product smooths the random start, which is cheaper than a step of the iteration.
         columns = pencil.precondition(pencil.affinity_matmul(columns, exact=exact))
     else:
-        given = start.to(columns)[..., : block - N_GUARD] * free
-        columns[..., : given.shape[2]] = given
-    vectors, mass = _orthonormalise(pencil, columns, basis, mass_basis, generator)
-    images = pencil.affinity_matmul(vectors, exact=exact)
+        given = start.to(columns)[..., : KEPT * block] * pencil.free[..., None]
+        columns = torch.cat([given, columns[..., : max(N_GUARD, block - given.shape[2])]], dim=2)
+    subspace = _Subspace.empty(pencil, WIDTH * block)
+    new, mass_new = _orthonormalise(pencil, columns, (constant,), generator)
+    subspace.append(new, mass_new, pencil.affinity_matmul(new, exact=exact))
 
+    # The last pair only tells the eigengap: its eigenvalue is as good as the square of its residual.
+    limits = torch.full((k,), tolerance, dtype=pencil.dtype, device=one.device)
+    limits[-1] = max(tolerance, min(1e-3, tolerance**0.5))
     iteration = 0
     needed = MIN_ITERATIONS if start is not None else 0
     while True:
-        small = vectors.transpose(-1, -2) @ images
-        mu, rotation = torch.linalg.eigh((small + small.transpose(-1, -2)) / 2)
-        mu, rotation = mu.flip(-1), rotation.flip(-1)
+        mu, rotation = subspace.ritz()
         best = rotation[..., :block]
-        ritz_mass, ritz_image = mass @ best, images @ best
-        residuals = ritz_image - mu[:, None, :block] * ritz_mass
+        ritz_mass = subspace.mass @ best
+        residuals = subspace.image @ best - mu[:, None, :block] * ritz_mass
         size = residuals.norm(dim=1) / ritz_mass.norm(dim=1)
-        open_pairs = size[:, :k] > tolerance
+        open_pairs = size[:, :k] > limits
         if (not open_pairs.any() and iteration >= needed) or iteration >= max_iterations:
-            return RitzPairs(mu[:, :k], vectors @ best[..., :k], size[:, :k], iteration)
+            kept = subspace.vectors @ rotation[..., : KEPT * block]
+            return RitzPairs(mu[:, :k], kept[..., :k], size[:, :k], iteration, kept)
         iteration += 1
-        if vectors.shape[2] + block > WIDTH * block:
-            kept = rotation[..., : KEPT * block]
-            vectors, mass, images = vectors @ kept, mass @ kept, images @ kept
+        if subspace.width + block > WIDTH * block:
+            subspace.restart(mu, rotation, KEPT * block)
         chosen = _columns_to_expand(size, open_pairs, guard=iteration <= needed)
-        new = torch.take_along_dim(residuals / size.clamp_min(1e-300)[:, None, :], chosen[:, None, :], dim=2)
-        new = pencil.precondition(new) * free
-        new, mass_new = _orthonormalise(
-            pencil,
-            new,
-            torch.cat([basis, vectors], dim=2),
-            torch.cat([mass_basis, mass], dim=2),
-            generator,
+        new = torch.take_along_dim(
+            residuals / size.clamp_min(torch.finfo(size.dtype).tiny)[:, None, :], chosen[:, None, :], dim=2
         )
-        vectors = torch.cat([vectors, new], dim=2)
-        mass = torch.cat([mass, mass_new], dim=2)
-        images = torch.cat([images, pencil.affinity_matmul(new, exact=exact)], dim=2)
+        new = pencil.precondition(new)
+        new, mass_new = _orthonormalise(pencil, new, (constant, subspace), generator)
+        subspace.append(new, mass_new, pencil.affinity_matmul(new, exact=exact))
+
+
+class _Subspace:
+    """A B-orthonormal basis V with B V, W V and V' W V, growing in place inside buffers of fixed width."""
+
+    def __init__(self, buffers: Tensor, projected: Tensor) -> None:
+        self._buffers = buffers
+        self._projected = projected
+        self.width = 0
+
+    @classmethod
+    def empty(cls, pencil: JointPencil, width: int) -> _Subspace:
+        where = {"dtype": pencil.dtype, "device": pencil.graph.device}
+        return cls(
+            torch.empty(3, pencil.n_images, pencil.n, width, **where),
+            torch.empty(pencil.n_images, width, width, **where),
+        )
+
+    @property
+    def vectors(self) -> Float[Tensor, "images n m"]:
+        return self._buffers[0, :, :, : self.width]
+
+    @property
+    def mass(self) -> Float[Tensor, "images n m"]:
+        return self._buffers[1, :, :, : self.width]
+
+    @property
+    def image(self) -> Float[Tensor, "images n m"]:
+        return self._buffers[2, :, :, : self.width]
+
+    def append(
+        self,
+        vectors: Float[Tensor, "images n k"],
+        mass: Float[Tensor, "images n k"],
+        image: Float[Tensor, "images n k"],
+    ) -> None:
+        begin, end = self.width, self.width + vectors.shape[2]
+        for buffer, values in zip(self._buffers, (vectors, mass, image), strict=True):
+            buffer[:, :, begin:end] = values
+        self.width = end
+        self._projected[:, :end, begin:end] = self.vectors.transpose(-1, -2) @ image
+        self._projected[:, begin:end, :begin] = self._projected[:, :begin, begin:end].transpose(-1, -2)
+
+    def ritz(self) -> tuple[Float[Tensor, "images m"], Float[Tensor, "images m m"]]:
+        """Ritz values, descending, and the rotation to their vectors."""
+        projected = self._projected[:, : self.width, : self.width]
+        mu, rotation = torch.linalg.eigh((projected + projected.transpose(-1, -2)) / 2)
+        return mu.flip(-1), rotation.flip(-1)
+
+    def restart(self, mu: Tensor, rotation: Tensor, width: int) -> None:
+        """Keep the best ``width`` Ritz vectors only."""
+        for buffer in self._buffers:
+            buffer[:, :, :width] = buffer[:, :, : self.width] @ rotation[..., :width]
+        self._projected[:, :width, :width] = torch.diag_embed(mu[:, :width])
+        self.width = width
 
 
 def _columns_to_expand(
@@ -141,29 +193,31 @@ def _random(pencil: JointPencil, columns: int, generator: torch.Generator) -> Te
 def _orthonormalise(
     pencil: JointPencil,
     new: Float[Tensor, "images n k"],
-    basis: Float[Tensor, "images n m"],
-    mass_basis: Float[Tensor, "images n m"],
+    against: tuple[_Subspace, ...],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Make ``new`` B-orthonormal and B-orthogonal to ``basis``; columns that vanish become random ones.
+    """Make ``new`` B-orthonormal and B-orthogonal to the subspaces; columns that vanish become random ones.
 
-    Twice is enough where nothing vanishes (Giraud et al. 2005); what vanishes gets another round.
+    Twice is enough where nothing vanishes (Giraud et al. 2005); what vanishes starts another two rounds.
     """
-    rounds = 2
-    while rounds:
-        rounds -= 1
-        new = new - basis @ (mass_basis.transpose(-1, -2) @ new)
+    limits = torch.finfo(new.dtype)
+    settled = 0
+    while True:
+        for subspace in against:
+            new = new - subspace.vectors @ (subspace.mass.transpose(-1, -2) @ new)
         mass_new = pencil.mass_matmul(new)
         gram = new.transpose(-1, -2) @ mass_new
         gram = (gram + gram.transpose(-1, -2)) / 2
         length = gram.diagonal(dim1=1, dim2=2)
-        scale = torch.where(length > 0, length.clamp_min(1e-300).rsqrt(), 0.0)
+        scale = torch.where(length > 0, length.clamp_min(limits.tiny).rsqrt(), 0.0)
         theta, rotation = torch.linalg.eigh(scale[:, :, None] * gram * scale[:, None, :])
-        floor = 1e-14 * theta[:, -1:].clamp_min(1e-300)
-        lost = theta <= floor
-        turn = scale[:, :, None] * rotation * theta.clamp_min(1e-300).rsqrt().masked_fill(lost, 0.0)[:, None, :]
+        lost = theta <= 100 * limits.eps * theta[:, -1:].clamp_min(limits.tiny)
+        turn = scale[:, :, None] * rotation * theta.clamp_min(limits.tiny).rsqrt().masked_fill(lost, 0.0)[:, None, :]
         new, mass_new = new @ turn, mass_new @ turn
-        if bool(lost.any()):
-            new = torch.where(lost[:, None, :], _random(pencil, new.shape[2], generator), new)
-            rounds = 2
-    return new, mass_new
+        if not bool(lost.any()):
+            settled += 1
+            if settled == 2:
+                return new, mass_new
+            continue
+        new = torch.where(lost[:, None, :], _random(pencil, new.shape[2], generator), new)
+        settled = 0

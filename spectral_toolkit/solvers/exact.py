@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ..affinities.layer_graph import LayerGraph
@@ -14,7 +14,7 @@ from ..affinities.resampling import Grid
 from ..errors import SolverError
 from .davidson import WIDTH, RitzPairs, block_davidson, smallest_block
 from .dense import dense_pairs
-from .spectrum import Spectrum
+from .spectrum import Spectrum, WarmStart
 
 DENSE_CELLS = 400
 """Grids up to this size are solved densely: below it, LAPACK beats any iteration (benchmarks/)."""
@@ -30,7 +30,7 @@ def solve_images(
     n_eigenvectors: int,
     *,
     grid: Grid,
-    start: Float[Tensor, "images n columns"] | None,
+    start: WarmStart | None,
     tolerance: float,
     seed: int,
 ) -> Spectrum:
@@ -48,7 +48,7 @@ def solve_images(
         pairs, solver = dense_pairs(pencil, n_pairs), "dense"
     else:
         solver = "davidson"
-        pencil, pairs = _iterate(pencil, n_pairs, start, tolerance, seed, notes)
+        pencil, pairs = _iterate(pencil, n_pairs, _remembered(pencil, start), tolerance, seed, notes)
         if bool((pairs.residual[:, :n_eigenvectors] > tolerance).any()) and n <= FALLBACK_CELLS:
             notes.append(
                 f"The iteration stopped at residual {float(pairs.residual[:, :n_eigenvectors].max()):.1e} after "
@@ -56,7 +56,25 @@ def solve_images(
             )
             pencil = pencil if pencil.exact else JointPencil(graph, images, grid, exact=True)
             pairs, solver = dense_pairs(pencil, n_pairs), "dense"
-    return _spectrum(pencil, pairs, n_eigenvectors, solver, notes)
+    spectrum = _spectrum(pencil, pairs, n_eigenvectors, solver, notes)
+    if pairs.subspace is not None:
+        graph.subspaces[_place(pencil)] = (spectrum.eigenvalue.cpu().numpy(), pairs.subspace)
+    return spectrum
+
+
+def _place(pencil: JointPencil) -> tuple[int, int, Grid]:
+    first, last, _ = pencil.images.indices(len(pencil.graph.images))
+    return first, last, pencil.grid
+
+
+def _remembered(pencil: JointPencil, start: WarmStart | None) -> Tensor | None:
+    """Columns to begin with: the whole subspace ``start`` was found in if this graph found it, else its vectors."""
+    if start is None:
+        return None
+    eigenvalue, subspace = pencil.graph.subspaces.get(_place(pencil), (None, None))
+    if subspace is not None and np.array_equal(eigenvalue, start.eigenvalue):
+        return subspace
+    return start.columns
 
 
 def _iterate(
@@ -74,13 +92,13 @@ def _iterate(
         exact=False,
         max_iterations=300 if fast == tolerance else 40,
     )
-    if fast == tolerance and bool((pairs.residual <= tolerance).all()):
+    if fast == tolerance and bool((pairs.residual[:, :-1] <= tolerance).all()):
         return pencil, pairs
     if fast == tolerance:
         notes.append("Products in single precision did not reach the tolerance; went on in double precision.")
     if not pencil.exact:
         pencil = JointPencil(pencil.graph, pencil.images, pencil.grid, exact=True)
-    exact = block_davidson(pencil, n_pairs, start=pairs.vectors, tolerance=tolerance, generator=generator, exact=True)
+    exact = block_davidson(pencil, n_pairs, start=pairs.subspace, tolerance=tolerance, generator=generator, exact=True)
     exact.iterations += pairs.iterations
     return pencil, exact
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -25,3 +26,11 @@ class Spectrum:
     iterations: int
     solver: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass
+class WarmStart:
+    """An earlier answer for the same images: its eigenvectors on the base grid, and its eigenvalues as given."""
+
+    columns: Float[Tensor, "images n k"]
+    eigenvalue: np.ndarray

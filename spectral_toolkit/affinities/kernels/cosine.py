@@ -25,7 +25,7 @@ def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
         total = None
         for head in range(n_heads):
             similarity = left[:, head, start:stop] @ right[:, head].transpose(-1, -2)
-            functional.threshold_(similarity, threshold, 0.0)
+            functional.threshold(similarity, threshold, 0.0, inplace=True)
             total = similarity if total is None else total.add_(similarity)
         assert total is not None
         return total if n_heads == 1 else total.div_(n_heads)

@@ -1,0 +1,216 @@
+"""Affinities against their slow twins, the table of what exists, and every refusal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st_
+from tree_factory import make_tree
+
+import spectral_toolkit as st
+from spectral_toolkit.affinities import KERNELS
+from spectral_toolkit.affinities.operators import DenseOperator, LowRankOperator, TiledOperator, symmetrise_
+from spectral_toolkit.affinities.resampling import Resampling
+from spectral_toolkit.errors import ActivationsError, AffinityError
+
+COMBINATIONS = [(kind, kernel) for kernel, line in KERNELS.items() for kind in line.kinds]
+
+
+@pytest.mark.parametrize(("kind", "kernel"), COMBINATIONS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("special", [0, 2])
+def test_every_combination_equals_its_slow_twin(kind, kernel, dtype, special):
+    tree = make_tree([(3, 5), (2, 2)], special=special, bias=special > 0, images=2, dtype=dtype)
+    graph = st.affinity(tree, kind, kernel=kernel, device="cpu")
+    for image in range(2):
+        for name, matrix in graph.to_dense(image).items():
+            expected = reference.affinity_matrix(tree[name], kind, kernel, image)
+            np.testing.assert_allclose(matrix, expected, rtol=0, atol=1e-12 if dtype == "float64" else 3e-6)
+            assert (matrix >= 0).all()
+            np.testing.assert_array_equal(matrix, matrix.T)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernel", "options"),
+    [
+        ("vv", "cosine", {"threshold": 0.4}),
+        ("kk", "rbf", {"bandwidth": 1.5}),
+        ("qk", "softmax", {"steps": 3}),
+        ("qq", "shifted_cosine", {"steps": 2}),
+    ],
+)
+def test_options_equal_their_slow_twin(kind, kernel, options):
+    tree = make_tree([(3, 4)])
+    matrix = st.affinity(tree, kind, kernel=kernel, device="cpu", **options).to_dense()["block.0"]
+    np.testing.assert_allclose(
+        matrix, reference.affinity_matrix(tree["block.0"], kind, kernel, 0, **options), atol=1e-12
+    )
+
+
+def test_heads_each_is_one_layer_a_head_and_averages_to_the_mean():
+    tree = make_tree([(3, 4)], heads=3, special=1)
+    each = st.affinity(tree, "qk", heads="each", device="cpu")
+    assert each.layers == ("block.0[0]", "block.0[1]", "block.0[2]")
+    mean = st.affinity(tree, "qk", device="cpu").to_dense()["block.0"]
+    np.testing.assert_allclose(np.mean(list(each.to_dense().values()), axis=0), mean, atol=1e-14)
+    assert each.reweight({"block.0": 2.0}).weights == dict.fromkeys(each.layers, 2.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st_.integers(1, 40),
+    rank=st_.integers(1, 6),
+    images=st_.integers(1, 3),
+    columns=st_.integers(1, 4),
+    symmetric=st_.booleans(),
+    seed=st_.integers(0, 99),
+)
+def test_operators_agree_with_each_other(n, rank, images, columns, symmetric, seed):
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.rand(images, n, rank, generator=generator, dtype=torch.float64)
+    right = left if symmetric else torch.rand(images, n, rank, generator=generator, dtype=torch.float64)
+
+    def rows(start, stop):
+        return left[:, start:stop] @ right.transpose(-1, -2)
+
+    dense = DenseOperator.from_rows(rows, n, images, symmetric=symmetric)
+    low_rank = LowRankOperator(left, right)
+    tiled = TiledOperator(rows, n, images, left, symmetric=symmetric)
+    x = torch.rand(images, n, columns, generator=generator, dtype=torch.float64)
+    for other in (low_rank, tiled):
+        torch.testing.assert_close(other.matmul(x), dense.matmul(x))
+        torch.testing.assert_close(other.degree, dense.degree)
+        torch.testing.assert_close(other.dense(), dense.dense())
+
+
+def test_single_precision_operators_multiply_exactly_when_asked(monkeypatch):
+    monkeypatch.setattr("spectral_toolkit.affinities.operators.TILE_ELEMENTS", 50)
+    left = torch.rand(1, 23, 3)
+    matrix = left @ left.transpose(-1, -2)
+    x = torch.rand(1, 23, 2, dtype=torch.float64)
+    expected = matrix.double() @ x
+    assert (DenseOperator(matrix).matmul(x) - expected).abs().max() < 1e-14
+    factored = left.double() @ (left.double().transpose(-1, -2) @ x)
+    assert (LowRankOperator(left, left).matmul(x) - factored).abs().max() < 1e-14
+
+
+def test_symmetrising_by_blocks_is_symmetrising():
+    matrix = torch.rand(2, 11, 11, dtype=torch.float64)
+    expected = (matrix + matrix.transpose(-1, -2)) / 2
+    torch.testing.assert_close(symmetrise_(matrix.clone(), block=4), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["vv", "qk"])
+def test_large_layers_are_recomputed_in_tiles_with_the_same_answer(kind, monkeypatch):
+    monkeypatch.setattr("spectral_toolkit.affinities.operators.TILE_ELEMENTS", 100)
+    tree = make_tree([(5, 6)], special=1)
+    dense = st.affinity(tree, kind, device="cpu")
+    tiled = st.affinity(tree, kind, device="cpu", dense_bytes=100)
+    np.testing.assert_allclose(tiled.to_dense()["block.0"], dense.to_dense()["block.0"], atol=1e-15)
+    a, b = st.solve(dense, 3), st.solve(tiled, 3)
+    np.testing.assert_allclose(a.eigenvalue, b.eigenvalue, atol=1e-12)
+    assert "recomputed in tiles" in b.attrs["notes"]
+    assert "recomputed" not in a.attrs["notes"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    base=st_.tuples(st_.integers(1, 9), st_.integers(1, 9)),
+    layer=st_.tuples(st_.integers(1, 9), st_.integers(1, 9)),
+)
+def test_resampling_equals_its_slow_twin(base, layer):
+    resampling = Resampling(base, layer)
+    matrix = reference.resampling_matrix(base, layer)
+    np.testing.assert_allclose(resampling.dense(), matrix, atol=1e-14)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1.0, atol=1e-14)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, matrix.shape[1], 3)), rng.normal(size=(2, matrix.shape[0], 3))
+    np.testing.assert_allclose(resampling(torch.as_tensor(x)), matrix @ x, atol=1e-13)
+    np.testing.assert_allclose(resampling.transpose(torch.as_tensor(y)), matrix.T @ y, atol=1e-13)
+    np.testing.assert_allclose(resampling.squared_transpose(torch.as_tensor(y)), (matrix**2).T @ y, atol=1e-13)
+
+
+def test_weights_by_mapping_sequence_and_none():
+    graph = st.affinity(make_tree([(2, 2), (2, 2)]), "vv", weights={"block.1": 3}, device="cpu")
+    assert graph.weights == {"block.0": 1.0, "block.1": 3.0}
+    assert graph.reweight([0, 2]).weights == {"block.0": 0.0, "block.1": 2.0}
+    assert graph.reweight(None).weights == {"block.0": 1.0, "block.1": 1.0}
+    assert graph.weights == {"block.0": 1.0, "block.1": 3.0}
+
+
+def test_reweighting_shares_what_was_built():
+    graph = st.affinity(make_tree([(4, 4), (2, 2)]), "vv", device="cpu")
+    st.solve(graph, 2)
+    built = graph.cached_bytes
+    assert built > 0
+    other = graph.reweight([1, 2])
+    st.solve(other, 2)
+    assert other.cached_bytes == built
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"kind": "kv"}, "kind='kv' is not offered"),
+        ({"kind": "vv", "kernel": "softmax"}, "works on qk only"),
+        ({"kernel": "linear"}, "kernel='linear' is not offered"),
+        ({"heads": "max"}, "heads='max' is not offered"),
+        ({"scope": "planet"}, "scope='planet' is not offered"),
+        ({"kind": "vv", "threshold": 2.0}, "threshold=2.0 is out of range"),
+        ({"kind": "vv", "kernel": "rbf", "bandwidth": 0.0}, "bandwidth=0.0 is out of range"),
+        ({"steps": 1.5}, "steps=1.5 is out of range"),
+        ({"kind": "vv", "bandwidth": 1.0}, "means nothing to kernel='cosine'"),
+        ({"weights": {"nowhere": 1}}, "no layer of this graph"),
+        ({"weights": [1, 2, 3]}, "3 entries but the graph has 1 layers"),
+        ({"weights": [-1.0]}, "expected a finite number >= 0"),
+        ({"weights": ["much"]}, "expected a finite number >= 0"),
+        ({"layers": ["block.7"]}, "block.7"),
+        ({"layers": "some"}, "layers='some' is not understood"),
+        ({"device": "abacus"}, "not a device name"),
+    ],
+)
+def test_bad_requests_get_one_sentence(arguments, sentence):
+    with pytest.raises(st.errors.SpectralToolkitError, match=sentence) as caught:
+        st.affinity(make_tree([(2, 3)]), **{"kind": "qk", "device": "cpu", **arguments})
+    assert str(caught.value).count(". ") == 0
+
+
+def test_missing_quantities_and_layers_are_named():
+    tree = make_tree([(2, 3)])
+    del tree["block.0"]["value"]
+    with pytest.raises(ActivationsError, match="'vv' needs 'value' of layer 'block.0'"):
+        st.affinity(tree, "vv")
+    with pytest.raises(ActivationsError, match="has no layer"):
+        st.affinity(tree.filter(lambda node: False), "vv")
+    del tree["block.0"].attrs["scale"]
+    with pytest.raises(ActivationsError, match="no attribute 'scale'"):
+        st.affinity(tree, "qk", device="cpu").to_dense()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_not_finite_activations_are_refused_by_name(bad):
+    tree = make_tree([(2, 3)], images=2)
+    tree["block.0"]["key"].values[1, 0, 0, 0, 0] = bad
+    with pytest.raises(ActivationsError, match="'key' of layer 'block.0' holds NaN or infinity in image '1'"):
+        st.solve(st.affinity(tree, "qk", device="cpu"), 2)
+
+
+def test_walking_what_is_too_large_to_form_is_refused():
+    graph = st.affinity(make_tree([(4, 4)]), "qk", steps=2, dense_bytes=10, device="cpu")
+    with pytest.raises(AffinityError, match="raise dense_bytes"):
+        graph.to_dense()
+
+
+def test_to_dense_takes_names_and_numbers_and_refuses_others():
+    tree = make_tree([(2, 3)], images=2)
+    tree.dataset = xr.Dataset(coords={"image": ["cat", "dog"]})
+    graph = st.affinity(tree, "vv", device="cpu")
+    np.testing.assert_array_equal(graph.to_dense("dog")["block.0"], graph.to_dense(1)["block.0"])
+    with pytest.raises(AffinityError, match="image='cow' is not among the 2 images"):
+        graph.to_dense("cow")
+    with pytest.raises(AffinityError, match="image=2"):
+        graph.to_dense(2)
