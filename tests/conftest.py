@@ -20,7 +20,6 @@ NUMERICAL = (
     "affinities.operators",
     "affinities.pencil",
     "affinities.resampling",
-    "solvers.answer",
     "solvers.davidson",
     "solvers.dense",
     "solvers.exact",

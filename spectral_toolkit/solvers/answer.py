@@ -161,7 +161,7 @@ def _without_matrix(graph: LayerGraph) -> list[str]:
     return [m.name for m in graph.members if graph.weights[m.name] > 0 and not graph.is_dense(m)]
 
 
-def _image_coordinates(graph: LayerGraph, images: int) -> dict[str, xr.DataArray]:
+def _image_coordinates(graph: LayerGraph, images: int) -> dict[str, xr.Variable]:
     tree = graph.activations
     return {
         str(name): coordinate.variable
