@@ -160,8 +160,8 @@ def _outlying_tokens(eig: xr.Dataset, activations: xr.DataTree) -> list[Statemen
     return [
         Statement(
             "warning",
-            f"{worst_count} tokens ({worst_share:.0%}) of layer {worst_layer} have outlying norms (Darcet et al. 2024): "
-            "an eigenvector that singles them out shows an artefact.",
+            f"{worst_count} tokens ({worst_share:.0%}) of layer {worst_layer} have outlying norms "
+            "(Darcet et al. 2024): an eigenvector that singles them out shows an artefact.",
         )
     ]
 

@@ -182,7 +182,7 @@ def test_bad_requests_get_one_sentence(arguments, sentence):
 def test_missing_quantities_and_layers_are_named():
     tree = make_tree([(2, 3)])
     del tree["block.0"]["value"]
-    with pytest.raises(ActivationsError, match="'vv' needs 'value' of layer 'block.0'"):
+    with pytest.raises(ActivationsError, match=r"'vv' needs 'value' of layer 'block.0'"):
         st.affinity(tree, "vv")
     with pytest.raises(ActivationsError, match="has no layer"):
         st.affinity(tree.filter(lambda node: False), "vv")
@@ -195,7 +195,7 @@ def test_missing_quantities_and_layers_are_named():
 def test_not_finite_activations_are_refused_by_name(bad):
     tree = make_tree([(2, 3)], images=2)
     tree["block.0"]["key"].values[1, 0, 0, 0, 0] = bad
-    with pytest.raises(ActivationsError, match="'key' of layer 'block.0' holds NaN or infinity in image '1'"):
+    with pytest.raises(ActivationsError, match=r"'key' of layer 'block.0' holds NaN or infinity in image '1'"):
         st.solve(st.affinity(tree, "qk", device="cpu"), 2)
 
 

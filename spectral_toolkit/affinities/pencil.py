@@ -198,8 +198,8 @@ def positive_members(graph: LayerGraph) -> list[Member]:
     smallest, largest = (pick(members, key=lambda member: weights[member.name]) for pick in (min, max))
     if weights[smallest.name] < SMALLEST_WEIGHT_RATIO * weights[largest.name]:
         raise SolverError(
-            f"The weight of layer {smallest.name!r} is {weights[smallest.name]:g} beside {weights[largest.name]:g} of layer "
-            f"{largest.name!r}, a ratio below {SMALLEST_WEIGHT_RATIO:g} that rounding errors would decide: set it to 0 "
+            f"The weight of layer {smallest.name!r} is {weights[smallest.name]:g} beside {weights[largest.name]:g} of "
+            f"layer {largest.name!r}, a ratio below {SMALLEST_WEIGHT_RATIO:g} that rounding errors would decide: set it to 0 "
             "or raise it."
         )
     return members
