@@ -1,0 +1,304 @@
+"""What a report says, as plain data: made from the answers here, drawn by the template, no computation in between."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from ..activations import layer_names
+from ..affinities.table import KERNELS
+from ..trust import Statement, trust_statements
+from .composite import colour_field
+from .figures import LayerBar, Spectrum, layer_bars, picture_uri, spectrum, tile_uri
+from .overlay import colour_limit
+from .shown import ShownPicture, shown_pictures
+from .wording import flags, statistic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_PANEL_HEIGHT = 400  # screen pixels no picture exceeds, so that a portrait does not fill the page
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How an affinity is called and what it was found to group by."""
+
+    label: str
+    name: str
+    groups_by: str
+
+
+KINDS = {
+    "qk": Kind("QK", "query-key", "layout: where things are"),
+    "vv": Kind("VV", "value-value", "identity: what things are"),
+    "kk": Kind("KK", "key-key", "what is looked for in the same way"),
+    "qq": Kind("QQ", "query-query", "what looks for the same"),
+    "token": Kind("Token", "token-token", "all that the residual stream holds"),
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One eigenvector over one picture, and what must be known to believe it."""
+
+    component: int
+    src: str
+    alt: str
+    limit: str
+    numbers: list[tuple[str, str]]
+    flags: list[str]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Spectrum, layers and trust of one answer: of one picture, or of all where they were one problem."""
+
+    spectrum: Spectrum
+    layers: dict[int, list[LayerBar]]
+    trust: list[Statement]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One affinity of one picture."""
+
+    key: str
+    kind: Kind
+    tiles: list[Tile]
+    isolated: list[tuple[int, int]]
+    grid: tuple[int, int]
+    statistics: Statistics | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture with all its affinities."""
+
+    name: str
+    index: int
+    ratio: float
+    widest: int
+    size: str
+    picture: str
+    panels: list[Panel]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One affinity for all pictures."""
+
+    key: str
+    kind: Kind
+    settings: str
+    formula: str
+    joint: Statistics | None
+    attrs: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the template draws."""
+
+    title: str
+    model: str
+    cards: list[Card]
+    answers: list[Answer]
+    components: list[int]
+    facts: list[tuple[str, str]]
+    provenance: list[tuple[str, str]]
+    layers: list[tuple[str, str]]
+    record: dict[str, Any] = field(repr=False)
+
+
+def build_page(
+    activations: xr.DataTree | None, solved: Mapping[str, xr.Dataset], images: Any, title: str, max_side: int
+) -> Page:
+    """Gather what a report says of answers that were solved from the same activations."""
+    first = next(iter(solved.values()))
+    attrs = dict(activations.attrs) if activations is not None else _inherited(first)
+    cards = [
+        _card(shown, place, solved, activations)
+        for place, shown in enumerate(shown_pictures(images, first, max_side=max_side))
+    ]
+    components = sorted({int(number) for eig in solved.values() for number in eig.coords["component"].values})
+    layers = _layer_facts(activations)
+    return Page(
+        title=title,
+        model=str(attrs.get("model", "")),
+        cards=cards,
+        answers=[_answer(key, eig, attrs) for key, eig in solved.items()],
+        components=components,
+        facts=_facts(attrs, first, len(cards), layers),
+        provenance=_rows(attrs),
+        layers=layers,
+        record={
+            "images": [card.name for card in cards],
+            "activations": _jsonable(attrs),
+            "layers": {name: _jsonable(dict(activations[name].attrs)) for name, _ in layers} if activations else {},
+            "eigenvectors": {key: _jsonable(dict(eig.attrs)) for key, eig in solved.items()},
+        },
+    )
+
+
+def kind_of(eig: xr.Dataset, key: str) -> Kind:
+    """How the affinity of an answer is called; a name nobody knows stands for itself."""
+    name = str(eig.attrs.get("affinity", key))
+    return KINDS.get(name, Kind(name.upper(), name, ""))
+
+
+def _card(shown: ShownPicture, place: int, solved: Mapping[str, xr.Dataset], activations: xr.DataTree | None) -> Card:
+    height, width = shown.pixels.shape[:2]
+    return Card(
+        name=shown.name,
+        index=place,
+        ratio=1 / shown.aspect,
+        widest=round(_PANEL_HEIGHT / shown.aspect),
+        size=f"{width} × {height} pixels as shown",
+        picture=picture_uri(shown.pixels),
+        panels=[_panel(key, eig, shown, activations) for key, eig in solved.items()],
+    )
+
+
+def _panel(key: str, eig: xr.Dataset, shown: ShownPicture, activations: xr.DataTree | None) -> Panel:
+    kind = kind_of(eig, key)
+    rows, columns = np.nonzero(eig["isolated"].isel(image=shown.index).transpose("y", "x").values)
+    alone = "image" in eig["eigenvalue"].dims
+    return Panel(
+        key=key,
+        kind=kind,
+        tiles=list(_tiles(kind, eig, shown)),
+        isolated=[(int(row), int(column)) for row, column in zip(rows, columns, strict=True)],
+        grid=(eig.sizes["y"], eig.sizes["x"]),
+        statistics=_statistics(eig, shown.index, activations) if alone else None,
+    )
+
+
+def _tiles(kind: Kind, eig: xr.Dataset, shown: ShownPicture) -> Iterator[Tile]:
+    fields = eig["eigenvector"].isel(image=shown.index).transpose("component", "y", "x")
+    for number, values in zip(fields.coords["component"].values, fields.values, strict=True):
+        component = int(number)
+        limit = colour_limit(eig, shown.index, component)
+        numbers = [
+            (label, f"{float(value):{form}}")
+            for label, name, form in (
+                ("eigenvalue", "eigenvalue", ".4g"),
+                ("gap to the next", "eigengap", ".2g"),
+                ("residual", "residual", ".1e"),
+            )
+            if (value := statistic(eig, name, shown.index, component)) is not None and np.isfinite(value)
+        ]
+        yield Tile(
+            component=component,
+            src=tile_uri(colour_field(values, limit)),
+            alt=f"{kind.label} eigenvector {component} over {shown.name}: {eig.sizes['y']} rows of {eig.sizes['x']} "
+            f"patches, gold positive, blue negative",
+            limit=f"{limit:.3g}",
+            numbers=numbers,
+            flags=flags(eig, shown.index, component),
+        )
+
+
+def _statistics(eig: xr.Dataset, index: int | None, activations: xr.DataTree | None) -> Statistics:
+    """For one image, or for all of them (``index=None``) where they were solved as one problem."""
+    reduced = eig if index is None else eig.isel(image=index)
+    # Tokens of outlying norm are looked for picture by picture.
+    trust = trust_statements(reduced, None if index is None else activations)
+    components = [int(number) for number in eig.coords["component"].values]
+    return Statistics(
+        spectrum=spectrum(eig, index or 0),
+        layers={number: layer_bars(eig, index or 0, number) for number in components},
+        trust=trust,
+    )
+
+
+def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any]) -> Answer:
+    attrs = eig.attrs
+    kernel = str(attrs.get("kernel", ""))
+    settings = [kernel and f"{kernel} kernel", _said(attrs, "heads", "heads: {}"), _said(attrs, "method", "{} solver")]
+    own = {
+        name: value
+        for name, value in attrs.items()
+        if not str(name).startswith("activations_") or activations_attrs.get(str(name)[12:]) != value
+    }
+    joint = "image" not in eig["eigenvalue"].dims
+    return Answer(
+        key=key,
+        kind=kind_of(eig, key),
+        settings=", ".join(filter(None, settings)),
+        formula=KERNELS[kernel].formula if kernel in KERNELS else "",
+        joint=_statistics(eig, None, None) if joint else None,
+        attrs=_rows(own),
+    )
+
+
+def _said(attrs: Mapping[str, Any], name: str, words: str) -> str:
+    return words.format(attrs[name]) if attrs.get(name) not in (None, "") else ""
+
+
+def _facts(
+    attrs: Mapping[str, Any], eig: xr.Dataset, n_images: int, layers: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    scope = "all pictures as one problem" if eig.attrs.get("scope") == "dataset" else "each picture alone"
+    facts = [
+        ("Model", str(attrs.get("model", "not recorded"))),
+        ("Pictures", str(n_images)),
+        ("Layers", str(len(layers) or eig.sizes.get("layer", ""))),
+        ("Patches", f"{eig.sizes['y']} × {eig.sizes['x']}"),
+        ("Solved", scope),
+        ("Seed", str(eig.attrs.get("seed", attrs.get("seed", "")))),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _layer_facts(activations: xr.DataTree | None) -> list[tuple[str, str]]:
+    if activations is None:
+        return []
+    facts = []
+    for name in layer_names(activations):
+        node = activations[name]
+        sizes = [f"{node.sizes[size]} {label}" for size, label in (("head", "heads"),) if size in node.sizes]
+        grid = f"{node.sizes['y']} × {node.sizes['x']} patches"
+        facts.append((name, ", ".join([grid, *sizes, *(f"{key} {value}" for key, value in node.attrs.items())])))
+    return facts
+
+
+def _inherited(eig: xr.Dataset) -> dict[str, Any]:
+    return {str(name)[12:]: value for name, value in eig.attrs.items() if str(name).startswith("activations_")}
+
+
+def _rows(attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in attrs.items():
+        text = value if isinstance(value, str) else json.dumps(_jsonable(value))
+        if isinstance(value, str) and value[:1] in "{[":
+            text = _spread(value)
+        rows.append((str(name), text or "(none)"))
+    return rows
+
+
+def _spread(text: str) -> str:
+    """JSON over several lines; text that only looks like it stays as it is."""
+    try:
+        return json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+    except ValueError:
+        return text
+
+
+def _jsonable(value: Any) -> Any:
+    """The same in types JSON knows; numbers it has no word for become None."""
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _jsonable(value.tolist())
+    if isinstance(value, np.generic):
+        return _jsonable(value.item())
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -1,0 +1,272 @@
+"""The report: one HTML file that shows an answer to anyone with a browser, and says how to make it again."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from .. import __version__
+from ..activations import layer_names
+from ..errors import SpectralToolkitError
+from ..images import Pictures, load_images
+from .colour import DIVERGING, css_gradient
+from .composite import check_opacity
+from .page import build_page, kind_of
+from .recipe import recipe
+from .shown import eigenvector_names
+
+if TYPE_CHECKING:
+    from ..models import Model
+
+_TEMPLATES = "templates"
+
+
+def report(
+    model: Model,
+    images: Any,
+    path: str | os.PathLike[str] = "report.html",
+    *,
+    affinities: Sequence[str] = ("qk", "vv"),
+    kernel: str | Mapping[str, str] | None = None,
+    heads: str = "mean",
+    scope: str = "image",
+    weights: Mapping[str, float] | Sequence[float] | None = None,
+    layers: str | Sequence[str | int] = "all",
+    n_eigenvectors: int = 10,
+    method: str = "exact",
+    tolerance: float = 1e-6,
+    device: str = "auto",
+    seed: int = 0,
+    opacity: float = 0.7,
+    max_side: int = 512,
+    title: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Take pictures through a model, solve for several affinities, and write one self-contained HTML page.
+
+    Parameters
+    ----------
+    model
+        As returned by ``st.load_model``.
+    images
+        Anything ``st.load_images`` takes.
+    path
+        The file to write; its folder is made if need be, and a file of that name is replaced.
+    affinities
+        Kinds to show side by side.
+    kernel
+        One kernel for all affinities, or a mapping from kind to kernel; None takes the default of each kind.
+    heads, scope, weights
+        As in ``st.affinity``.
+    layers
+        As in ``st.capture``.
+    n_eigenvectors, method, tolerance
+        As in ``st.solve``.
+    device
+        Where the eigenproblems are solved: ``"auto"``, ``"cpu"``, ``"cuda"``, ... The model stays where it is.
+    seed
+        Equal seeds give equal numbers.
+    opacity, max_side, title
+        As in `render_report`.
+    progress
+        Whether to show progress bars.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written, under 5 MB for eight pictures at the default settings.
+
+    Examples
+    --------
+    >>> import spectral_toolkit as st
+    >>> st.report(st.load_model("scenes"), st.scenes.sample(2, seed=0).pixels, "report.html")  # doctest: +SKIP
+    PosixPath('report.html')
+    """
+    # Who only renders answers from a file waits for neither models nor solvers.
+    from ..affinities import affinity
+    from ..capturing import capture
+    from ..solvers import solve
+
+    kinds = [affinities] if isinstance(affinities, str) else list(affinities)
+    if not kinds:
+        raise SpectralToolkitError("affinities=() asks for no affinity: give at least one, such as ('qk', 'vv').")
+    target = _target(path)
+    pictures = load_images(images)
+    activations = capture(model, pictures, layers=layers, seed=seed, progress=progress)
+    solved = {}
+    for kind in dict.fromkeys(kinds):
+        chosen = kernel.get(kind) if isinstance(kernel, Mapping) else kernel
+        graph = affinity(activations, kind, kernel=chosen, heads=heads, scope=scope, weights=weights, device=device)
+        solved[kind] = solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed)
+    return render_report(
+        activations,
+        solved,
+        target,
+        images=pictures,
+        title=title,
+        opacity=opacity,
+        max_side=max_side,
+        pictures_source=_expression(images),
+    )
+
+
+def render_report(
+    activations: xr.DataTree | None,
+    solved: Mapping[str, xr.Dataset],
+    path: str | os.PathLike[str] = "report.html",
+    *,
+    images: Any = None,
+    title: str | None = None,
+    opacity: float = 0.7,
+    max_side: int = 512,
+    pictures_source: str | None = None,
+) -> Path:
+    """Write the page for answers that are already there.
+
+    The page loads nothing: eigenvectors are PNG tiles of one pixel per patch, enlarged by the browser and laid over
+    the pictures by it, so that opacity and component can be changed without Python. Equal input gives equal bytes.
+
+    Parameters
+    ----------
+    activations
+        The tree the answers come from: its attributes are the provenance, its pixels the pictures. None if it is
+        gone; ``images`` must then be given, and the provenance is what the answers carry of it.
+    solved
+        Answers of ``st.solve`` by name, in the order to show them, all of the same images.
+    path
+        The file to write; its folder is made if need be, and a file of that name is replaced.
+    images
+        Pictures to show, if not the pixels of the tree: the originals are sharper.
+    title
+        Heading of the page; made from the model's name if None.
+    opacity
+        Of the eigenvectors when the page is opened, from 0 to 1.
+    max_side
+        Longer side of the embedded pictures in pixels.
+    pictures_source
+        A Python expression for the pictures, for the recipe on the page; None where nobody knows.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If there is no answer, or the answers are of different images.
+    """
+    target = _target(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside the target and moved, so that an earlier report is never half replaced.
+    partial = target.with_name(target.name + ".partial")
+    partial.write_bytes(
+        report_html(
+            activations,
+            solved,
+            images=images,
+            title=title,
+            opacity=opacity,
+            max_side=max_side,
+            pictures_source=pictures_source,
+        ).encode()
+    )
+    partial.replace(target)
+    return target
+
+
+def report_html(
+    activations: xr.DataTree | None,
+    solved: Mapping[str, xr.Dataset],
+    *,
+    images: Any = None,
+    title: str | None = None,
+    opacity: float = 0.7,
+    max_side: int = 512,
+    pictures_source: str | None = None,
+) -> str:
+    """The page of `render_report` as text."""
+    check_opacity(opacity)
+    _check_answers(solved)
+    if images is None and activations is None:
+        raise SpectralToolkitError("There are no pictures to show: give activations with pixels, or images.")
+    first = next(iter(solved.values()))
+    shown = images if images is not None else activations
+    attrs = activations.attrs if activations is not None else {}
+    heading = (
+        title or f"What {attrs.get('model') or first.attrs.get('activations_model') or 'the model'} groups together"
+    )
+    page = build_page(activations, solved, shown, heading, max_side)
+    program = recipe(
+        solved,
+        attrs or {str(name)[12:]: value for name, value in first.attrs.items() if str(name).startswith("activations_")},
+        layer_names(activations) if activations is not None else [],
+        title=heading,
+        pictures=pictures_source,
+        pictures_sha256=images.sha256 if isinstance(images, Pictures) and pictures_source else None,
+    )
+    script = _read("report.js")
+    environment = Environment(
+        loader=PackageLoader("spectral_toolkit.views", _TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        page=page,
+        recipe=program,
+        version=__version__,
+        opacity=opacity,
+        gradient=css_gradient(DIVERGING),
+        kinds={key: kind_of(eig, key) for key, eig in solved.items()},
+        style=Markup(_read("report.css")),
+        script=Markup(script),
+        # The one script that may run: whatever a name might smuggle in, may not.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    )
+
+
+def _check_answers(solved: Mapping[str, xr.Dataset]) -> None:
+    if not solved:
+        raise SpectralToolkitError("There is no answer to report: give at least one, such as {'qk': eig}.")
+    names = {key: eigenvector_names(eig) for key, eig in solved.items()}
+    first, *others = names
+    for other in others:
+        if names[other] != names[first]:
+            raise SpectralToolkitError(
+                f"The answers {first!r} and {other!r} are of different images ({len(names[first])} and "
+                f"{len(names[other])}): solve both from the same activations."
+            )
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if target.is_dir():
+        raise SpectralToolkitError(f"path={str(path)!r} is a folder: give the name of a file, such as 'report.html'.")
+    return target
+
+
+def _expression(images: Any) -> str | None:
+    """Python for where the pictures came from, if that can be said."""
+    if isinstance(images, str | os.PathLike):
+        return repr(os.fspath(images))
+    if isinstance(images, list | tuple) and images and all(isinstance(item, str | os.PathLike) for item in images):
+        return repr([os.fspath(item) for item in images])
+    if isinstance(images, xr.DataArray) and "scenes_seed" in images.attrs:
+        size = (images.sizes["y_px"], images.sizes["x_px"])
+        return f"st.scenes.sample({images.sizes['image']}, seed={int(images.attrs['scenes_seed'])}, size={size}).pixels"
+    return None
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
