@@ -24,9 +24,18 @@ def kernel_table() -> str:
 
 def model_table() -> str:
     """Model families, from the table that ``load_model`` reads."""
-    from spectral_toolkit.models import SUPPORTED
+    from spectral_toolkit.models.families import FAMILIES
 
-    return "\n".join(f"- {line}" for line in SUPPORTED)
+    sizes = {"own": "its own", "interpolated": "its own; others by interpolation, on request", "any": "any"}
+    lines = [
+        "| family | class in transformers | sizes of pictures | positions | what a capture does |",
+        "|---|---|---|---|---|",
+    ]
+    for family in FAMILIES:
+        taken = "depends on the model" if callable(family.sizes) else sizes[family.sizes]
+        positions = "rotary" if family.rotary else "added"
+        lines.append(f"| {family.label} | `{family.tower}` | {taken} | {positions} | {family.note} |")
+    return "\n".join(lines)
 
 
 TABLES = {"kernels": kernel_table, "models": model_table}
@@ -35,11 +44,11 @@ TABLES = {"kernels": kernel_table, "models": model_table}
 def with_tables(text: str) -> str:
     """The same page with every marked table made anew."""
     for name, make in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise ValueError(f"README.md has no place marked <!-- {name} --> ... <!-- /{name} -->.")
         table = make()
-        text = pattern.sub(lambda match, table=table: match[1] + table + match[2], text)
+        text = pattern.sub(lambda match, table=table: match[1] + table + "\n" + match[2], text)
     return text
 
 

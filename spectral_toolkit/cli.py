@@ -62,6 +62,7 @@ def demo(
     import xarray as xr
 
     import spectral_toolkit as st
+    from spectral_toolkit.views.report import render_report
 
     store, page = out / "eigenvectors.zarr", out / "report.html"
     _refuse_foreign(store, overwrite=True)
@@ -83,7 +84,7 @@ def demo(
 
     _write_store(xr.DataTree.from_dict(dict(solved)), store)
     started = perf_counter()
-    st.report(model, pictures, page)
+    render_report(activations, solved, page, pictures_source=f"st.scenes.sample({n_images}, seed={seed}).pixels")
     report_seconds = perf_counter() - started
 
     layers = solved["qk"].sizes["layer"]
@@ -169,6 +170,7 @@ def report(
     images: Images,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     more_images: MoreImages = None,
+    n_eigenvectors: Annotated[int, typer.Option(help="Beside the trivial constant one.")] = 10,
     overwrite: Overwrite = False,
     device: Device = "auto",
     seed: Seed = 0,
@@ -181,7 +183,7 @@ def report(
     loaded = st.load_model(model, device=device)
     out.parent.mkdir(parents=True, exist_ok=True)
     started = perf_counter()
-    st.report(loaded, pictures, out)
+    st.report(loaded, pictures, out, n_eigenvectors=n_eigenvectors, device=device, seed=seed)
     typer.echo(f"report in {perf_counter() - started:.1f} s -> {out.resolve()}")
 
 
@@ -246,8 +248,12 @@ def _pictures(sources: list[str], seed: int) -> Any:
     import spectral_toolkit as st
 
     if len(sources) == 1 and (match := re.fullmatch(r"scenes:(\d+)", sources[0])):
+        if match[1].strip("0") == "":
+            raise SpectralToolkitError(f"--images {sources[0]!r} asks for no scene: give at least scenes:1.")
         return st.scenes.sample(int(match[1]), seed=seed)["pixels"]
-    return st.load_images(sources[0] if len(sources) == 1 else sources)
+    source = sources[0] if len(sources) == 1 else sources
+    st.load_images(source)  # a wrong path is told before a model is loaded
+    return source  # and not what it was turned into: the report says where its pictures came from
 
 
 def _open_activations(path: Path) -> xr.DataTree:
@@ -289,7 +295,7 @@ def _is_ours(path: Path) -> bool:
     """Whether a store holds eigenvectors (alone or in groups), or a page is one of our reports."""
     if path.is_file():
         with path.open("rb") as file:
-            return b"spectral_toolkit" in file.read(20_000)
+            return b'name="generator" content="spectral_toolkit' in file.read(20_000)
     import zarr
 
     try:
