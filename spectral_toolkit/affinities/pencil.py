@@ -58,6 +58,9 @@ class JointPencil:
         self.dtype = torch.float32 if graph.device.type == "mps" else torch.float64
         self.members = positive_members(graph)
         self._operators = {member.name: graph.operators(member, images) for member in self.members}
+        for operator in self._operators.values():
+            if exact and isinstance(operator, DenseOperator):
+                operator.settle()
         self._scales = {member.name: self._scale(member) for member in self.members}
         self._groups = self._collapse()
         diagonal = self._diagonal()
