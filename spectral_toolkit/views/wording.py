@@ -18,13 +18,13 @@ def statistic(eig: xr.Dataset, name: str, index: int, component: int) -> Any:
 
 def indistinguishable(eig: xr.Dataset, index: int, component: int) -> list[int]:
     """The other components of the same degenerate group, in order."""
-    own = statistic(eig, "degenerate_group", index, component)
-    if own is None:
+    if "degenerate_group" not in eig:
         return []
-    numbers = [int(number) for number in eig.coords["component"].values]
-    return [
-        number for number in numbers if number != component and statistic(eig, "degenerate_group", index, number) == own
-    ]
+    groups = eig["degenerate_group"]
+    groups = (groups.isel(image=index) if "image" in groups.dims else groups).values
+    numbers = eig.coords["component"].values
+    same = groups == groups[numbers == component]
+    return [int(number) for number in numbers[same] if number != component]
 
 
 def flags(eig: xr.Dataset, index: int, component: int) -> list[str]:

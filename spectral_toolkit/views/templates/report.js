@@ -24,6 +24,7 @@ function step(by) {
 }
 
 controls.hidden = false;
+document.getElementById("without-script").hidden = true;
 controls.addEventListener("submit", (event) => event.preventDefault());
 controls.addEventListener("change", (event) => {
   if (event.target.name === "component") showComponent(event.target.value);

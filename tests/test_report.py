@@ -1,0 +1,301 @@
+"""The report as a file: whole, small, safe, repeatable, and saying what it shows."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from eigen_fixtures import LAYERS, activations, eigenvectors, pictures
+from PIL import Image
+
+from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.images import load_images
+from spectral_toolkit.views import figures
+from spectral_toolkit.views.composite import colour_field
+from spectral_toolkit.views.page import KINDS, build_page
+from spectral_toolkit.views.recipe import recipe, solve_lines
+from spectral_toolkit.views.report import render_report, report_html
+
+HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}&amp;"
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes, and the text inside scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def solved(**options) -> dict[str, xr.Dataset]:
+    return {kind: eigenvectors(kind, **options) for kind in ("qk", "vv")}
+
+
+def from_uri(uri: str | None) -> np.ndarray:
+    assert uri is not None
+    data = base64.b64decode(uri.partition("base64,")[2])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def page() -> Elements:
+    return Elements(report_html(activations(), solved(isolated=((0, 3, 7),))))
+
+
+def test_every_eigenvector_is_a_tile_of_one_pixel_a_patch(page: Elements) -> None:
+    tiles = [attrs for attrs in page.named("img") if attrs.get("class") == "tile"]
+    assert len(tiles) == 2 * 2 * 4
+    eig = eigenvectors("qk")
+    field = eig.eigenvector.sel(image="picture-1", component=3).values
+    wanted = "QK eigenvector 3 over picture-1"
+    (tile,) = [attrs for attrs in tiles if (attrs["alt"] or "").startswith(wanted)]
+    assert (from_uri(tile["src"]) == colour_field(field, np.abs(field).max())).all()
+    shown = [attrs["data-component"] for attrs in tiles if "hidden" not in attrs]
+    assert shown == ["1"] * 4, "without JavaScript the first component is seen"
+
+
+def test_every_picture_has_words(page: Elements) -> None:
+    assert all(attrs.get("alt") for attrs in page.named("img"))
+    drawings = [attrs for tag, attrs in page.tags if tag == "svg" or attrs.get("role") == "img"]
+    assert len(drawings) > 8
+    assert all(attrs.get("aria-label") for attrs in drawings)
+    spectra = [attrs["aria-label"] or "" for attrs in page.named("svg") if attrs.get("class") == "spectrum"]
+    assert len(spectra) == 4
+    assert "The widest gap comes after component 2." in spectra[0]
+    assert "1: 0.0125" in spectra[0]
+
+
+def test_page_loads_nothing(page: Elements) -> None:
+    html = report_html(activations(), solved())
+    assert not re.search(r"(?:src|href|url|@import)\s*[=(]\s*[\"']?\s*(?:https?:)?//", html)
+    for tag, attrs in page.tags:
+        assert tag not in ("iframe", "object", "embed", "audio", "video", "base")
+        for name in ("src", "href", "srcset", "data", "poster"):
+            assert (attrs.get(name) or "data:")[:5] in ("data:", "#pict"), (tag, attrs)
+    (policy,) = [attrs["content"] for attrs in page.named("meta") if attrs.get("http-equiv")]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    digest = base64.b64encode(hashlib.sha256(page.scripts[-1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_hostile_names_are_text_everywhere() -> None:
+    names = (HOSTILE, "</style><script>alert(3)</script>")
+    layers = (f"layer<script>{HOSTILE}", "b", "c")
+    attrs = {"model": HOSTILE, HOSTILE: HOSTILE, "notes": HOSTILE}
+    tree = activations(names=names, attrs=attrs)
+    tree[LAYERS[0]].attrs[HOSTILE] = HOSTILE
+    answers = solved(names=names, layers=layers, attrs={**attrs, "kernel": HOSTILE, "method": HOSTILE})
+    answers[HOSTILE] = eigenvectors(HOSTILE, names=names, layers=layers, isolated=((0, 0, 0),))
+    html = report_html(tree, answers, title=HOSTILE)
+    hostile, plain = Elements(html), Elements(report_html(activations(), solved()))
+    assert {tag for tag, _ in hostile.tags} == {tag for tag, _ in plain.tags}
+    assert len(hostile.named("script")) == 2
+    assert not [attrs for _, attrs in hostile.tags if any(name.startswith("on") for name in attrs)]
+    assert hostile.scripts[-1] == plain.scripts[-1]
+    assert "alert(1)</script>" not in html
+    assert "49" not in Elements(html).named("img")[0].get("alt", "")
+    record = json.loads(hostile.scripts[0])
+    assert record["images"] == list(names)
+    assert record["activations"][HOSTILE] == HOSTILE
+    assert record["layers"][LAYERS[0]][HOSTILE] == HOSTILE
+
+
+def test_provenance_holds_every_attribute() -> None:
+    tree, answers = activations(attrs={"odd": float("nan"), "array": np.arange(2)}), solved(attrs={"notes": "lifted"})
+    html = report_html(tree, answers)
+    record = json.loads(Elements(html).scripts[0])
+    assert set(record["activations"]) == set(tree.attrs)
+    assert record["activations"]["odd"] is None
+    assert record["activations"]["array"] == [0, 1]
+    for kind, eig in answers.items():
+        assert set(record["eigenvectors"][kind]) == set(eig.attrs)
+    for layer in LAYERS:
+        assert record["layers"][layer] == tree[layer].attrs
+        assert layer in html
+    for name in [*tree.attrs, *answers["qk"].attrs]:
+        if not name.startswith("activations_"):
+            assert f'<th scope="row">{name}</th>' in html
+    assert "lifted" in html
+
+
+def test_trust_is_said_in_words() -> None:
+    answers = solved(isolated=((0, 3, 7),))
+    answers["vv"]["converged"][1, 1] = False
+    built = build_page(activations(), answers, activations(), "title", 512)
+    qk, vv = built.cards[0].panels
+    assert qk.statistics is not None
+    assert qk.statistics.trust[0].level == "warning"
+    assert "1 isolated cell" in qk.tiles[0].flags
+    assert "cannot be told apart from 3" in qk.tiles[3].flags
+    assert vv.tiles[1].flags == ["1 isolated cell"]
+    assert built.cards[1].panels[1].tiles[1].flags == ["not converged"]
+    html = report_html(activations(), answers)
+    assert "Components 2 did not converge" in html
+    assert '<span class="level">Warning</span>' in html
+
+
+def test_layers_are_split_as_the_answer_splits_them() -> None:
+    eig = eigenvectors("vv")
+    bars = figures.layer_bars(eig, 1, 2)
+    share = eig.layer_share.sel(component=2).isel(image=1).values
+    mass = eig.layer_mass.sel(component=2).isel(image=1).values
+    value = float(eig.eigenvalue.sel(component=2).isel(image=1))
+    assert [bar.short for bar in bars] == ["0", "1", "2"]
+    assert sum(bar.share for bar in bars) == pytest.approx(1)
+    for bar, own_share, own_mass in zip(bars, share, mass, strict=True):
+        assert bar.cut == pytest.approx(own_share / own_mass)
+        assert bar.share == pytest.approx(own_share / value)
+        assert bar.holds == (own_share / own_mass <= value)
+    eig["layer_mass"][1, 1, 0] = 0
+    eig["eigenvalue"][1, 1] = 0
+    empty = figures.layer_bars(eig, 1, 2)[0]
+    assert (empty.cut, empty.share, empty.holds) == (None, 0, False)
+    assert "no mass" in report_html(activations(), {"vv": eig})
+
+
+def test_spectrum_marks_the_widest_gap_and_the_groups() -> None:
+    eig = eigenvectors("qk")
+    chart = figures.spectrum(eig, 0)
+    heights = [point.y for point in chart.points]
+    assert heights == sorted(heights, reverse=True)
+    assert chart.gap_after == 2
+    assert chart.gap is not None
+    _, top, bottom = chart.gap
+    assert top == pytest.approx(chart.points[2].y)
+    assert bottom == pytest.approx(chart.points[1].y)
+    assert [(x1, x2) for x1, x2, _ in chart.groups] == [(chart.points[2].x, chart.points[3].x)]
+    unknown = figures.spectrum(eig.assign(eigengap=eig.eigengap * np.nan, eigenvalue=eig.eigenvalue * 0), 0)
+    assert (unknown.gap, unknown.gap_after) == (None, None)
+
+
+def test_shown_in_its_own_shape_whatever_the_model_saw() -> None:
+    squashed = activations(height=64, width=64, original=(40, 80))
+    (card, _) = build_page(squashed, solved(), squashed, "title", 512).cards
+    assert card.ratio == pytest.approx(2)
+
+
+def test_dataset_scope_has_one_spectrum_and_shared_colours() -> None:
+    html = report_html(activations(), solved(scope="dataset"))
+    spectra = [attrs for attrs in Elements(html).named("svg") if attrs.get("class") == "spectrum"]
+    assert len(spectra) == 2
+    assert "QK: all pictures as one problem" in html
+    built = build_page(activations(), solved(scope="dataset"), activations(), "title", 512)
+    assert {card.panels[0].tiles[0].limit for card in built.cards} == {"2"}
+
+
+def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
+    first = render_report(activations(), solved(), tmp_path / "new" / "a.html")
+    second = render_report(activations(), solved(), tmp_path / "b.html")
+    assert first.read_bytes() == second.read_bytes()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.html", "b.html", "new"]
+
+
+def test_eight_large_pictures_stay_under_five_megabytes(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    noise = [
+        np.asarray(Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).resize((640, 480)))
+        for _ in range(8)
+    ]
+    answers = solved(n_images=8, grid=(32, 32), n_components=10, layers=tuple(f"block.{n}" for n in range(24)))
+    for eig in answers.values():
+        eig["eigenvector"] = eig.eigenvector.copy(data=random.normal(size=eig.eigenvector.shape))
+    path = render_report(activations(8), answers, tmp_path / "report.html", images=noise)
+    assert path.stat().st_size < 5e6
+
+
+def test_tiles_and_pictures_survive_their_encoding() -> None:
+    random = np.random.default_rng(0)
+    many = random.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    few = colour_field(random.normal(size=(30, 40)), 2.0)
+    for pixels in (many, few, pictures(1)[0]):
+        assert (from_uri(figures.tile_uri(pixels)) == pixels).all()
+    assert (from_uri(figures.picture_uri(few)) == few).all()
+    large = pictures(1, 300, 200)[0]
+    assert np.abs(from_uri(figures.picture_uri(large)).astype(int) - large).mean() < 4
+
+
+def test_answers_alone_are_enough_with_pictures() -> None:
+    html = report_html(None, solved(), images=pictures())
+    assert "What tiny-vit groups together" in html
+    record = json.loads(Elements(html).scripts[0])
+    assert record["activations"] == {"model": "tiny-vit"}
+
+
+def test_unknown_affinities_and_any_number_of_them() -> None:
+    answers = {kind: eigenvectors(kind) for kind in (*KINDS, "new-kind")}
+    built = build_page(activations(), answers, activations(), "title", 512)
+    labels = [panel.kind.label for panel in built.cards[0].panels]
+    assert labels == ["QK", "VV", "KK", "QQ", "Token", "NEW-KIND"]
+    unequal = {"qk": eigenvectors("qk", n_components=2), "vv": eigenvectors("vv", n_components=5)}
+    assert build_page(activations(), unequal, activations(), "title", 512).components == [1, 2, 3, 4, 5]
+    report_html(activations(), unequal)
+
+
+def test_recipe_is_python_and_spells_out_what_differs() -> None:
+    answers = solved(attrs={"kernel_options": json.dumps({"threshold": 0.2, "x=1)\nimport os #": 1})})
+    answers["vv"]["layer_weight"][:] = 1.0
+    lines = "\n".join(solve_lines(answers["qk"], "qk"))
+    assert "threshold=0.2" in lines
+    assert "import os" not in lines
+    assert "weights={'encoder.layer.0.attention': 0.33" in lines
+    assert "weights" not in "\n".join(solve_lines(answers["vv"], "vv"))
+    tree = activations()
+    text = recipe(answers, tree.attrs, LAYERS, title="T", pictures="'photos/*.jpg'", pictures_sha256="ab")
+    compile(text, "recipe", "exec")
+    assert "st.load_images('photos/*.jpg')" in text
+    assert "images.sha256 == 'ab'" in text
+    assert "st.capture(\n    model, images,\n    layers=['encoder.layer.0.attention'" in text
+    compile(recipe(answers, tree.attrs, LAYERS, title=HOSTILE), "recipe", "exec")
+    awkward = recipe({"not a name": answers["qk"]}, {"model": "a'\n\"b"}, [HOSTILE], title=HOSTILE, pictures="'p'")
+    compile(awkward, "recipe", "exec")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((activations(), {}), "There is no answer to report"),
+        ((None, solved()), "There are no pictures to show"),
+        ((activations(), {"qk": eigenvectors("qk"), "vv": eigenvectors("vv", n_images=1)}), "of different images"),
+        ((activations(), {"qk": xr.Dataset()}), "expected the Dataset"),
+        ((activations(3), solved()), None),
+    ],
+)
+def test_impossible_reports_are_refused_in_one_sentence(arguments: tuple, message: str | None, tmp_path: Path) -> None:
+    if message is None:  # pictures beyond those solved are no mistake
+        assert render_report(*arguments, tmp_path / "report.html").is_file()
+        return
+    with pytest.raises(SpectralToolkitError, match=message):
+        render_report(*arguments, tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_and_wrong_opacity_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpectralToolkitError, match="is a folder"):
+        render_report(activations(), solved(), tmp_path)
+    with pytest.raises(SpectralToolkitError, match="opacity=3"):
+        render_report(activations(), solved(), tmp_path / "a.html", opacity=3)
+    assert load_images(pictures())[0].shape == (40, 80, 3)
