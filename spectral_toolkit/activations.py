@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 QUANTITIES = ("query", "key", "value", "token")
 """What ``capture`` can record of a layer."""
 
+UNROTATED = ("query_unrotated", "key_unrotated")
+"""What it can record besides of a model with rotary positions: queries and keys before the rotation."""
+
 
 def layer_names(activations: xr.DataTree) -> list[str]:
     """Names of the layers in depth order (by the attribute ``depth`` where every layer has one)."""

@@ -1,0 +1,280 @@
+"""Forward passes to a tree of activations: in memory, or streamed to a zarr store picture by picture.
+
+``plan.py`` settles what will be recorded, ``memory.py`` and ``stores.py`` are the two places it can go, and the
+models know how their attention is watched. Everything that touches a model is undone when its context ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm.auto import tqdm
+
+from ..errors import ActivationsError, CaptureMemoryError, UnsupportedModelError
+from ..images import load_images
+from ..models import Model, load_model
+from ..models.model import evaluating
+from .memory import MemorySink, Sink
+from .plan import Plan, available_memory, format_bytes, make_plan
+from .stores import ZarrSink
+
+__all__ = ["capture", "estimate_bytes"]
+
+_DEFAULT = ("query", "key", "value")
+
+
+def capture(
+    model: Any,
+    images: Any,
+    *,
+    layers: Any = "all",
+    quantities: str | Sequence[str] = _DEFAULT,
+    store: str | os.PathLike[str] | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+    size: int | tuple[int, int] | None = None,
+    memory_limit: int | None = None,
+) -> xr.DataTree:
+    """Record queries, keys, values and tokens of a model's layers on pictures.
+
+    The model is as it was afterwards, whatever happens: attention implementation, training mode, device, precision,
+    hooks and random state. Its outputs during the capture are those it always gives in evaluation mode.
+
+    Parameters
+    ----------
+    model
+        A ``Model``, or anything ``load_model`` takes.
+    images
+        Anything ``load_images`` takes.
+    layers
+        ``"all"``, or names, numbers (negative ones count from the end), a slice, or a list of these.
+    quantities
+        Any of ``"query"``, ``"key"``, ``"value"`` (after rotary embedding and normalisation, as the softmax sees
+        them; keys and values of grouped queries are repeated to the query heads), ``"token"`` (the residual stream
+        after the block), and for models with rotary positions ``"query_unrotated"`` and ``"key_unrotated"``.
+    store
+        Path of a zarr store to stream to, picture by picture. An interrupted capture resumes there and gives the
+        same bytes; a finished one is opened and returned at once. Nothing is ever overwritten.
+    batch_size
+        Pictures per forward pass.
+    seed
+        For models that draw random numbers; the global random state is left as it was.
+    progress
+        Whether to show a progress bar, with the number of bytes.
+    size
+        Pixels (height, width) all pictures are resized to, without cropping; None takes the model's own.
+    memory_limit
+        Bytes a capture without ``store`` may take; None is what is available.
+
+    Returns
+    -------
+    xarray.DataTree
+        Root: ``pixels (image, y_px, x_px, rgb)``, the coordinates ``image``, ``original_height``,
+        ``original_width`` and ``box_*`` along it, and the provenance in its attributes. One child per layer, in
+        depth order, with ``query``, ``key``, ``value`` of dimensions ``(image, head, y, x, channel)``, ``token
+        (image, y, x, feature)``, the special tokens apart as ``special_query (image, head, special, channel)`` and
+        so on, ``attention_bias (head, query_token, key_token)`` where the model adds one, and the attributes
+        ``depth`` and ``scale``. Floats are float32 unless the model runs in float16 or float64.
+
+    Raises
+    ------
+    CaptureMemoryError
+        If the result would not fit in memory and no store is given.
+    StoreError
+        If the store is damaged, foreign, or holds another capture.
+    ActivationsError
+        If a layer yields NaN or infinity.
+    UnsupportedModelError
+        If the model's attention cannot be watched.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig, ViTModel
+    >>> config = ViTConfig(
+    ...     hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8
+    ... )
+    >>> acts = capture(ViTModel(config), np.zeros((48, 64, 3), dtype=np.uint8), progress=False)
+    >>> dict(acts["layers.0"]["query"].sizes)
+    {'image': 1, 'head': 2, 'y': 4, 'x': 4, 'channel': 4}
+    """
+    plan = _plan(model, images, layers, quantities, size, batch_size, seed)
+    if store is None:
+        _check_memory(plan, memory_limit)
+        sink: Sink = MemorySink(plan)
+    else:
+        sink = ZarrSink.open(store, plan)
+    if sink.waiting:
+        _run(plan, sink, progress)
+    return sink.tree()
+
+
+def estimate_bytes(
+    model: Any,
+    images: Any,
+    *,
+    layers: Any = "all",
+    quantities: str | Sequence[str] = _DEFAULT,
+    size: int | tuple[int, int] | None = None,
+) -> int:
+    """Bytes that ``capture`` with the same arguments will yield, in memory or on disk, without running the model.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig, ViTModel
+    >>> config = ViTConfig(
+    ...     hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8
+    ... )
+    >>> estimate_bytes(ViTModel(config), np.zeros((48, 64, 3), dtype=np.uint8))
+    6336
+    """
+    return _plan(model, images, layers, quantities, size, 1, 0).nbytes
+
+
+def _plan(
+    model: Any,
+    images: Any,
+    layers: Any,
+    quantities: str | Sequence[str],
+    size: int | tuple[int, int] | None,
+    batch_size: int,
+    seed: int,
+) -> Plan:
+    pictures = load_images(images)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    return make_plan(loaded, pictures, layers, quantities, size, batch_size, seed)
+
+
+def _check_memory(plan: Plan, memory_limit: int | None) -> None:
+    limit = available_memory() if memory_limit is None else memory_limit
+    if plan.nbytes > limit:
+        raise CaptureMemoryError(
+            f"The capture would take {format_bytes(plan.nbytes)} ({plan.nbytes:,} bytes) for {len(plan.pictures)} "
+            f"pictures and {len(plan.layers)} layers, and {format_bytes(limit)} are available: stream it to disk with "
+            "store='activations.zarr', or capture fewer layers, quantities or pictures, or a smaller size."
+        )
+
+
+def _run(plan: Plan, sink: Sink, progress: bool) -> None:
+    model = plan.model
+    n_waiting = sum(batch.stop - batch.start for batch in sink.waiting)
+    title = f"capture {len(plan.layers)} layers, {format_bytes(plan.nbytes)}"
+    recorder = _Recorder(plan, sink)
+    with (
+        tqdm(total=len(plan.pictures), initial=len(plan.pictures) - n_waiting, desc=title, disable=not progress) as bar,
+        evaluating(model.tower, plan.seed),
+        model.recording(recorder),
+    ):
+        for batch in sink.waiting:
+            pictures = [plan.pictures[index] for index in range(batch.start, batch.stop)]
+            pixels = np.stack([model.processor.resize(picture, plan.size) for picture in pictures])
+            sink.begin(batch, pixels)
+            recorder.begin(batch)
+            try:
+                model.forward(pixels)
+            except torch.OutOfMemoryError as error:
+                raise CaptureMemoryError(
+                    f"The forward pass of {len(pixels)} pictures does not fit on {model.device}: lower "
+                    f"batch_size={plan.batch_size} or size={plan.size}."
+                ) from error
+            recorder.end()
+            sink.commit()
+            bar.update(len(pixels))
+
+
+class _Recorder:
+    """Takes what a model reports during one forward pass after another, and puts it where the sink says."""
+
+    def __init__(self, plan: Plan, sink: Sink):
+        self.layers, self.quantities = plan.layers, plan.quantities
+        self._plan, self._sink = plan, sink
+        self._batch = slice(0, 0)
+        self._seen: set[tuple[str, str]] = set()
+        self._described: set[str] = set()
+
+    def begin(self, batch: slice) -> None:
+        self._batch = batch
+        self._seen.clear()
+
+    def end(self) -> None:
+        missing = [
+            (layer, quantity)
+            for layer in self.layers
+            for quantity in self.quantities
+            if (layer, quantity) not in self._seen
+        ]
+        if missing:
+            raise UnsupportedModelError(
+                f"{self._plan.model.name} ran without using {missing[0][1]} of layer {missing[0][0]!r} where it was "
+                "expected, so nothing can be said about that layer: leave it out of layers=..."
+            )
+
+    def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
+        if (layer, quantity) in self._seen:
+            raise UnsupportedModelError(
+                f"{self._plan.model.name} uses layer {layer!r} twice in one pass; which {quantity} is meant is unclear."
+            )
+        self._seen.add((layer, quantity))
+        n_special = len(self._plan.model.special_tokens)
+        specs = self._plan.arrays(layer)
+        n_images, grid = self._batch.stop - self._batch.start, self._plan.shapes[layer].grid
+        n_tokens = n_special + grid[0] * grid[1]
+        if tensor.shape[0] != n_images or tensor.shape[-2] != n_tokens:
+            raise UnsupportedModelError(
+                f"Layer {layer!r} of {self._plan.model.name} yields {quantity} of shape {tuple(tensor.shape)}; "
+                f"expected {n_images} images and {n_tokens} tokens ({n_special} special, {grid[0]} x {grid[1]} patches)."
+            )
+        # The split of one axis into (y, x) is a view whatever the strides, so each number is copied once.
+        self._put(layer, quantity, tensor[..., n_special:, :].unflatten(-2, grid))
+        if f"special_{quantity}" in specs:
+            self._put(layer, f"special_{quantity}", tensor[..., :n_special, :])
+
+    def _put(self, layer: str, name: str, tensor: torch.Tensor) -> None:
+        target = self._sink.target(layer, name)
+        stored = torch.from_numpy(target)
+        if stored.shape != tensor.shape:
+            raise UnsupportedModelError(
+                f"Layer {layer!r} of {self._plan.model.name} yields {name} of shape {tuple(tensor.shape)}; "
+                f"expected {tuple(stored.shape)}."
+            )
+        stored.copy_(tensor)
+        # A sum is finite only if all its terms are, and costs a fraction of looking at each one.
+        if not bool(torch.isfinite(stored.sum())) and not np.isfinite(target).all():
+            bad = next(index for index, picture in enumerate(target) if not np.isfinite(picture).all())
+            image = self._plan.pictures.names[self._batch.start + bad]
+            raise ActivationsError(
+                f"{name} of layer {layer!r} holds NaN or infinity in image {image!r}: the model overflowed or its "
+                "weights are damaged; load it with dtype='float32', or leave the image out."
+            )
+
+    def describe(self, layer: str, scale: float, bias: torch.Tensor | None) -> None:
+        if layer in self._described:
+            return
+        self._described.add(layer)
+        self._sink.describe(layer, scale, None if bias is None else self._bias(layer, bias))
+
+    def _bias(self, layer: str, bias: torch.Tensor) -> np.ndarray | None:
+        """The bias of one layer, (head, query, key); None where it changes nothing."""
+        if not bool(torch.any(bias != 0)):
+            return None
+        if bias.shape[0] > 1 and not bool(torch.all(bias == bias[:1])):
+            raise UnsupportedModelError(
+                f"Layer {layer!r} of {self._plan.model.name} adds another attention bias to every picture, which a tree "
+                "of activations has no place for: capture one picture at a time with batch_size=1."
+            )
+        spec = self._plan.bias(layer)
+        # Minus infinity (a token is not seen) becomes the lowest number: softmax sees no difference.
+        lowest = float(np.finfo(spec.dtype).min)
+        array = (
+            bias[0].detach().to("cpu", torch.float64).clamp(min=lowest).expand(spec.shape).numpy().astype(spec.dtype)
+        )
+        if not np.isfinite(array).all():
+            raise ActivationsError(
+                f"The attention bias of layer {layer!r} holds NaN or infinity: the weights are damaged."
+            )
+        return array

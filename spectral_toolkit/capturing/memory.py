@@ -1,0 +1,82 @@
+"""A capture kept in memory: every array is allocated once, and every batch copied into its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import xarray as xr
+
+from .plan import Plan
+
+
+class Sink(Protocol):
+    """Where a capture goes."""
+
+    @property
+    def waiting(self) -> Sequence[slice]:
+        """Batches still to be recorded."""
+        ...
+
+    def begin(self, batch: slice, pixels: np.ndarray) -> None:
+        """Start a batch."""
+        ...
+
+    def target(self, layer: str, name: str) -> np.ndarray:
+        """The array (image, ...) to write a layer's part of the current batch to."""
+        ...
+
+    def describe(self, layer: str, scale: float, bias: np.ndarray | None) -> None:
+        """Keep what a layer has beside its arrays; told once, during the first batch."""
+        ...
+
+    def commit(self) -> None:
+        """End the batch: everything of it has been written."""
+        ...
+
+    def tree(self) -> xr.DataTree:
+        """The finished capture."""
+        ...
+
+
+class MemorySink:
+    """Arrays in memory."""
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+        self._batch = slice(0, 0)
+        n = len(plan.pictures)
+        self.waiting: Sequence[slice] = plan.batches
+        self._pixels = np.empty((n, *plan.pixels.shape), plan.pixels.dtype)
+        self._arrays = {
+            (layer, name): np.empty((n, *spec.shape), spec.dtype)
+            for layer in plan.layers
+            for name, spec in plan.arrays(layer).items()
+        }
+        self._about: dict[str, tuple[float, np.ndarray | None]] = {}
+
+    def begin(self, batch: slice, pixels: np.ndarray) -> None:
+        self._batch = batch
+        self._pixels[batch] = pixels
+
+    def target(self, layer: str, name: str) -> np.ndarray:
+        return self._arrays[layer, name][self._batch]
+
+    def describe(self, layer: str, scale: float, bias: np.ndarray | None) -> None:
+        self._about[layer] = (scale, bias)
+
+    def commit(self) -> None:
+        return
+
+    def tree(self) -> xr.DataTree:
+        plan = self._plan
+        nodes = {"/": plan.root().assign(pixels=(("image", *plan.pixels.dims), self._pixels))}
+        for layer in plan.layers:
+            specs = plan.arrays(layer)
+            data = {name: (("image", *spec.dims), self._arrays[layer, name]) for name, spec in specs.items()}
+            scale, bias = self._about[layer]
+            if bias is not None:
+                data["attention_bias"] = (plan.bias(layer).dims, bias)
+            nodes[layer] = plan.node(layer).assign(data).assign_attrs(scale=scale)
+        return xr.DataTree.from_dict(nodes)

@@ -1,0 +1,276 @@
+"""A capture streamed to a zarr store that can be interrupted, resumed and trusted.
+
+Every array is chunked by picture, uncompressed (activations hardly compress) and carries a checksum per chunk, so the
+size of every file is known beforehand and damage is noticed. Batches are the unit of progress: rounding depends on
+which pictures share a batch, so a batch that was cut short is computed again as a whole, and the store ends up with
+the same bytes as one that was never interrupted. While a capture is unfinished, the array ``_progress`` in the root
+says which batches are in; it is removed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from ..errors import StoreError
+from .plan import FORMAT, ArraySpec, Plan, differences
+
+_PROGRESS = "_progress"
+_CHECKSUM_BYTES = 4
+_CHECKED_BYTES = 2**30
+"""On opening, every file is looked at, and so many bytes are read to compare their checksums; the others when used."""
+_CIRCUMSTANCES = ("device", "attention", "versions")
+"""What a finished store may differ in from this session; an unfinished one may not, or its two parts would differ."""
+
+
+class ZarrSink:
+    """Arrays in a zarr store."""
+
+    def __init__(self, path: Path, plan: Plan):
+        self._path, self._plan = path, plan
+        self._root = zarr.open_group(path, mode="r+", use_consolidated=False)
+        self._batch = slice(0, 0)
+        self._pixels: np.ndarray | None = None
+        self._buffers = {
+            (layer, name): np.empty((plan.batch_size, *spec.shape), spec.dtype)
+            for layer in plan.layers
+            for name, spec in plan.arrays(layer).items()
+        }
+        done = self._done()
+        self.waiting: Sequence[slice] = [batch for batch, ready in zip(plan.batches, done, strict=True) if not ready]
+
+    @classmethod
+    def open(cls, store: str | os.PathLike[str], plan: Plan) -> ZarrSink:
+        """Make a store, or go on with one that holds the beginning of this very capture.
+
+        Raises
+        ------
+        StoreError
+            If something else is there, or the store is damaged.
+        """
+        path = Path(store).expanduser()
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            _check(path, plan)
+        else:
+            _create(path, plan)
+        try:
+            sink = cls(path, plan)
+        except (OSError, ValueError, KeyError) as error:
+            raise _damaged(path, _first_line(error)) from error
+        if not sink.waiting:
+            sink._finish()
+        return sink
+
+    def begin(self, batch: slice, pixels: np.ndarray) -> None:
+        self._batch, self._pixels = batch, pixels
+
+    def target(self, layer: str, name: str) -> np.ndarray:
+        return self._buffers[layer, name][: self._batch.stop - self._batch.start]
+
+    def describe(self, layer: str, scale: float, bias: np.ndarray | None) -> None:
+        group = self._root[layer]
+        assert isinstance(group, zarr.Group)
+        if "scale" in group.attrs:
+            return
+        if bias is not None:
+            spec = self._plan.bias(layer)
+            _create_array(group, "attention_bias", spec.shape, spec.shape, spec)[...] = bias
+        group.attrs["scale"] = scale  # last: it says that the layer has been described
+
+    def commit(self) -> None:
+        assert self._pixels is not None
+        _write(self._root, "pixels", self._batch, self._pixels)
+        for layer, name in self._buffers:
+            _write(self._root, f"{layer}/{name}", self._batch, self.target(layer, name))
+        number = self._batch.start // self._plan.batch_size
+        _write(self._root, _PROGRESS, slice(number, number + 1), np.ones(1, np.uint8))
+        self.waiting = [batch for batch in self.waiting if batch != self._batch]
+        if not self.waiting:
+            self._finish()
+
+    def tree(self) -> xr.DataTree:
+        with _library_warnings():
+            tree = xr.open_datatree(self._path, engine="zarr", chunks=None)
+        # A store lists its groups by name: put them into depth order.
+        children = {layer: cast(xr.DataTree, tree[layer]).copy() for layer in self._plan.layers}
+        return xr.DataTree(tree.to_dataset(inherit=False), children=children)
+
+    def _done(self) -> np.ndarray:
+        if _PROGRESS not in self._root:
+            return np.ones(len(self._plan.batches), dtype=bool)
+        return np.asarray(cast(zarr.Array, self._root[_PROGRESS])[...]) == 1
+
+    def _finish(self) -> None:
+        """Drop the progress and write all metadata into one file; may be cut short and called again."""
+        progress = self._path / _PROGRESS
+        if progress.exists():
+            away = Path(tempfile.mkdtemp(prefix=f".{self._path.name}-", dir=self._path.parent))
+            progress.rename(away / _PROGRESS)  # at once, so that half of it is never there
+            shutil.rmtree(away)
+        if (
+            self._root.store_path.store.read_only
+            or zarr.open_group(self._path, mode="r").metadata.consolidated_metadata
+        ):
+            return
+        with _library_warnings():
+            zarr.consolidate_metadata(self._path)
+
+
+def _create(path: Path, plan: Plan) -> None:
+    """Make the empty store beside its place and move it there, so that half a store is never there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        nodes = {"/": plan.root(), **{layer: plan.node(layer) for layer in plan.layers}}
+        with _library_warnings():
+            xr.DataTree.from_dict(nodes).to_zarr(making / "store", zarr_format=3, consolidated=False)
+        root = zarr.open_group(making / "store", mode="r+", use_consolidated=False)
+        _create_array(root, "pixels", *_by_image(plan, plan.pixels))
+        for layer in plan.layers:
+            group = cast(zarr.Group, root[layer])
+            for name, spec in plan.arrays(layer).items():
+                _create_array(group, name, *_by_image(plan, spec))
+        n_batches = len(plan.batches)
+        _create_array(root, _PROGRESS, (n_batches,), (1,), ArraySpec(("batch",), (n_batches,), np.dtype("uint8")))
+        if path.exists():
+            path.rmdir()
+        (making / "store").rename(path)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _by_image(plan: Plan, spec: ArraySpec) -> tuple[tuple[int, ...], tuple[int, ...], ArraySpec]:
+    whole = ArraySpec(("image", *spec.dims), spec.shape, spec.dtype)
+    return (len(plan.pictures), *spec.shape), (1, *spec.shape), whole
+
+
+def _create_array(
+    group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], spec: ArraySpec
+) -> zarr.Array:
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks,
+        dtype=spec.dtype,
+        compressors=[Crc32cCodec()],
+        filters=None,
+        # A chunk that is missing must not read as plausible numbers.
+        fill_value=np.nan if spec.dtype.kind == "f" else 0,
+        dimension_names=spec.dims,
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+
+
+def _write(root: zarr.Group, name: str, where: slice, values: np.ndarray) -> None:
+    # By default zarr leaves out chunks that hold nothing but the fill value; every file is to be there.
+    cast(zarr.Array, root[name]).with_config({"write_empty_chunks": True})[where] = values
+
+
+def _check(path: Path, plan: Plan) -> None:
+    """Raise ``StoreError`` unless ``path`` holds this capture, whole or begun, and undamaged."""
+    try:
+        root = zarr.open_group(path, mode="r", use_consolidated=False)
+        found = dict(root.attrs)
+    except Exception as error:
+        # zarr has no common base for what a damaged or foreign folder makes it raise.
+        if (path / "zarr.json").exists():
+            raise _damaged(path, _first_line(error)) from error
+        raise _foreign(path) from error
+    if found.get("format") != FORMAT:
+        raise _foreign(path)
+    unfinished = (path / _PROGRESS).exists()
+    ignoring = () if unfinished else _CIRCUMSTANCES
+    if other := differences(found, plan.attrs, ignoring):
+        raise StoreError(
+            f"The store {str(path)!r} holds another capture: {'; '.join(other)}. Give the settings it was made with, "
+            "or another store."
+        )
+    try:
+        problem = _problem(path, root, plan)
+    except Exception as error:
+        problem = _first_line(error)
+    if problem:
+        raise _damaged(path, problem)
+
+
+def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
+    """What is wrong with a store of ours, or an empty text."""
+    batches = plan.batches
+    ready = np.ones(len(batches), dtype=bool)
+    if (path / _PROGRESS).exists():
+        ready = np.asarray(cast(zarr.Array, root[_PROGRESS])[...]) == 1
+        if ready.shape != (len(batches),):
+            return f"{_PROGRESS} has shape {ready.shape}, expected {(len(batches),)}"
+    images = [i for batch, done in zip(batches, ready, strict=True) if done for i in range(batch.start, batch.stop)]
+    names = cast(zarr.Array, root["image"])[...]
+    if [str(name) for name in np.asarray(names)] != list(plan.pictures.names):
+        return "the names of its pictures are not those that were given"
+
+    files: list[tuple[zarr.Array, tuple[Any, ...], Path, int]] = []
+    expected = {"pixels": plan.pixels}
+    expected |= {f"{layer}/{name}": spec for layer in plan.layers for name, spec in plan.arrays(layer).items()}
+    for name, spec in expected.items():
+        array = cast(zarr.Array, root[name])
+        if array.shape != (len(plan.pictures), *spec.shape) or array.dtype != spec.dtype:
+            return f"{name} has shape {array.shape} and type {array.dtype}"
+        for image in images:
+            chunk = path / name / "c" / "/".join(map(str, (image, *([0] * len(spec.shape)))))
+            files.append((array, (image,), chunk, spec.nbytes))
+    for layer in plan.layers:
+        group = cast(zarr.Group, root[layer])
+        if images and "scale" not in group.attrs:
+            return f"layer {layer!r} has no scale"
+        if plan.shapes[layer].biased and "attention_bias" in group:
+            array, spec = cast(zarr.Array, group["attention_bias"]), plan.bias(layer)
+            chunk = path / layer / "attention_bias" / "c" / "/".join(["0"] * len(spec.shape))
+            files.append((array, (...,), chunk, spec.nbytes))
+    for _, _, chunk, nbytes in files:
+        if not chunk.is_file():
+            return f"{chunk.relative_to(path)} is missing"
+        if chunk.stat().st_size != nbytes + _CHECKSUM_BYTES:
+            return f"{chunk.relative_to(path)} has {chunk.stat().st_size} bytes, expected {nbytes + _CHECKSUM_BYTES}"
+    step = max(1, -(-sum(nbytes for *_, nbytes in files) // _CHECKED_BYTES))
+    for array, where, chunk, _ in files[::step]:
+        try:
+            array[where]
+        except ValueError as error:
+            return f"{chunk.relative_to(path)}: {_first_line(error)}"
+    return ""
+
+
+@contextmanager
+def _library_warnings() -> Iterator[None]:
+    """zarr warns that consolidated metadata is not yet in the standard; xarray without it warns that it is slow."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
+        yield
+
+
+def _foreign(path: Path) -> StoreError:
+    return StoreError(
+        f"{str(path)!r} exists and is not a store of activations written by spectral_toolkit: choose another store; "
+        "nothing was touched."
+    )
+
+
+def _damaged(path: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"The store {str(path)!r} is damaged ({reason}): delete it and capture again, or choose another store; nothing "
+        "was touched."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -1,0 +1,330 @@
+"""Reading pictures: whatever the user has becomes a lazy sequence of RGB arrays with unique names.
+
+Files are opened once for their size when the sequence is made, and read again each time a picture is asked
+for, so that a folder of a hundred thousand photos costs no memory.
+"""
+
+from __future__ import annotations
+
+import glob as globbing
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, overload
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import SpectralToolkitError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""What counts as a picture when a whole directory is given."""
+
+_ACCEPTED = (
+    "a glob pattern, a path, a directory, PIL images, arrays of shape (height, width, 3) or (image, height, width, 3), "
+    "a DataArray (image, y_px, x_px, rgb), or a list of these"
+)
+_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap height and width
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One picture: its size without reading the pixels, and how to read and to fingerprint them."""
+
+    name: str
+    size: tuple[int, int]
+    read: Callable[[], np.ndarray]
+    content: Callable[[], bytes | memoryview]
+
+
+class Pictures(Sequence[np.ndarray]):
+    """A lazy sequence of uint8 RGB arrays of shape (height, width, 3).
+
+    Attributes
+    ----------
+    names
+        One unique name per picture: the file name, or ``image_0``, ``image_1``, ... where there is none.
+    sizes
+        ``(height, width)`` in pixels of every picture, after its EXIF orientation is applied.
+
+    Examples
+    --------
+    >>> pictures = load_images(np.zeros((2, 4, 6, 3), dtype=np.uint8))
+    >>> len(pictures), pictures.sizes, pictures.names
+    (2, ((4, 6), (4, 6)), ('image_0', 'image_1'))
+    """
+
+    def __init__(self, entries: Sequence[_Entry]):
+        self._entries = tuple(entries)
+        self.names = _unique([entry.name for entry in self._entries])
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        return tuple(entry.size for entry in self._entries)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over the content of all pictures in order: the bytes of a file, or of an array with its shape."""
+        digest = hashlib.sha256()
+        for entry in self._entries:
+            digest.update(hashlib.sha256(entry.content()).digest())
+            digest.update(repr(entry.size).encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Pictures: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | Pictures:
+        if isinstance(index, slice):
+            return Pictures(
+                [
+                    _Entry(name, entry.size, entry.read, entry.content)
+                    for name, entry in zip(self.names[index], self._entries[index], strict=True)
+                ]
+            )
+        return self._entries[index].read()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (entry.read() for entry in self._entries)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.names[:3]) + (", ..." if len(self) > 3 else "")
+        return f"<Pictures: {len(self)} ({shown})>"
+
+
+def load_images(source: Any) -> Pictures:
+    """Make a lazy sequence of RGB pictures from whatever holds pictures.
+
+    Parameters
+    ----------
+    source
+        A glob pattern (``"photos/*.jpg"``, ``"**"`` for all folders below), a path, a directory (every picture
+        directly in it, sorted by name), a PIL image, a NumPy array or torch tensor of shape ``(height, width)``,
+        ``(height, width, 1 | 3 | 4)`` or ``(image, height, width, 3)`` with uint8 values or floats from 0 to 1,
+        an ``xarray.DataArray (image, y_px, x_px, rgb)`` such as ``scenes.sample(8, seed=0).pixels``, a tree of
+        activations (its ``pixels``), ``Pictures``, or a list of any of these.
+
+    Returns
+    -------
+    Pictures
+        A sequence of uint8 arrays of shape (height, width, 3) with ``names`` and ``sizes``. EXIF orientation is
+        applied, grey becomes RGB, transparency is laid on white, 16 bits become 8.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If a path does not exist, a file is not a picture, or an array is not one.
+
+    Examples
+    --------
+    >>> load_images(np.linspace(0, 1, 12).reshape(3, 4))[0].shape
+    (3, 4, 3)
+    """
+    entries = list(_entries(source))
+    if not entries:
+        raise SpectralToolkitError(f"There is no picture in {_short(source)}: expected {_ACCEPTED}.")
+    return Pictures(entries)
+
+
+def _entries(source: Any) -> Iterator[_Entry]:
+    if isinstance(source, Pictures):
+        for name, entry in zip(source.names, source._entries, strict=True):
+            yield _Entry(name, entry.size, entry.read, entry.content)
+    elif isinstance(source, (str, os.PathLike)):
+        yield from _path_entries(os.fspath(source))
+    elif isinstance(source, Image.Image):
+        yield _array_entry(
+            _rgb_from_pil(ImageOps.exif_transpose(source)), Path(getattr(source, "filename", "") or "").name
+        )
+    elif hasattr(source, "children") and hasattr(source, "dataset"):
+        yield from _tree_entries(source)
+    elif hasattr(source, "dims") and hasattr(source, "coords"):
+        yield from _data_array_entries(source)
+    elif isinstance(source, np.ndarray) or hasattr(source, "__array__") or hasattr(source, "detach"):
+        yield from _array_entries(source)
+    elif isinstance(source, (list, tuple)):
+        for part in source:
+            yield from _entries(part)
+    else:
+        raise SpectralToolkitError(f"Pictures cannot be read from {_short(source)}: expected {_ACCEPTED}.")
+
+
+def _path_entries(text: str) -> Iterator[_Entry]:
+    text = os.path.expanduser(text)
+    path = Path(text)
+    # An existing path wins over its reading as a pattern: names of files may hold square brackets.
+    if path.is_dir():
+        found = sorted(child for child in path.iterdir() if child.suffix.lower() in SUFFIXES and child.is_file())
+        if not found:
+            raise SpectralToolkitError(
+                f"The directory {text!r} holds no picture: expected files ending in {', '.join(SUFFIXES)}."
+            )
+    elif path.exists():
+        found = [path]
+    elif globbing.has_magic(text):
+        found = sorted(Path(name) for name in globbing.glob(text, recursive=True) if not os.path.isdir(name))
+        if not found:
+            raise SpectralToolkitError(f"No file matches the pattern {text!r}: check the folder and the ending.")
+    else:
+        raise SpectralToolkitError(f"The picture {text!r} does not exist: check the path.")
+    for file in found:
+        yield _file_entry(file)
+
+
+def _file_entry(path: Path) -> _Entry:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if image.getexif().get(_ORIENTATION, 1) >= 5:
+                width, height = height, width
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise SpectralToolkitError(f"The file {str(path)!r} cannot be read as a picture: {error}.") from error
+
+    def read() -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                return _rgb_from_pil(ImageOps.exif_transpose(image))
+        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+            raise SpectralToolkitError(f"The picture {str(path)!r} is damaged or gone: {error}.") from error
+
+    def content() -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise SpectralToolkitError(f"The picture {str(path)!r} cannot be read: {error}.") from error
+
+    return _Entry(path.name, (height, width), read, content)
+
+
+def _rgb_from_pil(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit grey; PIL would clip it at 255
+        grey = np.asarray(image).astype(np.float64)
+        return _rgb(np.clip(grey / 257 if grey.max(initial=0) > 255 else grey, 0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(image.convert("RGB"))
+
+
+def _tree_entries(tree: xr.DataTree) -> Iterator[_Entry]:
+    if "pixels" not in tree.dataset.data_vars:
+        raise SpectralToolkitError("The tree of activations holds no pictures: its root has no variable 'pixels'.")
+    yield from _data_array_entries(tree.dataset["pixels"])
+
+
+def _data_array_entries(array: xr.DataArray) -> Iterator[_Entry]:
+    spatial = ("y_px", "x_px", "rgb")
+    if set(array.dims) not in ({"image", *spatial}, set(spatial)):
+        raise SpectralToolkitError(
+            f"A DataArray of pictures has dimensions (image, y_px, x_px, rgb), this one has {tuple(array.dims)}."
+        )
+    if "image" not in array.dims:
+        yield _array_entry(_to_uint8(array.transpose(*spatial).to_numpy()), "")
+        return
+    array = array.transpose("image", *spatial)
+    names = array.coords["image"].to_numpy() if "image" in array.coords else range(array.sizes["image"])
+    for index, name in enumerate(names):
+        # Labels that are numbers carry no more meaning than a position.
+        label = f"image_{name}" if isinstance(name, (int, np.integer)) else str(name)
+        yield _lazy_entry(array.isel(image=index), label)
+
+
+def _lazy_entry(picture: xr.DataArray, name: str) -> _Entry:
+    def read() -> np.ndarray:
+        return _rgb(_to_uint8(picture.to_numpy()))
+
+    size = (picture.sizes["y_px"], picture.sizes["x_px"])
+    return _Entry(name, size, read, lambda: np.ascontiguousarray(read()).data)
+
+
+def _array_entries(source: Any) -> Iterator[_Entry]:
+    if hasattr(source, "detach"):
+        source = source.detach().cpu()
+    array = np.asarray(source)
+    if array.ndim == 4 and array.shape[-1] in (1, 3, 4):
+        pictures = list(array)
+    elif array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4)):
+        pictures = [array]
+    else:
+        hint = (
+            ": channels come last, so transpose it first"
+            if array.ndim in (3, 4) and array.shape[array.ndim - 3] in (1, 3, 4)
+            else ""
+        )
+        raise SpectralToolkitError(
+            f"An array of shape {array.shape} is not a picture{hint}; expected (height, width, 3) or "
+            "(image, height, width, 3)."
+        )
+    for picture in pictures:
+        yield _array_entry(_rgb(_to_uint8(picture)), "")
+
+
+def _array_entry(picture: np.ndarray, name: str) -> _Entry:
+    picture = np.ascontiguousarray(picture)
+    if picture.size == 0:
+        raise SpectralToolkitError(f"An array of shape {picture.shape} holds no pixels.")
+    height, width = picture.shape[:2]
+    return _Entry(name, (height, width), lambda: picture, lambda: picture.data)
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
+        if not (low >= 0 and high <= 1):
+            raise SpectralToolkitError(
+                f"A picture of floats holds values from {low:g} to {high:g}; expected 0 to 1 (or uint8 from 0 to 255)."
+            )
+        return (array * 255).round().astype(np.uint8)
+    if np.issubdtype(array.dtype, np.integer):
+        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        if low >= 0 and high <= 255:
+            return array.astype(np.uint8)
+        raise SpectralToolkitError(f"A picture of integers holds values from {low} to {high}; expected 0 to 255.")
+    raise SpectralToolkitError(f"An array of type {array.dtype} is not a picture; expected uint8 or floats.")
+
+
+def _rgb(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.shape[-1] == 1:
+        return np.repeat(array, 3, axis=-1)
+    if array.shape[-1] == 4:
+        alpha = array[..., 3:].astype(np.float64) / 255
+        return (array[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    return array
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """Positions for the nameless, and ``name (2)`` for the second picture of a name."""
+    taken: set[str] = set()
+    unique = []
+    for index, name in enumerate(names):
+        wanted = name or f"image_{index}"
+        candidate, copy = wanted, 1
+        while candidate in taken:
+            copy += 1
+            candidate = f"{wanted} ({copy})"
+        taken.add(candidate)
+        unique.append(candidate)
+    return tuple(unique)
+
+
+def _short(value: Any) -> str:
+    text = repr(cast(object, value)).replace("\n", " ")
+    return text if len(text) <= 80 else f"{text[:77]}..."

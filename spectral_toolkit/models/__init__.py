@@ -1,0 +1,181 @@
+"""Models whose attention can be captured: loading them, and one class for all that a capture needs to know.
+
+``families.py`` holds the table of what is supported; a new family is one line there, and one file if it has a quirk.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..devices import resolve_device
+from ..errors import SpectralToolkitError, UnsupportedModelError
+from . import families, loading
+from .loading import bundled_models
+from .model import LayerShape, Model
+from .processing import Processing, settings_of
+
+__all__ = ["SUPPORTED", "LayerShape", "Model", "Processing", "bundled_models", "load_model"]
+
+SUPPORTED = tuple(family.describe() for family in families.FAMILIES)
+"""One line per supported family, from the table; the documentation prints them."""
+
+
+def load_model(
+    source: Any,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    processor: Any = None,
+    trust_remote_code: bool = False,
+    safetensors_only: bool = True,
+) -> Model:
+    """Make a model ready for ``capture``.
+
+    Parameters
+    ----------
+    source
+        Name of a bundled model (``"scenes"``), a local folder in transformers' format, a name on the Hugging Face
+        hub, a live transformers model, or a ``Model`` made before. A task head is fine, and so is a multimodal
+        model: the vision tower is picked out.
+    device
+        ``"auto"`` puts a loaded model on CUDA, else MPS, else the CPU, and leaves a live object where it is;
+        anything else moves it.
+    dtype
+        Precision of the weights, such as ``"float32"`` or ``torch.float16``. None keeps the checkpoint's, or the
+        live object's.
+    revision
+        Branch, tag or commit on the hub.
+    processor
+        A transformers processor or image processor, or a dictionary of its settings. None takes what lies beside
+        the model, else one made from its configuration and its family's usual normalisation; which one it was is
+        recorded in the provenance.
+    trust_remote_code
+        Whether a hub model may run its own Python code. Off unless you say so.
+    safetensors_only
+        Whether to refuse weights in formats that can run code when they are loaded.
+
+    Returns
+    -------
+    Model
+        With ``name``, ``family``, ``layers`` in depth order, ``special_tokens``, ``device``, ``dtype``,
+        ``processor`` and the live ``module``.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If the name is misspelt, gated or out of reach, or has no safetensors weights.
+    UnsupportedModelError
+        If the model is not of a supported family.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig, ViTModel
+    >>> config = ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+    >>> model = load_model(ViTModel(config))
+    >>> model.family, model.layers
+    ('ViT', ('layers.0', 'layers.1'))
+    """
+    precision = _dtype(dtype)
+    if isinstance(source, Model):
+        model = source
+        if processor is not None:
+            model.processor = _processing(model.processor, processor, "given by the caller")
+    elif isinstance(source, (str, os.PathLike)):
+        return _from_name(
+            os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only
+        )
+    elif isinstance(source, torch.nn.Module):
+        model = _from_module(source, revision, processor)
+    else:
+        raise UnsupportedModelError(
+            f"A model cannot be made from {type(source).__name__}: expected the name of a bundled or hub model, a "
+            f"local folder, or a live transformers model of {families.supported()}."
+        )
+    if device != "auto":
+        model.tower.to(resolve_device(device))
+    if precision is not None:
+        model.tower.to(precision)
+    return model
+
+
+def _from_name(
+    source: str,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    processor: Any,
+    trust_remote_code: bool,
+    safetensors_only: bool,
+) -> Model:
+    target = resolve_device(device)
+    loaded = loading.fetch(
+        source,
+        revision=revision,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        safetensors_only=safetensors_only,
+    )
+    if processor is not None:
+        processing = partial(_processing, processor=processor, origin="given by the caller")
+    elif loaded.settings is not None:
+        processing = partial(_processing, processor=loaded.settings, origin="kept beside the model")
+    else:
+        processing = _as_made
+    name = source if "/" not in source or not os.path.isdir(source) else os.path.basename(os.path.abspath(source))
+    model = families.build(loaded.module, processing, name=name, revision=loaded.revision)
+    model.unused_weights = _unused(model, source, loaded.missing)
+    model.tower.to(target)
+    model.module.eval()
+    return model
+
+
+def _from_module(module: torch.nn.Module, revision: str | None, processor: Any) -> Model:
+    # A compiled module wraps the one whose modules have names.
+    module = getattr(module, "_orig_mod", module)
+    config = getattr(module, "config", None)
+    origin = str(getattr(config, "_name_or_path", "") or "")
+    settings = processor
+    said = "given by the caller"
+    if settings is None and origin:
+        # Only what is on this machine already: wrapping a live object must not wait for a network.
+        settings, said = loading.read_settings(origin, local_files_only=True), f"kept beside {origin}"
+    processing = _as_made if settings is None else partial(_processing, processor=settings, origin=said)
+    commit = getattr(config, "_commit_hash", None) or ""
+    return families.build(module, processing, name=origin or type(module).__name__, revision=revision or str(commit))
+
+
+def _as_made(defaults: Processing) -> Processing:
+    return defaults
+
+
+def _processing(defaults: Processing, processor: Any, origin: str) -> Processing:
+    return Processing.from_settings(settings_of(processor), defaults, origin)
+
+
+def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str]:
+    """Weights the checkpoint lacks: fine for a pooler on top of the last layer, fatal for anything below it."""
+    prefix = next((f"{name}." for name, part in model.module.named_modules() if part is model.tower and name), "")
+    inside = {name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
+    needed = sorted(name for name in inside if name.partition(".")[0] not in ("pooler", "head"))
+    if needed:
+        raise loading.not_found(
+            source,
+            f"lacks {len(needed)} weights that its layers need, such as {needed[0]!r} (it would be random there)",
+        )
+    return frozenset(inside)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise SpectralToolkitError(
+            f"dtype={dtype!r} is not a precision: use 'float32', 'float16', 'bfloat16', 'float64' or None."
+        )
+    return found

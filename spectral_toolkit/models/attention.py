@@ -1,0 +1,173 @@
+"""Seeing queries, keys and values of transformers models, through the library's own registry.
+
+One attention function is registered under one name. While a capture runs, the tower is switched to it; it reports
+what it is given and then calls the very function the model would have used, with the same arguments, so that the
+model's outputs do not change. Which capture a call belongs to follows from the attention module making it, so that
+captures of different models can run side by side.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..errors import SpectralToolkitError, UnsupportedModelError
+
+NAME = "spectral_toolkit"
+
+Listener = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], None]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What to do when an attention module is called: whom to tell, and how the model computes."""
+
+    own: str
+    listener: Listener | None
+
+
+_calls: dict[int, _Call] = {}  # by id of the attention module
+_own_masks: dict[int, str] = {}  # by id of the configuration
+
+
+def delegate(own: str | None) -> str:
+    """The implementation that computes in place of ``own`` during a capture.
+
+    Flash and flex attention take no additive mask of the form the models build for other implementations, so
+    PyTorch's scaled dot product computes for them; everything else computes for itself.
+    """
+    if own is None:
+        return "eager"
+    return "sdpa" if "flash" in own or "flex" in own or own.startswith("paged|") else own
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> Any:
+    call = _calls[id(module)]
+    if call.listener is not None:
+        scale = kwargs.get("scaling")
+        scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+        position_bias = kwargs.get("position_bias")
+        bias = _additive(attention_mask, query.dtype)
+        if position_bias is not None:
+            bias = position_bias if bias is None else bias + position_bias
+        if key.shape[1] != query.shape[1]:  # grouped queries
+            key_seen, value_seen = (repeat_kv(t, query.shape[1] // t.shape[1]) for t in (key, value))
+        else:
+            key_seen, value_seen = key, value
+        call.listener(module, query, key_seen, value_seen, bias, scale)
+    return _function(module, call.own)(module, query, key, value, attention_mask, **kwargs)
+
+
+def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def _function(module: torch.nn.Module, own: str) -> Callable[..., Any]:
+    if own != "eager":
+        return ALL_ATTENTION_FUNCTIONS[own]
+    # "eager" is not in the registry: every modelling file has its own.
+    for base in type(module).__mro__:
+        function = getattr(sys.modules.get(base.__module__), "eager_attention_forward", None)
+        if function is not None:
+            return function
+    raise UnsupportedModelError(
+        f"{type(module).__name__} computes attention by code of its own, which cannot be observed: load the model "
+        "with attn_implementation='sdpa'."
+    )
+
+
+def _mask(*args: Any, **kwargs: Any) -> Any:
+    own = _own_masks[id(kwargs["config"])]
+    return AttentionMaskInterface()[own](*args, **kwargs)
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+@contextmanager
+def listening(tower: Any, listeners: dict[torch.nn.Module, Listener]) -> Iterator[None]:
+    """Switch ``tower`` to the observing attention function; put its own setting back whatever happens.
+
+    Parameters
+    ----------
+    tower
+        A transformers ``PreTrainedModel``.
+    listeners
+        For each attention module to observe, what to call with (module, query, key, value, bias, scale). Tensors
+        are (image, head, token, channel) as the softmax sees them: after rotary embedding and normalisation, keys
+        and values repeated to the query heads. The bias is additive, (image, head, query, key), or None.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model does not follow the switch.
+    """
+    configs = _configs(tower)
+    own = {id(config): config._attn_implementation for config in configs}
+    if NAME in own.values():
+        raise SpectralToolkitError(
+            f"{type(tower).__name__} is being captured already: wait for the first capture to end, or copy the model."
+        )
+    mine = []
+    try:
+        for module in tower.modules():
+            config = getattr(module, "config", None)
+            if config is not None and id(config) in own:
+                _calls[id(module)] = _Call(delegate(own[id(config)]), listeners.get(module))
+                mine.append(id(module))
+        for config in configs:
+            _own_masks[id(config)] = delegate(own[id(config)])
+        tower.set_attn_implementation(NAME)
+        for module in listeners:
+            if getattr(getattr(module, "config", None), "_attn_implementation", None) != NAME:
+                raise UnsupportedModelError(
+                    f"{type(tower).__name__} does not let its attention be switched, so queries, keys and values "
+                    "cannot be seen: use a model whose class supports transformers' attention interface."
+                )
+        yield
+    finally:
+        for config in configs:
+            # Not set_attn_implementation: it would give nested configurations the outer one's setting, and checks
+            # again what was there before.
+            config._attn_implementation_internal = own[id(config)]
+            _own_masks.pop(id(config), None)
+        for key in mine:
+            _calls.pop(key, None)
+
+
+def _configs(tower: torch.nn.Module) -> list[Any]:
+    """Every configuration object in the tower, the nested ones too, each once."""
+    found: dict[int, Any] = {}
+    waiting = [module.config for module in tower.modules() if hasattr(module, "config")]
+    while waiting:
+        config = waiting.pop()
+        if id(config) in found or not hasattr(config, "_attn_implementation_internal"):
+            continue
+        found[id(config)] = config
+        waiting += [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
+    return list(found.values())
+
+
+def implementation(tower: Any) -> str:
+    """Name of what computes the attention of ``tower`` in a capture, for the provenance."""
+    own = tower.config._attn_implementation
+    used = delegate(own)
+    return str(used) if used == own or own is None else f"{used} (in place of {own})"

@@ -1,0 +1,203 @@
+"""Fetching transformers models from a folder or the hub, and turning every failure into a sentence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoConfig, AutoModel
+from transformers.image_processing_base import ImageProcessingMixin
+
+from ..errors import ModelNotFoundError, UnsupportedModelError
+from . import families
+
+WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
+"""Folder of the models that come with the package; each is an ordinary transformers folder."""
+
+_PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model fetched from disk or the hub, with what came with it."""
+
+    module: torch.nn.Module
+    settings: dict[str, Any] | None
+    revision: str
+    missing: frozenset[str]
+
+
+def bundled_models() -> tuple[str, ...]:
+    """Names of the models that come with the package.
+
+    Examples
+    --------
+    >>> isinstance(bundled_models(), tuple)
+    True
+    """
+    return tuple(sorted(path.parent.name for path in WEIGHTS.glob("*/config.json")))
+
+
+def not_found(name: str, why: str) -> ModelNotFoundError:
+    """The error for a model that cannot be had, with the three ways out."""
+    bundled = ", ".join(repr(model) for model in bundled_models()) or "none in this installation"
+    return ModelNotFoundError(
+        f"The model {name!r} {why}; three ways out: give a local folder (config.json and model.safetensors), use a "
+        f"bundled model ({bundled}), or log in with `hf auth login` if the model is gated or private."
+    )
+
+
+def fetch(
+    source: str,
+    *,
+    revision: str | None,
+    dtype: Any,
+    trust_remote_code: bool,
+    safetensors_only: bool,
+) -> Loaded:
+    """Load the model called ``source``: a bundled name, a local folder, or a hub name, looked up in this order."""
+    location, local = _locate(source, revision)
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
+    with _quiet():
+        config = _fetch_config(source, location, common)
+        if not trust_remote_code and not families.config_is_supported(config):
+            architecture = next(iter(getattr(config, "architectures", None) or []), type(config).__name__)
+            raise families.unsupported(f"{source!r} ({architecture})")
+        module, info = _fetch_weights(source, location, config, dtype, safetensors_only, common)
+        settings = read_settings(location, revision=revision, local_files_only=local)
+    commit = getattr(config, "_commit_hash", None) or revision or ""
+    return Loaded(module, settings, str(commit), frozenset(info.get("missing_keys", ())))
+
+
+def read_settings(location: str, **options: Any) -> dict[str, Any] | None:
+    """The picture settings kept beside a model, or None where there are none."""
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(location, **options)
+    except (OSError, ValueError):
+        return None
+    return settings
+
+
+def _locate(source: str, revision: str | None) -> tuple[str, bool]:
+    """Where ``source`` lies, and whether only this machine is to be asked."""
+    if source in bundled_models():
+        return str(WEIGHTS / source), True
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise not_found(source, "is a folder without config.json")
+        return str(path), True
+    if path.exists():
+        raise not_found(source, "is a file; expected the folder that holds it, with config.json")
+    return source, _probe(source, revision)
+
+
+def _probe(source: str, revision: str | None) -> bool:
+    """Ask the hub once, so that being offline takes seconds and not half a minute; True where it cannot be asked."""
+    try:
+        cached = isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
+        HfApi().model_info(source, revision=revision, timeout=_PROBE_SECONDS)
+    except HFValidationError as error:
+        raise not_found(source, "is neither a folder that exists nor a name the hub could have") from error
+    except RevisionNotFoundError as error:
+        raise not_found(source, f"has no revision {revision!r} on the hub") from error
+    except GatedRepoError as error:  # before the next one, of which it is a kind
+        raise not_found(source, "is gated, and this machine has not been granted access") from error
+    except RepositoryNotFoundError as error:
+        raise not_found(source, "does not exist on the hub, or is private") from error
+    except Exception as error:
+        # Connection errors come from whatever HTTP client the hub library uses.
+        of_client = type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
+        if not (of_client or isinstance(error, (OfflineModeIsEnabled, HfHubHTTPError, OSError))):
+            raise
+        if not cached:
+            raise not_found(source, "is not on this machine and the hub cannot be reached") from error
+        return True
+    return False
+
+
+def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
+    try:
+        return AutoConfig.from_pretrained(location, **common)
+    except (OSError, GatedRepoError) as error:
+        raise _explain(source, error) from error
+    except (ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
+            ) from error
+        raise families.unsupported(
+            repr(source), f"has a configuration this version of transformers cannot read ({_first_line(error)})"
+        ) from error
+
+
+def _fetch_weights(
+    source: str, location: str, config: Any, dtype: Any, safetensors_only: bool, common: dict[str, Any]
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    try:
+        return AutoModel.from_pretrained(
+            location,
+            config=config,
+            dtype="auto" if dtype is None else dtype,
+            use_safetensors=True if safetensors_only else None,
+            output_loading_info=True,
+            **common,
+        )
+    except OSError as error:
+        if safetensors_only and "safetensors" in str(error):
+            raise ModelNotFoundError(
+                f"The model {source!r} has no safetensors weights: other formats can run code when they are loaded, "
+                "so pass safetensors_only=False only if you trust it, or convert it."
+            ) from error
+        raise _explain(source, error) from error
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
+            ) from error
+        raise families.unsupported(f"{source!r} ({type(config).__name__})", "cannot be loaded") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise not_found(source, f"has damaged weights ({_first_line(error)})") from error
+
+
+def _explain(source: str, error: BaseException) -> ModelNotFoundError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, GatedRepoError):
+            return not_found(source, "is gated, and this machine has not been granted access")
+        cause = cause.__cause__
+    return not_found(source, f"cannot be loaded ({_first_line(error)})")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the libraries' chatter while loading: what matters is in the error we raise."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

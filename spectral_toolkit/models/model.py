@@ -1,0 +1,220 @@
+"""What every model offers to a capture, whatever library it comes from.
+
+A family is a subclass of ``Model`` in a file of its own. ``capture`` knows nothing of transformers: it asks a model
+for its layers and their shapes, enters ``recording`` and calls ``forward``; the model hands every quantity of every
+layer to the recorder with special tokens first and patches row by row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..errors import SpectralToolkitError
+from .processing import Processing
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Sizes of what one layer yields for one picture.
+
+    Attributes
+    ----------
+    grid
+        Patches (y, x).
+    heads
+        Number of query heads; keys and values are repeated to it.
+    channels
+        Channels per head of queries and keys.
+    value_channels
+        Channels per head of values.
+    features
+        Width of the residual stream.
+    biased
+        Whether a bias is added to the attention scores.
+    """
+
+    grid: tuple[int, int]
+    heads: int
+    channels: int
+    value_channels: int
+    features: int
+    biased: bool = False
+
+
+class Recorder(Protocol):
+    """What a capture hands to ``Model.recording``: it is told every quantity of every wanted layer."""
+
+    layers: Sequence[str]
+    quantities: Sequence[str]
+
+    def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
+        """Take ``tensor`` (image, head, token, channel), or (image, token, feature) for ``token``."""
+        ...
+
+    def describe(self, layer: str, scale: float, bias: torch.Tensor | None) -> None:
+        """Take the softmax scale and the additive bias (image, head, query, key), if any, of a layer."""
+        ...
+
+
+@dataclass
+class Model(ABC):
+    """A model whose attention can be captured; made by ``load_model``.
+
+    Attributes
+    ----------
+    name
+        Hub name, folder or class name the model came with.
+    family
+        Name of the family as the table of supported models lists it.
+    module
+        The live torch module the user gave, or that was loaded; layers are named as it names its modules.
+    tower
+        The part of ``module`` that sees pictures; often ``module`` itself.
+    layers
+        Names of the layers in depth order.
+    special_tokens
+        Labels of the tokens that are not patches, in order, e.g. ``("cls", "register_0")``.
+    processor
+        The picture settings in use.
+    revision
+        Commit of the weights on the hub, or an empty string.
+    """
+
+    name: str
+    family: str
+    module: torch.nn.Module
+    tower: torch.nn.Module
+    processor: Processing
+    layers: tuple[str, ...] = ()
+    special_tokens: tuple[str, ...] = ()
+    revision: str = ""
+    unused_weights: frozenset[str] = frozenset()
+    """Weights of the tower that were not in the checkpoint and that no layer depends on, such as a pooler."""
+    _hash: tuple[Any, str] | None = field(default=None, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    quantities = ("query", "key", "value", "token")
+    """What a capture can ask of this model; models with rotary positions add more."""
+    images_at_once: int | None = None
+    """Largest batch the model can take, None where there is no limit."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights of the tower are now."""
+        return next(self.tower.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the tower's weights now."""
+        return next(p.dtype for p in self.tower.parameters() if p.is_floating_point())
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> tuple[int, int]:
+        """Pixels (height, width) of one patch."""
+
+    @property
+    @abstractmethod
+    def own_size(self) -> tuple[int, int]:
+        """Pixels (height, width) of a picture where the user asks for no other size."""
+
+    @abstractmethod
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise ``SpectralToolkitError`` if the model cannot take pictures of ``size`` (height, width)."""
+
+    @abstractmethod
+    def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
+        """Sizes of what ``layer`` yields for a picture of ``size`` (height, width)."""
+
+    @property
+    @abstractmethod
+    def implementation(self) -> str:
+        """What computes the attention during a capture, for the provenance."""
+
+    @abstractmethod
+    def recording(self, recorder: Recorder) -> AbstractContextManager[None]:
+        """Have every ``forward`` inside the context report to ``recorder``; leave no trace afterwards."""
+
+    @abstractmethod
+    def forward(self, pixels: np.ndarray) -> Any:
+        """Run the tower on bytes (image, height, width, 3) of a size that passed ``check_size``."""
+
+    def image_size(self, size: int | tuple[int, int] | None = None) -> tuple[int, int]:
+        """The size (height, width) pictures are resized to, checked; ``None`` gives the model's own.
+
+        Raises
+        ------
+        SpectralToolkitError
+            If the size is not a multiple of the patch, or the model takes no other than its own.
+        """
+        if size is None:
+            chosen = self.own_size
+        elif isinstance(size, (int, np.integer)) and not isinstance(size, bool):
+            chosen = (int(size), int(size))
+        else:
+            try:
+                height, width = size  # type: ignore[misc]
+                chosen = (int(height), int(width))
+            except (TypeError, ValueError) as error:
+                raise SpectralToolkitError(
+                    f"size={size!r} is not a size in pixels: expected an integer, (height, width) or None."
+                ) from error
+        patch = self.patch_size
+        if min(chosen) <= 0 or chosen[0] % patch[0] or chosen[1] % patch[1]:
+            nearest = tuple(max(p, round(c / p) * p) for c, p in zip(chosen, patch, strict=True))
+            raise SpectralToolkitError(
+                f"size={chosen} does not fit {self.name}: height and width must be positive multiples of its patch, "
+                f"{patch[0]} x {patch[1]} pixels; the nearest is {nearest}."
+            )
+        self.check_size(chosen)
+        return chosen
+
+    def weights_sha256(self) -> str:
+        """Hash over the names, types and bytes of the tower's weights.
+
+        The hash is kept and made again only when a weight changed, which is noticed by the tensors' version
+        counters and their sums.
+        """
+        tensors = [(n, t) for n, t in self.tower.state_dict().items() if n not in self.unused_weights]
+        with torch.no_grad():
+            key = tuple((n, t.data_ptr(), t._version, float(t.sum(dtype=torch.float64))) for n, t in tensors)
+        with self._lock:
+            if self._hash is None or self._hash[0] != key:
+                self._hash = (key, sha256_of(tensors))
+            return self._hash[1]
+
+
+def sha256_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Hash named tensors in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Evaluation mode, no gradients and a seeded generator; training flags and random state are put back."""
+    flags = [(part, part.training) for part in module.modules()]
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    # no_grad rather than inference_mode: models cache tensors (rotary tables), and one made in inference mode
+    # would break the user's next training step.
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        try:
+            module.eval()
+            yield
+        finally:
+            for part, training in flags:
+                part.training = training

@@ -1,0 +1,129 @@
+"""How a picture becomes numbers for a model: resized without cropping, scaled and normalised as it was trained.
+
+The settings are read from the model's own ``preprocessor_config.json`` or live processor. The processor classes
+themselves are not used: several need torchvision, which does not go together with the CPU build of torch, and
+all of them crop or pad, so that what the model saw would no longer line up with the picture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import SpectralToolkitError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Processing:
+    """A model's own picture settings.
+
+    Attributes
+    ----------
+    mean, std
+        Per channel, on the scale after ``rescale_factor``.
+    rescale_factor
+        What multiplies the bytes 0..255, usually 1/255.
+    resample
+        Name of the PIL filter used for resizing: ``"bilinear"``, ``"bicubic"``, ...
+    size
+        Pixels (height, width) the processor would produce, or None where it depends on the picture.
+    source
+        Where the settings come from, for the provenance.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resample: str = "bicubic"
+    rescale_factor: float = 1 / 255
+    size: tuple[int, int] | None = None
+    source: str = "made from the model's configuration"
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], defaults: Processing, source: str) -> Processing:
+        """Read the settings of a transformers image processor; what they leave out comes from ``defaults``."""
+        mean = _per_channel(settings.get("image_mean"), defaults.mean)
+        std = _per_channel(settings.get("image_std"), defaults.std)
+        if not settings.get("do_normalize", True):
+            mean, std = (0.0,) * 3, (1.0,) * 3
+        factor = settings.get("rescale_factor")
+        factor = defaults.rescale_factor if factor is None else float(factor)
+        return replace(
+            defaults,
+            mean=mean,
+            std=std,
+            rescale_factor=factor if settings.get("do_rescale", True) else 1.0,
+            resample=_filter_name(settings.get("resample"), defaults.resample),
+            size=_fixed_size(settings),
+            source=source,
+        )
+
+    def to_json(self) -> str:
+        """The settings as one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def resize(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Resize a uint8 picture (height, width, 3) to ``size`` (height, width) without cropping."""
+        if picture.shape[:2] == size:
+            return picture
+        image = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling[self.resample.upper()])
+        return np.asarray(image)
+
+    def normalise(self, pixels: np.ndarray, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Bytes (image, height, width, 3) to normalised values (image, 3, height, width)."""
+        values = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).to(torch.float32)
+        mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
+        return ((values * self.rescale_factor - mean) / std).to(dtype).contiguous()
+
+
+def settings_of(processor: Any) -> Mapping[str, Any]:
+    """The settings of a live processor: an image processor, or a processor that holds one."""
+    inner = getattr(processor, "image_processor", processor)
+    if isinstance(inner, Mapping):
+        return inner
+    if hasattr(inner, "to_dict"):
+        return inner.to_dict()
+    raise SpectralToolkitError(
+        f"processor={processor!r} is not an image processor: pass a transformers processor, a dictionary of its "
+        "settings, or None to have one made from the model's configuration."
+    )
+
+
+def _per_channel(value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+    if value is None:
+        return default
+    values = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
+    if len(values) != 3:
+        raise SpectralToolkitError(
+            f"The processor normalises {len(values)} channels; expected 3: pictures are read as RGB."
+        )
+    return values
+
+
+def _filter_name(value: Any, default: str) -> str:
+    if value is None:
+        return default
+    try:
+        return Image.Resampling(int(value)).name.lower()
+    except ValueError:
+        return default
+
+
+def _fixed_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Where the processor always yields one size, that size."""
+    size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
+    if isinstance(size, int):
+        return (size, size)
+    if isinstance(size, Mapping) and size.get("height") and size.get("width"):
+        return (int(size["height"]), int(size["width"]))
+    return None
