@@ -227,7 +227,7 @@ class _Recorder:
         if tensor.shape[0] != n_images or tensor.shape[-2] != n_tokens:
             raise UnsupportedModelError(
                 f"Layer {layer!r} of {self._plan.model.name} yields {quantity} of shape {tuple(tensor.shape)}; "
-                f"expected {n_images} images and {n_tokens} tokens ({n_special} special, {grid[0]} x {grid[1]} patches)."
+                f"expected {n_images} images, {n_special} special tokens and {grid[0]} x {grid[1]} patches."
             )
         # The split of one axis into (y, x) is a view whatever the strides, so each number is copied once.
         self._put(layer, quantity, tensor[..., n_special:, :].unflatten(-2, grid))
@@ -264,8 +264,8 @@ class _Recorder:
             return None
         if bias.shape[0] > 1 and not bool(torch.all(bias == bias[:1])):
             raise UnsupportedModelError(
-                f"Layer {layer!r} of {self._plan.model.name} adds another attention bias to every picture, which a tree "
-                "of activations has no place for: capture one picture at a time with batch_size=1."
+                f"Layer {layer!r} of {self._plan.model.name} adds another attention bias to every picture, which has "
+                "no place in a tree of activations: capture one picture at a time with batch_size=1."
             )
         spec = self._plan.bias(layer)
         # Minus infinity (a token is not seen) becomes the lowest number: softmax sees no difference.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,9 @@ __all__ = ["SUPPORTED", "LayerShape", "Model", "Processing", "bundled_models", "
 
 SUPPORTED = tuple(family.describe() for family in families.FAMILIES)
 """One line per supported family, from the table; the documentation prints them."""
+
+
+_IDLE = re.compile(r"^(pooler|head)\.|(^|\.)mask_token$")
 
 
 def load_model(
@@ -158,10 +162,10 @@ def _processing(defaults: Processing, processor: Any, origin: str) -> Processing
 
 
 def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str]:
-    """Weights the checkpoint lacks: fine for a pooler on top of the last layer, fatal for anything below it."""
+    """Weights the checkpoint lacks: fine for a pooler or a mask token, which no layer sees, fatal for the rest."""
     prefix = next((f"{name}." for name, part in model.module.named_modules() if part is model.tower and name), "")
     inside = {name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
-    needed = sorted(name for name in inside if name.partition(".")[0] not in ("pooler", "head"))
+    needed = sorted(name for name in inside if not _IDLE.search(name))
     if needed:
         raise loading.not_found(
             source,
@@ -171,9 +175,9 @@ def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    found = getattr(torch, dtype, None)
+    if dtype is None:
+        return None
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise SpectralToolkitError(
             f"dtype={dtype!r} is not a precision: use 'float32', 'float16', 'bfloat16', 'float64' or None."

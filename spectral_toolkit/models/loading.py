@@ -13,8 +13,8 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
-    HFValidationError,
     HfHubHTTPError,
+    HFValidationError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -108,6 +108,7 @@ def _locate(source: str, revision: str | None) -> tuple[str, bool]:
 
 def _probe(source: str, revision: str | None) -> bool:
     """Ask the hub once, so that being offline takes seconds and not half a minute; True where it cannot be asked."""
+    cached = False
     try:
         cached = isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
         HfApi().model_info(source, revision=revision, timeout=_PROBE_SECONDS)

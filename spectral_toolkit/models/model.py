@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -102,9 +102,9 @@ class Model(ABC):
     _hash: tuple[Any, str] | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
-    quantities = ("query", "key", "value", "token")
+    quantities: tuple[str, ...] = ("query", "key", "value", "token")
     """What a capture can ask of this model; models with rotary positions add more."""
-    images_at_once: int | None = None
+    images_at_once: ClassVar[int | None] = None
     """Largest batch the model can take, None where there is no limit."""
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from .transformers_encoders import EncoderModel
 class PixtralModel(EncoderModel):
     """Pixtral packs a whole batch into one sequence under a block mask, so it gets one picture at a time."""
 
-    images_at_once = 1
+    images_at_once: ClassVar[int | None] = 1
 
 
 @dataclass

@@ -52,7 +52,7 @@ class EncoderModel(Model):
             )
         self.layers = tuple(self.attentions)
         if self.rotary:
-            self.quantities = (*Model.quantities, *UNROTATED)
+            self.quantities = (*self.quantities, *UNROTATED)
 
     @property
     def config(self) -> Any:

@@ -1,0 +1,178 @@
+"""Reading pictures: everything a user may hold becomes the same lazy sequence of RGB arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from PIL import Image
+
+import spectral_toolkit as st
+from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.images import Pictures
+
+RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+STACK = np.stack([RGB, RGB[::-1]])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.png", "c.bmp"):
+        Image.fromarray(RGB).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "deeper").mkdir()
+    Image.fromarray(RGB).save(tmp_path / "deeper" / "a.png")
+    return tmp_path
+
+
+SOURCES: dict[str, tuple[Callable[[], Any], int]] = {
+    "pil": (lambda: Image.fromarray(RGB), 1),
+    "array": (lambda: RGB, 1),
+    "batch": (lambda: STACK, 2),
+    "floats": (lambda: STACK.astype(np.float32) / 255, 2),
+    "integers": (lambda: STACK.astype(np.int64), 2),
+    "tensor": (lambda: torch.from_numpy(STACK), 2),
+    "tensor with gradient": (lambda: (torch.from_numpy(STACK) / 255).requires_grad_(), 2),
+    "data array": (lambda: xr.DataArray(STACK, dims=("image", "y_px", "x_px", "rgb")), 2),
+    "transposed data array": (
+        lambda: xr.DataArray(STACK, dims=("image", "y_px", "x_px", "rgb")).transpose("rgb", "x_px", "image", "y_px"),
+        2,
+    ),
+    "one of a data array": (lambda: xr.DataArray(STACK, dims=("image", "y_px", "x_px", "rgb"))[0], 1),
+    "tree": (lambda: xr.DataTree(xr.Dataset({"pixels": (("image", "y_px", "x_px", "rgb"), STACK)})), 2),
+    "pictures": (lambda: st.load_images(STACK), 2),
+    "list": (lambda: [RGB, Image.fromarray(RGB[::-1])], 2),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_gives_the_same_pictures(name: str) -> None:
+    make, count = SOURCES[name]
+    pictures = st.load_images(make())
+    assert isinstance(pictures, Pictures)
+    assert len(pictures) == count == len(set(pictures.names))
+    assert pictures.sizes == ((4, 6),) * count
+    for picture, expected in zip(pictures, STACK, strict=False):
+        assert picture.dtype == np.uint8
+        np.testing.assert_array_equal(picture, expected)
+
+
+def test_paths_patterns_and_folders(folder: Path) -> None:
+    assert st.load_images(folder).names == ("a.png", "b.png", "c.bmp")
+    assert st.load_images(str(folder / "*.png")).names == ("a.png", "b.png")
+    assert st.load_images(str(folder / "**" / "a.png")).names == ("a.png", "a.png (2)")
+    pictures = st.load_images([folder / "c.bmp", str(folder / "a.png"), RGB])
+    assert pictures.names == ("c.bmp", "a.png", "image_2")
+    np.testing.assert_array_equal(pictures[1], RGB)
+
+
+def test_a_file_with_brackets_in_its_name_is_not_a_pattern(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "cat[1].png")
+    assert st.load_images(tmp_path / "cat[1].png").names == ("cat[1].png",)
+
+
+def test_names_are_unique_and_kept_by_slices() -> None:
+    labelled = xr.DataArray(STACK, dims=("image", "y_px", "x_px", "rgb"), coords={"image": ["x", "x"]})
+    pictures = st.load_images([labelled, labelled])
+    assert pictures.names == ("x", "x (2)", "x (3)", "x (4)")
+    assert pictures[2:].names == ("x (3)", "x (4)")
+    assert pictures[-1].shape == (4, 6, 3)
+    assert "4 (x" in repr(pictures)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif)
+    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a),
+    }
+    pictures = st.load_images(tmp_path / "turned.png")
+    np.testing.assert_array_equal(pictures[0], turns[orientation](RGB))
+    assert pictures.sizes == (pictures[0].shape[:2],)
+
+
+def test_grey_transparent_and_deep_pictures() -> None:
+    grey = RGB[..., 0]
+    np.testing.assert_array_equal(st.load_images(grey)[0], np.dstack([grey] * 3))
+    np.testing.assert_array_equal(st.load_images(grey[..., None])[0], np.dstack([grey] * 3))
+    np.testing.assert_array_equal(st.load_images(Image.fromarray(grey))[0], np.dstack([grey] * 3))
+    clear = np.dstack([RGB, np.zeros((4, 6), np.uint8)])
+    assert (st.load_images(clear)[0] == 255).all()
+    assert (st.load_images(Image.fromarray(clear))[0] == 255).all()
+    solid = np.dstack([RGB, np.full((4, 6), 255, np.uint8)])
+    np.testing.assert_array_equal(st.load_images(solid)[0], RGB)
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(st.load_images(deep)[0][..., 0], grey)
+
+
+def test_reading_is_lazy(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    pictures = st.load_images(tmp_path / "a.png")
+    Image.fromarray(RGB[::-1]).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(pictures[0], RGB[::-1])
+
+
+def test_hash_follows_the_content(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    Image.fromarray(RGB).save(tmp_path / "b.png")
+    first, second = st.load_images(tmp_path / "a.png"), st.load_images(tmp_path / "b.png")
+    assert first.sha256 == second.sha256
+    assert st.load_images(RGB).sha256 == st.load_images(RGB.copy()).sha256
+    assert st.load_images(RGB).sha256 != st.load_images(RGB[::-1]).sha256
+    assert st.load_images(RGB).sha256 != st.load_images(RGB.reshape(6, 4, 3)).sha256
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "missing file": ("no/such/picture.jpg", "does not exist"),
+    "empty pattern": ("no/such/*.jpg", "No file matches the pattern"),
+    "wrong type": (3.5, "Pictures cannot be read from 3.5"),
+    "nothing": ([], "There is no picture in"),
+    "channels first": (np.zeros((3, 8, 8)), "channels come last"),
+    "one dimension": (np.zeros(8), "is not a picture"),
+    "floats out of range": (RGB.astype(float), "expected 0 to 1"),
+    "not a number": (np.full((4, 4, 3), np.nan), "expected 0 to 1"),
+    "integers out of range": (RGB.astype(int) + 500, "expected 0 to 255"),
+    "text": (np.full((4, 4, 3), "a"), "is not a picture"),
+    "no pixels": (np.zeros((0, 4, 3), np.uint8), "holds no pixels"),
+    "wrong dimensions": (xr.DataArray(RGB, dims=("a", "b", "c")), r"\(image, y_px, x_px, rgb\)"),
+    "tree without pixels": (xr.DataTree(), "no variable 'pixels'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_with_a_sentence(name: str) -> None:
+    source, message = BAD[name]
+    with pytest.raises(SpectralToolkitError, match=message):
+        st.load_images(source)
+
+
+def test_files_that_are_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "fake.png").write_bytes(b"no picture")
+    with pytest.raises(SpectralToolkitError, match=r"fake\.png.* cannot be read as a picture"):
+        st.load_images(tmp_path)
+    (tmp_path / "fake.png").unlink()
+    with pytest.raises(SpectralToolkitError, match="holds no picture"):
+        st.load_images(tmp_path)
+    Image.fromarray(RGB).save(tmp_path / "cut.png")
+    pictures = st.load_images(tmp_path)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    with pytest.raises(SpectralToolkitError, match=re.escape("cut.png") + ".* is damaged or gone"):
+        pictures[0]
+    (tmp_path / "cut.png").unlink()
+    with pytest.raises(SpectralToolkitError, match="cannot be read"):
+        _ = pictures.sha256
