@@ -69,7 +69,7 @@ def demo(
     _refuse_foreign(page, overwrite=True)
     affinity, solve, capture = st.affinity, st.solve, st.capture  # loads the libraries, so that no timing includes it
 
-    model = st.load_model("scenes", device=device)
+    model = _load_model("scenes", device)
     pictures = st.scenes.sample(n_images, seed=seed)["pixels"]
     started = perf_counter()
     activations = capture(model, pictures, seed=seed)
@@ -117,13 +117,14 @@ def capture(
     """Record queries, keys, values or tokens of every layer."""
     import spectral_toolkit as st
 
+    wanted = parse_layers(layers)
     pictures = _pictures([*images, *(more_images or [])], seed)
-    loaded = st.load_model(model, device=device)
+    loaded = _load_model(model, device)
     started = perf_counter()
     activations = st.capture(
         loaded,
         pictures,
-        layers=parse_layers(layers),
+        layers=wanted,
         quantities=tuple(_split(quantities)),
         store=out,
         batch_size=batch_size,
@@ -180,8 +181,8 @@ def report(
 
     _refuse_foreign(out, overwrite=overwrite)
     pictures = _pictures([*images, *(more_images or [])], seed)
-    loaded = st.load_model(model, device=device)
     out.parent.mkdir(parents=True, exist_ok=True)
+    loaded = _load_model(model, device)
     started = perf_counter()
     st.report(loaded, pictures, out, n_eigenvectors=n_eigenvectors, device=device, seed=seed)
     typer.echo(f"report in {perf_counter() - started:.1f} s -> {out.resolve()}")
@@ -242,6 +243,17 @@ def _show_our_warnings(message: Warning | str, category: type[Warning], filename
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _load_model(source: str, device: str) -> Any:
+    """As ``st.load_model``, without the bar for reading weights, which takes a moment; downloads keep theirs."""
+    from transformers.utils import logging
+
+    import spectral_toolkit as st
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    return st.load_model(source, device=device)
 
 
 def _pictures(sources: list[str], seed: int) -> Any:
