@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import xarray as xr
 from eigen_fixtures import LAYERS, activations, eigenvectors, pictures
 from PIL import Image
 
+import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.images import load_images
 from spectral_toolkit.views import figures
@@ -117,7 +119,7 @@ def test_hostile_names_are_text_everywhere() -> None:
     assert not [attrs for _, attrs in hostile.tags if any(name.startswith("on") for name in attrs)]
     assert hostile.scripts[-1] == plain.scripts[-1]
     assert "alert(1)</script>" not in html
-    assert "49" not in Elements(html).named("img")[0].get("alt", "")
+    assert "{{ 7*7 }}" in (hostile.named("img")[0]["alt"] or "")
     record = json.loads(hostile.scripts[0])
     assert record["images"] == list(names)
     assert record["activations"][HOSTILE] == HOSTILE
@@ -263,15 +265,34 @@ def test_recipe_is_python_and_spells_out_what_differs() -> None:
     assert "import os" not in lines
     assert "weights={'encoder.layer.0.attention': 0.33" in lines
     assert "weights" not in "\n".join(solve_lines(answers["vv"], "vv"))
-    tree = activations()
-    text = recipe(answers, tree.attrs, LAYERS, title="T", pictures="'photos/*.jpg'", pictures_sha256="ab")
+    attrs = {str(name): value for name, value in activations().attrs.items()} | {
+        "layers": json.dumps(LAYERS),
+        "image_size": "[40, 80]",
+        "pictures_sha256": "ab",
+        "revision": "main",
+    }
+    text = recipe(answers, attrs, title="T", pictures="'photos/*.jpg'")
     compile(text, "recipe", "exec")
-    assert "st.load_images('photos/*.jpg')" in text
-    assert "images.sha256 == 'ab'" in text
-    assert "st.capture(\n    model, images,\n    layers=['encoder.layer.0.attention'" in text
-    compile(recipe(answers, tree.attrs, LAYERS, title=HOSTILE), "recipe", "exec")
-    awkward = recipe({"not a name": answers["qk"]}, {"model": "a'\n\"b"}, [HOSTILE], title=HOSTILE, pictures="'p'")
-    compile(awkward, "recipe", "exec")
+    for line in (
+        "model = st.load_model('tiny-vit', revision='main')",
+        "st.load_images('photos/*.jpg')",
+        "images.sha256 == 'ab'",
+        "size=(40, 80)",
+        "'encoder.layer.1.attention'",
+    ):
+        assert line in text
+    assert max(map(len, text.splitlines())) <= 120
+    awkward = {"model": "a'\n\"b", "layers": "[not json", "image_size": json.dumps([HOSTILE])}
+    for pictures_source in (None, "'p'"):
+        text = recipe({HOSTILE: answers["qk"]}, awkward, title=HOSTILE, pictures=pictures_source)
+        compile(text, "recipe", "exec")
+
+
+def test_fewer_layers_than_captured_are_spelled_out() -> None:
+    eig = eigenvectors(layers=LAYERS[1:], attrs={"activations_layers": json.dumps(LAYERS)})
+    assert "layers=['encoder.layer.1.attention', 'encoder.layer.2.attention']" in "\n".join(solve_lines(eig, "qk"))
+    every = eigenvectors(attrs={"activations_layers": json.dumps(LAYERS)})
+    assert "layers" not in "\n".join(solve_lines(every, "qk")).replace("encoder.layer", "").replace("weights", "")
 
 
 @pytest.mark.parametrize(
@@ -281,16 +302,16 @@ def test_recipe_is_python_and_spells_out_what_differs() -> None:
         ((None, solved()), "There are no pictures to show"),
         ((activations(), {"qk": eigenvectors("qk"), "vv": eigenvectors("vv", n_images=1)}), "of different images"),
         ((activations(), {"qk": xr.Dataset()}), "expected the Dataset"),
-        ((activations(3), solved()), None),
     ],
 )
-def test_impossible_reports_are_refused_in_one_sentence(arguments: tuple, message: str | None, tmp_path: Path) -> None:
-    if message is None:  # pictures beyond those solved are no mistake
-        assert render_report(*arguments, tmp_path / "report.html").is_file()
-        return
+def test_impossible_reports_are_refused_in_one_sentence(arguments: tuple, message: str, tmp_path: Path) -> None:
     with pytest.raises(SpectralToolkitError, match=message):
-        render_report(*arguments, tmp_path / "report.html")
+        render_report(arguments[0], arguments[1], tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_beyond_those_solved_are_no_mistake(tmp_path: Path) -> None:
+    assert render_report(activations(3), solved(), tmp_path / "report.html").is_file()
 
 
 def test_folders_and_wrong_opacity_are_refused(tmp_path: Path) -> None:
@@ -299,3 +320,52 @@ def test_folders_and_wrong_opacity_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpectralToolkitError, match="opacity=3"):
         render_report(activations(), solved(), tmp_path / "a.html", opacity=3)
     assert load_images(pictures())[0].shape == (40, 80, 3)
+
+
+def test_the_recipe_on_the_page_makes_the_page_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    for place, (height, width) in enumerate(((60, 100), (120, 70))):
+        Image.fromarray(pictures(1, height, width)[0]).save(tmp_path / "photos" / f"{place}.png")
+    monkeypatch.chdir(tmp_path)
+    model = st.load_model("scenes", device="cpu")
+    options = {"layers": [0, 3], "n_eigenvectors": 3, "kernel": {"vv": "rbf"}, "seed": 4, "title": "A 'title'"}
+    path = st.report(model, "photos", "first.html", device="cpu", progress=False, **options)
+    html = path.read_text()
+    record = json.loads(Elements(html).scripts[0])
+    assert record["eigenvectors"]["vv"]["kernel"] == "rbf"
+    assert record["eigenvectors"]["qk"]["kernel"] == "softmax"
+    assert record["eigenvectors"]["qk"]["seed"] == 4
+    program = unescape(re.search(r'<code id="recipe">(.*?)</code>', html, re.DOTALL)[1])  # pyright: ignore[reportOptionalSubscript]
+    exec(compile(program, "recipe", "exec"), {})
+    again = (tmp_path / "report.html").read_text()
+    assert without_times(Elements(again).scripts[0]) == without_times(Elements(html).scripts[0])
+    assert [tag["src"] for tag in Elements(again).named("img")] == [tag["src"] for tag in Elements(html).named("img")]
+    assert program in unescape(again).replace(str(tmp_path / "photos"), "photos")
+
+
+def without_times(record: str) -> dict:
+    read = json.loads(record)
+    for attrs in read["eigenvectors"].values():
+        attrs.pop("seconds")
+    return read
+
+
+def test_report_of_scenes_knows_where_they_come_from(tmp_path: Path) -> None:
+    model = st.load_model("scenes", device="cpu")
+    scenes = st.scenes.sample(2, seed=5).pixels
+    path = st.report(
+        model, scenes, tmp_path / "a.html", affinities="vv", n_eigenvectors=2, device="cpu", progress=False
+    )
+    assert "st.load_images(st.scenes.sample(2, seed=5, size=(96, 96)).pixels)" in unescape(path.read_text())
+    path = st.report(
+        model, scenes[1:], tmp_path / "b.html", affinities="vv", n_eigenvectors=2, device="cpu", progress=False
+    )
+    assert "open_datatree('activations.zarr'" in unescape(path.read_text())
+
+
+def test_report_wants_an_affinity_and_a_file(tmp_path: Path) -> None:
+    model = st.load_model("scenes", device="cpu")
+    with pytest.raises(SpectralToolkitError, match="asks for no affinity"):
+        st.report(model, pictures(), tmp_path / "a.html", affinities=())
+    with pytest.raises(SpectralToolkitError, match="is a folder"):
+        st.report(model, pictures(), tmp_path)

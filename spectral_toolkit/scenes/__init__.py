@@ -73,6 +73,7 @@ def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dat
             "pixels": (
                 ("image", "y_px", "x_px", "rgb"),
                 np.array([scene.pixels for scene in scenes], np.uint8).reshape(*shape, 3),
+                {"scenes_seed": seed},  # pictures taken from here can say where they came from
             ),
             "label": (
                 ("image", "y_px", "x_px"),

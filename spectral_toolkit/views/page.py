@@ -21,6 +21,7 @@ from .wording import flags, statistic
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_INHERITED = "activations_"  # before the names of attributes that an answer took over from the activations
 _PANEL_HEIGHT = 400  # screen pixels no picture exceeds, so that a portrait does not fill the page
 
 
@@ -120,7 +121,7 @@ def build_page(
 ) -> Page:
     """Gather what a report says of answers that were solved from the same activations."""
     first = next(iter(solved.values()))
-    attrs = dict(activations.attrs) if activations is not None else _inherited(first)
+    attrs = provenance(activations, first)
     cards = [
         _card(shown, place, solved, activations)
         for place, shown in enumerate(shown_pictures(images, first, max_side=max_side))
@@ -143,6 +144,17 @@ def build_page(
             "eigenvectors": {key: _jsonable(dict(eig.attrs)) for key, eig in solved.items()},
         },
     )
+
+
+def provenance(activations: xr.DataTree | None, eig: xr.Dataset) -> dict[str, Any]:
+    """Attributes of the activations, from the tree itself or from what an answer carries of them."""
+    if activations is not None:
+        return {str(name): value for name, value in activations.attrs.items()}
+    return {
+        str(name).removeprefix(_INHERITED): value
+        for name, value in eig.attrs.items()
+        if str(name).startswith(_INHERITED)
+    }
 
 
 def kind_of(eig: xr.Dataset, key: str) -> Kind:
@@ -223,7 +235,7 @@ def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any]) -> 
     own = {
         name: value
         for name, value in attrs.items()
-        if not str(name).startswith("activations_") or activations_attrs.get(str(name)[12:]) != value
+        if not str(name).startswith(_INHERITED) or activations_attrs.get(str(name).removeprefix(_INHERITED)) != value
     }
     joint = "image" not in eig["eigenvalue"].dims
     return Answer(
@@ -265,10 +277,6 @@ def _layer_facts(activations: xr.DataTree | None) -> list[tuple[str, str]]:
         grid = f"{node.sizes['y']} × {node.sizes['x']} patches"
         facts.append((name, ", ".join([grid, *sizes, *(f"{key} {value}" for key, value in node.attrs.items())])))
     return facts
-
-
-def _inherited(eig: xr.Dataset) -> dict[str, Any]:
-    return {str(name)[12:]: value for name, value in eig.attrs.items() if str(name).startswith("activations_")}
 
 
 def _rows(attrs: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pprint
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+_LINE = 100
+
+
 def solve_lines(eig: xr.Dataset, name: str, activations: str = "acts") -> list[str]:
     """Lines that compute one answer from activations and call it ``name``.
 
@@ -21,35 +26,34 @@ def solve_lines(eig: xr.Dataset, name: str, activations: str = "acts") -> list[s
     """
     attrs = eig.attrs
     options = json.loads(attrs.get("kernel_options") or "{}")
-    weights = _weights(eig)
-    affinity = _call(
+    settings = {key: attrs.get(key) for key in ("kernel", "heads", "scope")} | options
+    graph = _call(
         "st.affinity",
-        [activations, repr(str(attrs["affinity"]))],
-        {
-            "kernel": attrs.get("kernel"),
-            "heads": attrs.get("heads"),
-            "scope": attrs.get("scope"),
-            **options,
-            **({} if weights is None else {"weights": weights}),
-        },
+        [activations, repr(str(attrs.get("affinity", name)))],
+        settings | {"layers": _fewer_layers(eig), "weights": _weights(eig)},
     )
-    solve = _call(
-        "st.solve",
-        [f"{name}_graph"],
-        {"n_eigenvectors": eig.sizes["component"]} | {key: attrs.get(key) for key in ("method", "tolerance", "seed")},
-    )
-    return [f"{name}_graph = {affinity}", f"{name} = {solve}"]
+    settings = {key: attrs.get(key) for key in ("method", "tolerance", "seed")}
+    solve = _call("st.solve", [f"{name}_graph"], {"n_eigenvectors": eig.sizes["component"]} | settings)
+    return [f"{name}_graph = {graph}", f"{name} = {solve}"]
 
 
-def capture_lines(
-    attrs: Mapping[str, Any], layers: Sequence[str], pictures: str, capture: Mapping[str, Any]
-) -> list[str]:
-    """Lines that load the model and the pictures and capture ``acts``."""
-    lines = [f"model = st.load_model({str(attrs.get('model', ''))!r}{_revision(attrs)})"]
+def capture_lines(attrs: Mapping[str, Any], pictures: str) -> list[str]:
+    """Lines that load the model and the pictures and capture ``acts``, with the settings the activations tell of."""
+    model = _call("st.load_model", [repr(str(attrs.get("model", "")))], {"revision": attrs.get("revision") or None})
+    lines = [f"model = {model}"]
     if digest := attrs.get("weights_sha256"):
         lines.append(f"assert model.weights_sha256() == {str(digest)!r}, 'other weights'")
     lines.append(f"images = st.load_images({pictures})")
-    settings = {"layers": list(layers), "seed": attrs.get("seed"), **capture}
+    if digest := attrs.get("pictures_sha256"):
+        lines.append(f"assert images.sha256 == {str(digest)!r}, 'other pictures'")
+    size = _listed(attrs, "image_size")
+    settings = {
+        "layers": _listed(attrs, "layers"),
+        "quantities": _listed(attrs, "quantities"),
+        "size": None if size is None else tuple(size),
+        "batch_size": attrs.get("batch_size"),
+        "seed": attrs.get("seed"),
+    }
     lines.append(f"acts = {_call('st.capture', ['model', 'images'], settings)}")
     return lines
 
@@ -57,12 +61,10 @@ def capture_lines(
 def recipe(
     solved: Mapping[str, xr.Dataset],
     attrs: Mapping[str, Any],
-    layers: Sequence[str],
     *,
     title: str,
     pictures: str | None = None,
-    pictures_sha256: str | None = None,
-    capture: Mapping[str, Any] | None = None,
+    appearance: Mapping[str, Any] | None = None,
 ) -> str:
     """A program that makes a report again.
 
@@ -72,17 +74,13 @@ def recipe(
         The answers of the report, by name of their affinity.
     attrs
         Attributes of the activations.
-    layers
-        Names of the captured layers.
     title
         Title of the report.
     pictures
         A Python expression for the pictures; None where nobody knows where they came from: the program then starts
         from saved activations.
-    pictures_sha256
-        Hash of the pictures, checked by the program.
-    capture
-        More keyword arguments of the capture.
+    appearance
+        More keyword arguments of `render_report`.
     """
     lines = ["import spectral_toolkit as st", "from spectral_toolkit.views.report import render_report", ""]
     if pictures is None:
@@ -94,16 +92,23 @@ def recipe(
             "images = acts",
         ]
     else:
-        lines += capture_lines(attrs, layers, pictures, capture or {})
-        if pictures_sha256:
-            place = next(place for place, line in enumerate(lines) if line.startswith("images ="))
-            lines.insert(place + 1, f"assert images.sha256 == {pictures_sha256!r}, 'other pictures'")
+        lines += capture_lines(attrs, pictures)
     names = {key: key if key.isidentifier() else f"eig_{place}" for place, key in enumerate(solved)}
     for key, eig in solved.items():
         lines += ["", *solve_lines(eig, names[key])]
     answers = "{" + ", ".join(f"{key!r}: {names[key]}" for key in solved) + "}"
-    lines += ["", f"render_report(acts, {answers}, 'report.html', images=images, title={title!r})"]
+    settings = {"images": _Name("images"), "title": title, **(appearance or {}), "pictures_source": pictures}
+    lines += ["", _call("render_report", ["acts", answers, "'report.html'"], settings)]
     return "\n".join(lines) + "\n"
+
+
+def _fewer_layers(eig: xr.Dataset) -> list[str] | None:
+    """The layers of the answer, where they are not all that were captured; heads kept apart carry other names."""
+    captured = _listed(eig.attrs, "activations_layers")
+    if captured is None or "layer" not in eig.coords or eig.attrs.get("heads") == "each":
+        return None
+    own = [str(name) for name in eig.coords["layer"].values]
+    return None if own == captured else own
 
 
 def _weights(eig: xr.Dataset) -> dict[str, float] | None:
@@ -115,17 +120,40 @@ def _weights(eig: xr.Dataset) -> dict[str, float] | None:
     return {str(name): float(weight) for name, weight in zip(eig.coords["layer"].values, weights, strict=True)}
 
 
-def _revision(attrs: Mapping[str, Any]) -> str:
-    return f", revision={str(attrs['revision'])!r}" if attrs.get("revision") else ""
+def _listed(attrs: Mapping[str, Any], name: str) -> list[Any] | None:
+    """A list kept as JSON in an attribute; None where there is none."""
+    value = attrs.get(name)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else None
+
+
+class _Name(str):
+    """A name of the program, as distinct from a text in it."""
+
+    __repr__ = str.__str__
 
 
 def _call(function: str, arguments: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """One call, on as many lines as it takes to keep each readable."""
     # Names come from a file that anyone may have written; only names may stand where the program has names.
-    named = [f"{key}={_plain(value)!r}" for key, value in settings.items() if value is not None and key.isidentifier()]
-    line = f"{function}({', '.join([*arguments, *named])})"
-    if len(line) <= 100:
+    named = [(key, _plain(value)) for key, value in settings.items() if value is not None and key.isidentifier()]
+    line = f"{function}({', '.join([*arguments, *(f'{key}={value!r}' for key, value in named)])})"
+    if len(line) <= _LINE:
         return line
-    return f"{function}(\n    {', '.join(arguments)},\n" + "".join(f"    {setting},\n" for setting in named) + ")"
+    lines = [f"    {', '.join(arguments)},"]
+    for key, value in named:
+        setting = f"    {key}={value!r},"
+        if len(setting) <= _LINE:
+            lines.append(setting)
+        else:
+            lines += textwrap.indent(
+                f"{key}={pprint.pformat(value, width=_LINE - 4, sort_dicts=False)},", "    "
+            ).splitlines()
+    return "\n".join([f"{function}(", *lines, ")"])
 
 
 def _plain(value: Any) -> Any:

@@ -15,12 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
-from ..activations import layer_names
 from ..errors import SpectralToolkitError
-from ..images import Pictures, load_images
+from ..images import load_images
 from .colour import DIVERGING, css_gradient
 from .composite import check_opacity
-from .page import build_page, kind_of
+from .page import build_page, kind_of, provenance
 from .recipe import recipe
 from .shown import eigenvector_names
 
@@ -41,6 +40,7 @@ def report(
     scope: str = "image",
     weights: Mapping[str, float] | Sequence[float] | None = None,
     layers: str | Sequence[str | int] = "all",
+    size: int | tuple[int, int] | None = None,
     n_eigenvectors: int = 10,
     method: str = "exact",
     tolerance: float = 1e-6,
@@ -67,7 +67,7 @@ def report(
         One kernel for all affinities, or a mapping from kind to kernel; None takes the default of each kind.
     heads, scope, weights
         As in ``st.affinity``.
-    layers
+    layers, size
         As in ``st.capture``.
     n_eigenvectors, method, tolerance
         As in ``st.solve``.
@@ -101,7 +101,7 @@ def report(
         raise SpectralToolkitError("affinities=() asks for no affinity: give at least one, such as ('qk', 'vv').")
     target = _target(path)
     pictures = load_images(images)
-    activations = capture(model, pictures, layers=layers, seed=seed, progress=progress)
+    activations = capture(model, pictures, layers=layers, size=size, seed=seed, progress=progress)
     solved = {}
     for kind in dict.fromkeys(kinds):
         chosen = kernel.get(kind) if isinstance(kernel, Mapping) else kernel
@@ -201,18 +201,15 @@ def report_html(
         raise SpectralToolkitError("There are no pictures to show: give activations with pixels, or images.")
     first = next(iter(solved.values()))
     shown = images if images is not None else activations
-    attrs = activations.attrs if activations is not None else {}
-    heading = (
-        title or f"What {attrs.get('model') or first.attrs.get('activations_model') or 'the model'} groups together"
-    )
+    attrs = provenance(activations, first)
+    heading = title or f"What {attrs.get('model') or 'the model'} groups together"
     page = build_page(activations, solved, shown, heading, max_side)
     program = recipe(
         solved,
-        attrs or {str(name)[12:]: value for name, value in first.attrs.items() if str(name).startswith("activations_")},
-        layer_names(activations) if activations is not None else [],
+        attrs,
         title=heading,
         pictures=pictures_source,
-        pictures_sha256=images.sha256 if isinstance(images, Pictures) and pictures_source else None,
+        appearance={"opacity": opacity, "max_side": max_side},
     )
     script = _read("report.js")
     environment = Environment(
@@ -262,11 +259,17 @@ def _expression(images: Any) -> str | None:
         return repr(os.fspath(images))
     if isinstance(images, list | tuple) and images and all(isinstance(item, str | os.PathLike) for item in images):
         return repr([os.fspath(item) for item in images])
-    if isinstance(images, xr.DataArray) and "scenes_seed" in images.attrs:
+    if isinstance(images, xr.DataArray) and _is_whole_sample(images):
         size = (images.sizes["y_px"], images.sizes["x_px"])
         return f"st.scenes.sample({images.sizes['image']}, seed={int(images.attrs['scenes_seed'])}, size={size}).pixels"
     return None
 
 
+def _is_whole_sample(images: xr.DataArray) -> bool:
+    """Whether these are the first scenes of a series, as ``scenes.sample`` gives them."""
+    names = [f"scene_{place:04d}" for place in range(images.sizes.get("image", 0))]
+    return "scenes_seed" in images.attrs and "image" in images.dims and images["image"].values.tolist() == names
+
+
 def _read(name: str) -> str:
-    return files(__package__).joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
+    return files("spectral_toolkit.views").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bokeh.embed import file_html
-from bokeh.resources import INLINE
+from bokeh.embed import components
+from bokeh.resources import Resources
 from eigen_fixtures import activations, eigenvectors, pictures
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
@@ -196,9 +196,10 @@ def test_overlay_is_the_right_way_up_in_the_browser(watched: Watched, tmp_path: 
 
     eig = eigenvectors()
     figure = hv.render(st.overlay(activations(), eig, image=0, component=1, opacity=0.6, width=400), backend="bokeh")
-    figure.name = "overlay"
+    # Bokeh's own script alone: Panel, once imported, would add others to a page made by ``file_html``.
+    library = Resources("inline", components=["bokeh"]).js_raw[0]
     path = tmp_path / "overlay.html"
-    path.write_text(file_html(figure, INLINE, "overlay"))
+    path.write_text(f"<meta charset='utf-8'><script>{library}</script>{''.join(components(figure))}")
     page = watched.open(path)
     page.wait_for_function("Bokeh.index && Bokeh.documents[0].is_idle")
     page.wait_for_timeout(300)
