@@ -1,0 +1,553 @@
+"""Captures: what is recorded is what the model computed, and the model never notices."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from model_zoo import BY_NAME, CASES, Case, pictures
+from PIL import Image
+from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
+
+import spectral_toolkit as st
+from spectral_toolkit.capturing import estimate_bytes
+from spectral_toolkit.errors import (
+    ActivationsError,
+    CaptureMemoryError,
+    SpectralToolkitError,
+    UnsupportedModelError,
+)
+from spectral_toolkit.models import Model, attention, load_model
+
+by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+QKV = ("query", "key", "value")
+
+
+def inputs(tower: Any, pixels: np.ndarray, processor: Any) -> dict[str, Any]:
+    """What a model is called with, written down without the code under test."""
+    config, dtype = tower.config, next(tower.parameters()).dtype
+    values = ((pixels * processor.rescale_factor - processor.mean) / processor.std).transpose(0, 3, 1, 2)
+    size = values.shape[2:]
+    given: dict[str, Any] = {"pixel_values": torch.tensor(values, dtype=dtype)}
+    if type(tower).__name__ == "Siglip2VisionModel":
+        rows, columns = size[0] // config.patch_size, size[1] // config.patch_size
+        patches = np.stack([convert_image_to_patches(value, config.patch_size) for value in values])
+        return {
+            "pixel_values": torch.tensor(patches, dtype=dtype),
+            "pixel_attention_mask": torch.ones(len(values), rows * columns, dtype=torch.long),
+            "spatial_shapes": torch.tensor([[rows, columns]] * len(values)),
+        }
+    if type(tower).__name__ == "ViTMAEModel":
+        n = size[0] // config.patch_size * (size[1] // config.patch_size)
+        given["noise"] = torch.arange(n, dtype=torch.float32).repeat(len(values), 1)
+    trained = config.image_size if isinstance(config.image_size, list) else [config.image_size] * 2
+    named = inspect.signature(inspect.unwrap(type(tower).forward)).parameters
+    if "interpolate_pos_encoding" in named and list(size) != trained and type(tower).__name__ != "BeitModel":
+        given["interpolate_pos_encoding"] = True
+    return given
+
+
+@contextmanager
+def hooked(module: torch.nn.Module, seen: list[torch.Tensor], what: str) -> Iterator[None]:
+    def before(part: Any, args: Any) -> None:
+        seen.append(args[0].detach().clone())
+
+    def after(part: Any, args: Any, output: Any) -> None:
+        seen.append((output[0] if isinstance(output, tuple) else output).detach().clone())
+
+    handle = module.register_forward_pre_hook(before) if what == "input" else module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def block_outputs(case: Case, model: Model, layer: str, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a block's attention gave to its output projection, and what the block gave, by a plain eager run."""
+    twin = copy.deepcopy(model.module)
+    tower = twin.get_submodule(tower_name(model)) if tower_name(model) else twin
+    tower.set_attn_implementation("eager")
+    tower.eval()
+    if hasattr(tower.config, "mask_ratio"):
+        tower.config.mask_ratio = 0.0
+    block = twin.get_submodule(layer)
+    projection = next(part for name, part in block.named_modules() if name.endswith(case.projection))
+    attended: list[torch.Tensor] = []
+    tokens: list[torch.Tensor] = []
+    with torch.no_grad(), hooked(projection, attended, "input"), hooked(block, tokens, "output"):
+        for picture in pixels:
+            tower(**inputs(tower, picture[None], model.processor))
+    return torch.cat(attended).numpy(), torch.cat(tokens).numpy()
+
+
+def tower_name(model: Model) -> str:
+    return next(name for name, part in model.module.named_modules() if part is model.tower)
+
+
+def joined(node: Any, quantity: str) -> np.ndarray:
+    """Special tokens, then patches row by row: (image, head, token, channel), or (image, token, feature)."""
+    array = node[quantity].to_numpy()
+    flat = array.reshape(*array.shape[:-3], -1, array.shape[-1])
+    special = f"special_{quantity}"
+    return np.concatenate([node[special].to_numpy(), flat], axis=-2) if special in node else flat
+
+
+def attend(node: Any) -> np.ndarray:
+    """The block's attention output from what was captured, slowly and in double precision."""
+    query, key, value = (joined(node, quantity).astype(np.float64) for quantity in QKV)
+    scores = np.einsum("bhqc,bhkc->bhqk", query, key) * node.attrs["scale"]
+    if "attention_bias" in node:
+        scores = scores + node["attention_bias"].to_numpy()
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bhqk,bhkc->bqhc", weights, value).reshape(len(query), query.shape[2], -1)
+
+
+# --- the proof, for every family -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [(case, size) for case in CASES for size in dict.fromkeys((None, case.other_size))],
+    ids=lambda value: value.name if isinstance(value, Case) else "own" if value is None else "x".join(map(str, value)),
+)
+def test_attention_output_follows_from_what_was_captured(case: Case, size: tuple[int, int] | None) -> None:
+    model = load_model(case.make())
+    acts = st.capture(
+        model, pictures(), quantities=(*QKV, "token"), size=size, batch_size=2, progress=False
+    )
+    assert tuple(acts.children) == model.layers == case.layers
+    height, width = size or case.own_size
+    assert dict(acts.sizes) == {"image": 3, "y_px": height, "x_px": width, "rgb": 3}
+    for depth, layer in enumerate(case.layers):
+        node = acts[layer]
+        assert node.attrs["depth"] == depth
+        assert dict(node["query"].sizes) == {"image": 3, "head": 4, "y": height // 8, "x": width // 8, "channel": 8}
+        assert ("attention_bias" in node) == case.biased
+        assert tuple(node["special"].to_numpy() if case.special else ()) == case.special
+        attended, tokens = block_outputs(case, model, layer, acts["pixels"].to_numpy())
+        attended, tokens = attended.reshape(3, -1, 32), tokens.reshape(3, -1, 32)
+        assert np.abs(attend(node) - attended).max() < 1e-5
+        assert np.abs(joined(node, "token") - tokens).max() < 1e-5
+        # The proof means something: another scale, or patches in another order, would not have passed.
+        worse = node.to_dataset().assign_attrs(scale=node.attrs["scale"] * 1.5)
+        assert np.abs(attend(worse) - attended).max() > 1e-4
+        assert np.abs(attend(node.to_dataset().isel(x=slice(None, None, -1))) - attended).max() > 1e-4
+
+
+@by_case
+def test_a_change_in_one_patch_shows_in_its_cell_only(case: Case) -> None:
+    size = case.other_size or case.own_size
+    pixels = np.full((2, *size, 3), 90, dtype=np.uint8)
+    row, column = 2, 1
+    pixels[1, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] = [200, 30, 60]
+    first = st.capture(case.make(), pixels, size=size, layers=0, progress=False)[case.layers[0]]
+    change = np.abs(first["value"].to_numpy()[1] - first["value"].to_numpy()[0]).max(axis=(0, -1))
+    assert np.argwhere(change > 1e-6).tolist() == [[row, column]]
+
+
+# --- the model never notices -----------------------------------------------------------------------------------------
+
+
+def state(module: Any) -> dict[str, Any]:
+    """Everything a capture could leave behind on a model."""
+    configs: dict[int, Any] = {}
+    waiting = [part.config for part in module.modules() if hasattr(part, "config")]
+    while waiting:
+        config = waiting.pop()
+        configs.setdefault(id(config), config)
+        waiting += [getattr(config, name) for name in getattr(config, "sub_configs", {}) if hasattr(config, name)]
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_with_kwargs")
+    return {
+        "configs": {key: (json.dumps(c.to_dict(), default=str), c._attn_implementation) for key, c in configs.items()},
+        "training": [part.training for part in module.modules()],
+        "hooks": [[list(getattr(part, name).items()) for name in hooks] for part in module.modules()],
+        "forward": [part.__dict__.get("forward") for part in module.modules()],
+        "weights": {n: (p.data_ptr(), p._version, p.dtype, p.device, p.requires_grad) for n, p in module.named_parameters()},
+        "random": torch.get_rng_state().tolist(),
+        "grad": torch.is_grad_enabled(),
+        "registered": (dict(attention._calls), dict(attention._own_masks)),
+    }
+
+
+def unsettle(module: Any) -> None:
+    """A model in the middle of something: partly training, partly frozen, with hooks of the user's own."""
+    parts = list(module.modules())
+    module.train()
+    parts[len(parts) // 2].eval()
+    next(module.parameters()).requires_grad_(False)
+    parts[-1].register_forward_hook(lambda part, args, output: None)
+
+
+def outputs(module: Any, model: Model) -> list[torch.Tensor]:
+    flags = [part.training for part in module.modules()]
+    module.eval()
+    tower = model.tower
+    values = inputs(tower, np.full((2, *model.image_size(), 3), 100, np.uint8), model.processor)
+    with torch.no_grad():
+        given = tower(**values, return_dict=True)
+    for part, training in zip(module.modules(), flags, strict=True):
+        part.training = training
+    return [value for value in given.values() if isinstance(value, torch.Tensor)]
+
+
+@by_case
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_model_is_as_found_and_its_outputs_bit_identical(case: Case, implementation: str) -> None:
+    module = case.make()
+    module.set_attn_implementation(implementation)
+    model = load_model(module)
+    unsettle(module)
+    before, found = outputs(module, model), state(module)
+    seen: list[torch.Tensor] = []
+    plain = last_block(case, model)
+    handle = module.get_submodule(case.layers[-1]).register_forward_hook(
+        lambda part, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
+    )
+    st.capture(
+        model, np.full((2, *model.image_size(), 3), 100, np.uint8), quantities=model.quantities, progress=False
+    )
+    handle.remove()
+    assert state(module) == found
+    for old, new in zip(before, outputs(module, model), strict=True):
+        assert torch.equal(old, new)
+    # And while it was watched, the model gave what it always gives.
+    assert torch.equal(torch.cat(seen), plain)
+
+
+def last_block(case: Case, model: Any) -> torch.Tensor:
+    """What the last block gives for the grey pictures in a plain run of a copy, with the copy's own attention."""
+    twin = copy.deepcopy(model.module).eval()
+    tower = twin.get_submodule(tower_name(model)) if tower_name(model) else twin
+    if hasattr(tower.config, "mask_ratio"):
+        tower.config.mask_ratio = 0.0
+    seen: list[torch.Tensor] = []
+    grey = np.full((2, *model.image_size(), 3), 100, np.uint8)
+    with torch.no_grad(), hooked(twin.get_submodule(case.layers[-1]), seen, "output"):
+        for batch in ([grey[:1], grey[1:]] if model.images_at_once == 1 else [grey]):
+            tower(**model.inputs(batch))
+    return torch.cat(seen)
+
+
+@by_case
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt], ids=["exception", "ctrl-c"])
+def test_model_is_as_found_after_an_interruption(case: Case, error: type[BaseException]) -> None:
+    module = case.make()
+    model = load_model(module)
+    unsettle(module)
+    calls = 0
+
+    def interrupt(part: Any, args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise error("in the middle")
+
+    module.get_submodule(case.layers[1]).register_forward_pre_hook(interrupt)
+    found = state(module)
+    with pytest.raises(error, match="in the middle"):
+        st.capture(model, pictures(), quantities=model.quantities, batch_size=1, progress=False)
+    assert calls == 2
+    assert state(module) == found
+
+
+def test_nested_configurations_keep_their_own_setting() -> None:
+    module = BY_NAME["llava"].make()
+    module.set_attn_implementation({"": "sdpa", "vision_config": "eager", "text_config": "sdpa"})
+    found = state(module)
+    acts = st.capture(module, pictures(), progress=False)
+    assert acts.attrs["attention"] == "eager"
+    assert state(module) == found
+    assert module.config.vision_config._attn_implementation == "eager"
+
+
+def test_training_goes_on_after_a_capture() -> None:
+    """Tables that a model keeps from a capture (rotary positions) must be fit for gradients."""
+    module = BY_NAME["dinov3"].make()
+    st.capture(module, pictures(), size=(16, 72), progress=False)
+    module.train()
+    module(torch.rand(1, 3, 16, 72)).last_hidden_state.sum().backward()
+
+
+def test_one_model_cannot_be_captured_twice_at_once() -> None:
+    module = BY_NAME["vit"].make()
+
+    def again(part: Any, args: Any) -> None:
+        st.capture(module, pictures(), progress=False)
+
+    handle = module.layers[0].register_forward_pre_hook(again)
+    with pytest.raises(SpectralToolkitError, match="is being captured already"):
+        st.capture(module, pictures(), progress=False)
+    handle.remove()
+    assert module.config._attn_implementation == "sdpa"
+
+
+def test_two_models_can_be_captured_at_once() -> None:
+    outer, inner = BY_NAME["vit"].make(), BY_NAME["clip"].make()
+    alone = st.capture(inner, pictures(), progress=False)
+    trees = []
+
+    def other(part: Any, args: Any) -> None:
+        trees.append(st.capture(inner, pictures(), progress=False))
+
+    outer.layers[0].register_forward_pre_hook(other)
+    st.capture(outer, pictures(), progress=False)
+    xr.testing.assert_identical(trees[0], alone)
+
+
+def test_flash_attention_is_computed_by_its_stand_in() -> None:
+    assert attention.delegate("flash_attention_2") == attention.delegate("flex_attention") == "sdpa"
+    assert attention.delegate("sdpa") == "sdpa"
+    assert attention.delegate("kernels-community/other") == "kernels-community/other"
+    assert attention.delegate(None) == "eager"
+
+
+def test_grouped_queries_are_repeated_and_masks_become_biases() -> None:
+    """The attention function alone: no supported family groups queries, but larger ones will."""
+    module: Any = BY_NAME["vit"].make().layers[0].attention
+    module.num_key_value_groups = 2
+    query, key, value = torch.rand(2, 4, 5, 8), torch.rand(2, 2, 5, 8), torch.rand(2, 2, 5, 8)
+    mask = torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()
+    seen: list[Any] = []
+    attention._calls[id(module)] = attention._Call("sdpa", lambda *args: seen.append(args[1:]))
+    try:
+        output, _ = attention._attention(module, query, key, value, mask, scaling=0.3)
+    finally:
+        attention._calls.pop(id(module))
+    ((_, key_seen, value_seen, bias, scale),) = seen
+    assert torch.equal(key_seen, key.repeat_interleave(2, dim=1))
+    weights = torch.softmax(query @ key_seen.transpose(-1, -2) * scale + bias, dim=-1)
+    assert torch.allclose((weights @ value_seen).transpose(1, 2), output, atol=1e-6)
+
+
+# --- what can be asked -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dinov3", "pixtral"])
+def test_queries_before_the_rotation(name: str) -> None:
+    case = BY_NAME[name]
+    module = case.make()
+    tower = module
+    wanted = ("query", "key", "query_unrotated", "key_unrotated")
+    acts = st.capture(module, pictures(), quantities=wanted, size=case.other_size, progress=False)
+    rotations: list[Any] = []
+    attention_module: Any = next(p for n, p in module.get_submodule(case.layers[0]).named_modules() if n == "attention")
+    handle = attention_module.register_forward_pre_hook(
+        lambda part, args, kwargs: rotations.append(kwargs["position_embeddings"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        tower(**inputs(tower, acts["pixels"].to_numpy()[:1], load_model(module).processor))
+    handle.remove()
+    cos, sin = (table.numpy() for table in rotations[0])
+    n_special = len(case.special)
+    for layer in case.layers:
+        for quantity in ("query", "key"):
+            plain, rotated = joined(acts[layer], f"{quantity}_unrotated"), joined(acts[layer], quantity)
+            halves = np.concatenate([-plain[..., 4:], plain[..., :4]], axis=-1)
+            expected = plain.copy()
+            expected[:, :, n_special:] = (plain[:, :, n_special:] * cos) + (halves[:, :, n_special:] * sin)
+            np.testing.assert_allclose(rotated, expected, atol=1e-5)
+            assert np.abs(rotated - plain).max() > 0.01
+
+
+def test_unrotated_is_refused_where_nothing_is_rotated() -> None:
+    with pytest.raises(SpectralToolkitError, match="has no rotary positions"):
+        st.capture(BY_NAME["vit"].make(), pictures(), quantities="query_unrotated", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("all", (0, 1)),
+        (0, (0,)),
+        (-1, (1,)),
+        ("layers.1", (1,)),
+        (["layers.1", 0], (0, 1)),
+        (slice(1, None), (1,)),
+        ([slice(0, 1), -1], (0, 1)),
+        (range(2), (0, 1)),
+        (np.array([1]), (1,)),
+    ],
+    ids=str,
+)
+def test_choice_of_layers(layers: Any, expected: tuple[int, ...]) -> None:
+    acts = st.capture(BY_NAME["vit"].make(), pictures(), layers=layers, quantities="value", progress=False)
+    assert tuple(acts.children) == tuple(f"layers.{index}" for index in expected)
+    assert [node.attrs["depth"] for node in acts.children.values()] == list(expected)
+    assert all(set(node.data_vars) == {"value", "special_value"} for node in acts.children.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": 2}, "there is no layer 2"),
+        ({"layers": "layers.7"}, r"has no layer 'layers\.7' \(did you mean 'layers\.[01]'\?\)"),
+        ({"layers": []}, "chooses no layer"),
+        ({"layers": True}, "has no layer True"),
+        ({"layers": slice(5, 9)}, "chooses no layer"),
+        ({"quantities": "queries"}, "'queries' is not one of query, key"),
+        ({"quantities": ()}, "is empty"),
+        ({"batch_size": 0}, "batch_size=0 is not a positive integer"),
+        ({"seed": -1}, "seed=-1 is not an integer"),
+        ({"size": 30}, r"multiples of its patch, 8 x 8 pixels; the nearest is \(32, 32\)"),
+        ({"size": (0, 8)}, "positive multiples"),
+        ({"size": "big"}, "size='big' is not a size in pixels"),
+        ({"size": (8, 8, 8)}, "is not a size in pixels"),
+    ],
+    ids=str,
+)
+def test_bad_requests_are_refused_with_a_sentence(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpectralToolkitError, match=message):
+        st.capture(BY_NAME["vit"].make(), pictures(), progress=False, **arguments)
+
+
+def test_pixels_are_what_the_model_saw(tmp_path: Any) -> None:
+    Image.fromarray(pictures()[0]).save(tmp_path / "wide.png")
+    acts = st.capture(BY_NAME["vit"].make(), tmp_path / "wide.png", size=(24, 40), progress=False)
+    resized = Image.fromarray(pictures()[0]).resize((40, 24), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(acts["pixels"].to_numpy()[0], np.asarray(resized))
+    assert acts["pixels"].dtype == np.uint8
+    assert {name: int(acts[name][0]) for name in acts.coords if name != "image"} == {
+        "original_height": 40,
+        "original_width": 56,
+        "box_top": 0,
+        "box_left": 0,
+        "box_bottom": 40,
+        "box_right": 56,
+    }
+    assert acts["image"].to_numpy().tolist() == ["wide.png"]
+    np.testing.assert_allclose(acts["layers.0"]["y"], [1 / 6, 3 / 6, 5 / 6])
+
+
+def test_pictures_of_many_sizes_share_one() -> None:
+    mixed = [pictures()[0], pictures()[1][:17, :9], np.zeros((100, 30, 3), np.uint8)]
+    acts = st.capture(BY_NAME["dinov2"].make(), mixed, progress=False)
+    assert acts["pixels"].shape == (3, 32, 32, 3)
+    assert acts["original_height"].to_numpy().tolist() == [40, 17, 100]
+    assert acts["original_width"].to_numpy().tolist() == [56, 9, 30]
+
+
+@pytest.mark.parametrize("name", ["vit", "mae", "pixtral", "siglip2", "beit"])
+def test_batches_and_choices_do_not_change_what_is_recorded(name: str) -> None:
+    module = BY_NAME[name].make()
+    whole = st.capture(module, pictures(), quantities=(*QKV, "token"), batch_size=3, progress=False)
+    single = st.capture(module, pictures(), layers=1, quantities="token", batch_size=1, progress=False)
+    layer = BY_NAME[name].layers[1]
+    np.testing.assert_allclose(whole[layer]["token"], single[layer]["token"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [("float16", "float16"), ("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")],
+)
+def test_precision_of_what_is_stored(dtype: str, stored: str) -> None:
+    acts = st.capture(load_model(BY_NAME["beit"].make(), dtype=dtype), pictures(), progress=False)
+    assert acts.attrs["dtype"] == dtype
+    node = acts["layers.0"]
+    assert {str(node[name].dtype) for name in (*QKV, "special_query", "attention_bias")} == {stored}
+
+
+def test_provenance() -> None:
+    module = BY_NAME["vit"].make()
+    attrs = st.capture(module, pictures(), seed=7, progress=False).attrs
+    assert all(isinstance(value, (str, int, float)) for value in attrs.values())
+    assert (attrs["model"], attrs["family"], attrs["seed"], attrs["dtype"]) == ("ViTModel", "ViT", 7, "float32")
+    assert json.loads(attrs["image_size"]) == [32, 32]
+    assert json.loads(attrs["processor"])["source"] == "made from the model's configuration"
+    assert json.loads(attrs["versions"])["torch"] == torch.__version__
+    assert st.capture(module, pictures(), progress=False).attrs["weights_sha256"] == attrs["weights_sha256"]
+    module.layers[0].attention.q_proj.weight.data[0, 0] += 1  # behind torch's back
+    assert st.capture(module, pictures(), progress=False).attrs["weights_sha256"] != attrs["weights_sha256"]
+
+
+# --- memory, numbers that are none, progress -------------------------------------------------------------------------
+
+
+@by_case
+def test_estimate_is_exact(case: Case) -> None:
+    model = load_model(case.make())
+    wanted = {"quantities": model.quantities, "size": case.other_size}
+    acts = st.capture(model, pictures(), progress=False, **wanted)
+    recorded = sum(array.nbytes for node in acts.subtree for array in node.to_dataset(inherit=False).data_vars.values())
+    assert estimate_bytes(model, pictures(), **wanted) == recorded
+
+
+def test_too_large_is_refused_before_anything_runs(tmp_path: Any) -> None:
+    module = BY_NAME["vit"].make()
+    calls: list[Any] = []
+    module.register_forward_pre_hook(lambda *args: calls.append(args))
+    n_bytes = estimate_bytes(module, pictures())
+    with pytest.raises(CaptureMemoryError, match=f"{n_bytes:,} bytes.*store="):
+        st.capture(module, pictures(), memory_limit=n_bytes - 1, progress=False)
+    assert not calls
+    st.capture(module, pictures(), memory_limit=n_bytes, progress=False)
+    st.capture(module, pictures(), memory_limit=0, store=tmp_path / "a.zarr", progress=False)
+
+
+def test_available_memory_is_the_default_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spectral_toolkit.capturing.available_memory", lambda: 10)
+    with pytest.raises(CaptureMemoryError, match="10 bytes are available"):
+        st.capture(BY_NAME["vit"].make(), pictures(), progress=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(value: float) -> None:
+    module = BY_NAME["vit"].make()
+
+    def spoil(part: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output[1, 3, 2] = value
+        return output
+
+    module.layers[1].attention.k_proj.register_forward_hook(spoil)
+    with pytest.raises(ActivationsError, match=r"key of layer 'layers\.1' holds NaN or infinity in image 'image_1'"):
+        st.capture(module, pictures(), progress=False)
+
+
+def test_large_finite_numbers_are_fine() -> None:
+    """Their sum overflows, they do not."""
+    module = BY_NAME["vit"].make()
+    module.layers[0].attention.v_proj.bias.data.fill_(3e38)
+    acts = st.capture(module, pictures(), layers=0, quantities="value", progress=False)
+    assert np.isfinite(acts["layers.0"]["value"]).all()
+
+
+def test_a_layer_that_is_never_called_is_noticed() -> None:
+    module = BY_NAME["vit"].make()
+    module.layers[1].attention.forward = lambda hidden, *args, **kwargs: (hidden, None)
+    with pytest.raises(UnsupportedModelError, match=r"without using query of layer 'layers\.1'"):
+        st.capture(module, pictures(), progress=False)
+
+
+def test_a_model_that_refuses_the_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = BY_NAME["vit"].make()
+    monkeypatch.setattr(type(module), "set_attn_implementation", lambda self, name: None)
+    with pytest.raises(UnsupportedModelError, match="does not let its attention be switched"):
+        st.capture(module, pictures(), progress=False)
+    assert not attention._calls
+
+
+def test_progress_says_how_many_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    st.capture(BY_NAME["vit"].make(), pictures())
+    said = capsys.readouterr()
+    assert "capture 2 layers" in said.err
+    assert "kB" in said.err
+    assert not said.out
+    st.capture(BY_NAME["vit"].make(), pictures(), progress=False)
+    assert not capsys.readouterr().err
+
+
+def test_model_may_be_anything_load_model_takes(tmp_path: Any) -> None:
+    module = BY_NAME["vit"].make()
+    module.save_pretrained(tmp_path)
+    saved, live = st.capture(tmp_path, pictures(), progress=False), st.capture(module, pictures(), progress=False)
+    xr.testing.assert_equal(saved, live)
+    assert saved.attrs["weights_sha256"] == live.attrs["weights_sha256"]
