@@ -13,12 +13,13 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTH, HEIGHT = 1280, 900
+WIDTH = 1280
+N_PICTURES = 2
 LARGEST = 400_000  # bytes
 
 
-def screenshot(page_file: Path, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """The top of a page in a headless Chromium without a network."""
+def screenshot(page_file: Path) -> Image.Image:
+    """The controls and the first pictures of a report, side by side, in a headless Chromium without a network."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         raise SystemExit("No Chromium is installed: get one with 'apt-get install chromium'.")
@@ -26,13 +27,27 @@ def screenshot(page_file: Path, width: int = WIDTH, height: int = HEIGHT) -> Ima
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         )
-        page = browser.new_context(viewport={"width": width, "height": height}, offline=True).new_page()
+        page = browser.new_context(viewport={"width": WIDTH, "height": 1000}, offline=True).new_page()
         page.goto(page_file.resolve().as_uri())
         page.wait_for_load_state("load")
-        picture = Image.open(io.BytesIO(page.screenshot()))
-        picture.load()
+        cards = page.locator("#pictures article.card")
+        shown = min(N_PICTURES, cards.count())
+        pictures = [page.locator("#controls"), *(cards.nth(index).locator(".panels") for index in range(shown))]
+        parts = [Image.open(io.BytesIO(part.screenshot())).convert("RGB") for part in pictures]
         browser.close()
-    return picture.convert("RGB")
+    return stacked(parts)
+
+
+def stacked(parts: list[Image.Image], gap: int = 20) -> Image.Image:
+    """Pictures below each other, centred, on the background of the first."""
+    width = max(part.width for part in parts) + 2 * gap
+    height = sum(part.height for part in parts) + gap * (len(parts) + 1)
+    whole = Image.new("RGB", (width, height), parts[0].getpixel((1, 1)))  # pyright: ignore[reportArgumentType]
+    top = gap
+    for part in parts:
+        whole.paste(part, ((width - part.width) // 2, top))
+        top += part.height + gap
+    return whole
 
 
 def save_small(picture: Image.Image, path: Path) -> None:
@@ -42,7 +57,8 @@ def save_small(picture: Image.Image, path: Path) -> None:
     for colours in (256, 128, 64):
         if path.stat().st_size < LARGEST:
             return
-        picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        # k-means after the median cut: by itself that forgets the few pixels of the controls' blue.
+        picture.quantize(colours, kmeans=4, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     if path.stat().st_size >= LARGEST:
         raise SystemExit(f"{path} is {path.stat().st_size:,} bytes: make the picture smaller.")
 
