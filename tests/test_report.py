@@ -263,7 +263,7 @@ def test_recipe_is_python_and_spells_out_what_differs() -> None:
     lines = "\n".join(solve_lines(answers["qk"], "qk"))
     assert "threshold=0.2" in lines
     assert "import os" not in lines
-    assert "weights={'encoder.layer.0.attention': 0.33" in lines
+    assert "weights={\n        'encoder.layer.0.attention': 0.33" in lines
     assert "weights" not in "\n".join(solve_lines(answers["vv"], "vv"))
     attrs = {str(name): value for name, value in activations().attrs.items()} | {
         "layers": json.dumps(LAYERS),

@@ -91,14 +91,14 @@ class Spectrum:
     groups: tuple[tuple[float, float, float], ...]
     description: str
     width: float = 360
-    height: float = 170
+    height: float = 174
     left: float = 46
-    bottom: float = 144
+    bottom: float = 152
 
 
 def spectrum(eig: xr.Dataset, index: int) -> Spectrum:
     """Lay out the eigenvalues of one image, or of all together where they were solved as one problem."""
-    left, right, top, bottom = 46.0, 348.0, 12.0, 144.0
+    left, right, top, bottom = 46.0, 348.0, 32.0, 152.0
     numbers = [int(number) for number in eig.coords["component"].values]
     values = [float(statistic(eig, "eigenvalue", index, number)) for number in numbers]
     gaps = np.array([float(_or_nan(statistic(eig, "eigengap", index, number))) for number in numbers])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pprint
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,6 +129,16 @@ def _listed(attrs: Mapping[str, Any], name: str) -> list[Any] | None:
     return list(value) if isinstance(value, list | tuple | np.ndarray) else None
 
 
+def spelled(value: Any, indent: int = 0) -> str:
+    """A value as Python writes it; one item a line where a list or mapping is longer than a line."""
+    text = repr(value)
+    if indent + len(text) <= _LINE or not isinstance(value, list | dict):
+        return text
+    items = [f"{key!r}: {item!r}" for key, item in value.items()] if isinstance(value, dict) else map(repr, value)
+    margin = " " * (indent + 4)
+    return "\n".join([text[0], *(f"{margin}{item}," for item in items), " " * indent + text[-1]])
+
+
 class _Name(str):
     """A name of the program, as distinct from a text in it."""
 
@@ -146,13 +154,7 @@ def _call(function: str, arguments: Sequence[str], settings: Mapping[str, Any]) 
         return line
     lines = [f"    {', '.join(arguments)},"]
     for key, value in named:
-        setting = f"    {key}={value!r},"
-        if len(setting) <= _LINE:
-            lines.append(setting)
-        else:
-            lines += textwrap.indent(
-                f"{key}={pprint.pformat(value, width=_LINE - 4, sort_dicts=False)},", "    "
-            ).splitlines()
+        lines.append(f"    {key}={spelled(value, indent=4)},")
     return "\n".join([f"{function}(", *lines, ")"])
 
 

@@ -20,7 +20,7 @@ from ..images import load_images
 from .colour import DIVERGING, css_gradient
 from .composite import check_opacity
 from .page import build_page, kind_of, provenance
-from .recipe import recipe
+from .recipe import recipe, spelled
 from .shown import eigenvector_names
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def _expression(images: Any) -> str | None:
     if isinstance(images, str | os.PathLike):
         return repr(os.fspath(images))
     if isinstance(images, list | tuple) and images and all(isinstance(item, str | os.PathLike) for item in images):
-        return repr([os.fspath(item) for item in images])
+        return spelled([os.fspath(item) for item in images])
     if isinstance(images, xr.DataArray) and _is_whole_sample(images):
         size = (images.sizes["y_px"], images.sizes["x_px"])
         return f"st.scenes.sample({images.sizes['image']}, seed={int(images.attrs['scenes_seed'])}, size={size}).pixels"
