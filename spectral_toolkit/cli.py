@@ -271,8 +271,15 @@ def _pictures(sources: list[str], seed: int) -> Any:
 def _open_activations(path: Path) -> xr.DataTree:
     import xarray as xr
 
+    from .capturing.stores import _PROGRESS
+
     if not path.is_dir():
         raise StoreError(f"--activations {str(path)!r} is no folder: give the zarr folder that 'capture' wrote.")
+    if (path / _PROGRESS).exists():
+        raise StoreError(
+            f"--activations {str(path)!r} holds a capture that was interrupted: run the same 'capture' again, which "
+            "goes on where it stopped."
+        )
     try:
         return xr.open_datatree(path, engine="zarr", consolidated=False)
     except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds

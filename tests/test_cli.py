@@ -173,6 +173,32 @@ def test_solve_never_overwrites_what_is_not_its_own(
     assert xr.open_dataset(out, engine="zarr").attrs["affinity"] == "vv"
 
 
+def test_solve_refuses_a_capture_that_was_interrupted(
+    tiny_model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = st.load_model(tiny_model, device="cpu")
+    calls = []
+
+    def stop_at_the_second(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    handle = model.module.register_forward_pre_hook(stop_at_the_second)
+    store = tmp_path / "begun.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        st.capture(model, str(photos), store=store, batch_size=1, progress=False)
+    handle.remove()
+    capsys.readouterr()
+    solve = ["solve", "--activations", str(store), "--n-eigenvectors", "2", "--out", str(tmp_path / "e.zarr")]
+    assert main(solve) == 2
+    assert "was interrupted" in sentence(capsys)
+
+    capture = ["capture", "--model", tiny_model, "--images", str(photos), "--batch-size", "1", "--device", "cpu"]
+    assert main([*capture, "--out", str(store)]) == 0
+    assert main(solve) == 0
+
+
 def test_report(tiny_model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new folder" / "report.html"
     command = ["report", "--model", tiny_model, "--images", str(photos), "--out", str(out)]
