@@ -12,9 +12,9 @@ QUANTITIES = {"qk": ("query", "key"), "vv": ("value",) * 2, "kk": ("key",) * 2, 
 def head_vectors(node: xr.DataTree, name: str, image: int) -> np.ndarray:
     """(heads, n, channels) in float64."""
     if name == "token":
-        values = node["token"].values[image][None]
+        values = node.dataset["token"].values[image][None]
     else:
-        values = node[name].values[image]
+        values = node.dataset[name].values[image]
     return values.reshape(len(values), -1, values.shape[-1]).astype(np.float64)
 
 
@@ -26,11 +26,11 @@ def affinity_matrix(node: xr.DataTree, kind: str, kernel: str, image: int, **opt
     for head in range(len(left)):
         a, b = left[head], right[head]
         if kernel == "softmax":
-            special = node["special_key"].values[image][head] if "special_key" in node.data_vars else b[:0]
+            special = node.dataset["special_key"].values[image][head] if "special_key" in node.data_vars else b[:0]
             keys = np.concatenate([special.astype(np.float64), b])
             logits = a @ keys.T * node.attrs["scale"]
             if "attention_bias" in node.data_vars:
-                logits = logits + node["attention_bias"].values[head][len(special) :]
+                logits = logits + node.dataset["attention_bias"].values[head][len(special) :]
             weights = np.exp(logits - logits.max(axis=1, keepdims=True))
             weights = (weights / weights.sum(axis=1, keepdims=True))[:, len(special) :]
         elif kernel == "rbf":

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st_
-from tree_factory import make_tree
+from tree_factory import make_tree, values_of
 
 import spectral_toolkit as st
 from spectral_toolkit.affinities import KERNELS
@@ -28,7 +28,7 @@ def test_every_combination_equals_its_slow_twin(kind, kernel, dtype, special):
     graph = st.affinity(tree, kind, kernel=kernel, device="cpu")
     for image in range(2):
         for name, matrix in graph.to_dense(image).items():
-            expected = reference.affinity_matrix(tree[name], kind, kernel, image)
+            expected = reference.affinity_matrix(tree.children[name], kind, kernel, image)
             np.testing.assert_allclose(matrix, expected, rtol=0, atol=1e-12 if dtype == "float64" else 3e-6)
             assert (matrix >= 0).all()
             np.testing.assert_array_equal(matrix, matrix.T)
@@ -47,7 +47,7 @@ def test_options_equal_their_slow_twin(kind, kernel, options):
     tree = make_tree([(3, 4)])
     matrix = st.affinity(tree, kind, kernel=kernel, device="cpu", **options).to_dense()["block.0"]
     np.testing.assert_allclose(
-        matrix, reference.affinity_matrix(tree["block.0"], kind, kernel, 0, **options), atol=1e-12
+        matrix, reference.affinity_matrix(tree.children["block.0"], kind, kernel, 0, **options), atol=1e-12
     )
 
 
@@ -80,7 +80,7 @@ def test_operators_agree_with_each_other(n, rank, images, columns, symmetric, se
     dense = DenseOperator.from_rows(rows, n, images, symmetric=symmetric)
     low_rank = LowRankOperator(left, right)
     tiled = TiledOperator(rows, n, images, left, symmetric=symmetric)
-    x = torch.rand(images, n, columns, generator=generator, dtype=torch.float64)
+    x = torch.rand(images, columns, n, generator=generator, dtype=torch.float64)
     for other in (low_rank, tiled):
         torch.testing.assert_close(other.matmul(x), dense.matmul(x))
         torch.testing.assert_close(other.degree, dense.degree)
@@ -91,10 +91,10 @@ def test_single_precision_operators_multiply_exactly_when_asked(monkeypatch):
     monkeypatch.setattr("spectral_toolkit.affinities.operators.TILE_ELEMENTS", 50)
     left = torch.rand(1, 23, 3)
     matrix = left @ left.transpose(-1, -2)
-    x = torch.rand(1, 23, 2, dtype=torch.float64)
-    expected = matrix.double() @ x
+    x = torch.rand(1, 2, 23, dtype=torch.float64)
+    expected = x @ matrix.double()
     assert (DenseOperator(matrix).matmul(x) - expected).abs().max() < 1e-14
-    factored = left.double() @ (left.double().transpose(-1, -2) @ x)
+    factored = x @ left.double() @ left.double().transpose(-1, -2)
     assert (LowRankOperator(left, left).matmul(x) - factored).abs().max() < 1e-14
 
 
@@ -128,10 +128,10 @@ def test_resampling_equals_its_slow_twin(base, layer):
     np.testing.assert_allclose(resampling.dense(), matrix, atol=1e-14)
     np.testing.assert_allclose(matrix.sum(axis=1), 1.0, atol=1e-14)
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, matrix.shape[1], 3)), rng.normal(size=(2, matrix.shape[0], 3))
-    np.testing.assert_allclose(resampling(torch.as_tensor(x)), matrix @ x, atol=1e-13)
-    np.testing.assert_allclose(resampling.transpose(torch.as_tensor(y)), matrix.T @ y, atol=1e-13)
-    np.testing.assert_allclose(resampling.squared_transpose(torch.as_tensor(y)), (matrix**2).T @ y, atol=1e-13)
+    x, y = rng.normal(size=(2, 3, matrix.shape[1])), rng.normal(size=(2, 3, matrix.shape[0]))
+    np.testing.assert_allclose(resampling(torch.as_tensor(x)), x @ matrix.T, atol=1e-13)
+    np.testing.assert_allclose(resampling.transpose(torch.as_tensor(y)), y @ matrix, atol=1e-13)
+    np.testing.assert_allclose(resampling.squared_transpose(torch.as_tensor(y)), y @ matrix**2, atol=1e-13)
 
 
 def test_weights_by_mapping_sequence_and_none():
@@ -181,7 +181,7 @@ def test_bad_requests_get_one_sentence(arguments, sentence):
 
 def test_missing_quantities_and_layers_are_named():
     tree = make_tree([(2, 3)])
-    del tree["block.0"]["value"]
+    tree.children["block.0"].dataset = tree.children["block.0"].to_dataset().drop_vars("value")
     with pytest.raises(ActivationsError, match=r"'vv' needs 'value' of layer 'block.0'"):
         st.affinity(tree, "vv")
     with pytest.raises(ActivationsError, match="has no layer"):
@@ -194,7 +194,7 @@ def test_missing_quantities_and_layers_are_named():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_not_finite_activations_are_refused_by_name(bad):
     tree = make_tree([(2, 3)], images=2)
-    tree["block.0"]["key"].values[1, 0, 0, 0, 0] = bad
+    values_of(tree, "block.0", "key")[1, 0, 0, 0, 0] = bad
     with pytest.raises(ActivationsError, match=r"'key' of layer 'block.0' holds NaN or infinity in image '1'"):
         st.solve(st.affinity(tree, "qk", device="cpu"), 2)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -31,7 +33,7 @@ def make_tree(
             )
 
         dims = ("image", "head", "y", "x", "channel")
-        variables = {name: (dims, vectors()) for name in ("query", "key", "value")}
+        variables: dict[str, Any] = {name: (dims, vectors()) for name in ("query", "key", "value")}
         variables["token"] = (
             ("image", "y", "x", "feature"),
             vectors().transpose(0, 2, 3, 1, 4).reshape(images, rows, columns, -1),
@@ -53,3 +55,8 @@ def make_tree(
             )
         layers[f"block.{depth}"] = xr.Dataset(variables, coords, {"depth": depth, "scale": 0.5})
     return xr.DataTree.from_dict(layers)
+
+
+def values_of(tree: xr.DataTree, layer: str, name: str) -> np.ndarray:
+    """The array itself of one variable of a layer, to be written to."""
+    return tree.children[layer].dataset[name].values

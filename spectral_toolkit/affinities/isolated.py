@@ -26,21 +26,21 @@ class Interpolation:
             (image, *_stencil(free[image], grid)) for image in (~free).any(dim=1).nonzero()[:, 0].tolist()
         ]
 
-    def __call__(self, x: Float[Tensor, "images n k"]) -> Float[Tensor, "images n k"]:
+    def __call__(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k n"]:
         if self.is_identity:
             return x
-        x = torch.where(self.free[..., None], x, 0.0)
+        x = torch.where(self.free[:, None], x, 0.0)
         for image, cells, neighbours, weights in self._stencils:
-            x[image].index_add_(0, cells, x[image, neighbours] * weights.to(x.dtype)[:, None])
+            x[image].index_add_(1, cells, x[image][:, neighbours] * weights.to(x.dtype))
         return x
 
-    def transpose(self, x: Float[Tensor, "images n k"]) -> Float[Tensor, "images n k"]:
+    def transpose(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k n"]:
         if self.is_identity:
             return x
         x = x.clone()
         for image, cells, neighbours, weights in self._stencils:
-            x[image].index_add_(0, neighbours, x[image, cells] * weights.to(x.dtype)[:, None])
-        return torch.where(self.free[..., None], x, 0.0)
+            x[image].index_add_(1, neighbours, x[image][:, cells] * weights.to(x.dtype))
+        return torch.where(self.free[:, None], x, 0.0)
 
 
 def _stencil(free: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:

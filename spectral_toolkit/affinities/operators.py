@@ -26,7 +26,7 @@ class Operator(Protocol):
     degree: Float[Tensor, "images n"]
     n_bytes: int
 
-    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+    def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
         """W x. With ``exact=False`` products may be made in the precision of W, else in that of x."""
         ...
 
@@ -68,17 +68,14 @@ class DenseOperator:
             self._rounded = False
         return self
 
-    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
-        # Vectors as rows: a CPU multiplies few rows with a large matrix up to twice as fast as few columns.
-        rows = x.transpose(-1, -2)
+    def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
         if self.matrix.dtype == x.dtype or not exact:
-            product = rows.to(self.matrix.dtype).contiguous() @ self.matrix.transpose(-1, -2)
-            return product.to(x.dtype).transpose(-1, -2)
+            return (x.to(self.matrix.dtype) @ self.matrix.transpose(-1, -2)).to(x.dtype)
         self.settle()
-        rows, n = rows.contiguous(), x.shape[1]
+        n = x.shape[2]
         step = _tile_rows(len(x), n)
         tiles = (self.matrix[:, i : i + step].to(x.dtype) for i in range(0, n, step))
-        return torch.cat([rows @ tile.transpose(-1, -2) for tile in tiles], dim=2).transpose(-1, -2)
+        return torch.cat([x @ tile.transpose(-1, -2) for tile in tiles], dim=2)
 
     def dense(self) -> Float[Tensor, "images n n"]:
         return _exact(self.settle().matrix)
@@ -91,27 +88,25 @@ class LowRankOperator:
         self.left = left
         self.right = right
         self.n_bytes = left.numel() * left.element_size() * (1 if left is right else 2)
-        ones = torch.ones(*left.shape[:2], 1, dtype=_exact_dtype(left), device=left.device)
-        self.degree = self.matmul(ones)[..., 0].clamp_min(0.0)
+        self.degree = self.matmul(_ones(len(left), left.shape[1], left))[:, 0].clamp_min(0.0)
 
-    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+    def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
         product = self._half(self.left, self.right, x, exact)
         return product if self.left is self.right else (product + self._half(self.right, self.left, x, exact)) / 2
 
     @staticmethod
     def _half(left: Tensor, right: Tensor, x: Tensor, exact: bool) -> Tensor:
         if left.dtype == x.dtype:
-            return left @ (right.transpose(-1, -2) @ x)
+            return x @ right @ left.transpose(-1, -2)
         if not exact:
-            low = x.to(left.dtype)
-            return (left @ (right.transpose(-1, -2) @ low)).to(x.dtype)
-        n = x.shape[1]
+            return (x.to(left.dtype) @ right @ left.transpose(-1, -2)).to(x.dtype)
+        n = x.shape[2]
         step = max(1, TILE_ELEMENTS // (len(x) * left.shape[2]))
         tiles = [slice(i, i + step) for i in range(0, n, step)]
-        inner = x.new_zeros(len(x), left.shape[2], x.shape[2])
+        inner = x.new_zeros(len(x), x.shape[1], left.shape[2])
         for tile in tiles:
-            inner += right[:, tile].to(x.dtype).transpose(-1, -2) @ x[:, tile]
-        return torch.cat([left[:, tile].to(x.dtype) @ inner for tile in tiles], dim=1)
+            inner += x[:, :, tile] @ right[:, tile].to(x.dtype)
+        return torch.cat([inner @ left[:, tile].to(x.dtype).transpose(-1, -2) for tile in tiles], dim=2)
 
     def dense(self) -> Float[Tensor, "images n n"]:
         left, right = _exact(self.left), _exact(self.right)
@@ -128,20 +123,19 @@ class TiledOperator:
         self.images = images
         self.symmetric = symmetric
         self.n_bytes = 0
-        ones = torch.ones(images, n, 1, dtype=_exact_dtype(like), device=like.device)
-        self.degree = self.matmul(ones)[..., 0].clamp_min(0.0)
+        self.degree = self.matmul(_ones(images, n, like))[:, 0].clamp_min(0.0)
 
-    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+    def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
         step = _tile_rows(self.images, self.n)
         forward, backward = [], torch.zeros_like(x)
         for start in range(0, self.n, step):
             tile = self.rows(start, min(start + step, self.n))
             dtype = x.dtype if exact else tile.dtype
             tile = tile.to(dtype)
-            forward.append((tile @ x.to(dtype)).to(x.dtype))
+            forward.append((x.to(dtype) @ tile.transpose(-1, -2)).to(x.dtype))
             if not self.symmetric:
-                backward += (tile.transpose(-1, -2) @ x[:, start : start + step].to(dtype)).to(x.dtype)
-        product = torch.cat(forward, dim=1)
+                backward += (x[:, :, start : start + step].to(dtype) @ tile).to(x.dtype)
+        product = torch.cat(forward, dim=2)
         return product if self.symmetric else (product + backward) / 2
 
     def dense(self) -> Float[Tensor, "images n n"]:
@@ -163,10 +157,9 @@ class WalkOperator:
         self.n_bytes = self.transition.numel() * self.transition.element_size()
         self._dense = DenseOperator(self.transition, total)
         self._transposed = DenseOperator(self.transition.transpose(-1, -2), total)
-        ones = torch.ones(*matrix.shape[:2], 1, dtype=_exact_dtype(matrix), device=matrix.device)
-        self.degree = self.matmul(ones)[..., 0].clamp_min(0.0)
+        self.degree = self.matmul(_ones(len(matrix), matrix.shape[1], matrix))[:, 0].clamp_min(0.0)
 
-    def matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+    def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
         forward, backward = x, x
         for _ in range(self.steps):
             forward = self._dense.matmul(forward, exact=exact)
@@ -208,6 +201,10 @@ def symmetrise_(matrix: Float[Tensor, "images n n"], block: int = 256) -> Float[
 
 def _tile_rows(images: int, n: int) -> int:
     return max(1, TILE_ELEMENTS // (images * n))
+
+
+def _ones(images: int, n: int, like: Tensor) -> Tensor:
+    return torch.ones(images, 1, n, dtype=_exact_dtype(like), device=like.device)
 
 
 def _exact_dtype(like: Tensor) -> torch.dtype:

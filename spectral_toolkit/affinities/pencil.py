@@ -68,7 +68,7 @@ class JointPencil:
         self.free: Bool[Tensor, "images n"] = own > SMALLEST_DEGREE_RATIO * own.mean(dim=1, keepdim=True)
         self.interpolation = Interpolation(self.free, self.grid)
         self._inverse_diagonal = torch.where(self.free, 1 / diagonal.clamp_min(torch.finfo(self.dtype).tiny), 0.0)[
-            ..., None
+            :, None
         ]
         self._is_diagonal = len(self._groups) == 1 and self._groups[0].resampling.is_identity
 
@@ -81,7 +81,7 @@ class JointPencil:
         """Free cells of each image."""
         return self.free.sum(dim=1)
 
-    def affinity_matmul(self, x: Float[Tensor, "images n k"], *, exact: bool = True) -> Float[Tensor, "images n k"]:
+    def affinity_matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
         """(B - A) x, the joint affinity. ``exact=False`` allows products in the precision of the affinities."""
         x = self.interpolation(x)
         total = torch.zeros_like(x)
@@ -91,37 +91,37 @@ class JointPencil:
                 total += group.resampling.transpose(coefficient * operator.matmul(coarse, exact=exact))
         return self.interpolation.transpose(total)
 
-    def mass_matmul(self, x: Float[Tensor, "images n k"]) -> Float[Tensor, "images n k"]:
+    def mass_matmul(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k n"]:
         """B x, the joint degree."""
         x = self.interpolation(x)
         total = torch.zeros_like(x)
         for group in self._groups:
-            total += group.resampling.transpose(group.degree[..., None] * group.resampling(x))
+            total += group.resampling.transpose(group.degree[:, None] * group.resampling(x))
         return self.interpolation.transpose(total)
 
-    def precondition(self, r: Float[Tensor, "images n k"], steps: int = 3) -> Float[Tensor, "images n k"]:
+    def precondition(self, r: Float[Tensor, "images k n"], steps: int = 3) -> Float[Tensor, "images k n"]:
         """About B^-1 r: exactly where B is diagonal, else a few steps of conjugate gradients."""
         if self._is_diagonal:
             return self._inverse_diagonal * r
         x = torch.zeros_like(r)
         z = self._inverse_diagonal * r
         direction = z
-        rz = (r * z).sum(dim=1, keepdim=True)
+        rz = (r * z).sum(dim=2, keepdim=True)
         tiny = torch.finfo(r.dtype).tiny
         for _ in range(steps):
             image = self.mass_matmul(direction)
-            step = rz / (direction * image).sum(dim=1, keepdim=True).clamp_min(tiny)
+            step = rz / (direction * image).sum(dim=2, keepdim=True).clamp_min(tiny)
             x = x + step * direction
             r = r - step * image
             z = self._inverse_diagonal * r
-            rz_next = (r * z).sum(dim=1, keepdim=True)
+            rz_next = (r * z).sum(dim=2, keepdim=True)
             direction = z + rz_next / rz.clamp_min(tiny) * direction
             rz = rz_next
         return x
 
-    def constant(self) -> Float[Tensor, "images n 1"]:
+    def constant(self) -> Float[Tensor, "images 1 n"]:
         """The trivial solution: one on every free cell."""
-        return self.free[..., None].to(self.dtype)
+        return self.free[:, None].to(self.dtype)
 
     def dense(self) -> tuple[Float[Tensor, "images n n"], Float[Tensor, "images n n"]]:
         """(B - A, B) written out; rows and columns of isolated cells are zero."""
@@ -129,11 +129,11 @@ class JointPencil:
         return self.affinity_matmul(eye), self.mass_matmul(eye)
 
     def layer_terms(
-        self, x: Float[Tensor, "images n k"], *, exact: bool = True
+        self, x: Float[Tensor, "images k n"], *, exact: bool = True
     ) -> tuple[Float[Tensor, "images k layers"], Float[Tensor, "images k layers"]]:
         """Each layer's part of x' A x and of x' B x, zero for layers of weight zero."""
         x = self.interpolation(x)
-        shape = (len(x), x.shape[2], len(self.graph.members))
+        shape = (len(x), x.shape[1], len(self.graph.members))
         cut, mass = x.new_zeros(shape), x.new_zeros(shape)
         coarse = {group.resampling.layer: group.resampling(x) for group in self._groups}
         for index, member in enumerate(self.graph.members):
@@ -142,8 +142,8 @@ class JointPencil:
             operator = self._operators[member.name]
             y = coarse[member.grid]
             scale = self._scales[member.name][:, None] * self.graph.weights[member.name]
-            own_mass = (y * operator.degree.to(y.dtype)[..., None] * y).sum(dim=1)
-            own_affinity = (y * operator.matmul(y, exact=exact)).sum(dim=1)
+            own_mass = (y * operator.degree.to(y.dtype)[:, None] * y).sum(dim=2)
+            own_affinity = (y * operator.matmul(y, exact=exact)).sum(dim=2)
             mass[:, :, index] = scale * own_mass
             cut[:, :, index] = scale * (own_mass - own_affinity)
         return cut, mass
@@ -180,7 +180,7 @@ class JointPencil:
     def _diagonal(self) -> Float[Tensor, "images n"]:
         total = torch.zeros(len(self._groups[0].degree), self.n, dtype=self.dtype, device=self.graph.device)
         for group in self._groups:
-            total += group.resampling.squared_transpose(group.degree[..., None])[..., 0]
+            total += group.resampling.squared_transpose(group.degree[:, None])[:, 0]
         return total
 
 
@@ -201,9 +201,9 @@ def positive_members(graph: LayerGraph) -> list[Member]:
     smallest, largest = (pick(members, key=lambda member: weights[member.name]) for pick in (min, max))
     if weights[smallest.name] < SMALLEST_WEIGHT_RATIO * weights[largest.name]:
         raise SolverError(
-            f"The weight of layer {smallest.name!r} is {weights[smallest.name]:g} beside {weights[largest.name]:g} of "
-            f"layer {largest.name!r}, a ratio below {SMALLEST_WEIGHT_RATIO:g} that rounding errors would decide: set it to 0 "
-            "or raise it."
+            f"The weights of layers {smallest.name!r} and {largest.name!r} are {weights[smallest.name]:g} and "
+            f"{weights[largest.name]:g}, a ratio below {SMALLEST_WEIGHT_RATIO:g}, so rounding errors would decide: set the "
+            "smaller to 0 or raise it."
         )
     return members
 

@@ -45,6 +45,9 @@ def axis_weights(n_from: int, n_to: int) -> Float[Tensor, "n_to n_from"]:
 class Resampling:
     """The linear map G from vectors on a base grid to vectors on a layer's grid, and its transpose.
 
+    Blocks of vectors have shape (images, k, n) here and in all that follows: each vector is contiguous, which is
+    what makes products with large matrices fast on a CPU.
+
     Parameters
     ----------
     base, layer
@@ -54,7 +57,7 @@ class Resampling:
     --------
     >>> import torch
     >>> coarse = Resampling((4, 4), (2, 2))
-    >>> coarse(torch.ones(1, 16, 1)).flatten().tolist()
+    >>> coarse(torch.ones(1, 1, 16)).flatten().tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
 
@@ -71,22 +74,22 @@ class Resampling:
             self._placed[where] = (rows, columns)
         return self._placed[where]
 
-    def __call__(self, x: Float[Tensor, "images n k"]) -> Float[Tensor, "images m k"]:
+    def __call__(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k m"]:
         """G x: from the base grid to the layer's."""
         if self.is_identity:
             return x
         rows, columns = self._axes(x)
         return _apply_axes(x, rows, columns, self.base)
 
-    def transpose(self, x: Float[Tensor, "images m k"]) -> Float[Tensor, "images n k"]:
+    def transpose(self, x: Float[Tensor, "images k m"]) -> Float[Tensor, "images k n"]:
         """G' x: from the layer's grid back to the base grid."""
         if self.is_identity:
             return x
         rows, columns = self._axes(x)
         return _apply_axes(x, rows.T, columns.T, self.layer)
 
-    def squared_transpose(self, x: Float[Tensor, "images m k"]) -> Float[Tensor, "images n k"]:
-        """(G * G)' x elementwise squared: the diagonal of G' diag(x) G, one column at a time."""
+    def squared_transpose(self, x: Float[Tensor, "images k m"]) -> Float[Tensor, "images k n"]:
+        """(G * G)' x: the diagonal of G' diag(x) G, one vector at a time."""
         if self.is_identity:
             return x
         rows, columns = self._axes(x)
@@ -99,7 +102,5 @@ class Resampling:
 
 
 def _apply_axes(x: Tensor, rows: Tensor, columns: Tensor, grid: Grid) -> Tensor:
-    images, _, k = x.shape
-    folded = x.reshape(images, grid[0], grid[1] * k)
-    folded = (rows @ folded).reshape(images * rows.shape[0], grid[1], k)
-    return (columns @ folded).reshape(images, rows.shape[0] * columns.shape[0], k)
+    images, k, _ = x.shape
+    return (rows @ x.reshape(images, k, *grid) @ columns.T).flatten(2)

@@ -35,7 +35,7 @@ def assemble(
 ) -> xr.Dataset:
     """The Dataset documented at :func:`spectral_toolkit.solve`."""
     vectors = torch.cat([spectrum.vectors for spectrum in spectra])
-    isolated = torch.cat([spectrum.isolated for spectrum in spectra])[..., None].to(vectors.dtype)
+    isolated = torch.cat([spectrum.isolated for spectrum in spectra])[:, None].to(vectors.dtype)
     notes = list(dict.fromkeys(note for spectrum in spectra for note in spectrum.notes))
     if shown_on != solved_on:
         lift = Resampling(solved_on, shown_on)
@@ -59,10 +59,13 @@ def assemble(
             f"Affinities recomputed in tiles at every product, as they exceed dense_bytes: {', '.join(layers)}."
         )
     cells = (len(vectors), *shown_on)
-    images, components = len(vectors), vectors.shape[2]
+    images, components = vectors.shape[:2]
     return xr.Dataset(
         {
-            "eigenvector": (("image", "y", "x", "component"), _numpy(vectors).reshape(*cells, components)),
+            "eigenvector": (
+                ("image", "y", "x", "component"),
+                _numpy(vectors.transpose(-1, -2)).reshape(*cells, components),
+            ),
             "eigenvalue": (per_component, eigenvalue),
             "residual": (per_component, residual),
             "converged": (per_component, residual <= tolerance),
@@ -103,14 +106,14 @@ def assemble(
 
 
 def canonical_sign(vectors: Tensor) -> Tensor:
-    """Flip eigenvectors (images, n, k) so that the smaller side is positive; see :func:`spectral_toolkit.solve`."""
-    size = vectors.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
-    scaled = vectors / size
-    skew = scaled.pow(3).sum(dim=1) / scaled.pow(2).sum(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
-    first_large = (scaled.abs() > 1 - 1e-6).to(torch.int8).argmax(dim=1, keepdim=True)
-    leading = torch.take_along_dim(scaled, first_large, dim=1)[:, 0]
+    """Flip eigenvectors (images, k, n) so that the smaller side is positive; see :func:`spectral_toolkit.solve`."""
+    tiny = torch.finfo(vectors.dtype).tiny
+    scaled = vectors / vectors.abs().amax(dim=2, keepdim=True).clamp_min(tiny)
+    skew = scaled.pow(3).sum(dim=2) / scaled.pow(2).sum(dim=2).clamp_min(tiny)
+    first_large = (scaled.abs() > 1 - 1e-6).to(torch.int8).argmax(dim=2, keepdim=True)
+    leading = torch.take_along_dim(scaled, first_large, dim=2)[..., 0]
     sign = torch.where(skew.abs() > 1e-6, skew.sign(), leading.sign())
-    return vectors * torch.where(sign == 0, 1.0, sign)[:, None, :]
+    return vectors * torch.where(sign == 0, 1.0, sign)[..., None]
 
 
 def degenerate_groups(eigenvalue: np.ndarray) -> np.ndarray:
@@ -150,7 +153,7 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
     if not np.isfinite(values).all():
         raise SolverError("start holds NaN or infinity: give an answer of st.solve as it was returned, or None.")
     dtype = torch.float32 if graph.device.type == "mps" else torch.float64
-    columns = torch.as_tensor(values).flatten(1, 2).to(device=graph.device, dtype=dtype)
+    columns = torch.as_tensor(values).flatten(1, 2).transpose(1, 2).contiguous().to(device=graph.device, dtype=dtype)
     columns = Resampling((vectors.sizes["y"], vectors.sizes["x"]), grid)(columns)
     return WarmStart(columns, start["eigenvalue"].isel(image=images).values)
 

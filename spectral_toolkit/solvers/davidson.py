@@ -31,10 +31,10 @@ class RitzPairs:
     """Approximate eigenpairs of several images: affinity values mu, vectors, residuals, work done."""
 
     mu: Float[Tensor, "images k"]
-    vectors: Float[Tensor, "images n k"]
+    vectors: Float[Tensor, "images k n"]
     residual: Float[Tensor, "images k"]
     iterations: int
-    subspace: Float[Tensor, "images n m"] | None = None
+    subspace: Float[Tensor, "images m n"] | None = None
 
 
 def smallest_block(k: int) -> int:
@@ -46,7 +46,7 @@ def block_davidson(
     pencil: JointPencil,
     k: int,
     *,
-    start: Float[Tensor, "images n columns"] | None,
+    start: Float[Tensor, "images columns n"] | None,
     tolerance: float,
     generator: torch.Generator,
     exact: bool,
@@ -59,7 +59,7 @@ def block_davidson(
     pencil
         The problem; needs ``WIDTH * smallest_block(k) < n_free`` to be worth while.
     start
-        Columns to begin with, (images, n, any number); random ones are added.
+        Vectors to begin with, (images, any number, n); random ones are added.
     tolerance
         On the residual |W x - mu B x| / |B x|.
     generator
@@ -76,7 +76,7 @@ def block_davidson(
     constant = _Subspace.empty(pencil, 1)
     one = pencil.constant()
     mass_one = pencil.mass_matmul(one)
-    norm = (one * mass_one).sum(dim=1, keepdim=True).rsqrt()
+    norm = (one * mass_one).sum(dim=2, keepdim=True).rsqrt()
     constant.append(one * norm, mass_one * norm, mass_one * norm)
 
     columns = _random(pencil, block, generator)
@@ -84,8 +84,8 @@ def block_davidson(
         # One product smooths the random start, which is cheaper than a step of the iteration.
         columns = pencil.precondition(pencil.affinity_matmul(columns, exact=exact))
     else:
-        given = start.to(columns)[..., : KEPT * block] * pencil.free[..., None]
-        columns = torch.cat([given, columns[..., : max(N_GUARD, block - given.shape[2])]], dim=2)
+        given = start.to(columns)[:, : KEPT * block] * pencil.free[:, None]
+        columns = torch.cat([given, columns[:, : max(N_GUARD, block - given.shape[1])]], dim=1)
     subspace = _Subspace.empty(pencil, WIDTH * block)
     new, mass_new = _orthonormalise(pencil, columns, (constant,), generator)
     subspace.append(new, mass_new, pencil.affinity_matmul(new, exact=exact))
@@ -97,20 +97,20 @@ def block_davidson(
     needed = MIN_ITERATIONS if start is not None else 0
     while True:
         mu, rotation = subspace.ritz()
-        best = rotation[..., :block]
-        ritz_mass = subspace.mass @ best
-        residuals = subspace.image @ best - mu[:, None, :block] * ritz_mass
-        size = residuals.norm(dim=1) / ritz_mass.norm(dim=1)
+        best = rotation[:, :block]
+        ritz_mass = best @ subspace.mass
+        residuals = best @ subspace.image - mu[:, :block, None] * ritz_mass
+        size = residuals.norm(dim=2) / ritz_mass.norm(dim=2)
         open_pairs = size[:, :k] > limits
         if (not open_pairs.any() and iteration >= needed) or iteration >= max_iterations:
-            kept = subspace.vectors @ rotation[..., : KEPT * block]
-            return RitzPairs(mu[:, :k], kept[..., :k], size[:, :k], iteration, kept)
+            kept = rotation[:, : KEPT * block] @ subspace.vectors
+            return RitzPairs(mu[:, :k], kept[:, :k], size[:, :k], iteration, kept)
         iteration += 1
         if subspace.width + block > WIDTH * block:
             subspace.restart(mu, rotation, KEPT * block)
         chosen = _columns_to_expand(size, open_pairs, guard=iteration <= needed)
         new = torch.take_along_dim(
-            residuals / size.clamp_min(torch.finfo(size.dtype).tiny)[:, None, :], chosen[:, None, :], dim=2
+            residuals / size.clamp_min(torch.finfo(size.dtype).tiny)[..., None], chosen[..., None], dim=1
         )
         new = pencil.precondition(new)
         new, mass_new = _orthonormalise(pencil, new, (constant, subspace), generator)
@@ -129,45 +129,45 @@ class _Subspace:
     def empty(cls, pencil: JointPencil, width: int) -> _Subspace:
         where = {"dtype": pencil.dtype, "device": pencil.graph.device}
         return cls(
-            torch.empty(3, pencil.n_images, pencil.n, width, **where),
+            torch.empty(3, pencil.n_images, width, pencil.n, **where),
             torch.empty(pencil.n_images, width, width, **where),
         )
 
     @property
-    def vectors(self) -> Float[Tensor, "images n m"]:
-        return self._buffers[0, :, :, : self.width]
+    def vectors(self) -> Float[Tensor, "images m n"]:
+        return self._buffers[0, :, : self.width]
 
     @property
-    def mass(self) -> Float[Tensor, "images n m"]:
-        return self._buffers[1, :, :, : self.width]
+    def mass(self) -> Float[Tensor, "images m n"]:
+        return self._buffers[1, :, : self.width]
 
     @property
-    def image(self) -> Float[Tensor, "images n m"]:
-        return self._buffers[2, :, :, : self.width]
+    def image(self) -> Float[Tensor, "images m n"]:
+        return self._buffers[2, :, : self.width]
 
     def append(
         self,
-        vectors: Float[Tensor, "images n k"],
-        mass: Float[Tensor, "images n k"],
-        image: Float[Tensor, "images n k"],
+        vectors: Float[Tensor, "images k n"],
+        mass: Float[Tensor, "images k n"],
+        image: Float[Tensor, "images k n"],
     ) -> None:
-        begin, end = self.width, self.width + vectors.shape[2]
+        begin, end = self.width, self.width + vectors.shape[1]
         for buffer, values in zip(self._buffers, (vectors, mass, image), strict=True):
-            buffer[:, :, begin:end] = values
+            buffer[:, begin:end] = values
         self.width = end
-        self._projected[:, :end, begin:end] = self.vectors.transpose(-1, -2) @ image
+        self._projected[:, :end, begin:end] = self.vectors @ image.transpose(-1, -2)
         self._projected[:, begin:end, :begin] = self._projected[:, :begin, begin:end].transpose(-1, -2)
 
     def ritz(self) -> tuple[Float[Tensor, "images m"], Float[Tensor, "images m m"]]:
-        """Ritz values, descending, and the rotation to their vectors."""
+        """Ritz values, descending, and the rotation whose rows make their vectors."""
         projected = self._projected[:, : self.width, : self.width]
         mu, rotation = torch.linalg.eigh((projected + projected.transpose(-1, -2)) / 2)
-        return mu.flip(-1), rotation.flip(-1)
+        return mu.flip(-1), rotation.flip(-1).transpose(-1, -2)
 
     def restart(self, mu: Tensor, rotation: Tensor, width: int) -> None:
         """Keep the best ``width`` Ritz vectors only."""
         for buffer in self._buffers:
-            buffer[:, :, :width] = buffer[:, :, : self.width] @ rotation[..., :width]
+            buffer[:, :width] = rotation[:, :width] @ buffer[:, : self.width]
         self._projected[:, :width, :width] = torch.diag_embed(mu[:, :width])
         self.width = width
 
@@ -186,13 +186,13 @@ def _columns_to_expand(
 
 
 def _random(pencil: JointPencil, columns: int, generator: torch.Generator) -> Tensor:
-    values = torch.randn(pencil.n_images, pencil.n, columns, generator=generator, dtype=torch.float64)
-    return values.to(device=pencil.graph.device, dtype=pencil.dtype) * pencil.free[..., None]
+    values = torch.randn(pencil.n_images, columns, pencil.n, generator=generator, dtype=torch.float64)
+    return values.to(device=pencil.graph.device, dtype=pencil.dtype) * pencil.free[:, None]
 
 
 def _orthonormalise(
     pencil: JointPencil,
-    new: Float[Tensor, "images n k"],
+    new: Float[Tensor, "images k n"],
     against: tuple[_Subspace, ...],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
@@ -204,20 +204,21 @@ def _orthonormalise(
     settled = 0
     while True:
         for subspace in against:
-            new = new - subspace.vectors @ (subspace.mass.transpose(-1, -2) @ new)
+            new = new - (new @ subspace.mass.transpose(-1, -2)) @ subspace.vectors
         mass_new = pencil.mass_matmul(new)
-        gram = new.transpose(-1, -2) @ mass_new
+        gram = new @ mass_new.transpose(-1, -2)
         gram = (gram + gram.transpose(-1, -2)) / 2
         length = gram.diagonal(dim1=1, dim2=2)
         scale = torch.where(length > 0, length.clamp_min(limits.tiny).rsqrt(), 0.0)
         theta, rotation = torch.linalg.eigh(scale[:, :, None] * gram * scale[:, None, :])
         lost = theta <= 100 * limits.eps * theta[:, -1:].clamp_min(limits.tiny)
-        turn = scale[:, :, None] * rotation * theta.clamp_min(limits.tiny).rsqrt().masked_fill(lost, 0.0)[:, None, :]
-        new, mass_new = new @ turn, mass_new @ turn
+        inverse_root = theta.clamp_min(limits.tiny).rsqrt().masked_fill(lost, 0.0)
+        turn = (scale[:, :, None] * rotation * inverse_root[:, None, :]).transpose(-1, -2)
+        new, mass_new = turn @ new, turn @ mass_new
         if not bool(lost.any()):
             settled += 1
             if settled == 2:
                 return new, mass_new
             continue
-        new = torch.where(lost[:, None, :], _random(pencil, new.shape[2], generator), new)
+        new = torch.where(lost[..., None], _random(pencil, new.shape[1], generator), new)
         settled = 0

@@ -24,14 +24,14 @@ def dense_pairs(pencil: JointPencil, k: int) -> RitzPairs:
         mu, vectors = _solve(affinity, mass, k)
     else:
         mu = affinity.new_empty(pencil.n_images, k)
-        vectors = affinity.new_zeros(pencil.n_images, pencil.n, k)
+        vectors = affinity.new_zeros(pencil.n_images, k, pencil.n)
         for image, free in enumerate(pencil.free):
             cells = free.nonzero()[:, 0]
             block = (cells[:, None], cells[None, :])
             found = _solve(affinity[image][block][None], mass[image][block][None], k)
-            mu[image], vectors[image, cells] = found[0][0], found[1][0]
-    mass_vectors = mass @ vectors
-    residual = (affinity @ vectors - mu[:, None] * mass_vectors).norm(dim=1) / mass_vectors.norm(dim=1)
+            mu[image], vectors[image, :, cells] = found[0][0], found[1][0]
+    mass_vectors = vectors @ mass
+    residual = (vectors @ affinity - mu[..., None] * mass_vectors).norm(dim=2) / mass_vectors.norm(dim=2)
     return RitzPairs(mu, vectors, residual, 0)
 
 
@@ -50,4 +50,4 @@ def _solve(affinity: Float[Tensor, "images n n"], mass: Float[Tensor, "images n 
     standard = torch.linalg.solve_triangular(factor, half.transpose(-1, -2), upper=False)
     mu, rotated = torch.linalg.eigh((standard + standard.transpose(-1, -2)) / 2)
     vectors = torch.linalg.solve_triangular(factor.transpose(-1, -2), rotated.flip(-1)[..., :k], upper=True)
-    return mu.flip(-1)[:, :k], vectors
+    return mu.flip(-1)[:, :k], vectors.transpose(-1, -2)

@@ -71,9 +71,9 @@ def _remembered(pencil: JointPencil, start: WarmStart | None) -> Tensor | None:
     """Columns to begin with: the whole subspace ``start`` was found in if this graph found it, else its vectors."""
     if start is None:
         return None
-    eigenvalue, subspace = pencil.graph.subspaces.get(_place(pencil), (None, None))
-    if subspace is not None and np.array_equal(eigenvalue, start.eigenvalue):
-        return subspace
+    remembered = pencil.graph.subspaces.get(_place(pencil))
+    if remembered is not None and np.array_equal(remembered[0], start.eigenvalue):
+        return remembered[1]
     return start.columns
 
 
@@ -115,11 +115,11 @@ def _n_pairs(pencil: JointPencil, n_eigenvectors: int) -> int:
 
 
 def _spectrum(pencil: JointPencil, pairs: RitzPairs, k: int, solver: str, notes: list[str]) -> Spectrum:
-    vectors = pairs.vectors[..., :k]
+    vectors = pairs.vectors[:, :k]
     cut, mass = pencil.layer_terms(vectors, exact=pencil.exact)
     # Shares are scaled so that masses sum to one exactly, and eigenvalues are what the shares sum to.
     total = mass.sum(dim=2, keepdim=True)
-    cut, mass, vectors = cut / total, mass / total, vectors / total[:, None, :, 0].sqrt()
+    cut, mass, vectors = cut / total, mass / total, vectors / total.sqrt()
     following = 1 - pairs.mu[:, k] if pairs.mu.shape[1] > k else torch.full_like(pairs.mu[:, 0], math.nan)
     return Spectrum(
         vectors=pencil.interpolation(vectors),

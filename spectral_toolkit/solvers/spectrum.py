@@ -16,7 +16,7 @@ class Spectrum:
     ``following`` is the eigenvalue after the last one returned, NaN where there is none; it closes the last eigengap.
     """
 
-    vectors: Float[Tensor, "images n k"]
+    vectors: Float[Tensor, "images k n"]
     eigenvalue: Float[Tensor, "images k"]
     following: Float[Tensor, " images"]
     residual: Float[Tensor, "images k"]
@@ -32,5 +32,5 @@ class Spectrum:
 class WarmStart:
     """An earlier answer for the same images: its eigenvectors on the base grid, and its eigenvalues as given."""
 
-    columns: Float[Tensor, "images n k"]
+    columns: Float[Tensor, "images k n"]
     eigenvalue: np.ndarray
