@@ -121,9 +121,7 @@ def attend(node: Any) -> np.ndarray:
 )
 def test_attention_output_follows_from_what_was_captured(case: Case, size: tuple[int, int] | None) -> None:
     model = load_model(case.make())
-    acts = st.capture(
-        model, pictures(), quantities=(*QKV, "token"), size=size, batch_size=2, progress=False
-    )
+    acts = st.capture(model, pictures(), quantities=(*QKV, "token"), size=size, batch_size=2, progress=False)
     assert tuple(acts.children) == model.layers == case.layers
     height, width = size or case.own_size
     assert dict(acts.sizes) == {"image": 3, "y_px": height, "x_px": width, "rgb": 3}
@@ -171,7 +169,9 @@ def state(module: Any) -> dict[str, Any]:
         "training": [part.training for part in module.modules()],
         "hooks": [[list(getattr(part, name).items()) for name in hooks] for part in module.modules()],
         "forward": [part.__dict__.get("forward") for part in module.modules()],
-        "weights": {n: (p.data_ptr(), p._version, p.dtype, p.device, p.requires_grad) for n, p in module.named_parameters()},
+        "weights": {
+            n: (p.data_ptr(), p._version, p.dtype, p.device, p.requires_grad) for n, p in module.named_parameters()
+        },
         "random": torch.get_rng_state().tolist(),
         "grad": torch.is_grad_enabled(),
         "registered": (dict(attention._calls), dict(attention._own_masks)),
@@ -212,9 +212,7 @@ def test_model_is_as_found_and_its_outputs_bit_identical(case: Case, implementat
     handle = module.get_submodule(case.layers[-1]).register_forward_hook(
         lambda part, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
     )
-    st.capture(
-        model, np.full((2, *model.image_size(), 3), 100, np.uint8), quantities=model.quantities, progress=False
-    )
+    st.capture(model, np.full((2, *model.image_size(), 3), 100, np.uint8), quantities=model.quantities, progress=False)
     handle.remove()
     assert state(module) == found
     for old, new in zip(before, outputs(module, model), strict=True):
@@ -232,7 +230,7 @@ def last_block(case: Case, model: Any) -> torch.Tensor:
     seen: list[torch.Tensor] = []
     grey = np.full((2, *model.image_size(), 3), 100, np.uint8)
     with torch.no_grad(), hooked(twin.get_submodule(case.layers[-1]), seen, "output"):
-        for batch in ([grey[:1], grey[1:]] if model.images_at_once == 1 else [grey]):
+        for batch in [grey[:1], grey[1:]] if model.images_at_once == 1 else [grey]:
             tower(**model.inputs(batch))
     return torch.cat(seen)
 

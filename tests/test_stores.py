@@ -184,7 +184,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "fewer pictures": ({"images": IMAGES[:4]}, "pictures_sha256 is"),
     "names": (
         {"images": xr.DataArray(IMAGES, dims=("image", "y_px", "x_px", "rgb"), coords={"image": list("abcde")})},
-        "the names of its pictures",
+        "another capture: names_sha256 is",
     ),
 }
 

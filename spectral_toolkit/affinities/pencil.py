@@ -202,8 +202,8 @@ def positive_members(graph: LayerGraph) -> list[Member]:
     if weights[smallest.name] < SMALLEST_WEIGHT_RATIO * weights[largest.name]:
         raise SolverError(
             f"The weights of layers {smallest.name!r} and {largest.name!r} are {weights[smallest.name]:g} and "
-            f"{weights[largest.name]:g}, a ratio below {SMALLEST_WEIGHT_RATIO:g}, so rounding errors would decide: set the "
-            "smaller to 0 or raise it."
+            f"{weights[largest.name]:g}, a ratio below {SMALLEST_WEIGHT_RATIO:g}, so rounding errors would "
+            "decide: set the smaller to 0 or raise it."
         )
     return members
 

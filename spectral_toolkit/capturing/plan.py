@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,7 @@ class Plan:
             "batch_size": self.batch_size,
             "seed": self.seed,
             "pictures_sha256": self.pictures.sha256,
+            "names_sha256": hashlib.sha256("\n".join(self.pictures.names).encode()).hexdigest(),
             "versions": json.dumps({name: version(name) for name in ("spectral-toolkit", "torch", "transformers")}),
         }
 

@@ -214,9 +214,8 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
         if ready.shape != (len(batches),):
             return f"{_PROGRESS} has shape {ready.shape}, expected {(len(batches),)}"
     images = [i for batch, done in zip(batches, ready, strict=True) if done for i in range(batch.start, batch.stop)]
-    names = cast(zarr.Array, root["image"])[...]
-    if [str(name) for name in np.asarray(names)] != list(plan.pictures.names):
-        return "the names of its pictures are not those that were given"
+    if len(cast(zarr.Array, root["image"])[...]) != len(plan.pictures):
+        return "it names another number of pictures than it holds"
 
     files: list[tuple[zarr.Array, tuple[Any, ...], Path, int]] = []
     expected = {"pixels": plan.pixels}

@@ -76,7 +76,7 @@ class Processing:
         if picture.shape[:2] == size:
             return picture
         image = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling[self.resample.upper()])
-        return np.asarray(image)
+        return np.array(image)
 
     def normalise(self, pixels: np.ndarray, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Bytes (image, height, width, 3) to normalised values (image, 3, height, width)."""

@@ -25,7 +25,7 @@ MOST_COUNTED = 3
 # Gradients weaker than this, summed over a patch, count as flat: about what the grain of the pictures amounts to.
 FLAT = 1.0
 # A named thing covers at least this many patches, so that many are asked to name it (fewer if many are hidden).
-PATCHES_PER_THING = 3
+PATCHES_PER_THING = 4
 PATCHES_PER_BACKGROUND = 8
 N_BACKGROUNDS = 2
 
@@ -131,7 +131,7 @@ def caption_loss_patches(logits: torch.Tensor, captions: torch.Tensor, share_see
     """Multiple-instance loss of captions on patches.
 
     The first term asks every patch to name any category of its picture's caption; the second asks, for each category
-    of the caption, that the patches most sure of it (three for each thing counted) are sure.
+    of the caption, that the patches most sure of it (four for each thing counted) are sure.
 
     Parameters
     ----------

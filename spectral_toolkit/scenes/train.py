@@ -46,7 +46,7 @@ MEAN, STD = 0.5, 0.25
 CHECKPOINT = "checkpoint.safetensors"
 # How much is seen and asked in a step of the second phase, as shares of the patches, and how often.
 CAPTION_MIXES = ((0.35, 0.25), (0.6, 0.2), (1.0, 0.0))
-CAPTION_ODDS = (0.3, 0.4, 0.3)
+CAPTION_ODDS = (0.2, 0.4, 0.4)
 PIXEL_MIX = (0.35, 0.28)
 
 
@@ -57,10 +57,10 @@ class Recipe:
     seed: int = 20261123
     n_scenes: int = 10_000
     size: int = 96
-    batch: int = 48
+    batch: int = 32
     steps: int = 9_000
-    first_phase: float = 0.27  # share of the run that goes to masked pixels
-    learning_rate: float = 1.2e-3
+    first_phase: float = 0.25  # share of the run that goes to masked pixels
+    learning_rate: float = 1.0e-3
     weight_decay: float = 0.05
     warmup: int = 250
     width: int = 128
