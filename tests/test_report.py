@@ -71,10 +71,11 @@ def test_every_eigenvector_is_a_tile_of_one_pixel_a_patch(page: Elements) -> Non
     tiles = [attrs for attrs in page.named("img") if attrs.get("class") == "tile"]
     assert len(tiles) == 2 * 2 * 4
     eig = eigenvectors("qk")
-    field = eig.eigenvector.sel(image="picture-1", component=3).values
-    wanted = "QK eigenvector 3 over picture-1"
-    (tile,) = [attrs for attrs in tiles if (attrs["alt"] or "").startswith(wanted)]
-    assert (from_uri(tile["src"]) == colour_field(field, np.abs(field).max())).all()
+    for component in (1, 2, 3, 4):
+        field = eig.eigenvector.sel(image="picture-1", component=component).values
+        wanted = f"QK eigenvector {component} over picture-1"
+        (tile,) = [attrs for attrs in tiles if (attrs["alt"] or "").startswith(wanted)]
+        assert (from_uri(tile["src"]) == colour_field(field, np.abs(field).max())).all()
     shown = [attrs["data-component"] for attrs in tiles if "hidden" not in attrs]
     assert shown == ["1"] * 4, "without JavaScript the first component is seen"
 
