@@ -12,7 +12,7 @@ from .activations import layer_names
 
 Level = Literal["ok", "note", "warning"]
 
-WEAK_GAP = 0.02
+WEAK_GAP = 0.005
 """An eigengap below this part of its eigenvalue leaves a component exposed to small changes of the input."""
 WEAK_CUT = 0.9
 """A first eigenvalue above this says that no two-way cut of the picture is much better than a random one (about 1)."""

@@ -179,6 +179,16 @@ def test_bad_requests_get_one_sentence(arguments, sentence):
     assert str(caught.value).count(". ") == 0
 
 
+def test_values_may_be_wider_than_queries_and_keys():
+    tree = make_tree([(2, 3)])
+    node = tree.children["block.0"]
+    values = np.concatenate([values_of(tree, "block.0", "value")] * 2, axis=-1)
+    dims = ("image", "head", "y", "x", "value_channel")
+    node.dataset = node.to_dataset().assign(value=(dims, values))
+    plain = st.affinity(make_tree([(2, 3)]), "vv", device="cpu").to_dense()["block.0"]
+    np.testing.assert_allclose(st.affinity(tree, "vv", device="cpu").to_dense()["block.0"], plain, atol=1e-14)
+
+
 def test_missing_quantities_and_layers_are_named():
     tree = make_tree([(2, 3)])
     tree.children["block.0"].dataset = tree.children["block.0"].to_dataset().drop_vars("value")

@@ -124,6 +124,8 @@ def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArr
             f"quantities=(..., {name!r}) or choose another kind."
         )
     variable = node.dataset[name]
+    if "value_channel" in variable.dims:  # values of another width than queries and keys
+        variable = variable.rename(value_channel="channel")
     if set(variable.dims) != set(expected):
         raise ActivationsError(
             f"{name!r} of layer {layer!r} has dimensions {tuple(map(str, variable.dims))}; expected {expected}."
