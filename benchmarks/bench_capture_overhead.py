@@ -1,4 +1,4 @@
-"""What watching a model costs: a capture of all layers against the plain forward pass of the same model and pictures."""
+"""What watching a model costs: a capture of all layers against the plain forward pass of the same pictures."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def hooked(module: torch.nn.Module, seen: list[torch.Tensor], what: str) -> Iter
 def block_outputs(case: Case, model: Model, layer: str, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What a block's attention gave to its output projection, and what the block gave, by a plain eager run."""
     twin = copy.deepcopy(model.module)
-    tower = twin.get_submodule(tower_name(model)) if tower_name(model) else twin
+    tower: Any = twin.get_submodule(tower_name(model)) if tower_name(model) else twin
     tower.set_attn_implementation("eager")
     tower.eval()
     if hasattr(tower.config, "mask_ratio"):
@@ -413,7 +413,7 @@ def test_pixels_are_what_the_model_saw(tmp_path: Any) -> None:
     resized = Image.fromarray(pictures()[0]).resize((40, 24), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(acts["pixels"].to_numpy()[0], np.asarray(resized))
     assert acts["pixels"].dtype == np.uint8
-    assert {name: int(acts[name][0]) for name in acts.coords if name != "image"} == {
+    assert {str(name): int(array[0]) for name, array in acts.coords.items() if name != "image"} == {
         "original_height": 40,
         "original_width": 56,
         "box_top": 0,

@@ -75,7 +75,7 @@ def test_captures_in_memory_go_through_zarr_unchanged(tmp_path: Path) -> None:
     xr.testing.assert_identical(back.load(), acts)
     for node, other in zip(acts.subtree, back.subtree, strict=True):
         for key, array in node.data_vars.items():
-            assert array.dtype == other[key].dtype
+            assert array.dtype == other[str(key)].dtype
 
 
 def test_every_picture_has_files_of_its_own(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_only_part_of_a_large_store_is_read_again(tmp_path: Path, monkeypatch: p
     with pytest.raises(ValueError, match="checksum"):  # but what is damaged is never read as numbers
         acts["layers.1"]["special_value"].to_numpy()
     _cut(tmp_path / "a.zarr/layers.0/key/c/1/0/0/0/0")
-    with pytest.raises(StoreError, match="has .* bytes, expected"):
+    with pytest.raises(StoreError, match=r"has .* bytes, expected"):
         run("vit", tmp_path / "a.zarr")
 
 
@@ -311,7 +311,7 @@ def test_what_is_not_ours_is_refused_and_left_alone(what: str, tmp_path: Path) -
     FOREIGN[what](path)
     before = contents(tmp_path)
     with pytest.raises(
-        StoreError, match="is not a store of activations written by spectral_toolkit.*nothing was touched"
+        StoreError, match=r"is not a store of activations written by spectral_toolkit.*nothing was touched"
     ):
         run("vit", path)
     assert contents(tmp_path) == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -74,7 +74,9 @@ class MemorySink:
         nodes = {"/": plan.root().assign(pixels=(("image", *plan.pixels.dims), self._pixels))}
         for layer in plan.layers:
             specs = plan.arrays(layer)
-            data = {name: (("image", *spec.dims), self._arrays[layer, name]) for name, spec in specs.items()}
+            data: dict[str, Any] = {
+                name: (("image", *spec.dims), self._arrays[layer, name]) for name, spec in specs.items()
+            }
             scale, bias = self._about[layer]
             if bias is not None:
                 data["attention_bias"] = (plan.bias(layer).dims, bias)

@@ -214,7 +214,7 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
         if ready.shape != (len(batches),):
             return f"{_PROGRESS} has shape {ready.shape}, expected {(len(batches),)}"
     images = [i for batch, done in zip(batches, ready, strict=True) if done for i in range(batch.start, batch.stop)]
-    if len(cast(zarr.Array, root["image"])[...]) != len(plan.pictures):
+    if np.shape(cast(zarr.Array, root["image"])[...]) != (len(plan.pictures),):
         return "it names another number of pictures than it holds"
 
     files: list[tuple[zarr.Array, tuple[Any, ...], Path, int]] = []

@@ -53,8 +53,15 @@ class LayerShape:
 class Recorder(Protocol):
     """What a capture hands to ``Model.recording``: it is told every quantity of every wanted layer."""
 
-    layers: Sequence[str]
-    quantities: Sequence[str]
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the wanted layers."""
+        ...
+
+    @property
+    def quantities(self) -> Sequence[str]:
+        """What is wanted of each."""
+        ...
 
     def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
         """Take ``tensor`` (image, head, token, channel), or (image, token, feature) for ``token``."""
