@@ -303,6 +303,7 @@ def test_fewer_layers_than_captured_are_spelled_out() -> None:
         ((None, solved()), "There are no pictures to show"),
         ((activations(), {"qk": eigenvectors("qk"), "vv": eigenvectors("vv", n_images=1)}), "of different images"),
         ((activations(), {"qk": xr.Dataset()}), "expected the Dataset"),
+        ((activations(), {"qk": eigenvectors().drop_vars(["residual", "isolated"])}), "lacks residual, isolated"),
     ],
 )
 def test_impossible_reports_are_refused_in_one_sentence(arguments: tuple, message: str, tmp_path: Path) -> None:

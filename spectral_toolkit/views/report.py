@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from ..models import Model
 
 _TEMPLATES = "templates"
+_NEEDED = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group", "isolated")
 
 
 def report(
-    model: Model,
+    model: Model | Any,
     images: Any,
     path: str | os.PathLike[str] = "report.html",
     *,
@@ -56,7 +57,7 @@ def report(
     Parameters
     ----------
     model
-        As returned by ``st.load_model``.
+        As returned by ``st.load_model``, or anything it takes.
     images
         Anything ``st.load_images`` takes.
     path
@@ -87,9 +88,11 @@ def report(
 
     Examples
     --------
-    >>> import spectral_toolkit as st
-    >>> st.report(st.load_model("scenes"), st.scenes.sample(2, seed=0).pixels, "report.html")  # doctest: +SKIP
-    PosixPath('report.html')
+    >>> import tempfile, spectral_toolkit as st
+    >>> pictures = st.scenes.sample(1, seed=0).pixels
+    >>> path = f"{tempfile.mkdtemp()}/report.html"
+    >>> st.report("scenes", pictures, path, n_eigenvectors=2, device="cpu", progress=False).name
+    'report.html'
     """
     # Who only renders answers from a file waits for neither models nor solvers.
     from ..affinities import affinity
@@ -164,6 +167,14 @@ def render_report(
     ------
     SpectralToolkitError
         If there is no answer, or the answers are of different images.
+
+    Examples
+    --------
+    >>> import tempfile, spectral_toolkit as st
+    >>> acts = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
+    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=2)
+    >>> render_report(acts, {"vv": eig}, f"{tempfile.mkdtemp()}/vv.html").name
+    'vv.html'
     """
     target = _target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -237,6 +248,11 @@ def _check_answers(solved: Mapping[str, xr.Dataset]) -> None:
     if not solved:
         raise SpectralToolkitError("There is no answer to report: give at least one, such as {'qk': eig}.")
     names = {key: eigenvector_names(eig) for key, eig in solved.items()}
+    for key, eig in solved.items():
+        if missing := [name for name in _NEEDED if name not in eig]:
+            raise SpectralToolkitError(
+                f"The answer {key!r} lacks {', '.join(missing)}: give the Dataset as st.solve returned it."
+            )
     first, *others = names
     for other in others:
         if names[other] != names[first]:
