@@ -22,6 +22,12 @@ WIDTH = 8
 """The subspace is cut back when it would pass this many blocks..."""
 KEPT = 3
 """...to this many."""
+KEPT_LENGTH = 0.5
+"""A vector that keeps this part of its length when projected has lost no digits to speak of."""
+WELL_CONDITIONED = 1e-3
+"""A Gram matrix conditioned better than this is inverted without a second round."""
+REMEMBERED = 2
+"""Blocks of Ritz vectors handed back, for a warm start that begins with more than the answer."""
 MIN_ITERATIONS = 2
 """Expansions before a warm start may be believed: its vectors can be eigenvectors, and yet not the lowest."""
 
@@ -84,7 +90,7 @@ def block_davidson(
         # One product smooths the random start, which is cheaper than a step of the iteration.
         columns = pencil.precondition(pencil.affinity_matmul(columns, exact=exact))
     else:
-        given = start.to(columns)[:, : KEPT * block] * pencil.free[:, None]
+        given = start.to(columns)[:, : REMEMBERED * block] * pencil.free[:, None]
         columns = torch.cat([given, columns[:, : max(N_GUARD, block - given.shape[1])]], dim=1)
     subspace = _Subspace.empty(pencil, WIDTH * block)
     new, mass_new = _orthonormalise(pencil, columns, (constant,), generator)
@@ -103,7 +109,7 @@ def block_davidson(
         size = residuals.norm(dim=2) / ritz_mass.norm(dim=2)
         open_pairs = size[:, :k] > limits
         if (not open_pairs.any() and iteration >= needed) or iteration >= max_iterations:
-            kept = rotation[:, : KEPT * block] @ subspace.vectors
+            kept = rotation[:, : REMEMBERED * block] @ subspace.vectors
             return RitzPairs(mu[:, :k], kept[:, :k], size[:, :k], iteration, kept)
         iteration += 1
         if subspace.width + block > WIDTH * block:
@@ -196,29 +202,29 @@ def _orthonormalise(
     against: tuple[_Subspace, ...],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Make ``new`` B-orthonormal and B-orthogonal to the subspaces; columns that vanish become random ones.
+    """Make ``new`` B-orthonormal and B-orthogonal to the subspaces; vectors that vanish become random ones.
 
-    Twice is enough where nothing vanishes (Giraud et al. 2005); what vanishes starts another two rounds.
+    A second round is made only where the first one cancelled digits (Daniel et al. 1976); a vector that vanishes
+    altogether starts afresh.
     """
     limits = torch.finfo(new.dtype)
-    settled = 0
     while True:
+        before = new.norm(dim=2)
         for subspace in against:
             new = new - (new @ subspace.mass.transpose(-1, -2)) @ subspace.vectors
+        cancelled = new.norm(dim=2) < KEPT_LENGTH * before
         mass_new = pencil.mass_matmul(new)
         gram = new @ mass_new.transpose(-1, -2)
         gram = (gram + gram.transpose(-1, -2)) / 2
         length = gram.diagonal(dim1=1, dim2=2)
         scale = torch.where(length > 0, length.clamp_min(limits.tiny).rsqrt(), 0.0)
         theta, rotation = torch.linalg.eigh(scale[:, :, None] * gram * scale[:, None, :])
-        lost = theta <= 100 * limits.eps * theta[:, -1:].clamp_min(limits.tiny)
+        largest = theta[:, -1:].clamp_min(limits.tiny)
+        lost = theta <= 100 * limits.eps * largest
         inverse_root = theta.clamp_min(limits.tiny).rsqrt().masked_fill(lost, 0.0)
         turn = (scale[:, :, None] * rotation * inverse_root[:, None, :]).transpose(-1, -2)
         new, mass_new = turn @ new, turn @ mass_new
-        if not bool(lost.any()):
-            settled += 1
-            if settled == 2:
-                return new, mass_new
-            continue
-        new = torch.where(lost[..., None], _random(pencil, new.shape[1], generator), new)
-        settled = 0
+        if bool(lost.any()):
+            new = torch.where(lost[..., None], _random(pencil, new.shape[1], generator), new)
+        elif not bool((cancelled | (theta < WELL_CONDITIONED * largest)).any()):
+            return new, mass_new
