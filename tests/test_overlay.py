@@ -155,6 +155,14 @@ def test_title_says_what_to_believe(eig: xr.Dataset) -> None:
     for words in ("picture-0", "QK component 4", "λ = 0.1836", "residual 3e-09", "not converged", "apart from 3"):
         assert words in title
     assert "1 isolated cell" in title
+    three = option(st.overlay(activations(), eig, image=0, kind="rgb", components=(4, 1, 2)), "title")
+    for words in (
+        "QK components R 4, G 1, B 2",
+        "λ = 0.184, 0.0125, 0.0644",
+        "residual up to 3e-09",
+        "4 not converged",
+    ):
+        assert words in three.replace("\n", " ")
     calm = option(st.overlay(activations(), eig, image=1, component=1), "title")
     assert "converged" not in calm
 

@@ -20,7 +20,7 @@ from ..errors import SpectralToolkitError
 from .colour import DIVERGING, ISOLATED, hex_colours
 from .composite import check_opacity, colour_field, colour_three, resize_field, robust_limit, symmetric_limit
 from .shown import ShownPicture, choose_images, shown_pictures
-from .wording import component_title
+from .wording import component_title, three_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,8 +226,7 @@ def _draw_three(
         hover_tooltips=_tooltips(names),
     )
     layers = [picture_element(shown), colours, hover, *isolated_elements(eig, shown.index)]
-    letters = ", ".join(f"{letter} {number}" for letter, number in zip("RGB", components, strict=True))
-    title = f"{shown.name}\n{str(eig.attrs.get('affinity', '')).upper()} components {letters}".strip()
+    (title,) = _even([three_title(eig, shown.index, components, shown.name)], width)
     return _framed(hv.Overlay(layers), shown, width, title)
 
 

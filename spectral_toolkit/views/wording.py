@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
 
 
@@ -27,26 +29,58 @@ def indistinguishable(eig: xr.Dataset, index: int, component: int) -> list[int]:
     return [int(number) for number in numbers[same] if number != component]
 
 
-def flags(eig: xr.Dataset, index: int, component: int) -> list[str]:
-    """What a reader must know before believing this component; empty where nothing stands against it."""
+def component_flags(eig: xr.Dataset, index: int, component: int) -> list[str]:
+    """What stands against believing this component alone."""
     found = []
     converged = statistic(eig, "converged", index, component)
     if converged is not None and not converged:
         found.append("not converged")
     if others := indistinguishable(eig, index, component):
         found.append(f"cannot be told apart from {', '.join(map(str, others))}")
-    if "isolated" in eig and (n_isolated := int(eig["isolated"].isel(image=index).sum())):
-        found.append(f"{n_isolated} isolated cell{'s' if n_isolated > 1 else ''}")
     return found
+
+
+def picture_flags(eig: xr.Dataset, index: int) -> list[str]:
+    """What a reader must know of this picture, whatever the component."""
+    n_isolated = int(eig["isolated"].isel(image=index).sum()) if "isolated" in eig else 0
+    return [f"{n_isolated} isolated cell{'s' if n_isolated > 1 else ''}"] if n_isolated else []
+
+
+def flags(eig: xr.Dataset, index: int, component: int) -> list[str]:
+    """All that must be known before believing this component in this picture; empty where nothing stands against it."""
+    return component_flags(eig, index, component) + picture_flags(eig, index)
 
 
 def component_title(eig: xr.Dataset, index: int, component: int, name: str) -> str:
     """Picture, component, eigenvalue, residual and flags, in lines short enough for a small figure."""
-    head = f"{str(eig.attrs.get('affinity', '')).upper()} component {component}".strip()
     numbers = []
-    for symbol, variable, form in (("λ", "eigenvalue", ".4g"), ("residual", "residual", ".0e")):
-        value = statistic(eig, variable, index, component)
-        if value is not None:
-            numbers.append(f"{symbol} {'=' if symbol == 'λ' else ''} {float(value):{form}}".replace("  ", " "))
-    lines = [f"{name} · {head}", " · ".join(numbers), " · ".join(flags(eig, index, component))]
+    if (value := statistic(eig, "eigenvalue", index, component)) is not None:
+        numbers.append(f"λ = {float(value):.4g}")
+    if (value := statistic(eig, "residual", index, component)) is not None:
+        numbers.append(f"residual {float(value):.0e}")
+    head = f"{_affinity(eig)} component {component}".strip()
+    return _lines(f"{name} · {head}", numbers, flags(eig, index, component))
+
+
+def three_title(eig: xr.Dataset, index: int, components: Sequence[int], name: str) -> str:
+    """The same of three components at once, each flag with the component it is about."""
+    letters = ", ".join(f"{letter} {number}" for letter, number in zip("RGB", components, strict=True))
+    values = [statistic(eig, "eigenvalue", index, number) for number in components]
+    residuals = [statistic(eig, "residual", index, number) for number in components]
+    numbers = []
+    if None not in values:
+        numbers.append("λ = " + ", ".join(f"{float(value):.3g}" for value in values))
+    if None not in residuals:
+        numbers.append(f"residual up to {max(float(value) for value in residuals):.0e}")
+    found = [f"{number} {flag}" for number in components for flag in component_flags(eig, index, number)]
+    head = f"{_affinity(eig)} components {letters}".strip()
+    return _lines(f"{name} · {head}", numbers, found + picture_flags(eig, index))
+
+
+def _affinity(eig: xr.Dataset) -> str:
+    return str(eig.attrs.get("affinity", "")).upper()
+
+
+def _lines(*parts: str | list[str]) -> str:
+    lines = [part if isinstance(part, str) else " · ".join(part) for part in parts]
     return "\n".join(line for line in lines if line)
