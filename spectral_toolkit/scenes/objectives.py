@@ -1,10 +1,11 @@
 """What the bundled model is asked while it trains: hidden patches, and captions.
 
-Two phases. First each hidden patch's grey values, normalised within the patch (He et al. 2022). Then each hidden
-patch's histogram of oriented gradients (MaskFeat, Wei et al. 2022), which colour and brightness do not enter, together
-with the caption: how many of each category the picture shows. The caption is asked of the CLS token and, by
-multiple-instance learning, of the patches: every patch must name something from the caption, and of everything in the
-caption a few patches must say so. Which patches is nowhere told: no category is ever given for a place.
+Two phases. First each hidden patch's grey values, normalised within the patch (He et al. 2022). Then also each hidden
+patch's histogram of oriented gradients (MaskFeat, Wei et al. 2022), which brightness does not enter, and the caption:
+how many of each category the picture shows. Captions are weak supervision, and they are the only place where
+categories enter. They are asked of the CLS token and, by multiple-instance learning, of the patches: every patch must
+name something from the caption, and of everything in the caption a few patches must be sure. Which patches is nowhere
+told: no category is ever given for a place.
 """
 
 from __future__ import annotations

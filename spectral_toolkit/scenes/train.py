@@ -45,8 +45,8 @@ from .series import cached_series
 MEAN, STD = 0.5, 0.25
 CHECKPOINT = "checkpoint.safetensors"
 # How much is seen and asked in a step of the second phase, as shares of the patches, and how often.
-CAPTION_MIXES = ((0.35, 0.25), (0.6, 0.2), (1.0, 0.0))
-CAPTION_ODDS = (0.2, 0.4, 0.4)
+CAPTION_MIXES = ((0.35, 0.5), (0.5, 0.35), (0.75, 0.25))
+CAPTION_ODDS = (0.4, 0.35, 0.25)
 PIXEL_MIX = (0.35, 0.28)
 
 
@@ -152,22 +152,26 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
     middle, last = encode(run.backbone, (augmented - MEAN) / STD, seen, asked)
     n_special = 1 + recipe.registers
     hidden = last[:, n_special + seen.shape[1] :]
+    luma = grey(augmented)
+    pixels = (run.heads.pixels(hidden) - _at(patch_pixels(luma, PATCH), asked)).square().mean()
     if first:
-        truth = patch_pixels(grey(augmented), PATCH)
-        truth = truth.gather(1, asked[..., None].expand(-1, -1, truth.shape[-1]))
-        return {"pixels": (run.heads.pixels(hidden) - truth).square().mean()}
+        return {"pixels": pixels}
 
     counts = torch.from_numpy(captions.astype(np.int64))
-    terms = {
+    named_middle = run.heads.patches_middle(middle[:, n_special:])
+    named_last = run.heads.patches_last(last[:, n_special:])
+    gradients = run.heads.gradients(hidden) - _at(patch_gradients(luma, PATCH), asked)
+    return {
+        "pixels": pixels,
+        "gradients": gradients.square().sum(-1).mean(),
         "caption_picture": caption_loss_picture(run.heads.picture(last[:, 0]), counts),
-        "caption_patches": caption_loss_patches(run.heads.patches_last(last[:, n_special:]), counts, mix[0]),
-        "caption_middle": 0.5 * caption_loss_patches(run.heads.patches_middle(middle[:, n_special:]), counts, mix[0]),
+        "caption_patches": caption_loss_patches(named_last, counts, mix[0]),
+        "caption_middle": 0.5 * caption_loss_patches(named_middle, counts, mix[0]),
     }
-    if asked.shape[1]:
-        truth = patch_gradients(grey(augmented), PATCH)
-        truth = truth.gather(1, asked[..., None].expand(-1, -1, truth.shape[-1]))
-        terms["gradients"] = (run.heads.gradients(hidden) - truth).square().sum(-1).mean()
-    return terms
+
+
+def _at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
