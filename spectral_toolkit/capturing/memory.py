@@ -71,14 +71,15 @@ class MemorySink:
 
     def tree(self) -> xr.DataTree:
         plan = self._plan
-        nodes = {"/": plan.root().assign(pixels=(("image", *plan.pixels.dims), self._pixels))}
+        root = plan.root({"pixels": (("image", *plan.pixels.dims), self._pixels)})
+        children: dict[str, xr.DataTree] = {}
         for layer in plan.layers:
             specs = plan.arrays(layer)
             data: dict[str, Any] = {
-                name: (("image", *spec.dims), self._arrays[layer, name]) for name, spec in specs.items()
+                name: xr.Variable(("image", *spec.dims), self._arrays[layer, name]) for name, spec in specs.items()
             }
             scale, bias = self._about[layer]
             if bias is not None:
                 data["attention_bias"] = (plan.bias(layer).dims, bias)
-            nodes[layer] = plan.node(layer).assign(data).assign_attrs(scale=scale)
-        return xr.DataTree.from_dict(nodes)
+            children[layer] = xr.DataTree(plan.node(layer, data, scale=scale))
+        return xr.DataTree(root, children=children)

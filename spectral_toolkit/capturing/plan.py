@@ -7,8 +7,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Plan:
     size: tuple[int, int]
     batch_size: int
     seed: int
+    _known_coords: dict[tuple[int, int], xr.Coordinates] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def batches(self) -> list[slice]:
@@ -72,6 +73,13 @@ class Plan:
 
     def arrays(self, layer: str) -> dict[str, ArraySpec]:
         """The arrays of one layer that have an ``image`` dimension, without that dimension."""
+        return self._specs[layer]
+
+    @cached_property
+    def _specs(self) -> dict[str, dict[str, ArraySpec]]:
+        return {layer: self._make_specs(layer) for layer in self.layers}
+
+    def _make_specs(self, layer: str) -> dict[str, ArraySpec]:
         shape, n_special = self.shapes[layer], len(self.model.special_tokens)
         specs = {}
         for quantity in self.quantities:
@@ -125,25 +133,36 @@ class Plan:
             "seed": self.seed,
             "pictures_sha256": self.pictures.sha256,
             "names_sha256": hashlib.sha256("\n".join(self.pictures.names).encode()).hexdigest(),
-            "versions": json.dumps({name: version(name) for name in ("spectral-toolkit", "torch", "transformers")}),
+            "versions": _versions(),
         }
 
-    def root(self) -> xr.Dataset:
-        """The root without its pixels: names and geometry of the pictures, and the provenance."""
+    def root(self, data: Mapping[str, Any] | None = None) -> xr.Dataset:
+        """The root: ``data``, names and geometry of the pictures, and the provenance."""
         heights, widths = np.array(self.pictures.sizes, dtype=np.int64).T
         zeros = np.zeros_like(heights)
         columns = (heights, widths, zeros, zeros, heights, widths)
         coords: dict[str, Any] = {"image": names_array(self.pictures.names)}
         coords |= {name: ("image", column) for name, column in zip(_GEOMETRY, columns, strict=True)}
-        return xr.Dataset(coords=coords, attrs=self.attrs)
+        return xr.Dataset(data, coords=coords, attrs=self.attrs)
 
-    def node(self, layer: str) -> xr.Dataset:
-        """A layer without its arrays: patch centres, special tokens and depth."""
-        grid = self.shapes[layer].grid
-        coords: dict[str, Any] = {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}
-        if self.model.special_tokens:
-            coords["special"] = names_array(self.model.special_tokens)
-        return xr.Dataset(coords=coords, attrs={"depth": self.model.layers.index(layer)})
+    def node(self, layer: str, data: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
+        """A layer: ``data``, patch centres, special tokens, depth and further attributes."""
+        coords = self._coords(self.shapes[layer].grid)
+        return xr.Dataset(data, coords=coords, attrs={"depth": self.model.layers.index(layer), **attrs})
+
+    def _coords(self, grid: tuple[int, int]) -> xr.Coordinates:
+        # Most layers share a grid, and making an index costs more than all else that a node is made of.
+        if grid not in self._known_coords:
+            coords: dict[str, Any] = {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}
+            if self.model.special_tokens:
+                coords["special"] = names_array(self.model.special_tokens)
+            self._known_coords[grid] = xr.Dataset(coords=coords).coords
+        return self._known_coords[grid]
+
+
+@cache
+def _versions() -> str:
+    return json.dumps({name: version(name) for name in ("spectral-toolkit", "torch", "transformers")})
 
 
 def names_array(names: Sequence[str]) -> np.ndarray:
