@@ -221,6 +221,26 @@ def test_caption_loss_on_patches_against_the_slow_sum():
     torch.testing.assert_close(objectives.caption_loss_patches(logits, captions, 0.5), expected)
 
 
+def test_shifting_patches_moves_their_mean_colour_only():
+    pictures = torch.rand(4, 3, 16, 24)
+    moved = train.shift_patches(pictures, np.random.default_rng(0)) - pictures
+    patches = moved.reshape(4, 3, 2, 8, 3, 8).permute(0, 1, 2, 4, 3, 5).flatten(4)
+    assert patches.std(-1).max() < 1e-6
+    assert len(torch.unique(patches[0, :, :, :, 0].round(decimals=4))) == 18
+    assert moved.abs().max() <= 0.35
+
+
+def test_augmenting_flips_and_keeps_the_range():
+    pictures = np.random.default_rng(1).integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
+    values = train.augment(pictures, np.random.default_rng(0))
+    assert values.shape == (6, 3, 16, 16)
+    assert values.dtype == torch.float32
+    assert values.min() >= 0
+    assert values.max() <= 1
+    again = train.augment(pictures, np.random.default_rng(0))
+    assert torch.equal(values, again)
+
+
 def test_encoding_all_patches_is_the_model_itself():
     run = train.start(train.Recipe(size=32, width=16, layers=2, heads=2))
     pixels = torch.randn(2, 3, 32, 32)
