@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -73,6 +74,18 @@ def test_every_command_has_help_device_and_seed(command: str, capsys: pytest.Cap
     text = capsys.readouterr().out
     assert "--device" in text
     assert "--seed" in text
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_without_spinning_unless_told(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    """Whoever sets the variable is obeyed."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["--version"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == expected
 
 
 def test_nothing_given_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
