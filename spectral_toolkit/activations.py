@@ -66,3 +66,43 @@ def patch_centres(n: int) -> np.ndarray:
     import numpy as np
 
     return (np.arange(n) + 0.5) / n
+
+
+def check_tree(activations: xr.DataTree) -> None:
+    """Refuse a tree whose layers cannot be read side by side.
+
+    Raises
+    ------
+    ActivationsError
+        If it is no tree, holds no images, or a layer has other images than the others, or patch centres that are
+        not those of a grid over the whole picture.
+    """
+    import numpy as np
+    import xarray as xr
+
+    if not isinstance(activations, xr.DataTree):
+        raise ActivationsError(
+            f"Activations are a {type(activations).__name__}; expected an xarray.DataTree, as st.capture returns it."
+        )
+    layers = layer_names(activations)
+    expected = image_names(activations)
+    if not expected:
+        raise ActivationsError("The tree of activations holds no images: capture at least one picture.")
+    for layer in layers:
+        node = activations.children[layer].dataset
+        if node.sizes.get("image") != len(expected):
+            raise ActivationsError(
+                f"Layer {layer!r} has {node.sizes.get('image', 'no')} images, the others {len(expected)}: all layers "
+                "must be of the same images."
+            )
+        if "image" in node.coords and [str(name) for name in node.coords["image"].values] != expected:
+            raise ActivationsError(
+                f"Layer {layer!r} names other images, or in another order, than the rest of the tree: reorder it with "
+                ".sel(image=...)."
+            )
+        for axis in ("y", "x"):
+            if axis in node.coords and not np.allclose(node.coords[axis].values, patch_centres(node.sizes[axis])):
+                raise ActivationsError(
+                    f"The {axis} coordinate of layer {layer!r} is not that of {node.sizes[axis]} equal cells: "
+                    "layers must cover the whole picture, in order; crop the pictures before the capture instead."
+                )

@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from .activations import layer_names
+from .activations import image_names, layer_names
+from .errors import ActivationsError
+from .solvers.answer import ZERO_EIGENVALUE
 
 Level = Literal["ok", "note", "warning"]
 
@@ -53,6 +55,10 @@ def trust_statements(eig: xr.Dataset, activations: xr.DataTree | None = None) ->
     >>> trust_statements(eig.isel(image=0))[-1].level
     'ok'
     """
+    if "image" in eig["eigenvector"].dims:
+        raise ActivationsError(
+            f"The answer holds {eig.sizes['image']} images: choose one, as in eig.isel(image=0), to judge it."
+        )
     statements = [
         _convergence(eig),
         *_pieces(eig),
@@ -81,7 +87,7 @@ def _convergence(eig: xr.Dataset) -> Statement:
 
 
 def _pieces(eig: xr.Dataset) -> list[Statement]:
-    zeros = int((eig["eigenvalue"] < 1e-8).sum())
+    zeros = int((eig["eigenvalue"] < ZERO_EIGENVALUE).sum())
     if not zeros:
         return []
     more = " or more" if zeros == eig.sizes["component"] else ""
@@ -140,18 +146,20 @@ def _isolated(eig: xr.Dataset) -> list[Statement]:
         return []
     return [
         Statement(
-            "warning", f"{count} of {eig['isolated'].size} cells have no affinity; their values are interpolated."
+            "warning",
+            f"{count} of {eig['isolated'].size} cells have no affinity to speak of; their values are interpolated.",
         )
     ]
 
 
 def _outlying_tokens(eig: xr.Dataset, activations: xr.DataTree) -> list[Statement]:
+    image = image_names(activations).index(str(eig["image"].values))
     worst_layer, worst_count, worst_share = "", 0, 0.0
     for name in layer_names(activations):
         variables = activations.children[name].dataset
         if "token" not in variables:
             continue
-        mask = outlying_tokens(variables["token"].sel(image=str(eig["image"].values)))
+        mask = outlying_tokens(variables["token"].isel(image=image))
         count = int(mask.sum())
         if count > worst_count:
             worst_layer, worst_count, worst_share = name, count, count / mask.size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import reference
@@ -171,6 +173,9 @@ def test_reweighting_shares_what_was_built():
         ({"layers": ["block.7"]}, "block.7"),
         ({"layers": "some"}, "layers='some' is not understood"),
         ({"device": "abacus"}, "not a device name"),
+        ({"layers": None}, "layers=None is not understood"),
+        ({"dense_bytes": "a"}, "dense_bytes='a' is not a number"),
+        ({"steps": True}, "steps=True is out of range"),
     ],
 )
 def test_bad_requests_get_one_sentence(arguments, sentence):
@@ -209,8 +214,104 @@ def test_not_finite_activations_are_refused_by_name(bad):
         st.solve(st.affinity(tree, "qk", device="cpu"), 2)
 
 
-def test_walking_what_is_too_large_to_form_is_refused():
-    graph = st.affinity(make_tree([(4, 4)]), "qk", steps=2, dense_bytes=10, device="cpu")
+def two_layers(first, second):
+    """A tree of two layers with so many images, or images of these names."""
+
+    def layer(images):
+        count = images if isinstance(images, int) else len(images)
+        node = make_tree([(3, 4)], images=count).children["block.0"].to_dataset()
+        return node if isinstance(images, int) else node.assign_coords(image=images)
+
+    return xr.DataTree.from_dict({"a": layer(first), "b": layer(second)})
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        (lambda: two_layers(2, 3), "has 3 images, the others 2"),
+        (lambda: two_layers(3, 1), "has 1 images, the others 3"),
+        (lambda: two_layers(["a", "b"], ["b", "a"]), "names other images, or in another order"),
+        (lambda: two_layers(0, 0), "holds no images"),
+        (lambda: None, "expected an xarray.DataTree"),
+    ],
+)
+def test_layers_of_different_images_are_never_mixed(tree, sentence):
+    with pytest.raises(ActivationsError, match=sentence):
+        st.affinity(tree(), "vv", device="cpu")
+
+
+def test_layers_that_are_turned_or_cropped_are_refused():
+    whole = make_tree([(4, 4)]).children["block.0"].to_dataset().assign_coords(y=(np.arange(4) + 0.5) / 4)
+    for wrong in (whole.isel(y=slice(None, None, -1)), whole.isel(y=slice(0, 2))):
+        with pytest.raises(ActivationsError, match="y coordinate of layer 'a' is not that of"):
+            st.affinity(xr.DataTree.from_dict({"a": wrong}), "vv", device="cpu")
+    assert st.affinity(xr.DataTree.from_dict({"a": whole}), "vv", device="cpu").layers == ("a",)
+
+
+@pytest.mark.parametrize("kernel", ["cosine", "shifted_cosine", "rbf"])
+@pytest.mark.parametrize("factor", [1e-30, 1e20])
+def test_kernels_that_ignore_scale_do_so_in_single_precision(kernel, factor):
+    tree = make_tree([(4, 5)], dtype="float32")
+    expected = st.affinity(tree, "vv", kernel=kernel, device="cpu").to_dense()["block.0"]
+    values_of(tree, "block.0", "value")[...] *= factor
+    found = st.affinity(tree, "vv", kernel=kernel, device="cpu").to_dense()["block.0"]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_overflowing_attention_is_refused():
+    tree = make_tree([(4, 5)], dtype="float32")
+    for name in ("query", "key"):
+        values_of(tree, "block.0", name)[...] *= 1e20
+    with pytest.raises(AffinityError, match="layer 'block.0' in image '0' are not finite"):
+        st.solve(st.affinity(tree, "qk", device="cpu"), 2)
+
+
+def with_bias(tree, bias):
+    node = tree.children["block.0"]
+    node.dataset = node.to_dataset().assign(attention_bias=(("head", "query_token", "key_token"), bias))
+    return tree
+
+
+def test_a_bias_that_hides_tokens_may_be_infinite_or_the_lowest_number():
+    bias = np.zeros((2, 12, 12))
+    bias[:, :, 5] = -np.inf
+    hidden = st.affinity(with_bias(make_tree([(3, 4)], dtype="float32"), bias), "qk", device="cpu").to_dense()
+    bias[:, :, 5] = np.finfo("float64").min
+    lowest = st.affinity(with_bias(make_tree([(3, 4)], dtype="float32"), bias), "qk", device="cpu").to_dense()
+    np.testing.assert_array_equal(hidden["block.0"], lowest["block.0"])
+    bias[:, 3, :] = -np.inf
+    assert np.isfinite(
+        st.affinity(with_bias(make_tree([(3, 4)]), bias), "qk", device="cpu").to_dense()["block.0"]
+    ).all()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda node: node.assign_attrs(scale="abc"), "scale='abc'"),
+        (lambda node: node.assign_attrs(scale=-1.0), "scale=-1.0"),
+        (lambda node: node.assign_attrs(scale=np.nan), "scale=nan"),
+        (lambda node: node.drop_vars("special_key"), "2 special tokens but no 'special_key'"),
+        (lambda node: node.assign(attention_bias=node.attention_bias * np.nan), "holds NaN or"),
+        (lambda node: node.isel(query_token=slice(3)), "has shape"),
+    ],
+)
+def test_attention_that_would_not_be_the_models_is_refused(damage, sentence):
+    tree = make_tree([(3, 4)], special=2, bias=True)
+    damaged = xr.DataTree.from_dict({"block.0": damage(tree.children["block.0"].to_dataset())})
+    with pytest.raises(ActivationsError, match=sentence):
+        st.affinity(damaged, "qk", device="cpu").to_dense()
+
+
+def test_numpy_numbers_are_numbers():
+    numbers: dict[str, Any] = {"steps": np.int64(2), "threshold": np.float32(0.25)}
+    graph = st.affinity(make_tree([(3, 4)]), "vv", device="cpu", **numbers)
+    assert dict(graph.recipe.options) == {"steps": 2.0, "threshold": 0.25}
+
+
+@pytest.mark.parametrize("kernel", ["cosine", "shifted_cosine"])
+def test_walking_what_is_too_large_to_form_is_refused(kernel):
+    graph = st.affinity(make_tree([(4, 4)]), "qk", kernel=kernel, steps=2, dense_bytes=10, device="cpu")
     with pytest.raises(AffinityError, match="raise dense_bytes"):
         graph.to_dense()
 

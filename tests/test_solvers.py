@@ -239,7 +239,7 @@ def test_isolated_cells_are_left_out_interpolated_and_reported():
     assert bool(eig.isolated[0, 1, 2])
     field = eig.eigenvector.values[0]
     np.testing.assert_allclose(field[1, 2], (field[0, 2] + field[2, 2] + field[1, 1] + field[1, 3]) / 4, atol=1e-12)
-    assert "1 cells have no affinity" in eig.attrs["notes"]
+    assert "without affinity to speak of: 1;" in eig.attrs["notes"]
 
 
 def test_pieces_give_zero_eigenvalues_and_the_constant_is_not_among_them():
@@ -271,6 +271,14 @@ def test_n_eigenvectors_up_to_the_last_one_and_no_further():
         ({"method": "magic"}, "method='magic' is not offered"),
         ({"tolerance": 0.0}, "tolerance=0.0 is out of range"),
         ({"grid": (0, 3)}, r"grid=\(0, 3\) is not understood"),
+        ({"grid": 4}, "grid=4 is not understood"),
+        ({"grid": (None, 2)}, "is not understood"),
+        ({"n_eigenvectors": None}, "n_eigenvectors=None is out of range"),
+        ({"n_eigenvectors": "abc"}, "n_eigenvectors='abc' is out of range"),
+        ({"n_eigenvectors": np.nan}, "n_eigenvectors=nan is out of range"),
+        ({"tolerance": "1e-6"}, "tolerance='1e-6' is out of range"),
+        ({"seed": -1}, "seed=-1 is out of range"),
+        ({"seed": None}, "seed=None is out of range"),
         ({"start": 3}, "start is a int without 'eigenvector'"),
     ],
 )
@@ -278,6 +286,58 @@ def test_bad_requests_get_one_sentence(arguments, sentence):
     graph = st.affinity(make_tree([(3, 4)]), "vv", device="cpu")
     with pytest.raises(SpectralToolkitError, match=sentence):
         st.solve(graph, **arguments)
+
+
+def test_what_is_no_graph_is_refused():
+    with pytest.raises(SpectralToolkitError, match="graph is a DataTree"):
+        st.solve(make_tree([(3, 4)]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layer", [(1, 576), (12, 48), (22, 30)])
+def test_a_grid_finer_along_one_axis_is_solved_on_the_layers_own_and_lifted(layer):
+    graph = st.affinity(make_tree([layer], smooth=2.0), "vv", device="cpu")
+    eig = st.solve(graph, 2, grid=(24, 24))
+    assert (eig.sizes["y"], eig.sizes["x"]) == (24, 24)
+    assert "lifted bilinearly to 24x24" in eig.attrs["notes"]
+    np.testing.assert_allclose(eig.eigenvalue, st.solve(graph, 2).eigenvalue, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [1e-310, 1e-165, 1e160, 1e308])
+@pytest.mark.parametrize("grid", [(3, 4), (26, 26)])
+def test_the_absolute_size_of_weights_does_not_matter(weight, grid):
+    graph = st.affinity(make_tree([grid, (3, 4)]), "vv", device="cpu")
+    plain = st.solve(graph.reweight([1, 0.5]), 2, tolerance=1e-10)
+    extreme = st.solve(graph.reweight([weight, weight / 2]), 2, tolerance=1e-10)
+    np.testing.assert_allclose(extreme.eigenvalue, plain.eigenvalue, rtol=1e-6)
+    np.testing.assert_allclose(extreme.eigenvector * weight**0.5, plain.eigenvector, rtol=1e-4, atol=1e-6)
+
+
+def test_the_eigengap_of_an_image_does_not_depend_on_the_others():
+    tree = make_tree([(3, 3)], images=2)
+    alone = st.solve(st.affinity(make_tree([(3, 3)], images=2), "vv", device="cpu"), 2)
+    values_of(tree, "block.0", "value")[1, :, :2] = 0
+    both = st.solve(st.affinity(tree, "vv", device="cpu"), 2)
+    np.testing.assert_allclose(both.eigengap[0], alone.eigengap[0])
+    assert np.isnan(both.eigengap.values[1, 1])
+
+
+def test_no_eigenvalue_or_share_is_negative_in_single_precision():
+    tree = damaged(make_tree([(26, 26)], dtype="float32", smooth=0.0), "pieces", 0)
+    eig = st.solve(st.affinity(tree, "vv", device="cpu"), 4)
+    assert eig.attrs["solver"] == "davidson"
+    assert (eig.layer_share.values >= 0).all()
+    assert 0 <= eig.eigenvalue.values[0, 0] < 1e-7
+
+
+def test_what_a_solve_began_from_is_recorded():
+    graph = st.affinity(make_tree([(26, 26)]), "vv", device="cpu")
+    first = st.solve(graph, 3)
+    assert first.attrs["start"] == "nothing"
+    assert st.solve(graph, 3, start=first).attrs["start"] == "the subspace of start"
+    other = first.assign(eigenvector=first.eigenvector[..., ::-1] * 1e200)
+    restarted = st.solve(graph, 3, start=other)
+    assert restarted.attrs["start"] == "start"
+    np.testing.assert_allclose(restarted.eigenvalue, first.eigenvalue, rtol=1e-6)
 
 
 def test_zero_weights_tiny_weights_and_dead_layers_are_refused():

@@ -36,7 +36,7 @@ def make_tree(
         variables: dict[str, Any] = {name: (dims, vectors()) for name in ("query", "key", "value")}
         variables["token"] = (
             ("image", "y", "x", "feature"),
-            vectors().transpose(0, 2, 3, 1, 4).reshape(images, rows, columns, -1),
+            vectors().transpose(0, 2, 3, 1, 4).reshape(images, rows, columns, heads * channels),
         )
         coords = {}
         if special:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
+from collections.abc import Sequence
 
 import xarray as xr
 
-from ..activations import layer_names
+from ..activations import check_tree, layer_names
 from ..devices import resolve_device
 from ..errors import AffinityError
 from .layer_graph import LayerGraph, Recipe, Weights, make_members
@@ -23,14 +25,15 @@ def affinity(
     heads: str = "mean",
     scope: str = "image",
     weights: Weights = None,
-    layers: str | list[str] = "all",
+    layers: str | Sequence[str] = "all",
     device: str = "auto",
     dense_bytes: int = 2 * 2**30,
     **options: float,
 ) -> LayerGraph:
     """Turn every layer of a capture into an affinity between its patches.
 
-    Nothing large is computed here: operators are built when a solver first asks for them, then kept.
+    Nothing large is computed here: operators are built when a solver first asks for them, then kept; ``acts`` must not
+    be changed afterwards.
 
     Parameters
     ----------
@@ -87,11 +90,16 @@ def affinity(
     >>> affinity(acts, "vv", device="cpu")
     LayerGraph('vv', kernel='cosine', heads='mean', scope='image': 1 layers on 3x4, 1 images)
     """
+    check_tree(acts)
     if kernel is not None and not isinstance(kernel, str):
         raise AffinityError(f"kernel={kernel!r} is not a name: use one of {', '.join(map(repr, KERNELS))}.")
+    if not isinstance(dense_bytes, numbers.Real) or not dense_bytes >= 0:
+        raise AffinityError(f"dense_bytes={dense_bytes!r} is not a number of bytes: expected a number of at least 0.")
     kernel = check_combination(kind, kernel, heads, scope, options)
     checked = tuple((name, _checked_option(name, value)) for name, value in sorted(options.items()))
     names = layer_names(acts)
+    if not isinstance(layers, str | list | tuple):
+        raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
     if not isinstance(layers, str):
         unknown = [name for name in layers if name not in names]
         if unknown or not layers:
@@ -120,6 +128,6 @@ _OPTION_RANGES = {
 
 def _checked_option(name: str, value: float) -> float:
     expected, fits = _OPTION_RANGES[name]
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and fits(value)):
+    if isinstance(value, bool) or not (isinstance(value, numbers.Real) and math.isfinite(value) and fits(value)):
         raise AffinityError(f"{name}={value!r} is out of range: expected {expected}.")
-    return value
+    return float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,20 +100,55 @@ def read_features(
     grid = (left_values.sizes["y"], left_values.sizes["x"])
     if not for_softmax:
         return LayerFeatures(layer, grid, left, right)
-    if "scale" not in node.attrs:
-        raise ActivationsError(
-            f"Layer {layer!r} has no attribute 'scale', which softmax needs (what multiplies q k'): set "
-            "node.attrs['scale'], or use kernel='cosine'."
-        )
+    scale = _scale(node, layer)
     special = None
+    n_special = node.sizes.get("special", 0)
+    if n_special and f"special_{right_name}" not in node.data_vars:
+        raise ActivationsError(
+            f"Layer {layer!r} has {n_special} special tokens but no 'special_{right_name}', over which softmax must "
+            f"run too: capture {right_name!r} again, drop the dimension 'special', or use kernel='cosine'."
+        )
     if f"special_{right_name}" in node.data_vars and node.sizes.get("special", 0) > 0:
         values = node.dataset[f"special_{right_name}"].transpose("image", "head", "special", "channel")
         special = _tensor(activations, values, layer, images, device)
     bias = None
     if "attention_bias" in node.data_vars:
-        values = np.asarray(node.dataset["attention_bias"].transpose("head", "query_token", "key_token").values)
-        bias = torch.as_tensor(values).to(device=device, dtype=left.dtype)
-    return LayerFeatures(layer, grid, left, right, special, float(node.attrs["scale"]), bias)
+        bias = _bias(node, layer, (left.shape[1], n_special + left.shape[2]), left)
+    return LayerFeatures(layer, grid, left, right, special, scale, bias)
+
+
+def _scale(node: xr.DataTree, layer: str) -> float:
+    if "scale" not in node.attrs:
+        raise ActivationsError(
+            f"Layer {layer!r} has no attribute 'scale', which softmax needs (what multiplies q k'): set "
+            "node.attrs['scale'], or use kernel='cosine'."
+        )
+    try:
+        scale = float(node.attrs["scale"])
+    except (TypeError, ValueError):
+        scale = math.nan
+    if not (math.isfinite(scale) and scale > 0):
+        raise ActivationsError(
+            f"Layer {layer!r} has scale={node.attrs['scale']!r}: expected what multiplies q k' before the softmax, a "
+            "finite number above 0."
+        )
+    return scale
+
+
+def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int], like: Tensor) -> Tensor:
+    heads, tokens = expected
+    variable = node.dataset["attention_bias"].transpose("head", "query_token", "key_token")
+    values = np.asarray(variable.values, dtype=np.float64)
+    if values.shape != (heads, tokens, tokens):
+        raise ActivationsError(
+            f"'attention_bias' of layer {layer!r} has shape {values.shape}; expected {(heads, tokens, tokens)}: heads, "
+            "and special tokens and patches twice."
+        )
+    if np.isnan(values).any() or np.isposinf(values).any():
+        raise ActivationsError(f"'attention_bias' of layer {layer!r} holds NaN or +infinity: capture the layer again.")
+    # Minus infinity hides a token; the lowest number does the same, and leaves a row that hides all of them defined.
+    lowest = torch.finfo(like.dtype).min
+    return torch.as_tensor(np.maximum(values, lowest)).to(device=like.device, dtype=like.dtype)
 
 
 def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArray:

@@ -22,9 +22,9 @@ class Interpolation:
     def __init__(self, free: Bool[Tensor, "images n"], grid: Grid) -> None:
         self.free = free
         self.is_identity = bool(free.all())
-        self._stencils = [
-            (image, *_stencil(free[image], grid)) for image in (~free).any(dim=1).nonzero()[:, 0].tolist()
-        ]
+        # An image without any free cell has nothing to interpolate from; solvers refuse it.
+        damaged = (~free).any(dim=1) & free.any(dim=1)
+        self._stencils = [(image, *_stencil(free[image], grid)) for image in damaged.nonzero()[:, 0].tolist()]
 
     def __call__(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k n"]:
         if self.is_identity:

@@ -47,7 +47,7 @@ class LayerGraph:
     """Affinities of all layers of one capture; made by :func:`spectral_toolkit.affinity`.
 
     Operators are built when first asked for and kept while they fit in ``cache_bytes``, so that solving again
-    under other weights rebuilds nothing.
+    under other weights rebuilds nothing. The activations must not be changed meanwhile.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class LayerGraph:
     images : tuple of str
         Names of the images.
     subspaces : dict
-        Room for solvers: per batch of images and grid, the eigenvalues of the last answer and the subspace it was
+        Room for solvers: per batch of images and grid, a fingerprint of the last answer and the subspace it was
         found in, which holds more than the answer and makes a warm start from that answer quicker.
     """
 
@@ -82,7 +82,7 @@ class LayerGraph:
         self.images = tuple(image_names(activations))
         self._weights = _resolve_weights(weights, self.members, {member.name: 1.0 for member in self.members})
         self._cache: dict[tuple[str, int, int], Operator] = {}
-        self.subspaces: dict[tuple[int, int, Grid], tuple[np.ndarray, torch.Tensor]] = {}
+        self.subspaces: dict[tuple[int, int, Grid], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -117,6 +117,7 @@ class LayerGraph:
         key = (member.name, start, stop)
         if key not in self._cache:
             operator = self._build(member, slice(start, stop))
+            self._check(operator, member, start)
             if self.cached_bytes + operator.n_bytes > self.cache_bytes:
                 return operator
             self._cache[key] = operator
@@ -143,10 +144,8 @@ class LayerGraph:
             Layer name to float64 array (n_l, n_l), symmetric, non-negative.
         """
         index = self.image_index(image)
-        return {
-            member.name: self.operators(member, slice(index, index + 1)).dense()[0].cpu().numpy()
-            for member in self.members
-        }
+        images = slice(index, index + 1)
+        return {member.name: self.operators(member, images).dense()[0].cpu().numpy() for member in self.members}
 
     def image_index(self, image: int | str) -> int:
         """Position of an image given by name or number."""
@@ -158,6 +157,15 @@ class LayerGraph:
             f"image={image!r} is not among the {len(self.images)} images: use a number below that or one of the names "
             f"{', '.join(self.images[:5])}{', ...' if len(self.images) > 5 else ''}."
         )
+
+    def _check(self, operator: Operator, member: Member, first: int) -> None:
+        finite = torch.isfinite(operator.degree).all(dim=1)
+        if not bool(finite.all()):
+            image = self.images[first + int(finite.to(torch.int8).argmin())]
+            raise AffinityError(
+                f"The affinities of layer {member.name!r} in image {image!r} are not finite: its {self.recipe.kind} "
+                "products overflow; check the activations, or use kernel='cosine'."
+            )
 
     def _build(self, member: Member, images: slice) -> Operator:
         recipe = self.recipe
@@ -174,7 +182,7 @@ class LayerGraph:
             return LowRankOperator(*kernel.module.factors(features))
         rows = kernel.module.prepare(features, **options)
         if steps > 1:
-            if not self.is_dense(member) and not kernel.low_rank:
+            if n * n * 4 > self.dense_bytes:
                 raise AffinityError(
                     f"steps={steps} needs the matrix of layer {member.name!r}, {n * n * 4:,} bytes, above "
                     f"dense_bytes={self.dense_bytes:,}: raise dense_bytes, use steps=1 or a smaller picture."

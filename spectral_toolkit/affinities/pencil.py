@@ -2,9 +2,9 @@
 
     A = sum_l w_l s_l P' G_l' (D_l - W_l) G_l P        B = sum_l w_l s_l P' G_l' D_l G_l P
 
-with G_l from the base grid to the layer's, s_l = n / total degree of layer l (equal weights then mean equal
-say, whatever the resolution), and P the interpolation over isolated cells. Solvers look for the largest mu
-of W x = mu B x with W = B - A; the cut value is lambda = 1 - mu, in [0, 2].
+with w_l the weights over the largest of them, G_l from the base grid to the layer's, s_l = n / total degree of layer l
+(equal weights then mean equal say, whatever the resolution), and P the interpolation over isolated cells. Solvers look
+for the largest mu of W x = mu B x with W = B - A; the cut value is lambda = 1 - mu, in [0, 2].
 """
 
 from __future__ import annotations
@@ -57,10 +57,13 @@ class JointPencil:
         self.n = self.grid[0] * self.grid[1]
         self.dtype = torch.float32 if graph.device.type == "mps" else torch.float64
         self.members = positive_members(graph)
+        # Relative weights, so that their absolute size can neither overflow nor vanish.
+        self.largest_weight = max(graph.weights[member.name] for member in self.members)
+        self._weights = {member.name: graph.weights[member.name] / self.largest_weight for member in self.members}
         self._operators = {member.name: graph.operators(member, images) for member in self.members}
         for operator in self._operators.values():
             if exact and isinstance(operator, DenseOperator):
-                operator.settle()
+                operator.settle()  # before degrees are read
         self._scales = {member.name: self._scale(member) for member in self.members}
         self._groups = self._collapse()
         diagonal = self._diagonal()
@@ -141,7 +144,7 @@ class JointPencil:
                 continue
             operator = self._operators[member.name]
             y = coarse[member.grid]
-            scale = self._scales[member.name][:, None] * self.graph.weights[member.name]
+            scale = self._scales[member.name][:, None] * self._weights[member.name]
             own_mass = (y * operator.degree.to(y.dtype)[:, None] * y).sum(dim=2)
             own_affinity = (y * operator.matmul(y, exact=exact)).sum(dim=2)
             mass[:, :, index] = scale * own_mass
@@ -150,7 +153,7 @@ class JointPencil:
 
     def _scale(self, member: Member) -> Tensor:
         total = self._operators[member.name].degree.to(self.dtype).sum(dim=1)
-        if bool((total <= 0).any()):
+        if not bool((total > 0).all()):
             image = self.graph.images[self.images.indices(len(self.graph.images))[0] + int(total.argmin())]
             raise AffinityError(
                 f"Layer {member.name!r} ties no patches together in image {image!r} (its total degree is 0): set its "
@@ -162,7 +165,7 @@ class JointPencil:
         groups = []
         for grid in dict.fromkeys(member.grid for member in self.members):
             members = [member for member in self.members if member.grid == grid]
-            coefficients = [self._scales[m.name] * self.graph.weights[m.name] for m in members]
+            coefficients = [self._scales[m.name] * self._weights[m.name] for m in members]
             operators = [self._operators[m.name] for m in members]
             degree = sum(
                 (c[:, None] * o.degree.to(self.dtype) for c, o in zip(coefficients, operators, strict=True)),

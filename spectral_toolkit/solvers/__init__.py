@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import time
 from importlib import import_module
 
 import xarray as xr
 
 from ..affinities.layer_graph import LayerGraph
-from ..affinities.pencil import base_grid
+from ..affinities.pencil import base_grid, positive_members
 from ..affinities.resampling import Grid
 from ..errors import SolverError
 from .answer import assemble, warm_start
@@ -48,14 +50,15 @@ def solve(
         ``"exact"``: dense on small grids, block Davidson iteration above.
     start
         An earlier answer for the same images: the iteration begins there, which makes changing a weight feel instant.
-        Its grid may differ. Dense solves have no use for it.
+        Its grid may differ. Dense solves have no use for it. The attribute ``start`` says what was begun from.
     tolerance
         On the residual |A x - lambda B x| / |B x| of every pair, in (0, 1).
     seed
         Of the random start; recorded.
     grid
-        Base grid (rows, columns). By default that of the finest layer of positive weight; on a finer one the problem is
-        singular, so it is solved there and lifted bilinearly, which the attribute ``notes`` then says.
+        Base grid (rows, columns). By default that of the finest layer of positive weight; where no such layer is as
+        fine along both axes the problem is singular, so it is solved on the default and lifted bilinearly, which the
+        attribute ``notes`` then says.
 
     Returns
     -------
@@ -88,14 +91,16 @@ def solve(
     """
     if method not in METHODS:
         raise SolverError(f"method={method!r} is not offered: use one of {', '.join(map(repr, METHODS))}.")
-    if isinstance(n_eigenvectors, bool) or int(n_eigenvectors) != n_eigenvectors or n_eigenvectors < 1:
-        raise SolverError(f"n_eigenvectors={n_eigenvectors!r} is out of range: expected a whole number of at least 1.")
-    if not 0 < tolerance < 1:
+    if not isinstance(graph, LayerGraph):
+        raise SolverError(f"graph is a {type(graph).__name__}: give what st.affinity returned.")
+    n_eigenvectors = _whole("n_eigenvectors", n_eigenvectors, 1)
+    seed = _whole("seed", seed, 0)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real) or not 0 < tolerance < 1:
         raise SolverError(f"tolerance={tolerance!r} is out of range: expected a number between 0 and 1, such as 1e-6.")
     began = time.perf_counter()
     finest = base_grid(graph)
     wanted = finest if grid is None else _checked_grid(grid)
-    solved_on = finest if wanted[0] * wanted[1] > finest[0] * finest[1] else wanted
+    solved_on = wanted if _is_resolved(graph, wanted) else finest
     solve_images = import_module(f".{METHODS[method]}", __name__).solve_images
     spectra = []
     for images in _batches(graph):
@@ -103,10 +108,10 @@ def solve(
             solve_images(
                 graph,
                 images,
-                int(n_eigenvectors),
+                n_eigenvectors,
                 grid=solved_on,
                 start=warm_start(start, graph, images, solved_on),
-                tolerance=tolerance,
+                tolerance=float(tolerance),
                 seed=seed,
             )
         )
@@ -130,8 +135,20 @@ def _batches(graph: LayerGraph) -> list[slice]:
     return [slice(i, min(i + size, len(graph.images))) for i in range(0, len(graph.images), size)]
 
 
+def _is_resolved(graph: LayerGraph, grid: Grid) -> bool:
+    """Whether a layer of positive weight is as fine as ``grid`` along both axes, or B would be singular."""
+    return any(m.grid[0] >= grid[0] and m.grid[1] >= grid[1] for m in positive_members(graph))
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not (number.is_integer() and least <= number < 2**53):
+        raise SolverError(f"{name}={value!r} is out of range: expected a whole number of at least {least}.")
+    return int(number)
+
+
 def _checked_grid(grid: Grid) -> Grid:
-    values = tuple(grid)
-    if len(values) != 2 or any(int(v) != v or v < 1 for v in values):
+    values = tuple(grid) if isinstance(grid, (tuple, list)) else ()
+    if len(values) != 2 or any(not isinstance(v, numbers.Integral) or isinstance(v, bool) or v < 1 for v in values):
         raise SolverError(f"grid={grid!r} is not understood: expected two whole numbers, rows and columns.")
     return int(values[0]), int(values[1])

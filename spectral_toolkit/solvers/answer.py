@@ -18,8 +18,8 @@ from .spectrum import Spectrum, WarmStart
 
 DEGENERATE_GAP = 1e-3
 """Eigenvalues closer than this, relatively, span a subspace whose vectors are arbitrary."""
-ZERO_EIGENVALUE = 1e-8
-"""Eigenvalues below this count as zero: a further piece of a graph that falls apart."""
+ZERO_EIGENVALUE = 1e-7
+"""Eigenvalues below this, ten times the noise of single precision, count as zero: a graph that falls apart."""
 
 
 def assemble(
@@ -52,7 +52,7 @@ def assemble(
     per_component = ("image", "component")
     n_isolated = int((isolated > 0.5).sum())
     if n_isolated:
-        notes.append(f"{n_isolated} cells have no affinity at all; they were left out and interpolated for display.")
+        notes.append(f"Cells without affinity to speak of: {n_isolated}; left out and interpolated for display.")
     layers = _without_matrix(graph)
     if layers:
         notes.append(
@@ -88,11 +88,14 @@ def assemble(
             "affinity": graph.recipe.kind,
             "kernel": graph.recipe.kernel,
             "kernel_options": json.dumps(dict(graph.recipe.options)),
+            "layers": json.dumps(graph.layers),
+            "weights": json.dumps(list(graph.weights.values())),
             "heads": graph.recipe.heads,
             "scope": graph.recipe.scope,
             "method": method,
             "solver": ", ".join(dict.fromkeys(spectrum.solver for spectrum in spectra)),
             "tolerance": tolerance,
+            "start": ", ".join(dict.fromkeys(spectrum.began_from for spectrum in spectra)),
             "iterations": max(spectrum.iterations for spectrum in spectra),
             "seconds": seconds,
             "seed": seed,
@@ -143,7 +146,12 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
         raise SolverError(
             f"start is a {type(start).__name__} without 'eigenvector': give the Dataset of an earlier st.solve or None."
         )
-    if "image" not in start.eigenvector.dims or tuple(map(str, start["image"].values)) != graph.images:
+    if set(start.eigenvector.dims) != {"image", "y", "x", "component"}:
+        raise SolverError(
+            f"start has eigenvectors of dimensions {tuple(map(str, start.eigenvector.dims))}; expected image, y, x and "
+            "component: give an answer of st.solve as it was returned, or None."
+        )
+    if tuple(map(str, start["image"].values)) != graph.images:
         raise SolverError(
             "start was solved for other images than this graph's: give an answer for the same images in the same "
             "order, or None."
@@ -155,7 +163,7 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
     dtype = torch.float32 if graph.device.type == "mps" else torch.float64
     columns = torch.as_tensor(values).flatten(1, 2).transpose(1, 2).contiguous().to(device=graph.device, dtype=dtype)
     columns = Resampling((vectors.sizes["y"], vectors.sizes["x"]), grid)(columns)
-    return WarmStart(columns, start["eigenvalue"].isel(image=images).values)
+    return WarmStart(columns)
 
 
 def _without_matrix(graph: LayerGraph) -> list[str]:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..affinities.pencil import JointPencil
+from ..errors import SolverError
 
 N_GUARD = 4
 """Vectors carried beside the wanted ones: they speed up the last of those, and catch what a warm start would miss."""
@@ -26,6 +27,8 @@ KEPT_LENGTH = 0.5
 """A vector that keeps this part of its length when projected has lost no digits to speak of."""
 WELL_CONDITIONED = 1e-3
 """A Gram matrix conditioned better than this is inverted without a second round."""
+MAX_ROUNDS = 20
+"""Rounds of orthogonalisation before giving up: three are rare."""
 REMEMBERED = 2
 """Blocks of Ritz vectors handed back, for a warm start that begins with more than the answer."""
 MIN_ITERATIONS = 2
@@ -91,6 +94,7 @@ def block_davidson(
         columns = pencil.precondition(pencil.affinity_matmul(columns, exact=exact))
     else:
         given = start.to(columns)[:, : REMEMBERED * block] * pencil.free[:, None]
+        given = given / given.abs().amax(dim=2, keepdim=True).clamp_min(torch.finfo(given.dtype).tiny)
         columns = torch.cat([given, columns[:, : max(N_GUARD, block - given.shape[1])]], dim=1)
     subspace = _Subspace.empty(pencil, WIDTH * block)
     new, mass_new = _orthonormalise(pencil, columns, (constant,), generator)
@@ -208,7 +212,7 @@ def _orthonormalise(
     altogether starts afresh.
     """
     limits = torch.finfo(new.dtype)
-    while True:
+    for _ in range(MAX_ROUNDS):
         before = new.norm(dim=2)
         for subspace in against:
             new = new - (new @ subspace.mass.transpose(-1, -2)) @ subspace.vectors
@@ -228,3 +232,7 @@ def _orthonormalise(
             new = torch.where(lost[..., None], _random(pencil, new.shape[1], generator), new)
         elif not bool((cancelled | (theta < WELL_CONDITIONED * largest)).any()):
             return new, mass_new
+    raise SolverError(
+        "No further independent vectors were found, so the joint degree matrix is singular: solve on a coarser grid "
+        "(grid=...), or ask for fewer eigenvectors."
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +16,8 @@ from .davidson import RitzPairs
 def dense_pairs(pencil: JointPencil, k: int) -> RitzPairs:
     """All pairs of the pencil by Cholesky and a symmetric eigensolver; the ``k`` largest mu beside the constant.
 
+    An image with fewer than ``k`` pairs has NaN for the others.
+
     Raises
     ------
     SolverError
@@ -23,13 +27,15 @@ def dense_pairs(pencil: JointPencil, k: int) -> RitzPairs:
     if pencil.interpolation.is_identity:
         mu, vectors = _solve(affinity, mass, k)
     else:
-        mu = affinity.new_empty(pencil.n_images, k)
+        mu = affinity.new_full((pencil.n_images, k), math.nan)
         vectors = affinity.new_zeros(pencil.n_images, k, pencil.n)
         for image, free in enumerate(pencil.free):
             cells = free.nonzero()[:, 0]
             block = (cells[:, None], cells[None, :])
-            found = _solve(affinity[image][block][None], mass[image][block][None], k)
-            mu[image], vectors[image, :, cells] = found[0][0], found[1][0]
+            found = _solve(affinity[image][block][None], mass[image][block][None], min(k, len(cells) - 1))
+            count = found[0].shape[1]
+            mu[image, :count] = found[0][0]
+            vectors[image, :count, cells] = found[1][0]
     mass_vectors = vectors @ mass
     residual = (vectors @ affinity - mu[..., None] * mass_vectors).norm(dim=2) / mass_vectors.norm(dim=2)
     return RitzPairs(mu, vectors, residual, 0)
@@ -39,8 +45,8 @@ def _solve(affinity: Float[Tensor, "images n n"], mass: Float[Tensor, "images n 
     factor, failed = torch.linalg.cholesky_ex(mass)
     if bool(failed.any()):
         raise SolverError(
-            "The joint degree matrix is singular: some cells of the base grid are seen only through coarser layers; "
-            "solve on a coarser grid (grid=...) or give a finer layer a positive weight."
+            "The joint degree matrix is singular, so some cells cannot be told apart: solve on a coarser grid "
+            "(grid=...) or give a finer layer a positive weight."
         )
     # The constant (mu = 1) is moved to mu = -2, below every other, so that it never mixes with other zero eigenvalues.
     mass_one = mass.sum(dim=2, keepdim=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,11 +43,13 @@ def solve_images(
     pencil = JointPencil(graph, images, grid, exact=exact)
     n_pairs = _n_pairs(pencil, n_eigenvectors)
     notes: list[str] = []
-    if small or int(pencil.n_free.min()) <= (WIDTH + 1) * smallest_block(n_pairs):
+    began_from = "nothing"
+    if small or int(pencil.n_free.min()) <= (WIDTH + 1) * smallest_block(n_eigenvectors + 1):
         pairs, solver = dense_pairs(pencil, n_pairs), "dense"
     else:
         solver = "davidson"
-        pencil, pairs = _iterate(pencil, n_pairs, _remembered(pencil, start), tolerance, seed, notes)
+        columns, began_from = _beginning(pencil, start)
+        pencil, pairs = _iterate(pencil, n_pairs, columns, tolerance, seed, notes)
         if bool((pairs.residual[:, :n_eigenvectors] > tolerance).any()) and n <= FALLBACK_CELLS:
             notes.append(
                 f"The iteration stopped at residual {float(pairs.residual[:, :n_eigenvectors].max()):.1e} after "
@@ -57,8 +58,9 @@ def solve_images(
             pencil = pencil if pencil.exact else JointPencil(graph, images, grid, exact=True)
             pairs, solver = dense_pairs(pencil, n_pairs), "dense"
     spectrum = _spectrum(pencil, pairs, n_eigenvectors, solver, notes)
+    spectrum.began_from = began_from
     if pairs.subspace is not None:
-        graph.subspaces[_place(pencil)] = (spectrum.eigenvalue.cpu().numpy(), pairs.subspace)
+        graph.subspaces[_place(pencil)] = (_fingerprint(spectrum.vectors), pairs.subspace)
     return spectrum
 
 
@@ -67,14 +69,20 @@ def _place(pencil: JointPencil) -> tuple[int, int, Grid]:
     return first, last, pencil.grid
 
 
-def _remembered(pencil: JointPencil, start: WarmStart | None) -> Tensor | None:
-    """Columns to begin with: the whole subspace ``start`` was found in if this graph found it, else its vectors."""
+def _beginning(pencil: JointPencil, start: WarmStart | None) -> tuple[Tensor | None, str]:
+    """Vectors to begin with, and what they are: the whole subspace ``start`` was found in, if this graph found it."""
     if start is None:
-        return None
+        return None, "nothing"
     remembered = pencil.graph.subspaces.get(_place(pencil))
-    if remembered is not None and np.array_equal(remembered[0], start.eigenvalue):
-        return remembered[1]
-    return start.columns
+    given = _fingerprint(start.columns)
+    if remembered is not None and remembered[0].shape == given.shape and torch.allclose(remembered[0], given):
+        return remembered[1], "the subspace of start"
+    return start.columns, "start"
+
+
+def _fingerprint(vectors: Tensor) -> Tensor:
+    """What tells an answer from another whatever the signs: the sums of magnitudes."""
+    return vectors.abs().sum(dim=2)
 
 
 def _iterate(
@@ -111,15 +119,18 @@ def _n_pairs(pencil: JointPencil, n_eigenvectors: int) -> int:
             f"n_eigenvectors={n_eigenvectors} is too many: image {image!r} has {fewest} cells with any affinity, which "
             f"carry at most {max(fewest - 1, 0)} eigenvectors beside the constant."
         )
-    return min(n_eigenvectors + 1, fewest - 1)
+    return min(n_eigenvectors + 1, int(pencil.n_free.max()) - 1)
 
 
 def _spectrum(pencil: JointPencil, pairs: RitzPairs, k: int, solver: str, notes: list[str]) -> Spectrum:
     vectors = pairs.vectors[:, :k]
+    if not bool(torch.isfinite(vectors).all()):
+        raise SolverError("The solve broke down (its vectors are not finite): check the activations for huge values.")
     cut, mass = pencil.layer_terms(vectors, exact=pencil.exact)
-    # Shares are scaled so that masses sum to one exactly, and eigenvalues are what the shares sum to.
+    # Masses are scaled to sum to one exactly, and eigenvalues are what the shares sum to; no cut is negative.
     total = mass.sum(dim=2, keepdim=True)
-    cut, mass, vectors = cut / total, mass / total, vectors / total.sqrt()
+    cut, mass = cut.clamp_min(0.0) / total, mass / total
+    vectors = vectors / total.sqrt() / pencil.largest_weight**0.5
     following = 1 - pairs.mu[:, k] if pairs.mu.shape[1] > k else torch.full_like(pairs.mu[:, 0], math.nan)
     return Spectrum(
         vectors=pencil.interpolation(vectors),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -26,11 +25,11 @@ class Spectrum:
     iterations: int
     solver: str
     notes: tuple[str, ...] = ()
+    began_from: str = "nothing"
 
 
 @dataclass
 class WarmStart:
-    """An earlier answer for the same images: its eigenvectors on the base grid, and its eigenvalues as given."""
+    """An earlier answer for the same images: its eigenvectors on the base grid."""
 
     columns: Float[Tensor, "images k n"]
-    eigenvalue: np.ndarray

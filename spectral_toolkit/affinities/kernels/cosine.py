@@ -10,9 +10,13 @@ from ..operators import Rows
 
 
 def unit_vectors(x: torch.Tensor) -> torch.Tensor:
-    """Vectors of length one; a zero vector stays zero, so that it is similar to nothing."""
-    length = x.norm(dim=-1, keepdim=True)
-    return torch.where(length > 0, x / length.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
+    """Vectors of length one; a zero vector stays zero, so that it is similar to nothing.
+
+    Dividing by the largest entry first keeps squares from overflowing or vanishing.
+    """
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.abs().amax(dim=-1, keepdim=True).clamp_min(tiny)
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(tiny)
 
 
 def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:

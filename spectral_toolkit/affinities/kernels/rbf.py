@@ -8,15 +8,23 @@ from ..features import LayerFeatures
 from ..operators import Rows
 
 
+def _largest(x: torch.Tensor) -> torch.Tensor:
+    return x.abs().amax(dim=(2, 3), keepdim=True)
+
+
 def prepare(features: LayerFeatures, *, bandwidth: float = 0.5) -> Rows:
     """Rows of mean_h exp(-|l - r|^2 / (2 (bandwidth s_h)^2)), s_h the root mean square distance in head h.
 
     s_h is exact and costs O(n): mean |l - r|^2 = mean |l|^2 + mean |r|^2 - 2 mean(l) . mean(r).
     """
-    # Shifting both sides by one vector changes no distance, and keeps the subtraction below accurate.
-    centre = features.right.mean(dim=2, keepdim=True)
-    left = features.left - centre
-    right = left if features.is_symmetric else features.right - centre
+    # Neither a shift of both sides nor a common factor changes the kernel; both keep what follows accurate.
+    size = torch.maximum(_largest(features.left), _largest(features.right)).clamp_min(
+        torch.finfo(features.left.dtype).tiny
+    )
+    right = features.right / size
+    centre = right.mean(dim=2, keepdim=True)
+    right = right - centre
+    left = right if features.is_symmetric else features.left / size - centre
     left_square, right_square = left.square().sum(-1), right.square().sum(-1)
     mean_square = (left_square.mean(-1) + right_square.mean(-1) - 2 * (left.mean(2) * right.mean(2)).sum(-1)).clamp_min(
         0.0
