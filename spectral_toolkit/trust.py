@@ -31,7 +31,7 @@ class Statement:
 
 
 def trust_statements(eig: xr.Dataset, activations: xr.DataTree | None = None) -> list[Statement]:
-    """Judge the answer for one image: convergence, eigengaps, degenerate groups, weak cuts, isolated cells, odd tokens.
+    """Judge the answer for one image, or for a dataset solved as one: convergence, eigengaps, degenerate groups, weak cuts, isolated cells, odd tokens.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def trust_statements(eig: xr.Dataset, activations: xr.DataTree | None = None) ->
     >>> trust_statements(eig.isel(image=0))[-1].level
     'ok'
     """
-    if "image" in eig["eigenvector"].dims:
+    if "image" in eig["eigenvalue"].dims:
         raise ActivationsError(
             f"The answer holds {eig.sizes['image']} images: choose one, as in eig.isel(image=0), to judge it."
         )
@@ -153,16 +153,17 @@ def _isolated(eig: xr.Dataset) -> list[Statement]:
 
 
 def _outlying_tokens(eig: xr.Dataset, activations: xr.DataTree) -> list[Statement]:
-    image = image_names(activations).index(str(eig["image"].values))
+    names = image_names(activations)
+    images = [names.index(str(name)) for name in eig["image"].values.ravel()]
     worst_layer, worst_count, worst_share = "", 0, 0.0
     for name in layer_names(activations):
         variables = activations.children[name].dataset
         if "token" not in variables:
             continue
-        mask = outlying_tokens(variables["token"].isel(image=image))
-        count = int(mask.sum())
+        masks = [outlying_tokens(variables["token"].isel(image=image)) for image in images]
+        count = sum(int(mask.sum()) for mask in masks)
         if count > worst_count:
-            worst_layer, worst_count, worst_share = name, count, count / mask.size
+            worst_layer, worst_count, worst_share = name, count, count / sum(mask.size for mask in masks)
     if not worst_count:
         return []
     return [
