@@ -31,7 +31,9 @@ class Statement:
 
 
 def trust_statements(eig: xr.Dataset, activations: xr.DataTree | None = None) -> list[Statement]:
-    """Judge the answer for one image, or for a dataset solved as one: convergence, eigengaps, degenerate groups, weak cuts, isolated cells, odd tokens.
+    """Judge the answer for one image, or for a dataset solved as one.
+
+    Looks at convergence, eigengaps, degenerate groups, weak cuts, isolated cells and tokens of outlying norm.
 
     Parameters
     ----------
