@@ -332,15 +332,19 @@ def _is_ours(path: Path) -> bool:
 def _write_store(result: xr.Dataset | xr.DataTree, path: Path) -> None:
     """Write beside the target and move into place, so that a run cut short leaves the earlier answer whole."""
     import shutil
+    import tempfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    with warnings.catch_warnings():
-        # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its specification.
-        warnings.filterwarnings("ignore", module="zarr")
-        result.to_zarr(partial, mode="w")
-    if path.exists():
-        shutil.rmtree(path)
-    partial.rename(path)
+    # A folder of our own, whose name nobody else can have taken; the store lies inside it, with the usual permissions.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        with warnings.catch_warnings():
+            # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its specification.
+            warnings.filterwarnings("ignore", module="zarr")
+            result.to_zarr(temporary / "store", mode="w")
+        _refuse_foreign(path, overwrite=True)  # somebody may have put something there in the meantime
+        if path.exists():
+            shutil.rmtree(path)
+        (temporary / "store").rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -178,7 +178,13 @@ def test_solve_never_overwrites_what_is_not_its_own(
     assert (foreign / "thesis.txt").read_text() == "years of work"
 
     out = tmp_path / "e.zarr"
+    beside = tmp_path / "e.zarr.partial"
+    beside.mkdir()
+    (beside / "thesis.txt").write_text("years of work")
+    before = {path.name for path in tmp_path.iterdir()}
     assert main([*solve, "--out", str(out)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == before | {"e.zarr"}
+    assert (beside / "thesis.txt").read_text() == "years of work"
     capsys.readouterr()
     assert main([*solve, "--out", str(out)]) == 2
     assert "--overwrite" in sentence(capsys)
