@@ -113,8 +113,8 @@ def load_images(source: Any) -> Pictures:
         A glob pattern (``"photos/*.jpg"``, ``"**"`` for all folders below), a path, a directory (every picture
         directly in it, sorted by name), a PIL image, a NumPy array or torch tensor of shape ``(height, width)``,
         ``(height, width, 1 | 3 | 4)`` or ``(image, height, width, 3)`` with uint8 values or floats from 0 to 1,
-        an ``xarray.DataArray (image, y_px, x_px, rgb)`` such as ``scenes.sample(8, seed=0).pixels``, a tree of
-        activations (its ``pixels``), ``Pictures``, or a list of any of these.
+        an ``xarray.DataArray (image, y_px, x_px, rgb)`` such as ``scenes.sample(8, seed=0).pixels``, a Dataset or a
+        tree of activations (its ``pixels``), ``Pictures``, or a list of any of these.
 
     Returns
     -------
@@ -145,11 +145,9 @@ def _entries(source: Any) -> Iterator[_Entry]:
     elif isinstance(source, (str, os.PathLike)):
         yield from _path_entries(os.fspath(source))
     elif isinstance(source, Image.Image):
-        yield _array_entry(
-            _rgb_from_pil(ImageOps.exif_transpose(source)), Path(getattr(source, "filename", "") or "").name
-        )
-    elif hasattr(source, "children") and hasattr(source, "dataset"):
-        yield from _tree_entries(source)
+        yield _array_entry(_rgb_from_pil(source), Path(getattr(source, "filename", "") or "").name)
+    elif hasattr(source, "data_vars"):  # a Dataset, or a DataTree
+        yield from _dataset_entries(source)
     elif hasattr(source, "dims") and hasattr(source, "coords"):
         yield from _data_array_entries(source)
     elif isinstance(source, np.ndarray) or hasattr(source, "__array__") or hasattr(source, "detach"):
@@ -195,7 +193,9 @@ def _file_entry(path: Path) -> _Entry:
     def read() -> np.ndarray:
         try:
             with Image.open(path) as image:
-                return _rgb_from_pil(ImageOps.exif_transpose(image))
+                return _rgb_from_pil(image)
+        except SpectralToolkitError as error:
+            raise SpectralToolkitError(f"The picture {str(path)!r} cannot be used: {error}") from error
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
             raise SpectralToolkitError(f"The picture {str(path)!r} is damaged or gone: {error}.") from error
 
@@ -209,19 +209,27 @@ def _file_entry(path: Path) -> _Entry:
 
 
 def _rgb_from_pil(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16-bit grey; PIL would clip it at 255
-        grey = np.asarray(image).astype(np.float64)
-        return _rgb(np.clip(grey / 257 if grey.max(initial=0) > 255 else grey, 0, 255).round().astype(np.uint8))
+    # PIL clips deep grey at 255 when it converts. What the numbers mean follows from the mode, never from their size: a
+    # dark 16-bit picture stays dark. A PGM of 16 bits arrives in 32.
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    image = ImageOps.exif_transpose(image)
+    if deep:
+        return _rgb(np.clip(np.asarray(image) / 257, 0, 255).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        return _rgb(_to_uint8(np.asarray(image)))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return np.array(image.convert("RGB"))
 
 
-def _tree_entries(tree: xr.DataTree) -> Iterator[_Entry]:
-    if "pixels" not in tree.dataset.data_vars:
-        raise SpectralToolkitError("The tree of activations holds no pictures: its root has no variable 'pixels'.")
-    yield from _data_array_entries(tree.dataset["pixels"])
+def _dataset_entries(source: xr.Dataset | xr.DataTree) -> Iterator[_Entry]:
+    if "pixels" not in source.data_vars:
+        kind, place = ("tree of activations", "its root") if hasattr(source, "children") else ("Dataset", "it")
+        raise SpectralToolkitError(
+            f"The {kind} holds no pictures: {place} has no variable 'pixels', only {list(map(str, source.data_vars))}."
+        )
+    yield from _data_array_entries(cast("xr.DataArray", source["pixels"]))
 
 
 def _data_array_entries(array: xr.DataArray) -> Iterator[_Entry]:

@@ -46,6 +46,7 @@ SOURCES: dict[str, tuple[Callable[[], Any], int]] = {
     ),
     "one of a data array": (lambda: xr.DataArray(STACK, dims=("image", "y_px", "x_px", "rgb"))[0], 1),
     "tree": (lambda: xr.DataTree(xr.Dataset({"pixels": (("image", "y_px", "x_px", "rgb"), STACK)})), 2),
+    "dataset": (lambda: xr.Dataset({"pixels": (("image", "y_px", "x_px", "rgb"), STACK)}), 2),
     "pictures": (lambda: st.load_images(STACK), 2),
     "list": (lambda: [RGB, Image.fromarray(RGB[::-1])], 2),
 }
@@ -120,6 +121,22 @@ def test_grey_transparent_and_deep_pictures() -> None:
     np.testing.assert_array_equal(st.load_images(deep)[0][..., 0], grey)
 
 
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
+def test_deep_grey_is_scaled_by_its_kind_and_not_by_its_content(tmp_path: Path, ending: str) -> None:
+    dark = np.arange(24, dtype=np.uint16).reshape(4, 6) * 10  # at most 230 of 65,535
+    Image.fromarray(dark).save(tmp_path / f"dark.{ending}")
+    np.testing.assert_array_equal(st.load_images(tmp_path / f"dark.{ending}")[0][..., 0], (dark / 257).round())
+
+
+def test_float_pictures_follow_the_rules_of_float_arrays(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    Image.fromarray(values).save(tmp_path / "float.tif")
+    np.testing.assert_array_equal(st.load_images(tmp_path / "float.tif")[0], st.load_images(values)[0])
+    Image.fromarray(values * 300).save(tmp_path / "float.tif")
+    with pytest.raises(SpectralToolkitError, match=r"float\.tif' cannot be used: .* expected 0 to 1"):
+        st.load_images(tmp_path / "float.tif")[0]
+
+
 def test_reading_is_lazy(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
     pictures = st.load_images(tmp_path / "a.png")
@@ -151,6 +168,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "no pixels": (np.zeros((0, 4, 3), np.uint8), "holds no pixels"),
     "wrong dimensions": (xr.DataArray(RGB, dims=("a", "b", "c")), r"\(image, y_px, x_px, rgb\)"),
     "tree without pixels": (xr.DataTree(), "no variable 'pixels'"),
+    "dataset without pixels": (xr.Dataset({"label": 1}), "no variable 'pixels', only .'label'"),
+    "deep integers of unknown range": (Image.fromarray(np.full((4, 4), 4095, np.int32)), "expected 0 to 255"),
+    "floats of unknown range": (Image.fromarray(np.full((4, 4), 3.5, np.float32)), "expected 0 to 1"),
 }
 
 
