@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 import zarr
 from model_zoo import BY_NAME, pictures
+from torch.nn.utils import prune
 
 import spectral_toolkit as st
 from spectral_toolkit.capturing import stores
@@ -41,13 +42,17 @@ def interrupt(
     module: Any = BY_NAME[name].make()
     calls = 0
 
-    def hook(part: Any, args: Any) -> None:
+    block = module.get_submodule(BY_NAME[name].layers[1])
+    forward = block.forward
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > at_batch:
             raise error("cut short")
+        return forward(*args, **kwargs)
 
-    module.get_submodule(BY_NAME[name].layers[1]).register_forward_pre_hook(hook)
+    block.forward = failing
     with pytest.raises(error, match="cut short"):
         st.capture(
             module, IMAGES, store=path, **{"quantities": QUANTITIES, "batch_size": 2, "progress": False, **changes}
@@ -101,7 +106,8 @@ def test_resuming_computes_only_what_is_missing(tmp_path: Path) -> None:
     interrupt("vit", tmp_path / "a.zarr", 2)
     module: Any = BY_NAME["vit"].make()
     sizes: list[int] = []
-    module.layers[0].register_forward_pre_hook(lambda part, args: sizes.append(len(args[0])))
+    forward = module.layers[0].forward
+    module.layers[0].forward = lambda x, *args, **kwargs: [sizes.append(len(x)), forward(x, *args, **kwargs)][1]
     st.capture(module, IMAGES, store=tmp_path / "a.zarr", quantities=QUANTITIES, batch_size=2, progress=False)
     assert sizes == [1]
     st.capture(module, IMAGES, store=tmp_path / "a.zarr", quantities=QUANTITIES, batch_size=2, progress=False)
@@ -155,11 +161,12 @@ def test_an_unfinished_store_shows_that_it_is(tmp_path: Path) -> None:
 
 def test_a_picture_that_fails_leaves_the_store_resumable(tmp_path: Path) -> None:
     module: Any = BY_NAME["vit"].make()
-    handle = module.layers[1].register_forward_pre_hook(lambda part, args: (args[0] * float("nan"), *args[1:]))
+    forward = module.layers[1].forward
+    module.layers[1].forward = lambda x, *args, **kwargs: forward(x * float("nan"), *args, **kwargs)
     settings: dict[str, Any] = {"quantities": QUANTITIES, "batch_size": 2, "progress": False}
     with pytest.raises(ActivationsError):
         st.capture(module, IMAGES, store=tmp_path / "a.zarr", **settings)
-    handle.remove()
+    module.layers[1].forward = forward
     acts = st.capture(module, IMAGES, store=tmp_path / "a.zarr", **settings)
     xr.testing.assert_identical(acts.load(), run("vit", None))
 
@@ -220,6 +227,48 @@ def test_other_weights_precision_and_normalisation_are_refused(tmp_path: Path) -
         st.capture(module, IMAGES, **settings)
     with pytest.raises(StoreError, match="dtype is float32 there and float64 here"):
         st.capture(module.double(), IMAGES, **settings)
+
+
+def test_other_configurations_are_refused_whatever_their_weights(tmp_path: Path) -> None:
+    module: Any = BY_NAME["vit"].make()
+    settings: dict[str, Any] = {"store": tmp_path / "a.zarr", "progress": False}
+    st.capture(module, IMAGES, **settings)
+    for change in ({"hidden_act": "relu"}, {"layer_norm_eps": 0.5}, {"num_attention_heads": 2}):
+        other = type(module)(type(module.config)(**{**module.config.to_dict(), **change})).eval()
+        other.load_state_dict(module.state_dict())
+        with pytest.raises(StoreError, match="holds another capture: config_sha256 is"):
+            st.capture(other, IMAGES, **settings)
+
+
+def test_hash_of_the_configuration_stays_when_nothing_that_computes_changes(tmp_path: Path) -> None:
+    module: Any = BY_NAME["vit"].make()
+    before = load_model(module).config_sha256()
+    module.save_pretrained(tmp_path / "m")
+    assert load_model(str(tmp_path / "m"), dtype="float64").config_sha256() == before
+    module.set_attn_implementation("eager")
+    st.capture(module, IMAGES, progress=False)
+    assert load_model(module).config_sha256() == before
+
+
+def test_hooks_on_the_model_are_never_taken_for_the_same(tmp_path: Path) -> None:
+    module: Any = BY_NAME["vit"].make()
+    settings: dict[str, Any] = {"progress": False}
+    st.capture(module, IMAGES, store=tmp_path / "plain.zarr", **settings)
+    module.layers[0].register_forward_hook(lambda part, args, output: output * 0)
+    with pytest.raises(StoreError, match="user_hooks is 0 there and 1 here"):
+        st.capture(module, IMAGES, store=tmp_path / "plain.zarr", **settings)
+    assert st.capture(module, IMAGES, store=tmp_path / "hooked.zarr", **settings).attrs["user_hooks"] == 1
+    with pytest.raises(StoreError, match="was made with forward hooks on the model"):
+        st.capture(module, IMAGES, store=tmp_path / "hooked.zarr", **settings)
+
+
+def test_hooks_of_the_libraries_are_no_difference(tmp_path: Path) -> None:
+    module: Any = BY_NAME["vit"].make()
+    prune.random_unstructured(module.layers[0].attention.q_proj, "weight", 0.5)
+    for _ in range(2):
+        acts = st.capture(module, IMAGES, store=tmp_path / "a.zarr", progress=False)
+        module(torch.zeros(1, 3, 32, 32), output_hidden_states=True)
+    assert acts.attrs["user_hooks"] == 0
 
 
 def test_other_library_versions_matter_only_while_it_is_unfinished(

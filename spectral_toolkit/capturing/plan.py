@@ -121,6 +121,8 @@ class Plan:
             "family": model.family,
             "revision": model.revision,
             "weights_sha256": model.weights_sha256(),
+            "config_sha256": model.config_sha256(),
+            "user_hooks": model.user_hooks,
             "processor": model.processor.to_json(),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),

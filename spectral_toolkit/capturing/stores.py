@@ -197,6 +197,11 @@ def _check(path: Path, plan: Plan) -> None:
             f"The store {str(path)!r} holds another capture: {'; '.join(other)}. Give the settings it was made with, "
             "or another store."
         )
+    if n_hooks := plan.attrs["user_hooks"]:
+        raise StoreError(
+            f"The store {str(path)!r} was made with forward hooks on the model, and whether its {n_hooks} hooks are the "
+            "same now cannot be told: remove them, or choose another store."
+        )
     try:
         problem = _problem(path, root, plan)
     except Exception as error:

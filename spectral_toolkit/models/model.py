@@ -185,6 +185,21 @@ class Model(ABC):
         self.check_size(chosen)
         return chosen
 
+    @abstractmethod
+    def config_sha256(self) -> str:
+        """Hash over the settings that, beside the weights, decide what the model computes."""
+
+    @property
+    def user_hooks(self) -> int:
+        """Number of forward hooks on the tower that somebody else put there: they may change what it computes."""
+        hooks = [
+            hook
+            for part in self.tower.modules()
+            for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+        ]
+        # The libraries' own (pruning, hidden states kept for the caller) follow from weights and configuration.
+        return sum(not str(getattr(hook, "__module__", "")).startswith(("torch.", "transformers.")) for hook in hooks)
+
     def weights_sha256(self) -> str:
         """Hash over the names, types and bytes of the tower's weights.
 

@@ -5,6 +5,8 @@ A family with a quirk of its own (masking, packing, patches as input) is a subcl
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from . import attention
 from .model import LayerShape, Model, Recorder
 
 UNROTATED = ("query_unrotated", "key_unrotated")
+_NOT_COMPUTED = ("transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")
+"""What a configuration holds that changes no number, or that is recorded by itself."""
 
 
 @dataclass
@@ -105,6 +109,10 @@ class EncoderModel(Model):
     def implementation(self) -> str:
         return attention.implementation(self.tower)
 
+    def config_sha256(self) -> str:
+        settings = json.dumps(_computing(self.config.to_dict()), sort_keys=True, default=str)
+        return hashlib.sha256(settings.encode()).hexdigest()
+
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:
         with ExitStack() as stack:
@@ -165,6 +173,17 @@ def _projection_hook(recorder: Recorder, layer: str, quantity: str, channels: in
         recorder.record(layer, quantity, output.unflatten(-1, (-1, channels)).transpose(1, 2))
 
     return hook
+
+
+def _computing(settings: Any) -> Any:
+    """A configuration, nested ones included, without names, versions and settings of the attention library."""
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        str(key): _computing(value)
+        for key, value in settings.items()
+        if key not in _NOT_COMPUTED and not str(key).startswith(("_", "attn_implementation"))
+    }
 
 
 def _prefix(module: torch.nn.Module, tower: torch.nn.Module) -> str:
