@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import glob as globbing
 import hashlib
+import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,7 +116,8 @@ def load_images(source: Any) -> Pictures:
         directly in it, sorted by name), a PIL image, a NumPy array or torch tensor of shape ``(height, width)``,
         ``(height, width, 1 | 3 | 4)`` or ``(image, height, width, 3)`` with uint8 values or floats from 0 to 1,
         an ``xarray.DataArray (image, y_px, x_px, rgb)`` such as ``scenes.sample(8, seed=0).pixels``, a Dataset or a
-        tree of activations (its ``pixels``), ``Pictures``, or a list of any of these.
+        tree of activations (its ``pixels``), ``Pictures``, or a list or generator of any of these. Arrays are copied;
+        files and DataArrays are read when a picture is asked for. Hidden files in a directory are left out.
 
     Returns
     -------
@@ -143,16 +146,16 @@ def _entries(source: Any) -> Iterator[_Entry]:
         for name, entry in zip(source.names, source._entries, strict=True):
             yield _Entry(name, entry.size, entry.read, entry.content)
     elif isinstance(source, (str, os.PathLike)):
-        yield from _path_entries(os.fspath(source))
+        yield from _path_entries(os.fsdecode(source))
     elif isinstance(source, Image.Image):
         yield _array_entry(_rgb_from_pil(source), Path(getattr(source, "filename", "") or "").name)
     elif hasattr(source, "data_vars"):  # a Dataset, or a DataTree
         yield from _dataset_entries(source)
     elif hasattr(source, "dims") and hasattr(source, "coords"):
         yield from _data_array_entries(source)
-    elif isinstance(source, np.ndarray) or hasattr(source, "__array__") or hasattr(source, "detach"):
+    elif hasattr(source, "__array__"):  # tensors have it too
         yield from _array_entries(source)
-    elif isinstance(source, (list, tuple)):
+    elif isinstance(source, (list, tuple)) or (isinstance(source, Iterator) and not isinstance(source, io.IOBase)):
         for part in source:
             yield from _entries(part)
     else:
@@ -160,11 +163,22 @@ def _entries(source: Any) -> Iterator[_Entry]:
 
 
 def _path_entries(text: str) -> Iterator[_Entry]:
+    if not text.strip():
+        raise SpectralToolkitError(f"The path {text!r} is empty: expected {_ACCEPTED}.")
     text = os.path.expanduser(text)
     path = Path(text)
+    try:
+        path.exists()
+    except OSError as error:  # such as a name that no file system can hold
+        raise SpectralToolkitError(f"The path {_short(text)} cannot be used: {error.strerror}.") from error
     # An existing path wins over its reading as a pattern: names of files may hold square brackets.
     if path.is_dir():
-        found = sorted(child for child in path.iterdir() if child.suffix.lower() in SUFFIXES and child.is_file())
+        # Hidden files are none of the user's pictures: macOS puts "._cat.png" beside "cat.png".
+        found = sorted(
+            child
+            for child in path.iterdir()
+            if child.suffix.lower() in SUFFIXES and not child.name.startswith(".") and child.is_file()
+        )
         if not found:
             raise SpectralToolkitError(
                 f"The directory {text!r} holds no picture: expected files ending in {', '.join(SUFFIXES)}."
@@ -205,7 +219,9 @@ def _file_entry(path: Path) -> _Entry:
         except OSError as error:
             raise SpectralToolkitError(f"The picture {str(path)!r} cannot be read: {error}.") from error
 
-    return _Entry(path.name, (height, width), read, content)
+    # Names are written to stores and pages, which hold UTF-8 only; a file's name may be any bytes.
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    return _Entry(name, (height, width), read, content)
 
 
 def _rgb_from_pil(image: Image.Image) -> np.ndarray:
@@ -238,8 +254,13 @@ def _data_array_entries(array: xr.DataArray) -> Iterator[_Entry]:
         raise SpectralToolkitError(
             f"A DataArray of pictures has dimensions (image, y_px, x_px, rgb), this one has {tuple(array.dims)}."
         )
+    if array.sizes["rgb"] not in (1, 3, 4) or 0 in (array.sizes["y_px"], array.sizes["x_px"]):
+        raise SpectralToolkitError(
+            f"A DataArray of sizes {dict(array.sizes)} holds no pictures: rgb must be 3 (or 1 or 4), y_px and x_px at "
+            "least 1."
+        )
     if "image" not in array.dims:
-        yield _array_entry(_to_uint8(array.transpose(*spatial).to_numpy()), "")
+        yield _array_entry(_rgb(_to_uint8(array.transpose(*spatial).to_numpy())), "")
         return
     array = array.transpose("image", *spatial)
     names = array.coords["image"].to_numpy() if "image" in array.coords else range(array.sizes["image"])
@@ -258,29 +279,33 @@ def _lazy_entry(picture: xr.DataArray, name: str) -> _Entry:
 
 
 def _array_entries(source: Any) -> Iterator[_Entry]:
-    if hasattr(source, "detach"):
+    torch = sys.modules.get("torch")  # whoever holds a tensor has loaded it
+    if torch is not None and isinstance(source, torch.Tensor):
         source = source.detach().cpu()
+        if source.dtype == torch.bfloat16:  # which NumPy does not know
+            source = source.float()
     array = np.asarray(source)
-    if array.ndim == 4 and array.shape[-1] in (1, 3, 4):
+    channels_last = array.ndim > 1 and array.shape[-1] in (1, 3, 4)
+    channels_first = array.ndim in (3, 4) and array.shape[-3] in (1, 3, 4) and not channels_last
+    if array.ndim in (3, 4) and array.shape[-3] == 3 and array.shape[-1] != 3:
+        channels_first = True  # three channels, four pixels wide, rather than three pixels high with transparency
+    if array.ndim == 4 and channels_last and not channels_first:
         pictures = list(array)
-    elif array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4)):
+    elif array.ndim == 2 or (array.ndim == 3 and channels_last and not channels_first):
         pictures = [array]
     else:
-        hint = (
-            ": channels come last, so transpose it first"
-            if array.ndim in (3, 4) and array.shape[array.ndim - 3] in (1, 3, 4)
-            else ""
-        )
+        order = "(1, 2, 0)" if array.ndim == 3 else "(0, 2, 3, 1)"
+        hint = f": channels come last, so permute it with {order} first" if channels_first else ""
         raise SpectralToolkitError(
             f"An array of shape {array.shape} is not a picture{hint}; expected (height, width, 3) or "
-            "(image, height, width, 3)."
+            "(image, height, width, 3), that is (N, H, W, 3)."
         )
     for picture in pictures:
         yield _array_entry(_rgb(_to_uint8(picture)), "")
 
 
 def _array_entry(picture: np.ndarray, name: str) -> _Entry:
-    picture = np.ascontiguousarray(picture)
+    picture = np.array(picture, order="C")  # a copy: what the user does to the array later changes no picture
     if picture.size == 0:
         raise SpectralToolkitError(f"An array of shape {picture.shape} holds no pixels.")
     height, width = picture.shape[:2]

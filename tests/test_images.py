@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from spectral_toolkit.images import Pictures
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 STACK = np.stack([RGB, RGB[::-1]])
+DIMS = ("image", "y_px", "x_px", "rgb")
 
 
 @pytest.fixture
@@ -47,6 +49,15 @@ SOURCES: dict[str, tuple[Callable[[], Any], int]] = {
     "one of a data array": (lambda: xr.DataArray(STACK, dims=("image", "y_px", "x_px", "rgb"))[0], 1),
     "tree": (lambda: xr.DataTree(xr.Dataset({"pixels": (("image", "y_px", "x_px", "rgb"), STACK)})), 2),
     "dataset": (lambda: xr.Dataset({"pixels": (("image", "y_px", "x_px", "rgb"), STACK)}), 2),
+    "data array with transparency": (
+        lambda: xr.DataArray(np.pad(STACK, [(0, 0)] * 3 + [(0, 1)], constant_values=255), dims=DIMS),
+        2,
+    ),
+    "one data array with transparency": (
+        lambda: xr.DataArray(np.pad(RGB, [(0, 0)] * 2 + [(0, 1)], constant_values=255), dims=DIMS[1:]),
+        1,
+    ),
+    "generator": (lambda: (picture for picture in STACK), 2),
     "pictures": (lambda: st.load_images(STACK), 2),
     "list": (lambda: [RGB, Image.fromarray(RGB[::-1])], 2),
 }
@@ -160,6 +171,13 @@ BAD: dict[str, tuple[Any, str]] = {
     "wrong type": (3.5, "Pictures cannot be read from 3.5"),
     "nothing": ([], "There is no picture in"),
     "channels first": (np.zeros((3, 8, 8)), "channels come last"),
+    "tensor with channels first": (torch.zeros(1, 3, 8, 8), r"permute it with \(0, 2, 3, 1\) first"),
+    "channels first, four pixels wide": (torch.zeros(1, 3, 4, 4), "channels come last"),
+    "data array without rows": (xr.DataArray(STACK[:, :0], dims=DIMS), "holds no pictures"),
+    "data array of two channels": (xr.DataArray(STACK[..., :2], dims=DIMS), "rgb must be 3"),
+    "empty path": ("", "is empty"),
+    "endless path": ("x" * 5000, "(cannot be used: File name too long|does not exist)"),
+    "empty generator": (iter(()), "There is no picture in"),
     "one dimension": (np.zeros(8), "is not a picture"),
     "floats out of range": (RGB.astype(float), "expected 0 to 1"),
     "not a number": (np.full((4, 4, 3), np.nan), "expected 0 to 1"),
@@ -196,3 +214,33 @@ def test_files_that_are_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "cut.png").unlink()
     with pytest.raises(SpectralToolkitError, match="cannot be read"):
         _ = pictures.sha256
+
+
+def test_bfloat16_tensors() -> None:
+    tensor = torch.tensor([0.0, 0.5, 1.0], dtype=torch.bfloat16).expand(4, 6, 3)
+    np.testing.assert_array_equal(st.load_images(tensor)[0][0, 0], [0, 128, 255])
+
+
+def test_open_files_are_refused(folder: Path) -> None:
+    with (folder / "a.png").open("rb") as file, pytest.raises(SpectralToolkitError, match="cannot be read from"):
+        st.load_images(file)
+
+
+def test_names_can_be_written_as_utf_8(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    pictures = st.load_images(tmp_path)
+    assert pictures.names == ("caf\ufffd.png",)
+    np.testing.assert_array_equal(pictures[0], RGB)
+
+
+def test_hidden_files_are_no_pictures(folder: Path) -> None:
+    (folder / "._a.png").write_bytes(b"what macOS leaves beside a.png")
+    assert st.load_images(folder).names == ("a.png", "b.png", "c.bmp")
+
+
+def test_an_array_changed_later_changes_no_picture() -> None:
+    array = RGB.copy()
+    pictures = st.load_images(array)
+    array[:] = 0
+    np.testing.assert_array_equal(pictures[0], RGB)
