@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from .errors import SpectralToolkitError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import torch
 
 
@@ -57,3 +61,35 @@ def working_dtype(device: torch.device) -> torch.dtype:
     import torch
 
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+SERIAL_CELLS = 576
+"""Grids up to this size are worked on by one CPU thread."""
+
+
+def threads_for(device: torch.device, n_cells: int) -> AbstractContextManager[None]:
+    """One CPU thread for small problems, torch's own number for large ones; put back on leaving.
+
+    Many tiny parallel steps gain little on an idle machine, and where another program keeps a core busy the threads
+    spin waiting for each other: 8 pictures of 144 patches then take 15 s instead of 0.1 s.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with threads_for(torch.device("cpu"), 144):
+    ...     torch.get_num_threads()
+    1
+    """
+    return _one_thread() if device.type == "cpu" and n_cells <= SERIAL_CELLS else nullcontext()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

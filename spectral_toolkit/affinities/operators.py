@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..devices import working_dtype
+
 Rows = Callable[[int, int], Tensor]
 """Rows ``start:stop`` of an affinity before symmetrising, shape (images, stop - start, n)."""
 
@@ -168,7 +170,7 @@ class WalkOperator:
 
     def dense(self) -> Float[Tensor, "images n n"]:
         images, n, _ = self.transition.shape
-        eye = torch.eye(n, dtype=_exact_dtype(self.transition), device=self.transition.device)
+        eye = torch.eye(n, dtype=working_dtype(self.transition.device), device=self.transition.device)
         return self.matmul(eye.expand(images, n, n))
 
 
@@ -204,15 +206,11 @@ def _tile_rows(images: int, n: int) -> int:
 
 
 def _ones(images: int, n: int, like: Tensor) -> Tensor:
-    return torch.ones(images, 1, n, dtype=_exact_dtype(like), device=like.device)
-
-
-def _exact_dtype(like: Tensor) -> torch.dtype:
-    return torch.float32 if like.device.type == "mps" else torch.float64
+    return torch.ones(images, 1, n, dtype=working_dtype(like.device), device=like.device)
 
 
 def _exact(x: Tensor) -> Tensor:
-    return x.to(_exact_dtype(x))
+    return x.to(working_dtype(x.device))
 
 
 def _row_sums(matrix: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..devices import working_dtype
 from ..errors import AffinityError, SolverError
 from .isolated import Interpolation
 from .layer_graph import LayerGraph, Member
@@ -55,7 +56,7 @@ class JointPencil:
         self.exact = exact
         self.grid = base_grid(graph) if grid is None else grid
         self.n = self.grid[0] * self.grid[1]
-        self.dtype = torch.float32 if graph.device.type == "mps" else torch.float64
+        self.dtype = working_dtype(graph.device)
         self.members = positive_members(graph)
         # Relative weights, so that their absolute size can neither overflow nor vanish.
         self.largest_weight = max(graph.weights[member.name] for member in self.members)

@@ -12,6 +12,7 @@ import xarray as xr
 from ..affinities.layer_graph import LayerGraph
 from ..affinities.pencil import base_grid, positive_members
 from ..affinities.resampling import Grid
+from ..devices import threads_for
 from ..errors import SolverError
 from .answer import assemble, warm_start
 
@@ -102,9 +103,8 @@ def solve(
     wanted = finest if grid is None else _checked_grid(grid)
     solved_on = wanted if _is_resolved(graph, wanted) else finest
     solve_images = import_module(f".{METHODS[method]}", __name__).solve_images
-    spectra = []
-    for images in _batches(graph):
-        spectra.append(
+    with threads_for(graph.device, solved_on[0] * solved_on[1]):
+        spectra = [
             solve_images(
                 graph,
                 images,
@@ -114,7 +114,8 @@ def solve(
                 tolerance=float(tolerance),
                 seed=seed,
             )
-        )
+            for images in _batches(graph)
+        ]
     return assemble(
         graph,
         spectra,

@@ -13,6 +13,7 @@ from ..activations import patch_centres
 from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid, Resampling
 from ..affinities.table import KERNELS
+from ..devices import working_dtype
 from ..errors import SolverError
 from .spectrum import Spectrum, WarmStart
 
@@ -160,7 +161,7 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
     values = np.array(vectors.values, dtype=np.float64)
     if not np.isfinite(values).all():
         raise SolverError("start holds NaN or infinity: give an answer of st.solve as it was returned, or None.")
-    dtype = torch.float32 if graph.device.type == "mps" else torch.float64
+    dtype = working_dtype(graph.device)
     columns = torch.as_tensor(values).flatten(1, 2).transpose(1, 2).contiguous().to(device=graph.device, dtype=dtype)
     columns = Resampling((vectors.sizes["y"], vectors.sizes["x"]), grid)(columns)
     return WarmStart(columns)
