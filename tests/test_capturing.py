@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -174,7 +175,7 @@ def state(module: Any) -> dict[str, Any]:
         },
         "random": torch.get_rng_state().tolist(),
         "grad": torch.is_grad_enabled(),
-        "registered": (dict(attention._calls), dict(attention._own_masks)),
+        "registered": (dict(attention._calls), dict(attention._switched)),
     }
 
 
@@ -299,6 +300,34 @@ def test_two_models_can_be_captured_at_once() -> None:
     outer.layers[0].register_forward_pre_hook(other)
     st.capture(outer, pictures(), progress=False)
     xr.testing.assert_identical(trees[0], alone)
+
+
+def test_two_models_may_share_a_configuration() -> None:
+    outer: Any = BY_NAME["vit"].make()
+    inner: Any = type(outer)(outer.config).eval()
+    assert inner.config is outer.config
+    values = torch.rand(1, 3, 32, 32)
+    alone, plain = st.capture(inner, pictures(), progress=False), inner(values).last_hidden_state
+    trees, outputs = [], []
+
+    def other(part: Any, args: Any) -> None:
+        trees.append(st.capture(inner, pictures(), progress=False))
+        outputs.append(inner(values).last_hidden_state)
+
+    outer.layers[0].register_forward_pre_hook(other)
+    st.capture(outer, pictures(), progress=False)
+    xr.testing.assert_identical(trees[0], alone)
+    torch.testing.assert_close(outputs[0], plain, rtol=0, atol=0)
+    assert outer.config._attn_implementation == "sdpa" and not attention._switched
+
+
+def test_threads_may_capture_models_that_share_a_configuration() -> None:
+    first: Any = BY_NAME["vit"].make()
+    second: Any = type(first)(first.config).eval()
+    with ThreadPoolExecutor(2) as pool:
+        trees = list(pool.map(lambda m: st.capture(m, pictures(), progress=False), [first, second] * 5))
+    assert {tree.attrs["attention"] for tree in trees} == {"sdpa"}
+    assert first.config._attn_implementation == "sdpa"
 
 
 def test_flash_attention_is_computed_by_its_stand_in() -> None:
@@ -490,6 +519,36 @@ def test_too_large_is_refused_before_anything_runs(tmp_path: Any) -> None:
     st.capture(module, pictures(), memory_limit=0, store=tmp_path / "a.zarr", progress=False)
 
 
+def test_a_batch_is_no_larger_than_the_pictures(tmp_path: Any) -> None:
+    acts = st.capture(BY_NAME["vit"].make(), pictures(), store=tmp_path / "a", batch_size=10**9, progress=False)
+    assert acts.attrs["batch_size"] == 3
+
+
+def test_a_batch_too_large_for_memory_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spectral_toolkit.capturing.available_memory", lambda: 100)
+    with pytest.raises(CaptureMemoryError, match=r"One batch of 3 pictures .* lower batch_size=3"):
+        st.capture(BY_NAME["vit"].make(), pictures(), store=tmp_path / "a", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["siglip", "vit", "clip", "dinov2", "aimv2"])
+def test_a_size_that_is_no_multiple_of_the_patch_is_the_trained_grid(name: str) -> None:
+    """As the plain model, which ignores the last pixels: SigLIP so400m takes 384 pixels in patches of 14."""
+    kind, config = type(BY_NAME[name].make()), copy.copy(BY_NAME[name].make().config)
+    config.image_size = 30
+    module = kind(config).eval()
+    model = load_model(module)
+    acts = st.capture(model, pictures(), quantities="token", progress=False)
+    assert acts["pixels"].shape == (3, 24, 24, 3) and model.image_size() == (24, 24)
+    pixels = np.zeros((3, 30, 30, 3), np.uint8)
+    pixels[:, :24, :24] = acts["pixels"]
+    values = model.processor.normalise(pixels, model.device, model.dtype)
+    with torch.no_grad():
+        seen = module(values, output_hidden_states=True).hidden_states[2]
+    last = acts[model.layers[1]]
+    np.testing.assert_array_equal(joined(last, "token"), seen)
+
+
 def test_available_memory_is_the_default_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spectral_toolkit.capturing.available_memory", lambda: 10)
     with pytest.raises(CaptureMemoryError, match="10 bytes are available"):
@@ -530,7 +589,7 @@ def test_a_model_that_refuses_the_switch_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(module), "set_attn_implementation", lambda self, name: None)
     with pytest.raises(UnsupportedModelError, match="does not let its attention be switched"):
         st.capture(module, pictures(), progress=False)
-    assert not attention._calls
+    assert not attention._calls and not attention._switched
 
 
 def test_progress_says_how_many_bytes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,6 +167,19 @@ def test_precisions_that_are_none(dtype: Any) -> None:
         load_model(BY_NAME["vit"].make(), dtype=dtype)
 
 
+def test_a_live_model_is_moved_and_converted_whole() -> None:
+    module = BY_NAME["clip_full"].make()
+    assert load_model(module, dtype="float64", device="cpu").dtype == torch.float64
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float64}
+
+
+def test_another_processor_makes_another_model() -> None:
+    model = load_model(BY_NAME["dinov3"].make())
+    other = load_model(model, processor={"image_mean": [0.1, 0.2, 0.3]})
+    assert other.processor.mean == (0.1, 0.2, 0.3) != model.processor.mean
+    assert (other.module, other.layers, other.quantities) == (model.module, model.layers, model.quantities)
+
+
 def test_checkpoint_keeps_its_precision(tmp_path: Path) -> None:
     BY_NAME["vit"].make().to(torch.bfloat16).save_pretrained(tmp_path)
     assert load_model(tmp_path).dtype == torch.bfloat16

@@ -108,6 +108,7 @@ def capture(
         _check_memory(plan, memory_limit)
         sink: Sink = MemorySink(plan)
     else:
+        _check_batch_memory(plan)
         sink = ZarrSink.open(store, plan)
     if sink.waiting:
         _run(plan, sink, progress)
@@ -123,6 +124,8 @@ def estimate_bytes(
     size: int | tuple[int, int] | None = None,
 ) -> int:
     """Bytes that ``capture`` with the same arguments will yield, in memory or on disk, without running the model.
+
+    An upper bound for BEiT: a relative position bias that turns out to be all zero is dropped from the capture.
 
     Examples
     --------
@@ -157,6 +160,16 @@ def _check_memory(plan: Plan, memory_limit: int | None) -> None:
             f"The capture would take {format_bytes(plan.nbytes)} ({plan.nbytes:,} bytes) for {len(plan.pictures)} "
             f"pictures and {len(plan.layers)} layers, and {format_bytes(limit)} are available: stream it to disk with "
             "store='activations.zarr', or capture fewer layers, quantities or pictures, or a smaller size."
+        )
+
+
+def _check_batch_memory(plan: Plan) -> None:
+    limit = available_memory()
+    if plan.batch_nbytes > limit:
+        raise CaptureMemoryError(
+            f"One batch of {plan.batch_size} pictures would take {format_bytes(plan.batch_nbytes)} and "
+            f"{format_bytes(limit)} are available: lower batch_size={plan.batch_size}, or capture fewer layers or "
+            "quantities, or a smaller size."
         )
 
 

@@ -103,13 +103,19 @@ class Plan:
         return ArraySpec(("head", "query_token", "key_token"), (shape.heads, n, n), self.dtype)
 
     @property
+    def _nbytes_per_image(self) -> int:
+        return self.pixels.nbytes + sum(spec.nbytes for layer in self.layers for spec in self.arrays(layer).values())
+
+    @property
+    def batch_nbytes(self) -> int:
+        """Bytes of one batch, which a store keeps in memory before it writes them."""
+        return self.batch_size * self._nbytes_per_image
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of the finished tree."""
-        per_image = self.pixels.nbytes + sum(
-            spec.nbytes for layer in self.layers for spec in self.arrays(layer).values()
-        )
+        """Bytes of the finished tree; more than that where a bias turns out to be zero and is dropped."""
         biases = sum(self.bias(layer).nbytes for layer in self.layers if self.shapes[layer].biased)
-        return len(self.pictures) * per_image + biases
+        return len(self.pictures) * self._nbytes_per_image + biases
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
@@ -194,7 +200,7 @@ def make_plan(
         layers=choose_layers(model, layers),
         quantities=_choose_quantities(model, quantities),
         size=model.image_size(size),
-        batch_size=min(int(batch_size), model.images_at_once or int(batch_size)),
+        batch_size=min(int(batch_size), len(pictures), model.images_at_once or int(batch_size)),
         seed=int(seed),
     )
 

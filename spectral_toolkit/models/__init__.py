@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from functools import partial
@@ -88,7 +89,8 @@ def load_model(
     if isinstance(source, Model):
         model = source
         if processor is not None:
-            model.processor = _processing(model.processor, processor, "given by the caller")
+            model = copy.copy(source)  # shares the module; the one passed in keeps its settings
+            model.processor = _processing(source.processor, processor, "given by the caller")
     elif isinstance(source, (str, os.PathLike)):
         return _from_name(
             os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only
@@ -101,9 +103,10 @@ def load_model(
             f"local folder, or a live transformers model of {families.supported()}."
         )
     if device != "auto":
-        model.tower.to(resolve_device(device))
+        model.module.to(resolve_device(device))
     if precision is not None:
-        model.tower.to(precision)
+        # The whole model, not its tower alone: half converted, it would be of no use outside.
+        model.module.to(precision)
     return model
 
 

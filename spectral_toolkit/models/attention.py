@@ -9,6 +9,7 @@ captures of different models can run side by side.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,17 @@ class _Call:
     listener: Listener | None
 
 
+@dataclass
+class _Switched:
+    """A configuration that is switched to us, which models may share: its own setting, and how many captures need it."""
+
+    own: str | None
+    captures: int = 0
+
+
 _calls: dict[int, _Call] = {}  # by id of the attention module
-_own_masks: dict[int, str] = {}  # by id of the configuration
+_switched: dict[int, _Switched] = {}  # by id of the configuration
+_switching = threading.Lock()
 
 
 def delegate(own: str | None) -> str:
@@ -49,6 +59,16 @@ def delegate(own: str | None) -> str:
     return "sdpa" if "flash" in own or "flex" in own or own.startswith("paged|") else own
 
 
+def _own(config: Any) -> str | None:
+    """The setting a configuration has outside captures."""
+    state = _switched.get(id(config))
+    return state.own if state else config._attn_implementation
+
+
+def _delegated(config: Any) -> str:
+    return delegate(_own(config))
+
+
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -57,7 +77,8 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> Any:
-    call = _calls[id(module)]
+    # A model that shares its configuration with one that is being captured comes here too: it computes as ever.
+    call = _calls.get(id(module)) or _Call(_delegated(module.config), None)
     if call.listener is not None:
         scale = kwargs.get("scaling")
         scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -94,8 +115,7 @@ def _function(module: torch.nn.Module, own: str) -> Callable[..., Any]:
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
-    own = _own_masks[id(kwargs["config"])]
-    return AttentionMaskInterface()[own](*args, **kwargs)
+    return AttentionMaskInterface()[_delegated(kwargs["config"])](*args, **kwargs)
 
 
 AttentionInterface.register(NAME, _attention)
@@ -121,21 +141,9 @@ def listening(tower: Any, listeners: dict[torch.nn.Module, Listener]) -> Iterato
         If the model does not follow the switch.
     """
     configs = _configs(tower)
-    own = {id(config): config._attn_implementation for config in configs}
-    if NAME in own.values():
-        raise SpectralToolkitError(
-            f"{type(tower).__name__} is being captured already: wait for the first capture to end, or copy the model."
-        )
-    mine = []
+    with _switching:
+        mine = _switch(tower, configs, listeners)
     try:
-        for module in tower.modules():
-            config = getattr(module, "config", None)
-            if config is not None and id(config) in own:
-                _calls[id(module)] = _Call(delegate(own[id(config)]), listeners.get(module))
-                mine.append(id(module))
-        for config in configs:
-            _own_masks[id(config)] = delegate(own[id(config)])
-        tower.set_attn_implementation(NAME)
         for module in listeners:
             if getattr(getattr(module, "config", None), "_attn_implementation", None) != NAME:
                 raise UnsupportedModelError(
@@ -144,13 +152,45 @@ def listening(tower: Any, listeners: dict[torch.nn.Module, Listener]) -> Iterato
                 )
         yield
     finally:
-        for config in configs:
+        with _switching:
+            for key in mine:
+                del _calls[key]
+            _put_back(configs)
+
+
+def _switch(tower: Any, configs: list[Any], listeners: dict[torch.nn.Module, Listener]) -> list[int]:
+    """Switch the configurations over, and return the attention modules that answer to this capture."""
+    own = {id(config): _own(config) for config in configs}
+    if NAME in own.values() or any(id(module) in _calls for module in listeners):
+        raise SpectralToolkitError(
+            f"{type(tower).__name__} is being captured already: wait for the first capture to end, or copy the model "
+            "before."
+        )
+    for config in configs:
+        _switched.setdefault(id(config), _Switched(own[id(config)])).captures += 1
+    try:
+        tower.set_attn_implementation(NAME)
+    except BaseException:
+        _put_back(configs)
+        raise
+    calls = {
+        id(module): _Call(delegate(own[id(module.config)]), listeners.get(module))
+        for module in tower.modules()
+        if id(getattr(module, "config", None)) in own
+    }
+    _calls.update(calls)
+    return list(calls)
+
+
+def _put_back(configs: list[Any]) -> None:
+    for config in configs:
+        state = _switched[id(config)]
+        state.captures -= 1
+        if not state.captures:
             # Not set_attn_implementation: it would give nested configurations the outer one's setting, and checks
             # again what was there before.
-            config._attn_implementation_internal = own[id(config)]
-            _own_masks.pop(id(config), None)
-        for key in mine:
-            _calls.pop(key, None)
+            config._attn_implementation_internal = state.own
+            del _switched[id(config)]
 
 
 def _configs(tower: torch.nn.Module) -> list[Any]:
@@ -168,6 +208,6 @@ def _configs(tower: torch.nn.Module) -> list[Any]:
 
 def implementation(tower: Any) -> str:
     """Name of what computes the attention of ``tower`` in a capture, for the provenance."""
-    own = tower.config._attn_implementation
+    own = _own(tower.config)
     used = delegate(own)
     return str(used) if used == own or own is None else f"{used} (in place of {own})"

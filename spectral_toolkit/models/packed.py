@@ -27,7 +27,7 @@ class Siglip2Model(EncoderModel):
     """
 
     @property
-    def trained_size(self) -> tuple[int, int]:
+    def _size(self) -> tuple[int, int]:
         side = math.isqrt(self.config.num_patches) * self.config.patch_size
         return (side, side)
 

@@ -68,7 +68,15 @@ class EncoderModel(Model):
 
     @property
     def trained_size(self) -> tuple[int, int]:
-        """Pixels (height, width) the position embeddings were made for."""
+        """Pixels (height, width) the position embeddings were made for.
+
+        Whole patches only: a model for 384 pixels in patches of 14 has a grid of 27, and never sees the last 6.
+        """
+        height, width = (size // patch * patch for size, patch in zip(self._size, self.patch_size, strict=True))
+        return (height, width)
+
+    @property
+    def _size(self) -> tuple[int, int]:
         return _pair(self.config.image_size)
 
     @property
@@ -80,13 +88,13 @@ class EncoderModel(Model):
 
     def check_size(self, size: tuple[int, int]) -> None:
         trained = self.trained_size
-        if size == trained or self.sizes == "any":
+        if (size == trained and trained == self._size) or self.sizes == "any":
             return
-        if self.sizes == "own":
+        if self.sizes == "own" and size != trained:
             raise SpectralToolkitError(
                 f"size={size} does not fit {self.name}: {self.family} models take pictures of {trained} pixels only."
             )
-        if trained[0] // self.patch_size[0] != trained[1] // self.patch_size[1]:
+        if self.sizes != "own" and trained[0] // self.patch_size[0] != trained[1] // self.patch_size[1]:
             raise SpectralToolkitError(
                 f"size={size} does not fit {self.name}: its position embeddings are not on a square grid and cannot "
                 f"be interpolated; use {trained}."
@@ -137,7 +145,8 @@ class EncoderModel(Model):
     def inputs(self, pixels: np.ndarray) -> dict[str, Any]:
         """What the tower is called with for bytes (image, height, width, 3)."""
         inputs: dict[str, Any] = {"pixel_values": self.processor.normalise(pixels, self.device, self.dtype)}
-        if self.sizes == "interpolated" and pixels.shape[1:3] != self.trained_size:
+        # On the trained grid this interpolates nothing, and only lets the model accept a picture without the rest.
+        if self.sizes == "interpolated" and pixels.shape[1:3] != self._size:
             inputs["interpolate_pos_encoding"] = True
         return inputs
 
