@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+MAX_SCENES = 100_000  # 6 GB of pixels and labels; more is a slip of the finger
+MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers have below a hundred
+
 app = typer.Typer(
     name="spectral-toolkit",
     help="Capture every layer of a vision transformer, solve one spectral problem, see the eigenvectors.",
@@ -41,7 +44,7 @@ Images = Annotated[
 # An unquoted glob is expanded by the shell: the first file belongs to --images, the rest arrive as arguments.
 MoreImages = Annotated[list[str] | None, typer.Argument(hidden=True)]
 Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps.")]
-Seed = Annotated[int, typer.Option(help="Equal seeds give equal numbers.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Equal seeds give equal numbers.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at --out.")]
 
 
@@ -55,7 +58,7 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report.html and eigenvectors.zarr.")] = Path("out"),
-    n_images: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 8,
+    n_images: Annotated[int, typer.Option(min=1, max=MAX_SCENES, help="How many scenes.")] = 8,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -65,6 +68,7 @@ def demo(
     import spectral_toolkit as st
     from spectral_toolkit.views.report import render_report
 
+    _refuse_file(out)
     store, page = out / "eigenvectors.zarr", out / "report.html"
     _refuse_foreign(store, overwrite=True)
     _refuse_foreign(page, overwrite=True)
@@ -121,6 +125,7 @@ def capture(
     wanted = parse_layers(layers)
     pictures = _pictures([*images, *(more_images or [])], seed)
     loaded = _load_model(model, device)
+    _check_layers(layers, wanted, len(loaded.layers))
     started = perf_counter()
     activations = st.capture(
         loaded,
@@ -158,6 +163,7 @@ def solve(
     import spectral_toolkit as st
 
     _refuse_foreign(out, overwrite=overwrite)
+    _refuse_file(out.parent)
     graph = st.affinity(
         _open_activations(activations), affinity, kernel=kernel, heads=heads, scope=scope, device=device
     )
@@ -172,7 +178,7 @@ def report(
     images: Images,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     more_images: MoreImages = None,
-    n_eigenvectors: Annotated[int, typer.Option(help="Beside the trivial constant one.")] = 10,
+    n_eigenvectors: Annotated[int, typer.Option(min=1, help="Beside the trivial constant one.")] = 10,
     overwrite: Overwrite = False,
     device: Device = "auto",
     seed: Seed = 0,
@@ -207,12 +213,26 @@ def parse_layers(text: str) -> str | list[int | str]:
             first, last = int(match[1]), int(match[2])
             if first > last:
                 raise SpectralToolkitError(f"--layers {part!r} runs backwards: write the smaller number first.")
+            if last - first >= MAX_LAYERS:
+                raise SpectralToolkitError(
+                    f"--layers {part!r} spans more than {MAX_LAYERS} layers: give the numbers of layers the model has, "
+                    "or 'all'."
+                )
             layers.extend(range(first, last + 1))
         else:
             layers.append(int(part) if re.fullmatch(r"-?\d+", part) else part)
     if not layers:
         raise SpectralToolkitError(f"--layers {text!r} names no layer: give 'all' or something like 0,2,5-8.")
     return layers
+
+
+def _check_layers(text: str, wanted: str | list[int | str], depth: int) -> None:
+    """Refuse the first number beyond the model without repeating all that a range stands for."""
+    for item in wanted if isinstance(wanted, list) else []:
+        if isinstance(item, int) and not -depth <= item < depth:
+            raise SpectralToolkitError(
+                f"--layers {text!r}: the model has {depth} layers, numbered 0 to {depth - 1}; there is no layer {item}."
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -227,6 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = app(given, prog_name="spectral-toolkit", standalone_mode=False)
         except (SpectralToolkitError, typer.TyperException) as error:
             return _fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
+        except MemoryError as error:
+            return _fail(
+                f"Memory ran out ({str(error) or 'no further detail'}): use fewer or smaller pictures, fewer layers or "
+                "a smaller --batch-size."
+            )
         except OSError as error:
             return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     if result == 130:
@@ -263,10 +288,17 @@ def _load_model(source: str, device: str) -> Any:
 def _pictures(sources: list[str], seed: int) -> Any:
     import spectral_toolkit as st
 
-    if len(sources) == 1 and (match := re.fullmatch(r"scenes:(\d+)", sources[0])):
-        if match[1].strip("0") == "":
-            raise SpectralToolkitError(f"--images {sources[0]!r} asks for no scene: give at least scenes:1.")
-        return st.scenes.sample(int(match[1]), seed=seed)["pixels"]
+    for source in sources:
+        # A file or pattern of that name wins, however unlikely.
+        if not source.startswith("scenes:") or Path(source).exists():
+            continue
+        count = int(match[1]) if (match := re.fullmatch(r"scenes:(\d{1,9})", source)) else 0
+        if len(sources) > 1 or not 1 <= count <= MAX_SCENES:
+            raise SpectralToolkitError(
+                f"--images {source!r} is not understood: write scenes:N alone, N a whole number from 1 to "
+                f"{MAX_SCENES:,}, such as scenes:8."
+            )
+        return st.scenes.sample(count, seed=seed)["pixels"]
     source = sources[0] if len(sources) == 1 else sources
     st.load_images(source)  # a wrong path is told before a model is loaded
     return source  # and not what it was turned into: the report says where its pictures came from
@@ -302,6 +334,13 @@ def _summary(eigenvectors: xr.Dataset) -> str:
         f"largest residual {float(eigenvectors['residual'].max()):.1e}, "
         f"widest eigengap {float(widest):.3g} after component {int(widest['component'])}"
     )
+
+
+def _refuse_file(folder: Path) -> None:
+    """A folder for results must not be, nor lie in, a file; told before anything is computed."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise StoreError(f"{str(place)!r} is a file, and a folder is needed there: choose another --out.")
 
 
 def _refuse_foreign(path: Path, *, overwrite: bool) -> None:

@@ -108,7 +108,15 @@ def test_nothing_given_prints_the_help(capsys: pytest.CaptureFixture[str]) -> No
         (["capture", "--model", "scenes", "--images", "scenes:1", "--out", "a.zarr", "--layers", "5-2"], "5-2"),
         (["capture", "--model", "scenes", "--images", "scenes:1", "--out", "a.zarr", "--quantities", "q"], "'q'"),
         (["capture", "--model", "scenes", "--images", "scenes:1", "--out", "a.zarr", "--device", "toaster"], "toaster"),
+        (["capture", "--model", "scenes", "--images", "scenes:1", "--out", "a", "--layers", "0-99999"], "spans more"),
+        (["capture", "--model", "scenes", "--images", "scenes:1", "--out", "a", "--layers", "0-900"], "'0-900': the"),
         (["report", "--model", "scenes", "--images", "scenes:0"], "0"),
+        (["report", "--model", "scenes", "--images", "scenes:x"], "scenes:N"),
+        (["report", "--model", "scenes", "--images", "scenes:99999999"], "100,000"),
+        (["report", "--model", "scenes", "--images", "scenes:2", "--images", "scenes:3"], "scenes:N alone"),
+        (["report", "--model", "scenes", "--images", "scenes:1", "--n-eigenvectors", "0"], "--n-eigenvectors"),
+        (["report", "--model", "scenes", "--images", "scenes:1", "--seed", "-1"], "--seed"),
+        (["demo", "--n-images", "99999999"], "--n-images"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
@@ -121,7 +129,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    assert expected in sentence(capsys)
+    message = sentence(capsys)
+    assert expected in message
+    assert len(message) < 500
     assert list(tmp_path.iterdir()) == [], "a refused command leaves nothing behind"
 
 
@@ -270,6 +280,32 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path, capsys: pytest.CaptureF
         main(["report", "--model", "scenes", "--images", "scenes:1", "--out", str(tmp_path / "taken" / "r.html")]) == 2
     )
     assert "taken" in sentence(capsys)
+
+
+@pytest.mark.parametrize("command", [["demo"], ["solve", "--activations", "nowhere.zarr"]], ids=lambda value: value[0])
+def test_results_below_a_file_are_refused_before_anything_is_computed(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(st, "load_model", reached)
+    (tmp_path / "p.png").write_text("a picture")
+    for out in (tmp_path / "p.png" / "deeper", tmp_path / "p.png"):
+        assert main([*command, "--out", str(out)]) == 2
+        assert "p.png" in sentence(capsys)
+    assert (tmp_path / "p.png").read_text() == "a picture"
+
+
+def test_memory_that_runs_out_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 2 TiB")
+
+    monkeypatch.setattr(st, "load_model", fill)
+    assert main(["report", "--model", "scenes", "--images", "scenes:1"]) == 2
+    assert "Memory ran out (Unable to allocate 2 TiB)" in sentence(capsys)
 
 
 def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
