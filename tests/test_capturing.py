@@ -268,6 +268,25 @@ def test_nested_configurations_keep_their_own_setting() -> None:
     assert module.config.vision_config._attn_implementation == "eager"
 
 
+def test_autocast_of_the_caller_changes_nothing() -> None:
+    module = BY_NAME["vit"].make()
+    plain = st.capture(module, pictures(), progress=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        xr.testing.assert_identical(st.capture(module, pictures(), progress=False), plain)
+
+
+def test_inference_mode_of_the_caller_changes_nothing() -> None:
+    outside: Any = BY_NAME["dinov3"].make()
+    plain = st.capture(outside, pictures(), progress=False)
+    with torch.inference_mode():
+        inside: Any = BY_NAME["dinov3"].make()
+        inside.load_state_dict(outside.state_dict())
+        for module in (inside, outside):
+            xr.testing.assert_identical(st.capture(module, pictures(), progress=False), plain)
+    xr.testing.assert_identical(st.capture(inside, pictures(), progress=False), plain)
+    outside(torch.rand(1, 3, 32, 32)).last_hidden_state.sum().backward()
+
+
 def test_training_goes_on_after_a_capture() -> None:
     """Tables that a model keeps from a capture (rotary positions) must be fit for gradients."""
     module = BY_NAME["dinov3"].make()
@@ -318,7 +337,8 @@ def test_two_models_may_share_a_configuration() -> None:
     st.capture(outer, pictures(), progress=False)
     xr.testing.assert_identical(trees[0], alone)
     torch.testing.assert_close(outputs[0], plain, rtol=0, atol=0)
-    assert outer.config._attn_implementation == "sdpa" and not attention._switched
+    assert outer.config._attn_implementation == "sdpa"
+    assert not attention._switched
 
 
 def test_threads_may_capture_models_that_share_a_configuration() -> None:
@@ -539,7 +559,8 @@ def test_a_size_that_is_no_multiple_of_the_patch_is_the_trained_grid(name: str) 
     module = kind(config).eval()
     model = load_model(module)
     acts = st.capture(model, pictures(), quantities="token", progress=False)
-    assert acts["pixels"].shape == (3, 24, 24, 3) and model.image_size() == (24, 24)
+    assert acts["pixels"].shape == (3, 24, 24, 3)
+    assert model.image_size() == (24, 24)
     pixels = np.zeros((3, 30, 30, 3), np.uint8)
     pixels[:, :24, :24] = acts["pixels"]
     values = model.processor.normalise(pixels, model.device, model.dtype)
@@ -589,7 +610,8 @@ def test_a_model_that_refuses_the_switch_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(module), "set_attn_implementation", lambda self, name: None)
     with pytest.raises(UnsupportedModelError, match="does not let its attention be switched"):
         st.capture(module, pictures(), progress=False)
-    assert not attention._calls and not attention._switched
+    assert not attention._calls
+    assert not attention._switched
 
 
 def test_progress_says_how_many_bytes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -350,6 +350,10 @@ DEFAULTS = Processing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), resample="bilinear")
         ({"rescale_factor": 1 / 127.5}, {"rescale_factor": 1 / 127.5}),
         ({"resample": 3}, {"resample": "bicubic"}),
         ({"resample": None}, {"resample": "bilinear"}),
+        ({"resample": "nearest"}, {"resample": "nearest"}),
+        ({"resample": Image.Resampling.LANCZOS}, {"resample": "lanczos"}),
+        ({"image_mean": np.array([0.5, 0.25, 1])}, {"mean": (0.5, 0.25, 1.0)}),
+        ({"image_std": torch.tensor([0.5, 0.25, 1])}, {"std": (0.5, 0.25, 1.0)}),
         ({"size": {"height": 16, "width": 24}}, {"size": (16, 24)}),
         ({"size": 24}, {"size": (24, 24)}),
         ({"size": {"shortest_edge": 40}}, {"size": None}),
@@ -364,6 +368,46 @@ DEFAULTS = Processing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), resample="bilinear")
 def test_settings_of_processors(settings: dict[str, Any], expected: dict[str, Any]) -> None:
     processing = Processing.from_settings(settings, DEFAULTS, "test")
     assert {name: getattr(processing, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        ({}, "is not an image processor"),
+        ({"mean": [0.1, 0.2, 0.3]}, "is not an image processor"),
+        (tf.ViTConfig(), "is not an image processor"),
+        ("folder", "is not an image processor"),
+        ({"image_std": [0, 0, 0]}, "image_std=.* cannot be used"),
+        ({"image_std": [1, float("nan"), 1]}, "image_std=.* cannot be used"),
+        ({"image_mean": [None] * 3}, "image_mean=.* cannot be used"),
+        ({"image_mean": "abc"}, "image_mean='abc' cannot be used"),
+        ({"rescale_factor": "a"}, "rescale_factor='a' cannot be used"),
+        ({"resample": "sharp"}, "resample='sharp' cannot be used: expected one of nearest"),
+        ({"size": {"height": 16, "width": "x"}}, "size=.* cannot be used"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_processors_that_cannot_be_used(processor: Any, message: str) -> None:
+    with pytest.raises(SpectralToolkitError, match=message):
+        load_model(BY_NAME["vit"].make(), processor=processor)
+
+
+def test_settings_that_are_not_json_are_refused(tmp_path: Path) -> None:
+    BY_NAME["vit"].make().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{bad")
+    with pytest.raises(SpectralToolkitError, match=r"are not JSON: mend or remove preprocessor_config\.json"):
+        load_model(tmp_path)
+
+
+def test_wrapped_models_keep_what_lies_beside_their_weights(tmp_path: Path) -> None:
+    BY_NAME["vit"].make().save_pretrained(tmp_path)
+    tf.ViTImageProcessorPil(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    module = tf.ViTModel.from_pretrained(tmp_path)
+    wrapped = torch.nn.Module()
+    wrapped.backbone = module
+    for source in (module, wrapped, torch.nn.DataParallel(module)):
+        model = load_model(source)
+        assert (model.processor.mean, model.name) == ((0.1, 0.2, 0.3), str(tmp_path))
 
 
 def test_processors_of_all_kinds(tmp_path: Path) -> None:

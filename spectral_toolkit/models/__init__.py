@@ -90,7 +90,7 @@ def load_model(
         model = source
         if processor is not None:
             model = copy.copy(source)  # shares the module; the one passed in keeps its settings
-            model.processor = _processing(source.processor, processor, "given by the caller")
+            model.processor = _given(source.processor, processor)
     elif isinstance(source, (str, os.PathLike)):
         return _from_name(
             os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only
@@ -128,9 +128,9 @@ def _from_name(
         safetensors_only=safetensors_only,
     )
     if processor is not None:
-        processing = partial(_processing, processor=processor, origin="given by the caller")
+        processing = partial(_given, processor=processor)
     elif loaded.settings is not None:
-        processing = partial(_processing, processor=loaded.settings, origin="kept beside the model")
+        processing = partial(Processing.from_settings, loaded.settings, source="kept beside the model")
     else:
         processing = _as_made
     name = source if "/" not in source or not os.path.isdir(source) else os.path.basename(os.path.abspath(source))
@@ -144,24 +144,34 @@ def _from_name(
 def _from_module(module: torch.nn.Module, revision: str | None, processor: Any) -> Model:
     # A compiled module wraps the one whose modules have names.
     module = getattr(module, "_orig_mod", module)
-    config = getattr(module, "config", None)
-    origin = str(getattr(config, "_name_or_path", "") or "")
-    settings = processor
-    said = "given by the caller"
-    if settings is None and origin:
-        # Only what is on this machine already: wrapping a live object must not wait for a network.
-        settings, said = loading.read_settings(origin, local_files_only=True), f"kept beside {origin}"
-    processing = _as_made if settings is None else partial(_processing, processor=settings, origin=said)
-    commit = getattr(config, "_commit_hash", None) or ""
-    return families.build(module, processing, name=origin or type(module).__name__, revision=revision or str(commit))
+    origin = _noted(module, "_name_or_path")
+    # Only what is on this machine already: wrapping a live object must not wait for a network.
+    beside = loading.read_settings(origin, local_files_only=True) if origin and processor is None else None
+    if processor is not None:
+        processing = partial(_given, processor=processor)
+    elif beside is not None:
+        processing = partial(Processing.from_settings, beside, source=f"kept beside {origin}")
+    else:
+        processing = _as_made
+    commit = revision or _noted(module, "_commit_hash")
+    return families.build(module, processing, name=origin or type(module).__name__, revision=commit)
+
+
+def _noted(module: torch.nn.Module, what: str) -> str:
+    """What the outermost configuration around the tower says; wrappers such as ``DataParallel`` have none."""
+    _, tower = families.find_tower(module)
+    path = next(name for name, part in module.named_modules() if part is tower)
+    steps = path.split(".") if path else []
+    around = (module.get_submodule(".".join(steps[:depth])) for depth in range(len(steps) + 1))
+    return next((str(noted) for part in around if (noted := getattr(getattr(part, "config", None), what, None))), "")
 
 
 def _as_made(defaults: Processing) -> Processing:
     return defaults
 
 
-def _processing(defaults: Processing, processor: Any, origin: str) -> Processing:
-    return Processing.from_settings(settings_of(processor), defaults, origin)
+def _given(defaults: Processing, processor: Any) -> Processing:
+    return Processing.from_settings(settings_of(processor), defaults, "given by the caller")
 
 
 def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str]:

@@ -37,7 +37,7 @@ class _Call:
 
 @dataclass
 class _Switched:
-    """A configuration that is switched to us, which models may share: its own setting, and how many captures need it."""
+    """A configuration that is switched to us (models may share it): its own setting, and how many captures need it."""
 
     own: str | None
     captures: int = 0

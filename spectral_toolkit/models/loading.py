@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from transformers import AutoConfig, AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
 
-from ..errors import ModelNotFoundError, UnsupportedModelError
+from ..errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
 from . import families
 
 WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
@@ -87,7 +87,11 @@ def read_settings(location: str, **options: Any) -> dict[str, Any] | None:
     """The picture settings kept beside a model, or None where there are none."""
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(location, **options)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if "valid JSON" in str(error):
+            raise SpectralToolkitError(
+                f"The picture settings beside {location!r} are not JSON: mend or remove preprocessor_config.json."
+            ) from error
         return None
     return settings
 

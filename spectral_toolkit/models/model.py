@@ -11,7 +11,7 @@ import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -208,7 +208,10 @@ class Model(ABC):
         """
         tensors = [(n, t) for n, t in self.tower.state_dict().items() if n not in self.unused_weights]
         with torch.no_grad():
-            key = tuple((n, t.data_ptr(), t._version, float(t.sum(dtype=torch.float64))) for n, t in tensors)
+            key = tuple(
+                (n, t.data_ptr(), 0 if t.is_inference() else t._version, float(t.sum(dtype=torch.float64)))
+                for n, t in tensors
+            )
         with self._lock:
             if self._hash is None or self._hash[0] != key:
                 self._hash = (key, sha256_of(tensors))
@@ -232,7 +235,13 @@ def evaluating(module: torch.nn.Module, seed: int) -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     # no_grad rather than inference_mode: models cache tensors (rotary tables), and one made in inference mode
     # would break the user's next training step.
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+    # The caller's autocast would compute in another precision than the one recorded.
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        for kind in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(kind, enabled=False))
         torch.manual_seed(seed)
         try:
             module.eval()

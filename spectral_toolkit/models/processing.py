@@ -8,7 +8,7 @@ all of them crop or pad, so that what the model saw would no longer line up with
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +21,17 @@ from ..errors import SpectralToolkitError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
+_KNOWN = (
+    "image_mean",
+    "image_std",
+    "do_normalize",
+    "rescale_factor",
+    "do_rescale",
+    "resample",
+    "size",
+    "crop_size",
+    "do_center_crop",
+)
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,11 @@ class Processing:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], defaults: Processing, source: str) -> Processing:
         """Read the settings of a transformers image processor; what they leave out comes from ``defaults``."""
-        mean = _per_channel(settings.get("image_mean"), defaults.mean)
-        std = _per_channel(settings.get("image_std"), defaults.std)
+        mean = _per_channel("image_mean", settings.get("image_mean"), defaults.mean)
+        std = _per_channel("image_std", settings.get("image_std"), defaults.std)
         if not settings.get("do_normalize", True):
             mean, std = (0.0,) * 3, (1.0,) * 3
-        factor = settings.get("rescale_factor")
-        factor = defaults.rescale_factor if factor is None else float(factor)
+        factor = _factor(settings.get("rescale_factor"), defaults.rescale_factor)
         return replace(
             defaults,
             mean=mean,
@@ -90,36 +100,54 @@ class Processing:
 
 
 def settings_of(processor: Any) -> Mapping[str, Any]:
-    """The settings of a live processor: an image processor, or a processor that holds one."""
+    """The settings of a live processor (an image processor, or a processor that holds one), or a dictionary of them."""
     inner = getattr(processor, "image_processor", processor)
-    if isinstance(inner, Mapping):
-        return inner
-    if hasattr(inner, "to_dict"):
-        return inner.to_dict()
-    raise SpectralToolkitError(
-        f"processor={processor!r} is not an image processor: pass a transformers processor, a dictionary of its "
-        "settings, or None to have one made from the model's configuration."
-    )
+    settings = inner if isinstance(inner, Mapping) else inner.to_dict() if hasattr(inner, "to_dict") else {}
+    if not any(name in settings for name in _KNOWN):
+        raise SpectralToolkitError(
+            f"processor={processor!r} is not an image processor: pass a transformers processor, a dictionary with "
+            f"some of its settings ({', '.join(_KNOWN)}), or None to have one made from the model's configuration."
+        )
+    return settings
 
 
-def _per_channel(value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+def _per_channel(name: str, value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
     if value is None:
         return default
-    values = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
-    if len(values) != 3:
+    try:
+        values = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise _bad(name, value, "expected one number, or three") from error
+    if values.ndim == 0:
+        values = np.full(3, values)
+    if values.shape != (3,):
         raise SpectralToolkitError(
-            f"The processor normalises {len(values)} channels; expected 3: pictures are read as RGB."
+            f"The processor normalises {values.size} channels; expected 3: pictures are read as RGB."
         )
-    return values
+    if not np.isfinite(values).all() or (name == "image_std" and (values <= 0).any()):
+        raise _bad(name, value, "expected finite numbers, and those of image_std above 0")
+    return tuple(values.tolist())
+
+
+def _factor(value: Any, default: float) -> float:
+    try:
+        factor = default if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise _bad("rescale_factor", value, "expected a number, usually 1/255") from error
+    if not 0 < factor < float("inf"):
+        raise _bad("rescale_factor", value, "expected a finite number above 0, usually 1/255")
+    return factor
 
 
 def _filter_name(value: Any, default: str) -> str:
     if value is None:
         return default
-    try:
-        return Image.Resampling(int(value)).name.lower()
-    except ValueError:
-        return default
+    # Numbers are PIL's; names are PIL's or torchvision's, whose enumeration keeps them as values.
+    name = str(getattr(value, "value", value)).lower()
+    for known in Image.Resampling:
+        if name in (known.name.lower(), str(known.value)):
+            return known.name.lower()
+    raise _bad("resample", value, f"expected one of {', '.join(known.name.lower() for known in Image.Resampling)}")
 
 
 def _fixed_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -128,5 +156,12 @@ def _fixed_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     if isinstance(size, int):
         return (size, size)
     if isinstance(size, Mapping) and size.get("height") and size.get("width"):
-        return (int(size["height"]), int(size["width"]))
+        try:
+            return (int(size["height"]), int(size["width"]))
+        except (TypeError, ValueError) as error:
+            raise _bad("size", dict(size), "expected whole numbers of pixels") from error
     return None
+
+
+def _bad(name: str, value: Any, expected: str) -> SpectralToolkitError:
+    return SpectralToolkitError(f"The processor's {name}={value!r} cannot be used: {expected}.")
