@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -439,6 +440,18 @@ def test_choice_of_layers(layers: Any, expected: tuple[int, ...]) -> None:
         ({"layers": "layers.7"}, r"has no layer 'layers\.7' \(did you mean 'layers\.[01]'\?\)"),
         ({"layers": []}, "chooses no layer"),
         ({"layers": True}, "has no layer True"),
+        ({"layers": None}, "use layers='all'"),
+        ({"layers": slice("a", "b")}, "expected whole numbers in the slice"),
+        ({"quantities": None}, "quantities=None is not understood"),
+        ({"quantities": 5}, "quantities=5 is not understood"),
+        ({"memory_limit": "2GB"}, "memory_limit='2GB' is not a number of bytes"),
+        ({"size": "32"}, "size='32' is not a size in pixels"),
+        ({"size": (32.9, 32.9)}, "is not a size in pixels"),
+        ({"size": (float("inf"), 32)}, "is not a size in pixels"),
+        ({"store": 5}, "store=5 is not a path"),
+        ({"store": ""}, "store='' is not a path"),
+        ({"store": b"ab"}, "store=b'ab' is not a path"),
+        ({"store": "/proc/nope/x"}, "cannot be made"),
         ({"layers": slice(5, 9)}, "chooses no layer"),
         ({"quantities": "queries"}, "'queries' is not one of query, key"),
         ({"quantities": ()}, "is empty"),
@@ -454,6 +467,18 @@ def test_choice_of_layers(layers: Any, expected: tuple[int, ...]) -> None:
 def test_bad_requests_are_refused_with_a_sentence(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(SpectralToolkitError, match=message):
         st.capture(BY_NAME["vit"].make(), pictures(), progress=False, **arguments)
+
+
+def test_weights_that_are_not_there_or_quantised_are_refused() -> None:
+    with torch.device("meta"):
+        empty = BY_NAME["vit"].make()
+    with pytest.raises(UnsupportedModelError, match="it is on the device 'meta'"):
+        st.capture(empty, pictures(), progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.ao.quantization.quantize_dynamic(BY_NAME["vit"].make(), {torch.nn.Linear})
+    with pytest.raises(UnsupportedModelError, match="has quantised weights"):
+        st.capture(quantised, pictures(), progress=False)
 
 
 def test_pixels_are_what_the_model_saw(tmp_path: Any) -> None:

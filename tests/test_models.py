@@ -139,6 +139,56 @@ def test_a_subclass_of_a_supported_model_is_supported() -> None:
     assert load_model(torch.nn.Sequential(MyViT(config))).layers == ("0.layers.0",)
 
 
+class ViTModel(torch.nn.Module):
+    """Somebody's own, of a name that transformers uses too."""
+
+
+def test_a_namesake_is_not_supported() -> None:
+    with pytest.raises(UnsupportedModelError, match="ViTModel is not a supported model"):
+        load_model(ViTModel())
+
+
+def test_things_close_to_a_model_get_a_hint() -> None:
+    class Pipeline:
+        model = BY_NAME["vit"].make()
+
+    for source, hint in (
+        (Pipeline(), r"pass its model, as in pipe\.model"),
+        (tf.ViTConfig(), "make a model from it first"),
+        (tf.ViTImageProcessorPil(), r"goes into processor="),
+    ):
+        with pytest.raises(UnsupportedModelError, match=hint):
+            load_model(source)
+
+
+@pytest.mark.parametrize("device", [None, [], 0])
+def test_devices_that_are_none(device: Any) -> None:
+    with pytest.raises(SpectralToolkitError, match="is not a device"):
+        load_model(BY_NAME["vit"].make(), device=device)
+
+
+def test_pictures_have_three_channels() -> None:
+    with pytest.raises(UnsupportedModelError, match="takes pictures of 4 channels; expected 3"):
+        load_model(tf.ViTModel(tf.ViTConfig(**TINY, num_channels=4)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "internvl"])
+def test_an_oblong_grid_where_transformers_needs_a_square_one(kind: str) -> None:
+    module: Any = BY_NAME[kind].make()
+    module.config.image_size = [16, 32]
+    with pytest.raises(SpectralToolkitError, match="from a square grid only"):
+        load_model(module).image_size()
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit", 64), ("siglip", [32, 64])])
+def test_a_configuration_that_does_not_fit_the_weights(name: str, size: Any, tmp_path: Path) -> None:
+    BY_NAME[name].make().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "image_size": size}))
+    with pytest.raises(ModelNotFoundError, match=r"config\.json that does not fit its weights"):
+        load_model(tmp_path)
+
+
 def test_an_unexpected_inside_is_noticed() -> None:
     module: Any = BY_NAME["vit"].make()
     module.layers = torch.nn.ModuleList()
@@ -158,7 +208,7 @@ def test_live_object_stays_where_and_what_it_is() -> None:
     assert load_model(module, device="cpu", dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("dtype", ["float", "int32", "large", torch.int64], ids=str)
+@pytest.mark.parametrize("dtype", ["float", "float8_e4m3fn", "int32", "large", torch.int64], ids=str)
 def test_precisions_that_are_none(dtype: Any) -> None:
     if dtype == "float":  # torch's own second name of float32
         assert load_model(BY_NAME["vit"].make(), dtype=dtype).dtype == torch.float32

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from ..errors import ActivationsError, CaptureMemoryError, UnsupportedModelError
+from ..errors import ActivationsError, CaptureMemoryError, SpectralToolkitError, UnsupportedModelError
 from ..images import load_images
 from ..models import Model, load_model
 from ..models.model import evaluating
@@ -155,6 +155,8 @@ def _plan(
 
 def _check_memory(plan: Plan, memory_limit: int | None) -> None:
     limit = available_memory() if memory_limit is None else memory_limit
+    if isinstance(limit, bool) or not isinstance(limit, (int, float, np.integer)):
+        raise SpectralToolkitError(f"memory_limit={limit!r} is not a number of bytes: expected one such as 2 * 10**9.")
     if plan.nbytes > limit:
         raise CaptureMemoryError(
             f"The capture would take {format_bytes(plan.nbytes)} ({plan.nbytes:,} bytes) for {len(plan.pictures)} "
@@ -175,6 +177,7 @@ def _check_batch_memory(plan: Plan) -> None:
 
 def _run(plan: Plan, sink: Sink, progress: bool) -> None:
     model = plan.model
+    _ = plan.attrs  # made now, so that weights that cannot be hashed are refused before the work and not after it
     n_waiting = sum(batch.stop - batch.start for batch in sink.waiting)
     title = f"capture {len(plan.layers)} layers, {format_bytes(plan.nbytes)}"
     recorder = _Recorder(plan, sink)

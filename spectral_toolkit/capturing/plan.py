@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -209,10 +209,15 @@ def choose_layers(model: Model, layers: Any) -> tuple[str, ...]:
     """Layers by name, number (negative ones from the end), slice, or a list of these; always in depth order."""
     if isinstance(layers, str) and layers == "all":
         return model.layers
+    if layers is None:
+        raise SpectralToolkitError("layers=None is not understood: use layers='all' for all of them.")
     chosen: set[str] = set()
     for item in layers if isinstance(layers, (list, tuple, range, set, frozenset, np.ndarray)) else [layers]:
         if isinstance(item, slice):
-            chosen |= set(model.layers[item])
+            try:
+                chosen |= set(model.layers[item])
+            except TypeError as error:
+                raise SpectralToolkitError(f"layers={layers!r}: expected whole numbers in the slice.") from error
         elif isinstance(item, (int, np.integer)) and not isinstance(item, bool):
             if not -len(model.layers) <= item < len(model.layers):
                 raise SpectralToolkitError(
@@ -235,8 +240,10 @@ def choose_layers(model: Model, layers: Any) -> tuple[str, ...]:
 
 
 def _choose_quantities(model: Model, quantities: str | Sequence[str]) -> tuple[str, ...]:
-    wanted = (quantities,) if isinstance(quantities, str) else tuple(quantities)
     known = (*QUANTITIES, *UNROTATED)
+    if not isinstance(quantities, Iterable):
+        raise SpectralToolkitError(f"quantities={quantities!r} is not understood: expected any of {', '.join(known)}.")
+    wanted = (quantities,) if isinstance(quantities, str) else tuple(quantities)
     for quantity in wanted:
         if quantity not in known:
             raise SpectralToolkitError(f"quantities={wanted!r}: {quantity!r} is not one of {', '.join(known)}.")

@@ -59,11 +59,16 @@ class ZarrSink:
         StoreError
             If something else is there, or the store is damaged.
         """
+        if not isinstance(store, (str, os.PathLike)) or not os.fspath(store):
+            raise StoreError(f"store={store!r} is not a path: give the folder to write to, such as 'activations.zarr'.")
         path = Path(store).expanduser()
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             _check(path, plan)
         else:
-            _create(path, plan)
+            try:
+                _create(path, plan)
+            except OSError as error:
+                raise StoreError(f"The store {str(path)!r} cannot be made: {_first_line(error)}.") from error
         try:
             sink = cls(path, plan)
         except (OSError, ValueError, KeyError) as error:
@@ -199,8 +204,8 @@ def _check(path: Path, plan: Plan) -> None:
         )
     if n_hooks := plan.attrs["user_hooks"]:
         raise StoreError(
-            f"The store {str(path)!r} was made with forward hooks on the model, and whether its {n_hooks} hooks are the "
-            "same now cannot be told: remove them, or choose another store."
+            f"The store {str(path)!r} was made with forward hooks on the model, and whether its {n_hooks} hooks are "
+            "the same now cannot be told: remove them, or choose another store."
         )
     try:
         problem = _problem(path, root, plan)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from ..devices import resolve_device
 from ..errors import SpectralToolkitError, UnsupportedModelError
@@ -86,6 +87,8 @@ def load_model(
     ('ViT', ('layers.0', 'layers.1'))
     """
     precision = _dtype(dtype)
+    if not isinstance(device, (str, torch.device)):
+        raise SpectralToolkitError(f"device={device!r} is not a device: use 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.")
     if isinstance(source, Model):
         model = source
         if processor is not None:
@@ -100,7 +103,7 @@ def load_model(
     else:
         raise UnsupportedModelError(
             f"A model cannot be made from {type(source).__name__}: expected the name of a bundled or hub model, a "
-            f"local folder, or a live transformers model of {families.supported()}."
+            f"local folder, or a live transformers model of {families.supported()}{_hint(source)}."
         )
     if device != "auto":
         model.module.to(resolve_device(device))
@@ -187,11 +190,22 @@ def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str
     return frozenset(inside)
 
 
+def _hint(source: Any) -> str:
+    """What to do with things of transformers that are close to a model."""
+    if isinstance(getattr(source, "model", None), torch.nn.Module):
+        return "; pass its model, as in pipe.model"
+    if isinstance(source, PreTrainedConfig):
+        return "; a configuration has no weights, so make a model from it first, with AutoModel.from_config"
+    if hasattr(source, "image_processor_type") or hasattr(source, "image_mean") or hasattr(source, "image_processor"):
+        return "; a processor goes into processor=..., beside the model"
+    return ""
+
+
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None:
         return None
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
         raise SpectralToolkitError(
             f"dtype={dtype!r} is not a precision: use 'float32', 'float16', 'bfloat16', 'float64' or None."
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from ..errors import UnsupportedModelError
 from .masked_autoencoders import MaskedAutoencoderModel
@@ -39,7 +40,8 @@ class Family:
     special
         Labels of its tokens that are not patches, from its configuration.
     sizes
-        ``"own"``, ``"interpolated"`` or ``"any"``; see ``EncoderModel``. A function where it depends on the model.
+        ``"own"``, ``"interpolated"``, ``"any"`` or ``"square"``; see ``EncoderModel``. A function where it depends on
+        the model.
     rotary
         Whether positions enter by rotating queries and keys.
     model
@@ -90,7 +92,7 @@ def _aimv2_sizes(config: Any) -> str:
 FAMILIES = (
     Family("ViT", "ViTModel", "vit", "ViTAttention", _HALF, _cls),
     Family("DeiT", "DeiTModel", "deit", "DeiTAttention", _IMAGENET, _cls_distillation),
-    Family("DINOv2", "Dinov2Model", "dinov2", "Dinov2Attention", _IMAGENET, _cls, sizes="any"),
+    Family("DINOv2", "Dinov2Model", "dinov2", "Dinov2Attention", _IMAGENET, _cls, sizes="square"),
     Family(
         "DINOv2 with registers",
         "Dinov2WithRegistersModel",
@@ -98,7 +100,7 @@ FAMILIES = (
         "Dinov2WithRegistersAttention",
         _IMAGENET,
         _cls_registers,
-        sizes="any",
+        sizes="square",
     ),
     Family(
         "DINOv3 ViT",
@@ -166,7 +168,7 @@ FAMILIES = (
         "InternVLVisionAttention",
         _IMAGENET,
         _cls,
-        sizes="any",
+        sizes="square",
     ),
     Family("ViT-MSN", "ViTMSNModel", "vit_msn", "ViTMSNAttention", _IMAGENET, _cls),
 )
@@ -191,7 +193,7 @@ def find_tower(module: torch.nn.Module) -> tuple[Family, torch.nn.Module]:
     by_tower = {family.tower: family for family in FAMILIES}
     for part in module.modules():
         for base in type(part).__mro__:
-            if base.__name__ in by_tower:
+            if base.__name__ in by_tower and isinstance(part, PreTrainedModel):
                 return by_tower[base.__name__], part
     raise unsupported(type(module).__name__)
 
@@ -214,6 +216,10 @@ def build(module: torch.nn.Module, processing: Callable[[Processing], Processing
     """Wrap a live module as its family asks; ``processing`` turns the family's picture settings into the model's."""
     family, tower = find_tower(module)
     config: Any = tower.config
+    if (n_channels := getattr(config, "num_channels", 3)) != 3:
+        raise UnsupportedModelError(
+            f"{type(tower).__name__} takes pictures of {n_channels} channels; expected 3: pictures are read as RGB."
+        )
     return family.model(
         family=family.label,
         module=module,

@@ -175,6 +175,8 @@ def _fetch_weights(
                 f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
             ) from error
         raise families.unsupported(f"{source!r} ({type(config).__name__})", "cannot be loaded") from error
+    except (RuntimeError, TypeError) as error:
+        raise not_found(source, f"has a config.json that does not fit its weights ({_first_line(error)})") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise

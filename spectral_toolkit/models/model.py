@@ -8,6 +8,7 @@ layer to the recorder with special tokens first and patches row by row.
 from __future__ import annotations
 
 import hashlib
+import operator
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 
-from ..errors import SpectralToolkitError
+from ..errors import SpectralToolkitError, UnsupportedModelError
 from .processing import Processing
 
 
@@ -170,7 +171,7 @@ class Model(ABC):
         else:
             try:
                 height, width = size  # type: ignore[misc]
-                chosen = (int(height), int(width))
+                chosen = (operator.index(height), operator.index(width))
             except (TypeError, ValueError) as error:
                 raise SpectralToolkitError(
                     f"size={size!r} is not a size in pixels: expected an integer, (height, width) or None."
@@ -207,6 +208,16 @@ class Model(ABC):
         counters and their sums.
         """
         tensors = [(n, t) for n, t in self.tower.state_dict().items() if n not in self.unused_weights]
+        for name, tensor in tensors:
+            if not isinstance(tensor, torch.Tensor) or tensor.is_quantized:
+                raise UnsupportedModelError(
+                    f"{self.name} has quantised weights ({name}), which cannot be captured: load it in float32 or "
+                    "float16."
+                )
+            if tensor.is_meta:
+                raise UnsupportedModelError(
+                    f"{self.name} has no weights, it is on the device 'meta': load them with from_pretrained."
+                )
         with torch.no_grad():
             key = tuple(
                 (n, t.data_ptr(), 0 if t.is_inference() else t._version, float(t.sum(dtype=torch.float64)))

@@ -34,7 +34,8 @@ class EncoderModel(Model):
         Name of the class of the attention modules; a layer is the module that holds one.
     sizes
         ``"own"``: one size only; ``"interpolated"``: other sizes by interpolating the position embeddings, on
-        request; ``"any"``: every multiple of the patch.
+        request; ``"any"``: every multiple of the patch; ``"square"``: every one too, if the model was trained on a
+        square grid.
     rotary
         Whether positions enter by rotating queries and keys.
     """
@@ -88,13 +89,21 @@ class EncoderModel(Model):
 
     def check_size(self, size: tuple[int, int]) -> None:
         trained = self.trained_size
+        oblong = trained[0] // self.patch_size[0] != trained[1] // self.patch_size[1]
+        if self.sizes == "square":
+            if oblong:
+                raise SpectralToolkitError(
+                    f"{self.name} takes no picture at all: its position embeddings are for {trained} pixels, and "
+                    f"{self.family} models of transformers interpolate from a square grid only."
+                )
+            return
         if (size == trained and trained == self._size) or self.sizes == "any":
             return
         if self.sizes == "own" and size != trained:
             raise SpectralToolkitError(
                 f"size={size} does not fit {self.name}: {self.family} models take pictures of {trained} pixels only."
             )
-        if self.sizes != "own" and trained[0] // self.patch_size[0] != trained[1] // self.patch_size[1]:
+        if self.sizes != "own" and oblong:
             raise SpectralToolkitError(
                 f"size={size} does not fit {self.name}: its position embeddings are not on a square grid and cannot "
                 f"be interpolated; use {trained}."
