@@ -16,6 +16,7 @@ from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.scenes import compose, objectives, palette, series, shapes, train
 
 WEIGHTS = Path(spectral_toolkit.__file__).parent / "scenes" / "weights" / "scenes"
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "scenes" / train.CHECKPOINT
 TINY = [
     *("--size", "32", "--batch", "3", "--n-scenes", "6", "--width", "16", "--layers", "2", "--heads", "2"),
     *("--registers", "1", "--steps", "4", "--first-phase", "0.5", "--warmup", "1"),
@@ -227,7 +228,7 @@ def test_shifting_patches_moves_their_mean_colour_only():
     patches = moved.reshape(4, 3, 2, 8, 3, 8).permute(0, 1, 2, 4, 3, 5).flatten(4)
     assert patches.std(-1).max() < 1e-6
     assert len(torch.unique(patches[0, :, :, :, 0].round(decimals=4))) == 18
-    assert moved.abs().max() <= 0.35
+    assert moved.abs().max() <= 0.7
 
 
 def test_augmenting_flips_and_keeps_the_range():
@@ -321,3 +322,17 @@ def test_the_bundled_weights_load_and_are_small():
     assert record["commands"]
     assert record["recipe"]["seed"]
     assert record["versions"]["torch"]
+
+
+def test_training_can_go_on_from_the_committed_checkpoint():
+    assert CHECKPOINT.stat().st_size < 16e6
+    run = train.load_checkpoint(CHECKPOINT)
+    model = AutoModel.from_pretrained(WEIGHTS)
+    for name, value in run.backbone.named_parameters():
+        assert torch.equal(value, model.get_parameter(name)), name
+    assert len(run.optimizer.state) == len(run.parameters())
+    before = run.parameters()["backbone.norm.weight"].detach().clone()
+    pictures, captions = series.render_series(run.recipe.seed, 0, 2, run.recipe.size)
+    terms = train.train_step(run, pictures, captions)
+    assert all(np.isfinite(value) for value in terms.values())
+    assert not torch.equal(run.parameters()["backbone.norm.weight"], before)

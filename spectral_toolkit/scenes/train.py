@@ -133,13 +133,13 @@ def augment(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
 
 
 def shift_patches(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Move the mean colour of every patch on its own, by up to 0.35, of some pictures more than of others.
+    """Move the mean colour of every patch on its own, by up to 0.7, of some pictures more than of others.
 
     Without this the mean colour, much the same all over a picture, tells the early layers little but which picture
     they look at. The targets are made from the pictures before the shift.
     """
     n, _, height, width = pictures.shape
-    strength = rng.uniform(0, 0.35, (n, 1, 1, 1))
+    strength = rng.uniform(0, 0.7, (n, 1, 1, 1))
     shifts = torch.from_numpy(
         (strength * rng.uniform(-1, 1, (n, 3, height // PATCH, width // PATCH))).astype(np.float32)
     )
