@@ -288,6 +288,14 @@ def test_inference_mode_of_the_caller_changes_nothing() -> None:
     outside(torch.rand(1, 3, 32, 32)).last_hidden_state.sum().backward()
 
 
+def test_compiled_layers_are_named_as_the_plain_ones() -> None:
+    module: Any = BY_NAME["vit"].make()
+    plain = st.capture(module, pictures(), quantities=("query", "token"), progress=False)
+    for index in range(2):
+        module.layers[index] = torch.compile(module.layers[index], backend="eager")
+    xr.testing.assert_identical(st.capture(module, pictures(), quantities=("query", "token"), progress=False), plain)
+
+
 def test_training_goes_on_after_a_capture() -> None:
     """Tables that a model keeps from a capture (rotary positions) must be fit for gradients."""
     module = BY_NAME["dinov3"].make()

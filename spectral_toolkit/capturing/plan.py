@@ -285,8 +285,18 @@ def available_memory() -> int:
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], ignoring: Sequence[str] = ()) -> list[str]:
     """Sentences' parts on the provenance entries in which two captures differ."""
+    found, wanted = _by_setting(found), _by_setting(wanted)
     keys = [key for key in wanted if key not in ignoring and found.get(key) != wanted[key]]
     return [f"{key} is {_shown(found.get(key))} there and {_shown(wanted[key])} here" for key in keys]
+
+
+def _by_setting(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries with each picture setting apart, so that a difference shows where it is."""
+    try:
+        settings = json.loads(attrs["processor"])
+        return {**attrs, "processor": "", **{f"processor.{key}": value for key, value in settings.items()}}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return dict(attrs)
 
 
 def _shown(value: Any) -> str:

@@ -207,7 +207,10 @@ class Model(ABC):
         The hash is kept and made again only when a weight changed, which is noticed by the tensors' version
         counters and their sums.
         """
-        tensors = [(n, t) for n, t in self.tower.state_dict().items() if n not in self.unused_weights]
+        # A compiled module's weights are those of the one it was made from.
+        tensors = [
+            (n.replace("_orig_mod.", ""), t) for n, t in self.tower.state_dict().items() if n not in self.unused_weights
+        ]
         for name, tensor in tensors:
             if not isinstance(tensor, torch.Tensor) or tensor.is_quantized:
                 raise UnsupportedModelError(

@@ -44,12 +44,16 @@ class EncoderModel(Model):
     sizes: str = "own"
     rotary: bool = False
     attentions: dict[str, Any] = field(default_factory=dict, repr=False)
+    blocks: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         prefix = _prefix(self.module, self.tower)
         for name, part in self.tower.named_modules():
             if any(base.__name__ == self.attention_class for base in type(part).__mro__):
-                self.attentions[prefix + name.rpartition(".")[0]] = part
+                block = name.rpartition(".")[0]
+                # A compiled module is named as the one it was made from.
+                layer = (prefix + block + ".").replace("_orig_mod.", "").removesuffix(".")
+                self.attentions[layer], self.blocks[layer] = part, self.tower.get_submodule(block)
         if not self.attentions:
             raise UnsupportedModelError(
                 f"{type(self.tower).__name__} has no module of class {self.attention_class}, so its attention cannot "
@@ -138,7 +142,7 @@ class EncoderModel(Model):
                 part = self.attentions[layer]
                 listeners[part] = _listener(recorder, layer)
                 if "token" in recorder.quantities:
-                    handle = self.module.get_submodule(layer).register_forward_hook(_token_hook(recorder, layer))
+                    handle = self.blocks[layer].register_forward_hook(_token_hook(recorder, layer))
                     stack.callback(handle.remove)
                 for quantity, projection in zip(UNROTATED, ("q_proj", "k_proj"), strict=True):
                     if quantity in recorder.quantities:
