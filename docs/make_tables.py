@@ -26,7 +26,12 @@ def model_table() -> str:
     """Model families, from the table that ``load_model`` reads."""
     from spectral_toolkit.models.families import FAMILIES
 
-    sizes = {"own": "its own", "interpolated": "its own; others by interpolation, on request", "any": "any"}
+    sizes = {
+        "own": "its own",
+        "interpolated": "its own; others by interpolation, on request",
+        "any": "any",
+        "square": "any, if trained on a square grid",
+    }
     lines = [
         "| family | class in transformers | sizes of pictures | positions | what a capture does |",
         "|---|---|---|---|---|",
