@@ -20,7 +20,19 @@ _HOMES = {
 }
 _MODULES = ("errors", "scenes", "solvers")
 
-__all__ = ["__version__", "errors", "scenes", "solvers", *_HOMES]
+__all__ = [
+    "__version__",
+    "affinity",
+    "capture",
+    "errors",
+    "load_images",
+    "load_model",
+    "overlay",
+    "report",
+    "scenes",
+    "solve",
+    "solvers",
+]
 
 
 def __getattr__(name: str):
