@@ -240,3 +240,11 @@ def pictures() -> np.ndarray:
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
     return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
+def joined(node: Any, quantity: str) -> np.ndarray:
+    """Special tokens, then patches row by row: (image, head, token, channel), or (image, token, feature)."""
+    array = node[quantity].to_numpy()
+    flat = array.reshape(*array.shape[:-3], -1, array.shape[-1])
+    special = f"special_{quantity}"
+    return np.concatenate([node[special].to_numpy(), flat], axis=-2) if special in node else flat
