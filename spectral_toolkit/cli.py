@@ -307,11 +307,11 @@ def _pictures(sources: list[str], seed: int) -> Any:
 def _open_activations(path: Path) -> xr.DataTree:
     import xarray as xr
 
-    from .capturing.stores import _PROGRESS
+    from .capturing.stores import is_unfinished
 
     if not path.is_dir():
         raise StoreError(f"--activations {str(path)!r} is no folder: give the zarr folder that 'capture' wrote.")
-    if (path / _PROGRESS).exists():
+    if is_unfinished(path):
         raise StoreError(
             f"--activations {str(path)!r} holds a capture that was interrupted: run the same 'capture' again, which "
             "goes on where it stopped."

@@ -12,9 +12,9 @@ from ..activations import check_tree, layer_names
 from ..devices import resolve_device
 from ..errors import AffinityError
 from .layer_graph import LayerGraph, Recipe, Weights, make_members
-from .table import KERNELS, check_combination, default_kernel, table_rows
+from .table import KERNELS, check_combination, default_kernel
 
-__all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel", "table_rows"]
+__all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel"]
 
 
 def affinity(

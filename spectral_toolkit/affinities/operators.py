@@ -98,9 +98,7 @@ class LowRankOperator:
 
     @staticmethod
     def _half(left: Tensor, right: Tensor, x: Tensor, exact: bool) -> Tensor:
-        if left.dtype == x.dtype:
-            return x @ right @ left.transpose(-1, -2)
-        if not exact:
+        if left.dtype == x.dtype or not exact:
             return (x.to(left.dtype) @ right @ left.transpose(-1, -2)).to(x.dtype)
         n = x.shape[2]
         step = max(1, TILE_ELEMENTS // (len(x) * left.shape[2]))

@@ -71,8 +71,3 @@ def check_combination(kind: str, kernel: str | None, heads: str, scope: str, opt
                 f"{', '.join(line.options)}: leave it out."
             )
     return kernel
-
-
-def table_rows() -> list[tuple[str, str, str, str]]:
-    """(kernel, kinds, options, formula) for documentation."""
-    return [(name, " ".join(line.kinds), " ".join(line.options), line.formula) for name, line in KERNELS.items()]

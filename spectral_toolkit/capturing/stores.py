@@ -195,7 +195,7 @@ def _check(path: Path, plan: Plan) -> None:
         raise _foreign(path) from error
     if found.get("format") != FORMAT:
         raise _foreign(path)
-    unfinished = (path / _PROGRESS).exists()
+    unfinished = is_unfinished(path)
     ignoring = () if unfinished else _CIRCUMSTANCES
     if other := differences(found, plan.attrs, ignoring):
         raise StoreError(
@@ -215,11 +215,16 @@ def _check(path: Path, plan: Plan) -> None:
         raise _damaged(path, problem)
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a store of ours holds a capture that was interrupted, and would go on from there."""
+    return (path / _PROGRESS).exists()
+
+
 def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
     """What is wrong with a store of ours, or an empty text."""
     batches = plan.batches
     ready = np.ones(len(batches), dtype=bool)
-    if (path / _PROGRESS).exists():
+    if is_unfinished(path):
         ready = np.asarray(cast(zarr.Array, root[_PROGRESS])[...]) == 1
         if ready.shape != (len(batches),):
             return f"{_PROGRESS} has shape {ready.shape}, expected {(len(batches),)}"

@@ -38,13 +38,15 @@ def solve_images(
     One pair more than asked for is computed, so that the eigengap behind the last is known.
     """
     n = grid[0] * grid[1]
-    small = n <= max(DENSE_CELLS, (WIDTH + 1) * smallest_block(n_eigenvectors + 1))
+    # Fewer cells than the iteration's subspace is wide leave it nothing to iterate on.
+    too_few = (WIDTH + 1) * smallest_block(n_eigenvectors + 1)
+    small = n <= max(DENSE_CELLS, too_few)
     exact = small or tolerance < SINGLE_TOLERANCE
     pencil = JointPencil(graph, images, grid, exact=exact)
     n_pairs = _n_pairs(pencil, n_eigenvectors)
     notes: list[str] = []
     began_from = "nothing"
-    if small or int(pencil.n_free.min()) <= (WIDTH + 1) * smallest_block(n_eigenvectors + 1):
+    if small or int(pencil.n_free.min()) <= too_few:
         pairs, solver = dense_pairs(pencil, n_pairs), "dense"
     else:
         solver = "davidson"

@@ -7,6 +7,7 @@ import torch.nn.functional as functional
 
 from ..features import LayerFeatures
 from ..operators import Rows
+from .heads import sum_over_heads
 
 
 def unit_vectors(x: torch.Tensor) -> torch.Tensor:
@@ -26,12 +27,10 @@ def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
     n_heads = left.shape[1]
 
     def rows(start: int, stop: int) -> torch.Tensor:
-        total = None
-        for head in range(n_heads):
+        def of_head(head: int) -> torch.Tensor:
             similarity = left[:, head, start:stop] @ right[:, head].transpose(-1, -2)
-            functional.threshold(similarity, threshold, 0.0, inplace=True)
-            total = similarity if total is None else total.add_(similarity)
-        assert total is not None
-        return total if n_heads == 1 else total.div_(n_heads)
+            return functional.threshold(similarity, threshold, 0.0, inplace=True)
+
+        return sum_over_heads(n_heads, of_head).div_(n_heads)
 
     return rows

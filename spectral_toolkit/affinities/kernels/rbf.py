@@ -6,6 +6,7 @@ import torch
 
 from ..features import LayerFeatures
 from ..operators import Rows
+from .heads import sum_over_heads
 
 
 def _largest(x: torch.Tensor) -> torch.Tensor:
@@ -33,15 +34,13 @@ def prepare(features: LayerFeatures, *, bandwidth: float = 0.5) -> Rows:
     n_heads = left.shape[1]
 
     def rows(start: int, stop: int) -> torch.Tensor:
-        total = None
-        for head in range(n_heads):
+        def of_head(head: int) -> torch.Tensor:
             distance = left[:, head, start:stop] @ right[:, head].transpose(-1, -2)
             distance *= -2
             distance += left_square[:, head, start:stop, None]
             distance += right_square[:, head, None, :]
-            weights = distance.clamp_min_(0.0).mul_(-rate[:, head, None, None]).exp_()
-            total = weights if total is None else total.add_(weights)
-        assert total is not None
-        return total if n_heads == 1 else total.div_(n_heads)
+            return distance.clamp_min_(0.0).mul_(-rate[:, head, None, None]).exp_()
+
+        return sum_over_heads(n_heads, of_head).div_(n_heads)
 
     return rows

@@ -6,6 +6,7 @@ import torch
 
 from ..features import LayerFeatures
 from ..operators import Rows
+from .heads import sum_over_heads
 
 
 def prepare(features: LayerFeatures) -> Rows:
@@ -20,17 +21,15 @@ def prepare(features: LayerFeatures) -> Rows:
     n_heads = keys.shape[1]
 
     def rows(start: int, stop: int) -> torch.Tensor:
-        total = None
-        for head in range(n_heads):
+        def of_head(head: int) -> torch.Tensor:
             logits = queries[:, head, start:stop] @ keys[:, head].transpose(-1, -2)
             if features.bias is not None:
                 logits += features.bias[head, n_special + start : n_special + stop]
             logits -= logits.amax(dim=-1, keepdim=True)
             logits.exp_()
             logits /= logits.sum(dim=-1, keepdim=True) * n_heads
-            patches = logits[..., n_special:]
-            total = patches if total is None else total.add_(patches)
-        assert total is not None
-        return total
+            return logits[..., n_special:]
+
+        return sum_over_heads(n_heads, of_head)
 
     return rows

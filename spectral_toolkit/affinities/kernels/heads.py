@@ -1,0 +1,15 @@
+"""What kernels that work head by head share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def sum_over_heads(n_heads: int, of_head: Callable[[int], torch.Tensor]) -> torch.Tensor:
+    """The sum of one fresh tensor a head, gathered in the first, so that never more than two are held."""
+    total = of_head(0)
+    for head in range(1, n_heads):
+        total.add_(of_head(head))
+    return total
