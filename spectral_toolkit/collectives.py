@@ -82,23 +82,6 @@ def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "max", "min"] = "
     return tensor
 
 
-def reduce(tensor: torch.Tensor, destination: int = 0) -> torch.Tensor:
-    """The sum of a tensor over all processes, in place at process ``destination``; elsewhere it is undefined after.
-
-    Raises
-    ------
-    LostProcessError
-        If another process has stopped.
-    """
-    if not _joined():
-        return tensor
-    whole = tensor.contiguous()
-    _exchange(lambda: _distributed().reduce(whole, dst=destination))
-    if whole is not tensor:
-        tensor.copy_(whole)
-    return tensor
-
-
 def all_gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     """The tensors of all processes one below the other, in order of rank; their numbers of rows may differ.
 

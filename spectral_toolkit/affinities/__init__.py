@@ -147,7 +147,7 @@ MOST_PAIRS = 4e12
 
 def _pairs_to_compare(members: Sequence[Member], n_images: int) -> float:
     layers = {member.layer: member for member in members}.values()
-    return float(sum(m.n_heads * (m.grid[0] * m.grid[1] * n_images) ** 2 for m in layers))
+    return float(sum(m.n_heads * (m.n_cells * n_images) ** 2 for m in layers))
 
 
 _OPTION_RANGES = {

@@ -74,7 +74,7 @@ class DatasetGraph(LayerGraph):
         place = None if image is None else self.image_index(image)
         dense = {}
         for member in self.members:
-            cells = member.grid[0] * member.grid[1]
+            cells = member.n_cells
             n = cells * len(self.images)
             if n > MOST_DENSE_NODES:
                 raise AffinityError(
@@ -110,7 +110,7 @@ class DatasetGraph(LayerGraph):
     def _search(self, member: Member, head: int, images: slice) -> Neighbours:
         """Neighbours of the patches of some images among all; read from ``keep_in`` if they have been found before."""
         options = dict(self.recipe.options)
-        cells = member.grid[0] * member.grid[1]
+        cells = member.n_cells
         left, right = self._unit_vectors(member, head)
         arguments: dict[str, Any] = {
             "within": int(options.get("within", 50)),
@@ -154,12 +154,12 @@ class DatasetGraph(LayerGraph):
         options = dict(self.recipe.options)
         per_node = 8 * (options.get("within", 50) + options.get("across", 50))
         tables = {member.layer: member for member in self.members}.values()
-        return int(sum(per_node * m.n_heads * m.grid[0] * m.grid[1] * len(self.images) for m in tables))
+        return int(sum(per_node * m.n_heads * m.n_cells * len(self.images) for m in tables))
 
     @property
     def _factor_bytes(self) -> int:
         """What the factors of all layers take in single precision."""
-        return sum(4 * m.rank * m.grid[0] * m.grid[1] * len(self.images) for m in self.members)
+        return sum(4 * m.rank * m.n_cells * len(self.images) for m in self.members)
 
     def _kept(self, found: Neighbours, name: str) -> Neighbours:
         found = Neighbours(found.indices.cpu(), found.similarity.cpu(), found.within)
@@ -192,7 +192,7 @@ class DatasetGraph(LayerGraph):
         return both, torch.cat(right) if right else both
 
     def _factors(self, member: Member, within: slice | None = None) -> Factors:
-        cells = member.grid[0] * member.grid[1]
+        cells = member.n_cells
 
         def blocks() -> Iterator[tuple[slice, Tensor, Tensor]]:
             for images in self._blocks(within):
@@ -214,31 +214,33 @@ class DatasetGraph(LayerGraph):
                 f"{len(self.images)} images cannot be divided among {world_size()} processes: start at most as many "
                 "processes as there are images."
             )
-        cells = member.grid[0] * member.grid[1]
+        cells = member.n_cells
         nodes, n = slice(own.start * cells, own.stop * cells), cells * len(self.images)
         if self.recipe.kernel == "knn":
-            heads = range(member.n_heads) if member.head is None else (member.head,)
-            tables = [self._search(member, head, own) for head in heads]
+            tables = [self._search(member, head, own) for head in member.heads]
             return ShardedSparseOperator(tables, nodes, n, self.device)
-        sides = [(left, right) for _, left, right in self._factors(member, own)()]
-        left = torch.cat([side for side, _ in sides])
-        symmetric = all(side is other for side, other in sides)
-        return ShardedFactorOperator(left, left if symmetric else torch.cat([other for _, other in sides]), nodes, n)
+        return ShardedFactorOperator(*_joined(self._factors(member, own)), nodes, n)
 
     def _build(self, member: Member, images: slice) -> Operator:
         if world_size() > 1:
             return self._build_share(member)
         if self.recipe.kernel == "knn":
-            heads = range(member.n_heads) if member.head is None else (member.head,)
-            tables = [self.neighbours(member.layer, head) for head in heads]
+            tables = [self.neighbours(member.layer, head) for head in member.heads]
             if self._edge_bytes <= self.cache_bytes // 4:
                 return SparseOperator.from_heads(tables, self.device)
             return StoredSparseOperator(tables, self.device)
-        n = member.grid[0] * member.grid[1] * len(self.images)
+        n = member.n_cells * len(self.images)
         factors = self._factors(member)
         if self._factor_bytes > self.cache_bytes:
             return StoredFactorOperator(factors, n, self.device)
-        sides = [(left, right) for _, left, right in factors()]
-        left = torch.cat([own for own, _ in sides])[None]
-        symmetric = all(own is other for own, other in sides)
-        return LowRankOperator(left, left if symmetric else torch.cat([other for _, other in sides])[None])
+        left, right = _joined(factors)
+        whole = left[None]
+        return LowRankOperator(whole, whole if left is right else right[None])
+
+
+def _joined(factors: Factors) -> tuple[Tensor, Tensor]:
+    """All rows of L and of R; one tensor twice where every block has one for both."""
+    sides = [(left, right) for _, left, right in factors()]
+    whole = torch.cat([left for left, _ in sides])
+    symmetric = all(left is right for left, right in sides)
+    return whole, whole if symmetric else torch.cat([right for _, right in sides])

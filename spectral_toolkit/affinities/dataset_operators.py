@@ -20,13 +20,12 @@ ROWS_PER_READ = 2**16
 """Rows of a table of neighbours taken from disk in one go: 100 neighbours of each make 50 MB."""
 
 
-def edges(neighbours: Neighbours, rows: slice) -> sparse.csr_array:
-    """Directed edges from some nodes to all, one head's, as a sparse matrix (rows, nodes)."""
-    indices, values = neighbours.indices[rows].numpy(), neighbours.similarity[rows].numpy()
+def edges(neighbours: Neighbours, rows: slice, n: int) -> sparse.csr_array:
+    """Directed edges of some rows of a table to all ``n`` nodes, one head's, as a sparse matrix (rows, nodes)."""
+    indices, values = neighbours.indices[rows].cpu().numpy(), neighbours.similarity[rows].cpu().numpy()
     present = indices >= 0
     starts = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
-    shape = (len(indices), len(neighbours.indices))
-    return sparse.csr_array((values[present], indices[present], starts), shape=shape)
+    return sparse.csr_array((values[present], indices[present], starts), shape=(len(indices), n))
 
 
 class SparseOperator:
@@ -48,7 +47,7 @@ class SparseOperator:
         """Sum the heads' edges and make the sum symmetric; a value is exact to the rounding of float32."""
         total: sparse.csr_array | None = None
         for head in heads:
-            own = edges(head, slice(None))
+            own = edges(head, slice(None), len(head.indices))
             total = own if total is None else total + own
         assert total is not None
         matrix = sparse.csr_array(total + total.T)
@@ -88,7 +87,7 @@ class StoredSparseOperator:
         for head in self.heads:
             for start in range(0, len(columns), ROWS_PER_READ):
                 rows = slice(start, min(start + ROWS_PER_READ, len(columns)))
-                block = edges(head, rows)
+                block = edges(head, rows, len(columns))
                 total[rows] += block @ columns
                 total += block.T @ columns[rows]
         total *= 0.5 / len(self.heads)

@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from ..collectives import all_gather_rows, all_reduce
+from .dataset_operators import edges
 from .neighbours import Neighbours
 
 ROWS = 2**14
@@ -31,7 +32,7 @@ class ShardedSparseOperator:
             rows = slice(start, min(start + ROWS, nodes.stop - nodes.start))
             total: sparse.csr_array | None = None
             for head in heads:
-                own = _edges(head, rows, n)
+                own = edges(head, rows, n)
                 total = own if total is None else sparse.csr_array(total + own)
             assert total is not None
             total.data *= np.float32(0.5 / len(heads))
@@ -78,10 +79,3 @@ class ShardedFactorOperator:
 
     def dense(self) -> Float[Tensor, "1 n n"]:
         return self.matmul(torch.eye(self.n, dtype=self.degree.dtype, device=self.left.device)[None])
-
-
-def _edges(neighbours: Neighbours, rows: slice, n: int) -> sparse.csr_array:
-    indices, values = neighbours.indices[rows].cpu().numpy(), neighbours.similarity[rows].cpu().numpy()
-    present = indices >= 0
-    starts = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
-    return sparse.csr_array((values[present], indices[present], starts), shape=(len(indices), n))

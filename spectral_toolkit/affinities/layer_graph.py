@@ -32,6 +32,15 @@ class Member:
     rank: int
     n_heads: int = 1
 
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The heads of the layer that it is made of."""
+        return tuple(range(self.n_heads)) if self.head is None else (self.head,)
+
+    @property
+    def n_cells(self) -> int:
+        return self.grid[0] * self.grid[1]
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -150,7 +150,7 @@ def _batches(graph: LayerGraph) -> list[slice]:
     if graph.recipe.scope == "dataset":
         return [slice(0, len(graph.images))]
     # The size follows the finest layer whatever its weight, so that batches, and what is cached of them, stay the same.
-    n = max(member.grid[0] * member.grid[1] for member in graph.members)
+    n = max(member.n_cells for member in graph.members)
     elements = BATCH_ELEMENTS.get(graph.device.type, BATCH_ELEMENTS_DEFAULT)
     size = min(64, max(1, elements // n**2))
     return [slice(i, min(i + size, len(graph.images))) for i in range(0, len(graph.images), size)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as functional
@@ -26,12 +25,10 @@ from ..collectives import all_reduce, rank, world_size
 from ..errors import SolverError
 from .answer import as_one
 from .checkpoints import Checkpoint, fingerprint
+from .descent import Progress, overlap, singular_pairs
 from .exact import spectrum_of
 from .plateau import Plateau
 from .spectrum import Spectrum
-
-if TYPE_CHECKING:
-    from .gradient import Progress
 
 SIDE = 32
 """Rows and columns of an image's table; finer layers are left out."""
@@ -54,7 +51,6 @@ def solve_dataset(
     n_eigenvectors: int,
     *,
     grid: Grid,
-    tolerance: float,
     seed: int,
     progress: Progress = False,
     n_features: int | None = None,
@@ -98,8 +94,6 @@ def solve_dataset(
         store=store,
         progress=progress,
     )
-    from .gradient import singular_pairs
-
     pencil = make_pencil(graph, slice(0, len(graph.images)), grid)
     features = Resampling((SIDE, SIDE), grid)(run["features"].to(pencil.dtype).flatten(2))
     notes = ["Found by gradient descent: eigenvalues are Rayleigh quotients, and the vectors only nearly B-orthogonal."]
@@ -124,13 +118,11 @@ def edges_of(graph: DatasetGraph) -> tuple[list[Edges], list[str]]:
     """Layers and heads that take part, and the names of the layers that are too fine to."""
     edges, left_out = [], []
     for member in positive_members(graph):
-        if member.grid[0] * member.grid[1] > SIDE * SIDE:
+        if member.n_cells > SIDE * SIDE:
             left_out.append(member.name)
             continue
-        heads = range(member.n_heads) if member.head is None else (member.head,)
-        resolution = (member.grid[0] * member.grid[1]) ** 0.5
-        weight = graph.weights[member.name] * SIDE / resolution / len(heads)
-        edges += [Edges(member.layer, head, member.grid, weight) for head in heads]
+        weight = graph.weights[member.name] * SIDE / member.n_cells**0.5 / len(member.heads)
+        edges += [Edges(member.layer, head, member.grid, weight) for head in member.heads]
     if not edges:
         raise SolverError(
             f"Every layer has more than {SIDE} x {SIDE} patches, which this method leaves out: use method='exact'."
@@ -161,8 +153,6 @@ def batch_matrix(graph: DatasetGraph, edges: Edges, batch: Tensor) -> Tensor:
 
 def batch_objective(tables: Tensor, edges: Sequence[Edges], matrices: Sequence[Tensor]) -> Tensor:
     """The loss of a batch, tables (batch, K, 32, 32): sum_l weight_l (2 mean|e - 1| + 2 mean(offdiag(z'z)^2))."""
-    from .gradient import overlap
-
     total = tables.new_zeros(())
     for one, matrix in zip(edges, matrices, strict=True):
         pooled = functional.adaptive_avg_pool2d(tables, one.grid)
