@@ -4,6 +4,7 @@ A tree built by hand with these names works as well as a captured one::
 
     /                pixels (image, y_px, x_px, rgb) uint8, coordinate ``image``; provenance in attrs
     /<layer>         query, key, value (image, head, y, x, channel); token (image, y, x, feature)
+                     query_unrotated, key_unrotated of models with rotary positions, as query and key
                      special_query ... (image, head, special, channel); special_token (image, special, feature)
                      attention_bias (head, query_token, key_token), special tokens first, then patches row by row
                      attrs: depth (order of the layers), scale (what multiplies q k' before the softmax)
@@ -34,7 +35,7 @@ def layer_names(activations: xr.DataTree) -> list[str]:
     nodes = {
         name: node
         for name, node in activations.children.items()
-        if any(quantity in node.data_vars for quantity in QUANTITIES)
+        if any(quantity in node.data_vars for quantity in (*QUANTITIES, *UNROTATED))
     }
     if not nodes:
         raise ActivationsError(

@@ -115,7 +115,9 @@ def capture(
     out: Annotated[Path, typer.Option(help="Zarr folder for the activations; an interrupted capture resumes there.")],
     more_images: MoreImages = None,
     layers: Annotated[str, typer.Option(help="'all', or numbers, ranges and names: 0,2,5-8.")] = "all",
-    quantities: Annotated[str, typer.Option(help="Any of query,key,value,token.")] = "query,key,value",
+    quantities: Annotated[
+        str, typer.Option(help="Any of query,key,value,token,query_unrotated,key_unrotated.")
+    ] = "query,key,value",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 8,
     device: Device = "auto",
     seed: Seed = 0,
@@ -147,7 +149,7 @@ def capture(
 def solve(
     activations: Annotated[Path, typer.Option(help="Zarr folder that capture wrote.")],
     out: Annotated[Path, typer.Option(help="Zarr folder for the eigenvectors.")],
-    affinity: Annotated[str, typer.Option(help="qk, vv, kk, qq or token.")] = "qk",
+    affinity: Annotated[str, typer.Option(help="qk, vv, kk, qq, token or qk_unrotated.")] = "qk",
     kernel: Annotated[
         str | None, typer.Option(help="softmax, cosine, shifted_cosine, rbf or knn. [default: fits the affinity]")
     ] = None,

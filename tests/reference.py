@@ -11,6 +11,7 @@ import xarray as xr
 from spectral_toolkit.affinities.resampling import Resampling
 
 QUANTITIES = {"qk": ("query", "key"), "vv": ("value",) * 2, "kk": ("key",) * 2, "qq": ("query",) * 2}
+QUANTITIES["qk_unrotated"] = ("query_unrotated", "key_unrotated")
 
 
 def head_vectors(node: xr.DataTree, name: str, image: int) -> np.ndarray:

@@ -398,7 +398,7 @@ def test_queries_before_the_rotation(name: str) -> None:
             halves = np.concatenate([-plain[..., 4:], plain[..., :4]], axis=-1)
             expected = plain.copy()
             expected[:, :, n_special:] = (plain[:, :, n_special:] * cos) + (halves[:, :, n_special:] * sin)
-            np.testing.assert_allclose(rotated, expected, atol=1e-5)
+            np.testing.assert_allclose(rotated, expected, atol=1e-6)
             assert np.abs(rotated - plain).max() > 0.01
 
 

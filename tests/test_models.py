@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,10 @@ def test_bundled_names_are_looked_up_first(monkeypatch: pytest.MonkeyPatch, tmp_
     BY_NAME["dinov3"].make().save_pretrained(tmp_path / "tiny")
     monkeypatch.setattr(loading, "WEIGHTS", tmp_path)
     assert bundled_models() == ("tiny",)
+    (tmp_path / "of-diffusers").mkdir()
+    (tmp_path / "of-diffusers" / "model_index.json").touch()
+    assert bundled_models() == ("of-diffusers", "tiny")
+    shutil.rmtree(tmp_path / "of-diffusers")
     model = load_model("tiny")
     assert (model.name, model.family) == ("tiny", "DINOv3 ViT")
     with pytest.raises(ModelNotFoundError, match=r"a bundled model \('tiny'\)"):

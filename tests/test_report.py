@@ -252,7 +252,7 @@ def test_unknown_affinities_and_any_number_of_them() -> None:
     answers = {kind: eigenvectors(kind) for kind in (*KINDS, "new-kind")}
     built = build_page(activations(), answers, activations(), "title", 512)
     labels = [panel.kind.label for panel in built.cards[0].panels]
-    assert labels == ["QK", "VV", "KK", "QQ", "Token", "NEW-KIND"]
+    assert labels == ["QK", "VV", "KK", "QQ", "Token", "QK before rotation", "NEW-KIND"]
     unequal = {"qk": eigenvectors("qk", n_components=2), "vv": eigenvectors("vv", n_components=5)}
     assert build_page(activations(), unequal, activations(), "title", 512).components == [1, 2, 3, 4, 5]
     report_html(activations(), unequal)

@@ -112,3 +112,44 @@ def test_capture_sees_what_the_softmax_sees_and_leaves_no_trace() -> None:
     np.testing.assert_allclose(again["transformer_blocks.3"]["value"], acts["transformer_blocks.3"]["value"], atol=1e-4)
     with pytest.raises(SpectralToolkitError):
         model.at(noise=2)
+
+
+def test_unrotated_queries_and_keys_turn_into_those_the_softmax_sees(tmp_path) -> None:
+    import spectral_toolkit as st
+
+    model: Any = st.load_model("scenes-diffusion", device="cpu")
+    pictures = st.scenes.sample(2, seed=5).pixels.values
+    wanted = ("query", "key", "query_unrotated", "key_unrotated")
+    acts = st.capture(model, pictures, quantities=wanted, store=tmp_path / "a.zarr", progress=False)
+    assert st.capture(model, pictures, quantities=wanted, store=tmp_path / "a.zarr", progress=False).equals(acts)
+    assert not any("_Observing" in type(block.attn.processor).__name__ for block in model.module.transformer_blocks)
+    ids = torch.cat([torch.zeros(TOKENS, 3), flow.place_ids((12, 12), model.module)])
+    cos, sin = (table.numpy() for table in model.module.pos_embed(ids))
+    for layer in model.layers:
+        node: Any = acts[layer]
+        for name in ("query", "key"):
+            plain, turned = (
+                np.concatenate([node[f"special_{which}"].values, node[which].values.reshape(2, 4, 144, 32)], axis=2)
+                for which in (f"{name}_unrotated", name)
+            )
+            halves = np.stack([-plain[..., 1::2], plain[..., ::2]], axis=-1).reshape(plain.shape)
+            np.testing.assert_allclose(turned, plain * cos + halves * sin, atol=1e-6)
+            np.testing.assert_array_equal(turned[:, :, :TOKENS], plain[:, :, :TOKENS])
+            assert np.abs(turned - plain).max() > 0.1
+
+
+def test_the_untrained_twin_is_captured_alike() -> None:
+    import spectral_toolkit as st
+
+    model: Any = st.load_model("scenes-diffusion", device="cpu")
+    fresh, kept = model.untrained(3)
+    again, _ = model.untrained(3)
+    assert kept == ()
+    built, trained = (
+        {k: list(v) if isinstance(v, tuple) else v for k, v in m.tower.config.items()} for m in (fresh, model)
+    )
+    assert all(trained[key] == value for key, value in built.items() if not key.startswith("_"))
+    assert (fresh.noise, fresh.layers, fresh.quantities) == (model.noise, model.layers, model.quantities)
+    assert fresh.weights_sha256() == again.weights_sha256() != model.weights_sha256()
+    acts = st.capture(fresh, st.scenes.sample(1, seed=5), quantities=("query_unrotated", "value"), progress=False)
+    assert set(acts["transformer_blocks.0"].data_vars) >= {"query_unrotated", "special_query_unrotated", "value"}

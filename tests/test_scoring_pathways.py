@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from model_zoo import BY_NAME, pictures
 from test_scoring_scores import slow_shares
 from transformers import ViTConfig, ViTModel
 
@@ -119,6 +120,31 @@ def test_untrained_model_is_of_the_same_make_and_leaves_the_trained_one_alone() 
     assert np.isfinite(found["where"].sel(layer="untrained model")).all()
     with pytest.raises(SpectralToolkitError, match=r"has no layer 'block\.0'"):
         controls.untrained_tree(planted(2)[0], model, 0)
+
+
+def test_before_the_rotation_it_is_scored_and_controlled_too() -> None:
+    module = BY_NAME["dinov3"].make()
+    pictures = st.scenes.sample(3, seed=1, size=32)
+    wanted = ("query", "key", "query_unrotated", "key_unrotated")
+    acts = st.capture(module, pictures.pixels, quantities=wanted, progress=False)
+    fresh, _ = controls.untrained_tree(acts, st.load_model(module), 0)
+    assert fresh is not None
+    assert set(fresh["model.layer.1"].data_vars) == set(acts["model.layer.1"].data_vars)
+    found = st.pathways(acts, pictures.label, kinds=("qk", "qk_unrotated"), model=module, n_eigenvectors=2, **QUICK)
+    assert np.isfinite(found["where"]).all()
+    differ = found["where"].sel(kind="qk") != found["where"].sel(kind="qk_unrotated")
+    assert differ.sel(layer=["joint", "untrained model"]).all()
+    assert not differ.sel(layer="raw pixels")
+    without = st.capture(module, pictures.pixels, quantities=("query", "key"), progress=False)
+    with pytest.raises(st.errors.ActivationsError, match=r"'qk_unrotated' needs 'query_unrotated' of layer .* rotary"):
+        st.pathways(without, kinds=("qk", "qk_unrotated"), **QUICK)
+
+
+def test_a_tree_of_nothing_but_unrotated_queries_and_keys() -> None:
+    acts = st.capture(
+        BY_NAME["pixtral"].make(), pictures(), quantities=("query_unrotated", "key_unrotated"), progress=False
+    )
+    assert st.affinity(acts, "qk_unrotated", scope="dataset").layers == BY_NAME["pixtral"].layers
 
 
 def test_pixels_of_patches_and_labels_of_others() -> None:

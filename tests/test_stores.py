@@ -102,6 +102,16 @@ def test_resumed_is_the_same_to_the_byte(name: str, at_batch: int, error: type[B
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.zarr", "whole.zarr"]
 
 
+def test_queries_before_the_rotation_are_streamed_and_resumed(tmp_path: Path) -> None:
+    wanted: Any = {"quantities": ("key", "query_unrotated", "key_unrotated")}
+    interrupt("dinov3", tmp_path / "cut.zarr", 1, **wanted)
+    resumed = run("dinov3", tmp_path / "cut.zarr", **wanted)
+    xr.testing.assert_identical(resumed.load(), run("dinov3", None, **wanted))
+    assert "special_key_unrotated" in resumed["model.layer.1"]
+    with pytest.raises(StoreError, match="quantities is"):
+        run("dinov3", tmp_path / "cut.zarr", quantities=("key", "query"))
+
+
 def test_resuming_computes_only_what_is_missing(tmp_path: Path) -> None:
     interrupt("vit", tmp_path / "a.zarr", 2)
     module: Any = BY_NAME["vit"].make()

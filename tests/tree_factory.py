@@ -53,6 +53,8 @@ def make_tree(
                 ("head", "query_token", "key_token"),
                 rng.normal(size=(heads, n, n)).astype(dtype),
             )
+        for name in ("query_unrotated", "key_unrotated"):
+            variables[name] = (dims, vectors())
         layers[f"block.{depth}"] = xr.Dataset(variables, coords, {"depth": depth, "scale": 0.5})
     return xr.DataTree.from_dict(layers)
 

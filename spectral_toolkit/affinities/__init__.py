@@ -42,7 +42,7 @@ def affinity(
         Activations from :func:`spectral_toolkit.capture`, or a tree built by hand with the same names.
     kind
         What is compared: ``"qk"`` queries with keys, ``"vv"`` values, ``"kk"`` keys, ``"qq"`` queries,
-        ``"token"`` the residual stream.
+        ``"token"`` the residual stream, ``"qk_unrotated"`` queries with keys before their rotary positions.
     kernel
         ``"softmax"`` (the model's own attention; ``"qk"`` only, where it is the default), ``"cosine"`` (default of
         the other kinds), ``"shifted_cosine"`` or ``"rbf"``; with ``scope="dataset"`` ``"knn"`` (cosine, kept between

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import image_names
+from ..activations import UNROTATED, image_names
 from ..errors import ActivationsError
 from .resampling import Grid
 
@@ -21,8 +21,11 @@ KINDS: dict[str, tuple[str, str]] = {
     "kk": ("key", "key"),
     "qq": ("query", "query"),
     "token": ("token", "token"),
+    "qk_unrotated": ("query_unrotated", "key_unrotated"),
 }
 """Which two quantities each kind of affinity compares: rows against columns."""
+
+_ROTARY_ONLY = " (of a model with rotary positions)"
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArr
         present = ", ".join(str(variable) for variable in node.data_vars) or "nothing"
         raise ActivationsError(
             f"Affinity {kind!r} needs {name!r} of layer {layer!r}, which holds {present}: capture it with "
-            f"quantities=(..., {name!r}) or choose another kind."
+            f"quantities=(..., {name!r}){_ROTARY_ONLY if name in UNROTATED else ''} or choose another kind."
         )
     variable = node.dataset[name]
     if "value_channel" in variable.dims:  # values of another width than queries and keys

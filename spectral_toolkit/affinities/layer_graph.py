@@ -13,7 +13,7 @@ import xarray as xr
 
 from ..activations import image_names
 from ..errors import AffinityError
-from .features import layer_shape, read_features
+from .features import KINDS, layer_shape, read_features
 from .operators import DenseOperator, LowRankOperator, Operator, TiledOperator, WalkOperator, dense_from_rows
 from .resampling import Grid
 from .table import KERNELS
@@ -226,7 +226,7 @@ def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, hea
     members = []
     for layer in layers:
         grid, n_heads, channels = layer_shape(activations.children[layer], layer, kind)
-        sides = 1 if kind in ("vv", "kk", "qq", "token") else 2
+        sides = len(set(KINDS[kind]))
         if heads == "mean":
             members.append(Member(layer, layer, None, grid, sides * (1 + n_heads * channels), n_heads))
         else:

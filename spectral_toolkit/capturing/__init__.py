@@ -58,7 +58,8 @@ def capture(
     quantities
         Any of ``"query"``, ``"key"``, ``"value"`` (after rotary embedding and normalisation, as the softmax sees
         them; keys and values of grouped queries are repeated to the query heads), ``"token"`` (the residual stream
-        after the block), and for models with rotary positions ``"query_unrotated"`` and ``"key_unrotated"``.
+        after the block), and for models with rotary positions ``"query_unrotated"`` and ``"key_unrotated"``, queries
+        and keys after normalisation and before the rotation.
     store
         Path of a zarr store to stream to, picture by picture. An interrupted capture resumes there and gives the
         same bytes; a finished one is opened and returned at once. Nothing is ever overwritten. Processes started by

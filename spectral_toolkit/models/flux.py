@@ -20,7 +20,7 @@ import torch
 from ..errors import SpectralToolkitError, UnsupportedModelError
 from ..scenes import PATCH, flow
 from ..scenes.captions import TOKENS, parse_caption
-from .model import LayerShape, Model, Recorder
+from .model import UNROTATED, LayerShape, Model, Recorder
 from .processing import Processing
 
 
@@ -46,6 +46,7 @@ class ScenesDiffusionModel(Model):
         tower: Any = self.tower
         self.layers = tuple(f"transformer_blocks.{index}" for index in range(len(tower.transformer_blocks)))
         self.special_tokens = tuple(f"caption_{index}" for index in range(TOKENS))
+        self.quantities = (*Model.quantities, *UNROTATED)
 
     def at(self, *, noise: float | None = None, caption: str | None = None, seed: int | None = None) -> Any:
         """The same model shown pictures at another noise level, caption or seed of the noise."""
@@ -83,6 +84,18 @@ class ScenesDiffusionModel(Model):
         settings = {key: value for key, value in dict(config).items() if not key.startswith("_")}
         shown = [settings, self.noise, self.noise_seed, self.caption]
         return hashlib.sha256(json.dumps(shown, sort_keys=True, default=str).encode()).hexdigest()
+
+    def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
+        config: Any = self.tower.config
+        heads = config.num_attention_heads
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            tower: Any = flow.build(config.num_layers, heads, heads * config.attention_head_dim)
+        # diffusers warns of any change of precision, even to the one the weights have.
+        tower.to(self.device).eval()
+        if tower.dtype != self.dtype:
+            tower.to(self.dtype)
+        return replace(self, module=tower, tower=tower, _hash=None), ()
 
     def _attention(self, layer: str) -> Any:
         return self.tower.get_submodule(f"{layer}.attn")
@@ -149,7 +162,9 @@ class _Observing:
             words = norms[1](caption(encoder_hidden_states).unflatten(-1, (-1, attn.head_dim)))
             parts.append(torch.cat([words, patches], 1))
         query, key = (cast(Any, apply_rotary_emb(part, image_rotary_emb, sequence_dim=1)) for part in parts[:2])
-        for name, tensor in (("query", query), ("key", key), ("value", parts[2])):
+        for name, tensor in zip(
+            ("query", "key", "value", *UNROTATED), (query, key, *parts[2:], *parts[:2]), strict=True
+        ):
             if name in self.recorder.quantities:
                 self.recorder.record(self.layer, name, tensor.transpose(1, 2))
         self.recorder.describe(self.layer, attn.head_dim**-0.5, None)

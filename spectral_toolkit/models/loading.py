@@ -49,7 +49,10 @@ def bundled_models() -> tuple[str, ...]:
     >>> isinstance(bundled_models(), tuple)
     True
     """
-    return tuple(sorted(path.parent.name for path in WEIGHTS.glob("*/config.json")))
+    # The first is in transformers' format, the second in that of diffusers.
+    return tuple(
+        sorted(path.parent.name for name in ("config", "model_index") for path in WEIGHTS.glob(f"*/{name}.json"))
+    )
 
 
 def not_found(name: str, why: str) -> ModelNotFoundError:

@@ -22,6 +22,9 @@ import torch
 from ..errors import SpectralToolkitError, UnsupportedModelError
 from .processing import Processing
 
+UNROTATED = ("query_unrotated", "key_unrotated")
+"""What a capture can ask besides of a model with rotary positions: queries and keys before the rotation."""
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -189,6 +192,19 @@ class Model(ABC):
     @abstractmethod
     def config_sha256(self) -> str:
         """Hash over the settings that, beside the weights, decide what the model computes."""
+
+    def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
+        """The same architecture and picture settings with weights drawn from ``seed``, and the fixed tables it kept.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If it is not known how to build the model anew.
+        """
+        raise UnsupportedModelError(
+            f"{self.name} ({self.family}) cannot be built with fresh weights of seed {seed}: build one yourself and "
+            "capture it."
+        )
 
     @property
     def user_hooks(self) -> int:

@@ -5,11 +5,12 @@ A family with a quirk of its own (masking, packing, patches as input) is a subcl
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,8 @@ import torch
 
 from ..errors import SpectralToolkitError, UnsupportedModelError
 from . import attention
-from .model import LayerShape, Model, Recorder
+from .model import UNROTATED, LayerShape, Model, Recorder
 
-UNROTATED = ("query_unrotated", "key_unrotated")
 _NOT_COMPUTED = ("transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")
 """What a configuration holds that changes no number, or that is recorded by itself."""
 
@@ -133,6 +133,30 @@ class EncoderModel(Model):
     def config_sha256(self) -> str:
         settings = json.dumps(_computing(self.config.to_dict()), sort_keys=True, default=str)
         return hashlib.sha256(settings.encode()).hexdigest()
+
+    def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
+        outer: Any = self.module
+        if not hasattr(outer, "config"):
+            raise UnsupportedModelError(
+                f"{type(outer).__name__} has no configuration, so it cannot be built with fresh weights: load the "
+                "transformers model inside it."
+            )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = type(outer)(copy.deepcopy(outer.config))
+        learned, kept = dict(outer.named_parameters()), []
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                # Fixed tables that some classes leave at zero until a checkpoint fills them are architecture, not
+                # training.
+                if not parameter.requires_grad and name in learned and not bool(parameter.any()):
+                    parameter.copy_(learned[name])
+                    kept.append(name)
+        module.to(self.device, self.dtype).eval()
+        tower = module.get_submodule(_prefix(outer, self.tower).removesuffix("."))
+        # Layers find their modules anew; the hash of the trained weights must not come along.
+        own = {"attentions": {}, "blocks": {}, "quantities": Model.quantities, "_hash": None}
+        return replace(self, module=module, tower=tower, **own), tuple(kept)
 
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:

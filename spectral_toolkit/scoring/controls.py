@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from ..activations import layer_names
 from ..capturing import capture
-from ..errors import SpectralToolkitError
+from ..errors import SpectralToolkitError, UnsupportedModelError
 from ..images import load_images
 from ..models import load_model
 from ..models.model import Model
@@ -52,25 +50,14 @@ def untrained_tree(acts: xr.DataTree, model: Any, seed: int) -> tuple[xr.DataTre
         raise SpectralToolkitError(
             f"{trained.name} has no layer {missing[0]!r}, which the activations have: give model= the one they are of."
         )
-    if not hasattr(trained.module, "config"):
-        return None, f"Untrained model: not scored, as {type(trained.module).__name__} cannot be built from a config."
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = type(trained.module)(copy.deepcopy(trained.module.config))
-    kept = []
-    learned = dict(trained.module.named_parameters())
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            # Fixed tables that some classes leave at zero until a checkpoint fills them are architecture, not training.
-            if not parameter.requires_grad and name in learned and not bool(parameter.any()):
-                parameter.copy_(learned[name])
-                kept.append(name)
-    fresh = load_model(module.to(trained.device))
-    fresh.processor = trained.processor
+    try:
+        fresh, kept = trained.untrained(seed)
+    except UnsupportedModelError as error:
+        return None, f"Untrained model: not scored. {error}"
     quantities = list(json.loads(acts.attrs["quantities"])) if "quantities" in acts.attrs else None
     if quantities is None:
         quantities = [str(name) for name in acts.children[layers[0]].data_vars if name in trained.quantities]
     size = (acts.sizes["y_px"], acts.sizes["x_px"])
     tree = capture(fresh, load_images(acts), layers=layers, quantities=quantities, size=size, seed=seed, progress=False)
-    note = f"Untrained model: {type(module).__name__} with weights drawn from seed {seed}"
+    note = f"Untrained model: {type(fresh.module).__name__} with weights drawn from seed {seed}"
     return tree, f"{note}; fixed tables kept: {', '.join(kept)}." if kept else f"{note}."

@@ -40,6 +40,9 @@ KINDS = {
     "kk": Kind("KK", "key-key", "what is looked for in the same way"),
     "qq": Kind("QQ", "query-query", "what looks for the same"),
     "token": Kind("Token", "token-token", "all that the residual stream holds"),
+    "qk_unrotated": Kind(
+        "QK before rotation", "query-key before rotary positions", "what is looked for, wherever it is"
+    ),
 }
 
 
