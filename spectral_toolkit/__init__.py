@@ -15,12 +15,14 @@ _HOMES = {
     "capture": "capturing",
     "affinity": "affinities",
     "solve": "solvers",
+    "load_bundle": "bundling",
     "prepare_labels": "scoring",
     "pathways": "scoring",
     "evaluate": "scoring",
     "overlay": "views.overlay",
     "heat_map": "views.heat_map",
     "report": "views.report",
+    "save_bundle": "bundling",
 }
 _MODULES = ("errors", "scenes", "solvers")
 
@@ -31,12 +33,14 @@ __all__ = [
     "errors",
     "evaluate",
     "heat_map",
+    "load_bundle",
     "load_images",
     "load_model",
     "overlay",
     "pathways",
     "prepare_labels",
     "report",
+    "save_bundle",
     "scenes",
     "solve",
     "solvers",
@@ -61,6 +65,7 @@ def __dir__():
 if TYPE_CHECKING:
     from . import errors, scenes, solvers
     from .affinities import affinity
+    from .bundling import load_bundle, save_bundle
     from .capturing import capture
     from .images import load_images
     from .models import load_model

@@ -26,6 +26,10 @@ class StoreError(SpectralToolkitError):
     """A store on disk is damaged, foreign, or belongs to another capture."""
 
 
+class BundleError(StoreError):
+    """A bundle is damaged, too large, of a later version, or none; or something else is where one should go."""
+
+
 class ActivationsError(SpectralToolkitError):
     """A tree of activations lacks something, or holds values that cannot be used."""
 

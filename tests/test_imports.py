@@ -24,6 +24,7 @@ ORDER = (
     "models",
     "activations",
     "capturing",
+    "bundling",
     "affinities",
     "solvers",
     "trust",

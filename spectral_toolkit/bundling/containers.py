@@ -1,0 +1,338 @@
+"""Named bytes in one zip file or one folder, with a manifest of sizes and hashes; nothing here knows what they mean.
+
+Reading trusts nothing: sizes are compared with a limit before anything is read, no more is ever read than was
+declared, files that the manifest does not name are never opened, nothing is extracted to a disk and no link is
+followed. Writing is all or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import BundleError
+
+MANIFEST = "bundle.json"
+FORMAT = "spectral_toolkit bundle"
+VERSION = 1
+MAX_FILES = 50_000
+MAX_MANIFEST_BYTES = 16 * 2**20
+
+_NAME = re.compile(r"[A-Za-z0-9_]+(\.json)?(/[A-Za-z0-9_]+(\.json)?)*")
+"""Names of our own making are plain; any other is refused, whatever it would do on whichever system."""
+_DIRECTORY_BYTES = 16 * 2**20  # of a zip's own list of files; 50,000 of ours take 5 MB
+_END = struct.Struct("<4s4H2LH")  # the record that ends a zip
+_DATE = (1980, 1, 1, 0, 0, 0)  # equal content gives equal bytes
+
+
+def read_members(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest and all files that it names, each of the declared size and hash.
+
+    Raises
+    ------
+    BundleError
+        If there is no bundle, it is damaged, or it would take more than ``max_bytes``.
+    """
+    try:
+        if path.is_dir():
+            return _read_folder(path, max_bytes)
+        if path.is_file():
+            return _read_zip(path, max_bytes)
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise damaged(path, first_line(error)) from error
+    raise BundleError(f"{str(path)!r} is no file and no folder: give the path of a bundle that st.save_bundle wrote.")
+
+
+def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes], *, overwrite: bool) -> None:
+    """Write a zip where the name ends in ``.zip``, else a folder: beside the target first, then moved into place.
+
+    Raises
+    ------
+    BundleError
+        If something is there that is not a bundle, or is one and ``overwrite`` is False.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    files = {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in sorted(members.items())}
+    whole = {"format": FORMAT, "version": VERSION, **manifest, "files": files}
+    text = json.dumps(whole, indent=1, allow_nan=False).encode()
+    everything = {MANIFEST: text, **dict(sorted(members.items()))}
+    if len(everything) > MAX_FILES or len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"The bundle would hold {len(everything):,} files and {len(text):,} bytes of settings and names, more than "
+            f"{MAX_FILES:,} or {MAX_MANIFEST_BYTES:,}: leave out layers, or shorten the settings."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise BundleError(f"The bundle {str(path)!r} cannot be written: {first_line(error)}.") from error
+    try:
+        (_make_zip if is_zip_name(path) else _make_folder)(making / "new", everything)
+        refuse_existing(path, overwrite=overwrite)  # somebody may have put something there in the meantime
+        if path.is_dir():
+            path.rename(making / "old")
+        (making / "new").replace(path)
+    except OSError as error:
+        if (making / "old").exists() and not path.exists():
+            (making / "old").rename(path)
+        raise BundleError(f"The bundle {str(path)!r} cannot be written: {first_line(error)}.") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def is_zip_name(path: Path) -> bool:
+    """Whether a bundle of that name is one file."""
+    return path.suffix.lower() == ".zip"
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Existing files may only be replaced if they are a bundle, whole and nothing else, and the user asked for it."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not _is_ours(path):
+        raise BundleError(
+            f"{str(path)!r} exists and is not a bundle written by spectral_toolkit: choose another path; nothing was "
+            "touched."
+        )
+    if not overwrite:
+        raise BundleError(f"{str(path)!r} exists already: give overwrite=True to replace it, or choose another path.")
+
+
+def damaged(path: Path, reason: str) -> BundleError:
+    """What is said of a bundle that cannot be used."""
+    return BundleError(
+        f"The bundle {str(path)!r} cannot be used ({reason}): get it again from where it came, or write it again with "
+        "st.save_bundle. Nothing in it was executed."
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON without NaN, without a key given twice, and without recursion that would end in a crash."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a JSON object names a key twice")
+        return found
+
+    def refuse(text: str) -> Any:
+        raise ValueError(f"JSON has no {text}")
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deeply") from error
+
+
+def _is_ours(path: Path) -> bool:
+    if path.is_symlink():
+        return False
+    try:
+        if path.is_file():
+            with zipfile.ZipFile(path) as archive, archive.open(MANIFEST) as file:
+                return _is_manifest(parse_json(file.read(MAX_MANIFEST_BYTES)))
+        manifest = parse_json((path / MANIFEST).read_bytes())
+        if not _is_manifest(manifest):
+            return False
+        present = {found.relative_to(path).as_posix() for found in path.rglob("*") if not found.is_dir()}
+        return present <= {MANIFEST, *manifest["files"]}
+    except Exception:  # whatever cannot be read is not ours
+        return False
+
+
+def _is_manifest(manifest: Any) -> bool:
+    return (
+        isinstance(manifest, dict)
+        and manifest.get("format") == FORMAT
+        and isinstance(manifest.get("files"), dict)
+        and isinstance(manifest.get("version"), int)
+    )
+
+
+def _checked_manifest(path: Path, data: bytes, max_bytes: int) -> dict[str, Any]:
+    try:
+        manifest = parse_json(data)
+    except ValueError as error:
+        raise damaged(path, f"{MANIFEST} is not JSON: {first_line(error)}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(
+            f"{str(path)!r} is not a bundle: its {MANIFEST} does not say so; give what st.save_bundle wrote."
+        )
+    version = manifest.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise damaged(path, f"version {str(version)[:40]!r} is no number")
+    if version > VERSION:
+        raise BundleError(
+            f"The bundle {str(path)!r} has version {version}, and this spectral_toolkit reads up to {VERSION}: install "
+            "a newer one."
+        )
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not 0 < len(files) <= MAX_FILES:
+        raise damaged(path, f"{MANIFEST} lists no files, or more than {MAX_FILES:,}")
+    total = 0
+    for name, entry in files.items():
+        if not _NAME.fullmatch(name) or name == MANIFEST:
+            raise damaged(path, f"{_short(name)} is no name that a bundle gives")
+        size = entry.get("bytes") if isinstance(entry, dict) else None
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(entry.get("sha256"), str):
+            raise damaged(path, f"{MANIFEST} gives no size and hash for {_short(name)}")
+        total += size
+    if total > max_bytes:
+        raise _too_large(path, total, max_bytes)
+    return manifest
+
+
+def _verified(path: Path, name: str, data: bytes, entry: Mapping[str, Any]) -> bytes:
+    if len(data) != entry["bytes"]:
+        raise damaged(path, f"{_short(name)} does not have the {entry['bytes']:,} bytes that {MANIFEST} gives")
+    if _sha256(data) != entry["sha256"]:
+        raise damaged(path, f"{_short(name)} is not what {MANIFEST} has the hash of")
+    return data
+
+
+def _read_zip(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    with path.open("rb") as file:
+        _check_end_record(path, file)
+        with zipfile.ZipFile(file) as archive:
+            infos: dict[str, zipfile.ZipInfo] = {}
+            total = 0
+            for info in archive.infolist():
+                if info.is_dir() and info.file_size == 0 and _NAME.fullmatch(info.filename.rstrip("/")):
+                    continue  # whoever zips a folder by hand gets these
+                _check_entry(path, info)
+                if info.filename in infos:
+                    raise damaged(path, f"it holds {_short(info.filename)} twice")
+                infos[info.filename] = info
+                total += info.file_size
+            if total > max_bytes + MAX_MANIFEST_BYTES:
+                raise _too_large(path, total, max_bytes)
+            if MANIFEST not in infos:
+                raise BundleError(
+                    f"{str(path)!r} is not a bundle: it holds no {MANIFEST}; give what st.save_bundle wrote."
+                )
+            if infos[MANIFEST].file_size > MAX_MANIFEST_BYTES:
+                raise damaged(path, f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES:,} bytes")
+            manifest = _checked_manifest(path, _inflate(path, archive, infos[MANIFEST]), max_bytes)
+            members = {}
+            for name, entry in manifest["files"].items():
+                if name not in infos:
+                    raise damaged(path, f"{_short(name)} is missing")
+                if infos[name].file_size != entry["bytes"]:
+                    raise damaged(path, f"{_short(name)} does not have the size that {MANIFEST} gives")
+                members[name] = _verified(path, name, _inflate(path, archive, infos[name]), entry)
+            return manifest, members
+
+
+def _check_end_record(path: Path, file: Any) -> None:
+    """Bound the list of files before the library reads it into memory; zips of more than 4 GB are none of ours."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _END.size - 2**16))
+    tail = file.read()
+    place = tail.rfind(b"PK\x05\x06")
+    if place < 0 or place + _END.size > len(tail):
+        raise BundleError(
+            f"{str(path)!r} is no zip file, or was cut short: give a bundle that st.save_bundle wrote, or get it again."
+        )
+    fields = _END.unpack(tail[place : place + _END.size])
+    if tail[max(0, place - 20) : place][:4] == b"PK\x06\x07" or fields[4] == 2**16 - 1 or fields[5] == 2**32 - 1:
+        raise damaged(path, "it is a zip file of the 64-bit kind")
+    if fields[4] > MAX_FILES or fields[5] > _DIRECTORY_BYTES:
+        raise damaged(path, f"it holds more than {MAX_FILES:,} files")
+    file.seek(0)
+
+
+def _check_entry(path: Path, info: zipfile.ZipInfo) -> None:
+    name = info.filename
+    if not _NAME.fullmatch(name):
+        raise damaged(path, f"{_short(name)} is no name that a bundle gives")
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        raise damaged(path, f"{_short(name)} is a link or a device, not a file")
+    if info.flag_bits & 0x1:
+        raise damaged(path, f"{_short(name)} is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise damaged(path, f"{_short(name)} is compressed by a method that bundles do not use")
+
+
+def _inflate(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    with archive.open(info) as file:
+        data = file.read(info.file_size + 1)
+    if len(data) != info.file_size:
+        raise damaged(path, f"{_short(info.filename)} is longer or shorter than it says")
+    return data
+
+
+def _read_folder(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    if not (path / MANIFEST).exists():
+        raise BundleError(f"{str(path)!r} is not a bundle: it holds no {MANIFEST}; give what st.save_bundle wrote.")
+    manifest = _checked_manifest(path, _read_file(path, MANIFEST, MAX_MANIFEST_BYTES), max_bytes)
+    members = {}
+    for name, entry in manifest["files"].items():
+        members[name] = _verified(path, name, _read_file(path, name, entry["bytes"]), entry)
+    return manifest, members
+
+
+def _read_file(root: Path, name: str, limit: int) -> bytes:
+    """At most ``limit`` bytes of a plain file, reached without a link from the bundle's own folder."""
+    place, mode = root, 0
+    for part in name.split("/"):
+        place = place / part
+        try:
+            mode = place.lstat().st_mode
+        except OSError as error:
+            raise damaged(root, f"{_short(name)} is missing") from error
+        if stat.S_ISLNK(mode):
+            raise damaged(root, f"{_short(name)} is a link, not a file")
+    if not stat.S_ISREG(mode):
+        raise damaged(root, f"{_short(name)} is no plain file")
+    if place.stat().st_size > limit:
+        raise damaged(root, f"{_short(name)} is larger than it should be")
+    with place.open("rb") as file:
+        return file.read(limit + 1)
+
+
+def _make_zip(path: Path, everything: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED, allowZip64=False, compresslevel=6) as archive:
+        for name, data in everything.items():
+            info = zipfile.ZipInfo(name, date_time=_DATE)
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+
+
+def _make_folder(path: Path, everything: Mapping[str, bytes]) -> None:
+    for name, data in everything.items():
+        place = path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+
+
+def _too_large(path: Path, total: int, max_bytes: int) -> BundleError:
+    return BundleError(
+        f"The bundle {str(path)!r} would take {total:,} bytes of memory, more than max_bytes={max_bytes:,}: nothing "
+        "was read. Give a larger max_bytes if you trust it."
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _short(name: Any) -> str:
+    return repr(str(name)[:80])
