@@ -16,6 +16,8 @@ _HOMES = {
     "affinity": "affinities",
     "solve": "solvers",
     "load_bundle": "bundling",
+    "segment": "regions",
+    "instances": "regions",
     "prepare_labels": "scoring",
     "pathways": "scoring",
     "evaluate": "scoring",
@@ -33,6 +35,7 @@ __all__ = [
     "errors",
     "evaluate",
     "heat_map",
+    "instances",
     "load_bundle",
     "load_images",
     "load_model",
@@ -42,6 +45,7 @@ __all__ = [
     "report",
     "save_bundle",
     "scenes",
+    "segment",
     "solve",
     "solvers",
 ]
@@ -69,6 +73,7 @@ if TYPE_CHECKING:
     from .capturing import capture
     from .images import load_images
     from .models import load_model
+    from .regions import instances, segment
     from .scoring import evaluate, pathways, prepare_labels
     from .solvers import solve
     from .views.heat_map import heat_map

@@ -42,5 +42,9 @@ class SolverError(SpectralToolkitError):
     """The spectral problem as posed has no answer that could be trusted."""
 
 
+class RegionsError(SpectralToolkitError):
+    """Eigenvectors, labels or pictures from which no regions can be made."""
+
+
 class LostProcessError(SpectralToolkitError):
     """Of several processes that work together, one has stopped."""

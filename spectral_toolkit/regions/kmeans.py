@@ -1,0 +1,134 @@
+"""k-means on the eigenvectors, with the number of segments given, or chosen by silhouette or by the eigengap."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import pairwise_distances, silhouette_score
+
+from .embedding import Embedding, listed
+from .label_maps import by_size, filled
+
+CANDIDATES = range(2, 11)
+"""Numbers of segments that are tried."""
+SAMPLE = 2000
+"""Cells, drawn once and seeded, over which silhouettes are taken where there are more."""
+N_INIT = 4
+
+
+def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (images, cells) and the silhouette of every picture's segments, NaN where there are not two of them.
+
+    Pictures solved alone are grouped alone; pictures solved as one are grouped as one.
+    """
+    n_images, n_cells, _ = points.rows.shape
+    if points.joint:
+        problems = [slice(0, n_images)]
+    else:
+        problems = [slice(index, index + 1) for index in range(n_images)]
+    labels = np.zeros((n_images, n_cells), dtype=np.int64)
+    scores = np.full(n_images, np.nan)
+    fewer: list[str] = []
+    for images in problems:
+        free = points.free[images]
+        rows = points.rows[images][free]
+        if not len(rows):
+            labels[images] = -1
+            continue
+        wanted = n_segments
+        if wanted == "eigengap":
+            assert points.gaps is not None
+            wanted = eigengap_choice(points.gaps[images.start])
+        found, score = cluster(rows, wanted, seed)
+        own = np.zeros(free.shape, dtype=np.int64)
+        own[free] = found
+        if isinstance(wanted, int) and found.max() + 1 < wanted:
+            fewer.append("all pictures as one" if points.joint else points.names[images.start])
+        labels[images] = [filled(one, reached, points.grid) for one, reached in zip(own, free, strict=True)]
+        labels[images] = by_size(labels[images])
+        scores[images] = score
+    if fewer:
+        points.notes.append(f"Fewer segments than asked for, as there are too few different cells, in {listed(fewer)}.")
+    return labels, scores
+
+
+def cluster(
+    rows: Float[np.ndarray, "cells components"], n_segments: int | str, seed: int
+) -> tuple[Int[np.ndarray, " cells"], float]:
+    """k-means for a given number, or for the number of `CANDIDATES` with the largest mean silhouette.
+
+    Silhouettes need two segments and a segment of two cells; where no number offers that, every different cell is a
+    segment of its own. Of equally good numbers the smallest is taken.
+
+    Returns
+    -------
+    labels
+        From 0, all of them used.
+    silhouette
+        Mean over a seeded sample of at most 2,000 cells; NaN where there are not two segments.
+
+    References
+    ----------
+    Rousseeuw, J. Comput. Appl. Math. 20 (1987) 53: silhouettes.
+    """
+    n_different = len(np.unique(_rounded(rows), axis=0))
+    sample = np.arange(len(rows))
+    if len(rows) > SAMPLE:
+        sample = np.sort(np.random.default_rng(seed).choice(len(rows), SAMPLE, replace=False))
+    distances = pairwise_distances(rows[sample])
+    if isinstance(n_segments, int):
+        labels = kmeans(rows, min(n_segments, n_different), seed)
+        return labels, _silhouette(distances, labels[sample])
+    best: tuple[np.ndarray, float] | None = None
+    for k in CANDIDATES:
+        if k > min(n_different, len(rows) - 1):
+            break
+        labels = kmeans(rows, k, seed)
+        score = _silhouette(distances, labels[sample])
+        if np.isfinite(score) and (best is None or score > best[1]):
+            best = labels, score
+    if best is None:
+        return kmeans(rows, min(n_different, len(rows)), seed), np.nan
+    return best
+
+
+def kmeans(rows: Float[np.ndarray, "cells components"], k: int, seed: int) -> Int[np.ndarray, " cells"]:
+    """scikit-learn's k-means, the best of 4 starts; labels from 0, all of them used."""
+    if k <= 1:
+        return np.zeros(len(rows), dtype=np.int64)
+    with warnings.catch_warnings():
+        # Cells that differ by rounding errors only; the labels found are counted, not believed.
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        found = KMeans(k, n_init=N_INIT, random_state=seed).fit_predict(rows)  # pyright: ignore[reportArgumentType]
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)
+
+
+def eigengap_choice(gaps: Float[np.ndarray, " components"]) -> int:
+    """One segment more than there are components before the widest gap, among 2 to 10.
+
+    Examples
+    --------
+    >>> eigengap_choice(np.array([0.1, 0.3, 0.2]))
+    3
+    """
+    usable = gaps[: CANDIDATES.stop - 2]
+    if not np.isfinite(usable).any():
+        return CANDIDATES.start
+    return int(np.nanargmax(usable)) + 2
+
+
+def _silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
+    n_labels = len(np.unique(labels))
+    if not 2 <= n_labels < len(labels):
+        return np.nan
+    return float(silhouette_score(distances, labels, metric="precomputed"))
+
+
+def _rounded(rows: np.ndarray) -> np.ndarray:
+    """Rows to twelve digits, so that cells which only rounding errors tell apart count as equal."""
+    scale = np.abs(rows).max(initial=0.0)
+    return np.round(rows / scale, 12) + 0.0 if scale > 0 else np.zeros_like(rows)

@@ -1,0 +1,45 @@
+"""Labels that do not depend on chance: numbered by size, isolated cells filled from their neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Int
+from scipy import ndimage
+
+NO_SEGMENT = -1
+"""The label where there is nothing to go by: every cell of the picture is isolated."""
+
+
+def by_size(labels: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+    """Number segments from the largest, 0, to the smallest; of equal ones the one met first comes first. -1 stays.
+
+    Examples
+    --------
+    >>> by_size(np.array([7, 3, 3, -1, 9])).tolist()
+    [1, 0, 0, -1, 2]
+    """
+    known = labels != NO_SEGMENT
+    _, first, inverse, count = np.unique(labels[known], return_index=True, return_inverse=True, return_counts=True)
+    rank = np.empty(len(count), dtype=np.int64)
+    rank[np.lexsort((first, -count))] = np.arange(len(count))
+    numbered = np.full_like(labels, NO_SEGMENT)
+    numbered[known] = rank[inverse]
+    return numbered
+
+
+def filled(
+    labels: Int[np.ndarray, " cells"], free: Bool[np.ndarray, " cells"], grid: tuple[int, int]
+) -> Int[np.ndarray, " cells"]:
+    """Give every isolated cell the label of the nearest free one of its picture; -1 where there is none.
+
+    Distances are between the cells' centres as fractions of the picture, as everywhere.
+    """
+    if free.all():
+        return labels
+    if not free.any():
+        return np.full_like(labels, NO_SEGMENT)
+    nearest = ndimage.distance_transform_edt(
+        ~free.reshape(grid), sampling=(1 / grid[0], 1 / grid[1]), return_distances=False, return_indices=True
+    )
+    assert isinstance(nearest, np.ndarray)
+    return labels.reshape(grid)[tuple(nearest)].ravel()
