@@ -24,6 +24,7 @@ _HOMES = {
     "overlay": "views.overlay",
     "heat_map": "views.heat_map",
     "report": "views.report",
+    "frozen": "views.frozen",
     "save_bundle": "bundling",
 }
 _MODULES = ("errors", "scenes", "solvers")
@@ -34,6 +35,7 @@ __all__ = [
     "capture",
     "errors",
     "evaluate",
+    "frozen",
     "heat_map",
     "instances",
     "load_bundle",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from .regions import instances, segment
     from .scoring import evaluate, pathways, prepare_labels
     from .solvers import solve
+    from .views.frozen import frozen
     from .views.heat_map import heat_map
     from .views.overlay import overlay
     from .views.report import report

@@ -30,6 +30,7 @@ ORDER = (
     "trust",
     "regions",
     "scoring",
+    "freezing",
     "views",
     "cli",
     "__main__",

@@ -92,7 +92,7 @@ def save_bundle(
         Store activations in half precision, about 3 digits, and note their original type. Those that have no half
         precision (above 65,504) stay as they are.
     only
-        ``"view"``: queries, keys, values and tokens, and the special keys, all that affinities are made of.
+        ``"view"``: queries, keys, values and tokens, and the special keys: all that affinities are made of.
         ``"all"``: everything in ``acts``.
     settings
         What the view is set to, in types JSON knows.

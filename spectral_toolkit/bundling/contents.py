@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..activations import QUANTITIES, check_tree, image_names, layer_names
+from ..activations import QUANTITIES, UNROTATED, check_tree, image_names, layer_names
 from ..errors import ActivationsError, SpectralToolkitError
 
-_VIEW = (*QUANTITIES, "special_key", "attention_bias")
+_VIEW = (*QUANTITIES, *UNROTATED, "special_key", "attention_bias")
 """What the explorer reads of a layer: special tokens take part in the softmax as keys only."""
 
 _ORIGINAL = "original_dtype"

@@ -138,7 +138,7 @@ def build_page(
         answers=[_answer(key, eig, attrs) for key, eig in solved.items()],
         components=components,
         facts=_facts(attrs, first, len(cards), layers),
-        provenance=_rows(attrs),
+        provenance=attribute_rows(attrs),
         layers=layers,
         record={
             "images": [card.name for card in cards],
@@ -247,7 +247,7 @@ def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any]) -> 
         settings=", ".join(filter(None, settings)),
         formula=KERNELS[kernel].formula if kernel in KERNELS else "",
         joint=_statistics(eig, None, None) if joint else None,
-        attrs=_rows(own),
+        attrs=attribute_rows(own),
     )
 
 
@@ -282,7 +282,8 @@ def _layer_facts(activations: xr.DataTree | None) -> list[tuple[str, str]]:
     return facts
 
 
-def _rows(attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
+def attribute_rows(attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of attributes as text, JSON spread over lines."""
     rows = []
     for name, value in attrs.items():
         text = value if isinstance(value, str) else json.dumps(_jsonable(value))

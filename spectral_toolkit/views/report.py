@@ -237,7 +237,7 @@ def report_html(
         opacity=opacity,
         gradient=css_gradient(DIVERGING),
         kinds={key: kind_of(eig, key) for key, eig in solved.items()},
-        style=Markup(_read("report.css")),
+        style=Markup(_read("palette.css") + _read("report.css")),
         script=Markup(script),
         # The one script that may run: whatever a name might smuggle in, may not.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),

@@ -1,0 +1,221 @@
+"""The frozen page in a real browser: pixels are those of the solver, everything switches, anybody can use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from eigen_fixtures import LAYERS, activations
+from playwright.sync_api import Browser, Locator, Page
+from test_report_browser import HOSTILE, Watched, pixels
+
+import spectral_toolkit as st
+from spectral_toolkit.affinities.presets import preset_weights
+from spectral_toolkit.views import composite
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def watched(chromium: Browser) -> Iterator[Watched]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    watched = Watched(context.new_page())
+    yield watched
+    watched.assert_quiet()
+    context.close()
+
+
+def tree() -> xr.DataTree:
+    return activations(names=("wide", HOSTILE))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("frozen") / "frozen.html"
+    st.frozen(tree(), path, n_eigenvectors=4, device="cpu")
+    return path
+
+
+def opened(watched: Watched, path: Path) -> Page:
+    page = watched.open(path)
+    page.wait_for_selector("body[data-ready]")
+    return page
+
+
+def answer(kind: str = "qk", preset: str = "all") -> xr.Dataset:
+    return st.solve(st.affinity(tree(), kind, weights=preset_weights(LAYERS, preset), device="cpu"), 4)
+
+
+def expected(eig: xr.Dataset, image: int, component: int) -> np.ndarray:
+    field = eig.eigenvector.isel(image=image).sel(component=component).values
+    return composite.colour_field(field, composite.symmetric_limit(field)).astype(int)
+
+
+def cells(stage: Locator, rows: int = 4, columns: int = 8) -> np.ndarray:
+    """The colour in the middle of every patch."""
+    shot = pixels(stage)
+    ys = ((np.arange(rows) + 0.5) * shot.shape[0] / rows).astype(int)
+    xs = ((np.arange(columns) + 0.5) * shot.shape[1] / columns).astype(int)
+    return shot[ys][:, xs]
+
+
+def choose(page: Page, group: str, label: str) -> None:
+    page.get_by_role("group", name=group, exact=True).get_by_role("radio", name=label, exact=True).check()
+
+
+def test_what_is_drawn_is_what_was_solved(watched: Watched, path: Path) -> None:
+    page = opened(watched, path)
+    page.locator("#opacity").fill("100")
+    stage = page.locator(".large .stage").first
+    assert np.abs(cells(stage) - expected(answer(), 0, 1)).max() <= 3
+    choose(page, "Component", "3")
+    assert np.abs(cells(stage) - expected(answer(), 0, 3)).max() <= 3
+    choose(page, "Affinity", "VV")
+    assert np.abs(cells(stage) - expected(answer("vv"), 0, 3)).max() <= 3
+    choose(page, "Layers", "late")
+    assert np.abs(cells(stage) - expected(answer("vv", "late"), 0, 3)).max() <= 3
+    choose(page, "Picture", HOSTILE)
+    assert np.abs(cells(stage) - expected(answer("vv", "late"), 1, 3)).max() <= 3
+    assert page.locator(".side h2").first.text_content() == "VV, late layers (1 of 3): eigenvector 3"
+    eigenvalue = float(answer("vv", "late").eigenvalue.sel(component=3)[1])
+    assert float(page.locator(".numbers dd").first.text_content() or "") == pytest.approx(eigenvalue, rel=1e-3)
+    page.locator("#opacity").fill("0")
+    # Nothing but the picture: red above left, dark below right.
+    assert np.abs(cells(stage)[[0, -1], [0, -1]] - [[220, 40, 40], [30, 30, 30]]).max() <= 3
+
+
+def test_rgb_and_smoothing(watched: Watched, path: Path) -> None:
+    page = opened(watched, path)
+    page.locator("#opacity").fill("100")
+    page.get_by_role("tab", name="RGB").click()
+    fields = answer().eigenvector.isel(image=0).values[..., :3]
+    wanted = composite.colour_three(fields, composite.robust_limit(fields)).astype(int)
+    stage = page.locator(".large .stage").first
+    assert np.abs(cells(stage) - wanted).max() <= 4
+    blocky = pixels(stage)
+    page.get_by_label("Smooth").check()
+    assert np.abs(pixels(stage) - blocky).max() > 5
+
+
+def test_a_tapped_patch_shows_whom_it_is_tied_to(watched: Watched, path: Path) -> None:
+    page = opened(watched, path)
+    stage = page.locator(".large .stage").first
+    assert "Tap a patch" in (page.locator(".rows").first.text_content() or "")
+    box = stage.bounding_box()
+    assert box
+    stage.click(position={"x": box["width"] * 6.5 / 8, "y": box["height"] * 2.5 / 4})
+    assert page.locator(".rows h3").first.text_content() == "QK ties of the patch in row 2, column 6"
+    assert page.locator(".rows figcaption").all_text_contents() == [
+        "all chosen layers, jointly", "layer 0", "layer 1", "layer 2",
+    ]  # fmt: skip
+    page.locator("#opacity").fill("100")
+    dense = st.affinity(tree(), "qk", device="cpu").to_dense(0)
+    for place, layer in enumerate(LAYERS):
+        row = dense[layer][2 * 8 + 6].copy()
+        own, row[2 * 8 + 6] = row[2 * 8 + 6], 0
+        drawn = cells(page.locator(".rows .layers .stage").nth(place)).reshape(-1, 3)
+        order = np.argsort(row)
+        brightness = drawn.sum(axis=1)
+        strongest, weakest = order[-1], order[1]
+        assert brightness[strongest] > brightness[weakest] + 60, layer
+        assert own > 0
+    choose(page, "Layers", "early")
+    assert page.locator(".rows figcaption").all_text_contents()[1:] == [
+        "layer 0", "layer 1, not chosen", "layer 2, not chosen",
+    ]  # fmt: skip
+
+
+def test_two_settings_side_by_side_share_picture_patch_and_cursor(watched: Watched, path: Path) -> None:
+    page = opened(watched, path)
+    page.locator("#opacity").fill("100")
+    page.get_by_label("Compare two").check()
+    sides = page.locator(".side")
+    assert sides.nth(1).locator("h2").text_content() == "VV, all layers: eigenvector 1"
+    assert np.abs(cells(sides.nth(1).locator(".large .stage")) - expected(answer("vv"), 0, 1)).max() <= 3
+    choose(page, "Layers on the right", "middle")
+    assert np.abs(cells(sides.nth(0).locator(".large .stage")) - expected(answer(), 0, 1)).max() <= 3
+    assert np.abs(cells(sides.nth(1).locator(".large .stage")) - expected(answer("vv", "middle"), 0, 1)).max() <= 3
+    stage = sides.nth(0).locator(".large .stage")
+    box = stage.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 1.5 / 8, box["y"] + box["height"] * 3.5 / 4)
+    values = [answer("qk"), answer("vv", "middle")]
+    for side, eig in enumerate(values):
+        text = sides.nth(side).locator(".readout").text_content() or ""
+        assert text.startswith("row 3, column 1: ")
+        field = eig.eigenvector.isel(image=0).sel(component=1).values
+        value = float(text.split(": ")[1].replace("−", "-"))
+        assert value == pytest.approx(field[3, 1], abs=0.006 * np.abs(field).max())
+        assert sides.nth(side).locator(".large .pointer").get_attribute("x") == "1"
+    page.mouse.down()
+    page.mouse.up()
+    assert sides.nth(1).locator(".rows h3").text_content() == "VV ties of the patch in row 3, column 1"
+
+
+def test_all_of_it_by_keyboard(watched: Watched, path: Path) -> None:
+    page = opened(watched, path)
+    reached = set()
+    for _ in range(24):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("(e => e.name || e.id || e.className || e.tagName)(document.activeElement)"))
+    assert {
+        "image",
+        "kind0",
+        "preset0",
+        "compare",
+        "opacity",
+        "smooth",
+        "tab-component",
+        "component",
+        "stage",
+        "SUMMARY",
+    } <= reached
+    page.locator(".large .stage").first.focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".rows h3").first.text_content() == "QK ties of the patch in row 1, column 3"
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".rows h3").first.text_content() == "QK ties of the patch in row 1, column 4"
+    assert (page.locator(".readout").first.text_content() or "").startswith("row 1, column 4: ")
+    page.keyboard.press("Escape")
+    assert page.locator(".rows h3").count() == 0
+    page.locator("#tab-component").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("[aria-selected=true]").get_attribute("id") == "tab-grid"
+    assert page.evaluate("document.activeElement.id") == "tab-grid"
+    page.locator(".tiles button").nth(1).press("Enter")
+    assert page.locator(".side h2").first.text_content() == "QK, all layers: eigenvector 2"
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".side h2").first.text_content() == "QK, all layers: eigenvector 3"
+
+
+def test_spectrum_and_layers(watched: Watched, path: Path) -> None:
+    page = opened(watched, path)
+    page.get_by_role("tab", name="Spectrum").click()
+    chart = page.locator(".side .spectrum").first
+    assert "Eigenvalues: 1: " in (chart.get_attribute("aria-label") or "")
+    assert chart.locator("circle").count() == 4
+    masses = [float(text.split()[0]) for text in page.locator(".shares td:nth-child(2)").all_text_contents()]
+    assert masses == pytest.approx(100 * answer().layer_mass.isel(image=0, component=0).values, abs=0.51)
+
+
+def test_hostile_names_do_nothing(watched: Watched, path: Path) -> None:
+    page = opened(watched, path)
+    choose(page, "Picture", HOSTILE)
+    for tab in ("All", "RGB", "Spectrum", "Eigenvector"):
+        page.get_by_role("tab", name=tab).click()
+    assert page.title() == "What tiny-vit groups together"
+    assert HOSTILE in (page.locator(".large .stage").first.get_attribute("aria-label") or "")
+
+
+def test_without_javascript_every_picture_is_there_with_its_first_eigenvector(chromium: Browser, path: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    assert page.get_by_text("Without JavaScript only eigenvector 1 of QK is shown").is_visible()
+    assert page.locator("img.tile:visible").count() == 2
+    assert page.locator("#main").is_hidden()
+    context.close()
