@@ -80,11 +80,12 @@ def threads_for(device: torch.device, n_cells: int) -> AbstractContextManager[No
     ...     torch.get_num_threads()
     1
     """
-    return _one_thread() if device.type == "cpu" and n_cells <= SERIAL_CELLS else nullcontext()
+    return one_thread() if device.type == "cpu" and n_cells <= SERIAL_CELLS else nullcontext()
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """One CPU thread for torch's own steps, and for those of threads started meanwhile; put back on leaving."""
     import torch
 
     before = torch.get_num_threads()

@@ -14,10 +14,13 @@ from jaxtyping import install_import_hook
 # Before anything imports them: annotated shapes and types of the numerical parts are checked at every call. The public
 # functions are left out: what they say of a wrong type is theirs to test.
 NUMERICAL = (
+    "affinities.dataset_operators",
     "affinities.dataset_pencil",
+    "affinities.dataset_shards",
     "affinities.features",
     "affinities.isolated",
     "affinities.kernels",
+    "affinities.neighbours",
     "affinities.operators",
     "affinities.pencil",
     "affinities.resampling",

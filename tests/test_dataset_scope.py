@@ -67,6 +67,65 @@ def test_neighbours_are_those_of_the_slow_search(cells, images, within, across, 
         assert len(set(kept.tolist())) == len(kept)
 
 
+@settings(max_examples=40)
+@given(
+    cells=some.integers(1, 20),
+    images=some.integers(1, 20),
+    within=some.integers(0, 40),
+    across=some.integers(0, 40),
+    tile=some.sampled_from([(1024, 2048), (16, 32), (40, 16), (7, 600)]),
+    by_numpy=some.booleans(),
+    seed=some.integers(0, 99),
+)
+def test_of_equal_similarities_the_first_columns_are_taken(cells, images, within, across, tile, by_numpy, seed) -> None:
+    """Numbers of few bits, whose products are exact: most similarities have many equals, and only order decides."""
+    rng = np.random.default_rng(seed)
+    left, right = (rng.integers(-1, 2, (cells * images, 3)) / 2 for _ in range(2))
+    rows, columns = (torch.as_tensor(side, dtype=torch.float32) for side in (left, right))
+    with (
+        mock.patch.multiple(neighbours, ROWS=tile[0], COLUMNS=tile[1]),
+        mock.patch.object(neighbours, "_by_numpy", return_value=by_numpy),
+    ):
+        found = nearest(rows, columns, cells, within=within, across=across, threshold=0.2)
+    n, similarity = len(left), left @ right.T
+    image = np.arange(n) // cells
+    indices, value = found.indices.numpy(), found.similarity.numpy()
+    for row in range(n):
+        parts = []
+        for k, own in (
+            (min(within, cells), np.flatnonzero(image == image[row])),
+            (min(across, n - cells), np.flatnonzero(image != image[row])),
+        ):
+            best = own[np.argsort(-similarity[row, own], kind="stable")][:k]
+            parts += [column if similarity[row, column] > 0.2 else -1 for column in best]
+        assert indices[row].tolist() == parts
+        kept = indices[row] >= 0
+        assert value[row, kept].tolist() == similarity[row, indices[row, kept]].tolist()
+
+
+def test_rows_found_by_several_threads_are_those_of_one() -> None:
+    vectors = unit(np.random.default_rng(0), 40 * 25, 6)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            with mock.patch.multiple(neighbours, ROWS=64, COLUMNS=256):
+                found.append(nearest(vectors, vectors, 25, within=9, across=11))
+            assert torch.get_num_threads() == threads
+            with (
+                mock.patch.object(neighbours, "_largest", side_effect=KeyboardInterrupt),
+                mock.patch.multiple(neighbours, ROWS=64),
+                pytest.raises(KeyboardInterrupt),
+            ):
+                nearest(vectors, vectors, 25)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].indices, found[1].indices)
+    assert torch.equal(found[0].similarity, found[1].similarity)
+
+
 def test_many_equal_vectors_are_no_trouble() -> None:
     left = torch.ones(3000, 4) / 2
     found = nearest(left, left, 10)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
-ROWS, COLUMNS = 1024, 2048
-"""Tile of similarities looked at in one go: 8 MiB, which stays near the processor's caches."""
-GROUP = 16
-"""So many columns are first looked at through their maximum; it divides COLUMNS."""
-WAITING = 2
-"""Finds are sorted in when there are this many times as many as places."""
+from ..devices import one_thread
+
+ROWS, COLUMNS = 256, 2**14
+"""Tile of similarities looked at in one go: 16 MiB, which stays near the processor's caches."""
+LARGEST_GROUP = 64
+"""So many columns are first looked at through their maximum, where there are enough of them."""
+GROUPS_PER_PLACE = 4
+"""Groups there should be for every neighbour looked for: with fewer, too many of them hold one."""
 NONE = -1
 """Stands where there is no further neighbour."""
+_LAST = 2**31 - 1
+"""A column c is written as _LAST - c, so that of equal similarities the earlier column is the larger key."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,9 @@ def nearest(
 ) -> Neighbours:
     """The most similar nodes of every node, in its own image and in the others.
 
-    Every pair is compared, in tiles; a tile's similarities are only sorted where they beat the best found so far, so
-    that almost all the time goes into matrix products.
+    Every pair is compared, in single precision; of equally similar nodes the one with the lower number comes first. A
+    tile of similarities is reduced to the maxima of small groups of columns: the k best of a row lie in the k groups
+    with the largest maxima, and only those are looked at. On a CPU torch's threads share the rows.
 
     Parameters
     ----------
@@ -71,114 +80,181 @@ def nearest(
     >>> nearest(vectors, vectors, 2, within=1, across=1).indices.tolist()
     [[0, 2], [1, 2], [2, 0], [3, 1]]
     """
-    own_index, own_value = _within(left, right[first : first + len(left)], cells, min(within, cells), threshold)
-    own_index = torch.where(own_index == NONE, NONE, own_index + first)
-    other_index, other_value = _across(left, right, cells, min(across, len(right) - cells), threshold, first)
-    return Neighbours(
-        torch.cat([own_index, other_index], dim=1), torch.cat([own_value, other_value], dim=1), own_index.shape[1]
-    )
+    own, others = min(within, cells), max(min(across, len(right) - cells), 0)
+    search = _Search(right.float(), cells, own, others, threshold)
+    indices = torch.empty(len(left), own + others, dtype=torch.int32, device=left.device)
+    similarity = left.new_empty(len(left), own + others)
+
+    def look(rows: slice) -> None:
+        keys = search.keys(left[rows].float(), first + rows.start)
+        columns = torch.where(keys > 0, _LAST - (keys & _LAST), NONE)
+        indices[rows] = columns.to(torch.int32)
+        if left.dtype == torch.float32:
+            similarity[rows] = _values(keys)
+        else:  # the search is made in single precision, what it found is as precise as the vectors
+            pairs = (left[rows, None] * right[columns.clamp_min(0)]).sum(dim=2)
+            similarity[rows] = torch.where(keys > 0, pairs, 0.0)
+
+    blocks = [slice(start, min(start + ROWS, len(left))) for start in range(0, len(left), ROWS)]
+    if _by_numpy(left):
+        _share(look, blocks)
+    else:
+        for rows in blocks:
+            look(rows)
+    return Neighbours(indices, similarity, own)
 
 
-def _within(left: Tensor, right: Tensor, cells: int, k: int, threshold: float) -> tuple[Tensor, Tensor]:
-    indices = torch.full((len(left), k), NONE, dtype=torch.int32, device=left.device)
-    values = left.new_zeros(len(left), k)
-    if not k:
-        return indices, values
-    step = max(1, ROWS * COLUMNS // cells**2)
-    for first in range(0, len(left) // cells, step):
-        rows = slice(first * cells, min((first + step) * cells, len(left)))
-        a, b = left[rows].unflatten(0, (-1, cells)), right[rows].unflatten(0, (-1, cells))
-        best, at = (a @ b.transpose(1, 2)).topk(k, dim=2)
-        images = torch.arange(first, first + len(a), device=left.device)
-        found = (at + images[:, None, None] * cells).to(torch.int32)
-        kept = best > threshold
-        values[rows] = torch.where(kept, best, 0.0).flatten(0, 1)
-        indices[rows] = torch.where(kept, found, NONE).flatten(0, 1)
-    return indices, values
+def _share(look: Callable[[slice], None], blocks: list[slice]) -> None:
+    """Blocks by as many workers as torch has threads, each on one: nobody waits for the others after every step."""
+    workers = min(torch.get_num_threads(), len(blocks))
+    with one_thread(), ThreadPoolExecutor(max(workers, 1)) as pool:
+        try:
+            for _ in pool.map(look, blocks):
+                pass
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for all of them
+            raise
 
 
-def _across(left: Tensor, right: Tensor, cells: int, k: int, threshold: float, first: int) -> tuple[Tensor, Tensor]:
-    indices = torch.full((len(left), max(k, 0)), NONE, dtype=torch.int32, device=left.device)
-    values = left.new_zeros(len(left), max(k, 0))
-    if k <= 0:
-        return indices, values
-    # Columns of zeros fill the last tile; at similarity 0 they never count.
-    padded = torch.nn.functional.pad(right, (0, 0, 0, -len(right) % COLUMNS))
-    for start in range(0, len(left), ROWS):
-        rows = slice(start, min(start + ROWS, len(left)))
-        indices[rows], values[rows] = _Best(left[rows], first + start, cells, k, threshold).search(padded)
-    return indices, values
+class _Search:
+    """All columns, laid out for the search, and what is looked for among them.
+
+    A neighbour is a key: its similarity's bits (which rise with it, above 0) and then its column backwards, so that
+    the larger key is the better neighbour, and of equal ones the earlier. 0 is no neighbour.
+    """
+
+    def __init__(self, right: Float32[Tensor, "nodes channels"], cells: int, own: int, others: int, threshold: float):
+        self.right, self.cells, self.own, self.others = right, cells, own, others
+        self.lowest = float(np.nextafter(np.float32(threshold), np.float32(2)))
+        n = len(right)
+        widest = n / (GROUPS_PER_PLACE * max(others, 1))
+        self.group = min(LARGEST_GROUP, 2 ** max(3, int(math.log2(max(widest, 1)))))
+        n_panels = math.ceil(n / COLUMNS)
+        self.step = math.ceil(n / (n_panels * self.group))
+        # Members of a group are so many columns apart: patches of different places in different images, as neighbours
+        # are alike, and groups full of one row's best would have to be looked at without need.
+        while math.gcd(self.step, cells) > 1:
+            self.step += 1
+        self.width = self.step * self.group
+        # Columns of zeros fill the last panel; at similarity 0 they never count.
+        padded = torch.nn.functional.pad(right, (0, 0, 0, n_panels * self.width - n))
+        self.panels = padded.view(n_panels, self.group, self.step, -1).transpose(1, 2).reshape(n_panels, self.width, -1)
+        self._buffers: list[Tensor] = []
+
+    def keys(self, queries: Float32[Tensor, "rows channels"], start: int) -> Int64[Tensor, "rows k"]:
+        """The best of every row, in its own image and then in others, each part by falling similarity."""
+        return torch.cat([self._within(queries, start), self._across(queries, start)], dim=1)
+
+    def _own_images(self, start: int, n_rows: int) -> Iterator[tuple[slice, int]]:
+        """Which of the rows lie in which image."""
+        for image in range(start // self.cells, (start + n_rows - 1) // self.cells + 1):
+            begin = image * self.cells - start
+            yield slice(max(begin, 0), min(begin + self.cells, n_rows)), image
+
+    def _within(self, queries: Tensor, start: int) -> Tensor:
+        table = torch.zeros(len(queries), self.cells, dtype=torch.int64, device=queries.device)
+        for rows, image in self._own_images(start, len(queries)):
+            columns = torch.arange(image * self.cells, (image + 1) * self.cells, device=queries.device)
+            similarity = queries[rows] @ self.right[columns[0] : columns[-1] + 1].T
+            table[rows] = torch.where(similarity >= self.lowest, _keys(similarity, columns), 0)
+        return _largest(table, self.own)
+
+    def _across(self, queries: Tensor, start: int) -> Tensor:
+        best = torch.zeros(len(queries), self.others, dtype=torch.int64, device=queries.device)
+        if not self.others:
+            return best
+        floors = queries.new_full((len(queries),), self.lowest)
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = queries.new_empty(ROWS, self.width)
+        for number, panel in enumerate(self.panels):
+            similarity = torch.mm(queries, panel.T, out=buffer[: len(queries)])
+            self._hide_own(similarity, start, number * self.width)
+            rows, keys, floors = self._candidates(similarity, number * self.width, floors, fresh=number == 0)
+            best = _merged(best, rows, keys)
+            # A later column must be better than the last so far: as good would not do.
+            floors = torch.nextafter(_values(best[:, -1]), queries.new_tensor(2.0)).maximum(floors)
+        self._buffers.append(buffer)
+        return best
+
+    def _hide_own(self, similarity: Tensor, start: int, first: int) -> None:
+        grouped = similarity.unflatten(1, (self.step, self.group))
+        for rows, image in self._own_images(start, len(similarity)):
+            begin, end = (min(max(edge * self.cells - first, 0), self.width) for edge in (image, image + 1))
+            for member in range(begin // self.step, math.ceil(end / self.step)):
+                before = member * self.step
+                grouped[rows, max(begin - before, 0) : end - before, member] = -1.0
+
+    def _candidates(
+        self, similarity: Tensor, first: int, floors: Tensor, *, fresh: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and keys of what reaches its row's floor, row by row, and the floors, raised where that is possible."""
+        groups = similarity.view(-1, self.group)
+        highest = groups.amax(dim=1).view(-1, self.step)
+        hits = None if fresh else _reaching(highest, floors)
+        if (hits is None or len(hits) > len(highest) * self.others) and self.step >= self.others:
+            # As many groups as there are places reach this high, so as many columns do.
+            floors = _kth_largest(highest, self.others).maximum(floors)
+            hits = None
+        if hits is None:
+            hits = _reaching(highest, floors)
+        rows = hits // self.step
+        members = groups.index_select(0, hits)
+        found = _reaching(members, floors[rows])
+        place = found // self.group
+        rows = rows[place]
+        columns = first + (found - place * self.group) * self.step + hits[place] - rows * self.step
+        return rows, _keys(members.flatten()[found], columns), floors
 
 
-class _Best:
-    """The best columns so far of a block of rows, and what has been found since they were last sorted."""
+def _keys(values: Float32[Tensor, "*shape"], columns: Tensor) -> Int64[Tensor, "*shape"]:
+    return (values.view(torch.int32).long() << 32) | (_LAST - columns)
 
-    def __init__(self, queries: Tensor, start: int, cells: int, k: int, threshold: float) -> None:
-        self.queries = queries
-        self.start = start
-        self.cells = cells
-        self.k = k
-        self.values = queries.new_zeros(len(queries), k)
-        self.found = torch.full((len(queries), k), NONE, dtype=torch.int64, device=queries.device)
-        self.lowest = torch.nextafter(queries.new_tensor(threshold), queries.new_tensor(2.0))
-        # A similarity below its row's floor is no news.
-        self.floor = self.lowest.expand(len(queries), 1)
-        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def search(self, right: Tensor) -> tuple[Tensor, Tensor]:
-        similarity = self.queries.new_empty(len(self.queries), COLUMNS)
-        for first in range(0, len(right), COLUMNS):
-            torch.mm(self.queries, right[first : first + COLUMNS].T, out=similarity)
-            self._hide_own(similarity, first)
-            self._look(similarity, first)
-        self._sort()
-        return self.found.to(torch.int32), self.values
+def _values(keys: Int64[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    return (keys >> 32).to(torch.int32).view(torch.float32)
 
-    def _hide_own(self, similarity: Tensor, first: int) -> None:
-        images = range(self.start // self.cells, (self.start + len(self.queries) - 1) // self.cells + 1)
-        for begin, end in ((image * self.cells, (image + 1) * self.cells) for image in images):
-            rows = slice(max(begin - self.start, 0), max(end - self.start, 0))
-            similarity[rows, max(begin - first, 0) : max(end - first, 0)] = -1.0
 
-    def _look(self, similarity: Tensor, first: int) -> None:
-        """Collect what is not below the floors. Column j is looked at together with j + COLUMNS / GROUP, ..."""
-        groups = similarity.unflatten(1, (GROUP, -1))
-        highest = groups.amax(dim=1)
-        if first == 0 and self.k <= highest.shape[1]:
-            # k groups reach this high, so k columns do.
-            self.floor = highest.topk(self.k, dim=1).values[:, -1:].maximum(self.lowest)
-        rows, places = (highest >= self.floor).nonzero(as_tuple=True)
-        if len(rows) * GROUP > similarity.numel() * 3 // 4:
-            self._sort()
-            values, at = similarity.topk(min(self.k, COLUMNS), dim=1)
-            self._merge(values, torch.where(values >= self.lowest, at + first, NONE))
-            return
-        values = groups[rows, :, places]
-        hits, members = (values >= self.floor[rows]).nonzero(as_tuple=True)
-        columns = first + places[hits] + members * highest.shape[1]
-        self.waiting.append((rows[hits], columns, values[hits, members]))
-        if sum(len(rows) for rows, _, _ in self.waiting) > WAITING * self.values.numel():
-            self._sort()
+def _merged(
+    best: Int64[Tensor, "rows k"], rows: Int64[Tensor, " found"], keys: Int64[Tensor, " found"]
+) -> Int64[Tensor, "rows k"]:
+    """The best of every row among those so far and new ones, which come row by row."""
+    if not len(rows):
+        return best
+    per_row = torch.bincount(rows, minlength=len(best))
+    place = torch.arange(best.shape[1], best.shape[1] + len(rows), device=rows.device)
+    place -= (per_row.cumsum(0) - per_row)[rows]
+    table = best.new_zeros(len(best), best.shape[1] + int(per_row.max()))
+    table[:, : best.shape[1]] = best
+    table[rows, place] = keys
+    return _largest(table, best.shape[1])
 
-    def _sort(self) -> None:
-        if not self.waiting:
-            return
-        rows, columns, values = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
-        self.waiting = []
-        if not len(rows):
-            return
-        rows, order = rows.sort(stable=True)
-        per_row = torch.bincount(rows, minlength=len(self.queries))
-        place = torch.arange(len(rows), device=rows.device) - (per_row.cumsum(0) - per_row)[rows]
-        shape = (len(self.queries), int(per_row.max()))
-        table = values.new_zeros(shape)
-        at = torch.full(shape, NONE, dtype=torch.int64, device=rows.device)
-        table[rows, place], at[rows, place] = values[order], columns[order]
-        self._merge(table, at)
 
-    def _merge(self, values: Tensor, at: Tensor) -> None:
-        values = torch.where(at >= 0, values, 0.0)
-        self.values, order = torch.cat([self.values, values], dim=1).topk(self.k, dim=1)
-        self.found = torch.cat([self.found, at], dim=1).gather(1, order)
-        # The next one must be better: equals would enter again and again.
-        self.floor = torch.nextafter(self.values[:, -1:], self.values.new_tensor(2.0)).maximum(self.lowest)
+def _by_numpy(tensor: Tensor) -> bool:
+    """NumPy selects with the processor's vector instructions, several times as fast as torch does on a CPU."""
+    return tensor.device.type == "cpu"
+
+
+def _reaching(values: Float32[Tensor, "rows columns"], floors: Float32[Tensor, " rows"]) -> Int64[Tensor, " found"]:
+    """Flat positions of the values that are not below their row's floor."""
+    if _by_numpy(values):
+        return torch.from_numpy(np.flatnonzero(values.numpy() >= floors.numpy()[:, None]))
+    return (values >= floors[:, None]).flatten().nonzero()[:, 0]
+
+
+def _kth_largest(values: Float32[Tensor, "rows columns"], k: int) -> Float32[Tensor, " rows"]:
+    place = values.shape[1] - k
+    if _by_numpy(values):
+        return torch.from_numpy(np.partition(values.numpy(), place, axis=1)[:, place].copy())
+    return values.topk(k, dim=1).values[:, -1]
+
+
+def _largest(table: Int64[Tensor, "rows columns"], k: int) -> Int64[Tensor, "rows k"]:
+    """The ``k`` largest of each row, falling."""
+    if not _by_numpy(table):
+        return table.sort(dim=1, descending=True).values[:, :k]
+    values = table.numpy()
+    if k < table.shape[1]:
+        values = np.partition(values, table.shape[1] - k - 1, axis=1)[:, table.shape[1] - k :]
+    return torch.from_numpy(np.sort(values, axis=1)).flip(1)
