@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
-from playwright.sync_api import sync_playwright
+from PIL import Image, ImageChops, ImageOps
+from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 1280
 N_PICTURES = 2
 LARGEST = 400_000  # bytes
+SETTLING = 1000  # milliseconds a page of ours may take to draw itself once it is loaded
 
 
-def screenshot(page_file: Path) -> Image.Image:
-    """The controls and the first pictures of a report, side by side, in a headless Chromium without a network."""
+@contextmanager
+def offline_page() -> Iterator[Page]:
+    """A page in a headless Chromium without a network."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         raise SystemExit("No Chromium is installed: get one with 'apt-get install chromium'.")
@@ -27,15 +31,31 @@ def screenshot(page_file: Path) -> Image.Image:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         )
-        page = browser.new_context(viewport={"width": WIDTH, "height": 1000}, offline=True).new_page()
+        yield browser.new_context(viewport={"width": WIDTH, "height": 1000}, offline=True).new_page()
+        browser.close()
+
+
+def photograph(html: str, margin: int = 10) -> Image.Image:
+    """A page that needs nothing but itself, as far as there is anything on its white."""
+    with offline_page() as page:
+        page.set_content(html, wait_until="load")
+        page.wait_for_timeout(SETTLING)
+        whole = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    box = ImageChops.difference(whole, Image.new("RGB", whole.size, "white")).getbbox()
+    if box is None:
+        raise SystemExit("The page stayed white: see what Chromium says of it.")
+    return ImageOps.expand(whole.crop(box), margin, "white")
+
+
+def screenshot(page_file: Path) -> Image.Image:
+    """The controls and the first pictures of a report, side by side."""
+    with offline_page() as page:
         page.goto(page_file.resolve().as_uri())
         page.wait_for_load_state("load")
         cards = page.locator("#pictures article.card")
         shown = min(N_PICTURES, cards.count())
         pictures = [page.locator("#controls"), *(cards.nth(index).locator(".panels") for index in range(shown))]
-        parts = [Image.open(io.BytesIO(part.screenshot())).convert("RGB") for part in pictures]
-        browser.close()
-    return stacked(parts)
+        return stacked([Image.open(io.BytesIO(part.screenshot())).convert("RGB") for part in pictures])
 
 
 def stacked(parts: list[Image.Image], gap: int = 20) -> Image.Image:
