@@ -80,7 +80,7 @@ def _panel(scores: xr.Dataset, name: str) -> hv.Overlay:
         clim=(0, 1),
         tools=["hover"],
         colorbar=name == "what",
-        colorbar_opts={"title": ""},
+        clabel="",  # the panel says it
         xaxis="top",
         invert_yaxis=True,
         frame_width=_COLUMN * len(kinds),
