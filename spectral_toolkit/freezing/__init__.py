@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,11 +15,15 @@ from ..activations import image_names, layer_names
 from ..affinities import affinity
 from ..affinities.presets import PRESETS, preset_weights
 from ..errors import SpectralToolkitError
+from ..regions import instances, segment
 from ..solvers import solve
 from ..trust import Statement, trust_statements
 from .rows import Sources, choose_sources, joint_rows, layer_rows
 
 __all__ = ["Content", "Setting", "freeze"]
+
+MAX_INSTANCES = 8
+"""Of a picture, the best: colours that colour-blind readers can tell apart are no more."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def freeze(
     presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
     kernel: str | Mapping[str, str] | None = None,
     n_eigenvectors: int = 8,
+    regions: bool = True,
+    n_segments: int | str = "auto",
     row_bytes: int = 4 * 2**20,
     tolerance: float = 1e-6,
     device: str = "auto",
@@ -107,6 +112,10 @@ def freeze(
         One for all affinities, or a mapping from kind to kernel; None takes the default of each.
     n_eigenvectors, tolerance, seed
         As in ``st.solve``.
+    regions
+        Whether to find segments and instances too.
+    n_segments
+        As in ``st.segment``.
     row_bytes
         What affinity rows may take, one byte a number: decides for how many patches they are kept. 0 keeps none.
     device
@@ -149,7 +158,7 @@ def freeze(
                     eig=eig,
                     rows=joint_rows(weighted, sources) if sources else None,
                     trust=[trust_statements(eig.isel(image=index), acts) for index in range(n_images)],
-                    **_regions(eig),
+                    **(_regions(eig, n_segments, seed) if regions else {}),
                 )
             )
     return Content(
@@ -164,8 +173,13 @@ def freeze(
     )
 
 
-def _regions(eig: xr.Dataset) -> dict[str, Any]:
-    return {}
+def _regions(eig: xr.Dataset, n_segments: int | str, seed: int) -> dict[str, np.ndarray]:
+    labels = segment(eig, n_segments, seed=seed)
+    masks = instances(eig, n_instances=MAX_INSTANCES, seed=seed)
+    return {
+        "segments": labels.transpose("image", "y", "x").values,
+        "instances": masks.transpose("image", "instance", "y", "x").values,
+    }
 
 
 def _listed(name: str, values: str | Sequence[str]) -> list[str]:

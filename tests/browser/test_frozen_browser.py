@@ -219,3 +219,42 @@ def test_without_javascript_every_picture_is_there_with_its_first_eigenvector(ch
     assert page.locator("img.tile:visible").count() == 2
     assert page.locator("#main").is_hidden()
     context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (800, "light"), (400, "dark")])
+def test_anybody_can_read_and_reach_it(chromium: Browser, path: Path, width: int, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore[reportArgumentType]
+    page = context.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("body[data-ready]")
+    page.get_by_label("Compare two").check()
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    for tab in ("Eigenvector", "All", "RGB", "Segments", "Instances", "Spectrum"):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        if tab == "Eigenvector":
+            page.locator(".large .stage").first.click()
+        results = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]})
+        found = [(one["id"], [node["html"][:90] for node in one["nodes"]]) for one in results.response["violations"]]
+        assert found == [], tab
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+    context.close()
+
+
+def test_segments_and_instances_are_those_of_the_toolkit(watched: Watched, path: Path) -> None:
+    page = opened(watched, path)
+    page.locator("#opacity").fill("100")
+    eig = answer()
+    page.get_by_role("tab", name="Segments").click()
+    drawn = cells(page.locator(".large .stage").first)
+    labels = st.segment(eig).isel(image=0).values
+    for label in np.unique(labels):
+        colours = drawn[labels == label]
+        assert np.abs(colours - colours[0]).max() <= 3
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == len(np.unique(labels))
+    page.get_by_role("tab", name="Instances").click()
+    drawn = cells(page.locator(".large .stage").first)
+    masks = st.instances(eig, n_instances=8).isel(image=0).values
+    smallest = min((mask for mask in masks if mask.any()), key=np.count_nonzero)
+    assert len(np.unique(drawn[smallest], axis=0)) == 1

@@ -87,6 +87,8 @@ def frozen(
     presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
     kernel: str | Mapping[str, str] | None = None,
     n_eigenvectors: int = 8,
+    regions: bool = True,
+    n_segments: int | str = "auto",
     row_bytes: int = 4 * 2**20,
     device: str = "auto",
     seed: int = 0,
@@ -116,6 +118,10 @@ def frozen(
         One for all affinities, or a mapping from kind to kernel; None takes the default of each.
     n_eigenvectors
         Beside the trivial constant one.
+    regions
+        Whether to find segments and instances too, which takes most of the time.
+    n_segments
+        As in ``st.segment``.
     row_bytes
         What rows of affinities may take before compression: decides for how many patches they are kept. 0 keeps none.
     device, seed
@@ -158,6 +164,8 @@ def frozen(
         presets=presets,
         kernel=kernel,
         n_eigenvectors=n_eigenvectors,
+        regions=regions,
+        n_segments=n_segments,
         row_bytes=row_bytes,
         device=device,
         seed=seed,

@@ -28,7 +28,7 @@ VIEWS = {
     "grid": ("All", "Every eigenvector side by side; choose one to see it large."),
     "rgb": ("RGB", "Three eigenvectors as red, green and blue: patches of one colour belong together."),
     "segments": ("Segments", "The patches sorted into groups by all eigenvectors at once."),
-    "instances": ("Instances", "Connected things, found by merging neighbouring segments."),
+    "instances": ("Instances", "Connected things, found by merging neighbours; a part lies on top of its whole."),
     "spectrum": ("Spectrum", "The eigenvalues: what each cut costs, and the widest gap; and where the cut lives."),
 }
 """The tabs: name to label and explanation."""

@@ -317,6 +317,8 @@ function paintSide(side) {
   if (large) {
     const node = $(".stage", section);
     show(node, gridOf(one), colours(one), `${title(side)}, over ${head.images[state.image].name}. Arrow keys choose a patch.`);
+    // A colour between two labels would be a third.
+    $("canvas", node).classList.toggle("labels", ["segments", "instances"].includes(state.view));
     hatch(node, one.isolated);
     if (state.patch) outline(node, patchOn(gridOf(one)), ["under", "mark"]);
     const limit = one.limits[state.component].toPrecision(3);
