@@ -203,5 +203,30 @@ def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
     return norm > median + OUTLYING_NORM * max(spread, 1e-6 * median)
 
 
+def outlying_masks(activations: xr.DataTree) -> dict[str, xr.DataArray]:
+    """Outlying tokens of every layer and image, as :func:`spectral_toolkit.affinity` takes them for ``mask``.
+
+    Returns
+    -------
+    dict
+        Name of the layer to booleans (image, y, x); layers without ``token`` are left out.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> token = xr.DataArray(np.ones((1, 2, 2, 4)), dims=("image", "y", "x", "feature"))
+    >>> masks = outlying_masks(xr.DataTree.from_dict({"block.0": xr.Dataset({"token": token})}))
+    >>> int(masks["block.0"].sum())
+    0
+    """
+    masks = {}
+    for name in layer_names(activations):
+        variables = activations.children[name].dataset
+        if "token" in variables:
+            each = [outlying_tokens(picture) for picture in variables["token"].transpose("image", ...)]
+            masks[name] = xr.concat(each, dim="image").transpose("image", "y", "x")
+    return masks
+
+
 def _listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))

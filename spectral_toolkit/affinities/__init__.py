@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import xarray as xr
 
 from ..activations import check_tree, image_names, layer_names
@@ -29,6 +30,7 @@ def affinity(
     layers: str | Sequence[str] = "all",
     device: str = "auto",
     dense_bytes: int = 2 * 2**30,
+    mask: Mapping[str, xr.DataArray] | None = None,
     **options: float,
 ) -> LayerGraph:
     """Turn every layer of a capture into an affinity between its patches.
@@ -64,6 +66,10 @@ def affinity(
     dense_bytes
         A layer whose matrix (n_l^2 float32 for one image) would exceed this is never formed; its products are
         recomputed in tiles.
+    mask
+        Tokens to leave out, layer by layer: a mapping from names of layers to booleans (image, y, x), true where the
+        token is to have no affinity to any other, such as :func:`spectral_toolkit.trust.outlying_masks` finds. A cell
+        masked in every layer is isolated. Of scope ``"image"`` only.
     **options
         ``threshold`` in [0, 1) (cosine; default 0.1: similarities at or below it count as zero, as in the source
         paper's dataset protocol), ``bandwidth`` > 0 (rbf; default 0.5, in units of the root mean square distance of a
@@ -117,7 +123,10 @@ def affinity(
     elif layers != "all":
         raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
     members = make_members(acts, names, kind, heads)
+    masked = _checked_mask(mask, acts)
     if scope == "dataset":
+        if masked:
+            raise AffinityError("mask is not offered with scope='dataset': leave it out, or use scope='image'.")
         remark = ""
         pairs = _pairs_to_compare(members, len(image_names(acts)))
         if by_default and pairs > MOST_PAIRS:
@@ -138,7 +147,24 @@ def affinity(
         weights=weights,
         device=resolve_device(device),
         dense_bytes=dense_bytes,
+        mask=masked,
     )
+
+
+def _checked_mask(mask: object, acts: xr.DataTree) -> dict[str, np.ndarray]:
+    if mask is None:
+        return {}
+    if not isinstance(mask, Mapping):
+        raise AffinityError(f"mask is a {type(mask).__name__}: give a mapping from layers to booleans (image, y, x).")
+    checked = {}
+    for layer, values in mask.items():
+        if layer not in acts.children:
+            raise AffinityError(f"mask names {layer!r}, which is no layer: use {', '.join(layer_names(acts))}.")
+        sizes = {name: acts.children[layer].sizes[name] for name in ("image", "y", "x")}
+        if not isinstance(values, xr.DataArray) or dict(values.sizes) != sizes or values.dtype != bool:
+            raise AffinityError(f"mask of layer {layer!r} is not understood: expected booleans of sizes {sizes}.")
+        checked[layer] = values.transpose("image", "y", "x").values
+    return checked
 
 
 MOST_PAIRS = 4e12

@@ -14,7 +14,7 @@ import xarray as xr
 from ..activations import image_names
 from ..errors import AffinityError
 from .features import KINDS, layer_shape, read_features
-from .operators import DenseOperator, LowRankOperator, Operator, TiledOperator, WalkOperator, dense_from_rows
+from .operators import DenseOperator, LowRankOperator, Operator, Rows, TiledOperator, WalkOperator, dense_from_rows
 from .resampling import Grid
 from .table import KERNELS
 
@@ -82,6 +82,7 @@ class LayerGraph:
         device: torch.device,
         dense_bytes: int = 2 * 2**30,
         cache_bytes: int = 4 * 2**30,
+        mask: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.activations = activations
         self.members = tuple(members)
@@ -89,6 +90,7 @@ class LayerGraph:
         self.device = device
         self.dense_bytes = dense_bytes
         self.cache_bytes = cache_bytes
+        self.mask = dict(mask or {})
         self.images = tuple(image_names(activations))
         self._weights = _resolve_weights(weights, self.members, {member.name: 1.0 for member in self.members})
         self._cache: dict[tuple[str, int, int], Operator] = {}
@@ -97,11 +99,17 @@ class LayerGraph:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the answer should know of how the affinities were made."""
-        layers = [m.name for m in self.members if self.weights[m.name] > 0 and not self.is_dense(m)]
-        if not layers or KERNELS[self.recipe.kernel].low_rank:
-            return ()
-        names = ", ".join(layers)
-        return (f"Affinities recomputed in tiles at every product, as they exceed dense_bytes: {names}.",)
+        remarks = []
+        used = [member for member in self.members if self.weights[member.name] > 0]
+        tiled = [member.name for member in used if not self.is_dense(member)]
+        if tiled and not KERNELS[self.recipe.kernel].low_rank:
+            names = ", ".join(tiled)
+            remarks.append(f"Affinities recomputed in tiles at every product, as they exceed dense_bytes: {names}.")
+        masked = {m.layer: int(self.mask[m.layer].sum()) for m in used if m.layer in self.mask}
+        if any(masked.values()):
+            counts = ", ".join(f"{count} of {layer}" for layer, count in masked.items() if count)
+            remarks.append(f"Masked tokens, which have no affinity in their layer: {counts}.")
+        return tuple(remarks)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -197,9 +205,17 @@ class LayerGraph:
         if member.head is not None:
             features = features.head(member.head)
         n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
+        keep = self._kept(member, images)
         if kernel.low_rank and not self.is_dense(member) and steps == 1:
-            return LowRankOperator(*kernel.module.factors(features))
+            left, right = kernel.module.factors(features)
+            if keep is None:
+                return LowRankOperator(left, right)
+            kept = keep.to(left)[:, :, None]
+            masked = left * kept
+            return LowRankOperator(masked, masked if left is right else right * kept)
         rows = kernel.module.prepare(features, **options)
+        if keep is not None:
+            rows = _masked_rows(rows, keep)
         if steps > 1:
             if n * n * 4 > self.dense_bytes:
                 raise AffinityError(
@@ -211,6 +227,13 @@ class LayerGraph:
             return TiledOperator(rows, n, n_images, features.left, symmetric=symmetric)
         return DenseOperator.from_rows(rows, n, n_images, symmetric=symmetric)
 
+    def _kept(self, member: Member, images: slice) -> torch.Tensor | None:
+        """Which tokens of a member are not masked, (images, n); None where all are kept."""
+        masked = self.mask.get(member.layer)
+        if masked is None or not masked[images].any():
+            return None
+        return torch.as_tensor(~masked[images], device=self.device).flatten(1)
+
     def __repr__(self) -> str:
         recipe = self.recipe
         grids = sorted({member.grid for member in self.members}, reverse=True)
@@ -219,6 +242,17 @@ class LayerGraph:
             f"{len(self.members)} layers on {', '.join(f'{rows}x{columns}' for rows, columns in grids)}, "
             f"{len(self.images)} images)"
         )
+
+
+def _masked_rows(rows: Rows, keep: torch.Tensor) -> Rows:
+    """The same rows with masked tokens tied to nothing, either way."""
+
+    def masked(start: int, stop: int) -> torch.Tensor:
+        tile = rows(start, stop)
+        kept = keep.to(tile)
+        return tile * kept[:, start:stop, None] * kept[:, None, :]
+
+    return masked
 
 
 def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, heads: str) -> list[Member]:

@@ -66,8 +66,10 @@ def solve(
         fine along both axes the problem is singular, so it is solved on the default and lifted bilinearly, which the
         attribute ``notes`` then says.
     progress
-        Of the gradient method: True for a bar, or a function called after every step as (steps done, steps at most,
-        objective); what it raises ends the solve. The exact solver has nothing to show.
+        A function called after every step as (steps done, steps at most, objective); what it raises ends the solve,
+        which is how to cancel one. For the exact solver a step is one of its iteration and the objective the worst
+        residual so far, infinite before the first; a dense solve is one step. True shows a bar for the gradient method;
+        the exact solver is done too soon for one.
     **options
         Of the gradient method: ``n_features`` K (default ``n_eigenvectors + 1``), ``steps`` (2,000),
         ``learning_rate`` (2e-3), ``patience`` (200: steps without improvement before stopping early, 0 for never),
@@ -171,10 +173,10 @@ def _whole(name: str, value: object, least: int) -> int:
 def _checked_options(
     method: str, known: dict[str, tuple[type, float]], options: dict[str, object], progress: object
 ) -> dict[str, object]:
-    """Options of a method, checked; ``progress`` goes to methods that take options."""
+    """Options of a method, checked, and ``progress`` with them."""
     if not isinstance(progress, bool) and not callable(progress):
         raise SolverError(f"progress={progress!r} is not understood: use True, False or a function.")
-    checked: dict[str, object] = {"progress": progress} if known else {}
+    checked: dict[str, object] = {"progress": progress}
     for name, value in options.items():
         if name not in known:
             offered = f"which takes {', '.join(known)}" if known else "which takes no options"

@@ -8,6 +8,7 @@ blocks of vectors are used, which is what a GPU, and a CPU's caches, do best.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,9 @@ REMEMBERED = 2
 """Blocks of Ritz vectors handed back, for a warm start that begins with more than the answer."""
 MIN_ITERATIONS = 2
 """Expansions before a warm start may be believed: its vectors can be eigenvectors, and yet not the lowest."""
+
+Report = Callable[[int, int, float], object]
+"""Told after every expansion: how many were made, how many may be, and the worst residual. It may raise to end it."""
 
 
 @dataclass
@@ -60,6 +64,7 @@ def block_davidson(
     generator: torch.Generator,
     exact: bool,
     max_iterations: int = 300,
+    report: Report | None = None,
 ) -> RitzPairs:
     """The ``k`` largest mu of W x = mu B x beside the constant, for every image of the pencil.
 
@@ -75,6 +80,8 @@ def block_davidson(
         Source of the random columns, on the CPU, so that every device begins alike.
     exact
         Whether products are made in float64; else in the precision of the affinities.
+    report
+        Called once an iteration; what it raises ends the iteration.
 
     Returns
     -------
@@ -112,6 +119,8 @@ def block_davidson(
         residuals = best @ subspace.image - mu[:, :block, None] * ritz_mass
         size = residuals.norm(dim=2) / ritz_mass.norm(dim=2)
         open_pairs = size[:, :k] > limits
+        if report is not None:
+            report(iteration, max_iterations, float(size[:, :k].max()))
         if (not open_pairs.any() and iteration >= needed) or iteration >= max_iterations:
             kept = rotation[:, : REMEMBERED * block] @ subspace.vectors
             return RitzPairs(mu[:, :k], kept[:, :k], size[:, :k], iteration, kept)

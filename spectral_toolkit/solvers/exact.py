@@ -12,7 +12,7 @@ from ..affinities.layer_graph import LayerGraph
 from ..affinities.pencil import JointPencil, n_nodes
 from ..affinities.resampling import Grid
 from ..errors import SolverError
-from .davidson import WIDTH, RitzPairs, block_davidson, smallest_block
+from .davidson import WIDTH, Report, RitzPairs, block_davidson, smallest_block
 from .dense import dense_pairs
 from .spectrum import Spectrum, WarmStart
 
@@ -33,6 +33,7 @@ def solve_images(
     start: WarmStart | None,
     tolerance: float,
     seed: int,
+    progress: bool | Report = False,
 ) -> Spectrum:
     """Solve the joint problem of a few images; see :func:`spectral_toolkit.solve`.
 
@@ -43,6 +44,9 @@ def solve_images(
     too_few = (WIDTH + 1) * smallest_block(n_eigenvectors + 1)
     small = n <= max(DENSE_CELLS, too_few)
     exact = small or tolerance < SINGLE_TOLERANCE
+    report = progress if callable(progress) else None
+    if report is not None:
+        report(0, 1, math.inf)
     pencil = make_pencil(graph, images, grid, exact=exact)
     n_pairs = _n_pairs(pencil, n_eigenvectors)
     notes: list[str] = []
@@ -52,7 +56,7 @@ def solve_images(
     else:
         solver = "davidson"
         columns, began_from = _beginning(pencil, start)
-        pencil, pairs = _iterate(pencil, n_pairs, columns, tolerance, seed, notes)
+        pencil, pairs = _iterate(pencil, n_pairs, columns, tolerance, seed, notes, report)
         if bool((pairs.residual[:, :n_eigenvectors] > tolerance).any()) and n <= FALLBACK_CELLS:
             notes.append(
                 f"The iteration stopped at residual {float(pairs.residual[:, :n_eigenvectors].max()):.1e} after "
@@ -89,7 +93,13 @@ def _fingerprint(vectors: Tensor) -> Tensor:
 
 
 def _iterate(
-    pencil: JointPencil, n_pairs: int, start: Tensor | None, tolerance: float, seed: int, notes: list[str]
+    pencil: JointPencil,
+    n_pairs: int,
+    start: Tensor | None,
+    tolerance: float,
+    seed: int,
+    notes: list[str],
+    report: Report | None,
 ) -> tuple[JointPencil, RitzPairs]:
     """Iterate with single-precision products as far as they carry, then in double precision if more is asked."""
     generator = torch.Generator().manual_seed(seed)
@@ -102,6 +112,7 @@ def _iterate(
         generator=generator,
         exact=False,
         max_iterations=300 if fast == tolerance else 40,
+        report=report,
     )
     if fast == tolerance and bool((pairs.residual[:, :-1] <= tolerance).all()):
         return pencil, pairs
@@ -109,7 +120,9 @@ def _iterate(
         notes.append("Products in single precision did not reach the tolerance; went on in double precision.")
     if not pencil.exact:
         pencil = make_pencil(pencil.graph, pencil.images, pencil.grid, exact=True)
-    exact = block_davidson(pencil, n_pairs, start=pairs.subspace, tolerance=tolerance, generator=generator, exact=True)
+    exact = block_davidson(
+        pencil, n_pairs, start=pairs.subspace, tolerance=tolerance, generator=generator, exact=True, report=report
+    )
     exact.iterations += pairs.iterations
     return pencil, exact
 
