@@ -110,13 +110,13 @@ def test_the_exact_solver_reports_every_step_and_can_be_stopped(side):
     whole = st.solve(graph, 2, progress=lambda *step: steps.append(step))
     assert len(steps) == 1 if side == 4 else len(steps) >= whole.iterations > 1
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(*step):
         if step[0] == (0 if side == 4 else 2):
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         st.solve(graph, 2, progress=stop)
     xr.testing.assert_allclose(st.solve(graph, 2).eigenvalue, whole.eigenvalue)
