@@ -26,10 +26,12 @@ _HOMES = {
     "report": "views.report",
     "frozen": "views.frozen",
     "save_bundle": "bundling",
+    "Explorer": "views.explorer",
 }
 _MODULES = ("errors", "scenes", "solvers")
 
 __all__ = [
+    "Explorer",
     "__version__",
     "affinity",
     "capture",
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from .scoring import evaluate, pathways, prepare_labels
     from .solvers import solve
     from .views.frozen import frozen
+    from .views.explorer import Explorer
     from .views.heat_map import heat_map
     from .views.overlay import overlay
     from .views.report import report

@@ -25,19 +25,19 @@ def solve_lines(eig: xr.Dataset, name: str, activations: str = "acts") -> list[s
     attrs = eig.attrs
     options = json.loads(attrs.get("kernel_options") or "{}")
     settings = {key: attrs.get(key) for key in ("kernel", "heads", "scope")} | options
-    graph = _call(
+    graph = call(
         "st.affinity",
         [activations, repr(str(attrs.get("affinity", name)))],
         settings | {"layers": _fewer_layers(eig), "weights": _weights(eig)},
     )
     settings = {key: attrs.get(key) for key in ("method", "tolerance", "seed")}
-    solve = _call("st.solve", [f"{name}_graph"], {"n_eigenvectors": eig.sizes["component"]} | settings)
+    solve = call("st.solve", [f"{name}_graph"], {"n_eigenvectors": eig.sizes["component"]} | settings)
     return [f"{name}_graph = {graph}", f"{name} = {solve}"]
 
 
 def capture_lines(attrs: Mapping[str, Any], pictures: str) -> list[str]:
     """Lines that load the model and the pictures and capture ``acts``, with the settings the activations tell of."""
-    model = _call("st.load_model", [repr(str(attrs.get("model", "")))], {"revision": attrs.get("revision") or None})
+    model = call("st.load_model", [repr(str(attrs.get("model", "")))], {"revision": attrs.get("revision") or None})
     lines = [f"model = {model}"]
     if digest := attrs.get("weights_sha256"):
         lines.append(f"assert model.weights_sha256() == {str(digest)!r}, 'other weights'")
@@ -52,7 +52,7 @@ def capture_lines(attrs: Mapping[str, Any], pictures: str) -> list[str]:
         "batch_size": attrs.get("batch_size"),
         "seed": attrs.get("seed"),
     }
-    lines.append(f"acts = {_call('st.capture', ['model', 'images'], settings)}")
+    lines.append(f"acts = {call('st.capture', ['model', 'images'], settings)}")
     return lines
 
 
@@ -96,7 +96,7 @@ def recipe(
         lines += ["", *solve_lines(eig, names[key])]
     answers = "{" + ", ".join(f"{key!r}: {names[key]}" for key in solved) + "}"
     settings = {"images": _Name("images"), "title": title, **(appearance or {}), "pictures_source": pictures}
-    lines += ["", _call("render_report", ["acts", answers, "'report.html'"], settings)]
+    lines += ["", call("render_report", ["acts", answers, "'report.html'"], settings)]
     return "\n".join(lines) + "\n"
 
 
@@ -145,10 +145,13 @@ class _Name(str):
     __repr__ = str.__str__
 
 
-def _call(function: str, arguments: Sequence[str], settings: Mapping[str, Any]) -> str:
-    """One call, on as many lines as it takes to keep each readable."""
+def call(
+    function: str, arguments: Sequence[str], settings: Mapping[str, Any], raw: Mapping[str, str] | None = None
+) -> str:
+    """One call, on as many lines as it takes to keep each readable; ``raw`` holds arguments that are names."""
     # Names come from a file that anyone may have written; only names may stand where the program has names.
     named = [(key, _plain(value)) for key, value in settings.items() if value is not None and key.isidentifier()]
+    named += [(key, _Name(value)) for key, value in (raw or {}).items()]
     line = f"{function}({', '.join([*arguments, *(f'{key}={value!r}' for key, value in named)])})"
     if len(line) <= _LINE:
         return line

@@ -118,7 +118,7 @@ def report(
         title=title,
         opacity=opacity,
         max_side=max_side,
-        pictures_source=_expression(images),
+        pictures_source=picture_expression(images),
     )
 
 
@@ -269,7 +269,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _expression(images: Any) -> str | None:
+def picture_expression(images: Any) -> str | None:
     """Python for where the pictures came from, if that can be said."""
     if isinstance(images, str | os.PathLike):
         return repr(os.fspath(images))

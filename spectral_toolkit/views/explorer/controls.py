@@ -1,0 +1,336 @@
+"""The controls: plain ipywidgets that say what the state says, and tell of every change a user makes."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+from PIL import Image
+
+from ...affinities.table import KERNELS, default_kernel
+from ..figures import short_names
+from . import wording
+from .state import MAX_EIGENVECTORS, MAX_SEGMENTS, MAX_WEIGHT, PRESETS, VIEWS, Facts, State
+
+Change = Callable[..., None]
+"""Called with the fields of the state that the user changed."""
+
+THUMB = 58  # screen pixels
+MAX_THUMBS = 60
+
+
+class Controls:
+    """All widgets by the field they set; ``show`` moves them, ``on_change`` hears of users only."""
+
+    def __init__(self, facts: Facts, on_change: Change, views: Sequence[str], name: str) -> None:
+        self.facts = facts
+        self._on_change = on_change
+        self._muted = 0
+        self.name = name
+        self.thumbs: list[widgets.ToggleButton] = []
+        self.image = self._image_chooser()
+        self.affinity = self._affinity("affinity")
+        self.other_affinity = self._affinity("other_affinity")
+        self.kernel = self._kernel("kernel")
+        self.other_kernel = self._kernel("other_kernel")
+        self.other_layers = self._choice(
+            "other_layers", [(text, text) for text in ("same", "all", "early", "middle", "late")], "Layers"
+        )
+        self.presets = {preset: self._button(preset, f"{preset}") for preset in PRESETS}
+        self.toggles, self.weights = self._layers()
+        self.n_eigenvectors = self._slider("n_eigenvectors", "How many", 1, self._most(), layout=_wide())
+        self.component = self._slider("component", "Eigenvector", 1, self._most())
+        self.opacity = self._watched(
+            "opacity",
+            widgets.FloatSlider(
+                description="Opacity",
+                min=0,
+                max=1,
+                step=0.05,
+                readout_format=".2f",
+                layout=widgets.Layout(width="250px"),
+            ),
+        )
+        self.smooth = self._switch("smooth", "Smooth")
+        self.compare = self._switch("compare", "Compare with a second setting")
+        self.mask_outliers = self._switch("mask_outliers", "Mask outlying tokens")
+        self.mask_outliers.disabled = not facts.has_tokens
+        self.heads = self._switch("heads", "Every head")
+        self.untap = widgets.Button(description="Forget patch", tooltip=wording.TIPS["untap"])
+        self.untap.on_click(lambda _: self._tell(patch=None))
+        segments = [("auto", "auto"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
+        self.n_segments = self._choice("n_segments", segments, "Groups")
+        self.three = [self._component_of(colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))]
+        self.view = self._watched(
+            "view",
+            widgets.ToggleButtons(
+                options=[(VIEWS[view][0], view) for view in views],
+                tooltips=[VIEWS[view][1] for view in views],
+                style={"button_width": "auto"},
+            ),
+        )
+        self.other = widgets.VBox(
+            [_headed("Second setting"), self.other_affinity, self.other_kernel, self.other_layers]
+        )
+
+    def left(self) -> widgets.VBox:
+        """The column beside the picture."""
+        rows = [
+            widgets.HBox([toggle, slider])
+            for toggle, slider in zip(self.toggles.values(), self.weights.values(), strict=True)
+        ]
+        layers = widgets.VBox(rows)
+        layers.add_class("st-layers")
+        column = widgets.VBox(
+            [
+                _headed("Picture"),
+                self.image,
+                _headed("What ties two patches"),
+                self.affinity,
+                self.kernel,
+                _headed("Layers, solved together"),
+                widgets.HBox(list(self.presets.values())),
+                layers,
+                _headed("Eigenvectors to solve for"),
+                self.n_eigenvectors,
+                self.mask_outliers,
+                self.compare,
+                self.other,
+            ]
+        )
+        column.add_class("st-left")
+        return column
+
+    def above(self, busy: widgets.Widget) -> widgets.VBox:
+        """Above the picture: which view, and what belongs to it."""
+        row = widgets.HBox([self.component, self.opacity, self.smooth, *self.three, self.n_segments])
+        row.layout.flex_flow = "row wrap"
+        head = widgets.HBox([self.view, busy])
+        head.layout.flex_flow = "row wrap"
+        return widgets.VBox([head, row])
+
+    def show(self, state: State) -> None:
+        """Move every widget to where the state says; nobody is told."""
+        weights = state.weights or {}
+        with self._quiet():
+            self._show_image(state.image)
+            for name in ("affinity", "other_affinity", "n_segments", "other_layers", "view"):
+                _set(getattr(self, name), value=getattr(state, name))
+            for name, kind in (("kernel", state.affinity), ("other_kernel", state.other_affinity)):
+                chosen = getattr(self, name)
+                options = _kernel_options(kind)
+                if tuple(chosen.options) != tuple(options):
+                    chosen.options = options
+                _set(chosen, value=getattr(state, name) or default_kernel(kind))
+            for layer, slider in self.weights.items():
+                on = layer in weights
+                _set(self.toggles[layer], value=on)
+                _set(slider, value=weights.get(layer, slider.value if slider.value > 0 else 1.0), disabled=not on)
+            _set(self.n_eigenvectors, value=state.n_eigenvectors)
+            if self.component.max != state.n_eigenvectors:
+                self.component.value = min(self.component.value, state.n_eigenvectors)
+                self.component.max = state.n_eigenvectors
+            for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads"):
+                _set(getattr(self, name), value=getattr(state, name))
+            for place, box in enumerate(self.three):
+                _set(box, value=state.three[place])
+            self._show_what_applies(state)
+
+    def set_thumbnails(self, pictures: Sequence[np.ndarray]) -> str:
+        """The style that puts small pictures onto the buttons."""
+        rules = [
+            f".st-explorer .{self.name}-thumb-{place} {{ background-image: url({_thumb(picture)}) !important; }}"
+            for place, picture in enumerate(pictures[: len(self.thumbs)])
+        ]
+        return "\n".join(rules)
+
+    def _show_image(self, image: int) -> None:
+        if isinstance(self.image, widgets.Dropdown):
+            _set(self.image, value=image)
+        for place, thumb in enumerate(self.thumbs):
+            _set(thumb, value=place == image)
+
+    def _show_what_applies(self, state: State) -> None:
+        coloured = state.view not in ("spectrum", "layers")
+        _display(self.component, state.view in ("picture", "grid", "spectrum", "layers"))
+        _display(self.opacity, coloured)
+        _display(self.smooth, state.view in ("picture", "grid", "rgb"))
+        for box in self.three:
+            _display(box, state.view == "rgb")
+        _display(self.n_segments, state.view == "segments")
+        _display(self.other, state.compare)
+        _display(self.untap, state.patch is not None)
+        _display(self.heads, state.patch is not None and state.affinity != "token")
+
+    def _tell(self, **changes: Any) -> None:
+        if not self._muted:
+            self._on_change(**changes)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        self._muted += 1
+        try:
+            yield
+        finally:
+            self._muted -= 1
+
+    def _watched(self, name: str, widget: Any) -> Any:
+        widget.observe(lambda change: self._tell(**{name: change["new"]}), "value")
+        if name in wording.TIPS:
+            widget.tooltip = wording.TIPS[name]
+        return widget
+
+    def _most(self) -> int:
+        cells = min(rows * columns for rows, columns in self.facts.grids.values())
+        return max(1, min(MAX_EIGENVECTORS, cells - 2))
+
+    def _slider(self, name: str, label: str, least: int, most: int, **settings: Any) -> widgets.IntSlider:
+        settings.setdefault("layout", widgets.Layout(width="250px"))
+        return self._watched(name, widgets.IntSlider(description=label, min=least, max=most, **settings))
+
+    def _switch(self, name: str, label: str) -> widgets.Checkbox:
+        box = widgets.Checkbox(description=label, indent=False, layout=widgets.Layout(width="auto"))
+        return self._watched(name, box)
+
+    def _choice(self, name: str, options: list[tuple[str, Any]], label: str) -> widgets.Dropdown:
+        return self._watched(name, widgets.Dropdown(options=options, description=label, layout=_wide()))
+
+    def _button(self, name: str, label: str) -> widgets.Button:
+        button = widgets.Button(
+            description=label, tooltip=wording.TIPS[name], layout=widgets.Layout(width="auto", flex="1 1 auto")
+        )
+        button.on_click(lambda _: self._tell(preset=name))
+        return button
+
+    def _affinity(self, name: str) -> widgets.ToggleButtons:
+        kinds = self.facts.kinds
+        buttons = widgets.ToggleButtons(
+            options=[(wording.AFFINITIES[kind][0], kind) for kind in kinds if kind in wording.AFFINITIES],
+            tooltips=[wording.AFFINITIES[kind][1] for kind in kinds if kind in wording.AFFINITIES],
+            style={"button_width": "auto"},
+        )
+        return self._watched(name, buttons)
+
+    def _kernel(self, name: str) -> widgets.Dropdown:
+        box = widgets.Dropdown(
+            options=_kernel_options(self.facts.kinds[0]),
+            description="Kernel",
+            tooltip=wording.TIPS[name],
+            layout=_wide(),
+        )
+        which = "other_affinity" if name.startswith("other") else "affinity"
+
+        def told(change: dict[str, Any]) -> None:
+            kind = getattr(self, which).value
+            self._tell(**{name: None if change["new"] == default_kernel(kind) else change["new"]})
+
+        box.observe(told, "value")
+        return box
+
+    def _layers(self) -> tuple[dict[str, widgets.ToggleButton], dict[str, widgets.FloatSlider]]:
+        toggles, sliders = {}, {}
+        for layer, short in zip(self.facts.layers, short_names(list(self.facts.layers)), strict=True):
+            toggle = widgets.ToggleButton(
+                description=short,
+                tooltip=f"Layer {layer}. {wording.TIPS['layer']}",
+                layout=widgets.Layout(width="52px", flex="0 0 auto"),
+            )
+            slider = widgets.FloatSlider(
+                value=1.0,
+                min=0,
+                max=MAX_WEIGHT,
+                step=0.05,
+                readout_format=".2f",
+                tooltip=f"Weight of layer {layer}. {wording.TIPS['weights']}",
+                layout=widgets.Layout(width="230px"),
+            )
+            toggle.observe(lambda change, name=layer: self._tell(toggled=(name, change["new"])), "value")
+            slider.observe(lambda change, name=layer: self._tell(weighted=(name, change["new"])), "value")
+            toggles[layer], sliders[layer] = toggle, slider
+        return toggles, sliders
+
+    def _component_of(self, colour: str, place: int) -> widgets.BoundedIntText:
+        box = widgets.BoundedIntText(
+            value=place + 1,
+            min=1,
+            max=MAX_EIGENVECTORS,
+            description=colour,
+            tooltip=wording.TIPS["three"],
+            layout=widgets.Layout(width="110px"),
+            style={"description_width": "40px"},
+        )
+        box.observe(lambda _: self._tell(three=tuple(box.value for box in self.three)), "value")
+        return box
+
+    def _image_chooser(self) -> widgets.Widget:
+        names = self.facts.images
+        if len(names) > MAX_THUMBS:
+            return self._watched(
+                "image",
+                widgets.Dropdown(options=[(name, place) for place, name in enumerate(names)], layout=_wide()),
+            )
+        for place, name in enumerate(names):
+            thumb = widgets.ToggleButton(
+                tooltip=f"Picture {name}", layout=widgets.Layout(width=f"{THUMB}px", height=f"{THUMB}px")
+            )
+            thumb.add_class("st-thumb")
+            thumb.add_class(f"{self.name}-thumb-{place}")
+            thumb.observe(lambda change, place=place: self._thumb_pressed(place, change["new"]), "value")
+            self.thumbs.append(thumb)
+        box = widgets.HBox(self.thumbs)
+        box.add_class("st-thumbs")
+        return box
+
+    def _thumb_pressed(self, place: int, pressed: bool) -> None:
+        if self._muted:
+            return
+        if not pressed:  # the chosen picture stays chosen
+            with self._quiet():
+                self.thumbs[place].value = True
+            return
+        self._tell(image=place)
+
+
+def _headed(text: str) -> widgets.HTML:
+    head = widgets.HTML(html.escape(text))
+    head.add_class("st-head")
+    return head
+
+
+def _kernel_options(kind: str) -> list[tuple[str, str]]:
+    return [
+        (wording.KERNELS[name], name)
+        for name, line in KERNELS.items()
+        if kind in line.kinds and "image" in line.scopes and name in wording.KERNELS
+    ]
+
+
+def _wide() -> widgets.Layout:
+    return widgets.Layout(width="300px")
+
+
+def _set(widget: Any, **values: Any) -> None:
+    """Only what differs: every assignment is a message."""
+    for name, value in values.items():
+        if getattr(widget, name) != value:
+            setattr(widget, name, value)
+
+
+def _display(widget: Any, shown: bool) -> None:
+    wanted = None if shown else "none"
+    if widget.layout.display != wanted:
+        widget.layout.display = wanted
+
+
+def _thumb(picture: np.ndarray) -> str:
+    small = Image.fromarray(picture)
+    small.thumbnail((2 * THUMB, 2 * THUMB))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

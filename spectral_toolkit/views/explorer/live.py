@@ -1,0 +1,92 @@
+"""A Bokeh figure inside a widget that stays right: changes go out as one message, and every new view starts fresh."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bokeh.document.events import ColumnDataChangedEvent, DocumentPatchedEvent, ModelChangedEvent
+from bokeh.models import LayoutDOM
+from bokeh.protocol import Protocol
+from jupyter_bokeh import BokehModel
+
+
+class LiveFigure(BokehModel):
+    """`jupyter_bokeh.BokehModel`, which draws each new view from a bundle made once, kept up to date.
+
+    A page that was reloaded, or a second view, would show what the figure was when it was made; and what changes
+    between the widget's display and its first view would be lost. BokehJS says when a view has been drawn; the bundle
+    is then made again if anything has changed since.
+    """
+
+    def __init__(self, model: LayoutDOM, **settings: Any) -> None:
+        self._waiting: list[DocumentPatchedEvent] | None = None
+        self._outdated = False
+        super().__init__(model, **settings)
+        assert self._document is not None
+        self._document.on_event("document_ready", self._on_ready)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Send all changes made inside as one message, so that no half of them is ever seen."""
+        if self._waiting is not None:
+            yield
+            return
+        self._waiting = []
+        try:
+            yield
+        finally:
+            events, self._waiting = self._waiting, None
+            if events:
+                self._send_patch(_newest(events))
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """A front end that asks for everything gets the figure as it is now."""
+        if key is None and self._outdated and self._document is not None:
+            self._outdated = False
+            with self.hold_trait_notifications():
+                self._trait_values["render_bundle"] = self._model_to_traits(self._model)
+        return super().get_state(key=key, drop_defaults=drop_defaults)
+
+    def close(self) -> None:
+        """Close the comm, and let go of the figure."""
+        document = self._document
+        super().close()
+        if document is not None:
+            document.clear()
+
+    def _document_patched(self, event: DocumentPatchedEvent) -> None:
+        self._outdated = True
+        if event.setter is self:
+            return
+        if self._waiting is not None:
+            self._waiting.append(event)
+        else:
+            self._send_patch([event])
+
+    def _send_patch(self, events: list[DocumentPatchedEvent]) -> None:
+        message = Protocol().create("PATCH-DOC", events)
+        for part in (message.header_json, message.metadata_json, message.content_json):
+            self.send({"msg": "patch", "payload": part})
+        for buffer in message.buffers:
+            self.send({"msg": "patch", "payload": json.dumps(buffer.ref)})
+            self.send({"msg": "patch"}, [buffer.to_bytes()])
+
+    def _on_ready(self, _event: object) -> None:
+        if self._outdated:
+            self._outdated = False
+            self.render_bundle = self._model_to_traits(self._model)
+
+
+def _newest(events: list[DocumentPatchedEvent]) -> list[DocumentPatchedEvent]:
+    """Of several changes of one thing, the last."""
+    kept: dict[object, DocumentPatchedEvent] = {}
+    for event in events:
+        key: object = id(event)
+        if isinstance(event, ModelChangedEvent | ColumnDataChangedEvent):
+            key = (event.model.id, event.attr)
+        kept.pop(key, None)
+        kept[key] = event
+    return list(kept.values())

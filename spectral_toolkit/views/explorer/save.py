@@ -1,0 +1,155 @@
+"""The figure that is shown, as a file: the same tiles, laid out by Python."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ...errors import SpectralToolkitError
+from ..composite import enlarge
+from .tiles import Place, Tile
+
+_SCALE = 2  # pixels of the file for one of the screen
+_HEAD = 24  # screen pixels for the title
+_SPACE = 16
+_INK = "#1a1a1a"
+
+
+class Panel:
+    """Tiles with their places and a title: what one figure shows."""
+
+    def __init__(self, tiles: Sequence[Tile], places: Sequence[Place], size: tuple[float, float], title: str) -> None:
+        self.tiles, self.places, self.size, self.title = tiles, places, size, title
+
+
+def save_png(panels: Sequence[Panel], path: Path) -> Path:
+    """Panels side by side as a PNG of twice the size on the screen."""
+    width, height = _whole(panels)
+    sheet = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), "white")
+    draw = ImageDraw.Draw(sheet)
+    large, small = (ImageFont.load_default(size * _SCALE) for size in (13, 11))
+    left = 0.0
+    for panel in panels:
+        draw.text((left * _SCALE, 2 * _SCALE), _plain(panel.title), fill=_INK, font=large)
+        for tile, place in zip(panel.tiles, panel.places, strict=True):
+            at = tuple(round(v * _SCALE) for v in (left + place.left, _HEAD + place.top))
+            size = (round(place.height * _SCALE), round(place.width * _SCALE))
+            sheet.paste(Image.fromarray(_composed(tile, size)), at)
+            if tile.caption:
+                draw.text((at[0], at[1] - 15 * _SCALE), _plain(tile.caption), fill=_INK, font=small)
+            for box in _boxes(tile, place):
+                corners = [(left + box[0]) * _SCALE, (_HEAD + box[1]) * _SCALE]
+                corners += [(left + box[2]) * _SCALE, (_HEAD + box[3]) * _SCALE]
+                draw.rectangle(corners, outline=box[4], width=2 * _SCALE)
+        left += panel.size[0] + _SPACE
+    with _writing(path):
+        sheet.save(path, "PNG", optimize=True)
+    return path
+
+
+def save_svg(panels: Sequence[Panel], path: Path) -> Path:
+    """The same as an SVG: pictures as they are, patches with sharp edges, words as words."""
+    width, height = _whole(panels)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" font-family="sans-serif" fill="{_INK}">'
+    ]
+    left = 0.0
+    for panel in panels:
+        parts.append(f'<text x="{left:g}" y="15" font-size="13">{escape(panel.title)}</text>')
+        for tile, place in zip(panel.tiles, panel.places, strict=True):
+            x, y = left + place.left, _HEAD + place.top
+            box = f'x="{x:g}" y="{y:g}" width="{place.width:g}" height="{place.height:g}" preserveAspectRatio="none"'
+            if tile.picture is not None:
+                parts.append(f'<image {box} href="{_uri(tile.picture)}"/>')
+            parts.append(f'<image {box} style="image-rendering:pixelated" href="{_uri(tile.colours)}"/>')
+            if tile.caption:
+                parts.append(f'<text x="{x:g}" y="{y - 4:g}" font-size="11">{escape(tile.caption)}</text>')
+            for edge in _boxes(tile, place):
+                parts.append(
+                    f'<rect x="{left + edge[0]:g}" y="{_HEAD + edge[1]:g}" width="{edge[2] - edge[0]:g}" '
+                    f'height="{edge[3] - edge[1]:g}" fill="none" stroke="{edge[4]}" stroke-width="2"/>'
+                )
+        left += panel.size[0] + _SPACE
+    with _writing(path):
+        path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
+    return path
+
+
+def free_path(text: str, ending: str) -> Path:
+    """Where to save: the path as given with its ending, or the next number that is free. Nothing is overwritten.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If there is no such folder, or no name was given.
+    """
+    if not text.strip():
+        raise SpectralToolkitError("No name was given: write one such as 'explorer' into the field beside the buttons.")
+    path = Path(os.path.expanduser(text.strip()))
+    if path.suffix.lower() != ending:
+        path = path.with_name(path.name + ending)
+    if not path.parent.is_dir():
+        raise SpectralToolkitError(f"The folder {str(path.parent)!r} does not exist: make it, or choose another.")
+    candidate, number = path, 2
+    while candidate.exists() or candidate.is_symlink():
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
+    return candidate
+
+
+class _writing:  # noqa: N801
+    """An error of the file system as one sentence."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise SpectralToolkitError(
+                f"{str(self.path)!r} cannot be written ({error.strerror}): choose another place."
+            ) from error
+
+
+def _whole(panels: Sequence[Panel]) -> tuple[float, float]:
+    width = sum(panel.size[0] for panel in panels) + _SPACE * (len(panels) - 1)
+    return width, _HEAD + max(panel.size[1] for panel in panels) + 2
+
+
+def _composed(tile: Tile, size: tuple[int, int]) -> np.ndarray:
+    above = enlarge(tile.colours, size).astype(np.float64)
+    below = np.full((*size, 3), 255, np.uint8)
+    if tile.picture is not None:
+        below = np.asarray(Image.fromarray(tile.picture).resize(size[::-1], Image.Resampling.BILINEAR))
+    opacity = above[..., 3:] / 255 if above.shape[-1] == 4 else 1.0
+    return np.rint(below * (1 - opacity) + above[..., :3] * opacity).astype(np.uint8)
+
+
+def _plain(text: str) -> str:
+    """Without the letters that Pillow's own font does not have."""
+    return text.replace("λ =", "eigenvalue").replace("λ", "eigenvalue").encode("latin-1", "replace").decode("latin-1")
+
+
+def _boxes(tile: Tile, place: Place) -> list[tuple[float, float, float, float, str]]:
+    boxes = []
+    high, wide = place.height / place.grid[0], place.width / place.grid[1]
+    for row, column in tile.framed:
+        left, top = place.left + column * wide, place.top + row * high
+        boxes.append((left, top, left + wide, top + high, "#d55e00"))
+    return boxes
+
+
+def _uri(colours: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(colours).save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

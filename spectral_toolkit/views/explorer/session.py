@@ -1,0 +1,301 @@
+"""What the explorer shows, computed: calls of the public functions, with everything kept that can be used again."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import xarray as xr
+
+import spectral_toolkit as st
+
+from ...activations import check_tree, image_names, layer_names
+from ...affinities import LayerGraph, affinity
+from ...affinities.features import KINDS
+from ...affinities.rows import affinity_row
+from ...errors import SpectralToolkitError
+from ...solvers import solve
+from ...trust import Statement, outlying_masks, trust_statements
+from ..composite import shrink
+from ..shown import ShownPicture, shown_pictures
+from .state import Facts, State
+from .worker import Check
+
+_Value = TypeVar("_Value")
+
+_KEPT_GRAPHS = 6
+_KEPT_ANSWERS = 48
+_MAX_SIDE = 512  # pixels of the longer side of a picture on the page
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything that decides the numbers of one answer, and nothing else."""
+
+    image: int
+    affinity: str
+    kernel: str | None
+    weights: tuple[tuple[str, float], ...]
+    n_eigenvectors: int
+    mask_outliers: bool
+
+
+@dataclass
+class Side:
+    """One setting's answer: eigenvectors of one picture, and what was made of them because it is shown."""
+
+    question: Question
+    eig: xr.Dataset
+    trust: list[Statement]
+    segments: np.ndarray | None = None
+    instances: np.ndarray | None = None
+    joint_row: np.ndarray | None = None
+    layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Answer:
+    """What one state shows: one side, or two to compare."""
+
+    state: State
+    picture: ShownPicture
+    small: np.ndarray
+    sides: list[Side]
+
+
+def questions(state: State, facts: Facts) -> list[Question]:
+    """What a state asks: one question, or two when it compares."""
+    weights = state.weights or {}
+    first = Question(
+        state.image, state.affinity, state.kernel, _key(weights), state.n_eigenvectors, state.mask_outliers
+    )
+    if not state.compare:
+        return [first]
+    other = weights if state.other_layers == "same" else facts.preset(state.other_layers, weights)
+    second = Question(
+        state.image,
+        state.other_affinity,
+        state.other_kernel,
+        _key(other),
+        state.n_eigenvectors,
+        state.mask_outliers,
+    )
+    return [first, second]
+
+
+def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple((name, weight) for name, weight in weights.items() if weight > 0)
+
+
+class Session:
+    """Activations, and the graphs and answers made from them so far."""
+
+    def __init__(self, activations: xr.DataTree, device: str = "auto") -> None:
+        check_tree(activations)
+        if "pixels" not in activations.data_vars:
+            raise SpectralToolkitError(
+                "The activations hold no pictures: put them into the root as 'pixels' (image, y_px, x_px, rgb), as "
+                "st.capture does."
+            )
+        self.activations = activations
+        self.device = device
+        layers = tuple(layer_names(activations))
+        held = {name: set(map(str, activations.children[name].data_vars)) for name in layers}
+        kinds = tuple(kind for kind, needed in KINDS.items() if all(set(needed) <= held[name] for name in layers))
+        if not kinds:
+            raise SpectralToolkitError(
+                "The layers have no quantity in common that could be compared: capture queries and keys, or values."
+            )
+        self.facts = Facts(
+            layers=layers,
+            images=tuple(image_names(activations)),
+            kinds=kinds,
+            grids={name: _grid(activations.children[name]) for name in layers},
+            has_tokens=all("token" in held[name] for name in layers),
+        )
+        # Made on a background thread, looked up on the main one.
+        self._lock = threading.Lock()
+        self._graphs: OrderedDict[Hashable, LayerGraph] = OrderedDict()
+        self._results: OrderedDict[Hashable, Any] = OrderedDict()
+        self._latest: dict[Hashable, xr.Dataset] = {}
+        self._masks: dict[str, xr.DataArray] | None = None
+
+    def answer(self, state: State, check: Check) -> Answer:
+        """Compute what a state shows; ``check`` is called often, and what it raises ends the work."""
+        return self._compose(state, lambda key, make: self._made(key, make, check))
+
+    def kept(self, state: State) -> Answer | None:
+        """The same if all of it has been computed before, else None."""
+        try:
+            return self._compose(state, self._found)
+        except _MissingError:
+            return None
+
+    def norms(self, image: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Norms of the tokens of every layer that has them, (y, x), and which are outlying."""
+        found = {}
+        for name in self.facts.layers:
+            variables = self.activations.children[name].dataset
+            if "token" in variables:
+                token = variables["token"].isel(image=image).transpose("y", "x", "feature")
+                norm = np.linalg.norm(token.values.astype(np.float64), axis=-1)
+                found[name] = (norm, self._outlying()[name].values[image])
+        return found
+
+    def picture(self, image: int) -> ShownPicture:
+        """One picture in the shape of the original."""
+        return self._kept_or_made(("picture", image), lambda: self._shown(image))
+
+    def small(self, image: int, side: int = 128) -> np.ndarray:
+        """The same picture for small tiles, no side above ``side`` pixels."""
+        return self._kept_or_made(("small", image, side), lambda: shrink(self.picture(image).pixels, side))
+
+    def graph(self, question: Question) -> LayerGraph:
+        """The graph of a question, its layers weighted."""
+        key = (question.image, question.affinity, question.kernel, question.mask_outliers)
+        with self._lock:
+            graph = self._graphs.get(key)
+        if graph is None:
+            graph = affinity(self._one(question.image), question.affinity, **self._settings(question))
+            with self._lock:
+                self._graphs[key] = graph
+                while len(self._graphs) > _KEPT_GRAPHS:
+                    self._graphs.popitem(last=False)
+        return graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)})
+
+    def close(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            self._graphs.clear()
+            self._results.clear()
+            self._latest.clear()
+        self._masks = None
+        self.activations = xr.DataTree()
+
+    def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> Answer:
+        sides = []
+        for question in questions(state, self.facts):
+            eig, trust = get(("solve", question), lambda check, q=question: self._solved(q, check))
+            side = Side(question, eig, trust)
+            if state.view in ("segments", "instances") and (make := getattr(st, _REGIONS[state.view], None)):
+                value = get(
+                    (state.view, question, state.n_segments),
+                    lambda check, q=question, e=eig, m=make: self._regions(m, state, q, e),
+                )
+                setattr(side, state.view, value)
+            if state.patch is not None:
+                rows = get(("rows", question, state.patch), lambda check, q=question: self._rows(q, state, check))
+                side.joint_row, side.layer_rows = rows
+                if state.heads:
+                    side.layer_rows = get(
+                        ("heads", question, state.patch), lambda check, q=question: self._head_rows(q, state)
+                    )
+            sides.append(side)
+        return Answer(state, self.picture(state.image), self.small(state.image), sides)
+
+    def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
+        graph = self.graph(question)
+        for member in graph.members:  # the slow part of a first solve, so that it can be stopped between layers
+            if graph.weights[member.name] > 0:
+                check()
+                graph.operators(member, slice(0, 1))
+        place = (question.image, question.affinity, question.kernel, question.mask_outliers)
+        eig = solve(graph, question.n_eigenvectors, start=self._latest.get(place), progress=check)
+        self._latest[place] = eig
+        one = eig.isel(image=0)
+        trust = trust_statements(one, self._one(question.image) if self.facts.has_tokens else None)
+        return eig, trust
+
+    def _regions(self, make: Callable[..., xr.DataArray], state: State, question: Question, eig: xr.Dataset) -> Any:
+        if state.view == "segments":
+            return make(eig, state.n_segments).isel(image=0).transpose("y", "x").values
+        return make(eig).isel(image=0).transpose("instance", "y", "x").values
+
+    def _rows(self, question: Question, state: State, check: Check) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        check()
+        assert state.patch is not None
+        joint, layers = affinity_row(self.graph(question), state.patch)
+        return joint.values, {name: row.values for name, row in layers.items()}
+
+    def _head_rows(self, question: Question, state: State) -> dict[str, np.ndarray]:
+        assert state.patch is not None
+        layers = [name for name, _ in question.weights]
+        graph = affinity(
+            self._one(question.image), question.affinity, heads="each", layers=layers, **self._settings(question)
+        )
+        _, rows = affinity_row(graph, state.patch)
+        return {name: row.values for name, row in rows.items()}
+
+    def _settings(self, question: Question) -> dict[str, Any]:
+        settings: dict[str, Any] = {"kernel": question.kernel, "device": self.device}
+        if question.mask_outliers:
+            keep = slice(question.image, question.image + 1)
+            settings["mask"] = {name: mask[keep] for name, mask in self._outlying().items()}
+        return settings
+
+    def _outlying(self) -> dict[str, xr.DataArray]:
+        if self._masks is None:
+            self._masks = outlying_masks(self.activations)
+        return self._masks
+
+    def _one(self, image: int) -> xr.DataTree:
+        """The activations of one picture: each is solved alone, so that the page need not wait for the others."""
+        return self._kept_or_made(
+            ("one", image), lambda: self.activations.isel({"image": slice(image, image + 1)}).load()
+        )
+
+    def _shown(self, image: int) -> ShownPicture:
+        names = xr.Dataset(
+            {"eigenvector": (("image", "y", "x", "component"), np.zeros((len(self.facts.images), 1, 1, 1)))},
+            {"image": list(self.facts.images), **_boxes(self.activations)},
+        )
+        return next(iter(shown_pictures(self.activations, names, image, max_side=_MAX_SIDE)))
+
+    def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> Any:
+        with self._lock:
+            if key not in self._results:
+                raise _MissingError
+            self._results.move_to_end(key)
+            return self._results[key]
+
+    def _made(self, key: Hashable, make: Callable[[Check], _Value], check: Check) -> _Value:
+        try:
+            return self._found(key, make)
+        except _MissingError:
+            pass
+        value = make(check)
+        check()
+        with self._lock:
+            self._results[key] = value
+            while len(self._results) > _KEPT_ANSWERS:
+                self._results.popitem(last=False)
+        return value
+
+    def _kept_or_made(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
+        return self._made(key, lambda check: make(), _never)
+
+
+_REGIONS = {"segments": "segment", "instances": "instances"}
+REGIONS = tuple(view for view, name in _REGIONS.items() if name in st.__all__)
+"""Which views of regions this installation offers."""
+
+
+class _MissingError(Exception):
+    """Not computed yet."""
+
+
+def _never(*_: object) -> None:
+    return None
+
+
+def _grid(node: xr.DataTree) -> tuple[int, int]:
+    return node.sizes["y"], node.sizes["x"]
+
+
+def _boxes(activations: xr.DataTree) -> dict[str, Any]:
+    wanted = ("box_top", "box_left", "box_bottom", "box_right", "original_height", "original_width")
+    return {name: activations.coords[name].variable for name in wanted if name in activations.coords}

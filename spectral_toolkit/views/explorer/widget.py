@@ -1,0 +1,448 @@
+"""``st.Explorer``: one widget that joins controls, computation and pictures. It holds no numbers of its own."""
+
+from __future__ import annotations
+
+import html
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+import ipywidgets as widgets
+import xarray as xr
+
+from ...capturing import capture
+from ...errors import SpectralToolkitError
+from ...models import load_model
+from ..report import picture_expression
+from . import save, wording
+from .code import as_code
+from .controls import MAX_THUMBS, Controls
+from .offline import Loader, Stage
+from .picture import Layers, Pictures, Rows, Spectrum
+from .session import REGIONS, Answer, Session, questions
+from .state import VIEWS, State, checked
+from .worker import Worker
+
+_NUMBERS = itertools.count()
+_QUANTITIES = ("query", "key", "value", "token")
+
+
+class Explorer(widgets.VBox):
+    """Explore what the layers of a model group together, in a notebook.
+
+    Every control has its twin in `state`: assigning another state moves the controls and the picture.
+
+    Parameters
+    ----------
+    model
+        A model, or anything ``st.load_model`` takes; or activations from ``st.capture``, and then no images.
+    images
+        Anything ``st.load_images`` takes.
+    state
+        Where to begin; the default shows the first eigenvector of query-key affinity over all layers.
+    layers, size, batch_size, seed, progress
+        As ``st.capture`` takes them.
+    device
+        Where spectral problems are solved.
+    synchronous
+        Compute in the foreground even where a notebook's event loop runs: for scripts and tests.
+
+    Attributes
+    ----------
+    state : State
+        What is shown. Assign ``dataclasses.replace(explorer.state, affinity="vv")`` or call `set`.
+    activations : xarray.DataTree
+        The capture that is explored.
+    eigenvectors : xarray.Dataset
+        The answer that is shown, of the chosen picture.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If the model, the pictures or the state are not what is expected.
+
+    Examples
+    --------
+    >>> import spectral_toolkit as st
+    >>> explorer = Explorer("scenes", st.scenes.sample(2, seed=0).pixels, progress=False)
+    >>> explorer.set(affinity="vv", component=2)
+    >>> explorer.eigenvectors.attrs["affinity"]
+    'vv'
+    >>> explorer.close()
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        images: Any = None,
+        *,
+        state: State | None = None,
+        layers: Any = "all",
+        size: int | tuple[int, int] | None = None,
+        batch_size: int = 8,
+        seed: int = 0,
+        device: str = "auto",
+        progress: bool = True,
+        synchronous: bool = False,
+    ) -> None:
+        activations, source = _activations(
+            model,
+            images,
+            {"layers": layers, "size": size, "batch_size": batch_size, "seed": seed, "progress": progress},
+        )
+        self._source = source
+        self._session = Session(activations, device)
+        self._name = f"st-explorer-{next(_NUMBERS)}"
+        self._state = checked(_fitting(state or State(), self._session), self._session.facts)
+        self._answer: Answer | None = None
+        self._asked: object = None
+        self._worker: Worker[State] = Worker(self._session.answer, self._deliver, synchronous=synchronous)
+        views = [view for view in VIEWS if self._offers(view)]
+        self._controls = Controls(self._session.facts, self._on_change, views, self._name)
+        self._pictures = Pictures(self._on_change)
+        self._rows: Rows | None = None
+        self._spectrum: Spectrum | None = None
+        self._layers: Layers | None = None
+        self._page_ready = False
+        super().__init__(self._build())
+        self.add_class("st-explorer")
+        self._open = True
+        self._controls.show(self._state)
+        # The first view is computed at once: what is displayed then is whole, with or without a thread.
+        self._show(self._session.answer(self._state, _nothing))
+
+    @property
+    def state(self) -> State:
+        """What is shown; assign another to change it."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = checked(state, self._session.facts)
+        self._controls.show(self._state)
+        self._refresh()
+
+    def set(self, **changes: Any) -> None:
+        """Change some fields of the state, such as ``explorer.set(affinity="vv", component=2)``."""
+        unknown = [name for name in changes if name not in State.__dataclass_fields__]
+        if unknown:
+            raise SpectralToolkitError(
+                f"The state has no {unknown[0]!r}: its fields are {', '.join(State.__dataclass_fields__)}."
+            )
+        self.state = replace(self._state, **changes)
+
+    @property
+    def activations(self) -> xr.DataTree:
+        """The capture that is explored."""
+        return self._session.activations
+
+    @property
+    def eigenvectors(self) -> xr.Dataset:
+        """The answer that is shown, of the chosen picture alone."""
+        self._require_current()
+        assert self._answer is not None
+        return self._answer.sides[0].eig
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer for the present state is still awaited; the picture is dimmed then."""
+        return self._asked is not None
+
+    def code(self) -> str:
+        """Python that computes what is shown, to run in another kernel."""
+        return as_code(self._state, self._session.facts, self.activations.attrs, self._source)
+
+    def save_figure(self, path: str) -> str:
+        """Save the picture that is shown, as PNG or SVG by the ending; returns the path, numbered if it was taken."""
+        ending = ".svg" if str(path).lower().endswith(".svg") else ".png"
+        self._require_current()
+        if self._state.view in ("spectrum", "layers"):
+            raise SpectralToolkitError(
+                f"view={self._state.view!r} is a chart: save it with the disk in its toolbar, or choose a picture."
+            )
+        write = save.save_svg if ending == ".svg" else save.save_png
+        return str(write(self._pictures.panels(), save.free_path(str(path), ending)))
+
+    def close(self) -> None:
+        """Stop computing, and let go of widgets, figures, activations and answers."""
+        if not getattr(self, "_open", False):  # closed already, or never built because the input was refused
+            return
+        self._open = False
+        self._worker.close()
+        live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
+        for widget in live:
+            widget.close()
+        self._loader.close()
+        for widget in _inside(self):
+            widget.unobserve_all()
+            widget.close()
+        self._session.close()
+        self._answer = None
+        self._rows = self._spectrum = self._layers = None
+        super().close()
+
+    def _offers(self, view: str) -> bool:
+        if view in ("segments", "instances"):
+            return view in REGIONS
+        return view != "norms" or self._session.facts.has_tokens
+
+    def _build(self) -> list[widgets.Widget]:
+        self._loader = Loader(self._name, self._fill)
+        self._style = widgets.HTML(layout=widgets.Layout(display="none"))
+        thumbs = [self._session.small(place, 116) for place in range(len(self._session.facts.images))]
+        style = files("spectral_toolkit.views.explorer").joinpath("style.css").read_text(encoding="utf-8")
+        self._style.value = f"<style>{style}{self._controls.set_thumbnails(thumbs[:MAX_THUMBS])}</style>"
+        self._busy = widgets.HTML('<span class="st-spin"></span>Solving ...')
+        self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=_auto())
+        self._cancel.on_click(lambda _: self._stop())
+        busy = widgets.HBox([self._busy, self._cancel])
+        busy.add_class("st-busy")
+        self._busy_row = busy
+        self._message = widgets.HTML()
+        self._stage, self._rows_stage = Stage(), Stage()
+        self._stage.add_class("st-stage")
+        self._rows_stage.add_class("st-stage")
+        self._legend, self._trust, self._row_legend = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        row_line = widgets.HBox([self._row_legend, self._controls.heads, self._controls.untap])
+        row_line.layout.flex_flow = "row wrap"
+        right = widgets.VBox(
+            [
+                self._controls.above(busy),
+                self._message,
+                self._stage,
+                self._legend,
+                self._trust,
+                row_line,
+                self._rows_stage,
+                self._buttons(),
+            ]
+        )
+        right.add_class("st-right")
+        body = widgets.HBox([self._controls.left(), right])
+        body.add_class("st-body")
+        return [self._style, self._loader, body]
+
+    def _buttons(self) -> widgets.VBox:
+        self._path = widgets.Text(
+            value="explorer", description="Save as", tooltip=wording.TIPS["path"], layout=widgets.Layout(width="240px")
+        )
+        actions: dict[str, tuple[str, Callable[[], str]]] = {
+            "code": ("Copy as code", self._copy_code),
+            "png": ("Save PNG", lambda: f"Saved {self.save_figure(f'{self._path.value}.png')}."),
+            "svg": ("Save SVG", lambda: f"Saved {self.save_figure(f'{self._path.value}.svg')}."),
+        }
+        buttons = []
+        for name, (label, action) in actions.items():
+            button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=_auto())
+            button.on_click(lambda _, action=action: self._try(action))
+            buttons.append(button)
+        self._code = widgets.Textarea(
+            layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code; select and copy it."
+        )
+        row = widgets.HBox([buttons[0], self._path, *buttons[1:]])
+        row.layout.flex_flow = "row wrap"
+        self._done = widgets.HTML()
+        return widgets.VBox([row, self._done, self._code])
+
+    def _copy_code(self) -> str:
+        self._code.value = self.code()
+        self._code.layout.display = None
+        self._loader.run(f"navigator.clipboard && navigator.clipboard.writeText({_script_text(self._code.value)})")
+        return "The code is below, and in the clipboard if the browser allows it."
+
+    def _try(self, action: Callable[[], str]) -> None:
+        try:
+            text, kind = action(), "ok"
+        except SpectralToolkitError as error:
+            text, kind = str(error), "error"
+        self._done.value = f'<span class="st-{kind}">{html.escape(text)}</span>'
+
+    def _on_change(self, **changes: Any) -> None:
+        """What the user did with a control or a tap, as a change of the state."""
+        weights = dict(self._state.weights or {})
+        if "preset" in changes:
+            changes = {"weights": self._session.facts.preset(changes["preset"], weights)}
+        elif "toggled" in changes:
+            layer, on = changes.pop("toggled")
+            if on:
+                weights[layer] = self._controls.weights[layer].value or 1.0
+            else:
+                weights.pop(layer, None)
+            changes["weights"] = weights
+        elif "weighted" in changes:
+            layer, weight = changes.pop("weighted")
+            changes["weights"] = {**weights, layer: weight}
+        if "affinity" in changes:
+            changes.setdefault("kernel", None)
+            if changes["affinity"] == self._state.other_affinity:
+                # Twice the same would teach nothing: the other side moves on.
+                changes["other_affinity"] = _contrast(changes["affinity"], self._session.facts.kinds)
+        if "other_affinity" in changes:
+            changes.setdefault("other_kernel", None)
+        if changes.get("compare") and self._state.other_affinity == self._state.affinity:
+            changes["other_affinity"] = _contrast(self._state.affinity, self._session.facts.kinds)
+        try:
+            self.state = _fitting(replace(self._state, **changes), self._session)
+        except SpectralToolkitError as error:
+            self._say(str(error))
+            self._controls.show(self._state)
+
+    def _refresh(self) -> None:
+        self._say("")
+        answer = self._session.kept(self._state)
+        if answer is not None:
+            self._worker.cancel()
+            self._show(answer)
+            return
+        wanted = _wanted(self._state, self._session)
+        if wanted != self._asked:
+            self._mark_busy(wanted)
+            self._worker.ask(self._state)
+
+    def _deliver(self, _asked: State, answer: Answer | None, error: Exception | None) -> None:
+        if answer is not None:
+            self._show(answer)
+            return
+        self._mark_busy(None)
+        self._stale(True)
+        kind = "" if isinstance(error, SpectralToolkitError) else f"{type(error).__name__}: "
+        self._say(f"{kind}{error} The picture still shows the last answer.")
+
+    def _stop(self) -> None:
+        self._worker.cancel()
+        self._mark_busy(None)
+        self._stale(True)
+        self._say("Stopped: the picture still shows the last answer. Change any control to go on.")
+
+    def _show(self, answer: Answer) -> None:
+        """Draw an answer to the present state; display settings are those of now."""
+        state = self._state
+        self._answer = answer
+        self._mark_busy(None)
+        shown: list[Any] = []
+        if state.view == "spectrum":
+            self._spectrum = self._spectrum or Spectrum(self._on_change)
+            self._spectrum.show(state, answer)
+            shown.append(self._spectrum.widget)
+        elif state.view == "layers":
+            self._layers = self._layers or Layers()
+            self._layers.show(state, answer, self._session.facts.layers)
+            shown.append(self._layers.widget)
+        else:
+            self._pictures.show(state, answer, self._session.norms(state.image) if state.view == "norms" else None)
+            shown.append(self._pictures.widget)
+        if state.patch is not None:
+            self._rows = self._rows or Rows(self._on_change)
+            self._rows.show(state, answer)
+            shown.append(self._rows.widget)
+        self._display(shown)
+        self._legend.value = wording.legend(state)
+        self._trust.value = wording.trust_html(answer.sides)
+        self._row_legend.value = wording.row_legend(state, answer.sides[0].eig)
+        self._stale(False)
+
+    def _display(self, shown: list[Any]) -> None:
+        made = [part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None]
+        rows = [] if self._rows is None else [self._rows.widget]
+        for widget in made + rows:
+            wanted = None if any(widget is one for one in shown) else "none"
+            if widget.layout.display != wanted:
+                widget.layout.display = wanted
+        if self._page_ready and (self._stage.children, self._rows_stage.children) != (tuple(made), tuple(rows)):
+            self._fill()
+
+    def _fill(self) -> None:
+        """BokehJS is in the page: show the figures."""
+        self._page_ready = True
+        self._stage.fill([part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None])
+        self._rows_stage.fill([] if self._rows is None else [self._rows.widget])
+
+    def _mark_busy(self, asked: object) -> None:
+        self._asked = asked
+        if asked is not None:
+            self._stale(True)
+            self._busy_row.add_class("st-on")
+        else:
+            self._busy_row.remove_class("st-on")
+
+    def _stale(self, stale: bool) -> None:
+        for stage in (self._stage, self._rows_stage):
+            (stage.add_class if stale else stage.remove_class)("st-stale")
+
+    def _say(self, text: str) -> None:
+        self._message.value = f'<span class="st-error">{html.escape(text)}</span>' if text else ""
+
+    def _require_current(self) -> None:
+        if self._answer is None or _wanted(self._state, self._session) != _wanted(self._answer.state, self._session):
+            raise SpectralToolkitError(
+                "The answer for the present state is not there yet: wait until explorer.is_busy is False."
+            )
+
+
+def _activations(model: Any, images: Any, settings: dict[str, Any]) -> tuple[xr.DataTree, str | None]:
+    if isinstance(model, xr.DataTree):
+        if images is not None:
+            raise SpectralToolkitError("Activations bring their own pictures: leave images out.")
+        return model, None
+    if images is None:
+        raise SpectralToolkitError("No images were given: call Explorer(model, images).")
+    loaded = load_model(model) if not hasattr(model, "quantities") else model
+    quantities = tuple(name for name in _QUANTITIES if name in loaded.quantities)
+    return capture(loaded, images, quantities=quantities, **settings), picture_expression(images)
+
+
+def _fitting(state: State, session: Session) -> State:
+    """What a user did, with everything else brought into range: no control may lead to an error."""
+    facts = session.facts
+    weights = state.weights if state.weights is not None else dict.fromkeys(facts.layers, 1.0)
+    changes: dict[str, Any] = {}
+    if state.affinity not in facts.kinds and state == State(affinity=state.affinity):
+        changes["affinity"] = facts.kinds[0]
+    if state.other_affinity not in facts.kinds:
+        changes["other_affinity"] = facts.kinds[-1]
+    rows, columns = facts.grid_of(weights)
+    most = rows * columns - 2
+    if state.n_eigenvectors > most:
+        changes["n_eigenvectors"] = most
+    changes["component"] = min(state.component, changes.get("n_eigenvectors", state.n_eigenvectors))
+    if state.patch is not None and not (state.patch[0] < rows and state.patch[1] < columns):
+        changes["patch"] = None
+    return replace(state, **changes)
+
+
+def _contrast(kind: str, kinds: tuple[str, ...]) -> str:
+    """What to show beside an affinity: where beside what, if it can be."""
+    wanted = "qk" if kind == "vv" else "vv"
+    return wanted if wanted in kinds else kind
+
+
+def _wanted(state: State, session: Session) -> object:
+    """What must be computed for a state: two states of equal wants differ in looks only."""
+    regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
+    return (tuple(questions(state, session.facts)), regions, state.patch, state.heads and state.patch is not None)
+
+
+def _inside(box: widgets.Box) -> list[widgets.Widget]:
+    found: list[widgets.Widget] = []
+    for child in box.children:
+        if isinstance(child, widgets.Box):
+            found += _inside(child)
+        found.append(child)
+    return found
+
+
+def _script_text(text: str) -> str:
+    """Text as JavaScript writes it, harmless inside a script element."""
+    import json
+
+    return json.dumps(text).replace("</", "<\\/")
+
+
+def _auto() -> widgets.Layout:
+    return widgets.Layout(width="auto")
+
+
+def _nothing(*_: object) -> None:
+    return None

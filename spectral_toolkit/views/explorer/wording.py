@@ -1,0 +1,141 @@
+"""What the controls are called and say of themselves: one sentence each, for somebody who never saw an eigenvector."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import xarray as xr
+
+from ...affinities.table import default_kernel
+from ...trust import Statement
+from ..colour import DIVERGING, SEQUENTIAL, css_gradient
+from ..wording import component_flags, statistic
+from .session import Side
+from .state import State
+
+AFFINITIES = {
+    "qk": (
+        "QK",
+        "Query-key: softmax(q·k / √d), the model's own attention. Patches are tied when one looks at the other.",
+    ),
+    "vv": ("VV", "Value-value: cos(v, v'). Patches are tied when they pass on the same thing, wherever they are."),
+    "kk": ("KK", "Key-key: cos(k, k'). Patches are tied when they are looked for in the same way."),
+    "qq": ("QQ", "Query-query: cos(q, q'). Patches are tied when they look for the same thing."),
+    "token": ("Token", "Token-token: cos(t, t'). Patches are tied when the residual stream holds the same for both."),
+}
+KERNELS = {
+    "softmax": "softmax: the model's attention",
+    "cosine": "cosine, small ones dropped",
+    "shifted_cosine": "shifted cosine (1 + cos) / 2",
+    "rbf": "rbf: exp(-distance²)",
+}
+TIPS = {
+    "kernel": "How two vectors become one number that says how strongly their patches are tied.",
+    "weights": "How much this layer counts in the joint problem; all layers are solved together.",
+    "layer": "Switch this layer on or off.",
+    "n_eigenvectors": "How many of the best cuts to compute, best first.",
+    "component": "Which cut to show: 1 is the cheapest way to part the picture in two.",
+    "opacity": "How strongly the colours cover the picture.",
+    "smooth": "Blend the colours between patches; the values under the cursor stay those that were computed.",
+    "compare": "Show a second setting beside this one, with a common cursor and zoom.",
+    "other_affinity": "The affinity of the second setting.",
+    "other_kernel": "The kernel of the second setting.",
+    "other_layers": "The layers of the second setting: the same, or a preset.",
+    "n_segments": "Into how many groups the patches are sorted; auto takes the number that parts them best.",
+    "mask_outliers": "Leave tokens of outlying norm out of their layer: they hold artefacts, not the patch.",
+    "heads": "Show the tapped patch's row for every attention head instead of every layer.",
+    "untap": "Forget the tapped patch.",
+    "three": "Which eigenvector becomes this colour.",
+    "all": "All layers, each at weight 1.",
+    "early": "The first third of the layers.",
+    "middle": "The middle third of the layers.",
+    "late": "The last third of the layers.",
+    "invert": "The layers that are off now, instead of those that are on.",
+    "code": "Python that computes what is shown, to run anywhere.",
+    "png": "Save the picture that is shown as a PNG file.",
+    "svg": "Save the picture that is shown as an SVG file.",
+    "html": "Save a page that can be explored without Python or a network.",
+    "bundle": "Save activations, eigenvectors and pictures, to open again without the model.",
+    "load": "Open a bundle that was saved before.",
+    "path": "Where to save to, or to load from; without an ending the button adds its own.",
+    "cancel": "Stop computing; the picture stays what it was.",
+}
+
+
+def title(state: State, side: Side) -> tuple[str, str]:
+    """What one picture shows, above it, and what ties its patches."""
+    question = side.question
+    name = AFFINITIES[question.affinity][0]
+    kernel = question.kernel or default_kernel(question.affinity)
+    head = f"{name} · {kernel.replace('_', ' ')}"
+    tied = AFFINITIES[question.affinity][1].split(". ")[-1]
+    if state.view == "picture":
+        value = statistic(side.eig, "eigenvalue", 0, state.component)
+        notes = "".join(f" · {flag}" for flag in component_flags(side.eig, 0, state.component))
+        return f"{head} · eigenvector {state.component}, λ = {float(value):.3f}{notes}", tied
+    if state.view == "rgb":
+        return f"{head} · eigenvectors {', '.join(map(str, state.three))} as red, green, blue", tied
+    return f"{head} · {side.eig.sizes['component']} eigenvectors", tied
+
+
+def short_title(side: Side) -> str:
+    """The setting in one word or two."""
+    return AFFINITIES[side.question.affinity][0]
+
+
+def legend(state: State) -> str:
+    """How to read the colours, below the picture."""
+    if state.view in ("picture", "grid"):
+        return (
+            f'<span class="st-bar" style="background:{css_gradient(DIVERGING)}"></span>'
+            "Blue and gold are the two sides of a cut, white is undecided. Which side is gold means nothing."
+        )
+    if state.view == "rgb":
+        return "Patches of one colour belong together; grey ones are undecided in all three."
+    if state.view == "segments":
+        return "One colour for each group of patches. The numbers mean nothing but the group."
+    if state.view == "instances":
+        return "One colour for each thing found; what no thing covers stays clear."
+    if state.view == "norms":
+        return (
+            f'<span class="st-bar" style="background:{css_gradient(SEQUENTIAL)}"></span>'
+            "Length of each patch's token, from zero to the longest of the layer. Framed ones stick out."
+        )
+    if state.view == "spectrum":
+        return (
+            "Each dot is an eigenvector: the lower, the cheaper its cut (0 cuts no tie, 1 is what a random cut costs). "
+            "A wide gap after a dot says how many groups there are. Tap a dot to choose it."
+        )
+    return (
+        "A bar below the dashed line: this layer holds the grouping. Above it: the grouping cuts through what the "
+        "layer ties together."
+    )
+
+
+def trust_html(sides: Sequence[Side]) -> str:
+    """The trust lines of every setting shown; warnings first, the rest folded away."""
+    parts = []
+    for side in sides:
+        head = f"<b>{short_title(side)}</b> " if len(sides) > 1 else ""
+        first, *others = side.trust
+        more = "".join(f"<li>{_statement(one)}</li>" for one in others)
+        folded = f"<details><summary>{len(others)} more</summary><ul>{more}</ul></details>" if others else ""
+        parts.append(f'<div class="st-trust">{head}{_statement(first)}{folded}</div>')
+    return "".join(parts)
+
+
+def _statement(statement: Statement) -> str:
+    sign = {"warning": "⚠", "note": "•", "ok": "✓"}[statement.level]
+    return f'<span class="st-{statement.level}">{sign} {html.escape(statement.text)}</span>'
+
+
+def row_legend(state: State, eig: xr.Dataset) -> str:
+    """How to read the tapped patch's rows."""
+    if state.patch is None:
+        return "<b>Tap a patch</b> in the picture to see what it is tied to, in all layers jointly and in each alone."
+    row, column = state.patch
+    return (
+        f'<span class="st-bar" style="background:{css_gradient(SEQUENTIAL)}"></span>'
+        f"What the patch in row {row}, column {column} (framed) is tied to: black not at all, white most strongly."
+    )
