@@ -24,7 +24,7 @@ def test_a_row_equals_its_slow_twin_over_layers_of_any_resolution(kind):
     cell[2 * 6 + 5] = 1
     expected = np.zeros(24)
     for name, matrix in graph.to_dense(1).items():
-        lift = reference.resampling_matrix((4, 6), layers[name].shape)
+        lift = reference.resampling_matrix((4, 6), (layers[name].sizes["y"], layers[name].sizes["x"]))
         coarse = lift @ cell
         np.testing.assert_allclose(layers[name].values.ravel(), matrix @ coarse / coarse.sum(), atol=1e-6)
         expected += weights[name] * 24 / matrix.sum() * lift.T @ matrix @ coarse

@@ -205,7 +205,7 @@ class LayerGraph:
         if member.head is not None:
             features = features.head(member.head)
         n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
-        keep = self._kept(member, images)
+        keep = self._unmasked(member, images)
         if kernel.low_rank and not self.is_dense(member) and steps == 1:
             left, right = kernel.module.factors(features)
             if keep is None:
@@ -227,7 +227,7 @@ class LayerGraph:
             return TiledOperator(rows, n, n_images, features.left, symmetric=symmetric)
         return DenseOperator.from_rows(rows, n, n_images, symmetric=symmetric)
 
-    def _kept(self, member: Member, images: slice) -> torch.Tensor | None:
+    def _unmasked(self, member: Member, images: slice) -> torch.Tensor | None:
         """Which tokens of a member are not masked, (images, n); None where all are kept."""
         masked = self.mask.get(member.layer)
         if masked is None or not masked[images].any():

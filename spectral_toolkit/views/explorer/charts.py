@@ -10,7 +10,6 @@ import holoviews as hv
 import numpy as np
 import xarray as xr
 from bokeh.models import FixedTicker, HoverTool, Quad, Scatter, Segment, Text
-from bokeh.plotting import figure
 
 from ..colour import categorical, hex_colours
 from ..figures import layer_bars, short_names
@@ -90,7 +89,7 @@ class LayersChart:
             backend="bokeh", line_width=2, line_dash="dashed"
         )
         words = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Words").opts(
-            backend="bokeh", text_font_size="11px", text_align="right", text_color="#1a1a1a"
+            backend="bokeh", text_font_size="11px", text_align="right", text_baseline="top", text_color="#1a1a1a"
         )
         self.figure = _drawn([bars, joint, words], "layer", "cost of this cut in the layer alone")
         self._bars, self._joint, self._words = _sources(self.figure, Quad, Segment, Text)
@@ -118,11 +117,12 @@ class LayersChart:
             for key, item in zip(joint, (-0.5, value, len(layers) - 0.5, value, INKS[place]), strict=True):
                 joint[key].append(item)
             words["x"].append(len(layers) - 0.5)
-            words["y"].append(value)
-            words["text"].append(f"{name}: all layers together {value:.3g}")
+            words["text"].append(f"{name}, dashed: all layers together {value:.3g}")
             highest = max(highest, value)
+        top = highest * 1.25
+        words["y"] = [top * (0.995 - 0.06 * place) for place in range(len(answers))]
         self._bars.data, self._joint.data, self._words.data = bars, joint, words
-        _fit(self.figure, (-0.6, len(layers) - 0.4), (0.0, highest * 1.15))
+        _fit(self.figure, (-0.6, len(layers) - 0.4), (0.0, top))
         names = dict(enumerate(short_names(list(layers))))
         if self.figure.xaxis[0].major_label_overrides != names:
             self.figure.xaxis[0].update(ticker=FixedTicker(ticks=list(names)), major_label_overrides=names)
@@ -132,7 +132,7 @@ def _columns(*names: str) -> dict[str, list[Any]]:
     return {name: [] for name in names}
 
 
-def _drawn(elements: list[hv.Element], x: str, y: str) -> figure:
+def _drawn(elements: list[Any], x: str, y: str) -> Any:
     view = hv.Overlay(elements)
     view.opts(
         backend="bokeh",
@@ -148,7 +148,7 @@ def _drawn(elements: list[hv.Element], x: str, y: str) -> figure:
         show_legend=False,
         title="",
     )
-    drawn = render(view)
+    drawn: Any = render(view)
     drawn.toolbar.update(logo=None, autohide=True)
     drawn.update(toolbar_inner=True, sizing_mode="stretch_width", max_width=_WIDTH, outline_line_color=None)
     drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool)]
@@ -157,16 +157,16 @@ def _drawn(elements: list[hv.Element], x: str, y: str) -> figure:
     return drawn
 
 
-def _sources(drawn: figure, *kinds: type) -> list[Any]:
+def _sources(drawn: Any, *kinds: type) -> list[Any]:
     return [next(r.data_source for r in drawn.renderers if isinstance(r.glyph, kind)) for kind in kinds]
 
 
-def _add_hover(drawn: figure, kind: type, tips: list[tuple[str, str]]) -> None:
+def _add_hover(drawn: Any, kind: type, tips: list[tuple[str, str]]) -> None:
     renderers = [r for r in drawn.renderers if isinstance(r.glyph, kind)]
     drawn.add_tools(HoverTool(renderers=renderers, tooltips=tips, description="Values under the cursor"))
 
 
-def _fit(drawn: figure, x: tuple[float, float], y: tuple[float, float]) -> None:
+def _fit(drawn: Any, x: tuple[float, float], y: tuple[float, float]) -> None:
     for axis, (start, end) in ((drawn.x_range, x), (drawn.y_range, y)):
         if (axis.start, axis.end) != (start, end):
             axis.update(start=start, end=end, reset_start=start, reset_end=end)

@@ -132,7 +132,10 @@ class Controls:
                 on = layer in weights
                 _set(self.toggles[layer], value=on)
                 _set(slider, value=weights.get(layer, slider.value if slider.value > 0 else 1.0), disabled=not on)
-            _set(self.n_eigenvectors, value=state.n_eigenvectors)
+            rows, columns = self.facts.grid_of(weights)
+            most = min(MAX_EIGENVECTORS, rows * columns - 2)
+            self.n_eigenvectors.max = max(most, state.n_eigenvectors)
+            _set(self.n_eigenvectors, value=state.n_eigenvectors, max=most)
             if self.component.max != state.n_eigenvectors:
                 self.component.value = min(self.component.value, state.n_eigenvectors)
                 self.component.max = state.n_eigenvectors
@@ -187,11 +190,12 @@ class Controls:
         return widget
 
     def _most(self) -> int:
-        cells = min(rows * columns for rows, columns in self.facts.grids.values())
+        cells = max(rows * columns for rows, columns in self.facts.grids.values())
         return max(1, min(MAX_EIGENVECTORS, cells - 2))
 
     def _slider(self, name: str, label: str, least: int, most: int, **settings: Any) -> widgets.IntSlider:
-        settings.setdefault("layout", widgets.Layout(width="250px"))
+        if "layout" not in settings:
+            settings["layout"] = widgets.Layout(width="250px")
         return self._watched(name, widgets.IntSlider(description=label, min=least, max=most, **settings))
 
     def _switch(self, name: str, label: str) -> widgets.Checkbox:

@@ -49,7 +49,7 @@ class Loader(widgets.VBox):
         self._on_ready = on_ready
         self._output = _Asking(_ASK % self._words)
         self._buttons = []
-        for which, heard in (("need", self._send), ("ready", self._ready)):
+        for which, heard in (("need", self._provide), ("ready", self._begin)):
             button = widgets.Button(description=which, layout=widgets.Layout(display="none"))
             button.add_class(f"{name}-{which}")
             button.on_click(heard)
@@ -62,19 +62,13 @@ class Loader(widgets.VBox):
         """Run a script in the page that is open."""
         self._show(f"<script>{script}</script>")
 
-    def close(self) -> None:
-        """Close the widgets inside too."""
-        for widget in (self._output, *self._buttons):
-            widget.close()
-        super().close()
-
-    def _send(self, _button: object) -> None:
+    def _provide(self, _button: object) -> None:
         # Bokeh's own scripts alone; a page of RequireJS would otherwise hand it to that and leave the window without.
         library = "\n".join(Resources("inline", components=["bokeh", "bokeh-widgets"]).js_raw[:2])
         guarded = f"{{ const define = undefined, module = undefined, exports = undefined; {library} }}"
         self._show(f"<script>{guarded}</script>{_TELL % self._words}")
 
-    def _ready(self, _button: object) -> None:
+    def _begin(self, _button: object) -> None:
         self._show("")
         self._on_ready()
 

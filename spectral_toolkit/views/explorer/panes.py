@@ -50,7 +50,7 @@ def row_tiles(state: State, side: Side, small: np.ndarray) -> list[Tile]:
     if side.joint_row is None or state.patch is None:
         return []
     rows = {"all layers": side.joint_row, **side.layer_rows}
-    names = ["all layers jointly", *(f"layer {name}" for name in short_names(list(side.layer_rows)))]
+    names = ["all layers", *(f"layer {name}" for name in short_names(list(side.layer_rows)))]
     on = dict(side.question.weights)
     tiles = []
     for (name, row), caption in zip(rows.items(), names, strict=True):

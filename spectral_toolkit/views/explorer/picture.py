@@ -38,9 +38,9 @@ class Pictures:
         first, second = (one.figure for one in self.figures)
         second.x_range, second.y_range = first.x_range, first.y_range
         self.figures[1].root.visible = False
-        spans = [Span(dimension=way, line_dash="dotted", line_color="#1a1a1a") for way in ("width", "height")]
+        spans = tuple(Span(dimension=way, line_dash="dotted", line_color="#1a1a1a") for way in ("width", "height"))
         for one in self.figures:
-            one.figure.add_tools(CrosshairTool(overlay=spans, description="A cursor in both pictures"))
+            one.figure.add_tools(CrosshairTool(overlay=(spans[0], spans[1]), description="A cursor in both pictures"))
             one.figure.on_event(Tap, lambda event, one=one: self._on_tap(one, event))
         roots = [one.root for one in self.figures]
         self.widget = LiveFigure(row(*roots, sizing_mode="stretch_width"), layout=full_width())
@@ -112,8 +112,8 @@ class Rows:
                 own = [panes.renamed(tile, f"{wording.short_title(side)}: {tile.caption}") for tile in own]
             tiles += own
         per_side = max(1, len(tiles) // len(answer.sides))
-        columns = fitting_columns(per_side, 7) if per_side <= 28 else 8
-        width = min(660.0, 150.0 * columns)
+        columns = fitting_columns(per_side, 8)
+        width = min(800.0, 160.0 * columns)
         with self.widget.together():
             self.figure.show(tiles, width=width, aspect=answer.picture.aspect, columns=columns)
 
@@ -130,8 +130,11 @@ class Spectrum:
         self._tapped = tapped
         self._n = 1
         self.chart = SpectrumChart()
-        self.chart.figure.on_event(Tap, lambda event: self._tapped(component=self.chart.hit(event.x, self._n)))
+        self.chart.figure.on_event(Tap, self._on_tap)
         self.widget = LiveFigure(row(self.chart.figure, sizing_mode="stretch_width"), layout=full_width())
+
+    def _on_tap(self, event: Any) -> None:
+        self._tapped(component=self.chart.hit(event.x, self._n))
 
     def show(self, state: State, answer: Answer) -> None:
         """Draw the eigenvalues of every side."""

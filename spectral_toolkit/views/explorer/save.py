@@ -39,7 +39,7 @@ def save_png(panels: Sequence[Panel], path: Path) -> Path:
     for panel in panels:
         draw.text((left * _SCALE, 2 * _SCALE), _plain(panel.title), fill=_INK, font=large)
         for tile, place in zip(panel.tiles, panel.places, strict=True):
-            at = tuple(round(v * _SCALE) for v in (left + place.left, _HEAD + place.top))
+            at = (round((left + place.left) * _SCALE), round((_HEAD + place.top) * _SCALE))
             size = (round(place.height * _SCALE), round(place.width * _SCALE))
             sheet.paste(Image.fromarray(_composed(tile, size)), at)
             if tile.caption:
@@ -50,7 +50,7 @@ def save_png(panels: Sequence[Panel], path: Path) -> Path:
                 draw.rectangle(corners, outline=box[4], width=2 * _SCALE)
         left += panel.size[0] + _SPACE
     with _writing(path):
-        sheet.save(path, "PNG", optimize=True)
+        sheet.save(path, "PNG")
     return path
 
 
@@ -130,7 +130,7 @@ def _composed(tile: Tile, size: tuple[int, int]) -> np.ndarray:
     above = enlarge(tile.colours, size).astype(np.float64)
     below = np.full((*size, 3), 255, np.uint8)
     if tile.picture is not None:
-        below = np.asarray(Image.fromarray(tile.picture).resize(size[::-1], Image.Resampling.BILINEAR))
+        below = np.asarray(Image.fromarray(tile.picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     opacity = above[..., 3:] / 255 if above.shape[-1] == 4 else 1.0
     return np.rint(below * (1 - opacity) + above[..., :3] * opacity).astype(np.uint8)
 
@@ -151,5 +151,5 @@ def _boxes(tile: Tile, place: Place) -> list[tuple[float, float, float, float, s
 
 def _uri(colours: np.ndarray) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(colours).save(buffer, "PNG", optimize=True)
+    Image.fromarray(colours).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

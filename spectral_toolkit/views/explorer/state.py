@@ -218,5 +218,5 @@ def _one_of(name: str, value: object, known: Sequence[str]) -> None:
 
 
 def _whole(name: str, value: object, least: int, most: int) -> None:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= value <= most:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= int(value) <= most:
         raise SpectralToolkitError(f"{name}={value!r} is out of range: expected a whole number from {least} to {most}.")

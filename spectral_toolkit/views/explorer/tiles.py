@@ -17,7 +17,6 @@ import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
 import numpy as np
 from bokeh.layouts import column as stacked
 from bokeh.models import CrosshairTool, Div, HoverTool, ImageRGBA, Quad, Text
-from bokeh.plotting import figure
 
 from ..composite import enlarge
 
@@ -206,11 +205,9 @@ def _values(tiles: Sequence[Tile]) -> dict[str, list[np.ndarray]]:
     for tile in tiles:
         values, shape = tile.values, (tile.colours.shape[0], tile.colours.shape[1])
         row, column = np.mgrid[: values.shape[0], : values.shape[1]].astype(np.int32)
-        parts = (
-            {"value": values}
-            if values.ndim == 2
-            else dict(zip(("value", "second", "third"), np.moveaxis(values, -1, 0), strict=True))
-        )
+        parts: dict[str, np.ndarray] = {"value": values}
+        if values.ndim == 3:
+            parts = {name: values[..., place] for place, name in enumerate(("value", "second", "third"))}
         for name, part in {**parts, "row": row, "column": column}.items():
             part = part if part.dtype == np.int32 else part.astype(np.float32)
             fine = part if part.shape == shape else enlarge(part, shape)
@@ -234,7 +231,7 @@ def _frame_columns(tiles: Sequence[Tile], places: Sequence[Place]) -> dict[str, 
     return {"left": list(left), "bottom": list(top), "right": list(right), "top": list(bottom), "ink": list(ink)}
 
 
-def _drawn(name: str) -> figure:
+def _drawn(name: str) -> Any:
     """The figure with something of everything in it, so that HoloViews makes all that will be needed."""
     bounds = (0.0, 0.0, 1.0, 1.0)
     dot = np.zeros((2, 2), dtype=np.uint8)
@@ -273,12 +270,12 @@ def _drawn(name: str) -> figure:
 
 def _title_html(head: str, more: str) -> str:
     style = "font:600 12px system-ui,sans-serif;color:#1a1a1a"
-    small = "font:11px system-ui,sans-serif;color:#404040"
+    small = "font:11px system-ui,sans-serif;color:#404040;white-space:nowrap;overflow:hidden;text-overflow:ellipsis"
     lines = [f'<div style="{style}">{escape(head)}</div>'] if head else []
     return "".join([*lines, f'<div style="{small}">{escape(more)}</div>' if more else ""])
 
 
-def render(view: hv.Overlay) -> figure:
+def render(view: hv.Overlay) -> Any:
     """A view as a Bokeh figure, without loading BokehJS into the page: `offline` does that."""
     return hv.render(view, backend="bokeh")
 

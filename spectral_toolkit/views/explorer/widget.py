@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any
@@ -152,7 +152,7 @@ class Explorer(widgets.VBox):
 
     def code(self) -> str:
         """Python that computes what is shown, to run in another kernel."""
-        return as_code(self._state, self._session.facts, self.activations.attrs, self._source)
+        return as_code(self._state, self._session.facts, _text_keys(self.activations.attrs), self._source)
 
     def save_figure(self, path: str) -> str:
         """Save the picture that is shown, as PNG or SVG by the ending; returns the path, numbered if it was taken."""
@@ -172,12 +172,13 @@ class Explorer(widgets.VBox):
         self._open = False
         self._worker.close()
         live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
-        for widget in live:
-            widget.close()
-        self._loader.close()
-        for widget in _inside(self):
+        for widget in [*live, *_inside(self), self]:
             widget.unobserve_all()
-            widget.close()
+            for part in ("layout", "style"):  # widgets too, which nobody else would close
+                if getattr(widget, part, None) is not None:
+                    getattr(widget, part).close()
+            if widget is not self:
+                widget.close()
         self._session.close()
         self._answer = None
         self._rows = self._spectrum = self._layers = None
@@ -438,6 +439,10 @@ def _script_text(text: str) -> str:
     import json
 
     return json.dumps(text).replace("</", "<\\/")
+
+
+def _text_keys(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in attrs.items()}
 
 
 def _auto() -> widgets.Layout:

@@ -116,9 +116,14 @@ def legend(state: State) -> str:
 def trust_html(sides: Sequence[Side]) -> str:
     """The trust lines of every setting shown; warnings first, the rest folded away."""
     parts = []
+    common = [one for one in sides[0].trust if all(one in side.trust for side in sides[1:])] if len(sides) > 1 else []
+    parts += [f'<div class="st-trust">{_statement(one)}</div>' for one in common]
     for side in sides:
         head = f"<b>{short_title(side)}</b> " if len(sides) > 1 else ""
-        first, *others = side.trust
+        own = [one for one in side.trust if one not in common]
+        if not own:
+            continue
+        first, *others = own
         more = "".join(f"<li>{_statement(one)}</li>" for one in others)
         folded = f"<details><summary>{len(others)} more</summary><ul>{more}</ul></details>" if others else ""
         parts.append(f'<div class="st-trust">{head}{_statement(first)}{folded}</div>')

@@ -1,0 +1,519 @@
+"""The explorer as a widget, with comms but without a page: controls, state and pictures move together."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import holoviews as hv
+import ipywidgets as widgets
+import numpy as np
+import pytest
+from bokeh.events import DocumentReady, Tap
+from explorer_fixtures import GRID, KeepingComm, capture_of, kept_comms
+from ipywidgets.widgets.widget import _instances
+from PIL import Image
+
+import spectral_toolkit as st
+from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.views.explorer import Explorer, State
+from spectral_toolkit.views.explorer.tiles import Place, Tile, TileFigure, image_columns
+from spectral_toolkit.views.overlay import _FRAME, rgb_element
+
+
+@pytest.fixture
+def comms() -> Iterator[type[KeepingComm]]:
+    with kept_comms() as kept:
+        yield kept
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Explorer]:
+    """One explorer for all tests that can put it back: drawing its figures takes longer than they do."""
+    with kept_comms():
+        tree = capture_of()
+        tree.children["block.0"].dataset["token"].values[0, 2, 3] *= 40  # something to mask
+        made = Explorer(tree, device="cpu")
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def explorer(shared: Explorer) -> Explorer:
+    shared.state = State()
+    return shared
+
+
+def seen(explorer: Explorer) -> str:
+    """All that a page would show, as one text to compare."""
+    parts: list[Any] = [explorer._legend.value, explorer._trust.value, explorer._row_legend.value]
+    for figure in explorer._pictures.figures:
+        if figure.root.visible:
+            parts += [figure.title.text, *(source_of(figure))]
+    if explorer._rows is not None and explorer._rows.widget.layout.display != "none":
+        parts += source_of(explorer._rows.figure)
+    for chart in (explorer._spectrum, explorer._layers):
+        if chart is not None and chart.widget.layout.display != "none":
+            parts += [str(renderer.data_source.data) for renderer in _renderers(chart)]
+    parts += [widget.layout.display for widget in _children(explorer)]
+    return json.dumps(parts)
+
+
+def _renderers(chart: Any) -> list[Any]:
+    return chart.chart.figure.renderers
+
+
+def _children(explorer: Explorer) -> list[Any]:
+    return list(explorer._stage.children)
+
+
+def source_of(figure: TileFigure) -> list[str]:
+    return [
+        str([np.asarray(value).tolist() for column in source.data.values() for value in column])
+        for source in (figure._pictures, figure._colours, figure._frames, figure._captions)
+    ]
+
+
+def press(explorer: Explorer, name: str) -> None:
+    (button,) = [one for one in buttons(explorer) if name in (one.description, one.tooltip)]
+    button.click()
+
+
+def buttons(box: widgets.Box) -> list[widgets.Button]:
+    found = []
+    for child in box.children:
+        found += buttons(child) if isinstance(child, widgets.Box) else []
+        found += [child] if isinstance(child, widgets.Button) else []
+    return found
+
+
+def tap(figure: TileFigure, tile: int, row: int, column: int) -> None:
+    place = figure.places[tile]
+    x = place.left + (column + 0.5) / place.grid[1] * place.width
+    y = place.top + (row + 0.5) / place.grid[0] * place.height
+    figure.figure._trigger_event(Tap(figure.figure, x=x, y=y))
+
+
+CONTROLS = {
+    "image": ({}, lambda e: setattr(e._controls.thumbs[1], "value", True), {"image": 1}),
+    "affinity": ({}, lambda e: setattr(e._controls.affinity, "value", "kk"), {"affinity": "kk", "kernel": None}),
+    "kernel": ({}, lambda e: setattr(e._controls.kernel, "value", "rbf"), {"kernel": "rbf"}),
+    "weight": (
+        {},
+        lambda e: setattr(e._controls.weights["block.1"], "value", 0.25),
+        {"weights": {"block.0": 1.0, "block.1": 0.25, "block.2": 1.0, "block.3": 1.0}},
+    ),
+    "layer off": (
+        {},
+        lambda e: setattr(e._controls.toggles["block.0"], "value", False),
+        {"weights": {"block.1": 1.0, "block.2": 1.0, "block.3": 1.0}},
+    ),
+    "layer on": (
+        {"weights": {"block.1": 1.0}},
+        lambda e: setattr(e._controls.toggles["block.0"], "value", True),
+        {"weights": {"block.0": 1.0, "block.1": 1.0}},
+    ),
+    "early": ({}, lambda e: press(e, "early"), {"weights": {"block.0": 1.0, "block.1": 1.0}}),
+    "middle": ({}, lambda e: press(e, "middle"), {"weights": {"block.1": 1.0, "block.2": 1.0}}),
+    "late": ({}, lambda e: press(e, "late"), {"weights": {"block.2": 1.0, "block.3": 1.0}}),
+    "invert": (
+        {"weights": {"block.0": 1.0, "block.1": 1.0}},
+        lambda e: press(e, "invert"),
+        {"weights": {"block.2": 1.0, "block.3": 1.0}},
+    ),
+    "all": (
+        {"weights": {"block.0": 1.0}},
+        lambda e: press(e, "all"),
+        {"weights": dict.fromkeys(["block.0", "block.1", "block.2", "block.3"], 1.0)},
+    ),
+    "n_eigenvectors": (
+        {"view": "grid"},
+        lambda e: setattr(e._controls.n_eigenvectors, "value", 5),
+        {"n_eigenvectors": 5},
+    ),
+    "component": ({}, lambda e: setattr(e._controls.component, "value", 4), {"component": 4}),
+    "opacity": ({}, lambda e: setattr(e._controls.opacity, "value", 0.2), {"opacity": 0.2}),
+    "smooth": ({}, lambda e: setattr(e._controls.smooth, "value", True), {"smooth": True}),
+    "three": ({"view": "rgb"}, lambda e: setattr(e._controls.three[0], "value", 4), {"three": (4, 2, 3)}),
+    "compare": ({}, lambda e: setattr(e._controls.compare, "value", False), {"compare": False}),
+    "other_affinity": ({}, lambda e: setattr(e._controls.other_affinity, "value", "qq"), {"other_affinity": "qq"}),
+    "other_kernel": ({}, lambda e: setattr(e._controls.other_kernel, "value", "rbf"), {"other_kernel": "rbf"}),
+    "other_layers": ({}, lambda e: setattr(e._controls.other_layers, "value", "late"), {"other_layers": "late"}),
+    "tap": ({}, lambda e: tap(e._pictures.figures[0], 0, 2, 5), {"patch": (2, 5)}),
+    "tap the other": ({}, lambda e: tap(e._pictures.figures[1], 0, 5, 0), {"patch": (5, 0)}),
+    "tap when smooth": ({"smooth": True}, lambda e: tap(e._pictures.figures[0], 0, 2, 5), {"patch": (2, 5)}),
+    "tap a row": ({"patch": (0, 0)}, lambda e: tap(e._rows.figure, 1, 3, 3), {"patch": (3, 3)}),
+    "tap the grid": ({"view": "grid"}, lambda e: tap(e._pictures.figures[0], 4, 1, 1), {"component": 5}),
+    "forget": ({"patch": (1, 1)}, lambda e: press(e, "Forget patch"), {"patch": None}),
+    "heads": ({"patch": (1, 1)}, lambda e: setattr(e._controls.heads, "value", True), {"heads": True}),
+    "mask_outliers": ({}, lambda e: setattr(e._controls.mask_outliers, "value", True), {"mask_outliers": True}),
+    "view grid": ({}, lambda e: setattr(e._controls.view, "value", "grid"), {"view": "grid"}),
+    "view rgb": ({}, lambda e: setattr(e._controls.view, "value", "rgb"), {"view": "rgb"}),
+    "view spectrum": ({}, lambda e: setattr(e._controls.view, "value", "spectrum"), {"view": "spectrum"}),
+    "view layers": ({}, lambda e: setattr(e._controls.view, "value", "layers"), {"view": "layers"}),
+    "view norms": ({}, lambda e: setattr(e._controls.view, "value", "norms"), {"view": "norms"}),
+    "component in the spectrum": (
+        {"view": "spectrum"},
+        lambda e: e._spectrum.chart.figure._trigger_event(Tap(e._spectrum.chart.figure, x=2.8, y=0.1)),
+        {"component": 3},
+    ),
+    "component of the layers": (
+        {"view": "layers"},
+        lambda e: setattr(e._controls.component, "value", 2),
+        {"component": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_every_control_changes_the_state_and_the_picture(name: str, explorer: Explorer) -> None:
+    before, act, expected = CONTROLS[name]
+    explorer.set(**before)
+    state, picture = explorer.state, seen(explorer)
+    act(explorer)
+    assert explorer.state == replace(state, **expected)
+    assert seen(explorer) != picture
+    assert explorer._message.value == ""
+    assert not explorer.is_busy
+
+
+FIELDS = {
+    "image": (2, lambda e: [thumb.value for thumb in e._controls.thumbs] == [False, False, True]),
+    "affinity": ("qq", lambda e: e._controls.affinity.value == "qq"),
+    "kernel": ("rbf", lambda e: e._controls.kernel.value == "rbf"),
+    "weights": (
+        {"block.1": 0.5},
+        lambda e: (
+            [t.value for t in e._controls.toggles.values()] == [False, True, False, False]
+            and e._controls.weights["block.1"].value == 0.5
+            and e._controls.weights["block.0"].disabled
+        ),
+    ),
+    "n_eigenvectors": (12, lambda e: e._controls.n_eigenvectors.value == 12 == e._controls.component.max),
+    "component": (7, lambda e: e._controls.component.value == 7),
+    "three": ((3, 2, 1), lambda e: [box.value for box in e._controls.three] == [3, 2, 1]),
+    "n_segments": (4, lambda e: e._controls.n_segments.value == 4),
+    "opacity": (0.3, lambda e: e._controls.opacity.value == 0.3),
+    "smooth": (True, lambda e: e._controls.smooth.value),
+    "view": ("layers", lambda e: e._controls.view.value == "layers"),
+    "compare": (False, lambda e: not e._controls.compare.value and e._controls.other.layout.display == "none"),
+    "other_affinity": ("kk", lambda e: e._controls.other_affinity.value == "kk"),
+    "other_kernel": ("rbf", lambda e: e._controls.other_kernel.value == "rbf"),
+    "other_layers": ("early", lambda e: e._controls.other_layers.value == "early"),
+    "patch": ((3, 4), lambda e: e._controls.untap.layout.display is None),
+    "heads": (True, lambda e: e._controls.heads.value),
+    "mask_outliers": (True, lambda e: e._controls.mask_outliers.value),
+}
+
+
+def test_the_table_of_fields_is_complete() -> None:
+    assert set(FIELDS) == set(State.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_state_set_from_python_moves_the_widgets(name: str, explorer: Explorer) -> None:
+    value, holds = FIELDS[name]
+    assert not holds(explorer)
+    explorer.state = replace(explorer.state, **{name: value})
+    assert holds(explorer)
+    assert getattr(explorer.state, name) == value
+
+
+def test_a_wrong_state_changes_nothing(explorer: Explorer) -> None:
+    state, picture = explorer.state, seen(explorer)
+    with pytest.raises(SpectralToolkitError, match="component=99"):
+        explorer.set(component=99)
+    with pytest.raises(SpectralToolkitError, match="The state has no 'colour'"):
+        explorer.set(colour="red")
+    with pytest.raises(SpectralToolkitError, match="The state is a dict"):
+        explorer.state = {}  # pyright: ignore[reportAttributeAccessIssue]
+    assert (explorer.state, seen(explorer)) == (state, picture)
+
+
+def test_the_last_layer_cannot_be_switched_off(explorer: Explorer) -> None:
+    explorer.set(weights={"block.1": 1.0})
+    explorer._controls.toggles["block.1"].value = False
+    assert explorer.state.weights == {"block.1": 1.0}
+    assert explorer._controls.toggles["block.1"].value
+    assert "No layer has a weight above 0" in explorer._message.value
+
+
+def test_controls_bring_what_depends_on_them_into_range(explorer: Explorer) -> None:
+    explorer.set(component=8, patch=(5, 7), kernel="rbf")
+    explorer._controls.n_eigenvectors.value = 3
+    assert explorer.state.component == 3
+    explorer._controls.affinity.value = "kk"
+    assert explorer.state.kernel is None
+    for name in ("block.0", "block.1", "block.2"):  # only the coarse layer is left
+        explorer._controls.toggles[name].value = False
+    assert explorer.state.patch is None
+    assert explorer.eigenvectors.eigenvector.shape[1:3] == (GRID[0] // 2, GRID[1] // 2)
+
+
+def test_the_other_side_never_shows_the_same_by_itself(explorer: Explorer) -> None:
+    assert (explorer.state.affinity, explorer.state.other_affinity) == ("qk", "vv")
+    explorer._controls.affinity.value = "vv"
+    assert explorer.state.other_affinity == "qk"
+
+
+def test_pictures_lie_as_holoviews_lays_them() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+    drawn: Any = hv.render(rgb_element(colours, "Picture").opts(backend="bokeh", **_FRAME), backend="bokeh")
+    theirs = drawn.renderers[0].data_source.data
+    ours = image_columns([(colours, Place(0.0, 0.0, 1.0, 1.0, (3, 5)))])
+    np.testing.assert_array_equal(ours["image"][0], theirs["image"][0])
+    assert [ours[name][0] for name in ("x", "y", "dw", "dh")] == [theirs[name][0] for name in ("x", "y", "dw", "dh")]
+    figure = TileFigure("test")
+    figure.show([Tile(colours, np.zeros((3, 5)))], width=50, aspect=0.6)
+    assert drawn.y_range.start > drawn.y_range.end
+    axis: Any = figure.figure.y_range
+    assert axis.start > axis.end
+
+
+def test_what_is_drawn_is_the_eigenvector(explorer: Explorer) -> None:
+    explorer.set(compare=False, affinity="vv", component=2, opacity=1.0)
+    eig = st.solve(st.affinity(explorer.activations.isel(image=[0]), "vv", device="cpu"), 8)
+    figure = explorer._pictures.figures[0]
+    drawn = figure._colours.data["value"][0]
+    np.testing.assert_allclose(drawn, eig.eigenvector[0, :, :, 1].values, atol=1e-6)
+    rgba = figure._colours.data["image"][0].view(np.uint8).reshape(*GRID, 4)
+    gold, blue = np.unravel_index(drawn.argmax(), GRID), np.unravel_index(drawn.argmin(), GRID)
+    assert rgba[gold][0] > rgba[gold][2]
+    assert rgba[blue][2] > rgba[blue][0]
+    assert (rgba[..., 3] == 255).all()
+
+
+def test_one_change_is_one_patch_and_figures_are_never_made_again(explorer: Explorer) -> None:
+    figures = [id(figure.figure) for figure in explorer._pictures.figures]
+    widget: Any = explorer._pictures.widget
+    KeepingComm.everything.clear()
+    explorer.set(component=3)
+    mine = [entry for entry in KeepingComm.everything if entry[0] == widget.comm.comm_id]
+    headers = [data for _, _, data, _ in mine if "msgtype" in str(data)]
+    assert len(headers) == 1
+    assert not any("render_bundle" in str(data.get("state", "")) for _, _, data, _ in mine)
+    for view in ("grid", "rgb", "norms", "picture"):
+        explorer.set(view=view, image=1)
+    assert [id(figure.figure) for figure in explorer._pictures.figures] == figures
+    assert explorer._pictures.widget is widget
+
+
+def test_a_new_view_gets_the_figure_as_it_is_now(explorer: Explorer) -> None:
+    widget: Any = explorer._pictures.widget
+    first = widget.render_bundle
+    explorer.set(component=2)
+    assert widget.render_bundle is first
+    widget._document.callbacks.trigger_event(DocumentReady())
+    assert widget.render_bundle is not first
+    second = widget.render_bundle
+    widget._document.callbacks.trigger_event(DocumentReady())
+    assert widget.render_bundle is second
+    explorer.set(component=3)
+    assert widget.get_state()["render_bundle"] != second
+
+
+def test_bokeh_is_sent_only_to_a_page_that_asks(explorer: Explorer) -> None:
+    loader, stage = explorer._loader, explorer._stage
+    stage.children = ()
+    loader._output.outputs = loader._output._question
+    need, ready = loader._buttons
+    ask = str(loader._output.outputs)
+    assert len(ask) < 2000
+    assert stage.children == ()
+    need.click()
+    assert len(str(loader._output.outputs)) > 1_000_000
+    assert stage.children == ()
+    ready.click()
+    assert loader._output.outputs == ()
+    assert _children(explorer)[0] is explorer._pictures.widget
+    # A page that is opened later, with this kernel, begins as the first one did.
+    assert stage.get_state()["children"] == []
+    assert str(loader._output.get_state()["outputs"]) == ask
+    KeepingComm.everything.clear()
+    ready.click()
+    assert any("children" in data.get("state", {}) for _, _, data, _ in KeepingComm.everything)
+
+
+def test_while_it_computes_the_picture_is_dimmed_and_never_wrong(comms: type[KeepingComm]) -> None:
+    async def play() -> None:
+        explorer = Explorer(capture_of(), device="cpu")
+        session = explorer._session
+        go = threading.Event()
+        real = session._solved
+
+        def slow(question, check):
+            while not go.is_set():
+                check()
+            return real(question, check)
+
+        session._solved = slow  # pyright: ignore[reportAttributeAccessIssue]
+        before = seen(explorer)
+        explorer.set(affinity="kk")
+        assert explorer.is_busy
+        assert "st-stale" in explorer._stage._dom_classes
+        assert "st-on" in explorer._busy_row._dom_classes
+        with pytest.raises(SpectralToolkitError, match="is not there yet"):
+            _ = explorer.eigenvectors
+        explorer.set(opacity=0.4)  # how it looks needs no new answer, so the one that runs goes on
+        running = explorer._worker._number
+        explorer.set(opacity=0.5)
+        assert explorer._worker._number == running
+        explorer.set(affinity="qq")
+        go.set()
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if not explorer.is_busy:
+                break
+        assert explorer.eigenvectors.attrs["affinity"] == "qq"
+        assert seen(explorer) != before
+        assert "QQ" in explorer._pictures.figures[0].title.text
+        assert "st-stale" not in explorer._stage._dom_classes
+        assert "st-on" not in explorer._busy_row._dom_classes
+        go.clear()
+        explorer.set(affinity="kk")
+        press(explorer, "Stop")
+        assert not explorer.is_busy
+        assert "st-stale" in explorer._stage._dom_classes
+        assert "Stopped" in explorer._message.value
+        explorer.close()
+
+    asyncio.run(play())
+
+
+def test_an_error_of_a_computation_is_said_and_the_picture_stays_dimmed(explorer: Explorer) -> None:
+    def fail(*_: object) -> None:
+        raise SpectralToolkitError("It <b>cannot</b> be done.")
+
+    real = explorer._session._solved
+    explorer._session._solved = fail  # pyright: ignore[reportAttributeAccessIssue]
+    explorer.set(affinity="kk", n_eigenvectors=9)
+    explorer._session._solved = real  # pyright: ignore[reportAttributeAccessIssue]
+    assert "It &lt;b&gt;cannot&lt;/b&gt; be done." in explorer._message.value
+    assert "st-stale" in explorer._stage._dom_classes
+    explorer.set(affinity="qk")
+    assert explorer._message.value == ""
+    assert "st-stale" not in explorer._stage._dom_classes
+
+
+def test_closing_frees_widgets_comms_threads_and_memory(comms: type[KeepingComm]) -> None:
+    before, open_before = set(_instances), set(comms.open_comms)
+
+    async def play() -> list[Any]:
+        explorer = Explorer(capture_of(), device="cpu")
+        for view in ("grid", "spectrum", "layers", "norms", "picture"):
+            explorer.set(view=view, patch=(1, 2))
+        explorer.set(affinity="kk")
+        while explorer.is_busy:
+            await asyncio.sleep(0.01)
+        explorer._loader._buttons[1].click()
+        session = explorer._session
+        kept: list[Any] = [
+            weakref.ref(one) for one in (explorer, session, session.activations, explorer._pictures.figures[0])
+        ]
+        kept.append(weakref.ref(explorer._pictures.widget._document))
+        kept.append(weakref.ref(next(iter(session._graphs.values()))))
+        explorer.close()
+        explorer.close()
+        return kept
+
+    kept = asyncio.run(play())
+    gc.collect()
+    assert set(_instances) <= before
+    assert comms.open_comms == open_before
+    assert "spectral_toolkit explorer" not in [thread.name for thread in threading.enumerate()]
+    assert [one() for one in kept] == [None] * len(kept)
+
+
+def test_a_model_is_as_it_was(comms: type[KeepingComm]) -> None:
+    model = st.load_model("scenes")
+    hooks = model.user_hooks
+    explorer = Explorer(model, st.scenes.sample(2, seed=0).pixels, progress=False)
+    assert model.user_hooks == hooks
+    assert explorer.state == replace(State(), weights=dict.fromkeys(model.layers, 1.0))
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None  # the capture is explored, nobody needs the model any more
+    explorer.close()
+
+
+@pytest.mark.parametrize("view", ["picture", "grid", "rgb", "norms"])
+def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path: Path) -> None:
+    explorer.set(view=view, patch=(2, 3))
+    picture: Any = Image.open(explorer.save_figure(str(tmp_path / "figure.png")))
+    assert min(picture.size) > 250
+    assert picture.convert("L").getextrema()[1] > picture.convert("L").getextrema()[0]
+    svg = Path(explorer.save_figure(str(tmp_path / "figure.svg"))).read_text()
+    assert svg.startswith("<svg")
+    assert svg.count("<image") >= 2
+    assert Path(explorer.save_figure(str(tmp_path / "figure.png"))).name == "figure-2.png"
+
+
+def test_saving_says_what_is_wrong(explorer: Explorer, tmp_path: Path) -> None:
+    with pytest.raises(SpectralToolkitError, match="does not exist"):
+        explorer.save_figure(str(tmp_path / "nowhere" / "figure.png"))
+    explorer.set(view="spectrum")
+    with pytest.raises(SpectralToolkitError, match="is a chart"):
+        explorer.save_figure(str(tmp_path / "figure.png"))
+    press(explorer, "Save PNG")
+    assert "is a chart" in explorer._done.value
+
+
+def test_code_is_shown_and_runs(explorer: Explorer) -> None:
+    press(explorer, "Copy as code")
+    assert explorer._code.value == explorer.code()
+    assert "clipboard.writeText" in str(explorer._loader._output.outputs)
+    compile(explorer.code(), "copied", "exec")
+
+
+def test_hostile_names_are_only_text(comms: type[KeepingComm]) -> None:
+    hostile = '</style><img src=x onerror="alert(1)">'
+    tree = capture_of(images=1)
+    tree = tree.assign_coords(image=[hostile]) if hasattr(tree, "assign_coords") else tree
+    explorer = Explorer(tree, device="cpu", state=State(patch=(1, 1)))
+    for _ in ("picture", "grid", "layers"):
+        text = "".join(
+            widget.value for widget in _instances.values() if isinstance(widget, widgets.HTML) and widget.value
+        )
+        assert "<img src=x" not in text
+    explorer.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("scenes",), "No images were given"), ((capture_of(), "photos"), "bring their own pictures")],
+)
+def test_what_cannot_be_explored_is_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(SpectralToolkitError, match=message):
+        Explorer(*arguments)
+
+
+def test_every_control_explains_itself(explorer: Explorer) -> None:
+    silent = []
+    for widget in list(_instances.values()):
+        if isinstance(widget, widgets.ToggleButtons):
+            silent += [label for label, tip in zip(widget.options, widget.tooltips, strict=True) if not tip]
+        elif (
+            isinstance(
+                widget,
+                widgets.Button
+                | widgets.ToggleButton
+                | widgets.Checkbox
+                | widgets.Dropdown
+                | widgets.IntSlider
+                | widgets.FloatSlider
+                | widgets.BoundedIntText
+                | widgets.Text,
+            )
+            and not widget.tooltip
+            and widget.description not in ("need", "ready")
+        ):
+            silent.append(widget.description)
+    assert silent == []
