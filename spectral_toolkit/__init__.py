@@ -80,8 +80,8 @@ if TYPE_CHECKING:
     from .regions import instances, segment
     from .scoring import evaluate, pathways, prepare_labels
     from .solvers import solve
-    from .views.frozen import frozen
     from .views.explorer import Explorer
+    from .views.frozen import frozen
     from .views.heat_map import heat_map
     from .views.overlay import overlay
     from .views.report import report

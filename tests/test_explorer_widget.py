@@ -24,6 +24,7 @@ from PIL import Image
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.views.explorer import Explorer, State
+from spectral_toolkit.views.explorer.keeping import freezing_settings
 from spectral_toolkit.views.explorer.tiles import Place, Tile, TileFigure, image_columns
 from spectral_toolkit.views.overlay import _FRAME, rgb_element
 
@@ -158,6 +159,13 @@ CONTROLS = {
     "view rgb": ({}, lambda e: setattr(e._controls.view, "value", "rgb"), {"view": "rgb"}),
     "view spectrum": ({}, lambda e: setattr(e._controls.view, "value", "spectrum"), {"view": "spectrum"}),
     "view layers": ({}, lambda e: setattr(e._controls.view, "value", "layers"), {"view": "layers"}),
+    "view segments": ({}, lambda e: setattr(e._controls.view, "value", "segments"), {"view": "segments"}),
+    "view instances": ({}, lambda e: setattr(e._controls.view, "value", "instances"), {"view": "instances"}),
+    "n_segments": (
+        {"view": "segments"},
+        lambda e: setattr(e._controls.n_segments, "value", 7),
+        {"n_segments": 7},
+    ),
     "view norms": ({}, lambda e: setattr(e._controls.view, "value", "norms"), {"view": "norms"}),
     "component in the spectrum": (
         {"view": "spectrum"},
@@ -444,7 +452,7 @@ def test_a_model_is_as_it_was(comms: type[KeepingComm]) -> None:
     explorer.close()
 
 
-@pytest.mark.parametrize("view", ["picture", "grid", "rgb", "norms"])
+@pytest.mark.parametrize("view", ["picture", "grid", "rgb", "segments", "instances", "norms"])
 def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path: Path) -> None:
     explorer.set(view=view, patch=(2, 3))
     picture: Any = Image.open(explorer.save_figure(str(tmp_path / "figure.png")))
@@ -464,6 +472,54 @@ def test_saving_says_what_is_wrong(explorer: Explorer, tmp_path: Path) -> None:
         explorer.save_figure(str(tmp_path / "figure.png"))
     press(explorer, "Save PNG")
     assert "is a chart" in explorer._done.value
+
+
+def test_a_bundle_brings_back_what_was_seen(explorer: Explorer, tmp_path: Path) -> None:
+    explorer.set(affinity="kk", component=3, patch=(1, 2), weights={"block.0": 1.0, "block.2": 0.5})
+    path = explorer.save_bundle(tmp_path / "seen.zip")
+    with kept_comms():
+        other = Explorer.from_bundle(path, device="cpu")
+        assert other.state == explorer.state
+        np.testing.assert_allclose(other.eigenvectors.eigenvalue, explorer.eigenvectors.eigenvalue, atol=1e-2)
+        other._path.value = str(tmp_path / "seen")
+        other.set(affinity="vv", compare=False)
+        press(other, "Load bundle")
+        assert other.state == explorer.state
+        assert "Opened" in other._done.value
+        other._path.value = str(tmp_path / "nothing")
+        press(other, "Load bundle")
+        assert "st-error" in other._done.value
+        other.close()
+
+
+def test_settings_of_a_bundle_that_do_not_fit_are_left(explorer: Explorer, tmp_path: Path) -> None:
+    for place, settings in enumerate([{"image": 99}, {"weights": [1]}, {"colour": 1}, {"patch": {"a": 1}}]):
+        path = st.save_bundle(tmp_path / f"{place}.zip", explorer.activations, settings=settings)
+        with kept_comms():
+            other = Explorer.from_bundle(path, device="cpu")
+            assert other.state == replace(State(), weights=dict.fromkeys(explorer._session.facts.layers, 1.0))
+            other.close()
+
+
+def test_the_frozen_page_begins_where_the_explorer_is(explorer: Explorer, tmp_path: Path) -> None:
+    explorer.set(affinity="kk", kernel="rbf", component=3, weights={"block.0": 1.0, "block.2": 0.5}, image=1)
+    settings = freezing_settings(explorer.state, explorer._session)
+    assert settings["start"] == {
+        "image": 1,
+        "kind": "kk",
+        "preset": "chosen",
+        "component": 3,
+        "view": "component",
+        "compare": True,
+        "patch": None,
+    }
+    assert settings["kernel"] == {"kk": "rbf"}
+    explorer._path.value = str(tmp_path / "page")
+    press(explorer, "Save HTML")
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    explorer.set(mask_outliers=True)
+    press(explorer, "Save HTML")
+    assert "Mask outlying tokens" in explorer._done.value
 
 
 def test_code_is_shown_and_runs(explorer: Explorer) -> None:
@@ -488,7 +544,7 @@ def test_hostile_names_are_only_text(comms: type[KeepingComm]) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("scenes",), "No images were given"), ((capture_of(), "photos"), "bring their own pictures")],
+    [(("scenes",), "No images were given"), ((capture_of(), "no-such-folder"), "does not exist")],
 )
 def test_what_cannot_be_explored_is_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(SpectralToolkitError, match=message):

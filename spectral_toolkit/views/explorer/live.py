@@ -55,6 +55,8 @@ class LiveFigure(BokehModel):
         document = self._document
         super().close()
         if document is not None:
+            for model in document.models:
+                model._event_callbacks.clear()
             document.clear()
 
     def _document_patched(self, event: DocumentPatchedEvent) -> None:

@@ -11,13 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-import spectral_toolkit as st
-
 from ...activations import check_tree, image_names, layer_names
 from ...affinities import LayerGraph, affinity
 from ...affinities.features import KINDS
 from ...affinities.rows import affinity_row
 from ...errors import SpectralToolkitError
+from ...regions import instances, segment
 from ...solvers import solve
 from ...trust import Statement, outlying_masks, trust_statements
 from ..composite import shrink
@@ -94,14 +93,15 @@ def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 class Session:
     """Activations, and the graphs and answers made from them so far."""
 
-    def __init__(self, activations: xr.DataTree, device: str = "auto") -> None:
+    def __init__(self, activations: xr.DataTree, device: str = "auto", pictures: Any = None) -> None:
         check_tree(activations)
-        if "pixels" not in activations.data_vars:
+        if pictures is None and "pixels" not in activations.data_vars:
             raise SpectralToolkitError(
                 "The activations hold no pictures: put them into the root as 'pixels' (image, y_px, x_px, rgb), as "
                 "st.capture does."
             )
         self.activations = activations
+        self.pictures = activations if pictures is None else pictures
         self.device = device
         layers = tuple(layer_names(activations))
         held = {name: set(map(str, activations.children[name].data_vars)) for name in layers}
@@ -154,6 +154,16 @@ class Session:
         """The same picture for small tiles, no side above ``side`` pixels."""
         return self._kept_or_made(("small", image, side), lambda: shrink(self.picture(image).pixels, side))
 
+    def solved_for_all(self, question: Question) -> xr.Dataset:
+        """The answer to a question for every picture, to be kept in a bundle."""
+        settings = self._settings(question)
+        if question.mask_outliers:
+            settings["mask"] = self._outlying()
+        graph = affinity(self.activations, question.affinity, **settings)
+        return solve(
+            graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)}), question.n_eigenvectors
+        )
+
     def graph(self, question: Question) -> LayerGraph:
         """The graph of a question, its layers weighted."""
         key = (question.image, question.affinity, question.kernel, question.mask_outliers)
@@ -174,19 +184,18 @@ class Session:
             self._results.clear()
             self._latest.clear()
         self._masks = None
-        self.activations = xr.DataTree()
+        self.activations = self.pictures = xr.DataTree()
 
     def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> Answer:
         sides = []
         for question in questions(state, self.facts):
             eig, trust = get(("solve", question), lambda check, q=question: self._solved(q, check))
             side = Side(question, eig, trust)
-            if state.view in ("segments", "instances") and (make := getattr(st, _REGIONS[state.view], None)):
-                value = get(
-                    (state.view, question, state.n_segments),
-                    lambda check, q=question, e=eig, m=make: self._regions(m, state, q, e),
-                )
-                setattr(side, state.view, value)
+            if state.view == "segments":
+                key = ("segments", question, state.n_segments)
+                side.segments = get(key, lambda check, e=eig: _segments(e, state.n_segments))
+            if state.view == "instances":
+                side.instances = get(("instances", question), lambda check, e=eig: _instances(e))
             if state.patch is not None:
                 rows = get(("rows", question, state.patch), lambda check, q=question: self._rows(q, state, check))
                 side.joint_row, side.layer_rows = rows
@@ -209,11 +218,6 @@ class Session:
         one = eig.isel(image=0)
         trust = trust_statements(one, self._one(question.image) if self.facts.has_tokens else None)
         return eig, trust
-
-    def _regions(self, make: Callable[..., xr.DataArray], state: State, question: Question, eig: xr.Dataset) -> Any:
-        if state.view == "segments":
-            return make(eig, state.n_segments).isel(image=0).transpose("y", "x").values
-        return make(eig).isel(image=0).transpose("instance", "y", "x").values
 
     def _rows(self, question: Question, state: State, check: Check) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         check()
@@ -253,7 +257,7 @@ class Session:
             {"eigenvector": (("image", "y", "x", "component"), np.zeros((len(self.facts.images), 1, 1, 1)))},
             {"image": list(self.facts.images), **_boxes(self.activations)},
         )
-        return next(iter(shown_pictures(self.activations, names, image, max_side=_MAX_SIDE)))
+        return next(iter(shown_pictures(self.pictures, names, image, max_side=_MAX_SIDE)))
 
     def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> Any:
         with self._lock:
@@ -279,9 +283,12 @@ class Session:
         return self._made(key, lambda check: make(), _never)
 
 
-_REGIONS = {"segments": "segment", "instances": "instances"}
-REGIONS = tuple(view for view, name in _REGIONS.items() if name in st.__all__)
-"""Which views of regions this installation offers."""
+def _segments(eig: xr.Dataset, n_segments: int | str) -> np.ndarray:
+    return segment(eig, n_segments).isel(image=0).transpose("y", "x").values
+
+
+def _instances(eig: xr.Dataset) -> np.ndarray:
+    return instances(eig).isel(image=0).transpose("instance", "y", "x").values
 
 
 class _MissingError(Exception):

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ...affinities.features import KINDS
+from ...affinities.presets import PRESETS as NAMED
+from ...affinities.presets import preset_weights
 from ...affinities.table import check_combination
 from ...errors import SpectralToolkitError
 
@@ -25,7 +27,7 @@ VIEWS = {
 }
 """What can be shown: name to label and explanation."""
 
-PRESETS = ("all", "early", "middle", "late", "invert")
+PRESETS = (*NAMED, "invert")
 MAX_WEIGHT = 2.0
 MAX_EIGENVECTORS = 24
 MAX_SEGMENTS = 12
@@ -130,15 +132,9 @@ class Facts:
 
     def preset(self, name: str, weights: Mapping[str, float]) -> dict[str, float]:
         """Weights of a preset; ``"invert"`` switches on what was off, and the other way round."""
-        third = math.ceil(len(self.layers) / 3)
-        chosen = {
-            "all": self.layers,
-            "early": self.layers[:third],
-            "middle": self.layers[(len(self.layers) - third) // 2 :][:third],
-            "late": self.layers[-third:],
-            "invert": tuple(layer for layer in self.layers if layer not in weights) or self.layers,
-        }[name]
-        return dict.fromkeys(chosen, 1.0)
+        if name == "invert":
+            return dict.fromkeys([layer for layer in self.layers if layer not in weights] or self.layers, 1.0)
+        return {layer: weight for layer, weight in preset_weights(self.layers, name).items() if weight > 0}
 
 
 def checked(state: State, facts: Facts) -> State:
@@ -158,7 +154,7 @@ def checked(state: State, facts: Facts) -> State:
     check_combination(state.affinity, state.kernel, "mean", "image", {})
     check_combination(state.other_affinity, state.other_kernel, "mean", "image", {})
     _one_of("view", state.view, tuple(VIEWS))
-    _one_of("other_layers", state.other_layers, ("same", "all", "early", "middle", "late"))
+    _one_of("other_layers", state.other_layers, ("same", *NAMED))
     rows, columns = facts.grid_of(weights)
     most = min(MAX_EIGENVECTORS, rows * columns - 2)
     _whole("n_eigenvectors", state.n_eigenvectors, 1, most)

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import html
 import itertools
+import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import xarray as xr
 
-from ...capturing import capture
+from ...bundling import load_bundle, save_bundle
 from ...errors import SpectralToolkitError
-from ...models import load_model
-from ..report import picture_expression
+from ..frozen import Frozen, frozen
 from . import save, wording
 from .code import as_code
 from .controls import MAX_THUMBS, Controls
+from .keeping import captured, fitting, freezing_settings, state_of
 from .offline import Loader, Stage
 from .picture import Layers, Pictures, Rows, Spectrum
-from .session import REGIONS, Answer, Session, questions
+from .session import Answer, Session, questions
 from .state import VIEWS, State, checked
 from .worker import Worker
 
 _NUMBERS = itertools.count()
-_QUANTITIES = ("query", "key", "value", "token")
 
 
 class Explorer(widgets.VBox):
@@ -37,9 +39,9 @@ class Explorer(widgets.VBox):
     Parameters
     ----------
     model
-        A model, or anything ``st.load_model`` takes; or activations from ``st.capture``, and then no images.
+        A model, or anything ``st.load_model`` takes; or activations from ``st.capture``.
     images
-        Anything ``st.load_images`` takes.
+        Anything ``st.load_images`` takes. Of activations they may be left out: the pixels the model saw are shown then.
     state
         Where to begin; the default shows the first eigenvector of query-key affinity over all layers.
     layers, size, batch_size, seed, progress
@@ -87,31 +89,51 @@ class Explorer(widgets.VBox):
         progress: bool = True,
         synchronous: bool = False,
     ) -> None:
-        activations, source = _activations(
+        activations, pictures, source = captured(
             model,
             images,
             {"layers": layers, "size": size, "batch_size": batch_size, "seed": seed, "progress": progress},
         )
-        self._source = source
-        self._session = Session(activations, device)
+        self._synchronous = synchronous
+        session = Session(activations, device, pictures)
+        chosen = checked(fitting(state or State(), session), session.facts)
+        super().__init__()
+        self.add_class("st-explorer")
+        self._start(session, source, chosen)
+
+    @classmethod
+    def from_bundle(cls, path: str | os.PathLike[str], **settings: Any) -> Explorer:
+        """Explore what was saved with `save_bundle`: no model, no GPU and no network are needed.
+
+        Parameters
+        ----------
+        path
+            The bundle.
+        **settings
+            ``state``, ``device`` and ``synchronous``, as above; without a state it begins where the bundle was saved.
+        """
+        bundle = load_bundle(path)
+        settings.setdefault("state", state_of(bundle))
+        return cls(bundle.activations, bundle.pictures, **settings)
+
+    def _start(self, session: Session, source: str | None, state: State) -> None:
+        self._session, self._source, self._state = session, source, state
         self._name = f"st-explorer-{next(_NUMBERS)}"
-        self._state = checked(_fitting(state or State(), self._session), self._session.facts)
         self._answer: Answer | None = None
         self._asked: object = None
-        self._worker: Worker[State] = Worker(self._session.answer, self._deliver, synchronous=synchronous)
-        views = [view for view in VIEWS if self._offers(view)]
-        self._controls = Controls(self._session.facts, self._on_change, views, self._name)
+        self._worker: Worker[State] = Worker(session.answer, self._deliver, synchronous=self._synchronous)
+        views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
+        self._controls = Controls(session.facts, self._on_change, views, self._name)
         self._pictures = Pictures(self._on_change)
         self._rows: Rows | None = None
         self._spectrum: Spectrum | None = None
         self._layers: Layers | None = None
         self._page_ready = False
-        super().__init__(self._build())
-        self.add_class("st-explorer")
+        self.children = self._build()
         self._open = True
-        self._controls.show(self._state)
+        self._controls.show(state)
         # The first view is computed at once: what is displayed then is whole, with or without a thread.
-        self._show(self._session.answer(self._state, _nothing))
+        self._show(session.answer(state, _nothing))
 
     @property
     def state(self) -> State:
@@ -165,29 +187,48 @@ class Explorer(widgets.VBox):
         write = save.save_svg if ending == ".svg" else save.save_png
         return str(write(self._pictures.panels(), save.free_path(str(path), ending)))
 
+    def save_bundle(self, path: str | os.PathLike[str]) -> Path:
+        """Save activations, eigenvectors of all pictures, pictures and the state; see ``st.save_bundle``."""
+        answers = {}
+        for question, suffix in zip(questions(self._state, self._session.facts), ("", "_other"), strict=False):
+            answers[f"{question.affinity}{suffix}"] = self._session.solved_for_all(question)
+        pictures = None if self._session.pictures is self.activations else self._session.pictures
+        return save_bundle(
+            path, self.activations, eigenvectors=answers, images=pictures, settings=self._state.to_dict()
+        )
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> Frozen:
+        """The frozen twin: a page that can be explored without Python or a network; see ``st.frozen``.
+
+        Parameters
+        ----------
+        path
+            Where to write it; None only returns it, and as the last line of a cell it shows itself.
+        **settings
+            As ``st.frozen`` takes them; the defaults are what the explorer shows now.
+        """
+        return frozen(self.activations, path, **{**freezing_settings(self._state, self._session), **settings})
+
     def close(self) -> None:
         """Stop computing, and let go of widgets, figures, activations and answers."""
-        if not getattr(self, "_open", False):  # closed already, or never built because the input was refused
+        self._end()
+        self.unobserve_all()
+        if self.comm is not None:
+            self.layout.close()
+        super().close()
+
+    def _end(self) -> None:
+        if not getattr(self, "_open", False):  # ended already, or never begun because the input was refused
             return
         self._open = False
         self._worker.close()
         live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
-        for widget in [*live, *_inside(self), self]:
-            widget.unobserve_all()
-            for part in ("layout", "style"):  # widgets too, which nobody else would close
-                if getattr(widget, part, None) is not None:
-                    getattr(widget, part).close()
-            if widget is not self:
-                widget.close()
+        for widget in [*live, *_inside(self)]:
+            close_whole(widget)
+        self.children = ()
         self._session.close()
         self._answer = None
         self._rows = self._spectrum = self._layers = None
-        super().close()
-
-    def _offers(self, view: str) -> bool:
-        if view in ("segments", "instances"):
-            return view in REGIONS
-        return view != "norms" or self._session.facts.has_tokens
 
     def _build(self) -> list[widgets.Widget]:
         self._loader = Loader(self._name, self._fill)
@@ -231,6 +272,9 @@ class Explorer(widgets.VBox):
         )
         actions: dict[str, tuple[str, Callable[[], str]]] = {
             "code": ("Copy as code", self._copy_code),
+            "html": ("Save HTML", self._save_html),
+            "bundle": ("Save bundle", self._save_bundle),
+            "load": ("Load bundle", self._load_bundle),
             "png": ("Save PNG", lambda: f"Saved {self.save_figure(f'{self._path.value}.png')}."),
             "svg": ("Save SVG", lambda: f"Saved {self.save_figure(f'{self._path.value}.svg')}."),
         }
@@ -252,6 +296,28 @@ class Explorer(widgets.VBox):
         self._code.layout.display = None
         self._loader.run(f"navigator.clipboard && navigator.clipboard.writeText({_script_text(self._code.value)})")
         return "The code is below, and in the clipboard if the browser allows it."
+
+    def _save_html(self) -> str:
+        path = save.free_path(self._path.value, ".html")
+        self.to_html(path)
+        return f"Saved {path}: open it in any browser, with or without Python."
+
+    def _save_bundle(self) -> str:
+        path = save.free_path(self._path.value, ".zip")
+        return f"Saved {self.save_bundle(path)}: open it with st.Explorer.from_bundle or the button Load bundle."
+
+    def _load_bundle(self) -> str:
+        path = Path(self._path.value.strip()).expanduser()
+        if not path.exists() and path.with_name(f"{path.name}.zip").exists():
+            path = path.with_name(f"{path.name}.zip")
+        bundle = load_bundle(path)
+        session = Session(bundle.activations, self._session.device, bundle.pictures)
+        state = checked(fitting(state_of(bundle), session), session.facts)
+        text = self._path.value
+        self._end()
+        self._start(session, None, state)
+        self._path.value = text
+        return f"Opened {path}."
 
     def _try(self, action: Callable[[], str]) -> None:
         try:
@@ -285,7 +351,7 @@ class Explorer(widgets.VBox):
         if changes.get("compare") and self._state.other_affinity == self._state.affinity:
             changes["other_affinity"] = _contrast(self._state.affinity, self._session.facts.kinds)
         try:
-            self.state = _fitting(replace(self._state, **changes), self._session)
+            self.state = fitting(replace(self._state, **changes), self._session)
         except SpectralToolkitError as error:
             self._say(str(error))
             self._controls.show(self._state)
@@ -382,37 +448,6 @@ class Explorer(widgets.VBox):
             )
 
 
-def _activations(model: Any, images: Any, settings: dict[str, Any]) -> tuple[xr.DataTree, str | None]:
-    if isinstance(model, xr.DataTree):
-        if images is not None:
-            raise SpectralToolkitError("Activations bring their own pictures: leave images out.")
-        return model, None
-    if images is None:
-        raise SpectralToolkitError("No images were given: call Explorer(model, images).")
-    loaded = load_model(model) if not hasattr(model, "quantities") else model
-    quantities = tuple(name for name in _QUANTITIES if name in loaded.quantities)
-    return capture(loaded, images, quantities=quantities, **settings), picture_expression(images)
-
-
-def _fitting(state: State, session: Session) -> State:
-    """What a user did, with everything else brought into range: no control may lead to an error."""
-    facts = session.facts
-    weights = state.weights if state.weights is not None else dict.fromkeys(facts.layers, 1.0)
-    changes: dict[str, Any] = {}
-    if state.affinity not in facts.kinds and state == State(affinity=state.affinity):
-        changes["affinity"] = facts.kinds[0]
-    if state.other_affinity not in facts.kinds:
-        changes["other_affinity"] = facts.kinds[-1]
-    rows, columns = facts.grid_of(weights)
-    most = rows * columns - 2
-    if state.n_eigenvectors > most:
-        changes["n_eigenvectors"] = most
-    changes["component"] = min(state.component, changes.get("n_eigenvectors", state.n_eigenvectors))
-    if state.patch is not None and not (state.patch[0] < rows and state.patch[1] < columns):
-        changes["patch"] = None
-    return replace(state, **changes)
-
-
 def _contrast(kind: str, kinds: tuple[str, ...]) -> str:
     """What to show beside an affinity: where beside what, if it can be."""
     wanted = "qk" if kind == "vv" else "vv"
@@ -423,6 +458,15 @@ def _wanted(state: State, session: Session) -> object:
     """What must be computed for a state: two states of equal wants differ in looks only."""
     regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
     return (tuple(questions(state, session.facts)), regions, state.patch, state.heads and state.patch is not None)
+
+
+def close_whole(widget: Any) -> None:
+    """Close a widget with its layout and style, which are widgets too that nobody else would close."""
+    widget.unobserve_all()
+    for part in ("layout", "style"):
+        if getattr(widget, part, None) is not None:
+            getattr(widget, part).close()
+    widget.close()
 
 
 def _inside(box: widgets.Box) -> list[widgets.Widget]:
@@ -436,8 +480,6 @@ def _inside(box: widgets.Box) -> list[widgets.Widget]:
 
 def _script_text(text: str) -> str:
     """Text as JavaScript writes it, harmless inside a script element."""
-    import json
-
     return json.dumps(text).replace("</", "<\\/")
 
 

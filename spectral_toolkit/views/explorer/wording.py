@@ -22,6 +22,7 @@ AFFINITIES = {
     "vv": ("VV", "Value-value: cos(v, v'). Patches are tied when they pass on the same thing, wherever they are."),
     "kk": ("KK", "Key-key: cos(k, k'). Patches are tied when they are looked for in the same way."),
     "qq": ("QQ", "Query-query: cos(q, q'). Patches are tied when they look for the same thing."),
+    "qk_unrotated": ("QK flat", "Query-key before the rotary positions: cos(q, k). Patches are tied by content alone."),
     "token": ("Token", "Token-token: cos(t, t'). Patches are tied when the residual stream holds the same for both."),
 }
 KERNELS = {

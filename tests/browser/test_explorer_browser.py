@@ -1,0 +1,308 @@
+"""The explorer in a real Jupyter and a real browser: what is seen is right, and nothing leaves the machine."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from jupyter import address, complaints, notebook, serving
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+import spectral_toolkit as st
+from spectral_toolkit.views.composite import blend, colour_field, symmetric_limit
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+CELLS = (
+    'import spectral_toolkit as st\nmodel = st.load_model("scenes")\nscenes = st.scenes.sample(4, seed=0).pixels',
+    "explorer = st.Explorer(model, scenes, progress=False)\nexplorer",
+)
+PATIENCE = 90  # seconds for one thing to happen on a busy machine
+
+
+class Bench:
+    """A page with the explorer in it, and all that it asked for or complained about."""
+
+    def __init__(self, page: Page, folder: Path) -> None:
+        self.page, self.folder = page, folder
+        self.requests: list[str] = []
+        self.messages: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.messages.append(f"pageerror: {error}"))
+        page.on("console", lambda m: self.messages.append(f"{m.type}: {m.text}") if m.type == "error" else None)
+
+    def open(self, url: str) -> None:
+        self.page.goto(url)
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)
+        # Without a kernel that is ready, running a cell does nothing.
+        self.page.wait_for_selector(
+            ".jp-Notebook-ExecutionIndicator[data-status='idle']", state="attached", timeout=PATIENCE * 1000
+        )
+        self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
+        for _ in CELLS:
+            self.page.keyboard.press("Shift+Enter")
+        self.page.wait_for_selector(".st-explorer .bk-Figure:visible", timeout=2 * PATIENCE * 1000)
+
+    @property
+    def explorer(self):
+        return self.page.locator(".st-explorer").first
+
+    def button(self, name: str):
+        return self.explorer.get_by_role("button", name=name, exact=True)
+
+    def picture(self, place: int = 0) -> np.ndarray:
+        """What is drawn in one of the figures that are shown, without the cursor over it."""
+        self.page.mouse.move(2, 2)
+        shot = self.explorer.locator(".bk-Figure:visible").nth(place).screenshot()
+        return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+
+    def wait(self, holds: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not holds():
+            assert time.monotonic() < end, f"{what} did not happen; the console says {self.messages[-3:]}"
+            self.page.wait_for_timeout(100)
+
+    def wait_for_colours(self, expected: np.ndarray, place: int = 0, at_most: float = 5.0) -> None:
+        self.wait(lambda: difference(self.picture(place), expected) < at_most, "The picture that was expected")
+
+    def tap(self, row: int, column: int, place: int = 0) -> None:
+        box = self.explorer.locator(".bk-Figure:visible").nth(place).bounding_box()
+        assert box is not None
+        x, y = box["x"] + (column + 0.5) / 12 * box["width"], box["y"] + (row + 0.5) / 12 * box["height"]
+        self.page.mouse.click(x, y)
+
+
+def difference(shot: np.ndarray, expected: np.ndarray) -> float:
+    """Mean distance of colours at the middles of the patches, (12, 12, 3) expected."""
+    height, width = shot.shape[:2]
+    places = [[(int((r + 0.44) / 12 * height), int((c + 0.44) / 12 * width)) for c in range(12)] for r in range(12)]
+    seen = np.array([[shot[y, x] for y, x in row] for row in places])
+    return float(np.abs(seen - expected).mean())
+
+
+@pytest.fixture(scope="module")
+def solve() -> Callable[..., np.ndarray]:
+    """Colours that the middles of patches must have: the same numbers, computed here."""
+    pixels = st.scenes.sample(4, seed=0).pixels
+    acts = st.capture("scenes", pixels, progress=False)
+
+    def colours(kind: str, component: int = 1, image: int = 0, opacity: float = 0.7, weights=None) -> np.ndarray:
+        graph = st.affinity(acts.isel(image=[image]), kind)
+        eig = st.solve(graph if weights is None else graph.reweight(weights), 8)
+        field = eig.eigenvector.isel(image=0).sel(component=component).values
+        whole = blend(pixels.values[image], colour_field(field, symmetric_limit(field)), opacity)
+        middles = [int((place + 0.44) * 8) for place in range(12)]
+        return whole[np.ix_(middles, middles)].astype(int)
+
+    return colours
+
+
+@pytest.fixture(scope="module")
+def bench(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("lab")
+    nbformat.write(notebook(*CELLS), folder / "explorer.ipynb")
+    with serving(folder) as served, sync_playwright() as playwright:
+        browser = launch(playwright, chromium_path)
+        context = browser.new_context(viewport={"width": 1280, "height": 1300}, accept_downloads=True)
+        made = Bench(context.new_page(), folder)
+        made.open(address(served, "explorer.ipynb"))
+        made.page.keyboard.press("Control+b")  # the list of files takes room
+        yield made
+        browser.close()
+
+
+def launch(playwright, chromium_path: str) -> Browser:
+    return playwright.chromium.launch(
+        executable_path=chromium_path,
+        args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+    )
+
+
+def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> None:
+    """First view, QK to VV, another component, a weight, a tap, compare, every view, and back."""
+    bench.wait_for_colours(solve("qk"), 0)
+    bench.wait_for_colours(solve("vv"), 1)
+
+    bench.explorer.get_by_label("Compare with a second setting").uncheck()
+    bench.wait(lambda: bench.explorer.locator(".bk-Figure:visible").count() == 1, "One picture alone")
+    bench.button("VV").first.click()
+    bench.wait_for_colours(solve("vv"))
+    assert difference(bench.picture(), solve("qk")) > 10
+
+    handle = bench.explorer.locator(".widget-slider", has_text="").get_by_role("slider")
+    component = bench.explorer.locator(".widget-inline-hbox", has_text="Eigenvector").get_by_role("slider").first
+    component.focus()
+    bench.page.keyboard.press("ArrowRight")
+    bench.wait_for_colours(solve("vv", 2))
+    bench.page.keyboard.press("ArrowLeft")
+    assert handle.count() > 6
+
+    first = bench.explorer.locator(".st-layers .widget-slider").first.get_by_role("slider")
+    box, before = first.bounding_box(), bench.picture()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    bench.page.mouse.move(x, y)
+    bench.page.mouse.down()
+    for step in range(8):
+        bench.page.mouse.move(x - 12 * step, y)
+    bench.page.mouse.up()
+    bench.wait(lambda: np.abs(bench.picture() - before).mean() > 0.5, "A picture of other weights")
+    readout = bench.explorer.locator(".st-layers .widget-readout").first.inner_text()
+    weights = {"model.layer.0": float(readout)}
+    assert 0 <= weights["model.layer.0"] < 1
+    bench.wait_for_colours(solve("vv", weights=weights))
+    bench.button("all").click()
+    bench.wait_for_colours(solve("vv"))
+
+    bench.tap(5, 4)
+    text = bench.explorer.get_by_text("What the patch in row 5, column 4 (framed) is tied to")
+    text.wait_for(timeout=PATIENCE * 1000)
+    bench.wait(lambda: bench.explorer.locator(".bk-Figure:visible").count() == 2, "Rows of the tapped patch")
+    rows = bench.picture(1)
+    bench.tap(1, 1)
+    bench.wait(lambda: np.abs(bench.picture(1) - rows).mean() > 3, "Rows of another patch")
+    bench.button("Forget patch").click()
+    bench.wait(lambda: bench.explorer.locator(".bk-Figure:visible").count() == 1, "No rows")
+
+    bench.explorer.get_by_label("Compare with a second setting").check()
+    bench.wait_for_colours(solve("vv"), 0)
+    bench.wait_for_colours(solve("qk"), 1)
+    seen = []
+    for view in ("All", "RGB", "Segments", "Instances", "Norms", "Spectrum", "Layers", "Eigenvector"):
+        bench.button(view).click()
+        bench.wait(lambda: not same(bench.explorer.screenshot(), seen[-1:]), f"The view {view}")
+        bench.page.wait_for_timeout(300)
+        seen.append(bench.explorer.screenshot())
+    bench.wait_for_colours(solve("qk"), 1)
+    bench.button("Picture scene_0002").click()
+    bench.wait_for_colours(solve("vv", image=2), 0)
+    bench.wait_for_colours(solve("qk", image=2), 1)
+    bench.button("Picture scene_0000").click()
+    bench.wait_for_colours(solve("vv"), 0)
+    assert complaints(bench.messages) == []
+
+
+def same(shot: bytes, earlier: list[bytes]) -> bool:
+    return bool(earlier) and shot == earlier[0]
+
+
+def test_zoom_and_cursor_are_common_to_both_pictures(bench: Bench) -> None:
+    boxes = [bench.explorer.locator(".bk-Figure:visible").nth(place).bounding_box() for place in (0, 1)]
+    assert boxes[0] is not None
+    plain = [bench.picture(place) for place in (0, 1)]
+    bench.page.mouse.move(boxes[0]["x"] + 100, boxes[0]["y"] + 150)
+    bench.page.wait_for_timeout(500)
+    shot = bench.explorer.locator(".bk-Figure:visible").nth(1).screenshot()
+    other = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+    changed = np.abs(other - plain[1]).sum(axis=2) > 30
+    assert changed[:, int(100 / boxes[0]["width"] * changed.shape[1]) + np.arange(-2, 3)].any()
+    assert changed[int(150 / boxes[0]["height"] * changed.shape[0]) + np.arange(-2, 3)].any()
+    bench.page.evaluate(
+        """() => { for (const doc of Bokeh.documents) for (const root of doc.roots()) for (const model of
+        root.references()) if (model.type === "Figure" && model.name === "first") {
+        model.x_range.setv({start: 0, end: 100}); } }"""
+    )
+    bench.wait(lambda: np.abs(bench.picture(1) - plain[1]).mean() > 3, "The second picture zooms too")
+    bench.page.evaluate(
+        """() => { for (const doc of Bokeh.documents) for (const root of doc.roots()) for (const model of
+        root.references()) if (model.type === "Figure" && model.name === "first") model.x_range.reset(); }"""
+    )
+    bench.wait(lambda: np.abs(bench.picture(1) - plain[1]).mean() < 1, "Both are whole again")
+
+
+def test_saved_page_opens_without_jupyter(bench: Bench) -> None:
+    bench.button("Save HTML").click()
+    path = bench.folder / "explorer.html"
+    bench.wait(path.exists, "The page")
+    page = bench.page.context.new_page()
+    asked: list[str] = []
+    wrong: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.goto(path.as_uri())
+    page.wait_for_timeout(500)
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert wrong == []
+    assert page.locator("img:visible, canvas:visible").count() > 0
+    page.close()
+
+
+def test_code_is_shown_and_copied(bench: Bench) -> None:
+    bench.button("Copy as code").click()
+    box = bench.explorer.locator("textarea")
+    box.wait_for(state="visible")
+    bench.wait(lambda: "st.solve(graph, n_eigenvectors=8)" in box.input_value(), "The code")
+
+
+@pytest.mark.parametrize("width", [1280, 800])
+def test_text_is_readable_and_the_layout_holds(bench: Bench, width: int) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    bench.page.set_viewport_size({"width": width, "height": 1300})
+    bench.page.wait_for_timeout(1000)
+    found = Axe().run(
+        bench.page,
+        context=".st-explorer",
+        options={"runOnly": ["color-contrast", "button-name", "label", "select-name"]},
+    )
+    assert [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found.response["violations"]] == []
+    over = bench.explorer.evaluate("one => one.scrollWidth - one.clientWidth")
+    assert over <= 1
+    figures = bench.explorer.locator(".bk-Figure:visible")
+    edge = bench.explorer.bounding_box()
+    assert edge is not None
+    for place in range(figures.count()):
+        box = figures.nth(place).bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= edge["x"] + edge["width"] + 1
+        assert box["width"] > 150
+
+
+def test_keyboard_reaches_every_control(bench: Bench) -> None:
+    bench.page.set_viewport_size({"width": 1280, "height": 1300})
+    bench.explorer.get_by_role("button").first.focus()
+    reached = set()
+    for _ in range(80):
+        name = bench.page.evaluate(
+            "(document.activeElement.title || document.activeElement.textContent || document.activeElement.type || "
+            "document.activeElement.tagName).trim()"
+        )
+        reached.add(name)
+        bench.page.keyboard.press("Tab")
+    text = " ".join(reached)
+    for wanted in (
+        "Picture scene_0001",
+        "Value-value",
+        "All layers, each at weight 1",
+        "Layer model.layer.3",
+        "Python",
+    ):
+        assert wanted in text, (wanted, sorted(reached))
+
+
+def test_a_reloaded_page_shows_what_is_now(bench: Bench, solve: Callable[..., np.ndarray]) -> None:
+    bench.explorer.get_by_label("Compare with a second setting").uncheck()
+    bench.button("KK").first.click()
+    bench.wait_for_colours(solve("kk"))
+    bench.page.keyboard.press("Control+s")
+    bench.page.wait_for_timeout(1500)
+    saved = (bench.folder / "explorer.ipynb").read_text()
+    assert len(saved) < 60_000  # no BokehJS, no pictures
+    assert "bokeh" not in saved.lower()
+    bench.page.reload()
+    bench.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)
+    bench.page.wait_for_selector(".st-explorer .bk-Figure:visible", timeout=PATIENCE * 1000)
+    bench.wait_for_colours(solve("kk"))
+
+
+def test_nothing_left_the_machine_and_nothing_went_wrong(bench: Bench) -> None:
+    local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "file:")
+    assert [url for url in bench.requests if not url.startswith(local)] == []
+    assert complaints(bench.messages) == []
