@@ -125,9 +125,9 @@ def test_imports_are_declared_and_declarations_are_imported(repository: Path, pr
     core = names_of(project["dependencies"])
     extras = {name: names_of(entries) for name, entries in project["optional-dependencies"].items()}
     used = third_party(list((repository / "spectral_toolkit").rglob("*.py")))
-    assert used - core - extras["diffusers"] == set(), "imported by the package, not declared"
-    # Bokeh is named, not imported: HoloViews draws with it, and its version decides what a browser gets.
-    assert core - used == {"bokeh"}, "declared, but the package never imports it"
+    optional = extras["diffusers"] | extras["notebooks"]
+    assert used - core - optional == set(), "imported by the package, not declared"
+    assert core - used == set(), "declared, but the package never imports it"
     elsewhere = third_party(
         [path for folder in ("tests", "benchmarks", "docs") for path in (repository / folder).rglob("*.py")]
     )

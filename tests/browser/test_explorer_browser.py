@@ -10,9 +10,9 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from jupyter import address, complaints, notebook, serving
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+from real_jupyter import address, complaints, notebook, serving
 
 import spectral_toolkit as st
 from spectral_toolkit.views.composite import blend, colour_field, symmetric_limit
@@ -23,7 +23,7 @@ CELLS = (
     'import spectral_toolkit as st\nmodel = st.load_model("scenes")\nscenes = st.scenes.sample(4, seed=0).pixels',
     "explorer = st.Explorer(model, scenes, progress=False)\nexplorer",
 )
-PATIENCE = 90  # seconds for one thing to happen on a busy machine
+PATIENCE = 240  # seconds for one thing to happen on a busy machine
 
 
 class Bench:
@@ -47,7 +47,7 @@ class Bench:
         self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
         for _ in CELLS:
             self.page.keyboard.press("Shift+Enter")
-        self.page.wait_for_selector(".st-explorer .bk-Figure:visible", timeout=2 * PATIENCE * 1000)
+        self.wait(lambda: self.explorer.locator(".bk-Figure:visible").count() > 0, "The first view")
 
     @property
     def explorer(self):
@@ -65,7 +65,9 @@ class Bench:
     def wait(self, holds: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE
         while not holds():
-            assert time.monotonic() < end, f"{what} did not happen; the console says {self.messages[-3:]}"
+            if time.monotonic() > end:
+                self.page.screenshot(path=self.folder / "failed.png")
+                pytest.fail(f"{what} did not happen: see {self.folder}; the console says {self.messages[-3:]}")
             self.page.wait_for_timeout(100)
 
     def wait_for_colours(self, expected: np.ndarray, place: int = 0, at_most: float = 5.0) -> None:

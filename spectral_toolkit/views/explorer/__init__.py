@@ -5,7 +5,17 @@
 ``picture.py`` draw; ``live.py`` and ``offline.py`` get the drawings into a page; ``widget.py`` joins them.
 """
 
-from .state import State
-from .widget import Explorer
+from importlib.util import find_spec
+
+from ...errors import SpectralToolkitError
+
+for _needed in ("ipywidgets", "jupyter_bokeh"):
+    if find_spec(_needed) is None:
+        raise SpectralToolkitError(
+            f"The explorer needs {_needed}, which is not installed: pip install 'spectral-toolkit[notebooks]'."
+        )
+
+from .state import State  # noqa: E402
+from .widget import Explorer  # noqa: E402
 
 __all__ = ["Explorer", "State"]
