@@ -37,7 +37,8 @@ class Bench:
         page.on("pageerror", lambda error: self.messages.append(f"pageerror: {error}"))
         page.on("console", lambda m: self.messages.append(f"{m.type}: {m.text}") if m.type == "error" else None)
 
-    def open(self, url: str) -> None:
+    def open(self, url: str, cells: int = len(CELLS)) -> None:
+        """Open a notebook and run its first cells, the last of which shows the explorer."""
         self.page.goto(url)
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)
         # Without a kernel that is ready, running a cell does nothing.
@@ -45,7 +46,7 @@ class Bench:
             ".jp-Notebook-ExecutionIndicator[data-status='idle']", state="attached", timeout=PATIENCE * 1000
         )
         self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
-        for _ in CELLS:
+        for _ in range(cells):
             self.page.keyboard.press("Shift+Enter")
         self.wait(lambda: self.explorer.locator(".bk-Figure:visible").count() > 0, "The first view")
 
