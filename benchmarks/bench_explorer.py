@@ -87,8 +87,8 @@ def bench_explorer() -> Iterator[dict[str, Any]]:
 
     sys.path.insert(0, str(ROOT / "tests" / "browser"))
     sys.path.insert(0, str(ROOT / "tests"))
-    from real_jupyter import address, notebook, serving
-    from test_explorer_browser import Bench, launch
+    from real_jupyter import address, notebook, serving  # pyright: ignore[reportMissingImports]
+    from test_explorer_browser import Bench, launch  # pyright: ignore[reportMissingImports]
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
