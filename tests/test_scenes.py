@@ -13,10 +13,10 @@ from transformers import AutoImageProcessor, AutoModel
 import spectral_toolkit
 from spectral_toolkit import scenes
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.scenes import compose, objectives, palette, series, shapes, train
+from spectral_toolkit.scenes import backbones, compose, objectives, palette, series, shapes, train, training
 
 WEIGHTS = Path(spectral_toolkit.__file__).parent / "scenes" / "weights" / "scenes"
-CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "scenes" / train.CHECKPOINT
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "scenes" / training.CHECKPOINT
 TINY = [
     *("--size", "32", "--batch", "3", "--n-scenes", "6", "--width", "16", "--layers", "2", "--heads", "2"),
     *("--registers", "1", "--steps", "4", "--first-phase", "0.5", "--warmup", "1"),
@@ -224,11 +224,13 @@ def test_caption_loss_on_patches_against_the_slow_sum():
 
 def test_shifting_patches_moves_their_mean_colour_only():
     pictures = torch.rand(4, 3, 16, 24)
-    moved = train.shift_patches(pictures, np.random.default_rng(0)) - pictures
+    moved = train.disturb(pictures, np.random.default_rng(0), shift=0.7, grain=0.0) - pictures
     patches = moved.reshape(4, 3, 2, 8, 3, 8).permute(0, 1, 2, 4, 3, 5).flatten(4)
     assert patches.std(-1).max() < 1e-6
     assert len(torch.unique(patches[0, :, :, :, 0].round(decimals=4))) == 18
     assert moved.abs().max() <= 0.7
+    noisy = train.disturb(pictures, np.random.default_rng(0), shift=0.0, grain=0.25) - pictures
+    assert 0 < noisy.std() <= 0.26
 
 
 def test_augmenting_flips_and_keeps_the_range():
@@ -242,42 +244,51 @@ def test_augmenting_flips_and_keeps_the_range():
     assert torch.equal(values, again)
 
 
-def test_encoding_all_patches_is_the_model_itself():
-    run = train.start(train.Recipe(size=32, width=16, layers=2, heads=2))
+@pytest.mark.parametrize("positions", backbones.BUILDERS)
+def test_encoding_all_patches_is_the_model_itself(positions):
+    run = training.start(train.TASK, train.Recipe(size=32, width=16, layers=2, heads=2, positions=positions))
     pixels = torch.randn(2, 3, 32, 32)
-    run.backbone.eval()
+    run.model.eval()
     every = torch.arange(16).expand(2, -1)
-    _, tokens = objectives.encode(run.backbone, pixels, every, every[:, :0])
-    torch.testing.assert_close(tokens, run.backbone(pixels).last_hidden_state)
+    _, tokens = backbones.encode(run.model, pixels, every, every[:, :0])
+    torch.testing.assert_close(tokens, run.model(pixels).last_hidden_state)
     # Order does not matter, and a masked patch is the model's own masked patch.
     shuffled = torch.randperm(16).expand(2, -1)
-    _, tokens = objectives.encode(run.backbone, pixels, shuffled[:, :9], shuffled[:, 9:])
+    _, tokens = backbones.encode(run.model, pixels, shuffled[:, :9], shuffled[:, 9:])
     mask = torch.zeros(2, 16, dtype=torch.bool)
     mask[:, shuffled[0, 9:]] = True
-    expected = run.backbone(pixels, bool_masked_pos=mask).last_hidden_state
+    expected = run.model(pixels, bool_masked_pos=mask).last_hidden_state
     torch.testing.assert_close(tokens[:, 5:], expected[:, 5:][:, shuffled[0]])
 
 
-def test_a_model_built_from_its_configuration_has_no_holes():
-    run = train.start(train.Recipe())
-    for name, value in run.backbone.named_parameters():
-        assert name.endswith("bias") or value.abs().sum() > 0, name
-    cosine, sine = run.backbone.rope_embeddings(torch.zeros(1, 3, 96, 96))
+def test_models_built_from_their_configuration_have_no_holes():
+    twins = [training.start(train.TASK, train.Recipe(positions=name)) for name in backbones.BUILDERS]
+    for run in twins:
+        for name, value in run.model.named_parameters():
+            assert name.endswith("bias") or value.abs().sum() > 0, name
+            assert "register" not in name or len(value.flatten(0, -2).unique(dim=0)) == 4
+    run, absolute = twins
+    places = absolute.model.embeddings.position_embeddings
+    assert len(places[0].unique(dim=0)) == 145
+    # Twins: as many numbers, but for the table of places.
+    sizes = [sum(value.numel() for value in one.model.parameters()) for one in twins]
+    assert sizes[1] - sizes[0] == places.numel()
+    cosine, sine = run.model.rope_embeddings(torch.zeros(1, 3, 96, 96))
     assert len(torch.unique(torch.cat([cosine, sine], -1).round(decimals=4), dim=0)) == 144
 
 
 def test_training_resumes_to_the_weights_of_an_uninterrupted_run(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train.main(["--out", str(whole), *TINY])
-    train.main(["--out", str(parts), *TINY, "--stop-at-step", "1"])
-    train.main(["--out", str(parts), "--resume", "--stop-at-step", "3"])
-    train.main(["--out", str(parts), "--resume"])
-    first = train.load_checkpoint(whole / train.CHECKPOINT)
-    second = train.load_checkpoint(parts / train.CHECKPOINT)
+    training.main(train.TASK, ["--out", str(whole), *TINY])
+    training.main(train.TASK, ["--out", str(parts), *TINY, "--stop-at-step", "1"])
+    training.main(train.TASK, ["--out", str(parts), "--resume", "--stop-at-step", "3"])
+    training.main(train.TASK, ["--out", str(parts), "--resume"])
+    first = training.load_checkpoint(train.TASK, whole / training.CHECKPOINT)
+    second = training.load_checkpoint(train.TASK, parts / training.CHECKPOINT)
     assert first.step == second.step == 4
     for name, value in first.parameters().items():
         assert torch.equal(value, second.parameters()[name]), name
-    start = train.start(first.recipe).parameters()
+    start = training.start(train.TASK, first.recipe).parameters()
     moved = [name for name, value in first.parameters().items() if not torch.equal(value, start[name])]
     for head in ("heads.pixels.weight", "heads.patches_last.weight", "heads.picture.weight"):
         assert head in moved
@@ -288,13 +299,13 @@ def test_training_resumes_to_the_weights_of_an_uninterrupted_run(tmp_path):
     assert str(tmp_path) not in json.dumps(record)
     model = AutoModel.from_pretrained(parts / "export")
     assert model.config.model_type == "dinov3_vit"
-    for name, value in first.backbone.named_parameters():
+    for name, value in first.model.named_parameters():
         assert torch.equal(value, model.get_parameter(name)), name
 
 
 def test_the_schedule_warms_up_holds_and_falls():
     recipe = train.Recipe()
-    rates = [train.learning_rate(recipe, step, step / recipe.steps) for step in range(recipe.steps)]
+    rates = [training.learning_rate(train.TASK, recipe, step, step / recipe.steps) for step in range(recipe.steps)]
     assert rates[0] < 0.01 * recipe.learning_rate
     assert rates[recipe.warmup] == rates[int(0.2 * recipe.steps)] == recipe.learning_rate
     assert rates[-1] < 0.01 * recipe.learning_rate
@@ -326,13 +337,13 @@ def test_the_bundled_weights_load_and_are_small():
 
 def test_training_can_go_on_from_the_committed_checkpoint():
     assert CHECKPOINT.stat().st_size < 16e6
-    run = train.load_checkpoint(CHECKPOINT)
+    run = training.load_checkpoint(train.TASK, CHECKPOINT)
     model = AutoModel.from_pretrained(WEIGHTS)
-    for name, value in run.backbone.named_parameters():
+    for name, value in run.model.named_parameters():
         assert torch.equal(value, model.get_parameter(name)), name
     assert len(run.optimizer.state) == len(run.parameters())
     before = run.parameters()["backbone.norm.weight"].detach().clone()
     pictures, captions = series.render_series(run.recipe.seed, 0, 2, run.recipe.size)
-    terms = train.train_step(run, pictures, captions)
+    terms = training.train_step(train.TASK, run, pictures, captions)
     assert all(np.isfinite(value) for value in terms.values())
     assert not torch.equal(run.parameters()["backbone.norm.weight"], before)

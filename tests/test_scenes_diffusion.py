@@ -14,7 +14,7 @@ from spectral_toolkit.scenes.compose import CATEGORIES
 
 pytest.importorskip("diffusers")
 
-from spectral_toolkit.scenes import flow, train_diffusion
+from spectral_toolkit.scenes import flow, train_diffusion, training
 
 TINY = train_diffusion.Recipe(
     n_scenes=3, size=32, batch=2, steps=4, width=32, layers=3, heads=2, warmup=1, bfloat16=False
@@ -57,13 +57,13 @@ def _series() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_resumed_run_gives_the_same_weights(tmp_path) -> None:
-    whole, broken = train_diffusion.start(TINY), train_diffusion.start(TINY)
+    whole, broken = training.start(train_diffusion.TASK, TINY), training.start(train_diffusion.TASK, TINY)
     for _ in range(2):
-        train_diffusion.train_step(whole, *_series())
-    train_diffusion.train_step(broken, *_series())
-    train_diffusion.save_checkpoint(broken, tmp_path / "checkpoint.safetensors")
-    resumed = train_diffusion.load_checkpoint(tmp_path / "checkpoint.safetensors")
-    train_diffusion.train_step(resumed, *_series())
+        training.train_step(train_diffusion.TASK, whole, *_series())
+    training.train_step(train_diffusion.TASK, broken, *_series())
+    training.save_checkpoint(broken, tmp_path / "checkpoint.safetensors")
+    resumed = training.load_checkpoint(train_diffusion.TASK, tmp_path / "checkpoint.safetensors")
+    training.train_step(train_diffusion.TASK, resumed, *_series())
     assert resumed.step == whole.step == 2
     for name, value in whole.parameters().items():
         assert torch.equal(value, resumed.parameters()[name]), name
@@ -74,9 +74,9 @@ def test_a_resumed_run_gives_the_same_weights(tmp_path) -> None:
 def test_export_holds_the_averaged_weights(tmp_path) -> None:
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
-    run = train_diffusion.start(TINY)
-    train_diffusion.train_step(run, *_series())
-    train_diffusion.export(run, tmp_path)
+    run = training.start(train_diffusion.TASK, TINY)
+    training.train_step(train_diffusion.TASK, run, *_series())
+    training.export(train_diffusion.TASK, run, tmp_path)
     stored = FluxTransformer2DModel.from_pretrained(tmp_path / "transformer")
     for name, value in stored.named_parameters():
         torch.testing.assert_close(value, run.averaged[name], rtol=1e-3, atol=1e-6)

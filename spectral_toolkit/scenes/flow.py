@@ -79,12 +79,23 @@ def place_ids(grid: tuple[int, int], model: torch.nn.Module) -> torch.Tensor:
     return ids.reshape(-1, 3).to(next(model.parameters()))
 
 
-def predict(model: Any, noisy: torch.Tensor, level: torch.Tensor, counts: np.ndarray, grid: tuple[int, int]) -> Any:
-    """The clean picture the model sees behind ``noisy`` tokens at noise ``level`` (image,) in 0..1, as tokens."""
+def predict(
+    model: Any,
+    noisy: torch.Tensor,
+    level: torch.Tensor,
+    counts: np.ndarray,
+    grid: tuple[int, int],
+    places: torch.Tensor | None = None,
+) -> Any:
+    """The clean picture the model sees behind ``noisy`` tokens at noise ``level`` (image,) in 0..1, as tokens.
+
+    ``places`` are the patches that the tokens stand for, row by row, where they are not all.
+    """
+    ids = place_ids(grid, model)
     return model(
         hidden_states=noisy,
         timestep=level,
-        img_ids=place_ids(grid, model),
+        img_ids=ids if places is None else ids[places],
         return_dict=False,
         **caption_inputs(counts, model),
     )[0]

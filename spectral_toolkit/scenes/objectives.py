@@ -11,14 +11,10 @@ told: no category is ever given for a place.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from transformers import DINOv3ViTModel
 
 N_ORIENTATIONS = 9
 CELLS_PER_SIDE = 2
@@ -29,8 +25,6 @@ FLAT = 1.0
 PATCHES_PER_THING = 4
 PATCHES_PER_BACKGROUND = 8
 N_BACKGROUNDS = 2
-# So many layers, from the first, answer for themselves.
-N_EARLY = 2
 
 
 class Heads(nn.Module):
@@ -43,56 +37,6 @@ class Heads(nn.Module):
         self.picture = nn.Linear(width, n_categories * MOST_COUNTED)
         self.patches_middle = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_categories))
         self.patches_last = nn.Linear(width, n_categories)
-        # After the first layers, which would otherwise tell pictures apart and little else.
-        self.patches_early = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_categories)) for _ in range(N_EARLY)
-        )
-        self.gradients_early = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, CELLS_PER_SIDE**2 * N_ORIENTATIONS))
-            for _ in range(N_EARLY)
-        )
-
-
-def encode(
-    backbone: DINOv3ViTModel, pixels: torch.Tensor, seen: torch.Tensor, asked: torch.Tensor
-) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Run the model on a part of the patches.
-
-    Seen patches enter with their content, asked ones as the model's mask token at their place; all others are left
-    out, which saves their time.
-
-    Parameters
-    ----------
-    pixels
-        ``(image, 3, height, width)``, normalised.
-    seen, asked
-        Indices of patches, row by row, ``(image, n_seen)`` and ``(image, n_asked)``.
-
-    Returns
-    -------
-    tuple
-        Tokens after each layer (not normalised), and at the end (normalised): special tokens, seen, asked.
-    """
-    embeddings = backbone.embeddings
-    content = embeddings.patch_embeddings(pixels).flatten(2).transpose(1, 2)
-    n_images, _, width = content.shape
-    content = content.gather(1, seen[..., None].expand(-1, -1, width))
-    tokens = torch.cat(
-        [
-            embeddings.cls_token.expand(n_images, -1, -1),
-            embeddings.register_tokens.expand(n_images, -1, -1),
-            content,
-            embeddings.mask_token.expand(n_images, asked.shape[1], -1),
-        ],
-        dim=1,
-    )
-    places = torch.cat([seen, asked], dim=1)
-    cosine, sine = (table[places][:, None] for table in backbone.rope_embeddings(pixels))
-    after = []
-    for layer in backbone.model.layer:
-        tokens = layer(tokens, position_embeddings=(cosine, sine))
-        after.append(tokens)
-    return after, backbone.norm(tokens)
 
 
 def grey(pictures: torch.Tensor) -> torch.Tensor:
@@ -107,23 +51,31 @@ def patch_pixels(luma: torch.Tensor, patch: int) -> torch.Tensor:
     return centred / (values.var(-1, keepdim=True) + 1e-4).sqrt()
 
 
-def patch_gradients(luma: torch.Tensor, patch: int) -> torch.Tensor:
-    """Histogram of oriented gradients of each patch: ``(image, n_patches, cells * orientations)``, of norm below 1.
+def patch_gradients(luma: torch.Tensor, patch: int, places: torch.Tensor | None = None) -> torch.Tensor:
+    """Histogram of oriented gradients of patches: ``(image, n_places, cells * orientations)``, of norm below 1.
 
     Orientations are without sign, shared between the two nearest bins, weighted by magnitude and summed over 2 x 2
-    cells; the patch's histograms are divided by their common norm.
+    cells; the patch's histograms are divided by their common norm. ``places (image, n_places)`` are indices of
+    patches, row by row; None takes all.
     """
     padded = functional.pad(luma[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
     down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    both = functional.unfold(torch.stack([across, down], 1), patch, stride=patch).transpose(1, 2)
+    if places is not None:
+        both = both.gather(1, places[..., None].expand(-1, -1, both.shape[-1]))
+    across, down = both.unflatten(-1, (2, patch * patch)).unbind(2)
     magnitude = (across**2 + down**2).sqrt()
     position = (torch.atan2(down, across) / math.pi % 1) * N_ORIENTATIONS
-    bins = torch.arange(N_ORIENTATIONS, device=luma.device).view(1, -1, 1, 1)
-    apart = (position[:, None] - bins).abs()
-    share = (1 - torch.minimum(apart, N_ORIENTATIONS - apart)).clamp(min=0)
-    cell = patch // CELLS_PER_SIDE
-    histogram = functional.avg_pool2d(share * magnitude[:, None], cell) * cell**2
-    values = functional.unfold(histogram, CELLS_PER_SIDE, stride=CELLS_PER_SIDE).transpose(1, 2)
+    lower = position.floor().clamp(max=N_ORIENTATIONS - 1)
+    share = position - lower
+    side = torch.arange(patch, device=luma.device) * CELLS_PER_SIDE // patch
+    cell = (side[:, None] * CELLS_PER_SIDE + side).flatten()
+    bins = lower.long()
+    # Orientation by orientation, cells within: the order of a picture's channels cut into cells.
+    values = luma.new_zeros(*magnitude.shape[:2], N_ORIENTATIONS * CELLS_PER_SIDE**2)
+    values.scatter_add_(2, bins * CELLS_PER_SIDE**2 + cell, (1 - share) * magnitude)
+    values.scatter_add_(2, (bins + 1) % N_ORIENTATIONS * CELLS_PER_SIDE**2 + cell, share * magnitude)
     return values / (values.square().sum(-1, keepdim=True) + FLAT**2).sqrt()
 
 
