@@ -48,16 +48,17 @@ class Recipe:
     n_scenes: int = 10_000
     size: int = 96
     batch: int = 32
-    steps: int = 9_000
-    first_phase: float = 0.25  # share of the run that goes to masked pixels
+    steps: int = 5_000
+    first_phase: float = 0.3  # share of the run that goes to masked pixels
     learning_rate: float = 1.0e-3
-    weight_decay: float = 0.05
+    weight_decay: float = 0.1
     warmup: int = 250
     width: int = 128
     layers: int = 6
     heads: int = 4
     registers: int = 4
     positions: str = "rotary"
+    slow: float = 0.1  # of the learning rate is what queries and keys learn at in the second phase
     bfloat16: bool = True  # arithmetic of the matrix products in training
     shift: float = 0.7  # the mean colour of every patch is moved by up to this
     grain: float = 0.25  # standard deviation of the noise added to pixels, up to this
@@ -176,6 +177,7 @@ TASK = Task(
     losses=losses,
     hold=lambda recipe: recipe.first_phase,
     export=_export,
+    slowed=("q_proj", "k_proj"),
 )
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ class Recipe:
     n_scenes: int = 10_000
     size: int = 96
     batch: int = 32
-    steps: int = 6_000
+    steps: int = 4_000
     learning_rate: float = 1.5e-3
-    weight_decay: float = 0.02
+    weight_decay: float = 0.05
     warmup: int = 100
     falls_from: float = 0.5  # share of the run after which the learning rate falls
     width: int = 128
@@ -50,7 +50,7 @@ class Recipe:
     no_caption: float = 0.25  # share of pictures without their caption
     keep: float = 0.5  # share of the patches that a step shows: cheaper, and a thing is seldom seen whole
     average: float = 0.995  # of the weights that are kept in the end
-    align: float = 0.5  # weight of the alignment of each middle block
+    align: float = 0.0  # weight of the alignment of each middle block with the bundled model `scenes`
     bfloat16: bool = True  # arithmetic of the matrix products in training
 
 

@@ -69,7 +69,7 @@ class Task:
 
     ``build`` gives the modules of a recipe and its teacher; ``losses`` the terms of a step; ``hold`` the share of a
     recipe's run after which the learning rate falls; ``export`` writes the finished model and returns facts for its
-    record.
+    record. Parameters whose name holds one of ``slowed`` learn at ``recipe.slow`` times the rate from there on.
     """
 
     program: str
@@ -79,6 +79,7 @@ class Task:
     losses: Callable[[Run, np.ndarray, np.ndarray, np.random.Generator], dict[str, torch.Tensor]]
     hold: Callable[[Any], float]
     export: Callable[[Run, Path], dict[str, Any]]
+    slowed: tuple[str, ...] = ()
 
 
 def start(task: Task, recipe: Any) -> Run:
@@ -87,11 +88,15 @@ def start(task: Task, recipe: Any) -> Run:
     modules, teacher = task.build(recipe)
     run = Run(recipe, modules, torch.optim.AdamW([torch.zeros(1)]), teacher=teacher)
     # Matrices alone fall towards zero: what they are not needed for, biases, tokens and positions do.
-    decayed, others = [], []
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, value in run.parameters().items():
-        (decayed if value.ndim > 1 and name.endswith(".weight") else others).append(value)
+        is_matrix = value.ndim > 1 and name.endswith(".weight")
+        groups.setdefault((is_matrix, any(part in name for part in task.slowed)), []).append(value)
     run.optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        [
+            {"params": values, "weight_decay": recipe.weight_decay * is_matrix, "slowed": slowed}
+            for (is_matrix, slowed), values in groups.items()
+        ],
         lr=recipe.learning_rate,
         betas=(0.9, 0.95),
     )
@@ -113,7 +118,7 @@ def train_step(task: Task, run: Run, pictures: np.ndarray, captions: np.ndarray)
     chosen = rng.integers(0, len(pictures), run.recipe.batch)
     rate = learning_rate(task, run.recipe, run.step, run.progress)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * (run.recipe.slow if group["slowed"] and run.progress >= task.hold(run.recipe) else 1.0)
     terms = task.losses(run, pictures[chosen], captions[chosen], rng)
     run.optimizer.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()
