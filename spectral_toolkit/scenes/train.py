@@ -48,8 +48,8 @@ class Recipe:
     n_scenes: int = 10_000
     size: int = 96
     batch: int = 32
-    steps: int = 5_000
-    first_phase: float = 0.3  # share of the run that goes to masked pixels
+    steps: int = 4_000
+    first_phase: float = 0.375  # share of the run that goes to masked pixels
     learning_rate: float = 1.0e-3
     weight_decay: float = 0.1
     warmup: int = 250

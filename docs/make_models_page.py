@@ -1,0 +1,182 @@
+"""How the bundled models were trained: ``python docs/make_models_page.py``.
+
+Renders the tables of docs/models.md and draws docs/images/training.png and generated.png from the records beside the
+weights. ``--score NAME CHECKPOINT ...`` first measures checkpoints of a training run, on few scenes, and adds the
+numbers to the record of the bundled model NAME; they are the curve over training steps, not the published scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DOCS = Path(__file__).resolve().parent
+SEED, N_SCENES = 20261126, 48
+SHOWN = {"qk": ("where", "what"), "vv": ("where", "what", "overclustered_miou")}
+MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+NOISE = 0.3
+"""At which checkpoints of the generative model are scored."""
+
+
+def records() -> dict[str, dict[str, Any]]:
+    """The record of every bundled model."""
+    from spectral_toolkit.models import bundled_models
+
+    return {name: json.loads(_record(name).read_text()) for name in bundled_models()}
+
+
+def _record(name: str) -> Path:
+    from spectral_toolkit.models import loading
+
+    return loading.WEIGHTS / name / "training.json"
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def score(name: str, checkpoint: Path) -> dict[str, float]:
+    """Where and what of all layers jointly, of one checkpoint, on `N_SCENES` scenes."""
+    import spectral_toolkit as st
+    from spectral_toolkit.scenes import train, train_diffusion, training
+
+    generative = name == "scenes-diffusion"
+    task = train_diffusion.TASK if generative else train.TASK
+    run = training.load_checkpoint(task, checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        training.export(task, run, Path(folder))
+        if generative:
+            import torch
+
+            from spectral_toolkit.models.flux import load_scenes_diffusion
+
+            model: Any = load_scenes_diffusion(Path(folder), torch.device("cpu"), None).at(noise=NOISE)
+        else:
+            model = st.load_model(folder)
+        scenes = st.scenes.sample(N_SCENES, seed=SEED)
+        acts = st.capture(model, scenes["pixels"], progress=False)
+        options: dict[str, Any] = {"controls": False, "n_bootstrap": 1, "progress": False}
+        found = st.pathways(acts, scenes["label"], kinds=tuple(SHOWN), **options).sel(layer="joint")
+    numbers = {
+        f"{kind}_{one}": round(float(found[one].sel(kind=kind)), 4) for kind, names in SHOWN.items() for one in names
+    }
+    return {"step": run.step, **numbers}
+
+
+def add_scores(name: str, checkpoints: list[Path]) -> None:
+    """Measure checkpoints that have not been, and keep them in the record."""
+    path = _record(name)
+    record = json.loads(path.read_text())
+    known = {row["step"]: row for row in record.get("scores_by_steps", [])}
+    for checkpoint in checkpoints:
+        row = score(name, checkpoint)
+        known[row["step"]] = row
+        print(name, row, flush=True)
+    record["scores_by_steps"] = [known[step] for step in sorted(known)]
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+# --- rendering -------------------------------------------------------------------------------------------------------
+
+
+def recipes(found: dict[str, dict[str, Any]]) -> str:
+    """How long each model was trained, and by which commands."""
+    lines = ["| model | parameters | steps | minutes of a busy core | commands |", "|---|---|---|---|---|"]
+    for name, record in found.items():
+        commands = "<br>".join(f"`{command}`" for command in record["commands"])
+        lines.append(
+            f"| `{name}` | {record['parameters']:,} | {record['steps']:,} | {record['minutes']:.0f} | {commands} |"
+        )
+    return "\n".join(lines)
+
+
+def curve(found: dict[str, dict[str, Any]]) -> str:
+    """Scores over training steps."""
+    columns = [(kind, one) for kind, names in SHOWN.items() for one in names]
+    titles = [f"{kind.upper()} {one}".replace("overclustered_miou", "over-clustered mIoU") for kind, one in columns]
+    lines = ["| model | step | " + " | ".join(titles) + " |", "|---" * (len(columns) + 2) + "|"]
+    for name, record in found.items():
+        for row in record.get("scores_by_steps", []):
+            cells = " | ".join(f"{row[f'{kind}_{one}']:.3f}" for kind, one in columns)
+            lines.append(f"| `{name}` | {row['step']:,} | {cells} |")
+    return "\n".join(lines)
+
+
+def page(text: str, found: dict[str, dict[str, Any]]) -> str:
+    """docs/models.md with its tables made anew."""
+    tables = {"recipes": recipes(found), "curve": curve(found)}
+    return MARKED.sub(lambda match: match[1] + tables[match[2]] + "\n" + match[3], text)
+
+
+def draw_curves(found: dict[str, dict[str, Any]], path: Path) -> None:
+    """Scores over steps, one panel a model."""
+    import holoviews as hv
+    from bokeh.embed import file_html
+    from bokeh.resources import INLINE
+    from make_screenshots import photograph
+
+    hv.extension("bokeh", logo=False)  # pyright: ignore[reportCallIssue]
+    colours = {"qk_where": "#0072b2", "qk_what": "#56b4e9", "vv_where": "#e69f00", "vv_what": "#d55e00"}
+    panels = []
+    for name, record in found.items():
+        rows = record.get("scores_by_steps", [])
+        lines = [
+            hv.Curve([(row["step"], row[key]) for row in rows], "step", "share", label=key.upper().replace("_", " "))
+            .relabel(key[:2].upper() + key[2:].replace("_", " "))
+            .opts(color=colour, line_width=2, line_dash="dashed" if key.startswith("vv") else "solid")
+            for key, colour in colours.items()
+        ]
+        panels.append(
+            hv.Overlay(lines).opts(
+                title=name, width=420, height=300, ylim=(0, 1), toolbar=None, legend_position="right", show_grid=True
+            )
+        )
+    layout = hv.Layout(panels).opts(shared_axes=False).cols(2)
+    html = file_html(hv.render(layout, backend="bokeh"), INLINE, "training")  # pyright: ignore[reportArgumentType]
+    photograph(html).quantize(64).save(path, optimize=True)
+
+
+CAPTIONS = ("a house and two trees", "two rings and a star", "a fish", "three flowers", "")
+
+
+def draw_generated(path: Path) -> None:
+    """Pictures the generative model draws: a row a caption."""
+    from PIL import Image, ImageDraw
+
+    import spectral_toolkit as st
+
+    side, margin, text = 96, 6, 16
+    canvas = Image.new("RGB", (margin + 6 * (side + margin), len(CAPTIONS) * (side + margin + text) + margin), "white")
+    pen = ImageDraw.Draw(canvas)
+    for row, caption in enumerate(CAPTIONS):
+        top = row * (side + margin + text) + margin
+        pen.text((margin, top), f"“{caption}”" if caption else "no caption", fill="black")
+        for column, pixels in enumerate(st.scenes.generate(caption, 6, seed=row).pixels.values):
+            canvas.paste(Image.fromarray(np.asarray(pixels)), (margin + column * (side + margin), top + text))
+    canvas.save(path, optimize=True)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--score", nargs="+", metavar=("NAME", "CHECKPOINT"), help="a bundled model and checkpoints")
+    parser.add_argument("--text", action="store_true", help="leave the pictures as they are")
+    arguments = parser.parse_args()
+    if arguments.score:
+        add_scores(arguments.score[0], [Path(one) for one in arguments.score[1:]])
+    found = records()
+    target = DOCS / "models.md"
+    target.write_text(page(target.read_text(), found))
+    if not arguments.text:
+        draw_curves(found, DOCS / "images" / "training.png")
+        if "scenes-diffusion" in found:
+            draw_generated(DOCS / "images" / "generated.png")
+
+
+if __name__ == "__main__":
+    main()
