@@ -48,8 +48,8 @@ class Recipe:
     n_scenes: int = 10_000
     size: int = 96
     batch: int = 32
-    steps: int = 4_000
-    first_phase: float = 0.375  # share of the run that goes to masked pixels
+    steps: int = 3_000
+    first_phase: float = 0.5  # share of the run that goes to masked pixels
     learning_rate: float = 1.0e-3
     weight_decay: float = 0.1
     warmup: int = 250
@@ -58,6 +58,7 @@ class Recipe:
     heads: int = 4
     registers: int = 4
     positions: str = "rotary"
+    patches: float = 1.0  # weight of the captions asked of patches
     slow: float = 0.1  # of the learning rate is what queries and keys learn at in the second phase
     bfloat16: bool = True  # arithmetic of the matrix products in training
     shift: float = 0.7  # the mean colour of every patch is moved by up to this
@@ -134,16 +135,18 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
         return {"pixels": pixels}
 
     counts = torch.from_numpy(captions.astype(np.int64))
-    named_middle = heads.patches_middle(after[(len(after) - 1) // 2][:, n_special:])
-    named_last = heads.patches_last(last[:, n_special:])
     gradients = heads.gradients(hidden) - patch_gradients(luma, PATCH, asked)
-    return {
+    terms = {
         "pixels": pixels,
         "gradients": gradients.square().sum(-1).mean(),
         "caption_picture": caption_loss_picture(heads.picture(last[:, 0]), counts),
-        "caption_patches": caption_loss_patches(named_last, counts, mix[0]),
-        "caption_middle": 0.5 * caption_loss_patches(named_middle, counts, mix[0]),
     }
+    if recipe.patches:
+        named_middle = heads.patches_middle(after[(len(after) - 1) // 2][:, n_special:])
+        named_last = heads.patches_last(last[:, n_special:])
+        terms["caption_patches"] = recipe.patches * caption_loss_patches(named_last, counts, mix[0])
+        terms["caption_middle"] = 0.5 * recipe.patches * caption_loss_patches(named_middle, counts, mix[0])
+    return terms
 
 
 def _at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
