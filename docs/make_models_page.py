@@ -125,19 +125,16 @@ def draw_curves(found: dict[str, dict[str, Any]], path: Path) -> None:
     panels = []
     for name, record in found.items():
         rows = record.get("scores_by_steps", [])
-        lines = [
-            hv.Curve([(row["step"], row[key]) for row in rows], "step", "share", label=key.upper().replace("_", " "))
-            .relabel(key[:2].upper() + key[2:].replace("_", " "))
-            .opts(color=colour, line_width=2, line_dash="dashed" if key.startswith("vv") else "solid")
-            for key, colour in colours.items()
-        ]
-        panels.append(
-            hv.Overlay(lines).opts(
-                title=name, width=420, height=300, ylim=(0, 1), toolbar=None, legend_position="right", show_grid=True
-            )
-        )
-    layout = hv.Layout(panels).opts(shared_axes=False).cols(2)
-    html = file_html(hv.render(layout, backend="bokeh"), INLINE, "training")  # pyright: ignore[reportArgumentType]
+        lines = []
+        for key, colour in colours.items():
+            points = [(row["step"], row[key]) for row in rows]
+            line: Any = hv.Curve(points, "step", "share", label=key[:2].upper() + key[2:].replace("_", " "))
+            lines.append(line.opts(color=colour, line_width=2, line_dash="dashed" if key[0] == "v" else "solid"))
+        frame = {"width": 420, "height": 300, "ylim": (0, 1), "toolbar": None, "show_grid": True}
+        panels.append(hv.Overlay(lines).opts(title=name, legend_position="right", **frame))
+    layout: Any = hv.Layout(panels).opts(shared_axes=False)
+    layout = layout.cols(2)
+    html = file_html(hv.render(layout, backend="bokeh"), INLINE, "training")
     photograph(html).quantize(64).save(path, optimize=True)
 
 

@@ -236,7 +236,9 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
         action: dict[str, Any] = {"type": type(entry.default)}
         if isinstance(entry.default, bool):
             action = {"action": argparse.BooleanOptionalAction}
-        parser.add_argument("--" + entry.name.replace("_", "-"), default=None, help=f"default {entry.default}", **action)
+        parser.add_argument(
+            "--" + entry.name.replace("_", "-"), default=None, help=f"default {entry.default}", **action
+        )
     options = parser.parse_args(arguments)
 
     torch.set_num_threads(options.threads)
