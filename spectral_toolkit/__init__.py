@@ -25,6 +25,7 @@ _HOMES = {
     "heat_map": "views.heat_map",
     "report": "views.report",
     "frozen": "views.frozen",
+    "doctor": "diagnosis",
     "save_bundle": "bundling",
     "Explorer": "views.explorer",
 }
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "affinity",
     "capture",
+    "doctor",
     "errors",
     "evaluate",
     "frozen",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from .affinities import affinity
     from .bundling import load_bundle, save_bundle
     from .capturing import capture
+    from .diagnosis import doctor
     from .images import load_images
     from .models import load_model
     from .regions import instances, segment

@@ -1,4 +1,4 @@
-"""The command line: ``spectral-toolkit demo | capture | solve | report``.
+"""The command line: ``spectral-toolkit demo | capture | solve | report | explore | doctor``.
 
 Each command only calls the public functions. They are imported inside the commands, so that ``--help`` answers at once.
 Bad input gives one sentence on stderr and exit code 2; Ctrl-C gives 130.
@@ -208,6 +208,55 @@ def report(
     started = perf_counter()
     st.report(loaded, pictures, out, n_eigenvectors=n_eigenvectors, device=device, seed=seed)
     typer.echo(f"report in {perf_counter() - started:.1f} s -> {out.resolve()}")
+
+
+@app.command()
+def explore(
+    model: Annotated[str, typer.Option(help="Bundled name ('scenes'), hub name, or local folder.")] = "scenes",
+    images: Annotated[
+        list[str], typer.Option(help="File, folder or glob; may be repeated. 'scenes:8' draws built-in scenes.")
+    ] = ["scenes:8"],  # noqa: B006
+    more_images: MoreImages = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="What st.save_bundle wrote, instead of a model and pictures.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: any that is free]")] = None,
+    browser: Annotated[bool, typer.Option(help="Open it in the browser, or only say where it is.")] = True,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Open the explorer as an app in the browser, on this machine only and behind a token."""
+    from .bundling import load_bundle
+    from .serving import explorer_code, serve
+
+    if bundle is not None:
+        load_bundle(bundle)  # what is wrong with it is told here, not in the page
+        arguments = repr(str(bundle))
+    else:
+        pictures = _pictures([*images, *(more_images or [])], seed)
+        _load_model(model, device)
+        # A sample is drawn again there: the same, as seeds are.
+        source = (
+            repr(pictures)
+            if isinstance(pictures, str | list)
+            else f"st.scenes.sample({pictures.sizes['image']}, seed={seed}).pixels"
+        )
+        arguments = f"{model!r}, {source}, device={device!r}, seed={seed}"
+    serve(
+        explorer_code(arguments, os.getcwd(), bundle=bundle is not None),
+        port=port,
+        open_browser=browser,
+        announce=typer.echo,
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what fits together and what to do. Exit code 1 if something will fail."""
+    import spectral_toolkit as st
+
+    if not st.doctor().healthy:
+        raise typer.Exit(1)
 
 
 def parse_layers(text: str) -> str | list[int | str]:

@@ -32,6 +32,8 @@ ORDER = (
     "scoring",
     "freezing",
     "views",
+    "diagnosis",
+    "serving",
     "cli",
     "__main__",
 )

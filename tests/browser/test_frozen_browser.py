@@ -258,3 +258,44 @@ def test_segments_and_instances_are_those_of_the_toolkit(watched: Watched, path:
     masks = st.instances(eig, n_instances=8).isel(image=0).values
     smallest = min((mask for mask in masks if mask.any()), key=np.count_nonzero)
     assert len(np.unique(drawn[smallest], axis=0)) == 1
+
+
+def test_notebooks_that_end_with_it_survive_papermill_and_nbconvert(
+    watched: Watched, repository: Path, tmp_path: Path
+) -> None:
+    import nbformat
+    import papermill
+    from nbconvert import HTMLExporter
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    sources = [
+        "import sys, spectral_toolkit as st\n"
+        f"sys.path.insert(0, {str(repository / 'tests')!r})\n"
+        "from eigen_fixtures import activations\n"
+        "page = st.frozen(activations(), n_eigenvectors=4, device='cpu', opacity=1.0)\n"
+        "page",
+        "st.frozen(activations(), kinds='vv', presets=['all'], n_eigenvectors=4, device='cpu', opacity=1.0)",
+    ]
+    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, log_output=False)
+    html, _ = HTMLExporter().from_filename(str(tmp_path / "out.ipynb"))
+    # What nbconvert itself would load from elsewhere is not of interest here.
+    html = "\n".join(line for line in html.splitlines() if "cdnjs" not in line and "unpkg" not in line)
+    (tmp_path / "out.html").write_text(html)
+    page = watched.page
+    page.route(lambda url: url.startswith("http"), lambda route: route.abort())
+    page.goto((tmp_path / "out.html").as_uri())
+    frames = page.locator("iframe")
+    assert frames.count() == 2
+    for place, kind in enumerate(("qk", "vv")):
+        frames.nth(place).scroll_into_view_if_needed()
+        inside = frames.nth(place).content_frame
+        inside.locator("body[data-ready]").wait_for()
+        stage = inside.locator(".large .stage").first
+        stage.scroll_into_view_if_needed()
+        assert np.abs(cells(stage) - expected(answer(kind), 0, 1)).max() <= 3
+    assert page.locator("[popover] img:visible").count() == 0
+    watched.complaints.clear()  # of nbconvert's own page
+    watched.requests.clear()

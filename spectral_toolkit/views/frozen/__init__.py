@@ -59,16 +59,16 @@ class Frozen:
 
     def _repr_html_(self) -> str:
         # Several of these may stand in one notebook: each has a document of its own, where it can disturb nothing and
-        # nothing can disturb it. A notebook that is not trusted loses the frame, and with it the attribute that hides
-        # the still picture, which then stands in its place.
+        # nothing can disturb it. Jupyter takes the frame out of a notebook that is not trusted, and the attribute
+        # 'popover' from what surrounds the still picture, which a browser hides until then: it stands in for the frame.
         page = self.html.replace("&", "&amp;").replace("'", "&#39;")
         title = escape(self._title)
         still = base64.b64encode(self._sheet).decode("ascii")
         return (
             f"<iframe title=\"{title}\" sandbox='allow-scripts' loading='lazy' "
             f"style='width:100%;height:{self._height}px;border:0;border-radius:8px;resize:vertical' srcdoc='{page}'>"
-            f'</iframe><img hidden alt="{title}: the pictures, and their first eigenvectors" '
-            f"src='data:image/png;base64,{still}'>"
+            f'</iframe><div popover><img alt="{title}: the pictures, and their first eigenvectors" '
+            f"src='data:image/png;base64,{still}'></div>"
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
