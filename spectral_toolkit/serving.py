@@ -7,6 +7,9 @@ import secrets
 import socket
 import sys
 import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +18,28 @@ from .errors import SpectralToolkitError
 ADDRESS = "127.0.0.1"
 """This machine only: nobody else in the network can knock."""
 
+_TEMPLATE = Path(__file__).parent / "views" / "templates" / "app"
 _SETTINGS: dict[str, Any] = {
     "Voila.ip": ADDRESS,
     "Voila.port_retries": 0,
+    "Voila.log_level": "ERROR",
     "VoilaConfiguration.allow_template_override": "NO",
     "VoilaConfiguration.allow_theme_override": "NO",
     # The notebook is all there is in its folder; nothing is to be had from it.
-    "VoilaConfiguration.file_denylist": "['.*']",
-    "VoilaConfiguration.show_tracebacks": False,
+    "VoilaConfiguration.file_denylist": [".*"],
+    # Only what draws controls and pictures: Voila is built for older versions of what other extensions want.
+    "VoilaConfiguration.extension_allowlist": [
+        "@voila-dashboards/widgets-manager8",
+        "@jupyter-widgets/jupyterlab-manager",
+        "@bokeh/jupyter_bokeh",
+    ],
 }
+
+_POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; base-uri 'self'; "
+    "form-action 'self'"
+)
+"""Whatever a page asks for comes from this server, or not at all: no request leaves the machine."""
 
 
 def explorer_code(arguments: str, folder: str, *, bundle: bool = False) -> str:
@@ -41,23 +57,29 @@ def explorer_code(arguments: str, folder: str, *, bundle: bool = False) -> str:
     >>> print(explorer_code("'scenes', 'photos/*.jpg'", "/home/ada"))
     import os
     import spectral_toolkit as st
+    from IPython.display import clear_output
     os.chdir('/home/ada')
     try:
         shown = st.Explorer('scenes', 'photos/*.jpg')
+        clear_output()
     except st.errors.SpectralToolkitError as error:
         shown = print(error)
     shown
     """
     maker = "st.Explorer.from_bundle" if bundle else "st.Explorer"
     return (
-        f"import os\nimport spectral_toolkit as st\nos.chdir({folder!r})\n"
+        "import os\nimport spectral_toolkit as st\nfrom IPython.display import clear_output\n"
+        f"os.chdir({folder!r})\n"
         f"try:\n    shown = {maker}({arguments})\n"
+        "    clear_output()\n"
         "except st.errors.SpectralToolkitError as error:\n    shown = print(error)\n"
         "shown"
     )
 
 
-def serve(code: str, *, port: int | None = None, open_browser: bool = True, announce: Any = print) -> None:
+def serve(
+    code: str, *, port: int | None = None, open_browser: bool = True, announce: Callable[[str], object] = print
+) -> None:
     """Show what a cell displays as a page of its own, until interrupted.
 
     Parameters
@@ -78,7 +100,8 @@ def serve(code: str, *, port: int | None = None, open_browser: bool = True, anno
     """
     try:
         import nbformat
-        from voila.app import Voila
+
+        app = _voila()
     except ImportError as error:
         raise SpectralToolkitError(
             f"The app needs the library {error.name!r}: pip install 'spectral-toolkit[app]', or open the explorer in a "
@@ -86,29 +109,55 @@ def serve(code: str, *, port: int | None = None, open_browser: bool = True, anno
         ) from error
     chosen = _free_port(port)
     token = secrets.token_hex(24)
+    address = f"http://{ADDRESS}:{chosen}/?token={token}"
+    before = os.getcwd()
+    # For this user's eyes only, as are the files in it.
     with tempfile.TemporaryDirectory(prefix="spectral-toolkit-") as folder:
         path = Path(folder) / "explorer.ipynb"
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook.metadata["title"] = "Explorer"
         nbformat.write(notebook, path)
+        door = Path(folder) / "open.html"
+        door.write_text(f'<meta http-equiv="refresh" content="0;url={address}">')
         settings = {
             **_SETTINGS,
             "Voila.port": chosen,
             "Voila.token": token,
-            "Voila.open_browser": open_browser,
+            "Voila.open_browser": False,
             "Voila.root_dir": folder,
-            "Voila.log_level": 30,
         }
-        announce(f"The explorer is at http://{ADDRESS}:{chosen}/?token={token} (Ctrl-C stops it)")
-        before = os.getcwd()
-        app = Voila()
+        # In this process, where no list of processes shows the token.
+        app.initialize([str(path), *_arguments(settings)])
+        app.tornado_settings = {"headers": {"Content-Security-Policy": _POLICY}}
+        announce(f"The explorer is at {address} (Ctrl-C stops it)")
+        if open_browser:
+            # The browser opens a file first, so that no list of processes shows the token either.
+            threading.Timer(1.0, webbrowser.open, [door.as_uri()]).start()
         try:
-            # In this process, where no list of processes shows the token.
-            app.initialize([str(path), *(f"--{name}={value}" for name, value in settings.items())])
             app.start()
         finally:
             os.chdir(before)  # the folder goes away
+
+
+def _voila() -> Any:
+    """Voila with our page in front of its own."""
+    from voila.app import Voila
+
+    class App(Voila):
+        def setup_template_dirs(self) -> None:
+            super().setup_template_dirs()
+            self.template_paths = [str(_TEMPLATE), *self.template_paths]
+
+    return App()
+
+
+def _arguments(settings: dict[str, Any]) -> list[str]:
+    return [
+        f"--{name}={part}"
+        for name, value in settings.items()
+        for part in (value if isinstance(value, list) else [value])
+    ]
 
 
 def _free_port(port: int | None) -> int:
