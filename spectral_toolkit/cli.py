@@ -155,6 +155,15 @@ def solve(
     ] = None,
     heads: Annotated[str, typer.Option(help="mean, or each for one graph per head.")] = "mean",
     scope: Annotated[str, typer.Option(help="image: each picture alone; dataset: one problem over all.")] = "image",
+    search: Annotated[
+        str | None, typer.Option(help="How knn finds neighbours: exact, or faiss for large sets. [default: exact]")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where knn keeps what it found, for later runs. [default: beside --out, until it is written]"
+        ),
+    ] = None,
     n_eigenvectors: Annotated[int, typer.Option(help="Beside the trivial constant one.")] = 10,
     method: Annotated[str, typer.Option(help="The solver.")] = "exact",
     tolerance: Annotated[float, typer.Option(help="Largest residual that counts as converged.")] = 1e-6,
@@ -174,12 +183,19 @@ def solve(
     if scope == "image" and rank() > 0:
         return  # pictures solved alone are no work for several processes
     graph = st.affinity(
-        _open_activations(activations), affinity, kernel=kernel, heads=heads, scope=scope, device=device
+        _open_activations(activations),
+        affinity,
+        kernel=kernel,
+        heads=heads,
+        scope=scope,
+        search=search,
+        folder=folder,
+        device=device,
     )
     # What a search for neighbours found outlives a run that is cut short; the next one reads it.
     kept = out.with_name(f".{out.name}.neighbours")
-    if isinstance(graph, DatasetGraph):
-        graph.keep_in = kept
+    if isinstance(graph, DatasetGraph) and folder is None:
+        graph.folder = kept
     eigenvectors = st.solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed)
     if rank() == 0:
         _write_store(eigenvectors, out)

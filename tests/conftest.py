@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 # Before anything imports them: annotated shapes and types of the numerical parts are checked at every call. The public
 # functions are left out: what they say of a wrong type is theirs to test.
 NUMERICAL = (
+    "affinities.approximate_neighbours",
     "affinities.dataset_operators",
     "affinities.dataset_pencil",
     "affinities.dataset_shards",
@@ -24,6 +25,7 @@ NUMERICAL = (
     "affinities.operators",
     "affinities.pencil",
     "affinities.resampling",
+    "affinities.stored_edges",
     "regions.adjacency",
     "regions.kmeans",
     "regions.label_maps",

@@ -18,8 +18,9 @@ from tree_factory import make_tree
 import spectral_toolkit as st
 from spectral_toolkit.affinities import dataset_graph, neighbours
 from spectral_toolkit.affinities.dataset_graph import DatasetGraph
-from spectral_toolkit.affinities.dataset_operators import StoredFactorOperator, StoredSparseOperator
+from spectral_toolkit.affinities.dataset_operators import StoredFactorOperator
 from spectral_toolkit.affinities.neighbours import nearest
+from spectral_toolkit.affinities.stored_edges import StoredSparseOperator
 from spectral_toolkit.errors import AffinityError, SolverError
 
 PAIRS = [(kind, kernel) for kind in ("qk", "vv") for kernel in ("knn", "shifted_cosine")]
@@ -114,7 +115,7 @@ def test_rows_found_by_several_threads_are_those_of_one() -> None:
                 found.append(nearest(vectors, vectors, 25, within=9, across=11))
             assert torch.get_num_threads() == threads
             with (
-                mock.patch.object(neighbours, "_largest", side_effect=KeyboardInterrupt),
+                mock.patch.object(neighbours, "largest", side_effect=KeyboardInterrupt),
                 mock.patch.multiple(neighbours, ROWS=64),
                 pytest.raises(KeyboardInterrupt),
             ):

@@ -19,7 +19,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 # Modules whose distribution carries another name.
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "skimage": "scikit-image"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
+    "faiss": "faiss-cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +132,7 @@ def test_imports_are_declared_and_declarations_are_imported(repository: Path, pr
     extras = {name: names_of(entries) for name, entries in project["optional-dependencies"].items()}
     used = third_party(list((repository / "spectral_toolkit").rglob("*.py")))
     # What needs an extra says so where it is missing.
-    optional = extras["diffusers"] | extras["notebooks"] | extras["app"]
+    optional = extras["diffusers"] | extras["faiss"] | extras["notebooks"] | extras["app"]
     assert used - core - optional == set(), "imported by the package, not declared"
     assert core - used == set(), "declared, but the package never imports it"
     elsewhere = third_party(

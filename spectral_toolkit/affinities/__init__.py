@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -12,9 +14,10 @@ import xarray as xr
 from ..activations import check_tree, image_names, layer_names
 from ..devices import resolve_device
 from ..errors import AffinityError
+from .approximate_neighbours import check_installed
 from .dataset_graph import DatasetGraph
 from .layer_graph import LayerGraph, Member, Recipe, Weights, make_members
-from .table import KERNELS, check_combination, default_kernel
+from .table import KERNELS, SEARCHES, check_combination, default_kernel
 
 __all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel"]
 
@@ -31,6 +34,8 @@ def affinity(
     device: str = "auto",
     dense_bytes: int = 2 * 2**30,
     mask: Mapping[str, xr.DataArray] | None = None,
+    search: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
     **options: float,
 ) -> LayerGraph:
     """Turn every layer of a capture into an affinity between its patches.
@@ -70,6 +75,16 @@ def affinity(
         Tokens to leave out, layer by layer: a mapping from names of layers to booleans (image, y, x), true where the
         token is to have no affinity to any other, such as :func:`spectral_toolkit.trust.outlying_masks` finds. A cell
         masked in every layer is isolated. Of scope ``"image"`` only.
+    search
+        How knn finds neighbours in other images: ``"exact"`` (the default) compares every pair; ``"faiss"`` looks
+        through a part of an index, for large sets (needs faiss-cpu). How many of the true neighbours it found, measured
+        on 256 patches a layer and head, is said in the graph's and the answer's ``notes``; it looks until that is about
+        0.95 or more. Neighbours in the same image are always exact.
+    folder
+        Where knn keeps what it finds, a table for each layer and head, made if it does not exist: another graph of the
+        same activations and settings, after an interruption or tomorrow, reads them instead of searching again. Where
+        neighbours do not fit in memory, their edges lie there too; without a folder, in a temporary one. It may be
+        deleted at any time when no graph uses it.
     **options
         ``threshold`` in [0, 1) (cosine; default 0.1: similarities at or below it count as zero, as in the source
         paper's dataset protocol), ``bandwidth`` > 0 (rbf; default 0.5, in units of the root mean square distance of a
@@ -87,6 +102,8 @@ def affinity(
         If the combination does not exist or an option is out of range.
     ActivationsError
         If a layer lacks the quantity.
+    StoreError
+        When a solver asks for neighbours: if ``folder`` cannot be written to, is too small, or holds damaged tables.
 
     References
     ----------
@@ -107,9 +124,13 @@ def affinity(
         raise AffinityError(f"kernel={kernel!r} is not a name: use one of {', '.join(map(repr, KERNELS))}.")
     if not isinstance(dense_bytes, numbers.Real) or not dense_bytes >= 0:
         raise AffinityError(f"dense_bytes={dense_bytes!r} is not a number of bytes: expected a number of at least 0.")
-    by_default = kernel is None and not options
-    kernel = check_combination(kind, kernel, heads, scope, options)
+    chosen: dict[str, float | str] = {**options, **({} if search is None else {"search": search})}
+    by_default = kernel is None and not chosen and folder is None
+    kernel = check_combination(kind, kernel, heads, scope, chosen)
     checked = tuple((name, _checked_option(name, value)) for name, value in sorted(options.items()))
+    # The default is not spelled out, so that a graph is the same whether it was asked for or not.
+    checked += (("search", _checked_search(search)),) if search not in (None, "exact") else ()
+    kept = _checked_folder(folder, kernel)
     names = layer_names(acts)
     if not isinstance(layers, str | list | tuple):
         raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
@@ -131,13 +152,17 @@ def affinity(
         pairs = _pairs_to_compare(members, len(image_names(acts)))
         if by_default and pairs > MOST_PAIRS:
             kernel, checked = "shifted_cosine", ()
-            remark = f"Shifted cosine instead of knn, whose search would compare {pairs:.1e} pairs of vectors."
+            remark = (
+                f"Shifted cosine instead of knn, whose search would compare {pairs:.1e} pairs of vectors "
+                "(search='faiss' compares fewer)."
+            )
         return DatasetGraph(
             acts,
             members,
             Recipe(kind, kernel, heads, scope, checked),
             weights=weights,
             device=resolve_device(device),
+            folder=kept,
             remark=remark,
         )
     return LayerGraph(
@@ -169,6 +194,26 @@ def _checked_mask(mask: object, acts: xr.DataTree) -> dict[str, np.ndarray]:
 
 MOST_PAIRS = 4e12
 """Comparisons that a search for neighbours makes unasked: about an hour on two cores."""
+
+
+def _checked_search(search: object) -> str:
+    if search not in SEARCHES:
+        raise AffinityError(f"search={search!r} is not offered: use one of {', '.join(map(repr, SEARCHES))}.")
+    check_installed()
+    return str(search)
+
+
+def _checked_folder(folder: object, kernel: str) -> Path | None:
+    if folder is None:
+        return None
+    if kernel != "knn":
+        raise AffinityError(f"folder={str(folder)!r} means nothing to kernel={kernel!r}: leave it out, or use 'knn'.")
+    if not isinstance(folder, str | os.PathLike) or not str(folder):
+        raise AffinityError(f"folder={folder!r} is not understood: expected a path, or None.")
+    path = Path(os.fsdecode(folder))
+    if path.exists() and not path.is_dir():
+        raise AffinityError(f"folder={str(path)!r} is a file, and a folder is needed for the tables: choose another.")
+    return path
 
 
 def _pairs_to_compare(members: Sequence[Member], n_images: int) -> float:

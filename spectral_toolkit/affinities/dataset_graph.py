@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..collectives import rank, share_of, world_size
+from ..collectives import share_of, world_size
 from ..errors import AffinityError
-from .dataset_operators import Factors, SparseOperator, StoredFactorOperator, StoredSparseOperator
+from .approximate_neighbours import nearest_by_index
+from .dataset_operators import Factors, SparseOperator, StoredFactorOperator
 from .dataset_shards import ShardedFactorOperator, ShardedSparseOperator
 from .features import read_features
 from .kernels.cosine import unit_vectors
 from .kernels.shifted_cosine import factors as factors_of
 from .layer_graph import LayerGraph, Member
+from .neighbour_tables import Table, check_room, find_table, name_of
 from .neighbours import Neighbours, nearest
 from .operators import LowRankOperator, Operator
+from .stored_edges import StoredSparseOperator
 
 IMAGES_PER_READ = 16
 """Images whose vectors are read in one go."""
+EDGES_TO_TABLES = 2.5
+"""Tables and the edges made of them, which are up to twice as many in three quarters of the space, to the tables."""
 MOST_DENSE_NODES = 20_000
 """Whole matrices are written out up to this size: 3.2 GB in float64."""
 
@@ -34,20 +39,21 @@ class DatasetGraph(LayerGraph):
 
     Made by :func:`spectral_toolkit.affinity` with ``scope="dataset"``; what a `LayerGraph` offers, it offers. Vectors
     are read from the activations one layer and head at a time, so that they may lie in a store larger than memory.
-    Tables of neighbours are kept while all layers' fit in ``cache_bytes``; beyond that they lie in files of a temporary
-    folder, which goes when the graph does, and every product reads them from there. With a folder as ``keep_in``, what
-    was found is kept there, and a later graph of the same vectors reads it instead of searching again.
+    Tables of neighbours are kept in memory while all layers' fit in ``cache_bytes``; beyond that they lie in files, as
+    do the edges made of them, which every product reads. The files are in ``folder``, where a later graph of the same
+    vectors finds them, or in a temporary folder, which goes when the graph does.
 
     Among several processes each finds and holds the rows of its own images.
     """
 
-    def __init__(self, *arguments: Any, remark: str = "", **settings: Any) -> None:
+    def __init__(self, *arguments: Any, folder: Path | None = None, remark: str = "", **settings: Any) -> None:
         super().__init__(*arguments, **settings)
+        self.folder = folder
         self._remark = remark
         # Shared by all reweighted copies, like the operators.
-        self._tables: dict[tuple[str, int], Neighbours] = {}
-        self._folders: list[tempfile.TemporaryDirectory[str]] = []
-        self.keep_in: Path | None = None
+        self._tables: dict[tuple[str, int], Table] = {}
+        self._recall: dict[tuple[str, int], float] = {}
+        self._temporary: list[tempfile.TemporaryDirectory[str]] = []
 
     def operators(self, member: Member, images: slice = slice(None)) -> Operator:
         """The affinity of one member, over all images."""
@@ -102,46 +108,72 @@ class DatasetGraph(LayerGraph):
                 f"There is no head {head!r} of layer {layer!r}: use layers among "
                 f"{', '.join(dict.fromkeys(member.layer for member in self.members))} and their heads from 0."
             )
-        if (layer, head) not in self._tables:
-            found = self._search(member, head, slice(0, len(self.images)))
-            self._tables[layer, head] = self._kept(found, f"{len(self._tables)}")
-        return self._tables[layer, head]
+        return self._table(member, head).open()
 
-    def _search(self, member: Member, head: int, images: slice) -> Neighbours:
-        """Neighbours of the patches of some images among all; read from ``keep_in`` if they have been found before."""
-        options = dict(self.recipe.options)
-        cells = member.n_cells
+    def _table(self, member: Member, head: int) -> Table:
+        place = (member.layer, head)
+        if place not in self._tables:
+            self._tables[place] = self._search(member, head, slice(0, len(self.images)))
+        return self._tables[place]
+
+    def _search(self, member: Member, head: int, images: slice) -> Table:
+        """Neighbours of the patches of some images among all; read from the folder if they have been found before."""
         left, right = self._unit_vectors(member, head)
-        arguments: dict[str, Any] = {
-            "within": int(options.get("within", 50)),
-            "across": int(options.get("across", 50)),
-            "threshold": options.get("threshold", 0.1),
-            "first": images.start * cells,
-        }
-        rows = left[images.start * cells : images.stop * cells]
-        if self.keep_in is None:
-            return nearest(rows, right, cells, **arguments)
-        digest = hashlib.sha256(repr((cells, rows.shape, arguments)).encode())
-        for side in (rows, right):
-            digest.update(side.cpu().numpy().data)
-        path = self.keep_in / f"{digest.hexdigest()}.npz"
-        if not path.exists():
-            found = nearest(rows, right, cells, **arguments)
-            self.keep_in.mkdir(parents=True, exist_ok=True)
-            half = path.with_name(f"{path.name}.{rank()}.part")
-            with half.open("wb") as file:
-                np.savez(file, indices=found.indices.cpu().numpy(), similarity=found.similarity.cpu().numpy())
-            half.replace(path)
-        with np.load(path) as kept:
-            indices, similarity = (torch.as_tensor(kept[name]).to(self.device) for name in ("indices", "similarity"))
-            return Neighbours(indices, similarity, min(arguments["within"], cells))
+        settings = self._wanted
+
+        def search() -> tuple[Neighbours, float | None]:
+            if ("search", "faiss") in self.recipe.options:
+                return nearest_by_index(left, right, member.n_cells, images=images, **settings)
+            nodes = slice(images.start * member.n_cells, images.stop * member.n_cells)
+            return nearest(left[nodes], right, member.n_cells, first=nodes.start, **settings), None
+
+        held = self._edges_fit
+        if self.folder is None and held:
+            found, recall = search()
+            table = Table(recall, Neighbours(found.indices.cpu(), found.similarity.cpu(), found.within))
+        else:
+            if not held and not self._tables:
+                check_room(self._place, EDGES_TO_TABLES * self._edge_bytes)
+            sides = (left,) if left is right else (left, right)
+            name = name_of(sides, (member.n_cells, images, self.recipe.options))
+            table = find_table(self._place, name, search, held=held)
+        if table.recall is not None and not math.isnan(table.recall):
+            self._recall[member.layer, head] = table.recall
+        return table
+
+    @property
+    def _wanted(self) -> dict[str, Any]:
+        """Which neighbours are looked for."""
+        options = dict(self.recipe.options)
+        counts = {name: int(options.get(name, 50)) for name in ("within", "across")}
+        return {**counts, "threshold": options.get("threshold", 0.1)}
+
+    @property
+    def _place(self) -> Path:
+        """The folder of what is kept on disk."""
+        if self.folder is not None:
+            return self.folder
+        if not self._temporary:
+            self._temporary.append(tempfile.TemporaryDirectory(prefix="spectral-toolkit-edges-"))
+        return Path(self._temporary[0].name)
+
+    @property
+    def _edges_fit(self) -> bool:
+        return self._edge_bytes <= self.cache_bytes // 4  # the matrices made of them take up to three times as much
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the answer should know of how it was made."""
         remarks = [self._remark] if self._remark else []
-        if self._folders:
+        if self.recipe.kernel == "knn" and not self._edges_fit and world_size() == 1:
             remarks.append("Edges lie on disk, as they would not fit in memory, and are read at every product.")
+        if self._recall:
+            (layer, head), worst = min(self._recall.items(), key=lambda item: item[1])
+            mean = float(np.mean(list(self._recall.values())))
+            remarks.append(
+                f"Neighbours in other images come from an index (faiss): on a sample of patches it found {mean:.1%} of "
+                f"those that the exact search finds, and fewest, {worst:.1%}, in head {head} of layer {layer}."
+            )
         if self.recipe.kernel == "shifted_cosine" and self._factor_bytes > self.cache_bytes:
             remarks.append(
                 "Factors are made again from the activations at every product, as they would not fit in memory."
@@ -151,8 +183,7 @@ class DatasetGraph(LayerGraph):
     @property
     def _edge_bytes(self) -> int:
         """Upper bound of what all tables of neighbours take."""
-        options = dict(self.recipe.options)
-        per_node = 8 * (options.get("within", 50) + options.get("across", 50))
+        per_node = 8 * (self._wanted["within"] + self._wanted["across"])
         tables = {member.layer: member for member in self.members}.values()
         return int(sum(per_node * m.n_heads * m.n_cells * len(self.images) for m in tables))
 
@@ -160,20 +191,6 @@ class DatasetGraph(LayerGraph):
     def _factor_bytes(self) -> int:
         """What the factors of all layers take in single precision."""
         return sum(4 * m.rank * m.n_cells * len(self.images) for m in self.members)
-
-    def _kept(self, found: Neighbours, name: str) -> Neighbours:
-        found = Neighbours(found.indices.cpu(), found.similarity.cpu(), found.within)
-        if self._edge_bytes <= self.cache_bytes // 4:  # the matrices made of them take up to three times as much
-            return found
-        if not self._folders:
-            self._folders.append(tempfile.TemporaryDirectory(prefix="spectral-toolkit-edges-"))
-        stored = []
-        for part, values in (("indices", found.indices), ("similarity", found.similarity)):
-            path = Path(self._folders[0].name) / f"{name}-{part}.npy"
-            np.save(path, values.numpy())
-            # Mapped for copying on write, as torch wants to be able to write; nobody does.
-            stored.append(torch.as_tensor(np.load(path, mmap_mode="c")))
-        return Neighbours(stored[0], stored[1], found.within)
 
     def _blocks(self, within: slice | None = None) -> Iterator[slice]:
         first, last = (0, len(self.images)) if within is None else (within.start, within.stop)
@@ -217,7 +234,7 @@ class DatasetGraph(LayerGraph):
         cells = member.n_cells
         nodes, n = slice(own.start * cells, own.stop * cells), cells * len(self.images)
         if self.recipe.kernel == "knn":
-            tables = [self._search(member, head, own) for head in member.heads]
+            tables = [self._search(member, head, own).open() for head in member.heads]
             return ShardedSparseOperator(tables, nodes, n, self.device)
         return ShardedFactorOperator(*_joined(self._factors(member, own)), nodes, n)
 
@@ -225,10 +242,13 @@ class DatasetGraph(LayerGraph):
         if world_size() > 1:
             return self._build_share(member)
         if self.recipe.kernel == "knn":
-            tables = [self.neighbours(member.layer, head) for head in member.heads]
-            if self._edge_bytes <= self.cache_bytes // 4:
-                return SparseOperator.from_heads(tables, self.device)
-            return StoredSparseOperator(tables, self.device)
+            tables = [self._table(member, head) for head in member.heads]
+            if self._edges_fit:
+                return SparseOperator.from_heads([table.open() for table in tables], self.device)
+            name = name_of((), ("edges", [table.path and table.path.name for table in tables]))
+            return StoredSparseOperator.from_heads(
+                self._place / name, lambda: [table.open() for table in tables], self.device
+            )
         n = member.n_cells * len(self.images)
         factors = self._factors(member)
         if self._factor_bytes > self.cache_bytes:

@@ -1,4 +1,4 @@
-"""Affinity of one layer over all patches of a dataset: sparse edges, in memory or read from disk, or factors.
+"""Affinity of one layer over all patches of a dataset: sparse edges in memory, or factors.
 
 They offer what `operators.Operator` asks for, with one entry along ``images`` and n the nodes of the whole dataset.
 """
@@ -15,9 +15,6 @@ from scipy import sparse
 from torch import Tensor
 
 from .neighbours import Neighbours
-
-ROWS_PER_READ = 2**16
-"""Rows of a table of neighbours taken from disk in one go: 100 neighbours of each make 50 MB."""
 
 
 def edges(neighbours: Neighbours, rows: slice, n: int) -> sparse.csr_array:
@@ -68,33 +65,6 @@ class SparseOperator:
 
     def dense(self) -> Float[Tensor, "1 n n"]:
         return self._matrix.to_dense().to(self.degree.dtype)[None]
-
-
-class StoredSparseOperator:
-    """The same W, its edges read from the tables of neighbours, block by block, at every product."""
-
-    def __init__(self, heads: Sequence[Neighbours], device: torch.device) -> None:
-        self.heads = heads
-        self.device = device
-        self.n_bytes = 0
-        n = len(heads[0].indices)
-        self.degree = self.matmul(torch.ones(1, 1, n, dtype=_precise(device), device=device))[:, 0]
-
-    def matmul(self, x: Float[Tensor, "1 k n"], *, exact: bool = True) -> Float[Tensor, "1 k n"]:
-        columns = np.ascontiguousarray(x[0].T.cpu().numpy())
-        columns = columns if exact else columns.astype(np.float32)
-        total = np.zeros_like(columns)
-        for head in self.heads:
-            for start in range(0, len(columns), ROWS_PER_READ):
-                rows = slice(start, min(start + ROWS_PER_READ, len(columns)))
-                block = edges(head, rows, len(columns))
-                total[rows] += block @ columns
-                total += block.T @ columns[rows]
-        total *= 0.5 / len(self.heads)
-        return torch.as_tensor(np.ascontiguousarray(total.T))[None].to(x)
-
-    def dense(self) -> Float[Tensor, "1 n n"]:
-        return SparseOperator.from_heads(self.heads, self.device).dense()
 
 
 Factors = Callable[[], Iterator[tuple[slice, Tensor, Tensor]]]

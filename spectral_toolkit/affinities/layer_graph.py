@@ -50,7 +50,7 @@ class Recipe:
     kernel: str
     heads: str
     scope: str
-    options: tuple[tuple[str, float], ...] = ()
+    options: tuple[tuple[str, float | str], ...] = ()
 
 
 class LayerGraph:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -87,24 +88,21 @@ def nearest(
 
     def look(rows: slice) -> None:
         keys = search.keys(left[rows].float(), first + rows.start)
-        columns = torch.where(keys > 0, _LAST - (keys & _LAST), NONE)
-        indices[rows] = columns.to(torch.int32)
-        if left.dtype == torch.float32:
-            similarity[rows] = _values(keys)
-        else:  # the search is made in single precision, what it found is as precise as the vectors
-            pairs = (left[rows, None] * right[columns.clamp_min(0)]).sum(dim=2)
-            similarity[rows] = torch.where(keys > 0, pairs, 0.0)
+        indices[rows], similarity[rows] = decoded(keys, left[rows], right)
 
     blocks = [slice(start, min(start + ROWS, len(left))) for start in range(0, len(left), ROWS)]
     if _by_numpy(left):
-        _share(look, blocks)
+        share_among_threads(look, blocks)
     else:
         for rows in blocks:
             look(rows)
     return Neighbours(indices, similarity, own)
 
 
-def _share(look: Callable[[slice], None], blocks: list[slice]) -> None:
+Block = TypeVar("Block")
+
+
+def share_among_threads(look: Callable[[Block], None], blocks: list[Block]) -> None:
     """Blocks by as many workers as torch has threads, each on one: nobody waits for the others after every step."""
     workers = min(torch.get_num_threads(), len(blocks))
     with one_thread(), ThreadPoolExecutor(max(workers, 1)) as pool:
@@ -156,8 +154,8 @@ class _Search:
         for rows, image in self._own_images(start, len(queries)):
             columns = torch.arange(image * self.cells, (image + 1) * self.cells, device=queries.device)
             similarity = queries[rows] @ self.right[columns[0] : columns[-1] + 1].T
-            table[rows] = torch.where(similarity >= self.lowest, _keys(similarity, columns), 0)
-        return _largest(table, self.own)
+            table[rows] = torch.where(similarity >= self.lowest, keys_of(similarity, columns), 0)
+        return largest(table, self.own)
 
     def _across(self, queries: Tensor, start: int) -> Tensor:
         best = torch.zeros(len(queries), self.others, dtype=torch.int64, device=queries.device)
@@ -174,7 +172,7 @@ class _Search:
             rows, keys, floors = self._candidates(similarity, number * self.width, floors, fresh=number == 0)
             best = _merged(best, rows, keys)
             # A later column must be better than the last so far: as good would not do.
-            floors = torch.nextafter(_values(best[:, -1]), queries.new_tensor(2.0)).maximum(floors)
+            floors = torch.nextafter(values_of(best[:, -1]), queries.new_tensor(2.0)).maximum(floors)
         self._buffers.append(buffer)
         return best
 
@@ -205,15 +203,26 @@ class _Search:
         place = found // self.group
         rows = rows[place]
         columns = first + (found - place * self.group) * self.step + hits[place] - rows * self.step
-        return rows, _keys(members.flatten()[found], columns), floors
+        return rows, keys_of(members.flatten()[found], columns), floors
 
 
-def _keys(values: Float32[Tensor, "*shape"], columns: Tensor) -> Int64[Tensor, "*shape"]:
+def keys_of(values: Float32[Tensor, "*shape"], columns: Tensor) -> Int64[Tensor, "*shape"]:
     return (values.view(torch.int32).long() << 32) | (_LAST - columns)
 
 
-def _values(keys: Int64[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+def values_of(keys: Int64[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
     return (keys >> 32).to(torch.int32).view(torch.float32)
+
+
+def decoded(
+    keys: Int64[Tensor, "rows k"], left: Float[Tensor, "rows channels"], right: Float[Tensor, "nodes channels"]
+) -> tuple[Int[Tensor, "rows k"], Float[Tensor, "rows k"]]:
+    """The columns that keys stand for, -1 where there is none, and the similarities, as precise as the vectors are."""
+    columns = torch.where(keys > 0, _LAST - (keys & _LAST), NONE)
+    if left.dtype == torch.float32:
+        return columns.to(torch.int32), values_of(keys)
+    pairs = (left[:, None] * right[columns.clamp_min(0)]).sum(dim=2)  # searched for in single precision
+    return columns.to(torch.int32), torch.where(keys > 0, pairs, 0.0)
 
 
 def _merged(
@@ -228,7 +237,7 @@ def _merged(
     table = best.new_zeros(len(best), best.shape[1] + int(per_row.max()))
     table[:, : best.shape[1]] = best
     table[rows, place] = keys
-    return _largest(table, best.shape[1])
+    return largest(table, best.shape[1])
 
 
 def _by_numpy(tensor: Tensor) -> bool:
@@ -250,7 +259,7 @@ def _kth_largest(values: Float32[Tensor, "rows columns"], k: int) -> Float32[Ten
     return values.topk(k, dim=1).values[:, -1]
 
 
-def _largest(table: Int64[Tensor, "rows columns"], k: int) -> Int64[Tensor, "rows k"]:
+def largest(table: Int64[Tensor, "rows columns"], k: int) -> Int64[Tensor, "rows k"]:
     """The ``k`` largest of each row, falling."""
     if not _by_numpy(table):
         return table.sort(dim=1, descending=True).values[:, :k]

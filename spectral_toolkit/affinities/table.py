@@ -40,7 +40,7 @@ KERNELS: dict[str, Kernel] = {
     "knn": Kernel(
         neighbours,
         tuple(KINDS),
-        ("within", "across", "threshold"),
+        ("within", "across", "threshold", "search"),
         "mean over heads of cos(l, r), where r is among the nearest in its image or in the others",
         scopes=("dataset",),
     ),
@@ -50,6 +50,7 @@ KERNELS: dict[str, Kernel] = {
 }
 HEADS = ("mean", "each")
 SCOPES = ("image", "dataset")
+SEARCHES = ("exact", "faiss")
 
 
 def default_kernel(kind: str, scope: str = "image") -> str:
