@@ -299,3 +299,30 @@ def test_notebooks_that_end_with_it_survive_papermill_and_nbconvert(
     assert page.locator("[popover] img:visible").count() == 0
     watched.complaints.clear()  # of nbconvert's own page
     watched.requests.clear()
+
+
+def test_a_notebook_that_jupyter_does_not_trust_shows_a_still_picture(chromium: Browser, tmp_path: Path) -> None:
+    """As a notebook that a student was given is opened: no kernel has run, and no script may."""
+    import nbformat
+    from nbformat.v4 import new_output
+    from real_jupyter import address, notebook, serving
+
+    page_of = st.frozen(tree(), n_eigenvectors=4, device="cpu")
+    made = notebook("page")
+    made.cells[0].outputs = [new_output("display_data", data=page_of._repr_mimebundle_())]
+    nbformat.write(made, tmp_path / "given.ipynb")
+    with serving(tmp_path) as served:
+        page = chromium.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(address(served, "given.ipynb"), timeout=120_000)
+        still = page.locator(".jp-OutputArea-output img")
+        still.wait_for(timeout=120_000)
+        assert still.is_visible()
+        assert page.locator(".jp-OutputArea-output iframe").count() == 0
+        assert (still.get_attribute("alt") or "").endswith("the pictures, and their first eigenvectors")
+        shot = pixels(still)
+        assert shot.shape[1] > 300
+        # The first picture, red above left, and at its right the colours of an eigenvector.
+        height, width = shot.shape[0] // 2, shot.shape[1] // 3
+        assert np.abs(shot[height // 4, width // 4] - [220, 40, 40]).max() < 25
+        assert np.abs(shot[height // 4, width + width // 4] - [220, 40, 40]).max() > 25
+        page.close()
