@@ -25,7 +25,7 @@ from spectral_toolkit.affinities.presets import PRESETS, preset_weights
 from spectral_toolkit.affinities.resampling import Resampling
 from spectral_toolkit.errors import AffinityError, SpectralToolkitError
 from spectral_toolkit.freezing import freeze
-from spectral_toolkit.freezing.rows import Sources, choose_sources, joint_rows, layer_rows
+from spectral_toolkit.freezing.rows import Sources, all_joint_rows, all_layer_rows, choose_sources
 from spectral_toolkit.views.composite import colour_field, symmetric_limit
 from spectral_toolkit.views.frozen.packing import quantised_field, quantised_rows
 
@@ -107,7 +107,7 @@ def mixed_tree() -> xr.DataTree:
 def test_rows_of_many_patches_are_those_of_each_alone() -> None:
     graph = st.affinity(mixed_tree(), "vv", device="cpu", weights=[1, 0.5, 2, 0])
     sources = Sources(2, 3)
-    joint, layers = joint_rows(graph, sources), layer_rows(graph, sources)
+    joint, layers = all_joint_rows(graph, sources), all_layer_rows(graph, sources)
     for image in range(2):
         dense = graph.to_dense(image)
         w = np.zeros((24, 24))

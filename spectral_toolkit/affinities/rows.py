@@ -1,15 +1,18 @@
-"""One row of an affinity: how strongly one patch is tied to every other, jointly and in each layer."""
+"""Rows of affinities: how strongly a patch is tied to every other, jointly and in each layer."""
 
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 
 import torch
 import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
 
 from ..activations import patch_centres
 from ..errors import AffinityError
-from .layer_graph import LayerGraph
+from .layer_graph import LayerGraph, Member
 from .pencil import JointPencil, base_grid
 from .resampling import Grid, Resampling
 
@@ -49,22 +52,41 @@ def affinity_row(
     if graph.recipe.scope != "image":
         raise AffinityError("A row is of one picture: use affinity(..., scope='image').")
     index = graph.image_index(image)
-    images = slice(index, index + 1)
     grid = base_grid(graph)
-    place = _checked_cell(cell, grid)
-    pencil = JointPencil(graph, images, grid, exact=False)
-    one = torch.zeros(1, 1, grid[0] * grid[1], dtype=pencil.dtype, device=graph.device)
-    one[0, 0, place[0] * grid[1] + place[1]] = 1.0
-    layers = {}
-    for member in graph.members:
-        coarse = Resampling(grid, member.grid)(one)
-        coarse = coarse / coarse.sum()
-        layers[member.name] = _labelled(graph.operators(member, images).matmul(coarse), member.grid)
-    return _labelled(pencil.affinity_matmul(one), grid), layers
+    cells = [_checked_cell(cell, grid)]
+    layers = {
+        member.name: _labelled(member_rows(graph, member, index, cells, grid), member.grid) for member in graph.members
+    }
+    return _labelled(joint_rows(graph, index, cells, grid), grid), layers
 
 
-def _labelled(row: torch.Tensor, grid: Grid) -> xr.DataArray:
-    values = row[0, 0].clamp_min(0.0).reshape(grid).cpu().numpy()
+def joint_rows(graph: LayerGraph, image: int, cells: Sequence[tuple[int, int]], grid: Grid) -> Float[Tensor, "k n"]:
+    """Rows of the joint affinity for several cells of the base grid at once."""
+    pencil = JointPencil(graph, slice(image, image + 1), grid, exact=False)
+    ones = _indicators(cells, grid, pencil.dtype, graph.device)
+    return pencil.affinity_matmul(ones, exact=False)[0].clamp_min(0.0)
+
+
+def member_rows(
+    graph: LayerGraph, member: Member, image: int, cells: Sequence[tuple[int, int]], grid: Grid
+) -> Float[Tensor, "k m"]:
+    """Rows of one layer's own affinity, on its own grid, for several cells of ``grid`` at once."""
+    operator = graph.operators(member, slice(image, image + 1))
+    coarse = Resampling(grid, member.grid)(_indicators(cells, grid, operator.degree.dtype, graph.device))
+    return operator.matmul(coarse / coarse.sum(dim=2, keepdim=True), exact=False)[0].clamp_min(0.0)
+
+
+def _indicators(
+    cells: Sequence[tuple[int, int]], grid: Grid, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "1 k n"]:
+    ones = torch.zeros(1, len(cells), grid[0] * grid[1], dtype=dtype, device=device)
+    for place, (row, column) in enumerate(cells):
+        ones[0, place, row * grid[1] + column] = 1.0
+    return ones
+
+
+def _labelled(rows: Tensor, grid: Grid) -> xr.DataArray:
+    values = rows[0].reshape(grid).cpu().numpy()
     return xr.DataArray(values, {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}, ("y", "x"))
 
 

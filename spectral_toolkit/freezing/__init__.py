@@ -18,7 +18,7 @@ from ..errors import SpectralToolkitError
 from ..regions import instances, segment
 from ..solvers import solve
 from ..trust import Statement, trust_statements
-from .rows import Sources, choose_sources, joint_rows, layer_rows
+from .rows import Sources, all_joint_rows, all_layer_rows, choose_sources
 
 __all__ = ["Content", "Setting", "freeze"]
 
@@ -156,7 +156,7 @@ def freeze(
                     preset=preset,
                     weights=chosen,
                     eig=eig,
-                    rows=joint_rows(weighted, sources) if sources else None,
+                    rows=all_joint_rows(weighted, sources) if sources else None,
                     trust=[trust_statements(eig.isel(image=index), acts) for index in range(n_images)],
                     **(_regions(eig, n_segments, seed) if regions else {}),
                 )
@@ -168,7 +168,7 @@ def freeze(
         kinds=kinds,
         presets=list(weights),
         settings=settings,
-        layer_rows={kind: layer_rows(graph, sources) for kind, graph in graphs.items()} if sources else {},
+        layer_rows={kind: all_layer_rows(graph, sources) for kind, graph in graphs.items()} if sources else {},
         sources=sources,
     )
 

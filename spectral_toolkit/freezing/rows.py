@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from ..affinities.layer_graph import LayerGraph
-from ..affinities.pencil import JointPencil, base_grid
+from ..affinities.pencil import base_grid
 from ..affinities.resampling import Grid, Resampling
+from ..affinities.rows import joint_rows, member_rows
 
 MAX_LAYER_SIDE = 16
 """Rows of single layers are looked at small: finer ones are averaged down to this many cells a side."""
@@ -50,45 +51,29 @@ def choose_sources(grids: Sequence[Grid], n_images: int, n_kinds: int, n_presets
     return None
 
 
-def joint_rows(graph: LayerGraph, sources: Sources) -> np.ndarray:
-    """Rows of the joint affinity, sum_l w_l s_l G_l' W_l G_l as the solver sees it: float32 (image, source, y, x)."""
+def all_joint_rows(graph: LayerGraph, sources: Sources) -> np.ndarray:
+    """Rows of the joint affinity as the solver sees it, float32 (image, source, y, x)."""
     grid = base_grid(graph)
-    found = []
-    for index in range(len(graph.images)):
-        pencil = JointPencil(graph, slice(index, index + 1), grid, exact=False)
-        ones = _indicators(sources.cells(grid), grid, pencil.dtype, graph.device)
-        found.append(_unflattened(pencil.affinity_matmul(ones, exact=False), grid))
-    return np.stack(found)
+    cells = sources.cells(grid)
+    return np.stack([_field(joint_rows(graph, image, cells, grid)[None], grid) for image in range(len(graph.images))])
 
 
-def layer_rows(graph: LayerGraph, sources: Sources) -> dict[str, np.ndarray]:
+def all_layer_rows(graph: LayerGraph, sources: Sources) -> dict[str, np.ndarray]:
     """Rows of every layer's own affinity on its own grid, averaged down to at most 16 cells a side.
 
     Where the layer's grid is coarser or finer than the finest, a patch is what the solver makes of it there: an area
     average, or an interpolation.
     """
     finest = max((member.grid for member in graph.members), key=math.prod)
+    cells = sources.cells(finest)
     found = {}
     for member in graph.members:
         small = (min(member.grid[0], MAX_LAYER_SIDE), min(member.grid[1], MAX_LAYER_SIDE))
         average = Resampling(member.grid, small)
-        rows = []
-        for index in range(len(graph.images)):
-            operator = graph.operators(member, slice(index, index + 1))
-            ones = _indicators(sources.cells(finest), finest, operator.degree.dtype, graph.device)
-            coarse = Resampling(finest, member.grid)(ones)
-            coarse = coarse / coarse.sum(dim=2, keepdim=True)
-            rows.append(_unflattened(average(operator.matmul(coarse, exact=False)), small))
-        found[member.name] = np.stack(rows)
+        rows = [member_rows(graph, member, image, cells, finest)[None] for image in range(len(graph.images))]
+        found[member.name] = np.stack([_field(average(one), small) for one in rows])
     return found
 
 
-def _indicators(cells: list[tuple[int, int]], grid: Grid, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    ones = torch.zeros(1, len(cells), grid[0] * grid[1], dtype=dtype, device=device)
-    for place, (row, column) in enumerate(cells):
-        ones[0, place, row * grid[1] + column] = 1.0
-    return ones
-
-
-def _unflattened(rows: torch.Tensor, grid: Grid) -> np.ndarray:
-    return rows[0].clamp_min(0.0).reshape(-1, *grid).to(torch.float32).cpu().numpy()
+def _field(rows: torch.Tensor, grid: Grid) -> np.ndarray:
+    return rows[0].reshape(-1, *grid).to(torch.float32).cpu().numpy()
