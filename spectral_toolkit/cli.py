@@ -165,7 +165,27 @@ def solve(
         ),
     ] = None,
     n_eigenvectors: Annotated[int, typer.Option(help="Beside the trivial constant one.")] = 10,
-    method: Annotated[str, typer.Option(help="The solver.")] = "exact",
+    method: Annotated[str, typer.Option(help="exact, or gradient: the source paper's own.")] = "exact",
+    steps: Annotated[int | None, typer.Option(help="Of gradient, scope image. [default: 2000]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of gradient, scope dataset. [default: 200]")] = None,
+    n_features: Annotated[
+        int | None, typer.Option(help="Of gradient. [default: one more than the eigenvectors; of a dataset 100]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of gradient. [default: 0.002; of a dataset 0.01]")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Of gradient: steps or epochs without improvement before it stops. [default: 200; of a dataset never]"
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Of gradient: a file to write to as it goes, and to go on from if it is there.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Of gradient: steps or epochs between. [default: 100; of a dataset 10]")
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Largest residual that counts as converged.")] = 1e-6,
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -196,7 +216,19 @@ def solve(
     kept = out.with_name(f".{out.name}.neighbours")
     if isinstance(graph, DatasetGraph) and folder is None:
         graph.folder = kept
-    eigenvectors = st.solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed)
+    given = {
+        "steps": steps,
+        "epochs": epochs,
+        "n_features": n_features,
+        "learning_rate": learning_rate,
+        "patience": patience,
+        "checkpoint": checkpoint,
+        "checkpoint_every": checkpoint_every,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    eigenvectors = st.solve(
+        graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed, progress=True, **options
+    )
     if rank() == 0:
         _write_store(eigenvectors, out)
         shutil.rmtree(kept, ignore_errors=True)

@@ -175,6 +175,30 @@ def test_solve_names_what_it_does_not_know(
     assert not out.exists()
 
 
+def test_gradient_takes_its_options_and_goes_on_from_its_checkpoint(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spectral_toolkit.solvers import gradient
+
+    out, file = tmp_path / "eigenvectors.zarr", tmp_path / "half.pt"
+    solve = ["solve", "--activations", str(stored), "--out", str(out), "--n-eigenvectors", "2", "--method", "gradient"]
+    options = ["--n-features", "4", "--learning-rate", "0.01", "--patience", "0", "--checkpoint-every", "2"]
+    command = [*solve, *options, "--steps", "5", "--checkpoint", str(file)]
+    assert main(command) == 0
+    found = xr.open_zarr(out)
+    assert [found.attrs[name] for name in ("steps_run", "n_features", "learning_rate")] == ["[5, 5]", 4, 0.01]
+    assert file.is_file()
+    monkeypatch.setattr(gradient, "Generator", lambda *a: pytest.fail("began anew"))
+    assert main([*command, "--overwrite"]) == 0
+    xr.testing.assert_equal(xr.open_zarr(out), found)
+    capsys.readouterr()
+    assert main([*solve, "--overwrite", "--epochs", "5"]) == 2
+    assert "each of which takes steps" in sentence(capsys)
+    exact = ["exact" if word == "gradient" else word for word in solve]
+    assert main([*exact, "--overwrite", "--steps", "5"]) == 2
+    assert "means nothing to method='exact'" in sentence(capsys)
+
+
 def test_solve_never_overwrites_what_is_not_its_own(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,7 @@ from ..affinities.dataset_graph import DatasetGraph
 from ..affinities.dataset_pencil import make_pencil
 from ..affinities.pencil import positive_members
 from ..affinities.resampling import Grid, Resampling
-from ..collectives import all_reduce, rank, world_size
+from ..collectives import all_reduce, barrier, rank, world_size
 from ..errors import SolverError
 from .answer import as_one
 from .checkpoints import Checkpoint, fingerprint
@@ -81,6 +81,10 @@ def solve_dataset(
     settings = (n_features, learning_rate, seed, patience, str(graph.recipe), graph.images, str(edges))
     store = None
     if checkpoint is not None:
+        for one in edges[rank() :: world_size()]:
+            graph.neighbours(one.layer, one.head)
+        if graph.folder is not None:
+            barrier(patient=True)  # then what the others found is read instead of searched again
         tables = [graph.neighbours(one.layer, one.head).indices for one in edges]
         store = Checkpoint(checkpoint, "dataset", fingerprint(settings, tables), checkpoint_every)
     run = descend_dataset(
