@@ -7,7 +7,6 @@ page's next frame after the data arrived; kernel and page share one clock.
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -88,15 +87,14 @@ def bench_explorer() -> Iterator[dict[str, Any]]:
     sys.path.insert(0, str(ROOT / "tests" / "browser"))
     sys.path.insert(0, str(ROOT / "tests"))
     from real_jupyter import address, notebook, serving  # pyright: ignore[reportMissingImports]
-    from test_explorer_browser import Bench, launch  # pyright: ignore[reportMissingImports]
+    from test_explorer_browser import Bench, chromium_or_exit, launch  # pyright: ignore[reportMissingImports]
 
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
         nbformat.write(notebook(SETUP, RUN), folder / "live.ipynb")
         nbformat.write(notebook(FIRST, "0"), folder / "first.ipynb")
         with serving(folder) as served:
-            browser = launch(playwright, chromium)
+            browser = launch(playwright, chromium_or_exit())
             page = browser.new_context(viewport={"width": 1280, "height": 1300}).new_page()
             bench = Bench(page, folder)
             bench.open(address(served, "first.ipynb"), cells=1)

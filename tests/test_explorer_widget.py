@@ -315,6 +315,7 @@ def test_one_change_is_one_patch_and_figures_are_never_made_again(explorer: Expl
 
 def test_a_new_view_gets_the_figure_as_it_is_now(explorer: Explorer) -> None:
     widget: Any = explorer._pictures.widget
+    widget.renew()
     first = widget.render_bundle
     explorer.set(component=2)
     assert widget.render_bundle is first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 from real_jupyter import address, complaints, notebook, serving
 
 import spectral_toolkit as st
@@ -60,7 +61,14 @@ class Bench:
     def picture(self, place: int = 0) -> np.ndarray:
         """What is drawn in one of the figures that are shown, without the cursor over it."""
         self.page.mouse.move(2, 2)
-        shot = self.explorer.locator(".bk-Figure:visible").nth(place).screenshot()
+        for attempt in range(4):
+            try:
+                shot = self.explorer.locator(".bk-Figure:visible").nth(place).screenshot()
+                break
+            except Error:  # a figure that is just being drawn anew
+                if attempt == 3:
+                    raise
+                self.page.wait_for_timeout(500)
         return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
 
     def wait(self, holds: Callable[[], bool], what: str) -> None:
@@ -118,6 +126,14 @@ def bench(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         made.page.keyboard.press("Control+b")  # the list of files takes room
         yield made
         browser.close()
+
+
+def chromium_or_exit() -> str:
+    """Path of an installed Chromium, for the scripts that use these helpers."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        raise SystemExit("No Chromium is installed: get one with 'apt-get install chromium'.")
+    return found
 
 
 def launch(playwright, chromium_path: str) -> Browser:
@@ -309,3 +325,26 @@ def test_nothing_left_the_machine_and_nothing_went_wrong(bench: Bench) -> None:
     local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "file:")
     assert [url for url in bench.requests if not url.startswith(local)] == []
     assert complaints(bench.messages) == []
+
+
+def test_notebook_7_shows_it_too(
+    chromium_path: str, tmp_path: Path, solve: Callable[..., np.ndarray], bench: Bench
+) -> None:
+    """After the tests in JupyterLab, whose browser it shares: two of Playwright's loops cannot run at once."""
+    nbformat.write(notebook(*CELLS), tmp_path / "explorer.ipynb")
+    browser = bench.page.context.browser
+    assert browser is not None
+    with serving(tmp_path, "notebook") as served:
+        context = browser.new_context(viewport={"width": 1280, "height": 1300})
+        other = Bench(context.new_page(), tmp_path)
+        other.open(address(served, "explorer.ipynb", "notebook"))
+        other.wait_for_colours(solve("qk"), 0)
+        other.wait_for_colours(solve("vv"), 1)
+        other.button("KK").first.click()
+        other.wait_for_colours(solve("kk"), 0)
+        other.tap(3, 3)
+        other.explorer.get_by_text("What the patch in row 3, column 3 (framed)").wait_for(timeout=PATIENCE * 1000)
+        assert complaints(other.messages) == []
+        local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
+        assert [url for url in other.requests if not url.startswith(local)] == []
+        context.close()

@@ -76,10 +76,14 @@ class LiveFigure(BokehModel):
             self.send({"msg": "patch", "payload": json.dumps(buffer.ref)})
             self.send({"msg": "patch"}, [buffer.to_bytes()])
 
-    def _on_ready(self, _event: object) -> None:
+    def renew(self) -> None:
+        """Make the bundle again if the figure has changed since: before its first view, or for one that came late."""
         if self._outdated:
             self._outdated = False
             self.render_bundle = self._model_to_traits(self._model)
+
+    def _on_ready(self, _event: object) -> None:
+        self.renew()
 
 
 def _newest(events: list[DocumentPatchedEvent]) -> list[DocumentPatchedEvent]:

@@ -16,6 +16,8 @@ import ipywidgets as widgets
 from bokeh import __version__ as bokeh_version
 from bokeh.resources import Resources
 
+from .live import LiveFigure
+
 _PRESS = """
   const press = (which) => {
     const button = document.querySelector("." + name + "-" + which + ", ." + name + "-" + which + " button");
@@ -96,8 +98,11 @@ class Stage(widgets.VBox):
         state = super().get_state(key=key, drop_defaults=drop_defaults)
         return {**state, "children": []} if key is None else state
 
-    def fill(self, figures: Sequence[widgets.Widget]) -> None:
+    def fill(self, figures: Sequence[LiveFigure]) -> None:
         """Put the figures in, or send them again to a page that has not got them yet."""
+        for figure in figures:
+            if figure not in self.children:
+                figure.renew()
         if self.children == tuple(figures):
             self.send_state("children")
         else:

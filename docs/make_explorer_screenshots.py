@@ -1,0 +1,57 @@
+"""Take the pictures of the explorer for README and docs/explorer.md: ``python docs/make_explorer_screenshots.py``.
+
+Runs a real JupyterLab with the helpers of the browser test, needs a Chromium on the PATH, and writes
+docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch) and explorer-grid.png (all eigenvectors).
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs"), str(ROOT / "tests"), str(ROOT / "tests" / "browser")]
+
+
+def main() -> None:
+    """Open the explorer as its test does, and take it in three states."""
+    from make_screenshots import save_small
+    from real_jupyter import address, notebook, serving  # pyright: ignore[reportMissingImports]
+    from test_explorer_browser import CELLS, Bench, chromium_or_exit, launch  # pyright: ignore[reportMissingImports]
+
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        folder = Path(name)
+        nbformat.write(notebook(*CELLS), folder / "explorer.ipynb")
+        with serving(folder) as served:
+            browser = launch(playwright, chromium_or_exit())
+            page = browser.new_context(viewport={"width": 1280, "height": 1400}).new_page()
+            bench = Bench(page, folder)
+            bench.open(address(served, "explorer.ipynb"))
+            page.keyboard.press("Control+b")
+
+            def take(target: str) -> None:
+                page.mouse.move(2, 2)
+                page.wait_for_timeout(2500)
+                shot = Image.open(io.BytesIO(bench.explorer.screenshot())).convert("RGB")
+                path = ROOT / "docs" / "images" / target
+                save_small(shot, path)
+                print(f"-> {path.relative_to(ROOT)} ({path.stat().st_size:,} bytes)")
+
+            take("explorer.png")
+            bench.tap(5, 4)
+            bench.explorer.get_by_text("What the patch in row 5").wait_for(timeout=120_000)
+            take("explorer-patch.png")
+            bench.button("Forget patch").click()
+            bench.button("All").click()
+            take("explorer-grid.png")
+            browser.close()
+
+
+if __name__ == "__main__":
+    main()
