@@ -263,7 +263,9 @@ def _drawn(name: str) -> Any:
     drawn = render(view)
     drawn.name = name
     drawn.toolbar.update(logo=None, autohide=True)
-    drawn.update(toolbar_inner=True, min_border=0, outline_line_color=None, sizing_mode="scale_width", title=None)
+    for side in ("left", "right", "top", "bottom"):
+        setattr(drawn, f"min_border_{side}", 0)
+    drawn.update(toolbar_inner=True, outline_line_color=None, sizing_mode="scale_width", title=None)
     drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool | CrosshairTool)]
     return drawn
 

@@ -272,11 +272,11 @@ class Explorer(widgets.VBox):
         )
         actions: dict[str, tuple[str, Callable[[], str]]] = {
             "code": ("Copy as code", self._copy_code),
+            "png": ("Save PNG", lambda: f"Saved {self.save_figure(f'{self._path.value}.png')}."),
+            "svg": ("Save SVG", lambda: f"Saved {self.save_figure(f'{self._path.value}.svg')}."),
             "html": ("Save HTML", self._save_html),
             "bundle": ("Save bundle", self._save_bundle),
             "load": ("Load bundle", self._load_bundle),
-            "png": ("Save PNG", lambda: f"Saved {self.save_figure(f'{self._path.value}.png')}."),
-            "svg": ("Save SVG", lambda: f"Saved {self.save_figure(f'{self._path.value}.svg')}."),
         }
         buttons = []
         for name, (label, action) in actions.items():

@@ -70,7 +70,7 @@ def title(state: State, side: Side) -> tuple[str, str]:
     name = AFFINITIES[question.affinity][0]
     kernel = question.kernel or default_kernel(question.affinity)
     head = f"{name} · {kernel.replace('_', ' ')}"
-    tied = AFFINITIES[question.affinity][1].split(". ")[-1]
+    tied = AFFINITIES[question.affinity][1].split(". ")[-1].split(", ")[0].rstrip(".") + "."
     if state.view == "picture":
         value = statistic(side.eig, "eigenvalue", 0, state.component)
         notes = "".join(f" · {flag}" for flag in component_flags(side.eig, 0, state.component))
