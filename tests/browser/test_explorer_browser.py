@@ -50,6 +50,10 @@ class Bench:
     def _first_cell_runs(self) -> bool:
         """Run it; before the kernel is connected nothing happens then, whatever the page says of the kernel."""
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").first
+        dialog = self.page.locator(".jp-Dialog .jp-mod-accept")
+        if dialog.count():  # which kernel, or that there is none yet
+            dialog.first.click()
+            self.page.wait_for_timeout(1000)
         cell.locator(".cm-content").click()
         self.page.keyboard.press("Shift+Enter")
         self.page.wait_for_timeout(2000)
