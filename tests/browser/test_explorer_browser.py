@@ -69,6 +69,7 @@ class Bench:
     def picture(self, place: int = 0) -> np.ndarray:
         """What is drawn in one of the figures that are shown, without the cursor over it."""
         self.page.mouse.move(2, 2)
+        shot = b""
         for attempt in range(4):
             try:
                 shot = self.explorer.locator(".bk-Figure:visible").nth(place).screenshot()
