@@ -227,7 +227,7 @@ def test_results_survive_a_store(tmp_path: Path) -> None:
         ({"n_segments": 2.5}, "n_segments=2.5 is out of range"),
         ({"n_segments": "many"}, "n_segments='many' is not offered with method='kmeans'"),
         ({"n_segments": 25}, "n_segments=25 is too many: image 'picture-0' has 24 cells"),
-        ({"method": "guess"}, "method='guess' is not offered: use one of 'kmeans'"),
+        ({"method": "guess"}, "method='guess' is not offered: use one of .kmeans., .cuts."),
         ({"graph": 3}, "graph is a int: give what st.affinity returned"),
         ({"colour": 1}, "colour=1 means nothing to method='kmeans', which takes components, weighted"),
         ({"components": 3}, "components=3 is more than the 2 there are"),

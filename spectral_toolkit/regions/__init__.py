@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
-import numbers
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ..affinities.layer_graph import LayerGraph
 from ..errors import RegionsError
-from .embedding import embed
+from .arguments import (
+    EMBEDDING,
+    METHODS,
+    check_graph,
+    check_options,
+    checked_method,
+    checked_number,
+    embedding_options,
+    whole,
+    within,
+)
+from .embedding import Embedding, embed
 from .found_instances import instances_of, parts_by_kmeans
 from .kmeans import segment_by_kmeans
+from .segments_by_cuts import MOST, THRESHOLD, parts_by_cuts, segment_by_cuts
+from .trees import hierarchy, recut, written
 
-__all__ = ["METHODS", "instances", "segment"]
-
-
-@dataclass(frozen=True)
-class Method:
-    """One line of the table: a way to make segments, what it needs and what it takes."""
-
-    makes: str
-    choices: tuple[str, ...]
-    needs_graph: bool = False
-    options: tuple[str, ...] = ()
-
-
-METHODS: dict[str, Method] = {
-    "kmeans": Method(
-        "k-means on the eigenvectors, each weighted by sqrt(1 - eigenvalue)",
-        ("auto", "silhouette", "eigengap"),
-        options=("components", "weighted"),
-    ),
-}
-"""Name to what there is; errors, tests and documentation read it."""
+__all__ = ["METHODS", "hierarchy", "instances", "recut", "segment"]
 
 
 def segment(
@@ -59,27 +48,33 @@ def segment(
     eig
         From :func:`spectral_toolkit.solve`, whole or one image of it (``eig.isel(image=0)``).
     n_segments
-        A whole number, or how to choose one between 2 and 10: ``"silhouette"`` (also ``"auto"``) takes the number with
-        the largest mean silhouette, over a seeded sample of 2,000 cells where there are more; ``"eigengap"`` one more
-        than there are components before the widest gap.
+        With ``"kmeans"`` a whole number, or how to choose one between 2 and 10: ``"silhouette"`` (also ``"auto"``)
+        takes the number with the largest mean silhouette, over a seeded sample of 2,000 cells where there are more;
+        ``"eigengap"`` one more than there are components before the widest gap. With ``"cuts"`` an upper bound; 10 if
+        ``"auto"``.
     method
-        ``"kmeans"``: k-means on the eigenvectors.
+        ``"kmeans"``: k-means on the eigenvectors. ``"cuts"``: the joint graph is cut in two where the normalised cut is
+        smallest along its second eigenvector, and so is every part, solved anew, the cheapest cut first, while one
+        costs less than ``threshold`` (Shi & Malik 2000). Of ``eig`` this needs no more than the frame.
     graph
-        What ``eig`` was solved from; k-means has no use for it.
+        What ``eig`` was solved from; cuts work on it, k-means has no use for it.
     seed
         Of the starts and of the sample.
     **options
-        ``components`` (default None, all: how many eigenvectors to use, from the first), ``weighted`` (default True:
-        each times sqrt(1 - eigenvalue), so that distances are those the joint affinity sees).
+        Of k-means: ``components`` (default None, all: how many eigenvectors to use, from the first), ``weighted``
+        (default True: each times sqrt(1 - eigenvalue), so that distances are those the joint affinity sees). Of cuts:
+        ``threshold`` (default 0.75; a normalised cut lies in [0, 2], and the best one of a graph without structure is
+        about 1).
 
     Returns
     -------
     xarray.DataArray
         int64 ``(image, y, x)``, numbered from the largest segment, 0. Coordinates are those of ``eig``, besides
-        ``n_segments (image)`` (of all pictures together if they were solved as one), ``silhouette (image)`` (NaN where
-        there are not two segments) and ``isolated (image, y, x)``: cells no affinity reaches are left out of the
-        grouping and have the label of the nearest cell that one does; -1 where a picture has none. ``attrs["notes"]``
-        says what else there is to know.
+        ``n_segments (image)`` (of all pictures together if they were solved as one) and ``isolated (image, y, x)``:
+        cells no affinity reaches are left out of the grouping and have the label of the nearest cell that one does; -1
+        where a picture has none. With k-means also ``silhouette (image)``, NaN where there are not two segments; with
+        cuts ``attrs["tree"]``, which :func:`hierarchy` reads, and :func:`recut` cuts elsewhere without solving again.
+        ``attrs["notes"]`` says what else there is to know.
 
     Raises
     ------
@@ -96,42 +91,42 @@ def segment(
     >>> dict(st.segment(eig, 3).sizes)
     {'image': 1, 'y': 3, 'x': 4}
     """
-    line = _checked_method(method, graph, options)
-    n_segments = _checked_number(n_segments, line, method)
-    seed = _whole("seed", seed, 0)
-    points = embed(eig, **_embedding_options(options))
-    fewest, place = int(points.free.sum()), "the pictures have"
-    if not points.joint:
-        fewest, place = int(points.free.sum(axis=1).min()), _least(points.names, points.free)
-    if isinstance(n_segments, int) and 0 < fewest < n_segments:
-        raise RegionsError(
-            f"n_segments={n_segments} is too many: {place} {fewest} cells with any affinity. Use at most that many."
-        )
-    if n_segments == "eigengap" and points.gaps is None:
-        raise RegionsError("n_segments='eigengap' needs 'eigengap' or 'eigenvalue' beside the eigenvectors.")
-    labels, scores = segment_by_kmeans(points, n_segments, seed)
-    n_images = len(labels)
-    if points.joint:
-        found = np.full(n_images, labels.max() + 1)
+    checked_method(method, graph, options)
+    wanted = checked_number(n_segments, method)
+    seed = whole("seed", seed, 0)
+    points = embed(eig, **embedding_options(options)) if method == "kmeans" else embed(eig, weighted=False)
+    extra: dict[str, object] = {}
+    coords: dict[str, object] = {}
+    if method == "cuts":
+        assert graph is not None
+        threshold = within("threshold", options.get("threshold", THRESHOLD), 0, 2)
+        options = {**options, "threshold": threshold}
+        most = wanted if isinstance(wanted, int) else MOST
+        labels, trees, numbers = segment_by_cuts(points, graph, threshold, most, seed)
+        extra["tree"] = written(trees, numbers)
     else:
-        found = labels.max(axis=1) + 1
+        _check_count(points, wanted)
+        labels, scores = segment_by_kmeans(points, wanted, seed)
+        coords["silhouette"] = ("image", scores)
+    found = np.full(len(labels), labels.max() + 1) if points.joint else labels.max(axis=1) + 1
     n_isolated = int((~points.free).sum())
     if n_isolated:
         points.notes.append(
             f"Cells without affinity to speak of: {n_isolated}; left out, and given the label of the nearest other."
         )
     return xr.DataArray(
-        labels.reshape(n_images, *points.grid),
-        {**points.coords, "n_segments": ("image", found), "silhouette": ("image", scores)},
+        labels.reshape(-1, *points.grid),
+        {**points.coords, "n_segments": ("image", found), **coords},
         ("image", "y", "x"),
         name="segment",
         attrs={
             **points.attrs,
             "method": method,
-            "n_segments_asked": str(n_segments),
+            "n_segments_asked": str(wanted),
             "options": json.dumps(options),
             "seed": seed,
             "notes": " ".join(points.notes),
+            **extra,
         },
     )
 
@@ -199,14 +194,16 @@ def instances(
     >>> st.instances(eig, n_instances=3).dims
     ('image', 'instance', 'y', 'x')
     """
-    if graph is not None and not isinstance(graph, LayerGraph):
-        raise RegionsError(f"graph is a {type(graph).__name__}: give what st.affinity returned, or None.")
-    _check_options("instances", ("components", "weighted"), options)
-    n_parts, smallest, seed = _whole("n_parts", n_parts, 2), _whole("smallest", smallest, 1), _whole("seed", seed, 0)
-    most = None if n_instances is None else _whole("n_instances", n_instances, 1)
-    overlap, min_score = _within("overlap", overlap, 0, 1), _within("min_score", min_score, -1, 1)
-    points = embed(eig, **_embedding_options(options))
-    labels = parts_by_kmeans(points, n_parts, seed)
+    check_graph(graph)
+    check_options("instances", EMBEDDING, options)
+    n_parts, smallest, seed = whole("n_parts", n_parts, 2), whole("smallest", smallest, 1), whole("seed", seed, 0)
+    most = None if n_instances is None else whole("n_instances", n_instances, 1)
+    overlap, min_score = within("overlap", overlap, 0, 1), within("min_score", min_score, -1, 1)
+    points = embed(eig, **embedding_options(options))
+    if graph is None:
+        labels = parts_by_kmeans(points, n_parts, seed)
+    else:
+        labels = parts_by_cuts(points, graph, n_parts, seed)
     found = []
     for image, (rows, free) in enumerate(zip(points.rows, points.free, strict=True)):
         masks, scores = instances_of(
@@ -243,51 +240,15 @@ def instances(
     )
 
 
-def _checked_method(method: str, graph: object, options: dict[str, object]) -> Method:
-    if method not in METHODS:
-        raise RegionsError(f"method={method!r} is not offered: use one of {', '.join(map(repr, METHODS))}.")
-    if graph is not None and not isinstance(graph, LayerGraph):
-        raise RegionsError(f"graph is a {type(graph).__name__}: give what st.affinity returned, or None.")
-    _check_options(f"method={method!r}", METHODS[method].options, options)
-    return METHODS[method]
-
-
-def _check_options(of: str, known: tuple[str, ...], options: dict[str, object]) -> None:
-    for name, value in options.items():
-        if name not in known:
-            raise RegionsError(f"{name}={value!r} means nothing to {of}, which takes {', '.join(known)}: leave it out.")
-
-
-def _checked_number(n_segments: object, line: Method, method: str) -> int | str:
-    if isinstance(n_segments, str) and n_segments in line.choices:
-        return n_segments
-    if not isinstance(n_segments, str):
-        return _whole("n_segments", n_segments, 1)
-    raise RegionsError(
-        f"n_segments={n_segments!r} is not offered with method={method!r}: use a whole number of at least 1 or one of "
-        f"{', '.join(map(repr, line.choices))}."
-    )
-
-
-def _embedding_options(options: dict[str, object]) -> dict[str, Any]:
-    weighted = options.get("weighted", True)
-    if not isinstance(weighted, bool):
-        raise RegionsError(f"weighted={weighted!r} is not understood: use True or False.")
-    return {"components": options.get("components"), "weighted": weighted}
-
-
-def _least(names: list[str], free: np.ndarray) -> str:
-    return f"image {names[int(free.sum(axis=1).argmin())]!r} has"
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    if not (number.is_integer() and least <= number < 2**31):
-        raise RegionsError(f"{name}={value!r} is out of range: expected a whole number of at least {least}.")
-    return int(number)
-
-
-def _within(name: str, value: object, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= float(value) <= most:
-        raise RegionsError(f"{name}={value!r} is out of range: expected a number from {least} to {most}.")
-    return float(value)
+def _check_count(points: Embedding, wanted: int | str) -> None:
+    """Refuse more segments than cells, and the eigengap where there is none."""
+    counts = points.free.sum(axis=1)
+    fewest, place = int(counts.min()), f"image {points.names[int(counts.argmin())]!r} has"
+    if points.joint:
+        fewest, place = int(counts.sum()), "the pictures have"
+    if isinstance(wanted, int) and 0 < fewest < wanted:
+        raise RegionsError(
+            f"n_segments={wanted} is too many: {place} {fewest} cells with any affinity. Use at most that many."
+        )
+    if wanted == "eigengap" and points.gaps is None:
+        raise RegionsError("n_segments='eigengap' needs 'eigengap' or 'eigenvalue' beside the eigenvectors.")

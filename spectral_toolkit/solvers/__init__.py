@@ -134,7 +134,7 @@ def solve(
                 seed=seed,
                 **extra,
             )
-            for images in _batches(graph)
+            for images in batches(graph)
         ]
     return assemble(
         graph,
@@ -148,7 +148,8 @@ def solve(
     )
 
 
-def _batches(graph: LayerGraph) -> list[slice]:
+def batches(graph: LayerGraph) -> list[slice]:
+    """Which images are solved in one go, and their operators kept together."""
     if graph.recipe.scope == "dataset":
         return [slice(0, len(graph.images))]
     # The size follows the finest layer whatever its weight, so that batches, and what is cached of them, stay the same.

@@ -1,0 +1,164 @@
+"""The hierarchy that recursive cuts leave behind: kept as text beside the labels, read as a Dataset, cut elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..errors import RegionsError
+from .cutting import Tree
+from .label_maps import NO_SEGMENT, by_size
+
+
+def written(trees: list[Tree], labels: list[list[int]]) -> str:
+    """Trees as JSON, one an image or one in all; ``labels`` are those of each tree's leaves."""
+    entries = []
+    for tree, own in zip(trees, labels, strict=True):
+        label = dict(zip(tree.leaves(), own, strict=True))
+        entries.append(
+            {
+                "parent": tree.parent,
+                "cut": [None if math.isnan(cost) else cost for cost in tree.cut],
+                "size": [len(cells) for cells in tree.cells],
+                "label": [label.get(node, -1) for node in range(len(tree.parent))],
+            }
+        )
+    return json.dumps(entries)
+
+
+def hierarchy(segments: xr.DataArray) -> xr.Dataset:
+    """How segments made by recursive cuts came about.
+
+    Parameters
+    ----------
+    segments
+        From ``st.segment(..., method="cuts")``, also read back from a store.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``(image, node)``, or ``(node)`` if all pictures were cut as one: ``parent`` (-1 for the whole, and where a
+        picture has fewer nodes than others), ``cut`` (the cheapest normalised cut of the node, made or not; NaN for a
+        single cell), ``size`` (cells, without isolated ones) and ``label`` (the number of the segment, -1 for a node
+        that was cut). Children come after their parents.
+
+    Raises
+    ------
+    RegionsError
+        If the segments were not made by cuts.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, spectral_toolkit as st
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> graph = st.affinity(acts, "vv", device="cpu")
+    >>> found = st.segment(st.solve(graph, 2), 2, method="cuts", graph=graph, threshold=2.0)
+    >>> hierarchy(found).parent.values.tolist()
+    [[-1, 0, 0]]
+    """
+    entries = _entries(segments)
+    n_nodes = max(len(entry["parent"]) for entry in entries)
+    variables: dict[str, np.ndarray] = {}
+    for name, dtype, empty in (("parent", int, -1), ("cut", float, np.nan), ("size", int, 0), ("label", int, -1)):
+        variables[name] = np.full((len(entries), n_nodes), empty, dtype=dtype)
+        for image, entry in enumerate(entries):
+            variables[name][image, : len(entry[name])] = [empty if value is None else value for value in entry[name]]
+    if segments.attrs.get("scope") == "dataset":
+        return xr.Dataset({name: ("node", values[0]) for name, values in variables.items()})
+    return xr.Dataset(
+        {name: (("image", "node"), values) for name, values in variables.items()},
+        {"image": segments["image"]} if "image" in segments.coords else None,
+    )
+
+
+def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
+    """The segments that a lower threshold would have left, without solving anything again.
+
+    Parameters
+    ----------
+    segments
+        From ``st.segment(..., method="cuts")``.
+    threshold
+        Only cuts that cost less, and whose parents' do, are kept. With one above that of the segments nothing changes.
+
+    Returns
+    -------
+    xarray.DataArray
+        As ``st.segment`` returns it, with the hierarchy that is left.
+
+    Raises
+    ------
+    RegionsError
+        If the segments were not made by cuts, or the threshold is no number.
+
+    Examples
+    --------
+    Of a hierarchy made once, ``[recut(segments, t) for t in (0.2, 0.4, 0.6)]`` are three depths.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or threshold != threshold:
+        raise RegionsError(f"threshold={threshold!r} is not understood: expected a number from 0 to 2.")
+    entries = _entries(segments)
+    joint = segments.attrs.get("scope") == "dataset"
+    labels = segments.transpose("image", "y", "x").values.copy()
+    found = segments["n_segments"].values.copy()
+    kept_entries = []
+    for index, entry in enumerate(entries):
+        images = slice(None) if joint else slice(index, index + 1)
+        kept, stands_for = _pruned(entry, threshold)
+        old = labels[images]
+        new = np.full_like(old, NO_SEGMENT)
+        for label, node in stands_for.items():
+            new[old == label] = node
+        numbered = by_size(new)
+        names = {int(a): int(b) for a, b in zip(new.ravel(), numbered.ravel(), strict=True) if a >= 0}
+        kept["label"] = [names.get(label, -1) for label in kept["label"]]
+        labels[images], found[images] = numbered, len(names)
+        kept_entries.append(kept)
+    return (
+        segments.transpose("image", "y", "x")
+        .copy(data=labels)
+        .assign_coords(n_segments=("image", found))
+        .assign_attrs(
+            tree=json.dumps(kept_entries),
+            options=json.dumps({**json.loads(segments.attrs["options"]), "threshold": float(threshold)}),
+        )
+    )
+
+
+def _pruned(entry: dict[str, list[Any]], threshold: float) -> tuple[dict[str, list[Any]], dict[int, int]]:
+    """The nodes that stay, and for every old label the node, by its new number, that now holds it."""
+    parent, cut = entry["parent"], entry["cut"]
+    was_cut = set(parent)
+    open_ = {node for node in was_cut if node >= 0 and cut[node] < threshold}
+    number: dict[int, int] = {}
+    holder: dict[int, int] = {}
+    stands_for: dict[int, int] = {}
+    for node, above in enumerate(parent):
+        if above < 0 or (above in number and above in open_):
+            number[node] = len(number)
+            holder[node] = number[node]
+        else:
+            holder[node] = holder[above]
+        if entry["label"][node] >= 0:
+            stands_for[entry["label"][node]] = holder[node]
+    kept = list(number)
+    return {
+        "parent": [number.get(parent[node], -1) for node in kept],
+        "cut": [cut[node] for node in kept],
+        "size": [entry["size"][node] for node in kept],
+        "label": [-1 if node in open_ else number[node] for node in kept],
+    }, stands_for
+
+
+def _entries(segments: xr.DataArray) -> list[dict[str, list[Any]]]:
+    text = getattr(segments, "attrs", {}).get("tree")
+    if text is None:
+        raise RegionsError("These segments carry no hierarchy: make them with st.segment(..., method='cuts').")
+    return json.loads(text)
