@@ -18,6 +18,7 @@ _HOMES = {
     "load_bundle": "bundling",
     "segment": "regions",
     "instances": "regions",
+    "refine": "regions",
     "prepare_labels": "scoring",
     "pathways": "scoring",
     "evaluate": "scoring",
@@ -48,6 +49,7 @@ __all__ = [
     "overlay",
     "pathways",
     "prepare_labels",
+    "refine",
     "report",
     "save_bundle",
     "scenes",
@@ -80,7 +82,7 @@ if TYPE_CHECKING:
     from .diagnosis import doctor
     from .images import load_images
     from .models import load_model
-    from .regions import instances, segment
+    from .regions import instances, refine, segment
     from .scoring import evaluate, pathways, prepare_labels
     from .solvers import solve
     from .views.explorer import Explorer

@@ -20,6 +20,7 @@ ORDER = (
     "devices",
     "collectives",
     "images",
+    "matching",
     "scenes",
     "models",
     "activations",

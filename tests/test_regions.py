@@ -209,6 +209,7 @@ def test_one_image_chosen_beforehand_gives_the_same() -> None:
     eig, _ = blocks()
     assert (st.segment(eig.isel(image=1)).values[0] == st.segment(eig).values[1]).all()
     assert st.segment(eig.isel(image=1)).image.values.tolist() == ["picture-1"]
+    assert st.segment(eig.isel(image=1)).box_right.values.tolist() == [80]
     assert (st.instances(eig.isel(image=1)).values[0] == st.instances(eig).values[1]).all()
     assert (st.segment(eig.transpose("component", "x", "image", "y", ...)).values == st.segment(eig).values).all()
 
@@ -307,3 +308,29 @@ def test_instances_of_scenes_beat_as_many_windows(scenes: tuple[xr.Dataset, xr.D
     ours = np.mean([best_iou(masks, one) for masks, one in zip(found.values, truth.values, strict=True)])
     theirs = np.mean([best_iou(windows, one) for one in truth.values])
     assert ours > 1.3 * theirs
+
+
+def test_refined_segments_of_scenes_fit_better(scenes: tuple[xr.Dataset, xr.Dataset, xr.DataTree]) -> None:
+    """Baseline: cells enlarged to squares of pixels."""
+    drawn, eig, acts = scenes
+    segments = st.segment(eig.isel(image=slice(0, 3)))
+    truth = drawn.label.values[:3].astype(int)
+
+    def mean(found: xr.DataArray) -> float:
+        each = [st.evaluate(found.values[i : i + 1], truth[i : i + 1]).matched_miou for i in range(3)]
+        return float(np.mean(each))
+
+    pictures = drawn.pixels[:3]
+    assert mean(st.refine(segments, pictures)) > mean(st.refine(segments, pictures, margin=0)) + 0.03
+
+
+def test_cuts_of_scenes_beat_an_equal_grid(scenes: tuple[xr.Dataset, xr.Dataset, xr.DataTree]) -> None:
+    drawn, eig, acts = scenes
+    labels = st.prepare_labels(acts, drawn.label)
+    found = st.segment(eig, method="cuts", graph=st.affinity(acts, "vv", device="cpu"))
+    each = [
+        (st.evaluate(a[None], b[None]), st.evaluate(quarters(2)[None], b[None]))
+        for a, b in zip(found.values, labels.values, strict=True)
+    ]
+    ours, theirs = (float(np.mean([pair[i].matched_miou for pair in each])) for i in (0, 1))
+    assert ours > 1.5 * theirs

@@ -23,10 +23,11 @@ from .arguments import (
 from .embedding import Embedding, embed
 from .found_instances import instances_of, parts_by_kmeans
 from .kmeans import segment_by_kmeans
+from .pixels import refine
 from .segments_by_cuts import MOST, THRESHOLD, parts_by_cuts, segment_by_cuts
 from .trees import hierarchy, recut, written
 
-__all__ = ["METHODS", "hierarchy", "instances", "recut", "segment"]
+__all__ = ["METHODS", "hierarchy", "instances", "recut", "refine", "segment"]
 
 
 def segment(

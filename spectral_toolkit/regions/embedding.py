@@ -152,6 +152,8 @@ def _vectors(eig: xr.Dataset) -> tuple[xr.DataArray, xr.Dataset]:
         )
     if "image" not in eig["eigenvector"].dims:  # one image was chosen, as in eig.isel(image=0)
         eig = eig.expand_dims("image")
+        alone = {name: ("image", [value.item()]) for name, value in eig.coords.items() if not value.dims}
+        eig = eig.assign_coords(alone)
     vectors = eig["eigenvector"]
     expected = ("image", "y", "x", "component")
     if set(vectors.dims) != set(expected) or 0 in vectors.shape:

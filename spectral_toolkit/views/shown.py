@@ -10,12 +10,11 @@ import xarray as xr
 
 from ..errors import SpectralToolkitError
 from ..images import load_images
+from ..matching import analysed_box, analysed_part, picture_order
 from .composite import shrink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_BOX = ("box_top", "box_left", "box_bottom", "box_right")
 
 
 @dataclass(frozen=True)
@@ -95,46 +94,16 @@ def shown_pictures(
     # The pixels of a tree are what the model saw, already cut to the box.
     already_cut = isinstance(images, xr.DataTree)
     pictures = load_images(images)
-    available = list(pictures.names)
-    if set(names) <= set(available):
-        order = [available.index(name) for name in names]
-    elif len(available) == len(names):
-        order = list(range(len(names)))
-    else:
-        raise SpectralToolkitError(
-            f"{len(available)} pictures were given ({_few(available)}) for eigenvectors of {len(names)} images "
-            f"({_few(names)}): give the same pictures, or pictures with the same names."
-        )
+    order = picture_order(pictures.names, names, "eigenvectors")
     for index in chosen:
         pixels = np.asarray(pictures[order[index]])
-        box = _box(eig, index)
+        box = analysed_box(eig.coords, index)
         if box is not None and not already_cut:
-            pixels = _cut(pixels, box, eig, index)
+            pixels = analysed_part(pixels, box, eig.coords, index)
         height, width = pixels.shape[:2] if box is None else (box[2] - box[0], box[3] - box[1])
         if max_side is not None:
             pixels = shrink(pixels, max_side)
         yield ShownPicture(name=names[index], index=index, pixels=pixels, aspect=float(height / width))
-
-
-def _box(eig: xr.Dataset, index: int) -> tuple[float, float, float, float] | None:
-    if any(name not in eig.coords for name in _BOX):
-        return None
-    top, left, bottom, right = (float(eig.coords[name].isel(image=index)) for name in _BOX)
-    return (top, left, bottom, right) if bottom > top and right > left else None
-
-
-def _cut(pixels: np.ndarray, box: tuple[float, float, float, float], eig: xr.Dataset, index: int) -> np.ndarray:
-    """The analysed part; the box counts pixels of the original, of which ``pixels`` may be a smaller copy."""
-    height, width = pixels.shape[:2]
-    vertical, horizontal = (
-        size / float(eig.coords[name].isel(image=index)) if name in eig.coords else 1.0
-        for size, name in ((height, "original_height"), (width, "original_width"))
-    )
-    top, left, bottom, right = (
-        round(edge * scale) for edge, scale in zip(box, (vertical, horizontal) * 2, strict=True)
-    )
-    cut = pixels[max(top, 0) : bottom, max(left, 0) : right]
-    return cut if cut.size else pixels
 
 
 def _few(names: list[str], n_shown: int = 3) -> str:

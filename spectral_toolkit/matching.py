@@ -1,0 +1,69 @@
+"""Which picture belongs to which result, and the part of it that was analysed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import SpectralToolkitError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_BOX = ("box_top", "box_left", "box_bottom", "box_right")
+Box = tuple[float, float, float, float]
+"""Top, left, bottom and right edge of the analysed part, in pixels of the original."""
+
+
+def picture_order(available: Sequence[str], wanted: Sequence[str], what: str) -> list[int]:
+    """Positions of the pictures wanted: by name where every name is there, else by place where there are as many.
+
+    Parameters
+    ----------
+    available, wanted
+        Names of the pictures given, and of those a result is of.
+    what
+        What the result is, for the message.
+
+    Examples
+    --------
+    >>> picture_order(["b.png", "a.png"], ["a.png"], "segments")
+    [1]
+    """
+    if set(wanted) <= set(available):
+        return [list(available).index(name) for name in wanted]
+    if len(available) == len(wanted):
+        return list(range(len(wanted)))
+    raise SpectralToolkitError(
+        f"{len(available)} pictures were given ({_few(available)}) for {what} of {len(wanted)} images "
+        f"({_few(wanted)}): give the same pictures, or pictures with the same names."
+    )
+
+
+def analysed_box(coords: Mapping[Any, xr.DataArray], index: int) -> Box | None:
+    """The box of one image, from the coordinates of a result; None where there is none."""
+    if any(name not in coords for name in _BOX):
+        return None
+    top, left, bottom, right = (float(coords[name].isel(image=index)) for name in _BOX)
+    return (top, left, bottom, right) if bottom > top and right > left else None
+
+
+def analysed_part(pixels: np.ndarray, box: Box, coords: Mapping[Any, xr.DataArray], index: int) -> np.ndarray:
+    """Cut out the box, which counts pixels of the original; ``pixels`` may be a smaller copy of that."""
+    height, width = pixels.shape[:2]
+    vertical, horizontal = (
+        size / float(coords[name].isel(image=index)) if name in coords else 1.0
+        for size, name in ((height, "original_height"), (width, "original_width"))
+    )
+    top, left, bottom, right = (
+        round(edge * scale) for edge, scale in zip(box, (vertical, horizontal) * 2, strict=True)
+    )
+    cut = pixels[max(top, 0) : bottom, max(left, 0) : right]
+    return cut if cut.size else pixels
+
+
+def _few(names: Sequence[str], n_shown: int = 3) -> str:
+    shown = ", ".join(repr(name) for name in names[:n_shown])
+    return shown + (", ..." if len(names) > n_shown else "")
