@@ -50,7 +50,19 @@ def model_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"kernels": kernel_table, "models": model_table}
+def region_table() -> str:
+    """Ways to make segments, from the table that ``segment`` reads."""
+    from spectral_toolkit.regions import METHODS
+
+    lines = ["| method | what it does | `n_segments` | a number means | options | graph |", "|---|---|---|---|---|---|"]
+    for name, line in METHODS.items():
+        words, options = (", ".join(f"`{one}`" for one in many) for many in (line.choices, line.options))
+        graph = "needed" if line.needs_graph else "not used"
+        lines.append(f"| `{name}` | {line.makes} | number, {words} | {line.number} | {options} | {graph} |")
+    return "\n".join(lines)
+
+
+TABLES = {"kernels": kernel_table, "models": model_table, "regions": region_table}
 
 
 def with_tables(text: str) -> str:

@@ -236,6 +236,30 @@ def solve(
 
 
 @app.command()
+def segment(
+    eigenvectors: Annotated[Path, typer.Option(help="Zarr folder that solve wrote.")],
+    out: Annotated[Path, typer.Option(help="Zarr folder for the labels, 'segment' (image, y, x).")],
+    n_segments: Annotated[str, typer.Option(help="A number, auto or silhouette, or eigengap.")] = "auto",
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+) -> None:
+    """Cut the pictures into segments: k-means on their eigenvectors."""
+    import spectral_toolkit as st
+
+    _refuse_foreign(out, overwrite=overwrite)
+    _refuse_file(out.parent)
+    wanted = int(n_segments) if re.fullmatch(r"[+-]?\d{1,9}", n_segments) else n_segments
+    started = perf_counter()
+    segments = st.segment(_open_eigenvectors(eigenvectors), wanted, seed=seed)
+    _write_store(segments.to_dataset(), out)
+    counts = segments["n_segments"]
+    _echo(
+        f"{int(counts.min())} to {int(counts.max())} segments in {counts.size} pictures; "
+        f"{perf_counter() - started:.1f} s -> {out.resolve()}"
+    )
+
+
+@app.command()
 def report(
     model: Model,
     images: Images,
@@ -440,6 +464,17 @@ def _open_activations(path: Path) -> xr.DataTree:
         raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error
 
 
+def _open_eigenvectors(path: Path) -> xr.Dataset:
+    import xarray as xr
+
+    if not path.is_dir():
+        raise StoreError(f"--eigenvectors {str(path)!r} is no folder: give the zarr folder that 'solve' wrote.")
+    try:
+        return xr.open_dataset(path, engine="zarr", consolidated=False).load()
+    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
+        raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error
+
+
 def _summary(eigenvectors: xr.Dataset) -> str:
     """Residual, convergence and eigengap of an answer in one line."""
     converged = eigenvectors["converged"]
@@ -472,7 +507,7 @@ def _refuse_foreign(path: Path, *, overwrite: bool) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a store holds eigenvectors (alone or in groups), or a page is one of our reports."""
+    """Whether a store holds eigenvectors (alone or in groups) or segments, or a page is one of our reports."""
     if path.is_file():
         with path.open("rb") as file:
             return b'name="generator" content="spectral_toolkit' in file.read(20_000)
@@ -481,7 +516,9 @@ def _is_ours(path: Path) -> bool:
     try:
         group = zarr.open_group(path, mode="r")
         groups = [group, *(child for _, child in group.groups())]
-        return any("eigenvector" in child and "affinity" in child.attrs for child in groups)
+        if any("eigenvector" in child and "affinity" in child.attrs for child in groups):
+            return True
+        return "segment" in group and "n_segments_asked" in group["segment"].attrs
     except Exception:  # whatever cannot be read is not ours
         return False
 

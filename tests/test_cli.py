@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from eigen_fixtures import eigenvectors
 from PIL import Image
 
 import spectral_toolkit as st
@@ -152,6 +153,28 @@ def test_capture_then_solve(tiny_model: str, photos: Path, tmp_path: Path, capsy
     np.testing.assert_allclose(stored["eigenvalue"], expected["eigenvalue"], rtol=1e-6)
     assert stored.attrs["affinity"] == "qk"
     assert list(stored.coords["image"].values) == list(tree.coords["image"].values)
+
+
+def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    eig, store, out = eigenvectors(), tmp_path / "eigenvectors.zarr", tmp_path / "segments.zarr"
+    eig.to_zarr(store)
+    command = ["segment", "--eigenvectors", str(store), "--out", str(out), "--n-segments"]
+    assert main([*command, "3", "--seed", "2"]) == 0
+    assert "3 to 3 segments in 2 pictures" in capsys.readouterr().out
+    found = xr.open_dataset(out, engine="zarr")["segment"].load()
+    assert found.identical(st.segment(eig, 3, seed=2))
+    assert main([*command, "auto"]) == 2
+    assert "--overwrite" in sentence(capsys)
+    assert main([*command, "eigengap", "--overwrite"]) == 0
+    for wrong in ("many", "0", "-3", "2.5"):
+        assert main([*command, wrong, "--overwrite"]) == 2
+        assert "n_segments" in capsys.readouterr().err
+    assert main(["segment", "--eigenvectors", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
+    assert "is no folder: give the zarr folder that 'solve' wrote" in sentence(capsys)
+    assert main(["segment", "--eigenvectors", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
+    assert "cannot be read as a zarr store" in sentence(capsys)
+    assert main(["segment", "--eigenvectors", str(out), "--out", str(tmp_path / "x")]) == 2
+    assert "A Dataset was given as eigenvectors" in sentence(capsys)
 
 
 def test_globs_that_the_shell_expanded_are_taken_too(

@@ -71,7 +71,7 @@ def test_command_lines_run(
     photo.rename(photos / photo.name)
     monkeypatch.chdir(tmp_path)
     (lines,) = [block.splitlines() for block in blocks(readme, "sh") if "spectral-toolkit demo" in block]
-    assert [shlex.split(line)[1] for line in lines] == ["demo", "capture", "solve", "report"]
+    assert [shlex.split(line)[1] for line in lines] == ["demo", "capture", "solve", "segment", "report"]
     for line in lines:
         assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
     assert {"activations.zarr", "eigenvectors.zarr", "report.html"} <= {path.name for path in tmp_path.iterdir()}

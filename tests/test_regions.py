@@ -312,7 +312,7 @@ def test_instances_of_scenes_beat_as_many_windows(scenes: tuple[xr.Dataset, xr.D
 
 def test_refined_segments_of_scenes_fit_better(scenes: tuple[xr.Dataset, xr.Dataset, xr.DataTree]) -> None:
     """Baseline: cells enlarged to squares of pixels."""
-    drawn, eig, acts = scenes
+    drawn, eig, _ = scenes
     segments = st.segment(eig.isel(image=slice(0, 3)))
     truth = drawn.label.values[:3].astype(int)
 
