@@ -3,6 +3,7 @@
 Renders the tables of docs/models.md and draws docs/images/training.png and generated.png from the records beside the
 weights. ``--score NAME CHECKPOINT ...`` first measures checkpoints of a training run, on few scenes, and adds the
 numbers to the record of the bundled model NAME; they are the curve over training steps, not the published scores.
+``--twin`` says that they are of a run that differs from NAME's in its positions alone and is not bundled.
 """
 
 from __future__ import annotations
@@ -68,20 +69,29 @@ def score(name: str, checkpoint: Path) -> dict[str, float]:
     return {"step": run.step, **numbers}
 
 
-def add_scores(name: str, checkpoints: list[Path]) -> None:
-    """Measure checkpoints that have not been, and keep them in the record."""
+def add_scores(name: str, checkpoints: list[Path], key: str) -> None:
+    """Measure checkpoints and keep their scores in the record."""
     path = _record(name)
     record = json.loads(path.read_text())
-    known = {row["step"]: row for row in record.get("scores_by_steps", [])}
+    known = {row["step"]: row for row in record.get(key, [])}
     for checkpoint in checkpoints:
         row = score(name, checkpoint)
         known[row["step"]] = row
         print(name, row, flush=True)
-    record["scores_by_steps"] = [known[step] for step in sorted(known)]
+    record[key] = [known[step] for step in sorted(known)]
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 # --- rendering -------------------------------------------------------------------------------------------------------
+
+
+OWN, TWIN = "scores_by_steps", "rotary_twin_scores_by_steps"
+
+
+def runs(found: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
+    """Scores over steps of every run that was scored."""
+    named = {f"`{name}`": record[OWN] for name, record in found.items() if OWN in record}
+    return named | {f"rotary twin of `{name}`": record[TWIN] for name, record in found.items() if TWIN in record}
 
 
 def recipes(found: dict[str, dict[str, Any]]) -> str:
@@ -100,10 +110,10 @@ def curve(found: dict[str, dict[str, Any]]) -> str:
     columns = [(kind, one) for kind, names in SHOWN.items() for one in names]
     titles = [f"{kind.upper()} {one}".replace("overclustered_miou", "over-clustered mIoU") for kind, one in columns]
     lines = ["| model | step | " + " | ".join(titles) + " |", "|---" * (len(columns) + 2) + "|"]
-    for name, record in found.items():
-        for row in record.get("scores_by_steps", []):
+    for title, rows in runs(found).items():
+        for row in rows:
             cells = " | ".join(f"{row[f'{kind}_{one}']:.3f}" for kind, one in columns)
-            lines.append(f"| `{name}` | {row['step']:,} | {cells} |")
+            lines.append(f"| {title} | {row['step']:,} | {cells} |")
     return "\n".join(lines)
 
 
@@ -123,15 +133,14 @@ def draw_curves(found: dict[str, dict[str, Any]], path: Path) -> None:
     hv.extension("bokeh", logo=False)  # pyright: ignore[reportCallIssue]
     colours = {"qk_where": "#0072b2", "qk_what": "#56b4e9", "vv_where": "#e69f00", "vv_what": "#d55e00"}
     panels = []
-    for name, record in found.items():
-        rows = record.get("scores_by_steps", [])
+    for title, rows in runs(found).items():
         lines = []
         for key, colour in colours.items():
             points = [(row["step"], row[key]) for row in rows]
             line: Any = hv.Curve(points, "step", "share", label=key[:2].upper() + key[2:].replace("_", " "))
             lines.append(line.opts(color=colour, line_width=2, line_dash="dashed" if key[0] == "v" else "solid"))
         frame = {"width": 420, "height": 300, "ylim": (0, 1), "toolbar": None, "show_grid": True}
-        panels.append(hv.Overlay(lines).opts(title=name, legend_position="right", **frame))
+        panels.append(hv.Overlay(lines).opts(title=title.replace("`", ""), legend_position="right", **frame))
     layout: Any = hv.Layout(panels).opts(shared_axes=False)
     layout = layout.cols(2)
     html = file_html(hv.render(layout, backend="bokeh"), INLINE, "training")
@@ -162,10 +171,11 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--score", nargs="+", metavar=("NAME", "CHECKPOINT"), help="a bundled model and checkpoints")
+    parser.add_argument("--twin", action="store_true", help="they are of NAME's twin with rotary positions")
     parser.add_argument("--text", action="store_true", help="leave the pictures as they are")
     arguments = parser.parse_args()
     if arguments.score:
-        add_scores(arguments.score[0], [Path(one) for one in arguments.score[1:]])
+        add_scores(arguments.score[0], [Path(one) for one in arguments.score[1:]], TWIN if arguments.twin else OWN)
     found = records()
     target = DOCS / "models.md"
     target.write_text(page(target.read_text(), found))
