@@ -141,7 +141,7 @@ def draw_curves(found: dict[str, dict[str, Any]], path: Path) -> None:
             lines.append(line.opts(color=colour, line_width=2, line_dash="dashed" if key[0] == "v" else "solid"))
         frame = {"width": 420, "height": 300, "ylim": (0, 1), "toolbar": None, "show_grid": True}
         panels.append(hv.Overlay(lines).opts(title=title.replace("`", ""), legend_position="right", **frame))
-    layout: Any = hv.Layout(panels).opts(shared_axes=False)
+    layout: Any = hv.Layout(panels).opts(shared_axes=False, toolbar=None)
     layout = layout.cols(2)
     html = file_html(hv.render(layout, backend="bokeh"), INLINE, "training")
     photograph(html).quantize(64).save(path, optimize=True)
