@@ -152,6 +152,7 @@ CAPTIONS = ("a house and two trees", "two rings and a star", "a fish", "three fl
 
 def draw_generated(path: Path) -> None:
     """Pictures the generative model draws: a row a caption."""
+    from make_screenshots import save_small
     from PIL import Image, ImageDraw
 
     import spectral_toolkit as st
@@ -164,7 +165,7 @@ def draw_generated(path: Path) -> None:
         pen.text((margin, top), f"“{caption}”" if caption else "no caption", fill="black")
         for column, pixels in enumerate(st.scenes.generate(caption, 6, seed=row).pixels.values):
             canvas.paste(Image.fromarray(np.asarray(pixels)), (margin + column * (side + margin), top + text))
-    canvas.save(path, optimize=True)
+    save_small(canvas, path)
 
 
 def main() -> None:
