@@ -122,6 +122,7 @@ def test_suppression_is_that_of_the_slow_twin(seed: int, n: int, overlap: float)
     rng = np.random.default_rng(seed)
     masks = rng.random((n, 9)) < 0.6
     masks[:, 0] = True
+    masks[1:2] = masks[:1]  # the same mask twice
     scores = rng.integers(0, 3, n) / 2  # ties
     assert merging.suppress(masks, scores, overlap).tolist() == slow_suppress(masks, scores, overlap)
 
