@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import RegionsError
-from spectral_toolkit.regions import METHODS
+from spectral_toolkit.regions import METHODS, kmeans
 
 
 def eig_of(fields: np.ndarray, eigenvalue: float = 0.2, **settings_: Any) -> xr.Dataset:
@@ -75,6 +75,14 @@ def test_two_runs_give_the_same_and_the_seed_is_recorded() -> None:
     assert st.segment(eig, seed=3).identical(st.segment(eig, seed=3))
     assert st.instances(eig, seed=3).identical(st.instances(eig, seed=3))
     assert st.segment(eig, seed=3).attrs["seed"] == 3
+
+
+def test_a_sample_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kmeans, "SAMPLE", 20)
+    eig, truth = blocks()
+    found = st.segment(eig)
+    assert (found.values == truth).all()
+    assert "over a seeded sample of 20 of 24 cells" in found.attrs["notes"]
 
 
 def test_numbers_mean_the_same_in_all_pictures_solved_as_one() -> None:

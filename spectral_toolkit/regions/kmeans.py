@@ -33,6 +33,7 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
     labels = np.zeros((n_images, n_cells), dtype=np.int64)
     scores = np.full(n_images, np.nan)
     fewer: list[str] = []
+    n_sampled = 0
     for images in problems:
         free = points.free[images]
         rows = points.rows[images][free]
@@ -46,6 +47,7 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
         found, score = cluster(rows, wanted, seed)
         own = np.zeros(free.shape, dtype=np.int64)
         own[free] = found
+        n_sampled = max(n_sampled, len(rows) if len(rows) > SAMPLE else 0)
         if isinstance(wanted, int) and found.max() + 1 < wanted:
             fewer.append("all pictures as one" if points.joint else points.names[images.start])
         labels[images] = [filled(one, reached, points.grid) for one, reached in zip(own, free, strict=True)]
@@ -53,6 +55,8 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
         scores[images] = score
     if fewer:
         points.notes.append(f"Fewer segments than asked for, as there are too few different cells, in {listed(fewer)}.")
+    if n_sampled:
+        points.notes.append(f"Silhouettes are over a seeded sample of {SAMPLE:,} of {n_sampled:,} cells.")
     return labels, scores
 
 
