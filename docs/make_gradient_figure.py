@@ -104,8 +104,8 @@ def numbers(measured: dict[tuple[str, int], dict[str, Any]], weights: str) -> st
             lines.append(f"{begin} gradient, step {step:,} | {' | '.join(cells)} | {seconds} |")
     lines.append(
         f"\nScene 0 of seed {SEED}, `scenes` with weights {weights[:8]}, learning rate 2e-3, seed 0. The exact\n"
-        "solver's objective is that of the constant and as many vectors as there are further features. The machine\n"
-        "was busy with other work: seconds are a rough guide."
+        "solver's objective is that of the constant and as many vectors as there are further features. Processor\n"
+        "seconds of one thread, those of earlier steps by their share."
     )
     return "\n".join(lines)
 
