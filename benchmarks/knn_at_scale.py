@@ -77,9 +77,10 @@ def main() -> None:
             say(f"search {member.name} head {head}", began, recall=graph._recall.get((member.layer, head)))
     for member in graph.members:
         began = time.process_time()
-        operator = graph.operators(member, slice(0, arguments.images))
-        files = sum(file.stat().st_size for file in operator.folder.iterdir()) if hasattr(operator, "folder") else 0
+        kept: Path | None = getattr(graph.operators(member, slice(0, arguments.images)), "folder", None)
+        files = 0 if kept is None else sum(file.stat().st_size for file in kept.iterdir())
         say(f"edges {member.name}", began, gigabytes=round(files / 1e9, 2))
+    operator = graph.operators(graph.members[-1], slice(0, arguments.images))
     x = torch.randn(1, 25, operator.degree.shape[1], dtype=torch.float64)
     began = time.process_time()
     operator.matmul(x, exact=False)
