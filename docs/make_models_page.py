@@ -27,15 +27,9 @@ NOISE = 0.3
 
 def records() -> dict[str, dict[str, Any]]:
     """The record of every bundled model."""
-    from spectral_toolkit.models import bundled_models
+    from spectral_toolkit.models import bundled_models, loading
 
-    return {name: json.loads(_record(name).read_text()) for name in bundled_models()}
-
-
-def _record(name: str) -> Path:
-    from spectral_toolkit.models import loading
-
-    return loading.WEIGHTS / name / "training.json"
+    return {name: json.loads(loading.training_record(name).read_text()) for name in bundled_models()}
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -71,7 +65,9 @@ def score(name: str, checkpoint: Path) -> dict[str, float]:
 
 def add_scores(name: str, checkpoints: list[Path], key: str) -> None:
     """Measure checkpoints and keep their scores in the record."""
-    path = _record(name)
+    from spectral_toolkit.models import loading
+
+    path = loading.training_record(name)
     record = json.loads(path.read_text())
     known = {row["step"]: row for row in record.get(key, [])}
     for checkpoint in checkpoints:

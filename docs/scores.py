@@ -194,16 +194,10 @@ def differences(found: Scores, wanted: Scores) -> list[str]:
 # --- publishing ------------------------------------------------------------------------------------------------------
 
 
-def _record(name: str) -> Path:
-    """The file beside a bundled model that says how it was trained."""
-    from spectral_toolkit.models import loading
-
-    return loading.WEIGHTS / name / "training.json"
-
-
 def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_quick: int = N_QUICK) -> dict[str, Any]:
     """Measure what is missing or out of date, and write everything after every model."""
     import spectral_toolkit as st
+    from spectral_toolkit.models import loading
 
     target = places.docs / "scores.json"
     published = json.loads(target.read_text()) if target.exists() else {}
@@ -211,14 +205,14 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
         model: Any = st.load_model(name)
         title = f"{name} ({number} of {len(names)})"
         entry = published.get(name, {})
-        record = json.loads(_record(name).read_text()) if _record(name).exists() else {}
+        record = json.loads(loading.training_record(name).read_text()) if loading.training_record(name).exists() else {}
         noise = None
         if hasattr(model, "at"):
             noise = choose_noise(model, n_scenes=min(N_NOISE, n_scenes), kept=places.kept, say=True)
             model = model.at(noise=noise["chosen"])
             if not places.trial and record.get("noise") != noise["chosen"]:
                 record |= {"noise": noise["chosen"], "noise_chosen": f"by docs/scores.py, {noise['how']}"}
-                _record(name).write_text(json.dumps(record, indent=1) + "\n")
+                loading.training_record(name).write_text(json.dumps(record, indent=1) + "\n")
         _tell(f"{title}: {n_quick} scenes, quick")
         quick = measure_quickly(model, n_quick, kept=places.kept)
         current = (

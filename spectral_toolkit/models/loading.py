@@ -55,6 +55,11 @@ def bundled_models() -> tuple[str, ...]:
     )
 
 
+def training_record(name: str) -> Path:
+    """The file beside a bundled model that says how it was trained."""
+    return WEIGHTS / name / "training.json"
+
+
 def not_found(name: str, why: str) -> ModelNotFoundError:
     """The error for a model that cannot be had, with the three ways out."""
     bundled = ", ".join(repr(model) for model in bundled_models()) or "none in this installation"

@@ -30,7 +30,7 @@ from .objectives import (
     patch_gradients,
     patch_pixels,
 )
-from .training import Run, Task
+from .training import Run, Task, varied
 
 # Pixels in 0..1 are shifted and scaled by these before they enter the model.
 MEAN, STD = 0.5, 0.25
@@ -75,11 +75,7 @@ def _build(recipe: Recipe) -> tuple[dict[str, torch.nn.Module], None]:
 
 def augment(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
     """Flip and recolour ``(image, y_px, x_px, rgb)`` uint8 pictures; returns ``(image, rgb, y_px, x_px)`` in 0..1."""
-    n = len(pictures)
-    flipped = np.where((rng.random(n) < 0.5)[:, None, None, None], pictures[:, :, ::-1], pictures)
-    values = torch.from_numpy(flipped.astype(np.float32) / 255).permute(0, 3, 1, 2)
-    swapped = torch.from_numpy(np.stack([rng.permutation(3) for _ in range(n)]))
-    values = values.gather(1, swapped[:, :, None, None].expand_as(values))
+    n, values = len(pictures), varied(pictures, rng)
     paleness, gain, offset = (
         torch.from_numpy(rng.uniform(low, high, (n, 1, 1, 1)).astype(np.float32))
         for low, high in ((0.0, 0.8), (0.75, 1.2), (-0.08, 0.08))

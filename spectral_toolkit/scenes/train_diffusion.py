@@ -3,10 +3,10 @@
     python -m spectral_toolkit.scenes.train_diffusion --out runs/scenes-diffusion --minutes 60
 
 `flow` says what the model is. It learns to see the clean picture behind noise, told (mostly) which kinds of things are
-in it and how many, never where. In a run as short as this it would spend its time on edges and colours before it learns
-what things are, so its middle blocks are also asked, by one linear map each, for what the bundled model ``scenes`` sees
-in the clean picture (representation alignment, Yu et al. 2024, https://arxiv.org/abs/2410.06940); the maps are not part
-of the finished model. Every draw of a step comes from the seed and the step's number alone.
+in it and how many, never where. With ``--align`` its middle blocks are also asked, by one linear map each, for what the
+bundled model ``scenes`` sees in the clean picture (representation alignment, Yu et al. 2024,
+https://arxiv.org/abs/2410.06940); the maps are not part of the finished model, and the bundled one was trained without.
+Every draw of a step comes from the seed and the step's number alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 from . import PATCH, training
 from .flow import MEAN, STD, build, predict, to_tokens
-from .training import Run, Task
+from .training import Run, Task, varied
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -66,19 +66,10 @@ def _build(recipe: Recipe) -> tuple[dict[str, torch.nn.Module], Any]:
     return modules | {"maps": torch.nn.ModuleDict(maps)}, teacher
 
 
-def augment(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-    """Flip ``(image, y_px, x_px, rgb)`` uint8 pictures and swap their colours; ``(image, rgb, y_px, x_px)`` in 0..1."""
-    n = len(pictures)
-    flipped = np.where((rng.random(n) < 0.5)[:, None, None, None], pictures[:, :, ::-1], pictures)
-    values = torch.from_numpy(flipped.astype(np.float32) / 255).permute(0, 3, 1, 2)
-    swapped = torch.from_numpy(np.stack([rng.permutation(3) for _ in range(n)]))
-    return values.gather(1, swapped[:, :, None, None].expand_as(values))
-
-
 def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
     """The terms of one step's loss; their sum is minimised."""
     recipe = run.recipe
-    values = augment(pictures, rng)
+    values = varied(pictures, rng)
     n, grid = len(values), (recipe.size // PATCH, recipe.size // PATCH)
     clean = to_tokens((values - MEAN) / STD)
     logit = recipe.noise_mean + recipe.noise_std * rng.standard_normal(n)

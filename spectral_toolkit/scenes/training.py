@@ -82,6 +82,15 @@ class Task:
     slowed: tuple[str, ...] = ()
 
 
+def varied(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """Flip ``(image, y_px, x_px, rgb)`` uint8 pictures and swap their colours; ``(image, rgb, y_px, x_px)`` in 0..1."""
+    n = len(pictures)
+    flipped = np.where((rng.random(n) < 0.5)[:, None, None, None], pictures[:, :, ::-1], pictures)
+    values = torch.from_numpy(flipped.astype(np.float32) / 255).permute(0, 3, 1, 2)
+    swapped = torch.from_numpy(np.stack([rng.permutation(3) for _ in range(n)]))
+    return values.gather(1, swapped[:, :, None, None].expand_as(values))
+
+
 def start(task: Task, recipe: Any) -> Run:
     """Build everything from the recipe's seed."""
     torch.manual_seed(recipe.seed)

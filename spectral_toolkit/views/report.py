@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from .. import __version__
 from ..errors import SpectralToolkitError
 from ..images import load_images
 from .colour import DIVERGING, css_gradient
@@ -22,11 +16,11 @@ from .composite import check_opacity
 from .page import build_page, kind_of, provenance
 from .recipe import recipe, spelled
 from .shown import eigenvector_names
+from .templating import render
 
 if TYPE_CHECKING:
     from ..models import Model
 
-_TEMPLATES = "templates"
 _NEEDED = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group", "isolated")
 
 
@@ -222,25 +216,13 @@ def report_html(
         pictures=pictures_source,
         appearance={"opacity": opacity, "max_side": max_side},
     )
-    script = _read("report.js")
-    environment = Environment(
-        loader=PackageLoader("spectral_toolkit.views", _TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report",
         page=page,
         recipe=program,
-        version=__version__,
         opacity=opacity,
         gradient=css_gradient(DIVERGING),
         kinds={key: kind_of(eig, key) for key, eig in solved.items()},
-        style=Markup(_read("palette.css") + _read("report.css")),
-        script=Markup(script),
-        # The one script that may run: whatever a name might smuggle in, may not.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
 
 
@@ -285,7 +267,3 @@ def _is_whole_sample(images: xr.DataArray) -> bool:
     """Whether these are the first scenes of a series, as ``scenes.sample`` gives them."""
     names = [f"scene_{place:04d}" for place in range(images.sizes.get("image", 0))]
     return "scenes_seed" in images.attrs and "image" in images.dims and images["image"].values.tolist() == names
-
-
-def _read(name: str) -> str:
-    return files("spectral_toolkit.views").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")

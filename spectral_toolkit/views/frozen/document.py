@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
-from ... import __version__
 from ...freezing import Content
 from ..colour import DIVERGING, SEQUENTIAL, css_gradient
 from ..composite import blend, colour_field, shrink
@@ -21,6 +16,7 @@ from ..figures import picture_uri, tile_uri
 from ..overlay import colour_limit
 from ..page import attribute_rows, kind_of, provenance
 from ..shown import ShownPicture
+from ..templating import render
 from .packing import pack
 
 VIEWS = {
@@ -33,25 +29,16 @@ VIEWS = {
 }
 """The tabs: name to label and explanation."""
 
-_TEMPLATES = "templates"
 _SHEET_WIDTH = 900  # pixels of the picture that stands in where no script may run
 
 
 def document(content: Content, shown: list[ShownPicture], *, title: str, opacity: float, start: dict[str, Any]) -> str:
     """The whole page."""
-    script = _read("frozen.js")
     first = content.settings[0].eig
     attrs = provenance(content.activations, first)
-    environment = Environment(
-        loader=PackageLoader("spectral_toolkit.views", _TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("frozen.html.j2").render(
+    return render(
+        "frozen",
         title=title,
-        version=__version__,
         facts=_facts(content, attrs),
         pictures=[_thumbnail(content, picture) for picture in shown],
         kinds=[kind_of(content.setting(kind, content.presets[0]).eig, kind) for kind in content.kinds],
@@ -69,9 +56,6 @@ def document(content: Content, shown: list[ShownPicture], *, title: str, opacity
         signs=css_gradient(DIVERGING),
         amounts=css_gradient(SEQUENTIAL),
         data=base64.b64encode(pack(content, shown)).decode("ascii"),
-        style=Markup(_read("palette.css") + _read("frozen.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
 
 
@@ -135,7 +119,3 @@ def _has(content: Content, view: str) -> bool:
 
 def _own(attrs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attrs.items() if not str(name).startswith("activations_")}
-
-
-def _read(name: str) -> str:
-    return files("spectral_toolkit.views").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
