@@ -1,7 +1,7 @@
 """The explorer in a real browser: from the move of a weight to the new picture, beside the solve alone.
 
 1,024 patches and 12 layers; one weight changes 20 times. Times run from the state being set in the kernel to the
-page's next frame after the data arrived; kernel and page share one clock.
+first frame in which the page's canvas holds other pixels; kernel and page share one clock.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ for step in range({REPEATS}):
     alone.append(time.perf_counter() - began)
 whole = []
 async def measure():
+    open("ready", "w").close()
+    await asyncio.sleep(3)  # the page scrolls back to the picture, which running this cell has moved out of sight
     for step in range({REPEATS}):
         began = time.time()
         explorer.set(weights={{**explorer.state.weights, layer: 0.31 + 0.05 * step}})
@@ -70,60 +73,85 @@ task = asyncio.ensure_future(measure())
 """
 
 WATCH = """() => {
+  const inside = node => [...node.querySelectorAll("*")].flatMap(
+    one => [...(one.tagName === "CANVAS" ? [one] : []), ...(one.shadowRoot ? inside(one.shadowRoot) : [])]);
+  const canvases = inside(document.querySelector(".st-explorer")).filter(one => one.width && one.offsetParent !== null);
+  const look = () => canvases.map(one => {
+    const [x, y] = [one.width >> 2, one.height >> 2];
+    return one.getContext("2d").getImageData(x, y, one.width >> 1, one.height >> 1).data.join();
+  }).join();
+  let last = look();
   window.frames_ = [];
-  for (const doc of Bokeh.documents) for (const root of doc.roots()) for (const model of root.references())
-    if (model.type === "ColumnDataSource" && (model.data.image || (model.data.get && model.data.get("image"))))
-      model.properties.data.change.connect(() => {
-        requestAnimationFrame(() => requestAnimationFrame(() => window.frames_.push(Date.now() / 1000)));
-      });
+  const watch = () => {
+    const now = look();
+    if (now !== last) window.frames_.push(Date.now() / 1000);
+    last = now;
+    setTimeout(() => requestAnimationFrame(watch), 10);
+  };
+  requestAnimationFrame(watch);
+  return canvases.length;
 }"""
+"""Notes when what is drawn in the middle of the canvases changes: the pixels themselves, not messages about them."""
 
 
-def bench_explorer() -> Iterator[dict[str, Any]]:
-    """First view, and a weight moved to the picture repainted."""
+def bench_first_view() -> dict[str, Any]:
+    """From the call to the first picture on the page."""
+    with opened(FIRST, "0") as (_, folder):
+        seen = time.time()
+        began = json.loads((folder / "first.json").read_text())
+    return {
+        "name": "explorer: call to first view, 4 pictures of 256 tokens, 6 layers",
+        "ours": seen - began,
+        "theirs": 5.0,
+        "target": ">= 1",
+        "note": "theirs: the 5 s allowed",
+    }
+
+
+def bench_repaint() -> dict[str, Any]:
+    """From a weight that moved to the picture painted anew."""
+    with opened(SETUP, RUN) as (bench, folder):
+        bench.page.keyboard.press("Shift+Enter")
+        bench.wait((folder / "ready").exists, "The start of the measurement")
+        bench.explorer.locator(".bk-Figure:visible").first.scroll_into_view_if_needed()
+        bench.page.wait_for_timeout(500)
+        bench.page.evaluate(WATCH)
+        bench.wait((folder / "times.json").exists, "The measurement")
+        bench.page.wait_for_timeout(500)
+        alone, whole = json.loads((folder / "times.json").read_text())
+        frames = bench.page.evaluate("window.frames_")
+    repaint = [min(later) - start for start, _ in whole if (later := [frame for frame in frames if frame > start])]
+    pure, live = statistics.median(alone), statistics.median(repaint)
+    kernel = statistics.median(end - start for start, end in whole)
+    return {
+        "name": f"explorer: weight moved to picture repainted, {TOKENS} tokens, {LAYERS} layers (median of {REPEATS})",
+        "ours": live,
+        "theirs": min(0.3, pure + 0.15),
+        "target": ">= 1",
+        "note": f"theirs: what is allowed, 300 ms and at most 150 ms more than the solve alone, {pure * 1000:.0f} ms; "
+        f"the kernel has its answer after {kernel * 1000:.0f} ms",
+    }
+
+
+@contextmanager
+def opened(*cells: str) -> Iterator[tuple[Any, Path]]:
+    """A notebook in a browser of its own, its first cell run and the explorer seen; and the notebook's folder.
+
+    Each has a Jupyter of its own too: a second page of one and the same waits for the first to give up its workspace.
+    """
     import nbformat
     from playwright.sync_api import sync_playwright
 
-    sys.path.insert(0, str(ROOT / "tests" / "browser"))
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tests")]
     from real_jupyter import address, notebook, serving  # pyright: ignore[reportMissingImports]
     from test_explorer_browser import Bench, chromium_or_exit, launch  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        nbformat.write(notebook(SETUP, RUN), folder / "live.ipynb")
-        nbformat.write(notebook(FIRST, "0"), folder / "first.ipynb")
+        nbformat.write(notebook(*cells), folder / "measured.ipynb")
         with serving(folder) as served:
             browser = launch(playwright, chromium_or_exit())
-            page = browser.new_context(viewport={"width": 1280, "height": 1300}).new_page()
-            bench = Bench(page, folder)
-            bench.open(address(served, "first.ipynb"), cells=1)
-            seen = time.time()
-            began = json.loads((folder / "first.json").read_text())
-            yield {
-                "name": "explorer: call to first view, 4 pictures of 256 tokens, 6 layers",
-                "ours": seen - began,
-                "theirs": 5.0,
-                "target": ">= 1",
-                "note": "theirs: the 5 s allowed",
-            }
-            page = browser.new_context(viewport={"width": 1280, "height": 1300}).new_page()
-            bench = Bench(page, folder)
-            bench.open(address(served, "live.ipynb"), cells=1)
-            page.evaluate(WATCH)
-            page.keyboard.press("Shift+Enter")
-            bench.wait((folder / "times.json").exists, "The measurement")
-            page.wait_for_timeout(500)
-            alone, whole = json.loads((folder / "times.json").read_text())
-            frames = page.evaluate("window.frames_")
+            bench = Bench(browser.new_context(viewport={"width": 1280, "height": 1300}).new_page(), folder)
+            bench.open(address(served, "measured.ipynb"), cells=1)
+            yield bench, folder
             browser.close()
-    repaint = [min(f for f in frames if f > start) - start for start, _ in whole if any(f > start for f in frames)]
-    pure, live = statistics.median(alone), statistics.median(repaint)
-    yield {
-        "name": f"explorer: weight moved to picture repainted, {TOKENS} tokens, {LAYERS} layers (median of {REPEATS})",
-        "ours": live,
-        "theirs": 0.3,
-        "target": ">= 1",
-        "note": f"theirs: the 300 ms allowed; the solve alone takes {pure * 1000:.0f} ms, so the rest is "
-        f"{(live - pure) * 1000:.0f} ms (150 allowed)",
-    }
