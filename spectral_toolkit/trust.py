@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +31,12 @@ class Statement:
     text: str
 
 
-def trust_statements(eig: xr.Dataset, activations: xr.DataTree | None = None) -> list[Statement]:
+def trust_statements(
+    eig: xr.Dataset,
+    activations: xr.DataTree | None = None,
+    *,
+    outlying: Mapping[str, xr.DataArray] | None = None,
+) -> list[Statement]:
     """Judge the answer for one image, or for a dataset solved as one.
 
     Looks at convergence, eigengaps, degenerate groups, weak cuts, isolated cells and tokens of outlying norm.
@@ -41,6 +47,9 @@ def trust_statements(eig: xr.Dataset, activations: xr.DataTree | None = None) ->
         An answer of :func:`spectral_toolkit.solve`, reduced to one image (``eig.isel(image=0)``).
     activations
         The tree it came from, to look for tokens of outlying norm. Left out, nothing is said of them.
+    outlying
+        What :func:`outlying_masks` found in the answer's pictures, in place of ``activations``: for whoever judges many
+        answers of the same pictures.
 
     Returns
     -------
@@ -61,6 +70,8 @@ def trust_statements(eig: xr.Dataset, activations: xr.DataTree | None = None) ->
         raise ActivationsError(
             f"The answer holds {eig.sizes['image']} images: choose one, as in eig.isel(image=0), to judge it."
         )
+    if outlying is None:
+        outlying = {} if activations is None else outlying_masks(activations, eig["image"].values.ravel())
     statements = [
         _convergence(eig),
         *_pieces(eig),
@@ -68,7 +79,7 @@ def trust_statements(eig: xr.Dataset, activations: xr.DataTree | None = None) ->
         *_degenerate(eig),
         *_gaps(eig),
         *_isolated(eig),
-        *(_outlying_tokens(eig, activations) if activations is not None else []),
+        *_outlying_tokens(outlying),
     ]
     if eig.attrs.get("notes"):
         statements.append(Statement("note", str(eig.attrs["notes"])))
@@ -154,24 +165,17 @@ def _isolated(eig: xr.Dataset) -> list[Statement]:
     ]
 
 
-def _outlying_tokens(eig: xr.Dataset, activations: xr.DataTree) -> list[Statement]:
-    names = image_names(activations)
-    images = [names.index(str(name)) for name in eig["image"].values.ravel()]
-    worst_layer, worst_count, worst_share = "", 0, 0.0
-    for name in layer_names(activations):
-        variables = activations.children[name].dataset
-        if "token" not in variables:
-            continue
-        masks = [outlying_tokens(variables["token"].isel(image=image)) for image in images]
-        count = sum(int(mask.sum()) for mask in masks)
-        if count > worst_count:
-            worst_layer, worst_count, worst_share = name, count, count / sum(mask.size for mask in masks)
-    if not worst_count:
+def _outlying_tokens(masks: Mapping[str, xr.DataArray]) -> list[Statement]:
+    counts = {name: int(mask.sum()) for name, mask in masks.items()}
+    if not any(counts.values()):
         return []
+    layer = max(counts, key=lambda name: counts[name])
+    count, share = counts[layer], counts[layer] / masks[layer].size
+    tokens, have, single = ("token", "has an", "") if count == 1 else ("tokens", "have", "s")
     return [
         Statement(
             "warning",
-            f"{worst_count} tokens ({worst_share:.0%}) of layer {worst_layer} have outlying norms "
+            f"{count} {tokens} ({share:.0%}) of layer {layer} {have} outlying norm{single} "
             "(Darcet et al. 2024): an eigenvector that singles them out shows an artefact.",
         )
     ]
@@ -203,8 +207,15 @@ def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
     return norm > median + OUTLYING_NORM * max(spread, 1e-6 * median)
 
 
-def outlying_masks(activations: xr.DataTree) -> dict[str, xr.DataArray]:
+def outlying_masks(activations: xr.DataTree, images: Iterable[object] | None = None) -> dict[str, xr.DataArray]:
     """Outlying tokens of every layer and image, as :func:`spectral_toolkit.affinity` takes them for ``mask``.
+
+    Parameters
+    ----------
+    activations
+        A tree of activations.
+    images
+        Names of the pictures to look at; None looks at all.
 
     Returns
     -------
@@ -219,11 +230,13 @@ def outlying_masks(activations: xr.DataTree) -> dict[str, xr.DataArray]:
     >>> int(masks["block.0"].sum())
     0
     """
+    names = image_names(activations)
+    places = range(len(names)) if images is None else [names.index(str(image)) for image in images]
     masks = {}
     for name in layer_names(activations):
         variables = activations.children[name].dataset
         if "token" in variables:
-            each = [outlying_tokens(picture) for picture in variables["token"].transpose("image", ...)]
+            each = [outlying_tokens(variables["token"].isel(image=place)) for place in places]
             masks[name] = xr.concat(each, dim="image").transpose("image", "y", "x")
     return masks
 

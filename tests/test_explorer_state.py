@@ -138,6 +138,48 @@ def test_an_answer_that_comes_after_a_newer_request_is_not_delivered() -> None:
     assert delivered == ["second"]
 
 
+def test_an_answer_within_the_patience_is_delivered_before_asking_returns_and_only_once() -> None:
+    delivered: list[str] = []
+
+    async def play() -> None:
+        worker: Worker[str] = Worker(lambda request, check: request, lambda *outcome: delivered.append(outcome[0]))
+        for number in range(5):  # as a slider that is dragged
+            worker.ask(str(number), patience=10)
+            assert delivered[-1] == str(number)
+        await asyncio.sleep(0.05)
+        worker.close()
+
+    asyncio.run(play())
+    assert delivered == ["0", "1", "2", "3", "4"]
+
+
+def test_what_takes_longer_than_the_patience_is_delivered_later_and_reports_how_far_it_is() -> None:
+    delivered: list[str] = []
+    reported: list[float] = []
+    go = threading.Event()
+
+    def compute(request: str, check) -> str:
+        while not go.wait(0.005):
+            check(0.25)
+        return request
+
+    async def play() -> None:
+        worker: Worker[str] = Worker(compute, lambda *outcome: delivered.append(outcome[0]), report=reported.append)
+        worker.ask("slow", patience=0.01)
+        assert delivered == []
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            if reported:
+                go.set()
+            if delivered:
+                break
+        worker.close()
+
+    asyncio.run(play())
+    assert delivered == ["slow"]
+    assert set(reported) == {0.25}
+
+
 def test_errors_are_delivered_and_not_lost() -> None:
     outcomes = []
 

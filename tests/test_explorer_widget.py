@@ -396,6 +396,23 @@ def test_while_it_computes_the_picture_is_dimmed_and_never_wrong(comms: type[Kee
     asyncio.run(play())
 
 
+def test_a_dragged_weight_is_followed_by_the_picture(comms: type[KeepingComm], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spectral_toolkit.views.explorer.widget.PATIENCE", 30.0)
+
+    async def play() -> None:
+        explorer = Explorer(capture_of(), device="cpu")
+        pictures = []
+        for step in range(4):
+            explorer._controls.weights[explorer._session.facts.layers[0]].value = 0.9 - 0.2 * step
+            assert not explorer.is_busy
+            assert "st-stale" not in explorer._stage._dom_classes
+            pictures.append(seen(explorer))
+        assert len(set(pictures)) == 4
+        explorer.close()
+
+    asyncio.run(play())
+
+
 def test_an_error_of_a_computation_is_said_and_the_picture_stays_dimmed(explorer: Explorer) -> None:
     def fail(*_: object) -> None:
         raise SpectralToolkitError("It <b>cannot</b> be done.")

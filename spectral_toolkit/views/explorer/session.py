@@ -28,6 +28,7 @@ _Value = TypeVar("_Value")
 
 _KEPT_GRAPHS = 6
 _KEPT_ANSWERS = 48
+_LAYERS_SHARE = 0.6  # of the bar, for making the layers' operators; the rest is the solve
 _MAX_SIDE = 512  # pixels of the longer side of a picture on the page
 
 
@@ -208,15 +209,23 @@ class Session:
 
     def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
         graph = self.graph(question)
-        for member in graph.members:  # the slow part of a first solve, so that it can be stopped between layers
-            if graph.weights[member.name] > 0:
-                check()
-                graph.operators(member, slice(0, 1))
+        wanted = [member for member in graph.members if graph.weights[member.name] > 0]
+        for number, member in enumerate(wanted):  # the slow part of a first solve, which can be stopped between layers
+            check(_LAYERS_SHARE * number / len(wanted))
+            graph.operators(member, slice(0, 1))
+
+        def step(_iteration: int, _at_most: int, residual: float) -> None:
+            # The residual falls by about the same factor a step, from about 1 to the tolerance of 1e-6.
+            fallen = min(max(-np.log10(max(residual, 1e-12)) / 6, 0.0), 1.0)
+            check(_LAYERS_SHARE + (1 - _LAYERS_SHARE) * fallen)
+
         place = (question.image, question.affinity, question.kernel, question.mask_outliers)
-        eig = solve(graph, question.n_eigenvectors, start=self._latest.get(place), progress=check)
+        eig = solve(graph, question.n_eigenvectors, start=self._latest.get(place), progress=step)
         self._latest[place] = eig
         one = eig.isel(image=0)
-        trust = trust_statements(one, self._one(question.image) if self.facts.has_tokens else None)
+        # Looked for once a picture: it takes as long as a solve from a warm start.
+        outlying = self._kept_or_made(("outlying", question.image), lambda: outlying_masks(self._one(question.image)))
+        trust = trust_statements(one, outlying=outlying)
         return eig, trust
 
     def _rows(self, question: Question, state: State, check: Check) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -30,6 +30,9 @@ from .worker import Worker
 
 _NUMBERS = itertools.count()
 
+PATIENCE = 0.15
+"""Seconds that a change waits for its answer before the picture is dimmed and the notebook goes on."""
+
 
 class Explorer(widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
@@ -121,7 +124,9 @@ class Explorer(widgets.VBox):
         self._name = f"st-explorer-{next(_NUMBERS)}"
         self._answer: Answer | None = None
         self._asked: object = None
-        self._worker: Worker[State] = Worker(session.answer, self._deliver, synchronous=self._synchronous)
+        self._worker: Worker[State] = Worker(
+            session.answer, self._deliver, report=self._progress, synchronous=self._synchronous
+        )
         views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
         self._controls = Controls(session.facts, self._on_change, views, self._name)
         self._pictures = Pictures(self._on_change)
@@ -239,7 +244,8 @@ class Explorer(widgets.VBox):
         self._busy = widgets.HTML('<span class="st-spin"></span>Solving ...')
         self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=_auto())
         self._cancel.on_click(lambda _: self._stop())
-        busy = widgets.HBox([self._busy, self._cancel])
+        self._bar = widgets.FloatProgress(max=1.0, layout=widgets.Layout(width="140px"))
+        busy = widgets.HBox([self._busy, self._bar, self._cancel])
         busy.add_class("st-busy")
         self._busy_row = busy
         self._message = widgets.HTML()
@@ -365,8 +371,10 @@ class Explorer(widgets.VBox):
             return
         wanted = _wanted(self._state, self._session)
         if wanted != self._asked:
-            self._mark_busy(wanted)
-            self._worker.ask(self._state)
+            self._asked = wanted
+            self._worker.ask(self._state, patience=PATIENCE)
+            if self._asked is not None:
+                self._mark_busy(wanted)
 
     def _deliver(self, _asked: State, answer: Answer | None, error: Exception | None) -> None:
         if answer is not None:
@@ -429,10 +437,14 @@ class Explorer(widgets.VBox):
     def _mark_busy(self, asked: object) -> None:
         self._asked = asked
         if asked is not None:
+            self._bar.value = 0.0
             self._stale(True)
             self._busy_row.add_class("st-on")
         else:
             self._busy_row.remove_class("st-on")
+
+    def _progress(self, done: float) -> None:
+        self._bar.value = done
 
     def _stale(self, stale: bool) -> None:
         for stage in (self._stage, self._rows_stage):
