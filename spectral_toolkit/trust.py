@@ -93,10 +93,10 @@ def _convergence(eig: xr.Dataset) -> Statement:
     if missed:
         return Statement(
             "warning",
-            f"Components {_listed(missed)} did not converge (largest residual {worst:.1e}, tolerance "
+            f"Eigenvectors {_listed(missed)} did not converge (largest residual {worst:.1e}, tolerance "
             f"{eig.attrs.get('tolerance', float('nan')):.0e}): do not read them.",
         )
-    return Statement("ok", f"All {eig.sizes['component']} components converged; largest residual {worst:.1e}.")
+    return Statement("ok", f"All {eig.sizes['component']} eigenvectors converged; largest residual {worst:.1e}.")
 
 
 def _pieces(eig: xr.Dataset) -> list[Statement]:
@@ -107,7 +107,7 @@ def _pieces(eig: xr.Dataset) -> list[Statement]:
     return [
         Statement(
             "warning",
-            f"The graph falls apart into {zeros + 1}{more} pieces (eigenvalue 0): components up to {zeros} only name "
+            f"The graph falls apart into {zeros + 1}{more} pieces (eigenvalue 0): eigenvectors up to {zeros} only name "
             "the pieces.",
         )
     ]
@@ -136,7 +136,7 @@ def _degenerate(eig: xr.Dataset) -> list[Statement]:
     return [
         Statement(
             "note",
-            f"Components {named} have equal eigenvalues: only the space they span means something, not each picture.",
+            f"Eigenvectors {named} have equal eigenvalues: only the space they span means something, not each picture.",
         )
     ]
 
@@ -146,10 +146,13 @@ def _gaps(eig: xr.Dataset) -> list[Statement]:
     if not np.isfinite(gap).any():
         return []
     best = int(np.nanargmax(gap)) + 1
-    text = f"Largest eigengap after component {best} ({np.nanmax(gap):.3f}): {best + 1} groups suggest themselves."
+    text = (
+        f"The widest eigengap comes after eigenvector {best} ({np.nanmax(gap):.3f}): {best + 1} groups suggest "
+        "themselves."
+    )
     last = gap[-1]
     if np.isfinite(last) and last < WEAK_GAP * max(value[-1], 1e-12):
-        text += f" The gap after the last component is narrow ({last:.1e}): it may change with small changes."
+        text += f" The gap after the last one is narrow ({last:.1e}): it may change with small changes."
     return [Statement("note", text)]
 
 

@@ -157,7 +157,7 @@ def test_trust_is_said_in_words() -> None:
     assert vv.tiles[1].flags == ["1 isolated cell"]
     assert built.cards[1].panels[1].tiles[1].flags == ["not converged"]
     html = report_html(activations(), answers)
-    assert "Components 2 did not converge" in html
+    assert "Eigenvectors 2 did not converge" in html
     assert '<span class="level">Warning</span>' in html
 
 

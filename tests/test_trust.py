@@ -22,7 +22,7 @@ def texts(statements, level):
 
 def test_a_sound_answer_says_so_and_warnings_come_first():
     statements = trust_statements(answer(make_tree([(6, 6)], smooth=3.0)))
-    assert "All 2 components converged" in texts(statements, "ok")
+    assert "All 2 eigenvectors converged" in texts(statements, "ok")
     order = ["warning", "note", "ok"]
     levels = [order.index(statement.level) for statement in statements]
     assert levels == sorted(levels)
@@ -31,7 +31,7 @@ def test_a_sound_answer_says_so_and_warnings_come_first():
 def test_what_did_not_converge_is_not_to_be_read():
     eig = answer(make_tree([(6, 6)]))
     eig["converged"] = eig["converged"] & False
-    assert "Components 1, 2 did not converge" in texts(trust_statements(eig), "warning")
+    assert "Eigenvectors 1, 2 did not converge" in texts(trust_statements(eig), "warning")
 
 
 def test_pieces_weak_cuts_degenerate_groups_and_isolated_cells_are_named():
@@ -44,7 +44,7 @@ def test_pieces_weak_cuts_degenerate_groups_and_isolated_cells_are_named():
     values[...] = 1.0
     alike = trust_statements(answer(tree))
     assert "Weak cut" in texts(alike, "warning")
-    assert "Components 1, 2 have equal eigenvalues" in texts(alike, "note")
+    assert "Eigenvectors 1, 2 have equal eigenvalues" in texts(alike, "note")
 
     tree = make_tree([(4, 4)])
     values_of(tree, "block.0", "value")[:, :, 1, 2] = 0

@@ -274,12 +274,12 @@ class Explorer(widgets.VBox):
 
     def _buttons(self) -> widgets.VBox:
         self._path = widgets.Text(
-            value="explorer", description="Save as", tooltip=wording.TIPS["path"], layout=widgets.Layout(width="240px")
+            value="explorer", description="File", tooltip=wording.TIPS["path"], layout=widgets.Layout(width="240px")
         )
         actions: dict[str, tuple[str, Callable[[], str]]] = {
             "code": ("Copy as code", self._copy_code),
-            "png": ("Save PNG", lambda: f"Saved {self.save_figure(f'{self._path.value}.png')}."),
-            "svg": ("Save SVG", lambda: f"Saved {self.save_figure(f'{self._path.value}.svg')}."),
+            "png": ("Save PNG", lambda: _saved(self.save_figure(f"{self._path.value}.png"))),
+            "svg": ("Save SVG", lambda: _saved(self.save_figure(f"{self._path.value}.svg"))),
             "html": ("Save HTML", self._save_html),
             "bundle": ("Save bundle", self._save_bundle),
             "load": ("Load bundle", self._load_bundle),
@@ -306,11 +306,11 @@ class Explorer(widgets.VBox):
     def _save_html(self) -> str:
         path = save.free_path(self._path.value, ".html")
         self.to_html(path)
-        return f"Saved {path}: open it in any browser, with or without Python."
+        return f"{_saved(path)} Open it in any browser, with or without Python."
 
     def _save_bundle(self) -> str:
         path = save.free_path(self._path.value, ".zip")
-        return f"Saved {self.save_bundle(path)}: open it with st.Explorer.from_bundle or the button Load bundle."
+        return f"{_saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or the button Load bundle."
 
     def _load_bundle(self) -> str:
         path = Path(self._path.value.strip()).expanduser()
@@ -501,6 +501,11 @@ def _text_keys(attrs: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _auto() -> widgets.Layout:
     return widgets.Layout(width="auto")
+
+
+def _saved(path: str | os.PathLike[str]) -> str:
+    """Where a file went, in full: a reader of the page does not know the kernel's folder."""
+    return f"Saved {Path(path).resolve()}."
 
 
 def _nothing(*_: object) -> None:

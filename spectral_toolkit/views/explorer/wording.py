@@ -26,7 +26,7 @@ AFFINITIES = {
     "token": ("Token", "Token-token: cos(t, t'). Patches are tied when the residual stream holds the same for both."),
 }
 KERNELS = {
-    "softmax": "softmax: the model's attention",
+    "softmax": "softmax, as in the model",
     "cosine": "cosine, small ones dropped",
     "shifted_cosine": "shifted cosine (1 + cos) / 2",
     "rbf": "rbf: exp(-distance²)",
@@ -59,7 +59,7 @@ TIPS = {
     "html": "Save a page that can be explored without Python or a network.",
     "bundle": "Save activations, eigenvectors and pictures, to open again without the model.",
     "load": "Open a bundle that was saved before.",
-    "path": "Where to save to, or to load from; without an ending the button adds its own.",
+    "path": "The file to save to or to load from; without an ending the button adds its own.",
     "cancel": "Stop computing; the picture stays what it was.",
 }
 
@@ -90,7 +90,8 @@ def legend(state: State) -> str:
     if state.view in ("picture", "grid"):
         return (
             f'<span class="st-bar" style="background:{css_gradient(DIVERGING)}"></span>'
-            "Blue and gold are the two sides of a cut, white is undecided. Which side is gold means nothing."
+            "Blue and gold are the two sides of a cut, white is undecided. Which side is gold means nothing. λ is what "
+            "the cut costs: 0 cuts no tie, 1 is as bad as a random cut."
         )
     if state.view == "rgb":
         return "Patches of one colour belong together; grey ones are undecided in all three."
