@@ -50,6 +50,15 @@ def model_table() -> str:
     return "\n".join(lines)
 
 
+def denoiser_table() -> str:
+    """Denoisers of diffusers, from the table that ``load_model`` reads."""
+    from spectral_toolkit.models.diffusion.families import FAMILIES
+
+    lines = ["| family | class in diffusers | in a pipeline | what is captured |", "|---|---|---|---|"]
+    lines += [f"| {line.label} | `{line.tower}` | `{line.component}` | {line.layers} |" for line in FAMILIES]
+    return "\n".join(lines)
+
+
 def region_table() -> str:
     """Ways to make segments, from the table that ``segment`` reads."""
     from spectral_toolkit.regions import METHODS
@@ -62,7 +71,7 @@ def region_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"kernels": kernel_table, "models": model_table, "regions": region_table}
+TABLES = {"kernels": kernel_table, "models": model_table, "denoisers": denoiser_table, "regions": region_table}
 
 
 def with_tables(text: str) -> str:

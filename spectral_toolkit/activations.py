@@ -9,6 +9,10 @@ A tree built by hand with these names works as well as a captured one::
                      attention_bias (head, query_token, key_token), special tokens first, then patches row by row
                      attrs: depth (order of the layers), scale (what multiplies q k' before the softmax)
 
+Activations of a denoiser have one or both of the dimensions ``timestep`` and ``noise`` after ``image``, in every
+variable but ``attention_bias``: draws, over which affinities are averaged like over heads. Select one with
+``tree.sel(timestep=...)``.
+
 Layers are the children of the root, in depth order. Coordinates ``y`` and ``x`` are patch centres as
 fractions of the picture, so that every resolution shares one frame.
 """
@@ -28,6 +32,10 @@ QUANTITIES = ("query", "key", "value", "token")
 
 UNROTATED = ("query_unrotated", "key_unrotated")
 """What it can record besides of a model with rotary positions: queries and keys before the rotation."""
+
+
+DRAWS = ("timestep", "noise")
+"""Dimensions that activations of a denoiser have besides: at which timesteps, with which draws of noise."""
 
 
 def layer_names(activations: xr.DataTree) -> list[str]:

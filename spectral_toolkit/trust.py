@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from .activations import image_names, layer_names
+from .activations import DRAWS, image_names, layer_names
 from .errors import ActivationsError
 from .solvers.answer import ZERO_EIGENVALUE
 
@@ -190,7 +190,7 @@ def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
     Parameters
     ----------
     token
-        Residual stream (y, x, feature) of one layer and image.
+        Residual stream (y, x, feature) of one layer and image; of a denoiser norms are averaged over its draws.
 
     References
     ----------
@@ -205,6 +205,7 @@ def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
     1
     """
     norm = (token.astype(float) ** 2).sum("feature") ** 0.5
+    norm = norm.mean([name for name in DRAWS if name in norm.dims])
     median = float(norm.median())
     spread = 1.4826 * float(abs(norm - median).median())
     return norm > median + OUTLYING_NORM * max(spread, 1e-6 * median)

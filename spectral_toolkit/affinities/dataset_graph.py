@@ -95,6 +95,8 @@ class DatasetGraph(LayerGraph):
     def neighbours(self, layer: str, head: int = 0) -> Neighbours:
         """Directed edges of one layer and head: see `spectral_toolkit.affinities.neighbours.Neighbours`.
 
+        Of a denoiser the heads of every draw are numbered on: head ``h`` of draw ``d`` is ``d * n_heads + h``.
+
         Raises
         ------
         AffinityError
@@ -201,7 +203,9 @@ class DatasetGraph(LayerGraph):
         """Both sides (nodes, channels) of one head, of all images; one tensor twice for a symmetric kind."""
         left, right = [], []
         for images in self._blocks():
-            features = read_features(self.activations, member.layer, self.recipe.kind, images, self.device).head(head)
+            features = read_features(self.activations, member.layer, self.recipe.kind, images, self.device).pick(
+                (head,)
+            )
             left.append(unit_vectors(features.left).flatten(0, 2))
             if not features.is_symmetric:
                 right.append(unit_vectors(features.right).flatten(0, 2))
@@ -215,7 +219,7 @@ class DatasetGraph(LayerGraph):
             for images in self._blocks(within):
                 features = read_features(self.activations, member.layer, self.recipe.kind, images, self.device)
                 if member.head is not None:
-                    features = features.head(member.head)
+                    features = features.pick(member.heads)
                 left, right = factors_of(features)
                 nodes = slice(images.start * cells, images.stop * cells)
                 own = left.flatten(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import UNROTATED, image_names
+from ..activations import DRAWS, UNROTATED, image_names
 from ..errors import ActivationsError
 from .resampling import Grid
 
@@ -35,6 +36,9 @@ class LayerFeatures:
     ``left`` and ``right`` have shape (images, heads, n, channels), patches row by row; for a symmetric kind
     they are the same tensor. ``special_right`` (images, heads, special, channels) and ``bias``
     (heads, special + n, special + n) are what the model's own attention needs beside them.
+
+    Of a denoiser the heads of every draw (timestep and noise) follow each other: ``heads`` is draws times heads, and
+    the bias, the same in all draws, may have fewer.
     """
 
     layer: str
@@ -43,7 +47,7 @@ class LayerFeatures:
     right: Float[Tensor, "images heads n channels"]
     special_right: Float[Tensor, "images heads special channels"] | None = None
     scale: float | None = None
-    bias: Float[Tensor, "heads tokens tokens"] | None = None
+    bias: Float[Tensor, "biases tokens tokens"] | None = None
 
     @property
     def is_symmetric(self) -> bool:
@@ -53,9 +57,9 @@ class LayerFeatures:
     def n(self) -> int:
         return self.grid[0] * self.grid[1]
 
-    def head(self, index: int) -> LayerFeatures:
-        """The same layer seen through one head only."""
-        keep = slice(index, index + 1)
+    def pick(self, heads: Sequence[int]) -> LayerFeatures:
+        """The same layer seen through some heads only."""
+        keep = list(heads)
         left = self.left[:, keep]
         return LayerFeatures(
             layer=self.layer,
@@ -64,15 +68,16 @@ class LayerFeatures:
             right=left if self.is_symmetric else self.right[:, keep],
             special_right=None if self.special_right is None else self.special_right[:, keep],
             scale=self.scale,
-            bias=None if self.bias is None else self.bias[keep],
+            bias=None if self.bias is None else self.bias[[head % len(self.bias) for head in keep]],
         )
 
 
-def layer_shape(node: xr.DataTree, layer: str, kind: str) -> tuple[Grid, int, int]:
-    """Grid, number of heads and number of channels of a layer, without reading its values."""
+def layer_shape(node: xr.DataTree, layer: str, kind: str) -> tuple[Grid, int, int, int]:
+    """Grid, number of heads, of draws and of channels of a layer, without reading its values."""
     quantity = _variable(node, layer, KINDS[kind][0], kind)
     grid = (quantity.sizes["y"], quantity.sizes["x"])
-    return grid, quantity.sizes.get("head", 1), quantity.sizes["feature" if kind == "token" else "channel"]
+    draws = math.prod(quantity.sizes.get(name, 1) for name in DRAWS)
+    return grid, quantity.sizes.get("head", 1), draws, quantity.sizes["feature" if kind == "token" else "channel"]
 
 
 def read_features(
@@ -112,11 +117,13 @@ def read_features(
             f"run too: capture {right_name!r} again, drop the dimension 'special', or use kernel='cosine'."
         )
     if f"special_{right_name}" in node.data_vars and node.sizes.get("special", 0) > 0:
-        values = node.dataset[f"special_{right_name}"].transpose("image", "head", "special", "channel")
-        special = _tensor(activations, values, layer, images, device)
+        values = node.dataset[f"special_{right_name}"]
+        draws = [dim for dim in DRAWS if dim in values.dims]
+        values = values.transpose("image", *draws, "head", "special", "channel")
+        special = _tensor(activations, values, layer, images, device).flatten(1, -3)
     bias = None
     if "attention_bias" in node.data_vars:
-        bias = _bias(node, layer, (left.shape[1], n_special + left.shape[2]), left)
+        bias = _bias(node, layer, (left_values.sizes["head"], n_special + left.shape[2]), left)
     return LayerFeatures(layer, grid, left, right, special, scale, bias)
 
 
@@ -165,11 +172,12 @@ def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArr
     variable = node.dataset[name]
     if "value_channel" in variable.dims:  # values of another width than queries and keys
         variable = variable.rename(value_channel="channel")
-    if set(variable.dims) != set(expected):
+    draws = tuple(dim for dim in DRAWS if dim in variable.dims)
+    if set(variable.dims) != {*expected, *draws}:
         raise ActivationsError(
             f"{name!r} of layer {layer!r} has dimensions {tuple(map(str, variable.dims))}; expected {expected}."
         )
-    return variable.transpose(*expected)
+    return variable.transpose(expected[0], *draws, *expected[1:])
 
 
 def _patches(
@@ -177,8 +185,9 @@ def _patches(
 ) -> Tensor:
     values = _tensor(activations, variable, layer, images, device)
     if variable.name == "token":
-        values = values[:, None]
-    return values.flatten(2, 3)
+        values = values.unsqueeze(-4)
+    # Heads of every draw after each other.
+    return values.flatten(1, -4).flatten(2, 3)
 
 
 def _tensor(

@@ -23,7 +23,11 @@ Weights = Mapping[str, float] | Sequence[float] | None
 
 @dataclass(frozen=True)
 class Member:
-    """One operator of the graph: a layer, or one head of it."""
+    """One operator of the graph: a layer, or one head of it.
+
+    ``n_heads`` counts the heads of all draws of a denoiser, which are averaged as heads are; ``head`` is one of the
+    model's own.
+    """
 
     name: str
     layer: str
@@ -31,11 +35,14 @@ class Member:
     grid: Grid
     rank: int
     n_heads: int = 1
+    n_draws: int = 1
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """The heads of the layer that it is made of."""
-        return tuple(range(self.n_heads)) if self.head is None else (self.head,)
+        """The heads of the layer that it is made of, of every draw."""
+        if self.head is None:
+            return tuple(range(self.n_heads))
+        return tuple(range(self.head, self.n_heads, self.n_heads // self.n_draws))
 
     @property
     def n_cells(self) -> int:
@@ -203,7 +210,7 @@ class LayerGraph:
             self.activations, member.layer, recipe.kind, images, self.device, for_softmax=recipe.kernel == "softmax"
         )
         if member.head is not None:
-            features = features.head(member.head)
+            features = features.pick(member.heads)
         n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
         keep = self._unmasked(member, images)
         if kernel.low_rank and not self.is_dense(member) and steps == 1:
@@ -259,14 +266,13 @@ def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, hea
     """The members of a graph, from shapes alone."""
     members = []
     for layer in layers:
-        grid, n_heads, channels = layer_shape(activations.children[layer], layer, kind)
-        sides = len(set(KINDS[kind]))
+        grid, n_heads, n_draws, channels = layer_shape(activations.children[layer], layer, kind)
+        sides, total = len(set(KINDS[kind])), n_heads * n_draws
         if heads == "mean":
-            members.append(Member(layer, layer, None, grid, sides * (1 + n_heads * channels), n_heads))
+            members.append(Member(layer, layer, None, grid, sides * (1 + total * channels), total, n_draws))
         else:
-            members += [
-                Member(f"{layer}[{h}]", layer, h, grid, sides * (1 + channels), n_heads) for h in range(n_heads)
-            ]
+            rank = sides * (1 + n_draws * channels)
+            members += [Member(f"{layer}[{h}]", layer, h, grid, rank, total, n_draws) for h in range(n_heads)]
     return members
 
 

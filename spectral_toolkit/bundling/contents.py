@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..activations import QUANTITIES, UNROTATED, check_tree, image_names, layer_names
+from ..activations import DRAWS, QUANTITIES, UNROTATED, check_tree, image_names, layer_names
 from ..errors import ActivationsError, SpectralToolkitError
 
 _VIEW = (*QUANTITIES, *UNROTATED, "special_key", "attention_bias")
@@ -27,7 +27,7 @@ _DIMS: dict[str, tuple[set[str], ...]] = {
     "attention_bias": ({"head", "query_token", "key_token"},),
     "pixels": ({"image", "y_px", "x_px", "rgb"},),
 }
-_STEPS = {"timestep"}  # a capture of a denoiser may have one more dimension
+_DRAWS = set(DRAWS)
 _PER_COMPONENT = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group")
 
 
@@ -98,7 +98,7 @@ def check_activations(tree: xr.DataTree) -> None:
             if variable.dtype.kind not in "biuf":
                 raise ValueError(f"{name} of layer {layer!r} is {variable.dtype}, expected numbers")
             expected = _DIMS.get(str(name))
-            if expected is not None and not any(set(map(str, variable.dims)) - _STEPS == dims for dims in expected):
+            if expected is not None and not any(set(map(str, variable.dims)) - _DRAWS == dims for dims in expected):
                 raise ValueError(f"{name} of layer {layer!r} has dimensions {variable.dims}")
             if variable.dtype.kind == "f" and _is_broken(variable.values, may_mask=name == "attention_bias"):
                 raise ValueError(f"{name} of layer {layer!r} holds NaN or infinity")

@@ -6,6 +6,7 @@ models know how their attention is watched. Everything that touches a model is u
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -189,7 +190,7 @@ def _run(plan: Plan, sink: Sink, progress: bool) -> None:
         title += f", rank 0 of {n_processes}"
     with (
         tqdm(total=len(plan.pictures), initial=len(plan.pictures) - n_waiting, desc=title, disable=not shown) as bar,
-        evaluating(model.tower, plan.seed),
+        evaluating(model.parts, plan.seed),
         model.recording(recorder),
     ):
         for batch in sink.waiting:
@@ -200,7 +201,7 @@ def _run(plan: Plan, sink: Sink, progress: bool) -> None:
             # Each batch draws its own numbers, whichever batches this process has seen before.
             torch.manual_seed(int(np.random.SeedSequence([plan.seed, batch.start]).generate_state(1, np.uint64)[0]))
             try:
-                model.forward(pixels)
+                model.run(pixels, recorder.begin_pass)
             except torch.OutOfMemoryError as error:
                 raise CaptureMemoryError(
                     f"The forward pass of {len(pixels)} pictures does not fit on {model.device}: lower "
@@ -218,25 +219,44 @@ class _Recorder:
         self.layers, self.quantities = plan.layers, plan.quantities
         self._plan, self._sink = plan, sink
         self._batch = slice(0, 0)
+        self._sizes = tuple(len(values) for values in plan.model.draws.values())
+        self._place: tuple[int, ...] | None = None
+        self._passed: set[tuple[int, ...]] = set()
         self._seen: set[tuple[str, str]] = set()
         self._described: set[str] = set()
 
     def begin(self, batch: slice) -> None:
         self._batch = batch
-        self._seen.clear()
+        self._place = None
+        self._passed.clear()
+
+    def begin_pass(self, place: tuple[int, ...]) -> None:
+        """A forward pass follows; ``place`` is where it belongs in the dimensions of the model's draws."""
+        self._end_pass()
+        self._place = place
+        self._passed.add(place)
 
     def end(self) -> None:
-        missing = [
-            (layer, quantity)
-            for layer in self.layers
-            for quantity in self.quantities
-            if (layer, quantity) not in self._seen
-        ]
+        self._end_pass()
+        assert len(self._passed) == math.prod(self._sizes), "every draw is made"
+
+    def _end_pass(self) -> None:
+        missing = (
+            []
+            if self._place is None
+            else [
+                (layer, quantity)
+                for layer in self.layers
+                for quantity in self.quantities
+                if (layer, quantity) not in self._seen
+            ]
+        )
         if missing:
             raise UnsupportedModelError(
                 f"{self._plan.model.name} ran without using {missing[0][1]} of layer {missing[0][0]!r} where it was "
                 "expected, so nothing can be said about that layer: leave it out of layers=..."
             )
+        self._seen.clear()
 
     def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
         if (layer, quantity) in self._seen:
@@ -259,7 +279,7 @@ class _Recorder:
             self._put(layer, f"special_{quantity}", tensor[..., :n_special, :])
 
     def _put(self, layer: str, name: str, tensor: torch.Tensor) -> None:
-        target = self._sink.target(layer, name)
+        target = self._sink.target(layer, name)[(slice(None), *(self._place or ()))]
         stored = torch.from_numpy(target)
         if stored.shape != tensor.shape:
             raise UnsupportedModelError(

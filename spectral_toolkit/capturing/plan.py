@@ -81,17 +81,23 @@ class Plan:
 
     def _make_specs(self, layer: str) -> dict[str, ArraySpec]:
         shape, n_special = self.shapes[layer], len(self.model.special_tokens)
+        draws = self.model.draws
+        names, sizes = tuple(draws), tuple(len(values) for values in draws.values())
+
+        def spec(dims: tuple[str, ...], sides: tuple[int, ...]) -> ArraySpec:
+            return ArraySpec((*names, *dims), (*sizes, *sides), self.dtype)
+
         specs = {}
         for quantity in self.quantities:
             if quantity == "token":
-                specs[quantity] = ArraySpec(("y", "x", "feature"), (*shape.grid, shape.features), self.dtype)
-                special = ArraySpec(("special", "feature"), (n_special, shape.features), self.dtype)
+                specs[quantity] = spec(("y", "x", "feature"), (*shape.grid, shape.features))
+                special = spec(("special", "feature"), (n_special, shape.features))
             else:
                 # Values may have a width of their own, and then a dimension of their own.
                 same = quantity != "value" or shape.value_channels == shape.channels
                 name, width = ("channel", shape.channels) if same else ("value_channel", shape.value_channels)
-                specs[quantity] = ArraySpec(("head", "y", "x", name), (shape.heads, *shape.grid, width), self.dtype)
-                special = ArraySpec(("head", "special", name), (shape.heads, n_special, width), self.dtype)
+                specs[quantity] = spec(("head", "y", "x", name), (shape.heads, *shape.grid, width))
+                special = spec(("head", "special", name), (shape.heads, n_special, width))
             if n_special:
                 specs[f"special_{quantity}"] = special
         return specs
@@ -141,7 +147,8 @@ class Plan:
             "seed": self.seed,
             "pictures_sha256": self.pictures.sha256,
             "names_sha256": hashlib.sha256("\n".join(self.pictures.names).encode()).hexdigest(),
-            "versions": _versions(),
+            **model.provenance,
+            "versions": _versions(model.libraries),
         }
 
     def root(self, data: Mapping[str, Any] | None = None) -> xr.Dataset:
@@ -164,13 +171,14 @@ class Plan:
             coords: dict[str, Any] = {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}
             if self.model.special_tokens:
                 coords["special"] = names_array(self.model.special_tokens)
+            coords |= self.model.draws
             self._known_coords[grid] = xr.Dataset(coords=coords).coords
         return self._known_coords[grid]
 
 
 @cache
-def _versions() -> str:
-    return json.dumps({name: version(name) for name in ("spectral-toolkit", "torch", "transformers")})
+def _versions(libraries: tuple[str, ...]) -> str:
+    return json.dumps({name: version(name) for name in ("spectral-toolkit", *libraries)})
 
 
 def names_array(names: Sequence[str]) -> np.ndarray:

@@ -17,13 +17,15 @@ from transformers import PreTrainedConfig
 from ..devices import resolve_device
 from ..errors import SpectralToolkitError, UnsupportedModelError
 from . import families, loading
+from .diffusion import families as denoisers
+from .diffusion import loading as diffusion_loading
 from .loading import bundled_models
 from .model import LayerShape, Model
 from .processing import Processing, settings_of
 
 __all__ = ["SUPPORTED", "LayerShape", "Model", "Processing", "bundled_models", "load_model"]
 
-SUPPORTED = tuple(family.describe() for family in families.FAMILIES)
+SUPPORTED = tuple(family.describe() for family in (*families.FAMILIES, *denoisers.FAMILIES))
 """One line per supported family, from the table; the documentation prints them."""
 
 
@@ -37,6 +39,8 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     processor: Any = None,
+    vae: Any = None,
+    scheduler: Any = None,
     trust_remote_code: bool = False,
     safetensors_only: bool = True,
 ) -> Model:
@@ -45,9 +49,9 @@ def load_model(
     Parameters
     ----------
     source
-        Name of a bundled model (``"scenes"``), a local folder in transformers' format, a name on the Hugging Face
-        hub, a live transformers model, or a ``Model`` made before. A task head is fine, and so is a multimodal
-        model: the vision tower is picked out.
+        Name of a bundled model (``"scenes"``), a local folder in transformers' or diffusers' format, a name on the
+        Hugging Face hub, a live transformers model, a live pipeline or denoiser of diffusers, or a ``Model`` made
+        before. A task head is fine, and so is a multimodal model: the vision tower is picked out.
     device
         ``"auto"`` puts a loaded model on CUDA, else MPS, else the CPU, and leaves a live object where it is;
         anything else moves it.
@@ -60,6 +64,8 @@ def load_model(
         A transformers processor or image processor, or a dictionary of its settings. None takes what lies beside
         the model, else one made from its configuration and its family's usual normalisation; which one it was is
         recorded in the provenance.
+    vae, scheduler
+        Live ones of diffusers, for a denoiser that comes without its pipeline, or in place of the pipeline's own.
     trust_remote_code
         Whether a hub model may run its own Python code. Off unless you say so.
     safetensors_only
@@ -69,7 +75,8 @@ def load_model(
     -------
     Model
         With ``name``, ``family``, ``layers`` in depth order, ``special_tokens``, ``device``, ``dtype``,
-        ``processor`` and the live ``module``.
+        ``processor`` and the live ``module``. A denoiser has ``at`` besides: the same at other timesteps, with another
+        prompt or other noise.
 
     Raises
     ------
@@ -87,6 +94,7 @@ def load_model(
     ('ViT', ('layers.0', 'layers.1'))
     """
     precision = _dtype(dtype)
+    around = {"vae": vae, "scheduler": scheduler}
     if not isinstance(device, (str, torch.device)):
         raise SpectralToolkitError(f"device={device!r} is not a device: use 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.")
     if isinstance(source, Model):
@@ -100,8 +108,12 @@ def load_model(
         return load_scenes_diffusion(loading.WEIGHTS / source, resolve_device(device), precision)
     elif isinstance(source, (str, os.PathLike)):
         return _from_name(
-            os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only
+            os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only, around
         )
+    elif diffusion_loading.is_of_diffusers(source):
+        processing = _as_made if processor is None else partial(_given, processor=processor)
+        model = diffusion_loading.from_object(source, processing, revision=revision or "", **around)
+        around = {}
     elif isinstance(source, torch.nn.Module):
         model = _from_module(source, revision, processor)
     else:
@@ -109,11 +121,8 @@ def load_model(
             f"A model cannot be made from {type(source).__name__}: expected the name of a bundled or hub model, a "
             f"local folder, or a live transformers model of {families.supported()}{_hint(source)}."
         )
-    if device != "auto":
-        model.module.to(resolve_device(device))
-    if precision is not None:
-        # The whole model, not its tower alone: half converted, it would be of no use outside.
-        model.module.to(precision)
+    _check_around(around, model.family)
+    model.move(None if device == "auto" else resolve_device(device), precision)
     return model
 
 
@@ -125,10 +134,26 @@ def _from_name(
     processor: Any,
     trust_remote_code: bool,
     safetensors_only: bool,
+    around: dict[str, Any],
 ) -> Model:
     target = resolve_device(device)
+    place = loading.locate(source, revision)
+    if place.of_diffusers:
+        return diffusion_loading.from_name(
+            source,
+            place.location,
+            _as_made if processor is None else partial(_given, processor=processor),
+            local=place.local,
+            device=target,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            safetensors_only=safetensors_only,
+            **around,
+        )
+    _check_around(around, repr(source))
     loaded = loading.fetch(
-        source,
+        place,
         revision=revision,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
@@ -192,6 +217,15 @@ def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str
             f"lacks {len(needed)} weights that its layers need, such as {needed[0]!r} (it would be random there)",
         )
     return frozenset(inside)
+
+
+def _check_around(around: dict[str, Any], model: str) -> None:
+    for name, given in around.items():
+        if given is not None:
+            raise SpectralToolkitError(
+                f"{name}={type(given).__name__} belongs to a denoiser of diffusers, and {model} is none, or has it "
+                "already: leave it out."
+            )
 
 
 def _hint(source: Any) -> str:

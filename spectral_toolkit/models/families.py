@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import UnsupportedModelError
+from .diffusion import families as denoisers
 from .masked_autoencoders import MaskedAutoencoderModel
 from .model import Model
 from .packed import PixtralModel, Siglip2Model
@@ -179,7 +180,7 @@ def supported() -> str:
     labels = [family.label for family in FAMILIES]
     return (
         f"{', '.join(labels[:-1])} and {labels[-1]}, alone, under a task head, or as the vision tower of a multimodal "
-        "model (CLIP, SigLIP, LLaVA and the like)"
+        f"model (CLIP, SigLIP, LLaVA and the like); and {denoisers.supported()}"
     )
 
 

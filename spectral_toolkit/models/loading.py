@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,16 @@ WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
 """Folder of the models that come with the package; each is an ordinary transformers folder."""
 
 _PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model called ``source`` lies, whether only this machine is to be asked, and what kind of files it is."""
+
+    source: str
+    location: str
+    local: bool
+    of_diffusers: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,17 +81,17 @@ def not_found(name: str, why: str) -> ModelNotFoundError:
 
 
 def fetch(
-    source: str,
+    place: Place,
     *,
     revision: str | None,
     dtype: Any,
     trust_remote_code: bool,
     safetensors_only: bool,
 ) -> Loaded:
-    """Load the model called ``source``: a bundled name, a local folder, or a hub name, looked up in this order."""
-    location, local = _locate(source, revision)
+    """Load the transformers model that lies there."""
+    source, location, local = place.source, place.location, place.local
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
-    with _quiet():
+    with quiet():
         config = _fetch_config(source, location, common)
         if not trust_remote_code and not families.config_is_supported(config):
             architecture = next(iter(getattr(config, "architectures", None) or []), type(config).__name__)
@@ -104,26 +115,43 @@ def read_settings(location: str, **options: Any) -> dict[str, Any] | None:
     return settings
 
 
-def _locate(source: str, revision: str | None) -> tuple[str, bool]:
-    """Where ``source`` lies, and whether only this machine is to be asked."""
+def locate(source: str, revision: str | None) -> Place:
+    """Look for a bundled name, a local folder or a hub name, in this order."""
     if source in bundled_models():
-        return str(WEIGHTS / source), True
+        return Place(source, str(WEIGHTS / source), True)
     path = Path(source).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        of_diffusers = folder_of_diffusers(path)
+        if not of_diffusers and not (path / "config.json").is_file():
             raise not_found(source, "is a folder without config.json")
-        return str(path), True
+        return Place(source, str(path), True, of_diffusers)
     if path.exists():
         raise not_found(source, "is a file; expected the folder that holds it, with config.json")
-    return source, _probe(source, revision)
+    return _probe(source, revision)
 
 
-def _probe(source: str, revision: str | None) -> bool:
-    """Ask the hub once, so that being offline takes seconds and not half a minute; True where it cannot be asked."""
-    cached = False
+def folder_of_diffusers(path: Path) -> bool:
+    """Whether a folder holds a pipeline of diffusers, or a component as diffusers saves it."""
+    if (path / "model_index.json").is_file():
+        return True
     try:
-        cached = isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
-        HfApi().model_info(source, revision=revision, timeout=_PROBE_SECONDS)
+        return "_diffusers_version" in json.loads((path / "config.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _probe(source: str, revision: str | None) -> Place:
+    """Ask the hub once, so that being offline takes seconds and not half a minute; only this machine if it fails."""
+    cached = of_diffusers = False
+    try:
+        found = [
+            try_to_load_from_cache(source, name, revision=revision) for name in ("config.json", "model_index.json")
+        ]
+        cached = any(isinstance(path, str) for path in found)
+        of_diffusers = any(isinstance(path, str) and folder_of_diffusers(Path(path).parent) for path in found)
+        info = HfApi().model_info(source, revision=revision, timeout=_PROBE_SECONDS)
+        files = {file.rfilename for file in getattr(info, "siblings", None) or ()}
+        of_diffusers = of_diffusers or "model_index.json" in files or getattr(info, "library_name", "") == "diffusers"
     except HFValidationError as error:
         raise not_found(source, "is neither a folder that exists nor a name the hub could have") from error
     except RevisionNotFoundError as error:
@@ -139,8 +167,8 @@ def _probe(source: str, revision: str | None) -> bool:
             raise
         if not cached:
             raise not_found(source, "is not on this machine and the hub cannot be reached") from error
-        return True
-    return False
+        return Place(source, source, True, of_diffusers)
+    return Place(source, source, False, of_diffusers)
 
 
 def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
@@ -154,7 +182,7 @@ def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
                 f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
             ) from error
         raise families.unsupported(
-            repr(source), f"has a configuration this version of transformers cannot read ({_first_line(error)})"
+            repr(source), f"has a configuration this version of transformers cannot read ({first_line(error)})"
         ) from error
 
 
@@ -184,11 +212,11 @@ def _fetch_weights(
             ) from error
         raise families.unsupported(f"{source!r} ({type(config).__name__})", "cannot be loaded") from error
     except (RuntimeError, TypeError) as error:
-        raise not_found(source, f"has a config.json that does not fit its weights ({_first_line(error)})") from error
+        raise not_found(source, f"has a config.json that does not fit its weights ({first_line(error)})") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
-        raise not_found(source, f"has damaged weights ({_first_line(error)})") from error
+        raise not_found(source, f"has damaged weights ({first_line(error)})") from error
 
 
 def _explain(source: str, error: BaseException) -> ModelNotFoundError:
@@ -197,17 +225,17 @@ def _explain(source: str, error: BaseException) -> ModelNotFoundError:
         if isinstance(cause, GatedRepoError):
             return not_found(source, "is gated, and this machine has not been granted access")
         cause = cause.__cause__
-    return not_found(source, f"cannot be loaded ({_first_line(error)})")
+    return not_found(source, f"cannot be loaded ({first_line(error)})")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the libraries' chatter while loading: what matters is in the error we raise."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub", "diffusers")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -11,7 +11,7 @@ import hashlib
 import operator
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -117,6 +117,33 @@ class Model(ABC):
     """What a capture can ask of this model; models with rotary positions add more."""
     images_at_once: ClassVar[int | None] = None
     """Largest batch the model can take, None where there is no limit."""
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    """Libraries whose versions belong to the provenance."""
+
+    @property
+    def parts(self) -> tuple[torch.nn.Module, ...]:
+        """Every module that takes part in a capture."""
+        return (self.tower,)
+
+    @property
+    def draws(self) -> dict[str, np.ndarray]:
+        """Further dimensions of every quantity, after ``image``, with their coordinates: one forward pass for each
+        combination, as of a denoiser at several timesteps. Most models have none.
+        """
+        return {}
+
+    @property
+    def provenance(self) -> dict[str, str | int | float]:
+        """What else decides the numbers of a capture and belongs in its attributes."""
+        return {}
+
+    def move(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        """Move and convert everything the user gave."""
+        # The whole model, not its tower alone: half converted, it would be of no use outside.
+        if device is not None:
+            self.module.to(device)
+        if dtype is not None:
+            self.module.to(dtype)
 
     @property
     def device(self) -> torch.device:
@@ -132,6 +159,11 @@ class Model(ABC):
     @abstractmethod
     def patch_size(self) -> tuple[int, int]:
         """Pixels (height, width) of one patch."""
+
+    @property
+    def size_step(self) -> tuple[int, int]:
+        """Pixels (height, width) of which pictures must be multiples."""
+        return self.patch_size
 
     @property
     @abstractmethod
@@ -159,6 +191,13 @@ class Model(ABC):
     def forward(self, pixels: np.ndarray) -> Any:
         """Run the tower on bytes (image, height, width, 3) of a size that passed ``check_size``."""
 
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None]) -> None:
+        """Every forward pass that a capture of ``pixels`` needs; ``begin`` is told before each where it belongs in
+        ``draws``.
+        """
+        begin(())
+        self.forward(pixels)
+
     def image_size(self, size: int | tuple[int, int] | None = None) -> tuple[int, int]:
         """The size (height, width) pictures are resized to, checked; ``None`` gives the model's own.
 
@@ -179,12 +218,13 @@ class Model(ABC):
                 raise SpectralToolkitError(
                     f"size={size!r} is not a size in pixels: expected an integer, (height, width) or None."
                 ) from error
-        patch = self.patch_size
-        if min(chosen) <= 0 or chosen[0] % patch[0] or chosen[1] % patch[1]:
-            nearest = tuple(max(p, round(c / p) * p) for c, p in zip(chosen, patch, strict=True))
+        step = self.size_step
+        if min(chosen) <= 0 or chosen[0] % step[0] or chosen[1] % step[1]:
+            nearest = tuple(max(p, round(c / p) * p) for c, p in zip(chosen, step, strict=True))
+            which = "its patch" if step == self.patch_size else "its coarsest cell"
             raise SpectralToolkitError(
-                f"size={chosen} does not fit {self.name}: height and width must be positive multiples of its patch, "
-                f"{patch[0]} x {patch[1]} pixels; the nearest is {nearest}."
+                f"size={chosen} does not fit {self.name}: height and width must be positive multiples of {which}, "
+                f"{step[0]} x {step[1]} pixels; the nearest is {nearest}."
             )
         self.check_size(chosen)
         return chosen
@@ -217,16 +257,20 @@ class Model(ABC):
         # The libraries' own (pruning, hidden states kept for the caller) follow from weights and configuration.
         return sum(not str(getattr(hook, "__module__", "")).startswith(("torch.", "transformers.")) for hook in hooks)
 
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor that a capture depends on."""
+        # A compiled module's weights are those of the one it was made from.
+        for name, tensor in self.tower.state_dict().items():
+            if name not in self.unused_weights:
+                yield name.replace("_orig_mod.", ""), tensor
+
     def weights_sha256(self) -> str:
         """Hash over the names, types and bytes of the tower's weights.
 
         The hash is kept and made again only when a weight changed, which is noticed by the tensors' version
         counters and their sums.
         """
-        # A compiled module's weights are those of the one it was made from.
-        tensors = [
-            (n.replace("_orig_mod.", ""), t) for n, t in self.tower.state_dict().items() if n not in self.unused_weights
-        ]
+        tensors = list(self.named_weights())
         for name, tensor in tensors:
             if not isinstance(tensor, torch.Tensor) or tensor.is_quantized:
                 raise UnsupportedModelError(
@@ -259,9 +303,9 @@ def sha256_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 
 @contextmanager
-def evaluating(module: torch.nn.Module, seed: int) -> Iterator[None]:
+def evaluating(modules: Sequence[torch.nn.Module], seed: int) -> Iterator[None]:
     """Evaluation mode, no gradients and a seeded generator; training flags and random state are put back."""
-    flags = [(part, part.training) for part in module.modules()]
+    flags = [(part, part.training) for module in modules for part in module.modules()]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     # no_grad rather than inference_mode: models cache tensors (rotary tables), and one made in inference mode
     # would break the user's next training step.
@@ -274,7 +318,8 @@ def evaluating(module: torch.nn.Module, seed: int) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         torch.manual_seed(seed)
         try:
-            module.eval()
+            for module in modules:
+                module.eval()
             yield
         finally:
             for part, training in flags:

@@ -176,10 +176,9 @@ def head_affinities(graph: LayerGraph, member: Member, images: slice) -> Tensor:
     features = read_features(
         graph.activations, member.layer, graph.recipe.kind, images, graph.device, for_softmax=kernel == "softmax"
     )
-    heads = range(features.left.shape[1]) if member.head is None else [member.head]
     matrices = []
-    for head in heads:
-        own = features.head(head)
+    for head in member.heads:
+        own = features.pick((head,))
         step = row_stochastic(KERNELS[kernel].module.prepare(own, **options)(0, own.n).float())
         walked = step
         for _ in range(steps - 1):

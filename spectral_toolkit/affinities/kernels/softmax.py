@@ -24,7 +24,7 @@ def prepare(features: LayerFeatures) -> Rows:
         def of_head(head: int) -> torch.Tensor:
             logits = queries[:, head, start:stop] @ keys[:, head].transpose(-1, -2)
             if features.bias is not None:
-                logits += features.bias[head, n_special + start : n_special + stop]
+                logits += features.bias[head % len(features.bias), n_special + start : n_special + stop]
             logits -= logits.amax(dim=-1, keepdim=True)
             logits.exp_()
             logits /= logits.sum(dim=-1, keepdim=True) * n_heads

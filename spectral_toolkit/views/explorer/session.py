@@ -142,8 +142,9 @@ class Session:
         for name in self.facts.layers:
             variables = self.activations.children[name].dataset
             if "token" in variables:
-                token = variables["token"].isel(image=image).transpose("y", "x", "feature")
+                token = variables["token"].isel(image=image).transpose(..., "y", "x", "feature")
                 norm = np.linalg.norm(token.values.astype(np.float64), axis=-1)
+                norm = norm.reshape(-1, *norm.shape[-2:]).mean(0)  # over a denoiser's draws
                 found[name] = (norm, self._outlying()[name].values[image])
         return found
 

@@ -1,0 +1,284 @@
+"""Fetching denoisers: a pipeline or a component of one, from a folder, from the hub, or live; failures are sentences.
+
+Of a pipeline only what a capture needs is loaded: denoiser, VAE, scheduler, text encoders and tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
+from ..loading import first_line, not_found, quiet
+from ..processing import HALF, Processing
+from .base import DiffusionModel
+from .families import FAMILIES, find_family, supported
+from .noising import check_scheduler
+
+_NEEDED = ("vae", "scheduler", "text_encoder", "tokenizer")
+"""How the names of what is needed of a pipeline begin, beside its denoiser."""
+
+
+def is_of_diffusers(source: Any) -> bool:
+    """Whether a live object is a pipeline or a model of diffusers, or a compiled one."""
+    bases = type(getattr(source, "_orig_mod", source)).__mro__
+    return any(base.__module__.partition(".")[0] == "diffusers" for base in bases)
+
+
+def from_object(
+    source: Any,
+    processing: Callable[[Processing], Processing],
+    *,
+    vae: Any = None,
+    scheduler: Any = None,
+    name: str = "",
+    revision: str = "",
+) -> DiffusionModel:
+    """Wrap a live pipeline, or a denoiser with the VAE and the scheduler that belong to it."""
+    _check_installed("A model of diffusers")
+    # A pipeline is no module.
+    pipeline = None if isinstance(source, torch.nn.Module) else source
+    if pipeline is None:
+        tower = _uncompiled(source)
+    else:
+        given = [getattr(pipeline, component, None) for component in ("unet", "transformer")]
+        tower = next((_uncompiled(module) for module in given if module is not None), None)
+    label = name or _origin(pipeline, tower) or type(source).__name__
+    family = None if tower is None else find_family([base.__name__ for base in type(tower).__mro__], tower.config)
+    if family is None or tower is None:
+        raise unsupported(type(source).__name__ if tower is None else type(tower).__name__)
+    if getattr(pipeline, "controlnet", None) is not None:
+        raise UnsupportedModelError(
+            f"{label} has a ControlNet, which wants a picture of its own: make a plain pipeline of it first, with "
+            "AutoPipelineForText2Image.from_pipe(pipe, controlnet=None)."
+        )
+    vae = _part("vae", vae, pipeline, label)
+    scheduler = _part("scheduler", scheduler, pipeline, label)
+    check_scheduler(scheduler)
+    own = Processing(HALF, HALF, resample="lanczos", source="of diffusers: -1 to 1, by the Lanczos filter")
+    model = family.model(
+        name=label,
+        family=family.label,
+        module=tower,
+        tower=tower,
+        processor=processing(own),
+        revision=revision,
+        pipeline=pipeline,
+        vae=_uncompiled(vae),
+        scheduler=scheduler,
+    )
+    if not model.reads_prompts:
+        warnings.warn(
+            f"{label} came without tokenizer or text encoder: it is told zeros instead of a prompt. Load the whole "
+            "pipeline if that is not what you want.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return model
+
+
+def from_name(
+    source: str,
+    location: str,
+    processing: Callable[[Processing], Processing],
+    *,
+    local: bool,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    safetensors_only: bool,
+    vae: Any = None,
+    scheduler: Any = None,
+) -> DiffusionModel:
+    """Load the pipeline or component in a folder, or of that name on the hub."""
+    _check_installed(f"The model {source!r}")
+    common: dict[str, Any] = {"revision": revision, "local_files_only": local}
+    weights: dict[str, Any] = {
+        "torch_dtype": dtype or torch.float32,
+        "use_safetensors": True if safetensors_only else None,
+        "low_cpu_mem_usage": True,
+    }
+    with quiet(), warnings.catch_warnings(), _explained(source):
+        # Newer versions call it dtype; older ones do not know that name yet.
+        warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
+        folder = Path(location)
+        if not folder.is_dir():
+            folder = _download(location, weights["use_safetensors"], trust_remote_code, common)
+        commit = folder.name if folder.parent.name == "snapshots" else revision or ""
+        index = _json(folder / "model_index.json")
+        if index:
+            loaded = _load_pipeline(source, folder, index, dtype, weights, trust_remote_code, safetensors_only)
+        else:
+            loaded = _load_component(source, folder, weights, safetensors_only)
+    name = os.path.basename(os.path.abspath(source)) if os.path.isdir(source) else source
+    model = from_object(loaded, processing, vae=vae, scheduler=scheduler, name=name, revision=commit)
+    model.move(device)
+    for part in model.parts:
+        part.eval()
+    return model
+
+
+def unsupported(name: str) -> UnsupportedModelError:
+    """The error for a model of diffusers that is not in the table."""
+    return UnsupportedModelError(
+        f"{name} is not a supported model: queries, keys and values can be captured, {supported()}."
+    )
+
+
+def _check_installed(what: str) -> None:
+    try:
+        import diffusers  # noqa: F401
+    except ImportError as error:
+        raise UnsupportedModelError(
+            f"{what} needs diffusers, which is not installed: pip install 'spectral-toolkit[diffusers]'."
+        ) from error
+
+
+def _download(name: str, use_safetensors: bool | None, trust_remote_code: bool, common: dict[str, Any]) -> Path:
+    """Fetch what is needed of a repository; a snapshot folder."""
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from huggingface_hub import snapshot_download
+
+    try:
+        index: Any = DiffusionPipeline.load_config(name, **common)
+    except OSError:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*", "*.bin*"], **common))
+    _tower_of(name, index)
+    return Path(
+        DiffusionPipeline.download(
+            name, use_safetensors=use_safetensors, trust_remote_code=trust_remote_code, **_unneeded(index), **common
+        )
+    )
+
+
+def _load_pipeline(
+    source: str,
+    folder: Path,
+    index: dict[str, Any],
+    dtype: torch.dtype | None,
+    weights: dict[str, Any],
+    trust_remote_code: bool,
+    safetensors_only: bool,
+) -> Any:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    component, class_name = _tower_of(source, index)
+    config = _json(folder / component / "config.json")
+    if find_family([class_name], config) is None:
+        raise unsupported(f"{source!r} ({class_name})")
+    needed = [name for name in index if name == component or name.startswith(_NEEDED)]
+    if safetensors_only:
+        for name in needed:
+            _check_safe(source, folder / name)
+    # Some repositories hold half-precision files alone, or beside the others, under names of their own.
+    half = [path for name in needed for path in (folder / name).glob("*.fp16*.safetensors")]
+    plain = [path for path in (folder / component).glob("*.safetensors") if ".fp16" not in path.name]
+    variant = {"variant": "fp16"} if half and (dtype == torch.float16 or not plain) else {}
+    return DiffusionPipeline.from_pretrained(
+        str(folder),
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        **_unneeded(index),
+        **weights,
+        **variant,
+    )
+
+
+def _load_component(source: str, folder: Path, weights: dict[str, Any], safetensors_only: bool) -> Any:
+    from diffusers.models.auto_model import AutoModel
+
+    config = _json(folder / "config.json")
+    class_name = str(config.get("_class_name"))
+    if find_family([class_name], config) is None:
+        raise unsupported(f"{source!r} ({class_name})")
+    if safetensors_only:
+        _check_safe(source, folder)
+    return AutoModel.from_pretrained(str(folder), local_files_only=True, **weights)
+
+
+def _tower_of(source: str, index: dict[str, Any]) -> tuple[str, str]:
+    """The denoiser's name in a pipeline, and its class."""
+    towers = {family.tower for family in FAMILIES}
+    for component in dict.fromkeys(family.component for family in FAMILIES):
+        entry = index.get(component)
+        if isinstance(entry, list | tuple) and entry[1] in towers:
+            return component, str(entry[1])
+    raise unsupported(f"{source!r} ({index.get('_class_name')})")
+
+
+def _unneeded(index: dict[str, Any]) -> dict[str, Any]:
+    """Components that are not loaded, such as a safety checker."""
+    towers = {family.component for family in FAMILIES}
+    components = [name for name, entry in index.items() if isinstance(entry, list | tuple)]
+    left = {name: None for name in components if name not in towers and not name.startswith(_NEEDED)}
+    return {**left, "requires_safety_checker": False} if "safety_checker" in left else left
+
+
+def _check_safe(source: str, folder: Path) -> None:
+    kinds = {path.suffix for path in folder.glob("*") if path.suffix in (".safetensors", ".bin", ".pt", ".ckpt")}
+    if kinds and ".safetensors" not in kinds:
+        raise ModelNotFoundError(
+            f"The model {source!r} has no safetensors weights ({folder.name}): other formats can run code when they "
+            "are loaded, so pass safetensors_only=False only if you trust it, or convert it."
+        )
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turn the libraries' failures into sentences."""
+    try:
+        yield
+    except SpectralToolkitError:
+        raise
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
+            ) from error
+        # diffusers raises errors of many kinds for files that are missing, damaged or of another model.
+        raise not_found(source, f"cannot be loaded by diffusers ({first_line(error)})") from error
+
+
+def _part(what: str, given: Any, pipeline: Any, label: str) -> Any:
+    """A VAE or a scheduler: the one given, or the pipeline's."""
+    found = given if given is not None else getattr(pipeline, what, None)
+    if found is None:
+        raise UnsupportedModelError(
+            f"{label} came without a {'VAE' if what == 'vae' else what}, and pictures cannot be shown to it without: "
+            "load the whole pipeline, or give the one it was trained with, as in load_model(unet, vae=vae, "
+            "scheduler=scheduler)."
+        )
+    if isinstance(found, str | os.PathLike) or not hasattr(found, "config"):
+        raise SpectralToolkitError(
+            f"{what}={found!r} is not a live object of diffusers: load it first, with AutoencoderKL.from_pretrained or "
+            "DDPMScheduler.from_pretrained and the like."
+        )
+    return found
+
+
+def _uncompiled(module: Any) -> Any:
+    return getattr(module, "_orig_mod", module)
+
+
+def _origin(pipeline: Any, tower: Any) -> str:
+    for part in (pipeline, tower):
+        origin = getattr(getattr(part, "config", None), "_name_or_path", "")
+        if origin:
+            return str(origin)
+    return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,80 @@
+"""Noise: which timesteps, which numbers, and how much of them; what a scheduler does to a picture during training."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import SpectralToolkitError, UnsupportedModelError
+
+BETWEEN = (0, 250)
+"""Timesteps are drawn from this range, of 1000, unless others are asked for: the source paper's range."""
+N_TIMESTEPS = 4
+"""How many are drawn unless told otherwise: ours; more make smoother affinities and larger captures."""
+
+
+def steps_of(scheduler: Any) -> int:
+    """Number of timesteps the model was trained with."""
+    return int(scheduler.config.num_train_timesteps)
+
+
+def drawn_timesteps(between: tuple[int, int], n: int, total: int, seed: int) -> tuple[int, ...]:
+    """``n`` different timesteps of the range, both ends included, in order.
+
+    Examples
+    --------
+    >>> drawn_timesteps((0, 250), 3, 1000, seed=0) == drawn_timesteps((0, 250), 3, 1000, seed=0)
+    True
+    """
+    low, high = between
+    numbers = range(low, min(high, total - 1) + 1)
+    if not 0 <= low <= high or not 1 <= n <= len(numbers):
+        raise SpectralToolkitError(
+            f"n_timesteps={n} of between={between} cannot be drawn: expected two whole numbers from 0 to {total - 1}, "
+            "the smaller first, and at most as many timesteps as lie between them."
+        )
+    return tuple(sorted(np.random.default_rng([seed, 0]).choice(np.array(numbers), n, replace=False).tolist()))
+
+
+def noise_of(picture: np.ndarray, seed: int, timestep: int, draw: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Gaussian noise that depends on the picture's bytes, the seed, the timestep and the draw, and on nothing else."""
+    digest = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).digest()
+    rng = np.random.default_rng([seed, timestep, draw, int.from_bytes(digest[:8], "little")])
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise ``UnsupportedModelError`` unless it is known what the scheduler does to a picture during training."""
+    if not hasattr(scheduler, "alphas_cumprod") and not _flows(scheduler):
+        raise UnsupportedModelError(
+            f"{type(scheduler).__name__} adds noise in a way that is not known here: give a scheduler of diffusers "
+            "that follows betas (DDPM, DDIM, PNDM, Euler and the like) or a flow (FlowMatchEuler and the like)."
+        )
+
+
+def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+    """Latents as the denoiser saw them at ``timestep`` during training.
+
+    Schedulers differ in how they walk back, not in this: a flow mixes linearly, and all others are DDPM, whose class
+    of diffusers is made anew from the scheduler's own betas. The scheduler itself, which may be set to a few steps of
+    inference, is not touched.
+    """
+    if _flows(scheduler):
+        level = timestep / steps_of(scheduler)
+        return (1 - level) * latents + level * noise
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    training: Any = DDPMScheduler.from_config(scheduler.config)
+    return training.add_noise(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
+
+
+def _flows(scheduler: Any) -> bool:
+    config = scheduler.config
+    return (
+        hasattr(scheduler, "scale_noise")
+        or bool(config.get("use_flow_sigmas"))
+        or config.get("prediction_type") == "flow_prediction"
+    )

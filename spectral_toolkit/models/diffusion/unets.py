@@ -1,0 +1,143 @@
+"""UNets of Stable Diffusion 1.x, 2.x and XL: their self-attention, at every resolution they have.
+
+Layers are the ``attn1`` of every transformer block, named as the UNet names them and ordered as they run: down, middle,
+up. Cross-attention to the prompt (``attn2``) is not captured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...errors import UnsupportedModelError
+from ..model import LayerShape
+from .base import DiffusionModel
+
+TEXT_LENGTH = 77
+"""Tokens of a prompt, as CLIP pads it."""
+
+
+def is_xl(config: Any) -> bool:
+    """Whether a UNet is told sizes and a pooled prompt besides, as SDXL is."""
+    return config.get("addition_embed_type") == "text_time"
+
+
+@dataclass
+class UNetModel(DiffusionModel):
+    """A ``UNet2DConditionModel`` with a VAE."""
+
+    def __post_init__(self) -> None:
+        self._refuse_others()
+        super().__post_init__()
+
+    def _refuse_others(self) -> None:
+        config: Any = self.tower.config
+        latent = self.vae.config.get("latent_channels")
+        if config.in_channels != latent:
+            raise UnsupportedModelError(
+                f"{self.name} takes {config.in_channels} channels where its VAE gives {latent}, as UNets for "
+                "inpainting, depth or instructions do: what the further channels should hold is not known here; use "
+                "the text-to-image UNet it was made from."
+            )
+        needs = {
+            "class_embed_type": (None,),
+            "num_class_embeds": (None,),
+            "addition_embed_type": (None, "text_time"),
+            "encoder_hid_dim_type": (None, "text_proj"),
+        }
+        for setting, known in needs.items():
+            if (value := config.get(setting)) not in known:
+                raise UnsupportedModelError(
+                    f"{self.name} ({type(self.tower).__name__}) needs more than pictures and a prompt "
+                    f"({setting}={value!r}): unload what was added to it (IP-Adapter: pipe.unload_ip_adapter()), or "
+                    "use a text-to-image UNet."
+                )
+
+    def find_layers(self) -> tuple[str, ...]:
+        names = [name for name, module in self.tower.named_modules() if name.endswith(".attn1") and _is_self(module)]
+        stages = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # not the order in which modules are registered
+        return tuple(sorted(names, key=lambda name: stages[name.partition(".")[0]]))
+
+    @property
+    def _halvings(self) -> int:
+        tower: Any = self.tower
+        return sum(block.downsamplers is not None for block in tower.down_blocks)
+
+    @property
+    def size_step(self) -> tuple[int, int]:
+        # The UNet itself would pad what cannot be halved, and cells would then no longer lie over the picture.
+        step = self.patch_size[0] * 2**self._halvings
+        return (step, step)
+
+    @property
+    def reads_prompts(self) -> bool:
+        # SDXL's pooled prompt comes from its second encoder.
+        return super().reads_prompts and (
+            not is_xl(self.tower.config) or getattr(self.pipeline, "text_encoder_2", None) is not None
+        )
+
+    def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
+        attention: Any = self.attention_of(layer)
+        cell = self.patch_size[0] * 2 ** self._level(layer)
+        channels = attention.inner_dim // attention.heads
+        return LayerShape((size[0] // cell, size[1] // cell), attention.heads, channels, channels, attention.out_dim)
+
+    def _level(self, layer: str) -> int:
+        """How often the picture has been halved where the layer is."""
+        tower: Any = self.tower
+        stage, place = layer.split(".")[:2]
+        if stage == "down_blocks":
+            return sum(block.downsamplers is not None for block in tower.down_blocks[: int(place)])
+        doublings = 0
+        if stage == "up_blocks":
+            doublings = sum(block.upsamplers is not None for block in tower.up_blocks[: int(place)])
+        return self._halvings - doublings
+
+    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
+        config: Any = self.tower.config
+        pooled = None
+        if self.reads_prompts:
+            encoded = self.encoded_prompt()
+            states = encoded[0]
+            pooled = encoded[2] if is_xl(config) else None
+        else:
+            states = torch.zeros(1, TEXT_LENGTH, _text_width(config), device=self.device)
+        told: dict[str, Any] = {"encoder_hidden_states": states.to(self.device, self.dtype)}
+        if is_xl(config):
+            told["added_cond_kwargs"] = self._sizes_and_pooled(size, pooled)
+        return told
+
+    def _sizes_and_pooled(self, size: tuple[int, int], pooled: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """What SDXL is told besides: the picture has this size, nothing was cropped, and this is wanted."""
+        config: Any = self.tower.config
+        # The refiner is told one number instead of the wanted size: how pleasing the picture is.
+        base, refiner = [*size, 0, 0, *size], [*size, 0, 0, 6.0]
+        width = config.addition_time_embed_dim
+        known = [len(ids) * width for ids in (base, refiner)]
+        rest = config.projection_class_embeddings_input_dim
+        if pooled is None:
+            encoder = getattr(self.pipeline, "text_encoder_2", None)
+            projected = getattr(getattr(encoder, "config", None), "projection_dim", None) or rest - known[0]
+            pooled = torch.zeros(1, projected)
+        numbers = dict(zip(known, (base, refiner), strict=True)).get(rest - pooled.shape[-1])
+        if numbers is None:
+            raise UnsupportedModelError(
+                f"{self.name} is told {rest - pooled.shape[-1]} numbers about sizes, and {known[0]} or {known[1]} are "
+                "known: it is neither SDXL's base nor its refiner."
+            )
+        ids = torch.tensor([numbers], dtype=self.dtype, device=self.device)
+        return {"text_embeds": pooled.to(self.device, self.dtype), "time_ids": ids}
+
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+        return self.tower(latents, timestep, return_dict=False, **conditioning)[0]
+
+
+def _is_self(attention: Any) -> bool:
+    return not attention.is_cross_attention
+
+
+def _text_width(config: Any) -> int:
+    width = config.get("encoder_hid_dim") or config.cross_attention_dim
+    return int(width[0] if isinstance(width, tuple | list) else width)

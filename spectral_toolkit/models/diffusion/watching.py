@@ -1,0 +1,160 @@
+"""Seeing queries, keys and values of diffusers' attention modules, whatever processor the user has installed.
+
+While a capture runs, each watched module's ``forward`` is wrapped: the module's own processor computes as ever, and
+what it hands to PyTorch's scaled dot product attention is noted on the way. So nothing is computed in another way,
+nothing is computed twice, and normalisation, rotary positions, fused projections, adapters and joint attention are all
+in what is seen. Processors themselves are never touched. The few that compute attention without that function are
+known by name, and their projections are computed a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from ...errors import SpectralToolkitError, UnsupportedModelError
+
+_PROJECTING = ("AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor", "AttnProcessorNPU")
+"""Processors of diffusers without PyTorch's function, all of which project as their base does."""
+
+_COMPUTES_ITSELF = "computes attention by code of its own, which cannot be watched"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one softmax saw: (image, head, token, channel), keys and values repeated to the query heads.
+
+    ``bias`` is what is added to the scores, (image, head, query, key), or None.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    scale: float
+    bias: torch.Tensor | None = None
+
+
+Listener = Callable[[Seen], None]
+
+
+@contextmanager
+def watching(listeners: Mapping[torch.nn.Module, Listener], name: str) -> Iterator[None]:
+    """Have every call of the attention modules told to their listeners; leave no trace afterwards.
+
+    Compiled modules run uncompiled meanwhile. ``name`` is the model's, for messages.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When a module is called, if its processor cannot be watched.
+    """
+    own: dict[torch.nn.Module, Any] = {}
+    try:
+        for module, listener in listeners.items():
+            # Libraries that offload keep a forward of their own there too.
+            before = module.__dict__.get("forward")
+            if hasattr(before, "_spectral_toolkit"):
+                raise SpectralToolkitError(f"{name} is being captured already: wait for the first capture to end.")
+            own[module] = before
+            object.__setattr__(module, "forward", _watched(module, module.forward, listener, name))
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for module, before in own.items():
+            module.__dict__.pop("forward", None)
+            if before is not None:
+                object.__setattr__(module, "forward", before)
+
+
+def _watched(module: Any, forward: Callable[..., Any], listener: Listener, name: str) -> Callable[..., Any]:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with _Noting() as noted:
+            output = forward(*args, **kwargs)
+        processor = type(getattr(module, "processor", None))
+        if len(noted.calls) == 1:
+            listener(_seen(module, noted.calls[0], name))
+        elif noted.calls:
+            raise _refused(
+                processor, name, f"attends {len(noted.calls)} times in one call, and which is meant is unclear"
+            )
+        elif processor.__name__ in _PROJECTING and processor.__module__.startswith("diffusers."):
+            listener(_projected(module, *args, **kwargs))
+        else:
+            raise _refused(processor, name, _COMPUTES_ITSELF)
+        return output
+
+    watched._spectral_toolkit = True  # type: ignore[attr-defined]
+    return watched
+
+
+class _Noting(TorchFunctionMode):
+    """Notes the arguments of every scaled dot product attention in its context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[dict[str, Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is scaled_dot_product_attention:
+            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+            self.calls.append(dict(zip(names, args, strict=False)) | (kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _seen(module: Any, call: dict[str, Any], name: str) -> Seen:
+    query, key, value = (call[part].detach() for part in ("query", "key", "value"))
+    if query.dim() == 3:  # heads laid into the batch
+        query, key, value = (part.unflatten(0, (-1, module.heads)) for part in (query, key, value))
+    if key.shape[-2] != query.shape[-2]:
+        what = f"lets {query.shape[-2]} tokens look at {key.shape[-2]}, some of which are not of the picture"
+        raise _refused(type(getattr(module, "processor", None)), name, what)
+    if key.shape[1] != query.shape[1]:  # grouped queries
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    scale = call.get("scale")
+    bias = _additive(call.get("attn_mask"), query)
+    return Seen(query, key, value, query.shape[-1] ** -0.5 if scale is None else float(scale), bias)
+
+
+def _projected(
+    module: Any,
+    hidden_states: torch.Tensor,
+    encoder_hidden_states: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+    temb: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> Seen:
+    """Queries, keys and values as diffusers' plain processors make them."""
+    if module.spatial_norm is not None:
+        hidden_states = module.spatial_norm(hidden_states, temb)
+    if hidden_states.dim() == 4:
+        hidden_states = hidden_states.flatten(2).transpose(1, 2)
+    if module.group_norm is not None:
+        hidden_states = module.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+    context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+    query, key, value = module.to_q(hidden_states), module.to_k(context), module.to_v(context)
+    query, key, value = (part.unflatten(-1, (module.heads, -1)).transpose(1, 2) for part in (query, key, value))
+    return Seen(query.detach(), key.detach(), value.detach(), float(module.scale), _additive(attention_mask, query))
+
+
+def _additive(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        lowest = torch.finfo(query.dtype).min
+        mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(~mask, lowest)
+    while mask.dim() < 4:
+        mask = mask.unsqueeze(1 if mask.dim() == 3 else 0)
+    return mask
+
+
+def _refused(processor: type, name: str, what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"The attention processor {processor.__name__} of {name} {what}: put diffusers' own back before the capture, "
+        "with set_default_attn_processor() or set_attention_backend('native')."
+    )

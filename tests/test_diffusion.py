@@ -1,0 +1,569 @@
+"""Denoisers of diffusers: what is captured is what the softmax saw, and nothing is left behind, family by family."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from diffusion_zoo import BY_NAME, CASES, Case, stable_diffusion, theirs, unet, vae
+from model_zoo import pictures
+
+import spectral_toolkit as st
+from spectral_toolkit.errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
+from spectral_toolkit.models.diffusion import families
+
+by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+EVERY = ("query", "key", "value", "token")
+
+
+def load(source: Any, **settings: Any) -> Any:
+    """A denoiser, which has more than every model has."""
+    return st.load_model(source, **settings)
+
+
+@contextmanager
+def inputs_of_projections(tower: Any, layers: tuple[str, ...]) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """What each attention hands to the projection of its output: the heads' outputs side by side."""
+    found: dict[str, list[torch.Tensor]] = {layer: [] for layer in layers}
+    handles = [
+        tower.get_submodule(layer)
+        .to_out[0]
+        .register_forward_pre_hook(lambda module, args, layer=layer: found[layer].append(args[0].detach().clone()))
+        for layer in layers
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def recomputed(node: Any, place: dict[str, int]) -> np.ndarray:
+    """softmax(scale q k') v from the captured numbers, heads side by side: (image, token, channel)."""
+    query, key, value = (
+        node[name].isel(place).to_numpy().astype(np.float64).reshape(*node[name].isel(place).shape[:2], -1, n)
+        for name in ("query", "key", "value")
+        for n in [node[name].shape[-1]]
+    )
+    scores = query @ key.swapaxes(-1, -2) * node.attrs["scale"]
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    out = (weights / weights.sum(-1, keepdims=True)) @ value
+    return out.swapaxes(1, 2).reshape(len(out), out.shape[2], -1)
+
+
+def check_parity(model: Any, layers: tuple[str, ...], size: tuple[int, int], atol: float = 1e-5) -> Any:
+    with inputs_of_projections(model.tower, layers) as found:
+        acts = st.capture(model, pictures()[:2], quantities=EVERY, size=size, progress=False)
+    places = [(t, n) for t in range(len(model.timesteps)) for n in range(model.n_draws)]
+    for layer in layers:
+        assert len(found[layer]) == len(places)
+        for (timestep, noise), own in zip(places, found[layer], strict=True):
+            ours = recomputed(acts[layer], {"timestep": timestep, "noise": noise})
+            assert np.abs(ours).max() > 0.01
+            np.testing.assert_allclose(own.float().numpy().reshape(ours.shape), ours, atol=atol)
+    return acts
+
+
+def generate(pipeline: Any) -> np.ndarray:
+    """Two steps of the pipeline itself, with guidance, as a user would."""
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(3)
+    return pipeline("a cat", num_inference_steps=2, height=16, width=16, generator=generator, output_type="np").images
+
+
+def state_of(module: torch.nn.Module) -> list[Any]:
+    """Everything a capture could leave behind in a module."""
+    return [
+        (name, dict(part._forward_hooks), part.__dict__.get("forward"), part.training, getattr(part, "processor", None))
+        for name, part in module.named_modules()
+    ]
+
+
+# --- per family ------------------------------------------------------------------------------------------------------
+
+
+def test_every_line_of_the_table_is_tested() -> None:
+    assert {case.family for case in CASES} == {family.label for family in families.FAMILIES}
+    for family in families.FAMILIES:
+        assert family.label in families.supported()
+
+
+@by_case
+def test_saved_and_loaded_back_every_attention_is_recomputed(case: Case, tmp_path: Path) -> None:
+    pipeline = case.make()
+    pipeline.save_pretrained(tmp_path / "tiny")
+    model = load(tmp_path / "tiny").at(timesteps=[10, 200], n_draws=2, prompt="a cat")
+    assert (model.family, model.layers, model.name) == (case.family, case.layers, "tiny")
+    assert model.image_size() == case.size
+    acts = check_parity(model, case.layers, case.other)
+    stretch = [o / s for o, s in zip(case.other, case.size, strict=True)]
+    for layer, grid in zip(case.layers, case.grids, strict=True):
+        expected = tuple(round(side * by) for side, by in zip(grid, stretch, strict=True))
+        assert (acts[layer].sizes["y"], acts[layer].sizes["x"]) == expected
+        assert acts[layer]["query"].dims[:3] == ("image", "timestep", "noise")
+        assert acts[layer]["token"].dims == ("image", "timestep", "noise", "y", "x", "feature")
+    assert acts[case.layers[0]].coords["timestep"].values.tolist() == [10, 200]
+    assert acts[case.layers[0]].coords["noise"].values.tolist() == [0, 1]
+    assert acts.attrs["prompt"] == "a cat"
+    assert json.loads(acts.attrs["timesteps"]) == [10, 200]
+    live = load(pipeline).at(timesteps=[10, 200], n_draws=2, prompt="a cat")
+    again = st.capture(live, pictures()[:2], quantities=EVERY, size=case.other, progress=False)
+    for layer in case.layers:
+        np.testing.assert_array_equal(acts[layer]["token"], again[layer]["token"])
+
+
+@by_case
+def test_the_pipeline_is_as_it_was(case: Case) -> None:
+    pipeline = case.make()
+    tower = case.tower(pipeline)
+    before, state = generate(pipeline), state_of(tower)
+    tower.train()
+    st.capture(load(pipeline).at(timesteps=5), pictures()[:1], quantities=EVERY, progress=False)
+    assert tower.training
+    tower.eval()
+    assert state_of(tower) == state
+    np.testing.assert_array_equal(generate(pipeline), before)
+
+
+@by_case
+def test_the_residual_stream_is_what_the_block_returns(case: Case) -> None:
+    model = load(case.make()).at(timesteps=7)
+    layer, outputs = case.layers[1], []
+    handle = model.block_of(layer).register_forward_hook(lambda module, args, output: outputs.append(output))
+    acts = st.capture(model, pictures()[:1], quantities="token", progress=False)
+    handle.remove()
+    token = acts[layer]["token"].isel(timestep=0, noise=0).to_numpy()
+    np.testing.assert_array_equal(token.reshape(1, -1, token.shape[-1]), model.token_of(outputs[0]).numpy())
+
+
+@by_case
+def test_a_component_alone_is_told_zeros_and_says_so(case: Case, tmp_path: Path) -> None:
+    pipeline = case.make()
+    case.tower(pipeline).save_pretrained(tmp_path / "part")
+    around = {"vae": pipeline.vae, "scheduler": pipeline.scheduler}
+    with pytest.warns(UserWarning, match="told zeros instead of a prompt"):
+        model = load(tmp_path / "part", **around)
+    assert not model.reads_prompts
+    assert (model.family, model.layers) == (case.family, case.layers)
+    acts = check_parity(model.at(timesteps=3), case.layers, case.size)
+    assert acts.attrs["text_states"].startswith("zeros")
+    with pytest.raises(SpectralToolkitError, match="cannot be read"):
+        model.at(prompt="a cat")
+    for missing, word in ((("vae",), "VAE"), (("scheduler",), "scheduler")):
+        with pytest.raises(UnsupportedModelError, match=f"came without a {word}"):
+            load(case.tower(pipeline), **{key: part for key, part in around.items() if key not in missing})
+
+
+@by_case
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest(case: Case) -> None:
+    model = load(case.make())
+    assert model.image_size(case.other) == case.other
+    wrong, nearest = case.wrong
+    with pytest.raises(SpectralToolkitError, match="the nearest is " + re.escape(str(nearest))):
+        model.image_size(wrong)
+    assert model.image_size(nearest) == nearest
+
+
+@by_case
+def test_an_untrained_twin_is_captured_alike(case: Case) -> None:
+    model = load(case.make()).at(timesteps=[4], seed=2)
+    fresh, _ = model.untrained(1)
+    again, _ = model.untrained(1)
+    assert fresh.weights_sha256() == again.weights_sha256() != model.weights_sha256()
+    assert (fresh.layers, fresh.timesteps, fresh.noise_seed) == (model.layers, (4,), 2)
+    assert set(st.capture(fresh, pictures()[:1], progress=False).children) == set(case.layers)
+
+
+# --- timesteps, noise, prompts ---------------------------------------------------------------------------------------
+
+
+def test_by_default_timesteps_are_drawn_from_the_first_quarter() -> None:
+    model = load(stable_diffusion())
+    assert len(model.timesteps) == len(set(model.timesteps)) == 4
+    assert all(0 <= t <= 250 for t in model.timesteps)
+    assert list(model.timesteps) == sorted(model.timesteps)
+    assert model.timesteps == load(stable_diffusion()).timesteps != model.at(seed=1).timesteps
+    seen = {t for seed in range(400) for t in model.at(seed=seed, n_timesteps=10).timesteps}
+    assert {min(seen), max(seen)} == {0, 250}
+    assert model.at(between=(600, 610), n_timesteps=11).timesteps == tuple(range(600, 611))
+    assert model.at(timesteps=999).at(n_draws=3).timesteps == (999,)
+    assert model.at(timesteps=999).at(n_timesteps=2).timesteps != (999,)
+    assert len(model.timesteps) == 4  # the first model is as it was
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"timesteps": 1000}, "from 0 to 999"),
+        ({"timesteps": -1}, "from 0 to 999"),
+        ({"timesteps": [3, 3]}, "different ones"),
+        ({"timesteps": []}, "is not understood"),
+        ({"timesteps": 2.5}, "is not understood"),
+        ({"timesteps": "many"}, "is not understood"),
+        ({"timesteps": 3, "n_timesteps": 2}, "given and drawn at once"),
+        ({"between": (5, 2)}, "cannot be drawn"),
+        ({"between": (5, 7), "n_timesteps": 4}, "cannot be drawn"),
+        ({"between": 5}, "is no range"),
+        ({"n_draws": 0}, "at least 1"),
+        ({"n_draws": True}, "at least 1"),
+        ({"seed": -1}, "at least 0"),
+        ({"prompt": 3}, "is not a text"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpectralToolkitError, match=message):
+        load(stable_diffusion()).at(**wrong)
+
+
+def test_noise_follows_from_seed_and_picture_alone() -> None:
+    model = load(stable_diffusion()).at(timesteps=[50, 100], n_draws=2)
+
+    def queries(which: Any, shown: np.ndarray, **settings: Any) -> np.ndarray:
+        acts = st.capture(which, shown, quantities="query", progress=False, **settings)
+        return acts[model.layers[0]]["query"].to_numpy()
+
+    whole = queries(model, pictures())
+    np.testing.assert_allclose(whole[2:], queries(model, pictures()[2:], batch_size=1), atol=1e-4)
+    np.testing.assert_array_equal(queries(model.at(timesteps=100), pictures())[:, 0], whole[:, 1])
+    assert np.abs(queries(model.at(seed=1), pictures()) - whole).max() > 0.1
+    assert np.abs(whole[:, :, 0] - whole[:, :, 1]).max() > 0.1
+
+
+def test_noise_is_that_of_the_scheduler_however_it_is_set() -> None:
+    """Latents (1 - a) as in DDPM, whatever walks back and whatever steps the user's own scheduler is set to."""
+    from spectral_toolkit.models.diffusion.noising import noised
+
+    latents, noise = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    euler = theirs.EulerDiscreteScheduler(**betas)
+    euler.set_timesteps(7)
+    product = np.prod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000)[:201] ** 2)
+    expected = product**0.5 * latents + (1 - product) ** 0.5 * noise
+    for scheduler in (euler, theirs.DDPMScheduler(**betas)):
+        torch.testing.assert_close(noised(scheduler, latents, noise, 200), expected, atol=1e-5, rtol=1e-5)
+    assert len(euler.timesteps) == 7
+    flow = theirs.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    torch.testing.assert_close(noised(flow, latents, noise, 200), 0.8 * latents + 0.2 * noise)
+
+
+def test_the_denoiser_is_shown_what_its_pipeline_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = stable_diffusion()
+    model = load(pipeline).at(timesteps=30, prompt="dog")
+    told: list[Any] = []
+    monkeypatch.setattr(
+        type(model), "denoise", lambda self, latents, t, conditioning: told.append((latents, t, conditioning))
+    )
+    pixels = pictures()[:2, :16, :16]
+    with torch.no_grad():
+        model.forward(pixels)
+        latents, timestep, conditioning = told[0]
+        clean = pipeline.vae.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mean
+        states = pipeline.encode_prompt("dog", "cpu", 1, False)[0]
+    assert timestep == 30
+    clean = clean * pipeline.vae.config.scaling_factor
+    level = pipeline.scheduler.alphas_cumprod[30]
+    noise = (latents - level**0.5 * clean) / (1 - level) ** 0.5
+    assert abs(float(noise.std()) - 1) < 0.1
+    torch.testing.assert_close(conditioning["encoder_hidden_states"], states.expand(2, -1, -1))
+
+
+def test_vaes_scale_and_shift_as_they_say() -> None:
+    from spectral_toolkit.models.diffusion.encoding import encode
+    from spectral_toolkit.models.processing import HALF, Processing
+
+    pixels, shown = pictures()[:1, :16, :16], Processing(HALF, HALF)
+    with torch.no_grad():
+        plain = vae(scaling_factor=1.0)
+        mean = encode(plain, shown, pixels)
+        changes: list[dict[str, Any]] = [
+            {"scaling_factor": 0.5, "shift_factor": 0.25},
+            {"scaling_factor": 0.5, "latents_mean": [1.0, 2.0, 3.0, 4.0], "latents_std": [2.0] * 4},
+        ]
+        centre = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
+        for change, expected in zip(changes, [(mean - 0.25) * 0.5, (mean - centre) * 0.25], strict=True):
+            scaled = vae(**change)
+            scaled.load_state_dict(plain.state_dict())
+            torch.testing.assert_close(encode(scaled, shown, pixels), expected)
+        half = vae(force_upcast=True, scaling_factor=1.0)
+        half.load_state_dict(plain.state_dict())
+        half.half()
+        bits = {name: tensor.clone() for name, tensor in half.state_dict().items()}
+        torch.testing.assert_close(encode(half, shown, pixels), mean, atol=0.02, rtol=0.02)
+    assert all(torch.equal(tensor, bits[name]) for name, tensor in half.state_dict().items())
+
+
+# --- processors ------------------------------------------------------------------------------------------------------
+
+
+class Own:
+    """Somebody's processor: attention by PyTorch's function, with an adapter on the queries."""
+
+    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = attn.to_q(hidden_states) * 1.5, attn.to_k(context), attn.to_v(context)
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+class ByHand(Own):
+    """Somebody's processor without PyTorch's function: nobody can tell what it does."""
+
+    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        scores = (attn.to_q(hidden_states) @ attn.to_k(context).transpose(1, 2)).softmax(-1)
+        return attn.to_out[0](scores @ attn.to_v(context))
+
+
+class Twice(Own):
+    """Attends to something else besides, as adapters of pictures do."""
+
+    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
+        first = super().__call__(attn, hidden_states, encoder_hidden_states)
+        return first + super().__call__(attn, hidden_states, hidden_states[:, :2])
+
+
+class Longer(Own):
+    """Looks at tokens of another picture."""
+
+    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        return super().__call__(attn, hidden_states, torch.cat([context, context], 1))
+
+
+class Weighted(torch.nn.Module):
+    """A processor that is a module with weights, as IP-Adapter's are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
+        return Own()(attn, hidden_states * self.factor, encoder_hidden_states)
+
+
+def install(pipeline: Any, how: str) -> None:
+    from diffusers.models import attention_processor as processors
+
+    if how == "AttnProcessor":
+        pipeline.unet.set_attn_processor(processors.AttnProcessor())
+    elif how == "fused":
+        pipeline.fuse_qkv_projections(vae=False)
+    elif how == "sliced":
+        pipeline.enable_attention_slicing(1)
+    elif how == "xformers":
+        pipeline.unet.set_attn_processor(processors.XFormersAttnProcessor())
+    elif how == "module":
+        pipeline.unet.set_attn_processor({name: Weighted() for name in pipeline.unet.attn_processors})
+    else:
+        pipeline.unet.set_attn_processor({"own": Own, "by hand": ByHand, "twice": Twice, "longer": Longer}[how]())
+
+
+class _Xformers:
+    """Stands for the library where it is not installed."""
+
+    class ops:  # noqa: N801 - theirs
+        @staticmethod
+        def memory_efficient_attention(query: Any, key: Any, value: Any, scale: float, **kwargs: Any) -> Any:
+            return (query @ key.transpose(-1, -2) * scale).softmax(-1) @ value
+
+
+@pytest.mark.parametrize("how", ["AttnProcessor", "fused", "sliced", "xformers", "own", "module"])
+def test_processors_of_the_users(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.models import attention_processor as processors
+
+    monkeypatch.setattr(processors, "xformers", _Xformers)
+    pipeline = stable_diffusion()
+    install(pipeline, how)
+    before, state = generate(pipeline), state_of(pipeline.unet)
+    weights = list(pipeline.unet.state_dict())
+    model = load(pipeline).at(timesteps=20)
+    check_parity(model, model.layers, (16, 24))
+    assert state_of(pipeline.unet) == state
+    assert list(pipeline.unet.state_dict()) == weights
+    np.testing.assert_array_equal(generate(pipeline), before)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("by hand", "ByHand .* by code of its own"), ("twice", "attends 2 times"), ("longer", "look at 128")],
+)
+def test_processors_that_cannot_be_watched(how: str, message: str) -> None:
+    pipeline = stable_diffusion()
+    install(pipeline, how)
+    state = state_of(pipeline.unet)
+    with pytest.raises(UnsupportedModelError, match=message):
+        st.capture(load(pipeline).at(timesteps=20), pictures()[:1], progress=False)
+    assert state_of(pipeline.unet) == state
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_all_is_put_back_whatever_happens(error: type[BaseException]) -> None:
+    pipeline = stable_diffusion()
+    state = state_of(pipeline.unet)
+
+    def fail(*args: Any) -> None:
+        raise error("in the middle")
+
+    handle = pipeline.unet.up_blocks[2].register_forward_pre_hook(fail)
+    before = state_of(pipeline.unet)
+    with pytest.raises(error, match="in the middle"):
+        st.capture(load(pipeline), pictures()[:1], quantities=EVERY, progress=False)
+    assert state_of(pipeline.unet) == before
+    handle.remove()
+    assert state_of(pipeline.unet) == state
+    st.capture(load(pipeline).at(timesteps=1), pictures()[:1], progress=False)
+
+
+@pytest.mark.parametrize("where", ["around", "in place", "blocks"])
+def test_compiled_modules_run_uncompiled_meanwhile(where: str) -> None:
+    pipeline = stable_diffusion()
+    plain = st.capture(load(pipeline).at(timesteps=1), pictures()[:1], progress=False)
+    if where == "around":
+        pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    elif where == "in place":
+        pipeline.unet.compile(backend="eager")
+    else:
+        for block in pipeline.unet.down_blocks:
+            block.compile(backend="eager")
+    model = load(pipeline).at(timesteps=1)
+    compiled = st.capture(model, pictures()[:1], progress=False)
+    for layer in model.layers:
+        np.testing.assert_array_equal(plain[layer]["key"], compiled[layer]["key"])
+    assert compiled.attrs["weights_sha256"] == plain.attrs["weights_sha256"]
+
+
+def test_offloaded_and_nested_captures_are_refused() -> None:
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
+
+    pipeline = stable_diffusion()
+    model = load(pipeline).at(timesteps=1)
+    add_hook_to_module(pipeline.unet, AlignDevicesHook())
+    with pytest.raises(UnsupportedModelError, match="is offloaded"):
+        st.capture(model, pictures()[:1], progress=False)
+    remove_hook_from_module(pipeline.unet)
+
+    def again(*args: Any) -> None:
+        st.capture(model, pictures()[:1], progress=False)
+
+    handle = pipeline.unet.mid_block.register_forward_hook(again)
+    with pytest.raises(SpectralToolkitError, match="is being captured already"):
+        st.capture(model, pictures()[:1], progress=False)
+    handle.remove()
+
+
+def test_half_precision_is_captured_as_it_is() -> None:
+    pipeline = BY_NAME["sdxl"].make()
+    model = load(pipeline, dtype="bfloat16").at(timesteps=1)
+    assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.bfloat16}
+    check_parity(model, model.layers, (16, 16), atol=0.02)
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_unets_of_other_kinds_are_refused() -> None:
+    around: dict[str, Any] = {"vae": vae(), "scheduler": stable_diffusion().scheduler}
+    for module, message in (
+        (unet(in_channels=9), "takes 9 channels where its VAE gives 4"),
+        (unet(num_class_embeds=5), r"needs more than pictures and a prompt \(num_class_embeds=5\)"),
+        (
+            unet(
+                down_block_types=("DownBlock2D",) * 3,
+                up_block_types=("UpBlock2D",) * 3,
+                mid_block_type="UNetMidBlock2D",
+            ),
+            "has no self-attention",
+        ),
+        (vae(), "AutoencoderKL is not a supported model.*Stable Diffusion UNet"),
+        (
+            theirs.UNet2DModel(block_out_channels=(8, 8, 8, 8), norm_num_groups=4),
+            "UNet2DModel is not a supported model",
+        ),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(UnsupportedModelError, match=message):
+                load(module, **around)
+
+
+def test_a_controlnet_is_refused_with_a_way_out() -> None:
+    pipeline = stable_diffusion()
+    pipeline.controlnet = torch.nn.Linear(1, 1)
+    with pytest.raises(UnsupportedModelError, match="has a ControlNet"):
+        load(pipeline)
+
+
+def test_vae_and_scheduler_belong_to_denoisers() -> None:
+    pipeline = stable_diffusion()
+    with pytest.raises(SpectralToolkitError, match="belongs to a denoiser"):
+        load("scenes", vae=pipeline.vae)
+    with pytest.raises(SpectralToolkitError, match="not a live object of diffusers"):
+        load(pipeline.unet, vae="some/vae", scheduler=pipeline.scheduler)
+    other = vae(scaling_factor=2.0)
+    assert load(pipeline, vae=other).vae is other
+
+
+def test_a_scheduler_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="EDMEulerScheduler adds noise in a way that is not known"):
+        load(stable_diffusion(), scheduler=theirs.EDMEulerScheduler())
+
+
+def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
+    stable_diffusion().save_pretrained(tmp_path / "whole")
+    pickled = tmp_path / "pickled"
+    stable_diffusion().save_pretrained(pickled, safe_serialization=False)
+    with pytest.raises(ModelNotFoundError, match=r"has no safetensors weights.*safetensors_only=False"):
+        load(pickled)
+    weights = tmp_path / "whole" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:300])
+    with pytest.raises(ModelNotFoundError, match="cannot be loaded by diffusers.*three ways out"):
+        load(tmp_path / "whole")
+    index = tmp_path / "whole" / "model_index.json"
+    index.write_text(index.read_text().replace("UNet2DConditionModel", "UNet3DConditionModel"))
+    with pytest.raises(UnsupportedModelError, match="is not a supported model.*Stable Diffusion UNet"):
+        load(tmp_path / "whole")
+
+
+def test_half_precision_files_are_found(tmp_path: Path) -> None:
+    stable_diffusion().to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    model = load(tmp_path)
+    assert model.dtype == torch.float32
+    assert load(tmp_path, dtype="float16").dtype == torch.float16
+
+
+def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub says that a repository is of diffusers; diffusers fetches it."""
+    from spectral_toolkit.models import loading
+
+    stable_diffusion().save_pretrained(tmp_path / "snapshots" / "abc")
+
+    class Info:
+        library_name = "diffusers"
+        siblings = ()
+
+    config = json.loads((tmp_path / "snapshots" / "abc" / "model_index.json").read_text())
+    asked: list[Any] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append((name, options["use_safetensors"], options["safety_checker"], options["revision"]))
+        return str(tmp_path / "snapshots" / "abc")
+
+    monkeypatch.setattr(loading.HfApi, "model_info", lambda *args, **kwargs: Info())
+    monkeypatch.setattr(theirs.DiffusionPipeline, "load_config", classmethod(lambda cls, *a, **k: config))
+    monkeypatch.setattr(theirs.DiffusionPipeline, "download", staticmethod(download))
+    model = load("someone/model")
+    assert (model.name, model.revision, model.family) == ("someone/model", "abc", "Stable Diffusion UNet")
+    assert asked == [("someone/model", True, None, None)]
