@@ -288,7 +288,7 @@ def test_other_library_versions_matter_only_while_it_is_unfinished(
 ) -> None:
     interrupt("vit", tmp_path / "begun.zarr", 1)
     run("vit", tmp_path / "finished.zarr")
-    monkeypatch.setattr("spectral_toolkit.capturing.plan._versions", lambda: "99")
+    monkeypatch.setattr("spectral_toolkit.capturing.plan._versions", lambda libraries: "99")
     run("vit", tmp_path / "finished.zarr")
     with pytest.raises(StoreError, match="versions is"):
         run("vit", tmp_path / "begun.zarr")
