@@ -1,0 +1,128 @@
+"""Labs, by nbgrader itself: solutions earn every point, unsolved ones none, students' versions are up to date."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+from nbgrader import utils
+from nbgrader.api import Gradebook
+from nbgrader.validator import Validator
+from traitlets.config import Config
+
+LABS = Path(__file__).resolve().parents[1] / "notebooks" / "labs"
+
+
+def load_make_course() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_course", LABS / "make_course.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MAKE_COURSE = load_make_course()
+NAMES = MAKE_COURSE.lab_names()
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def graded(notebook: nbformat.NotebookNode) -> dict[str, nbformat.NotebookNode]:
+    """Cells that carry points, by their grade_id."""
+    return {cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells if utils.is_grade(cell)}
+
+
+def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[tuple[str, nbformat.NotebookNode]]:
+    return [
+        (cell.source, output)
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == kind
+    ]
+
+
+@pytest.fixture
+def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    MAKE_COURSE.make_course(tmp_path / "course")
+    return tmp_path / "course"
+
+
+def test_every_solution_has_a_version_for_students() -> None:
+    assert NAMES
+    assert {path.stem for path in LABS.glob("*.ipynb")} == set(NAMES)
+
+
+def test_a_course_is_not_made_where_something_is(course: Path) -> None:
+    with pytest.raises(SystemExit, match="is not empty"):
+        MAKE_COURSE.make_course(course)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_students_version_is_what_nbgrader_makes_of_the_solution(name: str, course: Path) -> None:
+    generated = MAKE_COURSE.generate(course, name).read_text()
+    assert (LABS / f"{name}.ipynb").read_text() == generated, "run: python notebooks/labs/make_course.py"
+    for mark in ("BEGIN SOLUTION", "END SOLUTION", "HIDDEN TESTS"):
+        assert mark not in generated
+        assert mark in (LABS / "solutions" / f"{name}.ipynb").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lab_says_what_it_is_for(name: str) -> None:
+    notebook = read(LABS / f"{name}.ipynb")
+    opening = notebook.cells[0].source
+    for part in ("# Lab ", "**What you can do afterwards**", "**You need**", " minutes"):
+        assert part in opening
+    assert sum(cell.source.startswith("# ") for cell in notebook.cells if cell.cell_type == "markdown") == 1
+    predictions = [key for key in graded(notebook) if key.startswith("prediction-")]
+    assert len(predictions) >= 2
+    asked = [cell.source for cell in notebook.cells if "**Write down before you go on.**" in cell.source]
+    assert len(asked) == len(predictions), "every prediction is asked for, and is a cell to write in"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solution_earns_every_point(name: str, course: Path) -> None:
+    """nbgrader's autograde, hidden tests included; what a person has to mark stays open."""
+    MAKE_COURSE.generate(course, name)
+    handed_in = course / "submitted" / "somebody" / name
+    handed_in.mkdir(parents=True)
+    shutil.copy(LABS / "solutions" / f"{name}.ipynb", handed_in)
+    result = MAKE_COURSE.course_api(course).autograde(name, "somebody", force=True, create=True)
+    assert result["success"], result
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as gradebook:
+        grades = gradebook.find_submission_notebook(name, name, "somebody").grades
+        by_machine = {one.name: (one.auto_score, one.max_score) for one in grades if one.auto_score is not None}
+        by_hand = {one.name for one in grades if one.needs_manual_grade}
+    cells = graded(read(LABS / f"{name}.ipynb"))
+    assert {key for key, cell in cells.items() if not utils.is_solution(cell)} == set(by_machine)
+    assert {key for key, cell in cells.items() if utils.is_solution(cell)} == by_hand
+    assert {key: score for key, (score, most) in by_machine.items() if score != most} == {}
+
+    done = read(course / "autograded" / "somebody" / name / f"{name}.ipynb")
+    assert outputs(done, "error") == []
+    assert [text for _, output in outputs(done, "stream") if "Warning" in (text := output.text)] == []
+    shown = [output for kind in ("display_data", "execute_result") for _, output in outputs(done, kind)]
+    assert any("bokeh" in mime or "html" in mime for output in shown for mime in output.data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unsolved_lab_fails_at_every_graded_cell(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the button Validate tells a student who has not begun."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    shutil.copy(LABS / f"{name}.ipynb", tmp_path)
+    config = Config()
+    config.ExecutePreprocessor.timeout = 300
+    results = Validator(config=config).validate(str(tmp_path / f"{name}.ipynb"))
+    wanted = graded(read(LABS / f"{name}.ipynb"))
+    assert set(results) <= {"failed"}, results
+    assert [cell["source"].strip() for cell in results["failed"]] == [cell.source.strip() for cell in wanted.values()]
