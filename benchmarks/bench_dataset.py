@@ -18,6 +18,8 @@ import zarr
 N_LAYERS, N_HEADS, CHANNELS, SIDE = 12, 4, 32, 16
 N_EIGENVECTORS = 20
 SIZES = (125, 250, 500, 1000)
+ROUNDS = 3
+"""Each size is solved so often, in turns; the run of the fewest processor seconds counts: what else runs only adds."""
 MEMORY_TARGET = 8 * 2**30
 
 CHILD = """
@@ -115,7 +117,8 @@ def bench_growth_with_the_number_of_images() -> Iterator[dict[str, Any]]:
         assert len(xr.open_datatree(path, engine="zarr", consolidated=False).children) == N_LAYERS
         # What a process takes whatever it solves would flatter the exponent of memory: it is taken off there.
         base = measure(path, 2, kernel="shifted_cosine")
-        runs = [measure(path, size, kernel="shifted_cosine") for size in sizes]
+        rounds = [[measure(path, size, kernel="shifted_cosine") for size in sizes] for _ in range(ROUNDS)]
+    runs = [min(of_size, key=lambda run: run["processor"]) for of_size in zip(*rounds, strict=True)]
     images = [run["images"] for run in runs]
     largest = runs[-1]
     span = f"in the number of images, {images[0]} to {images[-1]}, low rank"
