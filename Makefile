@@ -1,5 +1,6 @@
 # make demo   the main job on the bundled model: out/report.html and out/eigenvectors.zarr
 # make test   every extra into the same .venv, then all tests
+# make docs   the documentation site: out/docs/index.html
 # make lint types bench screenshots clean
 #
 # All paths are relative, so the folder may carry any name, spaces included. Nothing is installed twice unless
@@ -11,7 +12,7 @@ PYTEST_FLAGS ?=
 BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input $(PIP_FLAGS) --constraint constraints.txt
 
-.PHONY: demo test lint types bench screenshots clean
+.PHONY: demo test docs lint types bench screenshots clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed-core
@@ -21,6 +22,11 @@ demo: .venv/installed-core
 # Each holds its own torch, so more than four only costs memory.
 test: .venv/installed-all
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(PYTEST_FLAGS)
+
+# Strict: a broken link, a name without a page and a docstring that does not parse are errors.
+docs: .venv/installed-all
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --quiet docs out/docs
+	@echo "Open out/docs/index.html"
 
 lint: .venv/installed-all
 	$(BIN)/ruff check .
@@ -57,5 +63,5 @@ clean:
 
 .venv/installed-all: .venv/bin/python pyproject.toml constraints.txt
 	@echo "Installing every extra into .venv (a few minutes; only now and when pyproject.toml changes)."
-	$(INSTALL) --editable '.[app,diffusers,faiss,labs,notebooks,test]'
+	$(INSTALL) --editable '.[app,diffusers,docs,faiss,labs,notebooks,test]'
 	@touch .venv/installed-core $@

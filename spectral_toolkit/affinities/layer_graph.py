@@ -70,7 +70,7 @@ class LayerGraph:
     ----------
     layers : tuple of str
         Names in depth order; with ``heads="each"`` one entry per head, ``"<layer>[<head>]"``.
-    weights : dict of str to float
+    weights : dict[str, float]
         One non-negative weight per entry of ``layers``.
     images : tuple of str
         Names of the images.

@@ -74,7 +74,8 @@ def segment(
         ``n_segments (image)`` (of all pictures together if they were solved as one) and ``isolated (image, y, x)``:
         cells no affinity reaches are left out of the grouping and have the label of the nearest cell that one does; -1
         where a picture has none. With k-means also ``silhouette (image)``, NaN where there are not two segments; with
-        cuts ``attrs["tree"]``, which :func:`hierarchy` reads, and :func:`recut` cuts elsewhere without solving again.
+        cuts ``attrs["tree"]``, which :func:`spectral_toolkit.regions.hierarchy` reads, and
+        :func:`spectral_toolkit.regions.recut` cuts elsewhere without solving again.
         ``attrs["notes"]`` says what else there is to know.
 
     Raises
@@ -170,7 +171,7 @@ def instances(
     seed
         Of k-means.
     **options
-        ``components`` and ``weighted``, as of :func:`segment`.
+        ``components`` and ``weighted``, as of :func:`spectral_toolkit.segment`.
 
     Returns
     -------

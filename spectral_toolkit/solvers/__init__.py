@@ -58,7 +58,7 @@ def solve(
         An earlier answer for the same images: the iteration begins there, which makes changing a weight feel instant.
         Its grid may differ. Dense solves have no use for it. The attribute ``start`` says what was begun from.
     tolerance
-        On the residual |A x - lambda B x| / |B x| of every pair, in (0, 1).
+        On the residual ``|A x - lambda B x| / |B x|`` of every pair, in (0, 1).
     seed
         Of the random start; recorded.
     grid
