@@ -5,29 +5,17 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-import shlex
 from pathlib import Path
 from types import ModuleType
 
-import holoviews as hv
 import pytest
-from PIL import Image
 
 import spectral_toolkit as st
-from spectral_toolkit.cli import main
 
 
 @pytest.fixture(scope="module")
 def readme(repository: Path) -> str:
     return (repository / "README.md").read_text()
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    """The reader's photograph."""
-    path = tmp_path / "my-photo.jpg"
-    Image.fromarray(st.scenes.sample(1, seed=7)["pixels"].values[0]).save(path)
-    return path
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -50,31 +38,6 @@ def test_opens_with_two_commands_then_python_then_a_picture_then_the_map(readme:
     assert python.count("\n") == 4
     places = [readme.index(part) for part in (commands, python, "![", "# spectral_toolkit", "    spectral_toolkit/\n")]
     assert places == sorted(places)
-
-
-def test_first_python_block_runs(readme: str, photo: Path) -> None:
-    source = blocks(readme, "python")[0].replace('"my-model"', '"scenes"').replace("my-photo.jpg", str(photo))
-    tree = ast.parse(source)
-    last = tree.body.pop()
-    assert isinstance(last, ast.Expr)
-    names: dict[str, object] = {}
-    exec(compile(tree, "README.md", "exec"), names)
-    shown = eval(compile(ast.Expression(last.value), "README.md", "eval"), names)
-    assert isinstance(shown, hv.Layout)
-    assert len(shown) == 2
-
-
-def test_command_lines_run(
-    readme: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (photos := tmp_path / "photos").mkdir()
-    photo.rename(photos / photo.name)
-    monkeypatch.chdir(tmp_path)
-    (lines,) = [block.splitlines() for block in blocks(readme, "sh") if "spectral-toolkit demo" in block]
-    assert [shlex.split(line)[1] for line in lines] == ["demo", "capture", "solve", "segment", "report"]
-    for line in lines:
-        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
-    assert {"activations.zarr", "eigenvectors.zarr", "report.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_tables_are_those_of_the_code(repository: Path, readme: str) -> None:
