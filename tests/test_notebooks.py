@@ -55,3 +55,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 assert "Warning" not in output.text, output.text
             figures += any("bokeh" in kind or "html" in kind for kind in output.get("data", {}))
     assert figures > 0
+    # For `make docs`, which shows notebooks with their outputs where they are here.
+    kept = NOTEBOOKS_FOLDER.parent / "out" / "notebooks" / path.relative_to(NOTEBOOKS_FOLDER)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, kept)
