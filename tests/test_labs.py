@@ -58,6 +58,17 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "course"
 
 
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundles that labs have made, for the labs that find them there: as in a class that was handed them out."""
+    return tmp_path_factory.mktemp("bundles")
+
+
+def copy_bundles(source: Path, target: Path) -> None:
+    for path in source.glob("*.zip"):
+        shutil.copy(path, target)
+
+
 def test_every_solution_has_a_version_for_students() -> None:
     assert NAMES
     assert {path.stem for path in LABS.glob("*.ipynb")} == set(NAMES)
@@ -91,12 +102,13 @@ def test_a_lab_says_what_it_is_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_solution_earns_every_point(name: str, course: Path) -> None:
+def test_the_solution_earns_every_point(name: str, course: Path, bundles: Path) -> None:
     """nbgrader's autograde, hidden tests included; what a person has to mark stays open."""
     MAKE_COURSE.generate(course, name)
     handed_in = course / "submitted" / "somebody" / name
     handed_in.mkdir(parents=True)
     shutil.copy(LABS / "solutions" / f"{name}.ipynb", handed_in)
+    copy_bundles(bundles, handed_in)
     result = MAKE_COURSE.course_api(course).autograde(name, "somebody", force=True, create=True)
     assert result["success"], result
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as gradebook:
@@ -108,7 +120,9 @@ def test_the_solution_earns_every_point(name: str, course: Path) -> None:
     assert {key for key, cell in cells.items() if utils.is_solution(cell)} == by_hand
     assert {key: score for key, (score, most) in by_machine.items() if score != most} == {}
 
-    done = read(course / "autograded" / "somebody" / name / f"{name}.ipynb")
+    folder = course / "autograded" / "somebody" / name
+    copy_bundles(folder, bundles)
+    done = read(folder / f"{name}.ipynb")
     assert outputs(done, "error") == []
     assert [text for _, output in outputs(done, "stream") if "Warning" in (text := output.text)] == []
     shown = [output for kind in ("display_data", "execute_result") for _, output in outputs(done, kind)]
@@ -116,10 +130,13 @@ def test_the_solution_earns_every_point(name: str, course: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_unsolved_lab_fails_at_every_graded_cell(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsolved_lab_fails_at_every_graded_cell(
+    name: str, tmp_path: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the button Validate tells a student who has not begun."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     shutil.copy(LABS / f"{name}.ipynb", tmp_path)
+    copy_bundles(bundles, tmp_path)
     config = Config()
     config.ExecutePreprocessor.timeout = 300
     results = Validator(config=config).validate(str(tmp_path / f"{name}.ipynb"))
