@@ -80,18 +80,9 @@ def test_a_course_is_not_made_where_something_is(course: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_students_version_is_what_nbgrader_makes_of_the_solution(name: str, course: Path) -> None:
-    generated = MAKE_COURSE.generate(course, name).read_text()
-    assert (LABS / f"{name}.ipynb").read_text() == generated, "run: python notebooks/labs/make_course.py"
-    for mark in ("BEGIN SOLUTION", "END SOLUTION", "HIDDEN TESTS"):
-        assert mark not in generated
-        assert mark in (LABS / "solutions" / f"{name}.ipynb").read_text()
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_a_lab_says_what_it_is_for(name: str) -> None:
     notebook = read(LABS / f"{name}.ipynb")
-    opening = notebook.cells[0].source
+    opening = " ".join(notebook.cells[0].source.split())
     for part in ("# Lab ", "**What you can do afterwards**", "**You need**", " minutes"):
         assert part in opening
     assert sum(cell.source.startswith("# ") for cell in notebook.cells if cell.cell_type == "markdown") == 1
@@ -101,10 +92,39 @@ def test_a_lab_says_what_it_is_for(name: str) -> None:
     assert len(asked) == len(predictions), "every prediction is asked for, and is a cell to write in"
 
 
+def test_the_page_for_instructors_has_the_marks_of_the_notebooks(repository: Path) -> None:
+    page = (repository / "docs" / "labs.md").read_text()
+    assert MAKE_COURSE.with_marks(page) == page, "run: python notebooks/labs/make_course.py"
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_the_solution_earns_every_point(name: str, course: Path, bundles: Path) -> None:
-    """nbgrader's autograde, hidden tests included; what a person has to mark stays open."""
-    MAKE_COURSE.generate(course, name)
+def test_minutes_are_those_of_the_rule_on_the_page(name: str, repository: Path) -> None:
+    """3 to open, 3 a prediction, 3 a point that is checked, 6 a question, 12 a measurement; rounded up to 5."""
+    minutes = 3
+    for key, cell in graded(read(LABS / f"{name}.ipynb")).items():
+        if not utils.is_solution(cell):
+            minutes += 3 * cell.metadata.nbgrader.points
+        elif cell.cell_type == "code":
+            minutes += 12
+        else:
+            minutes += 3 if key.startswith("prediction-") else 6
+    minutes = -(-minutes // 5) * 5
+    assert 60 <= minutes <= 90
+    assert f"About {minutes} minutes" in " ".join(read(LABS / f"{name}.ipynb").cells[0].source.split())
+    (row,) = [line for line in (repository / "docs" / "labs.md").read_text().splitlines() if f"{name}.ipynb" in line]
+    assert row.endswith(f" {minutes} |")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_students_version_is_up_to_date_and_the_solution_earns_every_point(
+    name: str, course: Path, bundles: Path
+) -> None:
+    """By nbgrader's autograde, hidden tests included; what a person has to mark stays open."""
+    generated = MAKE_COURSE.generate(course, name).read_text()
+    assert (LABS / f"{name}.ipynb").read_text() == generated, "run: python notebooks/labs/make_course.py"
+    for mark in ("BEGIN SOLUTION", "END SOLUTION", "HIDDEN TESTS"):
+        assert mark not in generated
+        assert mark in (LABS / "solutions" / f"{name}.ipynb").read_text()
     handed_in = course / "submitted" / "somebody" / name
     handed_in.mkdir(parents=True)
     shutil.copy(LABS / "solutions" / f"{name}.ipynb", handed_in)

@@ -1,6 +1,6 @@
 """From the labs' solutions, by nbgrader: the students' versions beside this file, or a course to teach from.
 
-    python notebooks/labs/make_course.py              # writes the students' versions anew
+    python notebooks/labs/make_course.py              # writes the students' versions and the table of marks anew
     python notebooks/labs/make_course.py ~/my-course  # makes a folder in which nbgrader's commands work
 
 The notebooks in ``solutions/`` are the only source: everything between BEGIN SOLUTION and END SOLUTION, and every
@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sysconfig
 import tempfile
 from pathlib import Path
 
+import nbformat
 from nbgrader.apps import NbGraderAPI
 from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 SOLUTIONS = HERE / "solutions"
+PAGE = HERE.parents[1] / "docs" / "labs.md"
 
 CONFIG = '''"""nbgrader's settings for this course; everything else is as it comes."""
 
@@ -77,6 +80,28 @@ def generate(folder: Path, name: str) -> Path:
     return folder / "release" / name / f"{name}.ipynb"
 
 
+def graded_cells(name: str) -> list[tuple[str, int, bool]]:
+    """Of every cell of a lab that carries points: its grade_id, its points, and whether nbgrader marks it alone."""
+    cells = [cell.metadata.get("nbgrader") for cell in nbformat.read(SOLUTIONS / f"{name}.ipynb", 4).cells]
+    return [(cell.grade_id, cell.points, not cell.solution) for cell in cells if cell and cell.grade]
+
+
+def with_marks(page: str) -> str:
+    """The instructor's page with its table of marks as the notebooks have it."""
+    lines = ["| lab | cell | points | marked |", "|---|---|---|---|"]
+    for name in lab_names():
+        cells = graded_cells(name)
+        lines += [
+            f"| {name[0]} | `{key}` | {points} | {'' if by_machine else 'by hand'} |"
+            for key, points, by_machine in cells
+        ]
+        machine = sum(points for _, points, by_machine in cells if by_machine)
+        total = sum(points for _, points, _ in cells)
+        lines.append(f"| {name[0]} | **all** | **{total}** | {total - machine} by hand |")
+    table = "\n".join(["<!-- marks -->", *lines, "<!-- /marks -->"])
+    return re.sub("<!-- marks -->.*<!-- /marks -->", lambda _: table, page, flags=re.DOTALL)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("course", nargs="?", type=Path, help="make a course here, in place of the students' versions")
@@ -91,6 +116,7 @@ def main() -> None:
         for name in lab_names():
             shutil.copy(generate(course, name), HERE / f"{name}.ipynb")
             print(HERE / f"{name}.ipynb")
+    PAGE.write_text(with_marks(PAGE.read_text()))
 
 
 if __name__ == "__main__":
