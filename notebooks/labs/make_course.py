@@ -92,7 +92,7 @@ def with_marks(page: str) -> str:
     for name in lab_names():
         cells = graded_cells(name)
         lines += [
-            f"| {name[0]} | `{key}` | {points} | {'' if by_machine else 'by hand'} |"
+            f"| {name[0]} | `{key}` | {points} | {'by nbgrader' if by_machine else 'by hand'} |"
             for key, points, by_machine in cells
         ]
         machine = sum(points for _, points, by_machine in cells if by_machine)
