@@ -115,6 +115,7 @@ def test_minutes_are_those_of_the_rule_on_the_page(name: str, repository: Path) 
     assert row.endswith(f" {minutes} |")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_students_version_is_up_to_date_and_the_solution_earns_every_point(
     name: str, course: Path, bundles: Path
@@ -149,6 +150,7 @@ def test_students_version_is_up_to_date_and_the_solution_earns_every_point(
     assert any("bokeh" in mime or "html" in mime for output in shown for mime in output.data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unsolved_lab_fails_at_every_graded_cell(
     name: str, tmp_path: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch
