@@ -15,6 +15,9 @@ _HOMES = {
     "capture": "capturing",
     "affinity": "affinities",
     "solve": "solvers",
+    "align": "comparing",
+    "subspace_distance": "comparing",
+    "layer_distances": "comparing",
     "load_bundle": "bundling",
     "segment": "regions",
     "instances": "regions",
@@ -36,6 +39,7 @@ __all__ = [
     "Explorer",
     "__version__",
     "affinity",
+    "align",
     "capture",
     "doctor",
     "errors",
@@ -43,6 +47,7 @@ __all__ = [
     "frozen",
     "heat_map",
     "instances",
+    "layer_distances",
     "load_bundle",
     "load_images",
     "load_model",
@@ -56,6 +61,7 @@ __all__ = [
     "segment",
     "solve",
     "solvers",
+    "subspace_distance",
 ]
 
 
@@ -79,6 +85,7 @@ if TYPE_CHECKING:
     from .affinities import affinity
     from .bundling import load_bundle, save_bundle
     from .capturing import capture
+    from .comparing import align, layer_distances, subspace_distance
     from .diagnosis import doctor
     from .images import load_images
     from .models import load_model

@@ -46,5 +46,9 @@ class RegionsError(SpectralToolkitError):
     """Eigenvectors, labels or pictures from which no regions can be made."""
 
 
+class ComparisonError(SpectralToolkitError):
+    """Two answers that are not of the same pictures, or cannot be set beside each other."""
+
+
 class LostProcessError(SpectralToolkitError):
     """Of several processes that work together, one has stopped."""

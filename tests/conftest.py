@@ -26,6 +26,7 @@ NUMERICAL = (
     "affinities.pencil",
     "affinities.resampling",
     "affinities.stored_edges",
+    "comparing.angles",
     "regions.adjacency",
     "regions.cutting",
     "regions.joint",

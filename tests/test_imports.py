@@ -28,6 +28,7 @@ ORDER = (
     "bundling",
     "affinities",
     "solvers",
+    "comparing",
     "trust",
     "regions",
     "scoring",
