@@ -161,6 +161,8 @@ def test_images_are_matched_by_name_and_one_may_be_chosen() -> None:
     one = st.subspace_distance(qk.isel(image=1), vv.isel(image=1))
     assert float(one.geodesic) == pytest.approx(float(expected.geodesic[1]))
     assert one.geodesic.dims == ()
+    of_a_dataset = vv.isel(image=1).assign_attrs(scope="dataset")
+    assert float(st.subspace_distance(qk.isel(image=1), of_a_dataset).geodesic) == pytest.approx(float(one.geodesic))
     aligned = st.align(vv.isel(image=1), qk.isel(image=1))
     np.testing.assert_allclose(aligned.eigenvector, st.align(vv, qk.isel(image=[1, 0])).eigenvector[1])
 
