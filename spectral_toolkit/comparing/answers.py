@@ -69,9 +69,9 @@ def read(eig: xr.Dataset, argument: str) -> Answer:
         free = ~np.asarray(isolated.transpose("image", "y", "x").values, dtype=bool)
     numbers = eig["component"].values if "component" in eig.coords else np.arange(1, values.shape[3] + 1)
     scope = eig.attrs.get("scope")
-    joint = (
-        scope == "dataset" if scope else not single and "eigenvalue" in eig and "image" not in eig["eigenvalue"].dims
-    )
+    per_image = "eigenvalue" not in eig or "image" in eig["eigenvalue"].dims
+    # One image of a dataset is a problem of its own here: there is nothing else beside it.
+    joint = not single and (scope == "dataset" if scope else not per_image)
     return Answer(values, free, tuple(map(str, names)), tuple(int(n) for n in numbers), joint, single)
 
 

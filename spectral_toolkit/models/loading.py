@@ -20,8 +20,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from transformers import AutoConfig, AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging as progress
 
 from ..errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
 from . import families
@@ -91,7 +93,7 @@ def fetch(
     """Load the transformers model that lies there."""
     source, location, local = place.source, place.location, place.local
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
-    with quiet():
+    with quiet(), bars(shown=not local):
         config = _fetch_config(source, location, common)
         if not trust_remote_code and not families.config_is_supported(config):
             architecture = next(iter(getattr(config, "architectures", None) or []), type(config).__name__)
@@ -230,6 +232,22 @@ def _explain(source: str, error: BaseException) -> ModelNotFoundError:
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+@contextmanager
+def bars(*, shown: bool) -> Iterator[None]:
+    """Whether transformers shows a bar: what lies on this machine loads too quickly for one, and it stays on the page."""
+    hide = not shown and progress.is_progress_bar_enabled()
+    hub_too = hide and not are_progress_bars_disabled()  # transformers' switch moves the hub's with it
+    try:
+        if hide:
+            progress.disable_progress_bar()
+        yield
+    finally:
+        if hide:
+            progress.enable_progress_bar()
+            if not hub_too:
+                disable_progress_bars()
 
 
 @contextmanager
