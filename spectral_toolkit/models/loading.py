@@ -236,7 +236,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def bars(*, shown: bool) -> Iterator[None]:
-    """Whether transformers shows a bar: what lies on this machine loads too quickly for one, and it stays on the page."""
+    """Whether transformers shows a bar: what lies on this machine loads too quickly for one, and the bar would stay."""
     hide = not shown and progress.is_progress_bar_enabled()
     hub_too = hide and not are_progress_bars_disabled()  # transformers' switch moves the hub's with it
     try:
