@@ -34,19 +34,52 @@ def project(repository: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def wheel_names(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names of all files in a wheel built from a copy of what a checkout holds (a build writes into its source)."""
+def built(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and the wheel of a copy of what a checkout holds (a build writes into its source)."""
     source = tmp_path_factory.mktemp("folder with a space") / "source"
     shutil.copytree(
         repository,
         source,
         ignore=shutil.ignore_patterns(".*", "out", "build", "dist", "*.egg-info", "__pycache__"),
     )
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run([*command, "--wheel-dir", "wheels", "."], cwd=source, capture_output=True, text=True)
+    # The sdist by the backend itself, the wheel from that sdist by pip: what is not in the sdist is missed at once.
+    make = "from setuptools.build_meta import build_sdist; print(build_sdist('dist'))"
+    done = subprocess.run([sys.executable, "-c", make], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (wheel,) = (source / "wheels").glob("spectral_toolkit-*.whl")
+    (sdist,) = (source / "dist").glob("spectral_toolkit-*.tar.gz")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--wheel-dir", "dist", str(sdist)], cwd=source, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return source / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel_names(built: Path) -> set[str]:
+    """Names of all files in the wheel."""
+    (wheel,) = built.glob("spectral_toolkit-*.whl")
     return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_installed_wheel_runs_the_demo_outside_the_repository(built: Path, tmp_path: Path) -> None:
+    """Installed into a folder of its own, beside the dependencies that are there, and started from elsewhere."""
+    (wheel,) = built.glob("spectral_toolkit-*.whl")
+    target, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    done = subprocess.run([*command, str(wheel)], cwd=elsewhere, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    script = target / "bin" / "spectral-toolkit"
+    environment = {**os.environ, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}
+    where = "import spectral_toolkit; print(spectral_toolkit.__file__)"
+    done = subprocess.run([sys.executable, "-c", where], cwd=elsewhere, capture_output=True, text=True, env=environment)
+    assert Path(done.stdout.strip()).is_relative_to(target), done.stdout + done.stderr
+    run = [sys.executable, str(script), "demo", "--n-images", "1", "--out", "result"]
+    done = subprocess.run(run, cwd=elsewhere, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / "result" / "report.html").stat().st_size > 10_000
+    assert (elsewhere / "result" / "eigenvectors.zarr").is_dir()
 
 
 def test_wheel_carries_every_file_of_the_package(repository: Path, wheel_names: set[str]) -> None:
@@ -141,6 +174,39 @@ def test_imports_are_declared_and_declarations_are_imported(repository: Path, pr
     assert elsewhere - core - set().union(*extras.values()) == set(), (
         "imported by tests, benchmarks or docs, not declared"
     )
+
+
+def test_no_core_dependency_forbids_our_licence(project: dict) -> None:
+    """Apache-2.0 code may not require code under the GPL or AGPL (the weaker LGPL may be imported)."""
+    assert project["license"] == "Apache-2.0"
+    for name in names_of(project["dependencies"]):
+        about = importlib.metadata.metadata(name)
+        said = [about.get("License-Expression") or "", *(about.get_all("Classifier") or [])]
+        words = " ".join(line for line in said if not line.startswith("Classifier") or "License" in line)
+        assert not re.search(r"(?<![L])(AGPL|GPL)|(?<!Lesser )General Public License", words), (name, words)
+
+
+def test_citation_file_is_whole_and_agrees(repository: Path, project: dict) -> None:
+    """The fields that version 1.2.0 of the Citation File Format requires, and those it shares with pyproject.toml."""
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert citation["type"] == "software"
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors", "year"} <= set(paper)
+    assert [author["family-names"] for author in paper["authors"]] == ["Zhang", "Yunis", "Maire"]
+    assert paper["title"] in (repository / "README.md").read_text()
+
+
+def test_changelog_has_a_place_for_this_version(repository: Path, project: dict) -> None:
+    text = (repository / "CHANGELOG.md").read_text()
+    assert text.startswith("# Changelog\n")
+    parts = re.findall(r"^## \[(.+?)\]", text, re.MULTILINE)
+    assert parts[0] == "Unreleased" or parts[0] == project["version"]
+    assert project["version"] in text
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
 
 
 def test_version_is_said_once(project: dict) -> None:
