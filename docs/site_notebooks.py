@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 
+REMOTE_STYLE = re.compile(r"https://cdn\.holoviz\.org/[^\"'\\\s]+?\.css(?:\?v=[\w.]+)?")
 LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)")
 
 
@@ -51,7 +52,17 @@ def executed_twin(path: Path, executed: Path) -> nbformat.NotebookNode:
         return plain
     run = nbformat.read(executed, as_version=4)
     same = [cell.source for cell in run.cells] == [cell.source for cell in plain.cells]
-    return run if same else plain
+    return without_remote_styles(run) if same else plain
+
+
+def without_remote_styles(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The same without the style sheets that Panel, by which HoloViews draws, would fetch; pictures do not need them."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            for kind, shown in output.get("data", {}).items():
+                if isinstance(shown, str):
+                    output.data[kind] = REMOTE_STYLE.sub("data:text/css,", shown)
+    return notebook
 
 
 def with_site_links(text: str, folder: Path, root: Path) -> str:

@@ -48,9 +48,7 @@ def built(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     (sdist,) = (source / "dist").glob("spectral_toolkit-*.tar.gz")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run(
-        [*command, "--wheel-dir", "dist", str(sdist)], cwd=source, capture_output=True, text=True
-    )
+    done = subprocess.run([*command, "--wheel-dir", "dist", str(sdist)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return source / "dist"
 

@@ -100,6 +100,22 @@ def test_notebooks_are_copied_with_outputs_and_links(site: ModuleType, tmp_path:
     assert "[up](../start.ipynb)" in (target / "labs/page.md").read_text()
 
 
+def test_executed_notebooks_fetch_no_styles(site: ModuleType) -> None:
+    made = notebook("words", "1")
+    url = "https://cdn.holoviz.org/panel/1.9.4/dist/css/loading.css?v=1.9.4"
+    made.cells[1].outputs = [nbformat.v4.new_output("display_data", {"text/html": f'{{"url": "{url}"}}'})]
+    assert site.without_remote_styles(made).cells[1].outputs[0].data["text/html"] == '{"url": "data:text/css,"}'
+
+
+def test_the_figure_of_the_mathematics_is_that_of_the_code(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers, to two digits; pixels of tiles may differ between processors."""
+    monkeypatch.syspath_prepend(str(repository / "docs"))
+    maker = importlib.import_module("make_mathematics_figure")
+    drawn, kept = (re.findall(r"(?:= |: )(\d\.\d\d)", text) for text in (maker.figure(), maker.FIGURE.read_text()))
+    assert len(kept) == 2 * 4 * 7, "an eigenvalue and six layers, for four eigenvectors by two affinities"
+    assert [float(number) for number in drawn] == pytest.approx([float(number) for number in kept], abs=0.011)
+
+
 def test_nothing_on_the_pages_comes_from_a_network(repository: Path) -> None:
     """Sphinx and MyST would add these: MathJax for formulas, scripts of widgets, names of other projects."""
     configuration = (repository / "docs" / "conf.py").read_text()
