@@ -70,6 +70,12 @@ def _formula(translator: Any, node: Any, *, block: bool) -> None:
     raise SkipNode
 
 
+def _with_copies(app: Any, docname: str, source: list[str]) -> None:
+    """A page's links to the repository's notebooks lead to their copies, which are what the site shows."""
+    if "/" not in docname:
+        source[0] = source[0].replace("](../notebooks/", "](notebooks/")
+
+
 def setup(app: Any) -> None:
     """Register the formulas and put the notebooks where Sphinx finds them."""
     app.add_html_math_renderer(
@@ -77,6 +83,7 @@ def setup(app: Any) -> None:
         inline_renderers=(lambda translator, node: _formula(translator, node, block=False), None),
         block_renderers=(lambda translator, node: _formula(translator, node, block=True), None),
     )
+    app.connect("source-read", _with_copies)
     app.connect("config-inited", lambda app, config: copy_notebooks(DOCS.parent, DOCS / "notebooks"))
 
 

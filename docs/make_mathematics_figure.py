@@ -1,7 +1,7 @@
 """Draw the figure of docs/explanation/mathematics.md: ``python docs/make_mathematics_figure.py``. Needs no browser.
 
-One scene through the bundled model: its leading eigenvectors by QK and by VV over all layers, what each costs, and what it
-costs in every layer alone. A test draws it anew and compares the numbers.
+One scene through the bundled model: its leading eigenvectors by QK and by VV over all layers, what each costs, and
+what it costs in every layer alone. A test draws it anew and compares the numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def figure(seed: int = 0, n_eigenvectors: int = 4) -> str:
     from spectral_toolkit.views.figures import picture_uri, tile_uri
 
     acts = st.capture("scenes", st.scenes.sample(1, seed=seed).pixels, progress=False)
-    parts = [_image(picture_uri(acts["pixels"].values[0]), 0, 44)]
+    parts = [_image(picture_uri(acts.dataset["pixels"].values[0]), 0, 44)]
     parts.append(_text("the scene", 0, 36))
     height = TILE + BARS + 58
     for row, (kind, label) in enumerate(KINDS.items()):

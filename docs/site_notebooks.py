@@ -56,7 +56,7 @@ def executed_twin(path: Path, executed: Path) -> nbformat.NotebookNode:
 
 
 def without_remote_styles(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same without the style sheets that Panel, by which HoloViews draws, would fetch; pictures do not need them."""
+    """The same without the style sheets that Panel, by which HoloViews draws, would fetch; pictures need none."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             for kind, shown in output.get("data", {}).items():
