@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 pytest.importorskip("diffusers")
@@ -187,3 +188,89 @@ def test_the_gradient_method_sees_every_draw() -> None:
     from spectral_toolkit.solvers.gradient import head_affinities
 
     assert head_affinities(graph, graph.members[0], slice(0, 1)).shape == (1, 12, 12, 12)
+
+
+# --- resolutions and memory ------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_leaves_out_layers_of_more_than_32_by_32() -> None:
+    tree = make_tree([(33, 32), (4, 4), (2, 2)], images=2, heads=1, channels=2)
+    options: dict[str, Any] = {"scope": "dataset", "within": 2, "across": 2}
+    graph = st.affinity(tree, "vv", **options)
+    assert graph.weights == {"block.0": 0.0, "block.1": 1.0, "block.2": 1.0}
+    assert "Layers of more than 1,024 patches are left out of the dataset, as in the source paper" in graph.notes[0]
+    assert graph.notes[0].endswith("block.0.")
+    eig = st.solve(graph, n_eigenvectors=2)
+    assert eig["eigenvector"].sizes["y"] == 4
+    assert "left out of the dataset" in eig.attrs["notes"]
+    assert graph.reweight(None).weights == graph.weights
+    for wanted in (
+        graph.reweight({"block.0": 1.0}),
+        st.affinity(tree, "vv", weights={"block.0": 1.0}, **options),
+        st.affinity(tree, "vv", layers=["block.0", "block.1", "block.2"], **options),
+    ):
+        assert wanted.weights["block.0"] == 1
+        assert not wanted.notes
+    alone = st.affinity(make_tree([(33, 32)] * 2, images=2, heads=1, channels=2), "vv", **options)
+    assert set(alone.weights.values()) == {1.0}
+    assert set(st.affinity(tree, "vv").weights.values()) == {1.0}
+    tree["block.0"].attrs |= {"depth": 0}
+    scores = st.pathways(tree, kinds="vv", n_eigenvectors=1, controls=False, progress=False, n_bootstrap=5)
+    assert scores.layer.values.tolist() == ["block.1", "block.2", "joint"]
+    assert "Left out, as in the source paper" in scores.attrs["notes"]
+
+
+def test_matrices_of_all_layers_stay_within_one_budget() -> None:
+    """Beyond it the finest are recomputed in tiles, with the same answer, and the answer says so."""
+    tree = tree_of_draws([(6, 5), (6, 5), (3, 4)], images=1, special=1)
+    graph = st.affinity(tree, "qk", device="cpu")
+    small = st.affinity(tree, "qk", device="cpu")
+    small.cache_bytes = 4 * (30**2 + 12**2)
+    assert [graph.is_dense(member) for member in graph.members] == [True] * 3
+    assert [small.is_dense(member) for member in small.members] == [True, False, True]
+    dense, tiled = (st.solve(one, n_eigenvectors=4) for one in (graph, small))
+    np.testing.assert_allclose(tiled["eigenvalue"], dense["eigenvalue"], atol=1e-9)
+    for name, matrix in graph.to_dense().items():
+        np.testing.assert_allclose(small.to_dense()[name], matrix, atol=1e-12)
+    assert "recomputed in tiles at every product, 1.1e+04 similarities each time" in tiled.attrs["notes"]
+    assert small.cached_bytes <= small.cache_bytes
+
+
+def test_no_matrix_of_a_head_is_formed_beyond_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of the softmax, row block by row block, against all heads written out."""
+    from spectral_toolkit.affinities import operators
+
+    monkeypatch.setattr(operators, "TILE_ELEMENTS", 7 * 30)
+    largest: list[int] = []
+    from spectral_toolkit.affinities.kernels import softmax
+
+    heads = softmax.sum_over_heads
+    monkeypatch.setattr(
+        softmax, "sum_over_heads", lambda n, of_head: heads(n, lambda head: noted(of_head(head), largest))
+    )
+    tree: Any = tree_of_draws([(6, 5)], images=1, special=2, bias=True)
+    node = tree["block.0"]
+    query, key = (node[name].values.reshape(6, 2, 30, 4) for name in ("query", "key"))
+    keys = np.concatenate([node["special_key"].values.reshape(6, 2, 2, 4), key], axis=2)
+    scores = query @ keys.swapaxes(-1, -2) * 0.5 + node["attention_bias"].values[:, 2:]
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    mean = (weights / weights.sum(-1, keepdims=True))[..., 2:].mean((0, 1))
+    graph = st.affinity(tree, "qk", device="cpu", dense_bytes=0)
+    operator = graph.operators(graph.members[0], slice(0, 1))
+    x = np.random.default_rng(0).normal(size=(1, 3, 30))
+    product = operator.matmul(torch.from_numpy(x))[0].numpy()
+    np.testing.assert_allclose(product, x[0] @ (mean + mean.T) / 2, atol=1e-12)
+    assert max(largest) <= 7 * 30
+
+
+def noted(tile: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    sizes.append(tile.numel())
+    return tile
+
+
+def test_the_gradient_method_says_what_it_would_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spectral_toolkit.solvers import gradient
+
+    monkeypatch.setattr(gradient, "MOST_BYTES", 1000)
+    with pytest.raises(st.errors.SolverError, match=r"holds the matrix of every head, 6,912 bytes.*acts\.sel"):
+        st.solve(st.affinity(tree_of_draws([(3, 4)], images=1), "vv"), n_eigenvectors=2, method="gradient")

@@ -15,8 +15,8 @@ from ..activations import check_tree, image_names, layer_names
 from ..devices import resolve_device
 from ..errors import AffinityError
 from .approximate_neighbours import check_installed
-from .dataset_graph import DatasetGraph
-from .layer_graph import LayerGraph, Member, Recipe, Weights, make_members
+from .dataset_graph import DatasetGraph, too_fine
+from .layer_graph import DENSE_BYTES, LayerGraph, Member, Recipe, Weights, make_members, resolve_weights
 from .table import KERNELS, SEARCHES, check_combination, default_kernel
 
 __all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel"]
@@ -32,7 +32,7 @@ def affinity(
     weights: Weights = None,
     layers: str | Sequence[str] = "all",
     device: str = "auto",
-    dense_bytes: int = 2 * 2**30,
+    dense_bytes: float = DENSE_BYTES,
     mask: Mapping[str, xr.DataArray] | None = None,
     search: str | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -61,16 +61,21 @@ def affinity(
         with its own weight and share.
     scope
         ``"image"``: every picture alone. ``"dataset"``: one problem over all pictures, with edges inside them and
-        between them; the activations are read layer by layer, so they may lie in a store larger than memory.
+        between them; the activations are read layer by layer, so they may lie in a store larger than memory. Where
+        layers differ in resolution, those of more than 32 x 32 patches are left out (weight 0), as in the source paper,
+        and ``notes`` says so: name them in ``weights`` or ``layers`` to have them.
     weights
-        Layer weights >= 0: a mapping from names (others stay 1), one number per layer, or None for all ones.
+        Layer weights >= 0: a mapping from names (others stay 1), one number per layer, or None for all ones. Draws of
+        a denoiser (``timestep``, ``noise``) are averaged over like heads, head by head and draw by draw; select one
+        before with ``acts.sel(timestep=...)``.
     layers
         ``"all"`` or the names of those to use.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     dense_bytes
-        A layer whose matrix (n_l^2 float32 for one image) would exceed this is never formed; its products are
-        recomputed in tiles.
+        A layer whose matrix (n_l^2 float32 for one image, one for all heads and draws) would exceed this is never
+        formed; its products are recomputed in tiles of 64 MiB, which ``notes`` then says. 2 GiB by default; all layers
+        together may take 4 GiB, and the finest are recomputed beyond that. A matrix for each head is never formed.
     mask
         Tokens to leave out, layer by layer: a mapping from names of layers to booleans (image, y, x), true where the
         token is to have no affinity to any other, such as :func:`spectral_toolkit.trust.outlying_masks` finds. A cell
@@ -149,7 +154,12 @@ def affinity(
         if masked:
             raise AffinityError("mask is not offered with scope='dataset': leave it out, or use scope='image'.")
         remark = ""
-        pairs = _pairs_to_compare(members, len(image_names(acts)))
+        # Layers asked for by name are all wanted.
+        cells = {member.layer: member.n_cells for member in members}
+        left_out = too_fine(cells) if isinstance(layers, str) else ()
+        default = {member.name: 0.0 if member.layer in left_out else 1.0 for member in members}
+        weight = resolve_weights(weights, members, default)
+        pairs = _pairs_to_compare([m for m in members if weight[m.name] > 0], len(image_names(acts)))
         if by_default and pairs > MOST_PAIRS:
             kernel, checked = "shifted_cosine", ()
             remark = (
@@ -164,6 +174,7 @@ def affinity(
             device=resolve_device(device),
             folder=kept,
             remark=remark,
+            left_out=left_out,
         )
     return LayerGraph(
         acts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,23 @@ IMAGES_PER_READ = 16
 """Images whose vectors are read in one go."""
 EDGES_TO_TABLES = 2.5
 """Tables and the edges made of them, which are up to twice as many in three quarters of the space, to the tables."""
+MOST_CELLS = 32 * 32
+"""Layers of more patches are left out of a dataset unless asked for, as in the source paper: they would decide alone
+how long the search for neighbours takes."""
 MOST_DENSE_NODES = 20_000
 """Whole matrices are written out up to this size: 3.2 GB in float64."""
+
+
+def too_fine(cells: Mapping[str, int]) -> tuple[str, ...]:
+    """Layers that a dataset leaves out, of all with their numbers of patches: none if all are too fine.
+
+    Examples
+    --------
+    >>> too_fine({"down": 4096, "middle": 64}), too_fine({"block.0": 1369, "block.1": 1369})
+    (('down',), ())
+    """
+    fine = tuple(layer for layer, n in cells.items() if n > MOST_CELLS)
+    return () if len(fine) == len(cells) else fine
 
 
 class DatasetGraph(LayerGraph):
@@ -167,6 +182,12 @@ class DatasetGraph(LayerGraph):
     def notes(self) -> tuple[str, ...]:
         """What a reader of the answer should know of how it was made."""
         remarks = [self._remark] if self._remark else []
+        used = {member.layer for member in self.members if self.weights[member.name] > 0}
+        if absent := [layer for layer in self.left_out if layer not in used]:
+            remarks.append(
+                f"Layers of more than {MOST_CELLS:,} patches are left out of the dataset, as in the source paper; a "
+                f"weight above 0 brings them in: {', '.join(absent)}."
+            )
         if self.recipe.kernel == "knn" and not self._edges_fit and world_size() == 1:
             remarks.append("Edges lie on disk, as they would not fit in memory, and are read at every product.")
         if self._recall:
@@ -186,7 +207,8 @@ class DatasetGraph(LayerGraph):
     def _edge_bytes(self) -> int:
         """Upper bound of what all tables of neighbours take."""
         per_node = 8 * (self._wanted["within"] + self._wanted["across"])
-        tables = {member.layer: member for member in self.members}.values()
+        wanted = [member for member in self.members if self._default_weights[member.name] or self.weights[member.name]]
+        tables = {member.layer: member for member in wanted}.values()
         return int(sum(per_node * m.n_heads * m.n_cells * len(self.images) for m in tables))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ from .resampling import Grid
 from .table import KERNELS
 
 Weights = Mapping[str, float] | Sequence[float] | None
+
+DENSE_BYTES = 2 * 2**30
+"""A layer whose matrix would take more, for one image in float32, is never formed: its products are made of tiles."""
+CACHE_BYTES = 4 * 2**30
+"""What the matrices of all layers together may take, for one image; beyond it the finest are made of tiles too."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,10 @@ class LayerGraph:
         *,
         weights: Weights = None,
         device: torch.device,
-        dense_bytes: int = 2 * 2**30,
-        cache_bytes: int = 4 * 2**30,
+        dense_bytes: float = DENSE_BYTES,
+        cache_bytes: int = CACHE_BYTES,
         mask: Mapping[str, np.ndarray] | None = None,
+        left_out: Sequence[str] = (),
     ) -> None:
         self.activations = activations
         self.members = tuple(members)
@@ -99,7 +106,9 @@ class LayerGraph:
         self.cache_bytes = cache_bytes
         self.mask = dict(mask or {})
         self.images = tuple(image_names(activations))
-        self._weights = _resolve_weights(weights, self.members, {member.name: 1.0 for member in self.members})
+        self.left_out = tuple(left_out)
+        self._default_weights = {m.name: 0.0 if m.layer in self.left_out else 1.0 for m in self.members}
+        self._weights = resolve_weights(weights, self.members, self._default_weights)
         self._cache: dict[tuple[str, int, int], Operator] = {}
         self.subspaces: dict[tuple[int, int, Grid], tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -108,10 +117,15 @@ class LayerGraph:
         """What a reader of the answer should know of how the affinities were made."""
         remarks = []
         used = [member for member in self.members if self.weights[member.name] > 0]
-        tiled = [member.name for member in used if not self.is_dense(member)]
+        tiled = [member for member in used if not self.is_dense(member)]
         if tiled and not KERNELS[self.recipe.kernel].low_rank:
-            names = ", ".join(tiled)
-            remarks.append(f"Affinities recomputed in tiles at every product, as they exceed dense_bytes: {names}.")
+            names = ", ".join(member.name for member in tiled)
+            pairs = sum(len(member.heads) * member.n_cells**2 for member in tiled)
+            remarks.append(
+                f"Affinities recomputed in tiles at every product, {pairs:.1e} similarities each time, as their "
+                f"matrices exceed dense_bytes, or those of all layers cache_bytes: {names}. That is slow: fewer layers, "
+                "draws or pixels make it quick."
+            )
         masked = {m.layer: int(self.mask[m.layer].sum()) for m in used if m.layer in self.mask}
         if any(masked.values()):
             counts = ", ".join(f"{count} of {layer}" for layer, count in masked.items() if count)
@@ -133,7 +147,8 @@ class LayerGraph:
         ----------
         weights
             A mapping from layer names to weights >= 0 (layers not named keep theirs; the name of a layer
-            stands for all its heads), or one weight per entry of ``layers``, or None for all ones.
+            stands for all its heads), or one weight per entry of ``layers``, or None for all ones (and zero for layers
+            left out of a dataset).
 
         Raises
         ------
@@ -141,8 +156,8 @@ class LayerGraph:
             If a name is unknown, or a weight is negative, NaN or infinite.
         """
         other = copy.copy(self)
-        start = dict.fromkeys(self._weights, 1.0) if weights is None else self._weights
-        other._weights = _resolve_weights(weights, self.members, start)
+        start = self._default_weights if weights is None else self._weights
+        other._weights = resolve_weights(weights, self.members, start)
         return other
 
     def operators(self, member: Member, images: slice) -> Operator:
@@ -164,10 +179,22 @@ class LayerGraph:
 
     def is_dense(self, member: Member) -> bool:
         """Whether the member's affinity is held as a matrix rather than as factors or recomputed tiles."""
-        n = member.grid[0] * member.grid[1]
-        if KERNELS[self.recipe.kernel].low_rank and n > 2 * member.rank:
-            return False
-        return n * n * 4 <= self.dense_bytes
+        return member.name in self._dense_members
+
+    @functools.cached_property
+    def _dense_members(self) -> frozenset[str]:
+        """Members held as matrices: coarse ones first, while all of them fit."""
+        low_rank = KERNELS[self.recipe.kernel].low_rank
+        held, total = set(), 0
+        for member in sorted(self.members, key=lambda member: member.n_cells):
+            n = member.n_cells
+            n_bytes = n * n * 4
+            if (low_rank and n > 2 * member.rank) or n_bytes > self.dense_bytes:
+                continue
+            total += n_bytes
+            if total <= self.cache_bytes:
+                held.add(member.name)
+        return frozenset(held)
 
     def to_dense(self, image: int | str = 0) -> dict[str, np.ndarray]:
         """Every layer's affinity W of one image, as the solver sees it but for the scaling of its total degree.
@@ -276,7 +303,8 @@ def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, hea
     return members
 
 
-def _resolve_weights(weights: Weights, members: Sequence[Member], start: Mapping[str, float]) -> dict[str, float]:
+def resolve_weights(weights: Weights, members: Sequence[Member], start: Mapping[str, float]) -> dict[str, float]:
+    """A weight for every member, checked; members that ``weights`` does not name keep what ``start`` has for them."""
     resolved = dict(start)
     if weights is None:
         return resolved

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ..activations import layer_names
 from ..affinities import affinity
+from ..affinities.dataset_graph import too_fine
 from ..affinities.features import KINDS
 from ..errors import ActivationsError, SpectralToolkitError
 from ..solvers import solve
@@ -111,6 +112,7 @@ def pathways(
     """
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     _check(kinds, n_bootstrap, confidence, seed)
+    acts, left_out = without_fine_layers(acts)
     layers = layer_names(acts)
     grid = finest_grid(acts)
     cells = None if labels is None else prepare_labels(acts, labels, grid=grid).to_numpy().reshape(-1, math.prod(grid))
@@ -131,6 +133,8 @@ def pathways(
     names = SCORES if cells is not None else WITHOUT_LABELS
     table = {name: np.full((3, len(kinds), len(rows)), np.nan) for name in names}
     notes: list[str] = []
+    if left_out:
+        notes.append(f"Left out, as in the source paper, for having more than 32 x 32 patches: {', '.join(left_out)}.")
     kernel_used = str(kernel)
 
     def put(kinds_at: Sequence[int], row: str, eig: xr.Dataset, of: np.ndarray | None) -> None:
@@ -185,6 +189,16 @@ def pathways(
             **{f"activations_{name}": value for name, value in acts.attrs.items()},
         },
     )
+
+
+def without_fine_layers(acts: xr.DataTree) -> tuple[xr.DataTree, tuple[str, ...]]:
+    """Activations without the layers that a dataset leaves out, and their names."""
+    cells = {layer: acts.children[layer].sizes["y"] * acts.children[layer].sizes["x"] for layer in layer_names(acts)}
+    left_out = too_fine(cells)
+    if not left_out:
+        return acts, ()
+    children = {name: node for name, node in acts.children.items() if name not in left_out}
+    return xr.DataTree(acts.to_dataset(inherit=False), children=children), left_out
 
 
 def interval(samples: np.ndarray, confidence: float, least: float) -> tuple[float, float]:

@@ -44,6 +44,9 @@ OPTIONS: dict[str, tuple[type, float]] = {
 
 N_CHANNELS = 128
 
+MOST_BYTES = 4 * 2**30
+"""What the matrices of all heads may take at once: this method holds each, where the exact one holds their mean."""
+
 
 def objective(
     affinities: Sequence[Tensor],
@@ -234,6 +237,14 @@ def solve_images(
     learning_rate = 2e-3 if learning_rate is None else learning_rate
     patience = 200 if patience is None else patience
     checkpoint_every = 100 if checkpoint_every is None else checkpoint_every
+    members = positive_members(graph)
+    needed = sum(4 * len(member.heads) * member.n_cells**2 for member in members)
+    if needed > MOST_BYTES:
+        raise SolverError(
+            f"method='gradient' holds the matrix of every head, {needed:,} bytes here and {MOST_BYTES:,} at most: "
+            "leave out the finest layers with weights=, select one timestep with acts.sel(timestep=...), or use "
+            "method='exact'."
+        )
     pencil = JointPencil(graph, images, grid)
     n_features = n_eigenvectors + 1 if n_features is None else n_features
     if n_eigenvectors > min(n_features, int(pencil.n_free.min())) - 1:
@@ -242,7 +253,6 @@ def solve_images(
             "cells: features and cells carry at most one eigenvector fewer than there are of them, as the constant "
             "is one of theirs."
         )
-    members = positive_members(graph)
     weights = [graph.weights[member.name] for member in members]
     grids = [member.grid for member in members]
     first = images.indices(len(graph.images))[0]
