@@ -13,6 +13,7 @@ _HOMES = {
     "load_images": "images",
     "load_model": "models",
     "capture": "capturing",
+    "estimate_memory": "estimating",
     "affinity": "affinities",
     "solve": "solvers",
     "align": "comparing",
@@ -43,6 +44,7 @@ __all__ = [
     "capture",
     "doctor",
     "errors",
+    "estimate_memory",
     "evaluate",
     "frozen",
     "heat_map",
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     from .capturing import capture
     from .comparing import align, layer_distances, subspace_distance
     from .diagnosis import doctor
+    from .estimating import estimate_memory
     from .images import load_images
     from .models import load_model
     from .regions import instances, refine, segment

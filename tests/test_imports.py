@@ -29,6 +29,7 @@ ORDER = (
     "affinities",
     "solvers",
     "comparing",
+    "estimating",
     "trust",
     "regions",
     "scoring",

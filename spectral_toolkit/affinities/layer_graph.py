@@ -123,8 +123,8 @@ class LayerGraph:
             pairs = sum(len(member.heads) * member.n_cells**2 for member in tiled)
             remarks.append(
                 f"Affinities recomputed in tiles at every product, {pairs:.1e} similarities each time, as their "
-                f"matrices exceed dense_bytes, or those of all layers cache_bytes: {names}. That is slow: fewer layers, "
-                "draws or pixels make it quick."
+                f"matrices exceed dense_bytes, or those of all layers cache_bytes: {names}. That is slow: fewer layers "
+                "or pixels make it quick."
             )
         masked = {m.layer: int(self.mask[m.layer].sum()) for m in used if m.layer in self.mask}
         if any(masked.values()):
@@ -183,18 +183,7 @@ class LayerGraph:
 
     @functools.cached_property
     def _dense_members(self) -> frozenset[str]:
-        """Members held as matrices: coarse ones first, while all of them fit."""
-        low_rank = KERNELS[self.recipe.kernel].low_rank
-        held, total = set(), 0
-        for member in sorted(self.members, key=lambda member: member.n_cells):
-            n = member.n_cells
-            n_bytes = n * n * 4
-            if (low_rank and n > 2 * member.rank) or n_bytes > self.dense_bytes:
-                continue
-            total += n_bytes
-            if total <= self.cache_bytes:
-                held.add(member.name)
-        return frozenset(held)
+        return dense_members(self.members, self.recipe.kernel, self.dense_bytes, self.cache_bytes)
 
     def to_dense(self, image: int | str = 0) -> dict[str, np.ndarray]:
         """Every layer's affinity W of one image, as the solver sees it but for the scaling of its total degree.
@@ -276,6 +265,22 @@ class LayerGraph:
             f"{len(self.members)} layers on {', '.join(f'{rows}x{columns}' for rows, columns in grids)}, "
             f"{len(self.images)} images)"
         )
+
+
+def dense_members(
+    members: Sequence[Member], kernel: str, dense_bytes: float = DENSE_BYTES, cache_bytes: int = CACHE_BYTES
+) -> frozenset[str]:
+    """Names of the members that are held as matrices: coarse ones first, while all of them fit."""
+    low_rank = KERNELS[kernel].low_rank
+    held, total = set(), 0
+    for member in sorted(members, key=lambda member: member.n_cells):
+        n = member.n_cells
+        if (low_rank and n > 2 * member.rank) or n * n * 4 > dense_bytes:
+            continue
+        total += n * n * 4
+        if total <= cache_bytes:
+            held.add(member.name)
+    return frozenset(held)
 
 
 def _masked_rows(rows: Rows, keep: torch.Tensor) -> Rows:

@@ -143,6 +143,19 @@ def estimate_bytes(
     return _plan(model, images, layers, quantities, size, 1, 0).nbytes
 
 
+def make_capture_plan(
+    model: Any,
+    images: Any,
+    *,
+    layers: Any = "all",
+    quantities: str | Sequence[str] = _DEFAULT,
+    size: int | tuple[int, int] | None = None,
+    batch_size: int = 8,
+) -> Plan:
+    """What ``capture`` with these arguments would record."""
+    return _plan(model, images, layers, quantities, size, batch_size, 0)
+
+
 def _plan(
     model: Any,
     images: Any,

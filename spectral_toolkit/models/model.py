@@ -7,6 +7,7 @@ layer to the recorder with special tokens first and patches row by row.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import operator
 import threading
@@ -197,6 +198,14 @@ class Model(ABC):
         """
         begin(())
         self.forward(pixels)
+
+    def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
+        """One forward pass over ``pixels`` by copies that ``convert`` makes of the modules, such as ones without
+        numbers; what is small is computed now.
+        """
+        other = copy.copy(self)
+        other.tower = convert(self.tower)
+        return lambda: other.forward(pixels)
 
     def image_size(self, size: int | tuple[int, int] | None = None) -> tuple[int, int]:
         """The size (height, width) pictures are resized to, checked; ``None`` gives the model's own.

@@ -41,7 +41,7 @@ import torch
 
 from ...errors import SpectralToolkitError, UnsupportedModelError
 from ..model import Model, Recorder
-from .encoding import encode, latent_factor
+from .encoding import encode, latent_factor, overflows
 from .noising import BETWEEN, N_TIMESTEPS, drawn_timesteps, noise_of, noised, steps_of
 from .watching import Seen, watching
 
@@ -373,6 +373,17 @@ class DiffusionModel(Model):
 
     def forward(self, pixels: np.ndarray) -> Any:
         self.run(pixels, lambda place: None)
+
+    def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
+        size = (pixels.shape[1], pixels.shape[2])
+        told = {size: self.conditioning(size)}  # one prompt is quickly read
+        other = self.at(timesteps=self.timesteps[0], n_draws=1)
+        other.tower = convert(self.tower)
+        if self.vae is not None:
+            # One that overflows in half precision computes in single precision.
+            other.vae = convert(copy.deepcopy(self.vae).float() if overflows(self.vae) else self.vae)
+        other._told = told
+        return lambda: other.forward(pixels)
 
 
 def _shallow(model: DiffusionModel) -> Any:

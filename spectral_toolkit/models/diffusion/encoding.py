@@ -48,13 +48,18 @@ def encode(vae: Any, processing: Processing, pixels: np.ndarray) -> torch.Tensor
     return (latents - shift) * scaling
 
 
+def overflows(vae: Any) -> bool:
+    """Whether a VAE is in float16 and says that this is not enough."""
+    return next(vae.parameters()).dtype == torch.float16 and bool(vae.config.get("force_upcast"))
+
+
 @contextmanager
 def _precise(vae: Any) -> Iterator[None]:
     """A VAE that overflows in float16, and says so, computes in float32, as in its own pipeline; bits are kept."""
-    own = next(vae.parameters()).dtype
-    if own != torch.float16 or not vae.config.get("force_upcast"):
+    if not overflows(vae):
         yield
         return
+    own = torch.float16
     try:
         vae.to(torch.float32)
         yield

@@ -1,0 +1,98 @@
+"""How much memory a forward pass takes, without computing it.
+
+The modules are copied with fake tensors in place of their weights, which have shapes and no numbers (PyTorch's
+``FakeTensorMode``), and what is alive is added up after every operation. Attention by PyTorch's fused function keeps no
+matrix of all pairs, and is counted without one.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def peak_bytes(prepare: Callable[[Callable[[torch.nn.Module], torch.nn.Module]], Callable[[], Any]]) -> int:
+    """Most bytes that a pass holds at once beside weights and inputs.
+
+    Parameters
+    ----------
+    prepare
+        Given a function that copies a module without its numbers, returns the pass to run on such copies.
+
+    Examples
+    --------
+    >>> layers = torch.nn.Sequential(torch.nn.Linear(4, 100), torch.nn.ReLU(), torch.nn.Linear(100, 2))
+    >>> shown = torch.zeros(8, 4)
+    >>> def prepare(convert):
+    ...     copied = convert(layers)
+    ...     return lambda: copied(shown)
+    >>> peak_bytes(prepare) == 4 * (8 * 100 + 8 * 100)
+    True
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def convert(module: torch.nn.Module) -> torch.nn.Module:
+        tensors = [*module.parameters(), *module.buffers()]
+        return copy.deepcopy(module, {id(tensor): mode.from_tensor(tensor) for tensor in tensors})
+
+    run = prepare(convert)
+    live = _Live()
+    calls = {id(cache): cache.cache_info().misses for cache in _caches()}
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), mode, _FusedAttention(), live:
+            run()
+    finally:
+        # Some models keep tables of positions in a cache of the whole program: none without numbers may stay there.
+        for cache in _caches():
+            if cache.cache_info().misses != calls.get(id(cache)):
+                cache.cache_clear()
+    return live.peak
+
+
+def _caches() -> list[Any]:
+    kind = type(functools.lru_cache(len))
+    return [found for found in gc.get_objects() if type(found) is kind]
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the tensors that operations made and that are still there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        # Views, and operations in place, allocate nothing.
+        if not any(returned.alias_info is not None for returned in func._schema.returns):
+            for tensor in tree_leaves(output):
+                if isinstance(tensor, torch.Tensor):
+                    storage = tensor.untyped_storage()
+                    self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self._storages = {key: held for key, held in self._storages.items() if not held[0].expired()}
+        self.peak = max(self.peak, sum(n_bytes for _, n_bytes in self._storages.values()))
+        return output
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Gives the shape of what the fused attention returns."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is scaled_dot_product_attention:
+            query = args[0] if args else kwargs["query"]
+            value = args[2] if len(args) > 2 else kwargs["value"]
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        return func(*args, **kwargs)
