@@ -1,7 +1,7 @@
 """Every block of code in README.md and below docs/ runs, page by page, as a reader would run it: offline, in order.
 
 A page is read from top to bottom in one namespace, in a folder that holds what the pages name: ``photos/``,
-``my-photo.jpg`` and a small model ``my-model``. Python is executed; of shell blocks our own commands are, ``make``'s
+``my-photo.jpg``, a small model ``my-model`` and a small pipeline ``my-pipeline``. Python is executed; of shell blocks our own commands are, ``make``'s
 targets are looked up. What cannot run here carries ``<!-- not run: reason -->`` in the line above it.
 """
 
@@ -87,6 +87,7 @@ def run_command(page: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 @pytest.fixture(scope="session")
 def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has: photographs and a model."""
+    from diffusion_zoo import stable_diffusion
     from model_zoo import BY_NAME
 
     folder = tmp_path_factory.mktemp("reader")
@@ -96,6 +97,7 @@ def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(picture).save(folder / "photos" / f"{number}.jpg")
     Image.fromarray(pixels[0]).save(folder / "my-photo.jpg")
     BY_NAME["vit"].make().save_pretrained(folder / "my-model")
+    stable_diffusion().save_pretrained(folder / "my-pipeline")
     return folder
 
 

@@ -65,9 +65,6 @@ def test_denoisers_are_left_as_they_are() -> None:
 
     model: Any = st.load_model(DENOISERS["sdxl"].make())
     one = st.estimate_memory(model.at(timesteps=3), pictures(), batch_size=1)
-    many = st.estimate_memory(model, pictures(), batch_size=2)
-    assert many.activations > 3 * one.activations
-    assert 1.8 * one.forward < many.forward < 2.2 * one.forward
     half = st.load_model(model, dtype="float16")
     assert st.estimate_memory(half, pictures(), batch_size=1).forward > 0.9 * one.forward  # this VAE overflows
     st.load_model(model, dtype="float32")
