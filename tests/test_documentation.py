@@ -1,8 +1,8 @@
 """Every block of code in README.md and below docs/ runs, page by page, as a reader would run it: offline, in order.
 
 A page is read from top to bottom in one namespace, in a folder that holds what the pages name: ``photos/``,
-``my-photo.jpg``, a small model ``my-model`` and a small pipeline ``my-pipeline``. Python is executed; of shell blocks our own commands are, ``make``'s
-targets are looked up. What cannot run here carries ``<!-- not run: reason -->`` in the line above it.
+``my-photo.jpg``, a small model ``my-model`` and a small pipeline ``my-pipeline``. Python is executed; of shell blocks
+our own commands are, ``make``'s targets are looked up. What cannot run here carries ``<!-- not run: reason -->`` in the line above it.
 """
 
 from __future__ import annotations
