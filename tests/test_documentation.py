@@ -2,7 +2,8 @@
 
 A page is read from top to bottom in one namespace, in a folder that holds what the pages name: ``photos/``,
 ``my-photo.jpg``, a small model ``my-model`` and a small pipeline ``my-pipeline``. Python is executed; of shell blocks
-our own commands are, ``make``'s targets are looked up. What cannot run here carries ``<!-- not run: reason -->`` in the line above it.
+our own commands are, ``make``'s targets are looked up. What cannot run here carries ``<!-- not run: reason -->`` in
+the line above it.
 """
 
 from __future__ import annotations
