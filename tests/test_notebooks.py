@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -40,16 +43,56 @@ def test_notebook_names_its_kernel(path: Path) -> None:
     assert nbformat.read(path, as_version=4).metadata["kernelspec"]["name"] == "python3"
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def widgets_without_twin(notebook: Any) -> list[str]:
+    """Explorers that a cell makes, and after which neither it nor a later cell ends with their frozen twin.
+
+    A widget is lost when a notebook is saved or opened without a kernel; what the last line of a cell shows is not.
+    """
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    lost = []
+    for number, source in enumerate(sources):
+        for node in ast.walk(ast.parse(source)):
+            if not (isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("st.Explorer")):
+                continue
+            (name,) = map(ast.unparse, node.targets)
+            last_lines = [ast.unparse(ast.parse(later).body[-1]) for later in sources[number:]]
+            if not any(line.startswith(f"{name}.to_html(") for line in last_lines):
+                lost.append(name)
+    return lost
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
+def test_widgets_end_with_their_frozen_twin(path: Path) -> None:
+    assert widgets_without_twin(nbformat.read(path, as_version=4)) == []
+
+
+def test_a_widget_without_its_twin_is_noticed() -> None:
+    cells = ["explorer = st.Explorer(model)\nexplorer", "other = st.Explorer(model)\nother.to_html()\nother"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    assert widgets_without_twin(notebook) == ["explorer", "other"]
+    notebook.cells.append(nbformat.v4.new_code_cell("explorer.to_html()"))
+    assert widgets_without_twin(notebook) == ["other"]
+
+
 @pytest.mark.parametrize("path", EXECUTED, ids=named)
-def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any) -> None:
+    """Offline, from top to bottom; how long it took goes into the report (``pytest --junit-xml``), and fails nothing."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PYTHONWARNINGS", "default")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(path, as_version=4)
+    began = time.perf_counter()
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    record_property("seconds", round(time.perf_counter() - began, 1))
     figures = 0
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             assert output.output_type != "error"
+            # Only ours: a library's progress bar would stay on the page as a dead widget.
+            assert WIDGET not in output.get("data", {}) or "Explorer" in cell.source or "explorer" in cell.source
             if output.output_type == "stream" and output.name == "stderr":
                 # Progress bars are welcome there; warnings that point at our code or the notebook's are not.
                 assert "Warning" not in output.text, output.text
