@@ -79,7 +79,7 @@ def test_a_widget_without_its_twin_is_noticed() -> None:
 
 @pytest.mark.parametrize("path", EXECUTED, ids=named)
 def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any) -> None:
-    """Offline, from top to bottom; how long it took goes into the report (``pytest --junit-xml``), and fails nothing."""
+    """Offline, from top to bottom; how long it took goes into a report (``pytest --junit-xml``)."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PYTHONWARNINGS", "default")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
