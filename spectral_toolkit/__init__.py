@@ -34,7 +34,7 @@ _HOMES = {
     "save_bundle": "bundling",
     "Explorer": "views.explorer",
 }
-_MODULES = ("errors", "scenes", "solvers")
+_MODULES = ("errors", "scenes", "solvers", "studies")
 
 __all__ = [
     "Explorer",
@@ -63,6 +63,7 @@ __all__ = [
     "segment",
     "solve",
     "solvers",
+    "studies",
     "subspace_distance",
 ]
 
@@ -83,7 +84,7 @@ def __dir__():
 
 
 if TYPE_CHECKING:
-    from . import errors, scenes, solvers
+    from . import errors, scenes, solvers, studies
     from .affinities import affinity
     from .bundling import load_bundle, save_bundle
     from .capturing import capture

@@ -19,6 +19,7 @@ import typer
 from . import __version__
 from .collectives import barrier, join, rank, say_once
 from .errors import SpectralToolkitError, StoreError
+from .outputs import refuse_file, refuse_foreign, write_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MAX_SCENES = 100_000  # 6 GB of pixels and labels; more is a slip of the finger
+# What a study's file says, so that the command line may not.
+_SINGLE = ("model", "images", "more_images", "n_eigenvectors", "device", "seed")
 MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers have below a hundred
 
 app = typer.Typer(
@@ -69,10 +72,10 @@ def demo(
     import spectral_toolkit as st
     from spectral_toolkit.views.report import render_report
 
-    _refuse_file(out)
+    refuse_file(out)
     store, page = out / "eigenvectors.zarr", out / "report.html"
-    _refuse_foreign(store, overwrite=True)
-    _refuse_foreign(page, overwrite=True)
+    refuse_foreign(store, overwrite=True)
+    refuse_foreign(page, overwrite=True)
     affinity, solve, capture = st.affinity, st.solve, st.capture  # loads the libraries, so that no timing includes it
 
     model = _load_model("scenes", device)
@@ -88,7 +91,7 @@ def demo(
         solved[kind] = solve(affinity(activations, kind, device=device), seed=seed)
         seconds[kind] = perf_counter() - started
 
-    _write_store(xr.DataTree.from_dict(dict(solved)), store)
+    write_store(xr.DataTree.from_dict(dict(solved)), store)
     started = perf_counter()
     render_report(activations, solved, page, pictures_source=f"st.scenes.sample({n_images}, seed={seed}).pixels")
     report_seconds = perf_counter() - started
@@ -197,8 +200,8 @@ def solve(
     import spectral_toolkit as st
     from spectral_toolkit.affinities.dataset_graph import DatasetGraph
 
-    _refuse_foreign(out, overwrite=overwrite)
-    _refuse_file(out.parent)
+    refuse_foreign(out, overwrite=overwrite)
+    refuse_file(out.parent)
     barrier()
     if scope == "image" and rank() > 0:
         return  # pictures solved alone are no work for several processes
@@ -230,7 +233,7 @@ def solve(
         graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed, progress=True, **options
     )
     if rank() == 0:
-        _write_store(eigenvectors, out)
+        write_store(eigenvectors, out)
         shutil.rmtree(kept, ignore_errors=True)
     _echo(f"{_summary(eigenvectors)}; {float(eigenvectors.attrs['seconds']):.2f} s -> {out.resolve()}")
 
@@ -246,12 +249,12 @@ def segment(
     """Cut the pictures into segments: k-means on their eigenvectors."""
     import spectral_toolkit as st
 
-    _refuse_foreign(out, overwrite=overwrite)
-    _refuse_file(out.parent)
+    refuse_foreign(out, overwrite=overwrite)
+    refuse_file(out.parent)
     wanted = int(n_segments) if re.fullmatch(r"[+-]?\d{1,9}", n_segments) else n_segments
     started = perf_counter()
     segments = st.segment(_open_eigenvectors(eigenvectors), wanted, seed=seed)
-    _write_store(segments.to_dataset(), out)
+    write_store(segments.to_dataset(), out)
     counts = segments["n_segments"]
     _echo(
         f"{int(counts.min())} to {int(counts.max())} segments in {counts.size} pictures; "
@@ -261,25 +264,59 @@ def segment(
 
 @app.command()
 def report(
-    model: Model,
-    images: Images,
-    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    model: Annotated[str | None, typer.Option(help="Bundled name ('scenes'), hub name, or local folder.")] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="File, folder or glob; may be repeated. 'scenes:8' draws 8 of the built-in scenes."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of a whole study, instead of a model and pictures.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="JSON of an earlier study: run --config anew, write nothing, say which numbers moved."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The HTML file. [default: report.html; of a study its own name, with .json and .zarr beside it]"
+        ),
+    ] = None,
     more_images: MoreImages = None,
     n_eigenvectors: Annotated[int, typer.Option(min=1, help="Beside the trivial constant one.")] = 10,
     overwrite: Overwrite = False,
     device: Device = "auto",
     seed: Seed = 0,
+    context: typer.Context = None,  # pyright: ignore[reportArgumentType]
 ) -> None:
-    """Write one self-contained HTML page: pictures, eigenvectors, spectrum, provenance."""
+    """Write one self-contained HTML page: pictures, eigenvectors, spectrum, provenance.
+
+    With --config a whole study: models x pictures x affinities x layers, on one page, with all numbers as JSON and all
+    eigenvectors as zarr beside it. Run again after an interruption, it goes on where it stopped. With --check the exit
+    code is 1 if a number moved.
+    """
+    if config is not None or check is not None:
+        from .studies.command import study_command
+
+        given = [name for name in _SINGLE if context.get_parameter_source(name).name == "COMMANDLINE"]  # pyright: ignore[reportOptionalMemberAccess]
+        raise typer.Exit(
+            study_command(config, check, out, given=given, overwrite=overwrite, quiet=_quiet_libraries, tell=typer.echo)
+        )
+    for name, value in (("--model", model), ("--images", images)):
+        if not value:
+            raise SpectralToolkitError(f"Missing option {name!r}: give --model and --images, or --config for a study.")
+    assert model is not None
+    assert images is not None
     import spectral_toolkit as st
 
-    _refuse_foreign(out, overwrite=overwrite)
+    target = out or Path("report.html")
+    refuse_foreign(target, overwrite=overwrite)
     pictures = _pictures([*images, *(more_images or [])], seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     loaded = _load_model(model, device)
     started = perf_counter()
-    st.report(loaded, pictures, out, n_eigenvectors=n_eigenvectors, device=device, seed=seed)
-    typer.echo(f"report in {perf_counter() - started:.1f} s -> {out.resolve()}")
+    st.report(loaded, pictures, target, n_eigenvectors=n_eigenvectors, device=device, seed=seed)
+    typer.echo(f"report in {perf_counter() - started:.1f} s -> {target.resolve()}")
 
 
 @app.command()
@@ -418,13 +455,17 @@ def _split(text: str) -> list[str]:
 
 def _load_model(source: str, device: str) -> Any:
     """As ``st.load_model``, without the bar for reading weights, which takes a moment; downloads keep theirs."""
-    from transformers.utils import logging
-
     import spectral_toolkit as st
+
+    _quiet_libraries()
+    return st.load_model(source, device=device)
+
+
+def _quiet_libraries() -> None:
+    from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return st.load_model(source, device=device)
 
 
 def _pictures(sources: list[str], seed: int) -> Any:
@@ -487,58 +528,3 @@ def _summary(eigenvectors: xr.Dataset) -> str:
         f"largest residual {float(eigenvectors['residual'].max()):.1e}, "
         f"widest eigengap {float(widest):.3g} after component {int(widest['component'])}"
     )
-
-
-def _refuse_file(folder: Path) -> None:
-    """A folder for results must not be, nor lie in, a file; told before anything is computed."""
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise StoreError(f"{str(place)!r} is a file, and a folder is needed there: choose another --out.")
-
-
-def _refuse_foreign(path: Path, *, overwrite: bool) -> None:
-    """Existing output may only be replaced if it is ours and the user asked for it."""
-    if not path.exists() and not path.is_symlink():
-        return
-    if not _is_ours(path):
-        raise StoreError(f"{str(path)!r} exists and was not written by spectral-toolkit: choose another --out.")
-    if not overwrite:
-        raise StoreError(f"{str(path)!r} exists already: add --overwrite to replace it, or choose another --out.")
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a store holds eigenvectors (alone or in groups) or segments, or a page is one of our reports."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return b'name="generator" content="spectral_toolkit' in file.read(20_000)
-    import zarr
-
-    try:
-        group = zarr.open_group(path, mode="r")
-        groups = [group, *(child for _, child in group.groups())]
-        if any("eigenvector" in child and "affinity" in child.attrs for child in groups):
-            return True
-        return "segment" in group and "n_segments_asked" in group["segment"].attrs
-    except Exception:  # whatever cannot be read is not ours
-        return False
-
-
-def _write_store(result: xr.Dataset | xr.DataTree, path: Path) -> None:
-    """Write beside the target and move into place, so that a run cut short leaves the earlier answer whole."""
-    import shutil
-    import tempfile
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of our own, whose name nobody else can have taken; the store lies inside it, with the usual permissions.
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        with warnings.catch_warnings():
-            # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its specification.
-            warnings.filterwarnings("ignore", module="zarr")
-            result.to_zarr(temporary / "store", mode="w")
-        _refuse_foreign(path, overwrite=True)  # somebody may have put something there in the meantime
-        if path.exists():
-            shutil.rmtree(path)
-        (temporary / "store").rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -83,13 +83,18 @@ def threads_for(device: torch.device, n_cells: int) -> AbstractContextManager[No
     return one_thread() if device.type == "cpu" and n_cells <= SERIAL_CELLS else nullcontext()
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """One CPU thread for torch's own steps, and for those of threads started meanwhile; put back on leaving."""
+    return some_threads(1)
+
+
+@contextmanager
+def some_threads(n: int) -> Iterator[None]:
+    """That many CPU threads for torch's own steps; put back on leaving."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(n)
     try:
         yield
     finally:

@@ -50,5 +50,9 @@ class ComparisonError(SpectralToolkitError):
     """Two answers that are not of the same pictures, or cannot be set beside each other."""
 
 
+class StudyError(SpectralToolkitError):
+    """A study's file that asks for something impossible, or results that are none of a study."""
+
+
 class LostProcessError(SpectralToolkitError):
     """Of several processes that work together, one has stopped."""

@@ -17,6 +17,7 @@ PACKAGE = Path(spectral_toolkit.__file__).parent
 # Upper may not import lower.
 ORDER = (
     "errors",
+    "outputs",
     "devices",
     "collectives",
     "images",
@@ -35,6 +36,7 @@ ORDER = (
     "scoring",
     "freezing",
     "views",
+    "studies",
     "diagnosis",
     "serving",
     "cli",

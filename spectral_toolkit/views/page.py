@@ -19,7 +19,7 @@ from .shown import ShownPicture, shown_pictures
 from .wording import flags, statistic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _INHERITED = "activations_"  # before the names of attributes that an answer took over from the activations
 _PANEL_HEIGHT = 400  # screen pixels no picture exceeds, so that a portrait does not fill the page
@@ -68,11 +68,36 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """What a page of several answers of one affinity says besides of each.
+
+    Attributes
+    ----------
+    title
+        What tells the answer from the others of its affinity in headings; empty for the name of the affinity.
+    detail
+        A line under the heading.
+    recipe
+        From the name of a picture, or None for all of them, to Python that makes its figures.
+    trust
+        Statements of every picture, or of all in one, where they were made before and the activations are gone.
+    """
+
+    title: str = ""
+    detail: str = ""
+    recipe: Callable[[str | None], str] | None = None
+    trust: Sequence[Sequence[Statement]] | None = None
+
+
+@dataclass(frozen=True)
 class Panel:
     """One affinity of one picture."""
 
     key: str
     kind: Kind
+    title: str
+    detail: str
+    recipe: str
     tiles: list[Tile]
     isolated: list[tuple[int, int]]
     grid: tuple[int, int]
@@ -98,8 +123,10 @@ class Answer:
 
     key: str
     kind: Kind
+    title: str
     settings: str
     formula: str
+    recipe: str
     joint: Statistics | None
     attrs: list[tuple[str, str]]
 
@@ -118,16 +145,41 @@ class Page:
     layers: list[tuple[str, str]]
     record: dict[str, Any] = field(repr=False)
 
+    @property
+    def backgrounds(self) -> dict[str, list[int]]:
+        """Every picture once, with the cards that show it."""
+        return backgrounds(self.cards)
+
 
 def build_page(
-    activations: xr.DataTree | None, solved: Mapping[str, xr.Dataset], images: Any, title: str, max_side: int
+    activations: xr.DataTree | None,
+    solved: Mapping[str, xr.Dataset],
+    images: Any,
+    title: str,
+    max_side: int,
+    *,
+    captions: Mapping[str, Caption] | None = None,
+    only: int | None = None,
+    first_card: int = 0,
 ) -> Page:
-    """Gather what a report says of answers that were solved from the same activations."""
+    """Gather what a report says of answers that were solved from the same activations.
+
+    Parameters
+    ----------
+    captions
+        What to say besides of the answers, by their keys.
+    only
+        How many of the pictures to show; None shows all.
+    first_card
+        Number of the first picture, where several of these share a page.
+    """
     first = next(iter(solved.values()))
     attrs = provenance(activations, first)
+    captions = {key: (captions or {}).get(key, Caption()) for key in solved}
+    chosen = None if only is None else range(min(only, first.sizes["image"]))
     cards = [
-        _card(shown, place, solved, activations)
-        for place, shown in enumerate(shown_pictures(images, first, max_side=max_side))
+        _card(shown, first_card + place, solved, activations, captions)
+        for place, shown in enumerate(shown_pictures(images, first, chosen, max_side=max_side))
     ]
     components = sorted({int(number) for eig in solved.values() for number in eig.coords["component"].values})
     layers = _layer_facts(activations)
@@ -135,7 +187,7 @@ def build_page(
         title=title,
         model=str(attrs.get("model", "")),
         cards=cards,
-        answers=[_answer(key, eig, attrs) for key, eig in solved.items()],
+        answers=[_answer(key, eig, attrs, captions[key]) for key, eig in solved.items()],
         components=components,
         facts=_facts(attrs, first, len(cards), layers),
         provenance=attribute_rows(attrs),
@@ -147,6 +199,14 @@ def build_page(
             "eigenvectors": {key: _jsonable(dict(eig.attrs)) for key, eig in solved.items()},
         },
     )
+
+
+def backgrounds(cards: Sequence[Card]) -> dict[str, list[int]]:
+    """Pictures as data, each once, with the numbers of the cards that show it."""
+    found: dict[str, list[int]] = {}
+    for card in cards:
+        found.setdefault(card.picture, []).append(card.index)
+    return found
 
 
 def provenance(activations: xr.DataTree | None, eig: xr.Dataset) -> dict[str, Any]:
@@ -166,7 +226,13 @@ def kind_of(eig: xr.Dataset, key: str) -> Kind:
     return KINDS.get(name, Kind(name.upper(), name, ""))
 
 
-def _card(shown: ShownPicture, place: int, solved: Mapping[str, xr.Dataset], activations: xr.DataTree | None) -> Card:
+def _card(
+    shown: ShownPicture,
+    place: int,
+    solved: Mapping[str, xr.Dataset],
+    activations: xr.DataTree | None,
+    captions: Mapping[str, Caption],
+) -> Card:
     height, width = shown.pixels.shape[:2]
     return Card(
         name=shown.name,
@@ -175,21 +241,24 @@ def _card(shown: ShownPicture, place: int, solved: Mapping[str, xr.Dataset], act
         widest=round(_PANEL_HEIGHT / shown.aspect),
         size=f"{width} × {height} pixels as shown",
         picture=picture_uri(shown.pixels),
-        panels=[_panel(key, eig, shown, activations) for key, eig in solved.items()],
+        panels=[_panel(key, eig, shown, activations, captions[key]) for key, eig in solved.items()],
     )
 
 
-def _panel(key: str, eig: xr.Dataset, shown: ShownPicture, activations: xr.DataTree | None) -> Panel:
+def _panel(key: str, eig: xr.Dataset, shown: ShownPicture, activations: xr.DataTree | None, caption: Caption) -> Panel:
     kind = kind_of(eig, key)
     rows, columns = np.nonzero(eig["isolated"].isel(image=shown.index).transpose("y", "x").values)
     alone = "image" in eig["eigenvalue"].dims
     return Panel(
         key=key,
         kind=kind,
+        title=caption.title or kind.label,
+        detail=caption.detail,
+        recipe=caption.recipe(shown.name) if caption.recipe else "",
         tiles=list(_tiles(kind, eig, shown)),
         isolated=[(int(row), int(column)) for row, column in zip(rows, columns, strict=True)],
         grid=(eig.sizes["y"], eig.sizes["x"]),
-        statistics=_statistics(eig, shown.index, activations) if alone else None,
+        statistics=_statistics(eig, shown.index, activations, caption) if alone else None,
     )
 
 
@@ -218,11 +287,14 @@ def _tiles(kind: Kind, eig: xr.Dataset, shown: ShownPicture) -> Iterator[Tile]:
         )
 
 
-def _statistics(eig: xr.Dataset, index: int | None, activations: xr.DataTree | None) -> Statistics:
+def _statistics(eig: xr.Dataset, index: int | None, activations: xr.DataTree | None, caption: Caption) -> Statistics:
     """For one image, or for all of them (``index=None``) where they were solved as one problem."""
-    reduced = eig if index is None else eig.isel(image=index)
-    # Tokens of outlying norm are looked for picture by picture.
-    trust = trust_statements(reduced, None if index is None else activations)
+    if caption.trust is not None:
+        trust = list(caption.trust[index or 0])
+    else:
+        reduced = eig if index is None else eig.isel(image=index)
+        # Tokens of outlying norm are looked for picture by picture.
+        trust = trust_statements(reduced, None if index is None else activations)
     components = [int(number) for number in eig.coords["component"].values]
     return Statistics(
         spectrum=spectrum(eig, index or 0),
@@ -231,7 +303,7 @@ def _statistics(eig: xr.Dataset, index: int | None, activations: xr.DataTree | N
     )
 
 
-def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any]) -> Answer:
+def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any], caption: Caption) -> Answer:
     attrs = eig.attrs
     kernel = str(attrs.get("kernel", ""))
     settings = [kernel and f"{kernel} kernel", _said(attrs, "heads", "heads: {}"), _said(attrs, "method", "{} solver")]
@@ -244,9 +316,11 @@ def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any]) -> 
     return Answer(
         key=key,
         kind=kind_of(eig, key),
+        title=caption.title or kind_of(eig, key).label,
+        recipe=caption.recipe(None) if caption.recipe else "",
         settings=", ".join(filter(None, settings)),
         formula=KERNELS[kernel].formula if kernel in KERNELS else "",
-        joint=_statistics(eig, None, None) if joint else None,
+        joint=_statistics(eig, None, None, caption) if joint else None,
         attrs=attribute_rows(own),
     )
 

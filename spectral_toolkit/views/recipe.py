@@ -35,9 +35,57 @@ def solve_lines(eig: xr.Dataset, name: str, activations: str = "acts") -> list[s
     return [f"{name}_graph = {graph}", f"{name} = {solve}"]
 
 
-def capture_lines(attrs: Mapping[str, Any], pictures: str) -> list[str]:
-    """Lines that load the model and the pictures and capture ``acts``, with the settings the activations tell of."""
-    model = call("st.load_model", [repr(str(attrs.get("model", "")))], {"revision": attrs.get("revision") or None})
+def figure_recipe(
+    key: str,
+    eig: xr.Dataset,
+    attrs: Mapping[str, Any],
+    image: str | None,
+    *,
+    pictures: str | None,
+    loading: Mapping[str, Any] | None = None,
+    heading: Sequence[str] = (),
+) -> str:
+    """A program that makes the figures of one answer: one picture's, or those of all pictures solved as one.
+
+    Parameters
+    ----------
+    key, eig
+        The answer and its name.
+    attrs
+        Attributes of the activations.
+    image
+        Name of the picture; None for what is said of all.
+    pictures
+        A Python expression for the pictures; None where nobody knows where they came from.
+    loading
+        As in `capture_lines`.
+    heading
+        Comments to begin with.
+    """
+    name = key if key.isidentifier() else "eig"
+    lines = [*heading, "import spectral_toolkit as st", ""]
+    if pictures is None:
+        lines[len(heading) : len(heading)] = ["import xarray as xr", ""]
+        lines += ["acts = xr.open_datatree('activations.zarr', engine='zarr').load()", "images = acts"]
+    else:
+        lines += capture_lines(attrs, pictures, loading)
+    lines += ["", *solve_lines(eig, name), ""]
+    shown = f"{name}.sel(image={image!r})" if image is not None and "image" in eig["eigenvalue"].dims else name
+    lines += [f"print({shown}['eigenvalue'].values, {shown}['eigengap'].values)  # the spectrum"]
+    lines += [f"print({shown}[['layer_mass', 'layer_share']].to_dataframe())  # the layers"]
+    if image is not None:
+        lines += [f"st.overlay(images, {name}, image={image!r})  # the picture"]
+    return "\n".join(lines) + "\n"
+
+
+def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str, Any] | None = None) -> list[str]:
+    """Lines that load the model and the pictures and capture ``acts``, with the settings the activations tell of.
+
+    ``loading`` holds more keyword arguments of ``st.load_model``, and under ``source`` another name than the recorded.
+    """
+    more = dict(loading or {})
+    source = repr(str(more.pop("source", attrs.get("model", ""))))
+    model = call("st.load_model", [source], {"revision": attrs.get("revision") or None, **more})
     lines = [f"model = {model}"]
     if digest := attrs.get("weights_sha256"):
         lines.append(f"assert model.weights_sha256() == {str(digest)!r}, 'other weights'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ import xarray as xr
 
 from ..errors import SpectralToolkitError
 from ..images import load_images
+from ..outputs import write_whole
 from .colour import DIVERGING, css_gradient
 from .composite import check_opacity
-from .page import build_page, kind_of, provenance
-from .recipe import recipe, spelled
+from .page import Caption, build_page, kind_of, provenance
+from .recipe import figure_recipe, recipe, spelled
 from .shown import eigenvector_names
 from .templating import render
 
@@ -171,21 +173,16 @@ def render_report(
     'vv.html'
     """
     target = _target(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside the target and moved, so that an earlier report is never half replaced.
-    partial = target.with_name(target.name + ".partial")
-    partial.write_bytes(
-        report_html(
-            activations,
-            solved,
-            images=images,
-            title=title,
-            opacity=opacity,
-            max_side=max_side,
-            pictures_source=pictures_source,
-        ).encode()
+    html = report_html(
+        activations,
+        solved,
+        images=images,
+        title=title,
+        opacity=opacity,
+        max_side=max_side,
+        pictures_source=pictures_source,
     )
-    partial.replace(target)
+    write_whole(target, html.encode())
     return target
 
 
@@ -208,7 +205,8 @@ def report_html(
     shown = images if images is not None else activations
     attrs = provenance(activations, first)
     heading = title or f"What {attrs.get('model') or 'the model'} groups together"
-    page = build_page(activations, solved, shown, heading, max_side)
+    captions = {key: Caption(recipe=partial(_figure, key, eig, attrs, pictures_source)) for key, eig in solved.items()}
+    page = build_page(activations, solved, shown, heading, max_side, captions=captions)
     program = recipe(
         solved,
         attrs,
@@ -224,6 +222,10 @@ def report_html(
         gradient=css_gradient(DIVERGING),
         kinds={key: kind_of(eig, key) for key, eig in solved.items()},
     )
+
+
+def _figure(key: str, eig: xr.Dataset, attrs: Mapping[str, Any], pictures: str | None, image: str | None) -> str:
+    return figure_recipe(key, eig, attrs, image, pictures=pictures)
 
 
 def _check_answers(solved: Mapping[str, xr.Dataset]) -> None:

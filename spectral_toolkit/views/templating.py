@@ -15,8 +15,8 @@ from .. import __version__
 _TEMPLATES = "templates"
 
 
-def render(name: str, **values: Any) -> str:
-    """The page ``name``.html.j2 with ``name``.css, ``name``.js and ``values``."""
+def render(name: str, *, styles: tuple[str, ...] = (), script: str = "", **values: Any) -> str:
+    """The page ``name``.html.j2 with ``values``, its style and script ``name``.css and ``name``.js, or those named."""
     environment = Environment(
         loader=PackageLoader("spectral_toolkit.views", _TEMPLATES),
         autoescape=True,
@@ -24,13 +24,13 @@ def render(name: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = _read(f"{name}.js")
+    program = _read(f"{script or name}.js")
     return environment.get_template(f"{name}.html.j2").render(
         version=__version__,
-        style=Markup(_read("palette.css") + _read(f"{name}.css")),
-        script=Markup(script),
+        style=Markup("".join(_read(f"{style}.css") for style in ("palette", *(styles or (name,))))),
+        script=Markup(program),
         # The one script that may run: whatever a name might smuggle in, may not.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        script_hash=base64.b64encode(hashlib.sha256(program.encode()).digest()).decode("ascii"),
         **values,
     )
 

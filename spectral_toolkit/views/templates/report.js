@@ -42,21 +42,23 @@ showComponent((radios.find((one) => one.checked) || radios[0]).value);
 showOpacity(document.getElementById("opacity").value);
 document.body.classList.toggle("is-smooth", document.getElementById("smooth").checked);
 
-const copy = document.getElementById("copy");
-copy.hidden = false;
-copy.addEventListener("click", async () => {
-  const recipe = document.getElementById("recipe");
-  try {
-    await navigator.clipboard.writeText(recipe.textContent);
-    copy.textContent = "Copied";
-  } catch {
-    // Not every browser lets a local file write to the clipboard: select the text, so that Ctrl+C does it.
-    getSelection().selectAllChildren(recipe);
-    copy.textContent = "Selected";
-  }
-});
+for (const box of document.querySelectorAll(".recipe")) {
+  const copy = box.querySelector("button");
+  const recipe = box.querySelector("code");
+  copy.hidden = false;
+  copy.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(recipe.textContent);
+      copy.textContent = "Copied";
+    } catch {
+      // Not every browser lets a local file write to the clipboard: select the text, so that Ctrl+C does it.
+      getSelection().selectAllChildren(recipe);
+      copy.textContent = "Selected";
+    }
+  });
+}
 
 // What is folded away on screen belongs on paper.
 addEventListener("beforeprint", () => {
-  for (const folded of document.querySelectorAll("details")) folded.open = true;
+  for (const folded of document.querySelectorAll("details:not(.how)")) folded.open = true;
 });

@@ -1,0 +1,124 @@
+"""Where finished cells lie until all are: one folder a cell, named by its content hash, there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ..errors import StoreError
+
+_TAG = "CACHEDIR.TAG"
+_SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir: backup programs pass it by
+_OURS = "# Cells of a spectral_toolkit study, by content hash. It may be deleted at any time when no study runs."
+_STORE, _NUMBERS = "eigenvectors.zarr", "numbers.json"
+
+
+class Cache:
+    """Cells and activations of a study in a folder.
+
+    Raises
+    ------
+    StoreError
+        If something else is there.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        tag = folder / _TAG
+        if folder.exists():
+            known = tag.is_file() and _OURS in tag.read_text(encoding="utf-8", errors="replace")
+            if not folder.is_dir() or (not known and any(folder.iterdir())):
+                raise StoreError(
+                    f"{str(folder)!r} exists and is no cache of a study: move it away, or choose another --out."
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        if not tag.is_file():
+            tag.write_text(f"{_SIGNATURE}\n{_OURS}\n", encoding="utf-8")
+
+    def cell(self, content: str) -> Path:
+        """Folder of a cell, whether it is there or not."""
+        return self.folder / "cells" / content
+
+    def store(self, content: str) -> Path:
+        """The zarr store with the eigenvectors of a cell."""
+        return self.cell(content) / _STORE
+
+    def activations(self, content: str) -> Path:
+        """The zarr store of activations."""
+        return self.folder / "activations" / content
+
+    def neighbours(self, content: str) -> Path:
+        """What searches for neighbours in these activations found."""
+        return self.folder / "neighbours" / content
+
+    def numbers(self, content: str) -> dict[str, Any] | None:
+        """Numbers of a cell; None if it is not there, or damaged, and then it is removed."""
+        if not self.cell(content).exists():
+            return None
+        try:
+            numbers = json.loads((self.cell(content) / _NUMBERS).read_text(encoding="utf-8"))
+            if not isinstance(numbers, dict) or numbers.pop("content_sha256") != content:
+                raise ValueError
+            self.eigenvectors(content)
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(self.cell(content), ignore_errors=True)
+            return None
+        return numbers
+
+    def eigenvectors(self, content: str) -> xr.Dataset:
+        """The answer of a cell that is there."""
+        return open_answer(self.store(content))
+
+    def put(self, content: str, eig: xr.Dataset, numbers: dict[str, Any]) -> None:
+        """Keep a finished cell: written under a temporary name, then moved into place."""
+        target = self.cell(content)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
+        try:
+            with warnings.catch_warnings():
+                # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its standard.
+                warnings.filterwarnings("ignore", module="zarr")
+                eig.to_zarr(making / "cell" / _STORE, mode="w", consolidated=False)
+            text = json.dumps({"content_sha256": content, **numbers}, allow_nan=False)
+            (making / "cell" / _NUMBERS).write_text(text, encoding="utf-8")
+            (making / "cell").rename(target)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+    def forget_activations(self, content: str) -> None:
+        """Remove activations, and what was found in them: no cell needs them any more."""
+        for folder in (self.activations(content), self.neighbours(content)):
+            shutil.rmtree(folder, ignore_errors=True)
+            if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+
+    def keep_only(self, contents: set[str]) -> int:
+        """Remove cells that belong to no study any more, and what an interrupted run left half made."""
+        cells = self.folder / "cells"
+        foreign = [path for path in cells.iterdir() if path.name not in contents] if cells.is_dir() else []
+        for path in foreign:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(foreign)
+
+
+def open_answer(store: Path) -> xr.Dataset:
+    """Eigenvectors from a zarr store, in memory.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged or none of ours.
+    """
+    try:
+        eig = xr.open_dataset(store, engine="zarr", consolidated=False).load()
+    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
+        raise ValueError(f"{store.name} cannot be read ({type(error).__name__})") from error
+    if "eigenvector" not in eig or "affinity" not in eig.attrs:
+        raise ValueError(f"{store.name} holds no eigenvectors")
+    return eig

@@ -1,0 +1,415 @@
+"""Which numbers of a study moved: the study run anew, compared with an earlier JSON, and what may have done it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..solvers.answer import DEGENERATE_GAP
+from .cache import Cache, open_answer
+from .config import Study, Tolerances
+from .numbers import read_record, study_record
+from .plan import plan_study
+from .reading import read_study
+from .running import compute
+
+_CELL = ("model", "pictures", "affinity", "layers")
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One number that moved.
+
+    Attributes
+    ----------
+    where
+        Cell and picture in words.
+    what
+        Which number.
+    difference, tolerance
+        How far it moved, and how far it might.
+    """
+
+    where: str
+    what: str
+    old: Any
+    new: Any
+    difference: float | None
+    tolerance: float | None
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.what} was {_shown(self.old)}, is {_shown(self.new)}"
+        if self.difference is None:
+            return line
+        return f"{line} (moved {self.difference:.3g}, tolerance {self.tolerance:.3g})"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a comparison found.
+
+    Attributes
+    ----------
+    moved
+        One entry per number beyond its tolerance, in the order of the old file.
+    missing, added
+        Cells that only the old, or only the new study has.
+    changed
+        What differs of versions, code, weights, pictures and settings: the likely causes.
+    n_compared
+        How many numbers and subspaces were compared.
+    n_unsettled
+        How many groups of components were left out: the next eigenvalue is as good as equal and was not asked for, so
+        which vectors of that space an answer holds is chance.
+    subspaces
+        Whether eigenvectors were compared, for which the old zarr store must be there.
+    """
+
+    moved: list[Moved]
+    missing: list[str]
+    added: list[str]
+    changed: list[str]
+    n_compared: int
+    n_unsettled: int
+    subspaces: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether every old cell is there and no number of it moved."""
+        return not self.moved and not self.missing
+
+    def lines(self) -> list[str]:
+        """The findings, one a line."""
+        lines = [str(one) for one in self.moved]
+        lines += [f"{label}: was there, and is no longer part of the study" for label in self.missing]
+        lines += [f"{label}: is new, and was not compared" for label in self.added]
+        if self.changed:
+            lines += [f"{'changed since' if self.passed else 'likely cause'}: {text}" for text in self.changed]
+        elif not self.passed:
+            lines.append("likely cause: none recorded; versions, code, weights, pictures and settings are the same")
+        if not self.subspaces:
+            lines.append("eigenvectors were not compared: there is no zarr store beside the old numbers")
+        if self.n_unsettled:
+            lines.append(
+                f"{self.n_unsettled} groups of components were left out: the eigenvalue after them is as good as equal"
+            )
+        found = f"{len(self.moved)} moved" if self.moved else "none moved"
+        return [*lines, f"{self.n_compared} numbers compared with tolerances: {found}"]
+
+
+def check_study(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Study,
+    old: str | os.PathLike[str],
+    *,
+    progress: bool = True,
+    tell: Callable[[str], object] | None = None,
+) -> Check:
+    """Run a study anew and compare it with the numbers of an earlier run.
+
+    Nothing is taken from the cache of that run, and nothing of it is changed. Finished cells lie in
+    ``<old name>.check`` beside the old file until the comparison is made, so that a check that was interrupted goes on.
+
+    Parameters
+    ----------
+    config
+        As in `run_study`; its ``check`` holds the tolerances.
+    old
+        The JSON of the earlier run. Eigenvectors are compared if its zarr store is beside it.
+    progress, tell
+        As in `run_study`.
+
+    Raises
+    ------
+    StudyError
+        If ``old`` holds no numbers of a study.
+    """
+    study = config if isinstance(config, Study) else read_study(config)
+    path = Path(old)
+    before = read_record(path)
+    plan = plan_study(study)
+    folder = _working_folder(path)
+    cache = Cache(folder)
+    numbers, _ = compute(plan, cache, progress=progress, tell=tell or (lambda line: None))
+    after = study_record(plan, numbers)
+    contents = {row["group"]: row["content_sha256"] for row in after["cells"]}
+    store = path.with_suffix(".zarr")
+    check = compare(
+        before,
+        after,
+        study.check,
+        eigenvectors=(
+            (lambda group: open_answer(store / group), lambda group: cache.eigenvectors(contents[group]))
+            if store.is_dir()
+            else None
+        ),
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return check
+
+
+def _working_folder(old: Path) -> Path:
+    """Beside the old file, or where temporary files go if nothing can be written there."""
+    if os.access(old.parent, os.W_OK):
+        return old.with_suffix(".check")
+    return Path(tempfile.mkdtemp(prefix="spectral-toolkit-check-"))
+
+
+def compare(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    tolerances: Tolerances,
+    *,
+    eigenvectors: tuple[Callable[[str], xr.Dataset], Callable[[str], xr.Dataset]] | None = None,
+) -> Check:
+    """Compare two records, and eigenvectors where functions from a cell's group to the old and new ones are given."""
+    olds, news = _by_cell(before), _by_cell(after)
+    moved: list[Moved] = []
+    count = _Count()
+    for key, old in olds.items():
+        if key not in news:
+            continue
+        where, new = " · ".join(key), news[key]
+        moved += _compared_answers(where, old, new, tolerances, count)
+        moved += _compared_scores(where, old.get("scores"), new.get("scores"), tolerances.score, count)
+        if eigenvectors is not None:
+            moved += _compared_spaces(where, old, new, eigenvectors, tolerances.subspace, count)
+    return Check(
+        moved=moved,
+        missing=[" · ".join(key) for key in olds if key not in news],
+        added=[" · ".join(key) for key in news if key not in olds],
+        changed=list(_changes(before, after)),
+        n_compared=count.compared,
+        n_unsettled=count.unsettled,
+        subspaces=eigenvectors is not None,
+    )
+
+
+@dataclass
+class _Count:
+    compared: int = 0
+    unsettled: int = 0
+
+
+def _by_cell(record: Mapping[str, Any]) -> dict[tuple[str, ...], Mapping[str, Any]]:
+    return {tuple(str(cell.get(name)) for name in _CELL): cell for cell in record["cells"]}
+
+
+def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Answers of the same picture: its name, the old one, and the new one or None."""
+    found = {answer["image"]: answer for answer in new["answers"]}
+    for answer in old["answers"]:
+        yield answer["image"], answer, found.get(answer["image"])
+
+
+def _compared_answers(
+    where: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerances: Tolerances, count: _Count
+) -> Iterator[Moved]:
+    for image, before, after in _pairs(old, new):
+        place = where if image is None else f"{where} · {image}"
+        if after is None or len(before["eigenvalue"]) != len(after["eigenvalue"]):
+            found = "none" if after is None else len(after["eigenvalue"])
+            yield Moved(place, "number of eigenvectors", len(before["eigenvalue"]), found, None, None)
+            continue
+        for name in ("eigenvalue", "eigengap"):
+            for component, pair in enumerate(zip(before[name], after[name], strict=True), start=1):
+                yield from _beyond(place, f"{name} {component}", *pair, tolerances.eigenvalue, count)
+        for component, pair in enumerate(zip(before["converged"], after["converged"], strict=True), start=1):
+            count.compared += 1
+            if pair[0] != pair[1]:
+                words = [("converged" if one else "not converged") for one in pair]
+                yield Moved(place, f"component {component}", *words, None, None)
+        groups = _groups(before, after)
+        for name, words in (("layer_share", "share of the eigenvalue"), ("layer_mass", "mass")):
+            for group in groups:
+                if not _is_settled(group, before, after):
+                    continue
+                for layer in before[name]:
+                    if layer not in after[name]:
+                        yield Moved(place, f"layer {layer}", "there", "gone", None, None)
+                        continue
+                    pair = [_part(answer, name, layer, group) for answer in (before, after)]
+                    what = f"{words} of components {_range(group)} in layer {layer}"
+                    yield from _beyond(place, what, *pair, tolerances.share, count)
+
+
+def _part(answer: Mapping[str, Any], name: str, layer: str, group: Sequence[int]) -> float | None:
+    """Mean over components that cannot be told apart, as a part of 1: that does not turn with the vectors."""
+    values = [answer[name][layer][place] for place in group]
+    totals = [sum(by_layer[place] or 0.0 for by_layer in answer[name].values()) for place in group]
+    if any(value is None for value in values) or not sum(totals) > 0:
+        return None
+    return sum(values) / sum(totals)
+
+
+def _compared_scores(
+    where: str,
+    old: Mapping[str, Any] | None,
+    new: Mapping[str, Any] | None,
+    tolerance: float,
+    count: _Count,
+) -> Iterator[Moved]:
+    if not old:
+        return
+    found = (new or {}).get("values", {})
+    for name, value in old["values"].items():
+        now = found.get(name, {}).get("value")
+        yield from _beyond(where, f"score {name}", value["value"], now, tolerance, count)
+
+
+def _beyond(where: str, what: str, old: Any, new: Any, tolerance: float, count: _Count) -> Iterator[Moved]:
+    count.compared += 1
+    if old is None or new is None:
+        if old is not new:
+            yield Moved(where, what, old, new, None, None)
+        return
+    difference = abs(float(new) - float(old))
+    if not difference <= tolerance:
+        yield Moved(where, what, old, new, difference, tolerance)
+
+
+def _groups(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[int]]:
+    """Places of components, those together that either answer cannot tell apart.
+
+    Examples
+    --------
+    >>> _groups({"degenerate_group": [0, 1, 1, 2]}, {"degenerate_group": [0, 1, 2, 3]})
+    [[0], [1, 2], [3]]
+    """
+    groups = [[0]]
+    pairs = zip(pairwise(before["degenerate_group"]), pairwise(after["degenerate_group"]), strict=True)
+    for place, (old, new) in enumerate(pairs, start=1):
+        if old[0] == old[1] or new[0] == new[1]:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def _is_settled(group: Sequence[int], before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether the space of a group is told by what was computed: the last may go on beyond it."""
+    last = group[-1]
+    if last + 1 < len(before["eigenvalue"]):
+        return True
+    for answer in (before, after):
+        gap, value = answer["eigengap"][last], answer["eigenvalue"][last]
+        if gap is not None and gap <= DEGENERATE_GAP * max(value, 1e-12):
+            return False
+    return True
+
+
+def _compared_spaces(
+    where: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    eigenvectors: tuple[Callable[[str], xr.Dataset], Callable[[str], xr.Dataset]],
+    tolerance: float,
+    count: _Count,
+) -> Iterator[Moved]:
+    try:
+        was = eigenvectors[0](old["group"])
+    except ValueError as error:
+        yield Moved(where, "old eigenvectors", "there", f"unreadable ({error})", None, None)
+        return
+    now = eigenvectors[1](new["group"])
+    names = [[str(name) for name in one["image"].values] for one in (was, now)]
+    for image, before, after in _pairs(old, new):
+        if after is None or len(before["eigenvalue"]) != len(after["eigenvalue"]):
+            continue  # said already
+        place = where if image is None else f"{where} · {image}"
+        if image is None:
+            if names[0] != names[1]:
+                yield Moved(where, "pictures", len(names[0]), f"others ({len(names[1])})", None, None)
+                continue
+            pair = [_columns(one) for one in (was, now)]
+        else:
+            pair = [_columns(one.isel(image=[name.index(image)])) for one, name in zip((was, now), names, strict=True)]
+        if pair[0].shape != pair[1].shape:
+            yield Moved(place, "cells", len(pair[0]), len(pair[1]), None, None)
+            continue
+        for group in _groups(before, after):
+            if not _is_settled(group, before, after):
+                count.unsettled += 1
+                continue
+            count.compared += 1
+            sine = sine_between(pair[0][:, group], pair[1][:, group])
+            if not sine <= tolerance:
+                what = f"eigenvectors {_range(group)}, sine of the largest angle"
+                yield Moved(place, what, 0.0, sine, sine, tolerance)
+
+
+def _columns(eig: xr.Dataset) -> np.ndarray:
+    vectors = eig["eigenvector"].transpose("image", "y", "x", "component").to_numpy()
+    return vectors.reshape(-1, vectors.shape[-1])
+
+
+def sine_between(old: np.ndarray, new: np.ndarray) -> float:
+    """Sine of the largest principal angle between the spaces of two sets of columns, from 0 to 1.
+
+    Examples
+    --------
+    >>> turned = np.array([[1.0, 1.0], [1.0, -1.0], [0.0, 0.0]])
+    >>> round(sine_between(np.eye(3)[:, :2], -turned), 12)
+    0.0
+    >>> round(sine_between(np.eye(3)[:, :1], turned[:, :1]), 6)
+    0.707107
+    """
+    first, second = (np.linalg.qr(columns)[0] for columns in (old, new))
+    # The part of one space outside the other: exact for small angles, where 1 - cosine^2 is not.
+    return float(min(1.0, np.linalg.norm(second - first @ (first.T @ second), ord=2)))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    old, new = before["provenance"], after["provenance"]
+    for kind in ("versions", "arithmetic"):
+        was, now = old.get(kind, {}), new[kind]
+        for name in dict.fromkeys([*was, *now]):
+            if was.get(name) != now.get(name):
+                words = {"threads": "number of threads", "cpu": "instructions of the processor"}.get(name, name)
+                yield f"{words} {was.get(name, 'missing')} -> {now.get(name, 'missing')}"
+    if old.get("code_sha256") != new["code_sha256"] and old.get("versions") == new["versions"]:
+        yield "the toolkit's own code, under the same version"
+    for kind, ignored in (("models", ("label",)), ("pictures", ("label", "names", "sizes"))):
+        olds = {one.get("label"): one for one in before[kind]}
+        for one in after[kind]:
+            was = olds.get(one["label"])
+            if was is None:
+                continue
+            for name in one:
+                if name not in ignored and was.get(name) != one[name]:
+                    words = {"sha256": "content", "weights_sha256": "weights", "config_sha256": "configuration"}
+                    subject = f"{kind.removesuffix('s')} {one['label']!r}: {words.get(name, name)}"
+                    yield f"{subject} {_shown(was.get(name))} -> {_shown(one[name])}"
+    olds, news = before.get("study", {}), after["study"]
+    for name in news:
+        # What is compared, shown or kept changes no number; models and pictures are compared above.
+        if name not in (
+            "title",
+            "check",
+            "show",
+            "keep_activations",
+            "models",
+            "pictures",
+            "layers",
+            "affinities",
+        ) and (olds.get(name) != news[name]):
+            yield f"setting {name} {_shown(olds.get(name))} -> {_shown(news[name])}"
+
+
+def _range(group: Sequence[int]) -> str:
+    return str(group[0] + 1) if len(group) == 1 else f"{group[0] + 1} to {group[-1] + 1}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = "missing" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."

@@ -1,0 +1,237 @@
+"""The cells of a study, each with a hash over everything that decides its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..affinities.features import KINDS
+from ..affinities.presets import PRESETS, preset_weights
+from ..affinities.table import default_kernel
+from ..capturing.plan import choose_layers, make_plan
+from ..devices import resolve_device, some_threads
+from ..errors import SpectralToolkitError, StudyError
+from .config import AffinityChoice, LayerChoice, ModelChoice, PictureChoice, Study
+from .reading import EACH
+from .sources import PictureSet, load_pictures, load_study_model
+
+if TYPE_CHECKING:
+    from ..models import Model
+
+LIBRARIES = ("spectral-toolkit", "torch", "transformers", "diffusers", "numpy", "scipy", "scikit-learn", "xarray")
+"""Those whose version may change a number."""
+_SHOWING = ("views", "studies", "bundling", "freezing", "cli.py", "diagnosis.py", "serving.py", "outputs.py")
+"""Parts of the package that compute no number of a cell, but for ``studies/computing.py``."""
+_GROUP_ONLY = ("layers", "quantities", "versions", "format")
+"""What a capture says of itself that decides no number of one cell, or is said elsewhere."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, one set of pictures, one affinity, one choice of layers.
+
+    Attributes
+    ----------
+    layers
+        Names of the layers, in depth order.
+    ingredients
+        Everything that decides the numbers.
+    """
+
+    model: str
+    pictures: str
+    affinity: AffinityChoice
+    choice: str
+    layers: tuple[str, ...]
+    ingredients: dict[str, Any]
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash over the ingredients: equal hashes, equal numbers."""
+        return sha256_of(self.ingredients)
+
+    @property
+    def label(self) -> str:
+        """The cell in words."""
+        return " · ".join((self.model, self.pictures, self.affinity.label, self.choice))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells that share a capture: one model on one set of pictures."""
+
+    model: ModelChoice
+    pictures: PictureChoice
+    opened: PictureSet
+    layers: tuple[str, ...]
+    quantities: tuple[str, ...]
+    capture: dict[str, Any]
+    cells: tuple[Cell, ...]
+
+    @property
+    def activations_sha256(self) -> str:
+        """Hash over everything that decides the activations."""
+        return sha256_of({**self.capture, "layers": self.layers, "quantities": self.quantities, "code": code_sha256()})
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A study settled: what will be computed, and from what."""
+
+    study: Study
+    groups: tuple[Group, ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for group in self.groups for cell in group.cells]
+
+
+def plan_study(study: Study) -> StudyPlan:
+    """Open every model and every set of pictures once, and settle all cells.
+
+    Models are opened one after the other and let go; nothing is computed yet.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If a model or picture cannot be had, a model has no such layer, or an affinity needs what it does not have.
+    """
+    resolve_device(study.device)
+    sets = [(choice, _opened(choice, study.folder)) for choice in study.pictures]
+    groups = []
+    for choice in study.models:
+        model = load_study_model(choice, study)
+        layers = layer_choices(model, choice, study)
+        groups += [_group(study, choice, model, layers, pictures, opened) for pictures, opened in sets]
+    return StudyPlan(study, tuple(groups))
+
+
+def layer_choices(model: Model, choice: ModelChoice, study: Study) -> list[tuple[str, tuple[str, ...]]]:
+    """Names and layers of all choices for one model; those that come to the same layers are made once."""
+    found: dict[tuple[str, ...], str] = {}
+    for one in study.layers:
+        for label, layers in _expanded(one, model, choice):
+            found.setdefault(layers, label)
+    return [(label, layers) for layers, label in found.items()]
+
+
+def _expanded(one: LayerChoice, model: Model, choice: ModelChoice) -> Iterator[tuple[str, tuple[str, ...]]]:
+    if one.layers == EACH:
+        yield from ((f"layer {place}", (name,)) for place, name in enumerate(model.layers))
+    elif isinstance(one.layers, str) and one.layers in PRESETS:
+        weights = preset_weights(model.layers, one.layers)
+        yield one.label, tuple(name for name in model.layers if weights[name] > 0)
+    else:
+        try:
+            yield one.label, choose_layers(model, list(one.layers))
+        except SpectralToolkitError as error:
+            raise StudyError(f"layers {one.label!r} of the model {choice.label!r}: {error}") from error
+
+
+def _group(
+    study: Study,
+    choice: ModelChoice,
+    model: Model,
+    layers: Sequence[tuple[str, tuple[str, ...]]],
+    pictures: PictureChoice,
+    opened: PictureSet,
+) -> Group:
+    used = {name for _, names in layers for name in names}
+    wanted = tuple(name for name in model.layers if name in used)
+    quantities = _quantities(study, model)
+    capture = make_plan(model, opened.pictures, list(wanted), quantities, study.size, study.batch_size, study.seed)
+    facts = {name: value for name, value in capture.attrs.items() if name not in _GROUP_ONLY}
+    cells = []
+    for label, names in layers:
+        for affinity in study.affinities:
+            settings = {
+                "kind": affinity.kind,
+                "kernel": affinity.kernel or default_kernel(affinity.kind, study.scope),
+                # By default the kernel of a dataset depends on its size, which only asking for none leaves open.
+                "kernel_asked": affinity.kernel,
+                "options": dict(affinity.options),
+                "heads": affinity.heads,
+                "scope": study.scope,
+                "layers": names,
+                "n_eigenvectors": study.n_eigenvectors,
+                "tolerance": study.tolerance,
+                "seed": study.seed,
+                "solve_device": str(resolve_device(study.device)),
+                "scores": study.scores,
+            }
+            ingredients = {
+                "capture": facts,
+                "settings": settings,
+                "labels_sha256": opened.labels_sha256 if study.scores else None,
+                "versions": versions(),
+                "code_sha256": code_sha256(),
+                "arithmetic": arithmetic(study),
+            }
+            cells.append(Cell(choice.label, pictures.label, affinity, label, names, ingredients))
+    return Group(choice, pictures, opened, wanted, quantities, facts, tuple(cells))
+
+
+def _quantities(study: Study, model: Model) -> tuple[str, ...]:
+    """What the affinities compare, and tokens, whose norms belong to what is to be believed."""
+    needed = {name for affinity in study.affinities for name in KINDS[affinity.kind]}
+    if "token" in model.quantities and not model.draws:
+        needed.add("token")
+    return tuple(sorted(needed))
+
+
+def _opened(choice: PictureChoice, folder: Path) -> PictureSet:
+    try:
+        return load_pictures(choice, folder)
+    except StudyError:
+        raise
+    except SpectralToolkitError as error:
+        raise StudyError(f"pictures {choice.label!r}: {error}") from error
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the libraries that may change a number; those that are not installed are left out."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except ModuleNotFoundError:
+            continue
+    return found
+
+
+def arithmetic(study: Study) -> dict[str, Any]:
+    """What of this machine decides how sums are rounded: equal values, equal bytes."""
+    return {"threads": study.threads or torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
+
+
+def threads_of(study: Study) -> AbstractContextManager[None]:
+    """The number of threads the study asks for, while its cells are computed."""
+    return nullcontext() if study.threads is None else some_threads(study.threads)
+
+
+@cache
+def code_sha256() -> str:
+    """Hash over the files of this package that compute numbers: a version may be worked on."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if not name.startswith(_SHOWING) or name == "studies/computing.py":
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def sha256_of(value: Any) -> str:
+    """Hash of plain data, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

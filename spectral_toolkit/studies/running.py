@@ -1,0 +1,235 @@
+"""A study from beginning to end: what is in the cache is taken from there, the rest is computed, cell by cell."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ..capturing import capture
+from ..errors import SpectralToolkitError, StoreError, StudyError
+from ..outputs import refuse_file, refuse_foreign, write_whole
+from ..trust import outlying_masks
+from .cache import Cache, open_answer
+from .computing import compute_cell
+from .config import Study
+from .numbers import dumped, study_record, write_zarr
+from .plan import Group, StudyPlan, plan_study, threads_of
+from .reading import read_study
+from .showing import command_line, study_page
+from .sources import load_study_model
+
+Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study.
+
+    Attributes
+    ----------
+    record
+        What the JSON holds.
+    html, json, zarr
+        The files written.
+    from_cache
+        How many of the cells were not computed anew.
+    shown
+        How many pictures of each set the page shows at most.
+    cells
+        Names of the cells in words, in order.
+    """
+
+    record: dict[str, Any]
+    html: Path
+    json: Path
+    zarr: Path
+    from_cache: int
+    shown: int
+    cells: list[str] = field(repr=False)
+
+    def eigenvectors(self, cell: int = 0) -> xr.Dataset:
+        """The answer of one cell, from the zarr store."""
+        return open_answer(self.zarr / self.record["cells"][cell]["group"])
+
+
+def run_study(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Study,
+    out: str | os.PathLike[str] = "study.html",
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    tell: Tell | None = None,
+) -> StudyResult:
+    """Run a study and write its page, its numbers and its eigenvectors side by side.
+
+    A run that was interrupted, at any moment, goes on where it stopped when it is started again, and ends with the same
+    bytes: finished cells lie in the folder ``<name>.cache`` beside the output, each under a hash of everything that
+    decides its numbers. What changed since is computed, the rest is not.
+
+    Parameters
+    ----------
+    config
+        Path of a YAML file, what such a file would hold as a mapping, or a `Study`.
+    out
+        The HTML file; ``.json``, ``.zarr`` and ``.cache`` stand beside it under the same name.
+    overwrite
+        Whether to replace an earlier result.
+    progress
+        Whether to show bars.
+    tell
+        Called with a line for every cell and result.
+
+    Returns
+    -------
+    StudyResult
+
+    Raises
+    ------
+    StudyError
+        If the study asks for something impossible.
+    StoreError
+        If something else is where a result should go, or an earlier result is and ``overwrite`` is False.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> config = {"models": "scenes", "pictures": {"made": {"scenes": 1}}, "affinities": "vv", "layers": [[0]],
+    ...           "n_eigenvectors": 2, "device": "cpu"}
+    >>> result = run_study(config, f"{tempfile.mkdtemp()}/study.html", progress=False)
+    >>> result.cells
+    ['scenes · made · vv · 0']
+    """
+    study = config if isinstance(config, Study) else read_study(config)
+    page, numbers_path, store, folder = output_paths(out)
+    for path in (page, numbers_path, store):
+        refuse_foreign(path, overwrite=overwrite)
+    refuse_file(page.parent)
+    say = tell or (lambda line: None)
+    plan = plan_study(study)
+    cache = Cache(folder)
+    numbers, n_cached = compute(plan, cache, progress=progress, tell=say)
+    record = study_record(plan, numbers)
+    stores = {
+        row["group"]: cache.store(cell.content_sha256) for row, cell in zip(record["cells"], plan.cells, strict=True)
+    }
+    name = Path(config).name if isinstance(config, str | os.PathLike) else "study.yaml"
+    html, shown = study_page(
+        plan,
+        record,
+        _Answers(cache, {row["group"]: row["content_sha256"] for row in record["cells"]}),
+        command=command_line(name, page.name),
+    )
+    write_zarr(stores, store)
+    write_whole(page, html.encode())
+    write_whole(numbers_path, dumped(record))  # last: where it is, the study is whole
+    cache.keep_only({cell.content_sha256 for cell in plan.cells})
+    return StudyResult(record, page, numbers_path, store, n_cached, shown, [cell.label for cell in plan.cells])
+
+
+def compute(
+    plan: StudyPlan, cache: Cache, *, progress: bool = True, tell: Tell = lambda line: None
+) -> tuple[list[dict[str, Any]], int]:
+    """Numbers of all cells in order, and how many came from the cache."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in plan.cells:
+        if (known := cache.numbers(cell.content_sha256)) is not None:
+            found[cell.content_sha256] = known
+    n_cells, n_cached = len(plan.cells), sum(cell.content_sha256 in found for cell in plan.cells)
+    tell(f"{n_cells} {'cell' if n_cells == 1 else 'cells'}: {n_cached} from the cache, {n_cells - n_cached} to compute")
+    with threads_of(plan.study):
+        _compute_missing(plan, cache, found, n_cached, progress, tell)
+    return [found[cell.content_sha256] for cell in plan.cells], n_cached
+
+
+def _compute_missing(
+    plan: StudyPlan, cache: Cache, found: dict[str, dict[str, Any]], done: int, progress: bool, tell: Tell
+) -> None:
+    n_cells = len(plan.cells)
+    loaded: tuple[str, Any] = ("", None)
+    for group in plan.groups:
+        missing = [cell for cell in group.cells if cell.content_sha256 not in found]
+        if missing:
+            if loaded[0] != group.model.label:
+                loaded = ("", None)  # the one before goes first: two may not fit
+                loaded = (group.model.label, load_study_model(group.model, plan.study))
+            activations = _captured(group, plan.study, loaded[1], cache, progress)
+            outlying = outlying_masks(activations) if "token" in group.quantities else {}
+            for cell in missing:
+                content = cell.content_sha256
+                if content not in found:
+                    neighbours = cache.neighbours(group.activations_sha256)
+                    try:
+                        eig, numbers = compute_cell(cell, group, plan.study, activations, outlying, neighbours)
+                    except SpectralToolkitError as error:
+                        raise StudyError(f"{cell.label}: {error}") from error
+                    cache.put(content, eig, numbers)
+                    found[content] = numbers
+                done += 1
+                tell(f"[{done}/{n_cells}] {cell.label}")
+        if not plan.study.keep_activations:
+            cache.forget_activations(group.activations_sha256)
+
+
+def _captured(group: Group, study: Study, model: Any, cache: Cache, progress: bool) -> xr.DataTree:
+    """Activations of a group, streamed to the cache; an interrupted capture goes on there."""
+    store = cache.activations(group.activations_sha256)
+    store.parent.mkdir(parents=True, exist_ok=True)
+
+    def run() -> xr.DataTree:
+        return capture(
+            model,
+            group.opened.pictures,
+            layers=list(group.layers),
+            quantities=group.quantities,
+            size=study.size,
+            batch_size=study.batch_size,
+            seed=study.seed,
+            store=store,
+            progress=progress,
+        )
+
+    try:
+        return run()
+    except StoreError:
+        # It is ours, made a moment or a day ago, and can be made again.
+        shutil.rmtree(store, ignore_errors=True)
+        return run()
+
+
+def output_paths(out: str | os.PathLike[str]) -> tuple[Path, Path, Path, Path]:
+    """Page, numbers, eigenvectors and cache of a study.
+
+    Raises
+    ------
+    StudyError
+        If the name is that of a folder or has another ending.
+    """
+    page = Path(out)
+    if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
+        raise StudyError(
+            f"out={str(out)!r} is no name for a page: give one that ends in .html, such as 'study.html'; .json and "
+            ".zarr are written beside it."
+        )
+    return page, page.with_suffix(".json"), page.with_suffix(".zarr"), page.with_suffix(".cache")
+
+
+class _Answers(Mapping[str, xr.Dataset]):
+    """Eigenvectors by the name of their group, read when they are asked for: all at once might not fit."""
+
+    def __init__(self, cache: Cache, contents: Mapping[str, str]):
+        self._cache, self._contents = cache, contents
+
+    def __getitem__(self, name: str) -> xr.Dataset:
+        return self._cache.eigenvectors(self._contents[name])
+
+    def __iter__(self):
+        return iter(self._contents)
+
+    def __len__(self) -> int:
+        return len(self._contents)

@@ -1,0 +1,149 @@
+"""From the cells of a study to its page: what each figure's recipe says, and how many pictures fit."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import xarray as xr
+
+from ..trust import Statement
+from ..views.page import Caption, provenance
+from ..views.recipe import call, capture_lines, figure_recipe, solve_lines
+from ..views.study_page import ShownCell, ShownGroup, scores_shown, shown_group, study_html
+from .config import Study, portable
+from .plan import Cell, Group, StudyPlan
+
+PAGE_LIMIT = 20_000_000
+"""Bytes a page may have: mail and browsers take it. Larger studies show fewer pictures; the numbers are all kept."""
+MAX_SIDE = 384
+"""Longer side of the pictures on the page, in pixels."""
+_OPACITY = 0.7
+_HEADING = ("# Run this in the folder of the study's file.",)
+
+
+def study_page(
+    plan: StudyPlan,
+    record: Mapping[str, Any],
+    answers: Mapping[str, xr.Dataset],
+    *,
+    command: str,
+    limit: int = PAGE_LIMIT,
+) -> tuple[str, int]:
+    """The page of a study, of at most ``limit`` bytes, and how many pictures of each set it shows.
+
+    Parameters
+    ----------
+    record
+        As `spectral_toolkit.studies.numbers.study_record` made it.
+    answers
+        Eigenvectors of every cell, by its name in the zarr store.
+    """
+    show = plan.study.show
+    while True:
+        html = _page(plan, record, answers, command, show)
+        if len(html.encode()) <= limit or show == 1:
+            return html, show
+        show = max(1, show // 2)
+
+
+def _page(
+    plan: StudyPlan, record: Mapping[str, Any], answers: Mapping[str, xr.Dataset], command: str, show: int
+) -> str:
+    scores = scores_shown(record["cells"])
+    groups: list[ShownGroup] = []
+    cards = done = 0
+    for number, group in enumerate(plan.groups, start=1):
+        rows = record["cells"][done : done + len(group.cells)]
+        cells = [
+            _shown_cell(cell, group, plan.study, answers[row["group"]], row)
+            for cell, row in zip(group.cells, rows, strict=True)
+        ]
+        groups.append(
+            shown_group(
+                group.model.label,
+                group.pictures.label,
+                cells,
+                group.opened.pictures,
+                number=number,
+                first_card=cards,
+                first_row=done,
+                scores=scores,
+                show=show,
+                max_side=MAX_SIDE,
+            )
+        )
+        cards += len(groups[-1].page.cards)
+        done += len(cells)
+    return study_html(record, groups, scores, command=command, opacity=_OPACITY)
+
+
+def _shown_cell(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Mapping[str, Any]) -> ShownCell:
+    label = f"{cell.affinity.label} · {cell.choice}"
+    attrs = provenance(None, eig)
+    name = cell.affinity.kind
+    loading = loading_of(group, study)
+    expression = group.opened.expression
+    figure = partial(figure_recipe, name, eig, attrs, pictures=expression, loading=loading, heading=_HEADING)
+    kernel, many = row["settings"]["kernel"], len(cell.layers) != 1
+    return ShownCell(
+        label=label,
+        eig=eig,
+        numbers=row,
+        caption=Caption(
+            title=label,
+            detail=f"{cell.choice}: {len(cell.layers)} {'layers' if many else 'layer'}, {kernel} kernel"
+            + (f", {cell.affinity.label}" if cell.affinity.label != cell.affinity.kind else ""),
+            recipe=figure,
+            trust=[[Statement(**statement) for statement in answer["trust"]] for answer in row["answers"]],
+        ),
+        recipe=cell_recipe(cell, group, study, eig, row),
+    )
+
+
+def loading_of(group: Group, study: Study) -> dict[str, Any]:
+    """How a recipe loads the model, beside what the activations tell."""
+    return {
+        "source": portable(group.model.source),
+        "dtype": group.model.dtype,
+        "device": None if study.device == "auto" else study.device,
+    }
+
+
+def cell_recipe(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Mapping[str, Any]) -> str:
+    """Python that makes the numbers of one cell, its scores included."""
+    attrs, name = provenance(None, eig), cell.affinity.kind
+    lines = [*_HEADING, "import spectral_toolkit as st", ""]
+    lines += [*capture_lines(attrs, group.opened.expression, loading_of(group, study)), "", *solve_lines(eig, name)]
+    names = ("eigenvalue", "eigengap", "residual")
+    lines += [f"print({name}[{list(names)!r}].to_dataframe())"]
+    if row.get("scores"):
+        lines += ["", *_score_lines(cell, group, study, name, row["scores"])]
+    return "\n".join(lines) + "\n"
+
+
+def _score_lines(cell: Cell, group: Group, study: Study, name: str, scores: Mapping[str, Any]) -> list[str]:
+    lines = ["from spectral_toolkit.scoring.answers import answer_scores"]
+    joint = name
+    if study.scope == "image":
+        joint = f"{name}_joint"
+        settings = {"heads": cell.affinity.heads, "scope": "dataset", "layers": list(cell.layers)}
+        lines += [f"graph = {call('st.affinity', ['acts', repr(cell.affinity.kind)], settings)}"]
+        how = {"n_eigenvectors": study.n_eigenvectors, "tolerance": study.tolerance, "seed": study.seed}
+        lines += [f"{joint} = {call('st.solve', ['graph'], how)}"]
+    labels = "None"
+    if scores["labelled"]:
+        source = group.opened.labels_expression or ""
+        if source.startswith("label_maps("):
+            lines.insert(0, "from spectral_toolkit.studies.sources import label_maps")
+        lines += [f"grid = ({joint}.sizes['y'], {joint}.sizes['x'])"]
+        lines += [f"labels = st.prepare_labels(acts, {source}, grid=grid)"]
+        labels = "labels"
+    return [*lines, f"print(answer_scores({joint}, {labels}, seed={study.seed}))"]
+
+
+def command_line(config: str, out: str) -> str:
+    """The command that makes the study again."""
+    return f"spectral-toolkit report --config {shlex.quote(config)} --out {shlex.quote(out)}\n"
