@@ -221,12 +221,12 @@ def _compared_answers(
             continue
         for name in ("eigenvalue", "eigengap"):
             for component, pair in enumerate(zip(before[name], after[name], strict=True), start=1):
-                yield from _beyond(place, f"{name} {component}", *pair, tolerances.eigenvalue, count)
+                yield from _beyond(place, f"{name} {component}", pair[0], pair[1], tolerances.eigenvalue, count)
         for component, pair in enumerate(zip(before["converged"], after["converged"], strict=True), start=1):
             count.compared += 1
             if pair[0] != pair[1]:
                 words = [("converged" if one else "not converged") for one in pair]
-                yield Moved(place, f"component {component}", *words, None, None)
+                yield Moved(place, f"component {component}", words[0], words[1], None, None)
         groups = _groups(before, after)
         for name, words in (("layer_share", "share of the eigenvalue"), ("layer_mass", "mass")):
             for group in groups:
@@ -238,7 +238,7 @@ def _compared_answers(
                         continue
                     pair = [_part(answer, name, layer, group) for answer in (before, after)]
                     what = f"{words} of components {_range(group)} in layer {layer}"
-                    yield from _beyond(place, what, *pair, tolerances.share, count)
+                    yield from _beyond(place, what, pair[0], pair[1], tolerances.share, count)
 
 
 def _part(answer: Mapping[str, Any], name: str, layer: str, group: Sequence[int]) -> float | None:

@@ -33,8 +33,9 @@ def study_record(plan: StudyPlan, numbers: Sequence[Mapping[str, Any]]) -> dict[
     -------
     dict
         ``format``, ``schema``; ``study``: the settings; ``provenance``: versions of libraries, hash of the code, and
-        how sums are rounded; ``models``, ``pictures``: what was used, with hashes; ``cells``: one entry per model, set of
-        pictures, affinity and choice of layers, with ``group`` (its name in the zarr store), ``settings``, ``answers``
+        how sums are rounded; ``models``, ``pictures``: what was used, with hashes; ``cells``: one entry per model, set
+        of pictures, affinity and choice of layers, with ``group`` (its name in the zarr store), ``settings``,
+        ``answers``
         (one per picture, or one with ``image`` null) and ``scores``.
     """
     models, sets = {}, {}

@@ -213,7 +213,7 @@ def study_html(
         scores=[SCORES[name] for name in scores],
         summary_caption=_caption(study, scores),
         again="Run this in the folder of the study's file, in a Python with the versions below. Recipes of figures "
-        "start from that folder too. The numbers are in the JSON beside this page, the eigenvectors in the zarr folder.",
+        "start from that folder too. Numbers are in the JSON beside this page, eigenvectors in the zarr folder.",
         provenance=[
             ("The study", attribute_rows(study)),
             ("Versions and rounding", attribute_rows(record["provenance"])),
