@@ -1,7 +1,8 @@
 """Every block of code in README.md and below docs/ runs, page by page, as a reader would run it: offline, in order.
 
 A page is read from top to bottom in one namespace, in a folder that holds what the pages name: ``photos/``,
-``my-photo.jpg``, a small model ``my-model`` and a small pipeline ``my-pipeline``. Python is executed; of shell blocks
+``my-photo.jpg``, a small model ``my-model``, a small pipeline ``my-pipeline`` and
+``study.yaml``, the example of ``docs/``. Python is executed; of shell blocks
 our own commands are, ``make``'s targets are looked up. What cannot run here carries ``<!-- not run: reason -->`` in
 the line above it.
 """
@@ -97,6 +98,7 @@ def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(folder / "photos" / f"{number}.jpg")
     Image.fromarray(pixels[0]).save(folder / "my-photo.jpg")
+    shutil.copy(ROOT / "docs" / "study.yaml", folder)
     BY_NAME["vit"].make().save_pretrained(folder / "my-model")
     stable_diffusion().save_pretrained(folder / "my-pipeline")
     return folder
