@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import StoreError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import xarray as xr
 
 STUDY_FORMAT = "spectral_toolkit study"
