@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
@@ -19,7 +19,8 @@ class Case:
     """A tiny pipeline, and what a capture of it must say.
 
     ``layers`` are in order of execution, ``grids`` theirs for a picture of ``size``; ``other`` is an oblong size it
-    takes, ``wrong`` one it cannot, with the nearest that it can.
+    takes, ``wrong`` one it cannot, with the nearest that it can. ``prompt`` is what ``at`` is told, ``asked`` what the
+    pipeline itself is, ``settings`` go to ``load_model``.
     """
 
     name: str
@@ -31,6 +32,9 @@ class Case:
     grids: tuple[tuple[int, int], ...]
     other: tuple[int, int]
     wrong: tuple[tuple[int, int], tuple[int, int]]
+    prompt: str = "a cat"
+    asked: dict[str, Any] = field(default_factory=lambda: {"prompt": "a cat", "height": 16, "width": 16})
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def tower(self, pipeline: Any) -> Any:
         return getattr(pipeline, self.component)

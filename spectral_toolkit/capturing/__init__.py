@@ -277,7 +277,7 @@ class _Recorder:
                 f"{self._plan.model.name} uses layer {layer!r} twice in one pass; which {quantity} is meant is unclear."
             )
         self._seen.add((layer, quantity))
-        n_special = len(self._plan.model.special_tokens)
+        n_special = len(self._plan.model.special_tokens_of(layer, quantity))
         specs = self._plan.arrays(layer)
         n_images, grid = self._batch.stop - self._batch.start, self._plan.shapes[layer].grid
         n_tokens = n_special + grid[0] * grid[1]

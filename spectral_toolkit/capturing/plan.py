@@ -51,7 +51,7 @@ class Plan:
     size: tuple[int, int]
     batch_size: int
     seed: int
-    _known_coords: dict[tuple[int, int], xr.Coordinates] = field(default_factory=dict, repr=False, compare=False)
+    _known_coords: dict[tuple[Any, ...], xr.Coordinates] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def batches(self) -> list[slice]:
@@ -80,7 +80,7 @@ class Plan:
         return {layer: self._make_specs(layer) for layer in self.layers}
 
     def _make_specs(self, layer: str) -> dict[str, ArraySpec]:
-        shape, n_special = self.shapes[layer], len(self.model.special_tokens)
+        shape = self.shapes[layer]
         draws = self.model.draws
         names, sizes = tuple(draws), tuple(len(values) for values in draws.values())
 
@@ -89,6 +89,7 @@ class Plan:
 
         specs = {}
         for quantity in self.quantities:
+            n_special = len(self.model.special_tokens_of(layer, quantity))
             if quantity == "token":
                 specs[quantity] = spec(("y", "x", "feature"), (*shape.grid, shape.features))
                 special = spec(("special", "feature"), (n_special, shape.features))
@@ -105,7 +106,7 @@ class Plan:
     def bias(self, layer: str) -> ArraySpec:
         """The attention bias of one layer, the same for every picture."""
         shape = self.shapes[layer]
-        n = len(self.model.special_tokens) + math.prod(shape.grid)
+        n = len(self.model.special_tokens_of(layer, "key")) + math.prod(shape.grid)
         return ArraySpec(("head", "query_token", "key_token"), (shape.heads, n, n), self.dtype)
 
     @property
@@ -162,18 +163,20 @@ class Plan:
 
     def node(self, layer: str, data: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
         """A layer: ``data``, patch centres, special tokens, depth and further attributes."""
-        coords = self._coords(self.shapes[layer].grid)
+        # A layer may have none, whatever others have.
+        held = (self.model.special_tokens_of(layer, quantity) for quantity in self.quantities)
+        coords = self._coords(self.shapes[layer].grid, max(held, key=len, default=()))
         return xr.Dataset(data, coords=coords, attrs={"depth": self.model.layers.index(layer), **attrs})
 
-    def _coords(self, grid: tuple[int, int]) -> xr.Coordinates:
+    def _coords(self, grid: tuple[int, int], special: tuple[str, ...]) -> xr.Coordinates:
         # Most layers share a grid, and making an index costs more than all else that a node is made of.
-        if grid not in self._known_coords:
+        if (grid, special) not in self._known_coords:
             coords: dict[str, Any] = {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}
-            if self.model.special_tokens:
-                coords["special"] = names_array(self.model.special_tokens)
+            if special:
+                coords["special"] = names_array(special)
             coords |= self.model.draws
-            self._known_coords[grid] = xr.Dataset(coords=coords).coords
-        return self._known_coords[grid]
+            self._known_coords[grid, special] = xr.Dataset(coords=coords).coords
+        return self._known_coords[grid, special]
 
 
 @cache

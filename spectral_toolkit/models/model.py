@@ -126,6 +126,10 @@ class Model(ABC):
         """Every module that takes part in a capture."""
         return (self.tower,)
 
+    def special_tokens_of(self, layer: str, quantity: str) -> tuple[str, ...]:
+        """Those of the special tokens that one quantity of one layer holds; all of them in most models."""
+        return self.special_tokens
+
     @property
     def draws(self) -> dict[str, np.ndarray]:
         """Further dimensions of every quantity, after ``image``, with their coordinates: one forward pass for each

@@ -19,9 +19,13 @@ class fills in
     are none, zeros of the right width;
 ``denoise(latents, timestep, conditioning)``
     one forward pass; tensors of the conditioning are repeated to the number of pictures;
-``special_tokens``, ``tokens_of(seen)`` and ``token_of(output)``
-    only if tokens that are not patches take part in the attention: their labels, and how to put them first and patches
-    after them, row by row.
+``special_tokens``, ``special_tokens_of(layer, quantity)``, ``tokens_of(layer, seen)`` and ``token_of(layer, output)``
+    only if tokens that are not patches take part in the attention: their labels, where not every layer has them which
+    has, and how to put them first and patches after them, row by row;
+``quantities`` and ``unrotated(part, rotary)``
+    only if positions are rotary: how to turn queries and keys back;
+``read_prompt(prompt)``
+    only if a prompt is something else than text.
 
 Nothing here imports diffusers before it is needed.
 """
@@ -33,14 +37,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from ...errors import SpectralToolkitError, UnsupportedModelError
-from ..model import Model, Recorder
+from ..model import UNROTATED, Model, Recorder
 from .encoding import encode, latent_factor, overflows
 from .noising import BETWEEN, N_TIMESTEPS, drawn_timesteps, noise_of, noised, steps_of
 from .watching import Seen, watching
@@ -116,13 +120,38 @@ class DiffusionModel(Model):
         """One forward pass of the denoiser."""
         raise UnsupportedModelError(f"{type(self).__name__} cannot be run.")
 
-    def tokens_of(self, seen: Seen) -> Seen:
+    def tokens_of(self, layer: str, seen: Seen) -> Seen:
         """What the softmax saw, special tokens first and then patches row by row."""
         return seen
 
-    def token_of(self, output: Any) -> torch.Tensor:
+    def token_of(self, layer: str, output: Any) -> torch.Tensor:
         """The residual stream (image, token, feature) from what a block returns, in the same order."""
         return output[0] if isinstance(output, tuple) else output
+
+    def unrotated(self, part: torch.Tensor, rotary: Any) -> torch.Tensor:
+        """Queries or keys before ``rotary`` turned them; token order is the model's own."""
+        raise UnsupportedModelError(f"{self.name} ({self.family}) has no rotary positions.")
+
+    def read_prompt(self, prompt: Any) -> str:
+        """A prompt as it is kept, or ``SpectralToolkitError`` where it cannot be read."""
+        if not isinstance(prompt, str):
+            raise SpectralToolkitError(f"prompt={prompt!r} is not a text: give one text for all pictures.")
+        if prompt and not self.reads_prompts:
+            raise SpectralToolkitError(
+                f"prompt={prompt!r} cannot be read, as {self.name} came without tokenizer or text encoder: load the "
+                "whole pipeline, or leave the prompt empty."
+            )
+        return prompt
+
+    def check_channels(self, taken: int) -> None:
+        """Refuse a denoiser that is shown more than the latents of one picture."""
+        given = self.vae.config.get("latent_channels")
+        if taken != given:
+            raise UnsupportedModelError(
+                f"{self.name} takes {taken} channels where its VAE gives {given}, as denoisers for inpainting, depth "
+                "or instructions do: what the further channels should hold is not known here; use the text-to-image "
+                "model it was made from."
+            )
 
     # --- timesteps, noise, prompt ------------------------------------------------------------------------------------
 
@@ -133,7 +162,7 @@ class DiffusionModel(Model):
         between: tuple[int, int] | None = None,
         n_timesteps: int | None = None,
         n_draws: int | None = None,
-        prompt: str | None = None,
+        prompt: str | int | None = None,
         seed: int | None = None,
     ) -> Any:
         """The same model at other timesteps, with another prompt or other noise; what is None stays as it is.
@@ -148,7 +177,8 @@ class DiffusionModel(Model):
         n_draws
             Draws of noise at each timestep; 1 unless told otherwise.
         prompt
-            What the denoiser is told, read by the pipeline's own text encoders; empty unless told otherwise.
+            What the denoiser is told, read by the pipeline's own text encoders; empty unless told otherwise. Of a
+            model of classes, the name or number of one.
         seed
             Of timesteps and noise. A picture's noise follows from it, the timestep, the number of the draw and the
             picture's bytes, so that it does not depend on which pictures share a batch.
@@ -188,14 +218,7 @@ class DiffusionModel(Model):
         if seed is not None:
             other.noise_seed = _whole("seed", seed, 0)
         if prompt is not None:
-            if not isinstance(prompt, str):
-                raise SpectralToolkitError(f"prompt={prompt!r} is not a text: give one text for all pictures.")
-            if prompt and not self.reads_prompts:
-                raise SpectralToolkitError(
-                    f"prompt={prompt!r} cannot be read, as {self.name} came without tokenizer or text encoder: load "
-                    "the whole pipeline, or leave the prompt empty."
-                )
-            other.prompt = prompt
+            other.prompt = self.read_prompt(prompt)
         _ = other.timesteps  # refused now rather than in the middle of a capture
         return other
 
@@ -222,9 +245,16 @@ class DiffusionModel(Model):
         return bool(self.text_encoders) and getattr(self.pipeline, "tokenizer", None) is not None
 
     @property
+    def missing_encoders(self) -> tuple[str, ...]:
+        """Text encoders that are not there, though others are: zeros stand for what they would say."""
+        return ()
+
+    @property
     def text(self) -> str:
         """Where the text states come from, in words."""
-        return "the pipeline's text encoders" if self.reads_prompts else "zeros, as there is no text encoder"
+        if not self.reads_prompts:
+            return "zeros, as there is no text encoder"
+        return "; ".join(["the pipeline's text encoders", *(f"zeros for {name}" for name in self.missing_encoders)])
 
     @property
     def provenance(self) -> dict[str, str | int | float]:
@@ -283,8 +313,7 @@ class DiffusionModel(Model):
     def config_sha256(self) -> str:
         configs = [getattr(part, "config", {}) for part in self.parts]
         shown = [_settings(config) for config in (*configs, self.scheduler.config)]
-        chosen = [self.prompt, self.timesteps, self.n_draws, self.noise_seed]
-        return hashlib.sha256(json.dumps([shown, chosen], sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([shown, self.provenance], sort_keys=True, default=str).encode()).hexdigest()
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for number, part in enumerate(self.parts):
@@ -320,17 +349,23 @@ class DiffusionModel(Model):
 
     def _listener(self, recorder: Recorder, layer: str) -> Callable[[Seen], None]:
         def listen(seen: Seen) -> None:
-            ordered = self.tokens_of(seen)
+            ordered = self.tokens_of(layer, seen)
             for quantity in ("query", "key", "value"):
                 if quantity in recorder.quantities:
                     recorder.record(layer, quantity, getattr(ordered, quantity))
+            if set(UNROTATED) & set(recorder.quantities):
+                turned = (self.unrotated(part, seen.rotary) for part in (seen.query, seen.key))
+                before = self.tokens_of(layer, replace(seen, **dict(zip(("query", "key"), turned, strict=True))))
+                for quantity, part in zip(UNROTATED, (before.query, before.key), strict=True):
+                    if quantity in recorder.quantities:
+                        recorder.record(layer, quantity, part)
             recorder.describe(layer, ordered.scale, ordered.bias)
 
         return listen
 
     def _token_hook(self, recorder: Recorder, layer: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
-            recorder.record(layer, "token", self.token_of(output).detach())
+            recorder.record(layer, "token", self.token_of(layer, output).detach())
 
         return hook
 
@@ -349,11 +384,9 @@ class DiffusionModel(Model):
         """Pictures as the VAE encodes them: the mean of what it believes, scaled as the denoiser was trained."""
         return encode(self.vae, self.processor, pixels).to(self.device, self.dtype)
 
-    def encoded_prompt(self) -> Any:
+    def encoded_prompt(self, **settings: Any) -> Any:
         """What the pipeline's own text encoders make of the prompt; guidance is off."""
-        return self.pipeline.encode_prompt(
-            prompt=self.prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
+        return self.pipeline.encode_prompt(prompt=self.prompt, device=self.device, num_images_per_prompt=1, **settings)
 
     def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None]) -> None:
         size = (pixels.shape[1], pixels.shape[2])

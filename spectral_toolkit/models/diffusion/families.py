@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .base import DiffusionModel
+from .dit import DiTModel
+from .flux import FluxModel
+from .pixart import PixArtModel
+from .sd3 import SD3Model
 from .unets import UNetModel, is_xl
 
 
@@ -47,7 +51,27 @@ FAMILIES = (
         "Stable Diffusion XL UNet", "UNet2DConditionModel", "unet", UNetModel, "self-attention (`attn1`)", is_xl
     ),
     DiffusionFamily("Stable Diffusion UNet", "UNet2DConditionModel", "unet", UNetModel, "self-attention (`attn1`)"),
+    DiffusionFamily("DiT", "DiTTransformer2DModel", "transformer", DiTModel, "self-attention (`attn1`)"),
+    DiffusionFamily(
+        "PixArt-alpha and -sigma", "PixArtTransformer2DModel", "transformer", PixArtModel, "self-attention (`attn1`)"
+    ),
+    DiffusionFamily(
+        "Stable Diffusion 3 and 3.5",
+        "SD3Transformer2DModel",
+        "transformer",
+        SD3Model,
+        "joint attention (`attn`), text as special tokens; self-attention (`attn2`) where there is one",
+    ),
+    DiffusionFamily(
+        "Flux", "FluxTransformer2DModel", "transformer", FluxModel, "joint attention, text as special tokens; rotary"
+    ),
 )
+
+OLDER_NAMES = {
+    "Transformer2DModel": {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+}
+"""What checkpoints on the hub call a class that has two names by now, and how the configuration tells which: diffusers
+makes the newer one of it."""
 
 
 def supported() -> str:
@@ -57,7 +81,8 @@ def supported() -> str:
 
 def find_family(class_names: list[str], config: Any) -> DiffusionFamily | None:
     """The line for a denoiser whose class and its bases have these names; None where there is none."""
-    for name in class_names:
+    for given in class_names:
+        name = OLDER_NAMES.get(given, {}).get(config.get("norm_type"), given)
         for family in FAMILIES:
             if family.tower == name and family.fits(config):
                 return family

@@ -19,7 +19,7 @@ from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModel
 from ..loading import first_line, not_found, quiet
 from ..processing import HALF, Processing
 from .base import DiffusionModel
-from .families import FAMILIES, find_family, supported
+from .families import FAMILIES, OLDER_NAMES, find_family, supported
 from .noising import check_scheduler
 
 _NEEDED = ("vae", "scheduler", "text_encoder", "tokenizer")
@@ -78,6 +78,13 @@ def from_object(
         warnings.warn(
             f"{label} came without tokenizer or text encoder: it is told zeros instead of a prompt. Load the whole "
             "pipeline if that is not what you want.",
+            UserWarning,
+            stacklevel=4,
+        )
+    elif model.missing_encoders:
+        warnings.warn(
+            f"{label} came without {' and '.join(model.missing_encoders)}: zeros stand for what they would make of a "
+            "prompt.",
             UserWarning,
             stacklevel=4,
         )
@@ -206,7 +213,7 @@ def _load_component(source: str, folder: Path, weights: dict[str, Any], safetens
 
 def _tower_of(source: str, index: dict[str, Any]) -> tuple[str, str]:
     """The denoiser's name in a pipeline, and its class."""
-    towers = {family.tower for family in FAMILIES}
+    towers = {family.tower for family in FAMILIES} | set(OLDER_NAMES)
     for component in dict.fromkeys(family.component for family in FAMILIES):
         entry = index.get(component)
         if isinstance(entry, list | tuple) and entry[1] in towers:

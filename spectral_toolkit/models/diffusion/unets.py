@@ -34,13 +34,7 @@ class UNetModel(DiffusionModel):
 
     def _refuse_others(self) -> None:
         config: Any = self.tower.config
-        latent = self.vae.config.get("latent_channels")
-        if config.in_channels != latent:
-            raise UnsupportedModelError(
-                f"{self.name} takes {config.in_channels} channels where its VAE gives {latent}, as UNets for "
-                "inpainting, depth or instructions do: what the further channels should hold is not known here; use "
-                "the text-to-image UNet it was made from."
-            )
+        self.check_channels(config.in_channels)
         needs = {
             "class_embed_type": (None,),
             "num_class_embeds": (None,),
@@ -99,7 +93,7 @@ class UNetModel(DiffusionModel):
         config: Any = self.tower.config
         pooled = None
         if self.reads_prompts:
-            encoded = self.encoded_prompt()
+            encoded = self.encoded_prompt(do_classifier_free_guidance=False)
             states = encoded[0]
             pooled = encoded[2] if is_xl(config) else None
         else:

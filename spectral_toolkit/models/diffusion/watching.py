@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ _COMPUTES_ITSELF = "computes attention by code of its own, which cannot be watch
 class Seen:
     """What one softmax saw: (image, head, token, channel), keys and values repeated to the query heads.
 
-    ``bias`` is what is added to the scores, (image, head, query, key), or None.
+    ``bias`` is what is added to the scores, (image, head, query, key), or None; ``rotary`` what the module was given to
+    turn queries and keys by, as it was given, or None.
     """
 
     query: torch.Tensor
@@ -38,6 +39,7 @@ class Seen:
     value: torch.Tensor
     scale: float
     bias: torch.Tensor | None = None
+    rotary: Any = None
 
 
 Listener = Callable[[Seen], None]
@@ -78,7 +80,7 @@ def _watched(module: Any, forward: Callable[..., Any], listener: Listener, name:
             output = forward(*args, **kwargs)
         processor = type(getattr(module, "processor", None))
         if len(noted.calls) == 1:
-            listener(_seen(module, noted.calls[0], name))
+            listener(replace(_seen(module, noted.calls[0], name), rotary=kwargs.get("image_rotary_emb")))
         elif noted.calls:
             raise _refused(
                 processor, name, f"attends {len(noted.calls)} times in one call, and which is meant is unclear"

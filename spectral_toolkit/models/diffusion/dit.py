@@ -1,0 +1,79 @@
+"""DiT (Peebles & Xie 2023, arXiv 2212.09748): told a class instead of a prompt; self-attention alone.
+
+A prompt is the name or the number of a class. The empty prompt is the null class, which training puts in place of one
+class in ten; so guidance is off. Timesteps and classes enter through adaptive norms, not through attention.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...errors import SpectralToolkitError
+from .patches import PatchModel
+
+
+@dataclass
+class DiTModel(PatchModel):
+    """A ``DiTTransformer2DModel`` with a VAE."""
+
+    def find_layers(self) -> tuple[str, ...]:
+        return self.attentions(".attn1")
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        if size[0] != size[1]:
+            step = self.patch_size[0]
+            side = max(step, round(sum(size) / 2 / step) * step)
+            raise SpectralToolkitError(
+                f"size={size} does not fit {self.name}: diffusers' {type(self.tower).__name__} takes square pictures "
+                f"only; the nearest is {(side, side)}."
+            )
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; the null class has the number after the last."""
+        config: Any = self.tower.config
+        return config.num_embeds_ada_norm
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Names of the classes, if the pipeline knows them."""
+        return dict(getattr(self.pipeline, "labels", None) or {})
+
+    @property
+    def reads_prompts(self) -> bool:
+        return True  # numbers at least
+
+    @property
+    def text(self) -> str:
+        return "a class" if self.prompt else "the null class"
+
+    def read_prompt(self, prompt: Any) -> str:
+        self._number(prompt)
+        return str(prompt)
+
+    def _number(self, prompt: Any) -> int:
+        labels = self.labels
+        if prompt == "":
+            return self.classes
+        if isinstance(prompt, str) and prompt in labels:
+            return labels[prompt]
+        number = int(prompt) if isinstance(prompt, str) and prompt.isdecimal() else prompt
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < self.classes:
+            return number
+        close = difflib.get_close_matches(str(prompt), labels, 3, 0.5)
+        names = f" or a name of pipeline.labels ({', '.join([*close, '...'])})" if labels else ""
+        raise SpectralToolkitError(
+            f"prompt={prompt!r} is not a class of {self.name}: expected a number from 0 to {self.classes - 1}{names}, "
+            "or an empty text for no class."
+        )
+
+    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
+        return {"class_labels": torch.tensor([self._number(self.prompt)], device=self.device)}
+
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+        times = torch.full((len(latents),), timestep, device=latents.device)
+        return self.tower(latents, times, return_dict=False, **conditioning)[0]

@@ -1,0 +1,143 @@
+"""Flux transformers (Black Forest Labs 2024): picture and text attend to each other, positions are rotary.
+
+A layer is called by its block, as each has one attention: first the blocks with weights of their own for text and
+picture, then those that treat all tokens alike (``single_transformer_blocks``). Patches are the grid; text tokens, all
+of one position, are special tokens, ``text_0`` and on. Latents are packed 2 x 2 into one token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...errors import SpectralToolkitError
+from ..model import UNROTATED, Model
+from .encoding import latent_factor
+from .noising import steps_of
+from .patches import PatchModel
+
+OWN_CELLS = 128
+"""Latent cells, each way, of a picture of diffusers' default size; the configuration names none."""
+TEXT_LENGTH = {True: 512, False: 256}
+"""Tokens of a prompt as T5 reads it: of FLUX.1 dev, which is told a guidance, and of schnell, which takes no more."""
+
+
+def blocks_of(tower: Any) -> tuple[str, ...]:
+    """Names of a Flux transformer's blocks in order of execution."""
+    kinds = ("transformer_blocks", "single_transformer_blocks")
+    return tuple(f"{kind}.{index}" for kind in kinds for index in range(len(getattr(tower, kind))))
+
+
+def turned_back(part: torch.Tensor, rotary: Any) -> torch.Tensor:
+    """Queries or keys (image, head, token, channel) before they were turned by cosines and sines."""
+    from diffusers.models.embeddings import apply_rotary_emb
+
+    cosines, sines = rotary
+    opposite: Any = (cosines, -sines)
+    back: Any = apply_rotary_emb(part, opposite, sequence_dim=2)
+    return back
+
+
+def joined(output: Any) -> torch.Tensor:
+    """Text first, then patches, as in the attention, from what a block returns."""
+    return torch.cat(output, 1) if isinstance(output, tuple) else output
+
+
+@dataclass
+class FluxModel(PatchModel):
+    """A ``FluxTransformer2DModel`` with a VAE.
+
+    Attributes
+    ----------
+    guidance
+        What a model distilled from guidance, as FLUX.1 dev is, is told of it: 1 unless told otherwise, which asks for
+        none. Others are not told.
+    """
+
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.special_tokens = tuple(f"text_{index}" for index in range(TEXT_LENGTH[self._guided]))
+        self.quantities = (*Model.quantities, *UNROTATED)
+        super().__post_init__()
+
+    def at(self, *, guidance: float | None = None, **settings: Any) -> Any:
+        """As `DiffusionModel.at`, and ``guidance``: a number of at least 0 that a distilled model is told."""
+        other = super().at(**settings)
+        if guidance is not None:
+            if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance < float("inf"):
+                raise SpectralToolkitError(f"guidance={guidance!r} is not a number of at least 0.")
+            if not self._guided:
+                raise SpectralToolkitError(f"guidance={guidance!r} cannot be told {self.name}: it knows of none.")
+            other.guidance = float(guidance)
+        return other
+
+    @property
+    def _guided(self) -> bool:
+        config: Any = self.tower.config
+        return bool(config.guidance_embeds)
+
+    @property
+    def provenance(self) -> dict[str, str | int | float]:
+        told = {"guidance": f"told {self.guidance:g}, as it is distilled"} if self._guided else {}
+        return {**super().provenance, **told}
+
+    @property
+    def packed(self) -> int:
+        return 2
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        if self.processor.size is not None:
+            return self.processor.size
+        side = int(getattr(self.pipeline, "default_sample_size", OWN_CELLS)) * latent_factor(self.vae)
+        return (side, side)
+
+    def find_layers(self) -> tuple[str, ...]:
+        return blocks_of(self.tower)
+
+    def attention_of(self, layer: str) -> torch.nn.Module:
+        return self.tower.get_submodule(f"{layer}.attn")
+
+    def block_of(self, layer: str) -> torch.nn.Module:
+        return self.tower.get_submodule(layer)
+
+    def token_of(self, layer: str, output: Any) -> torch.Tensor:
+        return joined(output)
+
+    def unrotated(self, part: torch.Tensor, rotary: Any) -> torch.Tensor:
+        return turned_back(part, rotary)
+
+    @property
+    def reads_prompts(self) -> bool:
+        names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+        return all(getattr(self.pipeline, name, None) is not None for name in names)
+
+    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
+        config: Any = self.tower.config
+        length = len(self.special_tokens)
+        if self.reads_prompts:
+            states, pooled = self.encoded_prompt(prompt_2=None, max_sequence_length=length)[:2]
+        else:
+            states, pooled = self.zeros(length, config.joint_attention_dim), self.zeros(config.pooled_projection_dim)
+        return {
+            "encoder_hidden_states": states.to(self.device, self.dtype),
+            "pooled_projections": pooled.to(self.device, self.dtype),
+        }
+
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+        n, channels, height, width = latents.shape
+        grid = (height // 2, width // 2)
+        packed = latents.reshape(n, channels, grid[0], 2, grid[1], 2).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        places = torch.stack([torch.zeros(grid), *torch.meshgrid(*map(torch.arange, grid), indexing="ij")], -1)
+        return self.tower(
+            packed,
+            timestep=self.times(latents, timestep) / steps_of(self.scheduler),
+            img_ids=places.reshape(-1, 3).to(latents),
+            txt_ids=latents.new_zeros(len(self.special_tokens), 3),
+            guidance=self.times(latents, self.guidance) if self._guided else None,
+            return_dict=False,
+            **conditioning,
+        )[0]

@@ -1,0 +1,53 @@
+"""Transformers of diffusers: one grid of patches of latents, the same in every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..model import LayerShape
+from .base import DiffusionModel
+from .encoding import latent_factor
+
+
+@dataclass
+class PatchModel(DiffusionModel):
+    """A denoiser that cuts latents into patches; a family names its layers and says what it is told."""
+
+    def __post_init__(self) -> None:
+        config: Any = self.tower.config
+        self.check_channels(config.in_channels // self.packed**2)
+        super().__post_init__()
+
+    @property
+    def packed(self) -> int:
+        """Latent cells, each way, that are laid into the channels before the transformer sees them."""
+        return 1
+
+    def attentions(self, ending: str) -> tuple[str, ...]:
+        """Names of the modules that end so, in order of execution, which is the order of blocks."""
+        return tuple(name for name, module in self.tower.named_modules() if name.endswith(ending))
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        config: Any = self.tower.config
+        side = latent_factor(self.vae) * config.patch_size * self.packed
+        return (side, side)
+
+    def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
+        attention: Any = self.attention_of(layer)
+        tower: Any = self.tower
+        height, width = self.patch_size
+        channels = attention.inner_dim // attention.heads
+        grid = (size[0] // height, size[1] // width)
+        return LayerShape(grid, attention.heads, channels, channels, tower.inner_dim)
+
+    def times(self, latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        """The timestep of every picture, in the precision of the latents."""
+        return torch.full((len(latents),), timestep, dtype=latents.dtype, device=latents.device)
+
+    def zeros(self, *shape: int) -> torch.Tensor:
+        """What stands for text states where nothing reads a prompt."""
+        return torch.zeros(1, *shape, dtype=self.dtype, device=self.device)

@@ -1,0 +1,41 @@
+"""PixArt-alpha (arXiv 2310.00426) and -sigma (arXiv 2403.04692): self-attention, and cross-attention to T5 states.
+
+Only the self-attention (``attn1``) is captured. Positions are added, and computed anew for every grid: any size goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .patches import PatchModel
+
+
+@dataclass
+class PixArtModel(PatchModel):
+    """A ``PixArtTransformer2DModel`` with a VAE."""
+
+    def find_layers(self) -> tuple[str, ...]:
+        return self.attentions(".attn1")
+
+    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
+        tower: Any = self.tower
+        config = tower.config
+        if self.reads_prompts:
+            states, mask = self.encoded_prompt(do_classifier_free_guidance=False)[:2]
+            told: dict[str, Any] = {"encoder_attention_mask": mask.to(self.device)}
+        else:
+            # One state: of any number of equal ones the cross-attention gives the same.
+            states, told = self.zeros(1, config.caption_channels or config.cross_attention_dim), {}
+        told["encoder_hidden_states"] = states.to(self.device, self.dtype)
+        sizes = {"resolution": None, "aspect_ratio": None}
+        if tower.use_additional_conditions:
+            resolution, ratio = torch.tensor([size], dtype=self.dtype), torch.tensor([[size[0] / size[1]]])
+            sizes = {"resolution": resolution.to(self.device), "aspect_ratio": ratio.to(resolution).to(self.device)}
+        return {**told, "added_cond_kwargs": sizes}
+
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+        times = torch.full((len(latents),), timestep, device=latents.device)
+        return self.tower(latents, timestep=times, return_dict=False, **conditioning)[0]
