@@ -215,6 +215,14 @@ def test_only_the_text_free_layer_has_no_special_coordinate() -> None:
     assert acts["transformer_blocks.0.attn"].sizes["special"] == 333
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_memory_is_known_beforehand(case: Case) -> None:
+    model = load(case.make()).at(timesteps=[3, 4])
+    acts = st.capture(model, pictures()[:2], progress=False)
+    held = sum(array.nbytes for node in acts.subtree for array in node.data_vars.values())
+    assert st.estimate_memory(model, pictures()[:2]).activations == held
+
+
 # --- rotary ----------------------------------------------------------------------------------------------------------
 
 
