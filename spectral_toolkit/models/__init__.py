@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 
 from ..devices import resolve_device
 from ..errors import SpectralToolkitError, UnsupportedModelError
-from . import families, loading
+from . import families, loading, timm
 from .diffusion import families as denoisers
 from .diffusion import loading as diffusion_loading
 from .loading import bundled_models
@@ -176,6 +176,7 @@ def _from_name(
 def _from_module(module: torch.nn.Module, revision: str | None, processor: Any) -> Model:
     # A compiled module wraps the one whose modules have names.
     module = getattr(module, "_orig_mod", module)
+    timm.refuse_module(module)
     origin = _noted(module, "_name_or_path")
     # Only what is on this machine already: wrapping a live object must not wait for a network.
     beside = loading.read_settings(origin, local_files_only=True) if origin and processor is None else None

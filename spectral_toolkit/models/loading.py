@@ -26,7 +26,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging as progress
 
 from ..errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
-from . import families
+from . import families, timm
 
 WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
 """Folder of the models that come with the package; each is an ordinary transformers folder."""
@@ -124,11 +124,13 @@ def locate(source: str, revision: str | None) -> Place:
     path = Path(source).expanduser()
     if path.is_dir():
         of_diffusers = folder_of_diffusers(path)
+        timm.refuse_folder(source, path)
         if not of_diffusers and not (path / "config.json").is_file():
             raise not_found(source, "is a folder without config.json")
         return Place(source, str(path), True, of_diffusers)
     if path.exists():
         raise not_found(source, "is a file; expected the folder that holds it, with config.json")
+    timm.refuse_name(source)
     return _probe(source, revision)
 
 
@@ -144,7 +146,7 @@ def folder_of_diffusers(path: Path) -> bool:
 
 def _probe(source: str, revision: str | None) -> Place:
     """Ask the hub once, so that being offline takes seconds and not half a minute; only this machine if it fails."""
-    cached = of_diffusers = False
+    cached, of_diffusers, library = False, False, ""
     try:
         found = [
             try_to_load_from_cache(source, name, revision=revision) for name in ("config.json", "model_index.json")
@@ -153,7 +155,8 @@ def _probe(source: str, revision: str | None) -> Place:
         of_diffusers = any(isinstance(path, str) and folder_of_diffusers(Path(path).parent) for path in found)
         info = HfApi().model_info(source, revision=revision, timeout=_PROBE_SECONDS)
         files = {file.rfilename for file in getattr(info, "siblings", None) or ()}
-        of_diffusers = of_diffusers or "model_index.json" in files or getattr(info, "library_name", "") == "diffusers"
+        library = getattr(info, "library_name", None) or ""
+        of_diffusers = of_diffusers or "model_index.json" in files or library == "diffusers"
     except HFValidationError as error:
         raise not_found(source, "is neither a folder that exists nor a name the hub could have") from error
     except RevisionNotFoundError as error:
@@ -170,6 +173,7 @@ def _probe(source: str, revision: str | None) -> Place:
         if not cached:
             raise not_found(source, "is not on this machine and the hub cannot be reached") from error
         return Place(source, source, True, of_diffusers)
+    timm.refuse_name(source, library)
     return Place(source, source, False, of_diffusers)
 
 
