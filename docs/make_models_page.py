@@ -48,7 +48,7 @@ def score(name: str, checkpoint: Path) -> dict[str, float]:
         if generative:
             import torch
 
-            from spectral_toolkit.models.flux import load_scenes_diffusion
+            from spectral_toolkit.models.diffusion.scenes import load_scenes_diffusion
 
             model: Any = load_scenes_diffusion(Path(folder), torch.device("cpu"), None).at(noise=NOISE)
         else:

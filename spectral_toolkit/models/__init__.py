@@ -103,7 +103,7 @@ def load_model(
             model = copy.copy(source)  # shares the module; the one passed in keeps its settings
             model.processor = _given(source.processor, processor)
     elif isinstance(source, str) and source == "scenes-diffusion":
-        from .flux import load_scenes_diffusion
+        from .diffusion.scenes import load_scenes_diffusion
 
         return load_scenes_diffusion(loading.WEIGHTS / source, resolve_device(device), precision)
     elif isinstance(source, (str, os.PathLike)):

@@ -36,24 +36,24 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from ...errors import SpectralToolkitError, UnsupportedModelError
-from ..model import UNROTATED, Model, Recorder
+from ..model import Model, Recorder
 from .encoding import encode, latent_factor, overflows
 from .noising import BETWEEN, N_TIMESTEPS, drawn_timesteps, noise_of, noised, steps_of
-from .watching import Seen, watching
+from .recording import WatchedModel
 
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 @dataclass
-class DiffusionModel(Model):
+class DiffusionModel(WatchedModel):
     """A denoiser of diffusers, shown pictures at some timesteps of its training noise.
 
     ``at`` gives the same model at other timesteps, with another prompt or other noise. Every quantity of a capture has
@@ -104,14 +104,6 @@ class DiffusionModel(Model):
         """Names of the layers in order of execution."""
         raise UnsupportedModelError(f"{type(self).__name__} names no layers.")
 
-    def attention_of(self, layer: str) -> torch.nn.Module:
-        """The attention module of a layer."""
-        return self.tower.get_submodule(layer)
-
-    def block_of(self, layer: str) -> torch.nn.Module:
-        """The module whose output is the residual stream after the layer."""
-        return self.tower.get_submodule(layer.rpartition(".")[0])
-
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
         """What the denoiser is told beside latents and timestep, for one picture."""
         return {}
@@ -119,18 +111,6 @@ class DiffusionModel(Model):
     def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
         """One forward pass of the denoiser."""
         raise UnsupportedModelError(f"{type(self).__name__} cannot be run.")
-
-    def tokens_of(self, layer: str, seen: Seen) -> Seen:
-        """What the softmax saw, special tokens first and then patches row by row."""
-        return seen
-
-    def token_of(self, layer: str, output: Any) -> torch.Tensor:
-        """The residual stream (image, token, feature) from what a block returns, in the same order."""
-        return output[0] if isinstance(output, tuple) else output
-
-    def unrotated(self, part: torch.Tensor, rotary: Any) -> torch.Tensor:
-        """Queries or keys before ``rotary`` turned them; token order is the model's own."""
-        raise UnsupportedModelError(f"{self.name} ({self.family}) has no rotary positions.")
 
     def read_prompt(self, prompt: Any) -> str:
         """A prompt as it is kept, or ``SpectralToolkitError`` where it cannot be read."""
@@ -305,11 +285,6 @@ class DiffusionModel(Model):
     def check_size(self, size: tuple[int, int]) -> None:
         pass  # multiples of ``size_step``, which are looked at before, are all that most denoisers need
 
-    @property
-    def implementation(self) -> str:
-        names = {type(getattr(self.attention_of(layer), "processor", None)).__name__ for layer in self.layers}
-        return ", ".join(sorted(names))
-
     def config_sha256(self) -> str:
         configs = [getattr(part, "config", {}) for part in self.parts]
         shown = [_settings(config) for config in (*configs, self.scheduler.config)]
@@ -333,52 +308,12 @@ class DiffusionModel(Model):
 
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:
-        self._refuse_hooks()
-        listeners = {self.attention_of(layer): self._listener(recorder, layer) for layer in recorder.layers}
-        with ExitStack() as stack:
-            if "token" in recorder.quantities:
-                for layer in recorder.layers:
-                    handle = self.block_of(layer).register_forward_hook(self._token_hook(recorder, layer))
-                    stack.callback(handle.remove)
-            stack.enter_context(watching(listeners, self.name))
-            self._told = {}
+        with super().recording(recorder):
+            self._told = {}  # what a capture tells the denoiser is made once
             try:
                 yield
             finally:
                 self._told = None
-
-    def _listener(self, recorder: Recorder, layer: str) -> Callable[[Seen], None]:
-        def listen(seen: Seen) -> None:
-            ordered = self.tokens_of(layer, seen)
-            for quantity in ("query", "key", "value"):
-                if quantity in recorder.quantities:
-                    recorder.record(layer, quantity, getattr(ordered, quantity))
-            if set(UNROTATED) & set(recorder.quantities):
-                turned = (self.unrotated(part, seen.rotary) for part in (seen.query, seen.key))
-                before = self.tokens_of(layer, replace(seen, **dict(zip(("query", "key"), turned, strict=True))))
-                for quantity, part in zip(UNROTATED, (before.query, before.key), strict=True):
-                    if quantity in recorder.quantities:
-                        recorder.record(layer, quantity, part)
-            recorder.describe(layer, ordered.scale, ordered.bias)
-
-        return listen
-
-    def _token_hook(self, recorder: Recorder, layer: str) -> Callable[..., None]:
-        def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
-            recorder.record(layer, "token", self.token_of(layer, output).detach())
-
-        return hook
-
-    def _refuse_hooks(self) -> None:
-        for part in self.parts:
-            for module in part.modules():
-                registry = getattr(module, "_diffusers_hook", None)
-                if hasattr(module, "_hf_hook") or (registry is not None and registry.hooks):
-                    raise UnsupportedModelError(
-                        f"{self.name} is offloaded, cast layer by layer or cached ({type(part).__name__} has hooks of "
-                        "accelerate or diffusers), so its tensors are not where they seem: load it again without, such "
-                        "as with load_model(source, dtype='float16')."
-                    )
 
     def latents(self, pixels: np.ndarray) -> torch.Tensor:
         """Pictures as the VAE encodes them: the mean of what it believes, scaled as the denoiser was trained."""

@@ -17,6 +17,7 @@ from ..model import UNROTATED, Model
 from .encoding import latent_factor
 from .noising import steps_of
 from .patches import PatchModel
+from .recording import WatchedModel
 
 OWN_CELLS = 128
 """Latent cells, each way, of a picture of diffusers' default size; the configuration names none."""
@@ -30,23 +31,29 @@ def blocks_of(tower: Any) -> tuple[str, ...]:
     return tuple(f"{kind}.{index}" for kind in kinds for index in range(len(getattr(tower, kind))))
 
 
-def turned_back(part: torch.Tensor, rotary: Any) -> torch.Tensor:
-    """Queries or keys (image, head, token, channel) before they were turned by cosines and sines."""
-    from diffusers.models.embeddings import apply_rotary_emb
+class FluxBlocks(WatchedModel):
+    """What all models on a Flux transformer have in common: a layer is a block, text comes first, positions turn."""
 
-    cosines, sines = rotary
-    opposite: Any = (cosines, -sines)
-    back: Any = apply_rotary_emb(part, opposite, sequence_dim=2)
-    return back
+    def attention_of(self, layer: str) -> torch.nn.Module:
+        return self.tower.get_submodule(f"{layer}.attn")
 
+    def block_of(self, layer: str) -> torch.nn.Module:
+        return self.tower.get_submodule(layer)
 
-def joined(output: Any) -> torch.Tensor:
-    """Text first, then patches, as in the attention, from what a block returns."""
-    return torch.cat(output, 1) if isinstance(output, tuple) else output
+    def token_of(self, layer: str, output: Any) -> torch.Tensor:
+        return torch.cat(output, 1)
+
+    def unrotated(self, part: torch.Tensor, rotary: Any) -> torch.Tensor:
+        from diffusers.models.embeddings import apply_rotary_emb
+
+        cosines, sines = rotary
+        opposite: Any = (cosines, -sines)
+        back: Any = apply_rotary_emb(part, opposite, sequence_dim=2)
+        return back
 
 
 @dataclass
-class FluxModel(PatchModel):
+class FluxModel(FluxBlocks, PatchModel):
     """A ``FluxTransformer2DModel`` with a VAE.
 
     Attributes
@@ -97,18 +104,6 @@ class FluxModel(PatchModel):
 
     def find_layers(self) -> tuple[str, ...]:
         return blocks_of(self.tower)
-
-    def attention_of(self, layer: str) -> torch.nn.Module:
-        return self.tower.get_submodule(f"{layer}.attn")
-
-    def block_of(self, layer: str) -> torch.nn.Module:
-        return self.tower.get_submodule(layer)
-
-    def token_of(self, layer: str, output: Any) -> torch.Tensor:
-        return joined(output)
-
-    def unrotated(self, part: torch.Tensor, rotary: Any) -> torch.Tensor:
-        return turned_back(part, rotary)
 
     @property
     def reads_prompts(self) -> bool:

@@ -1,31 +1,29 @@
-"""Flux transformers of diffusers: picture and caption tokens attend to each other; patches are the picture's.
+"""The bundled generative model: a Flux transformer that sees patches of pixels, at one level of noise, told a caption.
 
-The pattern for families of diffusers: the processors of the attention modules are replaced while a capture runs, and
-put back whatever happens. Caption tokens are the special tokens.
+Its layers are watched as those of `FluxModel` are; caption tokens are its special tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import SpectralToolkitError, UnsupportedModelError
-from ..scenes import PATCH, flow
-from ..scenes.captions import TOKENS, parse_caption
-from .model import UNROTATED, LayerShape, Model, Recorder
-from .processing import Processing
+from ...errors import SpectralToolkitError, UnsupportedModelError
+from ...scenes import PATCH, flow
+from ...scenes.captions import TOKENS, parse_caption
+from ..model import UNROTATED, LayerShape, Model
+from ..processing import Processing
+from .flux import FluxBlocks, blocks_of
 
 
 @dataclass
-class ScenesDiffusionModel(Model):
+class ScenesDiffusionModel(FluxBlocks):
     """The bundled generative model; see `spectral_toolkit.scenes.flow`.
 
     Attributes
@@ -43,8 +41,7 @@ class ScenesDiffusionModel(Model):
     caption: str = ""
 
     def __post_init__(self) -> None:
-        tower: Any = self.tower
-        self.layers = tuple(f"transformer_blocks.{index}" for index in range(len(tower.transformer_blocks)))
+        self.layers = blocks_of(self.tower)
         self.special_tokens = tuple(f"caption_{index}" for index in range(TOKENS))
         self.quantities = (*Model.quantities, *UNROTATED)
 
@@ -75,7 +72,7 @@ class ScenesDiffusionModel(Model):
 
     @property
     def implementation(self) -> str:
-        return f"{type(self._attention(self.layers[0]).processor).__name__}, noise {self.noise:g} of seed " + (
+        return f"{super().implementation}, noise {self.noise:g} of seed " + (
             f"{self.noise_seed}, caption {self.caption!r}"
         )
 
@@ -97,29 +94,6 @@ class ScenesDiffusionModel(Model):
             tower.to(self.dtype)
         return replace(self, module=tower, tower=tower, _hash=None), ()
 
-    def _attention(self, layer: str) -> Any:
-        return self.tower.get_submodule(f"{layer}.attn")
-
-    @contextmanager
-    def recording(self, recorder: Recorder) -> Iterator[None]:
-        own, handles = {}, []
-        try:
-            for layer in recorder.layers:
-                attention = self._attention(layer)
-                if isinstance(attention.processor, _Observing):
-                    raise SpectralToolkitError(f"{self.name} is being captured already: wait for that to end.")
-                own[layer] = attention.processor
-                attention.processor = _Observing(attention.processor, recorder, layer)
-                if "token" in recorder.quantities:
-                    block = self.tower.get_submodule(layer)
-                    handles.append(block.register_forward_hook(_token_hook(recorder, layer)))
-            yield
-        finally:
-            for layer, processor in own.items():
-                self._attention(layer).processor = processor
-            for handle in handles:
-                handle.remove()
-
     def forward(self, pixels: np.ndarray) -> Any:
         clean = flow.to_tokens(self.processor.normalise(pixels, self.device, self.dtype))
         noise = np.stack([_noise(picture, self.noise_seed, tuple(clean.shape[1:])) for picture in pixels])
@@ -134,48 +108,6 @@ def _noise(picture: np.ndarray, seed: int, shape: tuple[int, ...]) -> np.ndarray
     digest = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
     return rng.standard_normal(shape).astype(np.float32)
-
-
-class _Observing:
-    """Does what the processor it stands for does, and reports queries, keys and values as the softmax sees them."""
-
-    def __init__(self, own: Any, recorder: Recorder, layer: str):
-        self.own, self.recorder, self.layer = own, recorder, layer
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        image_rotary_emb: Any = None,
-    ) -> Any:
-        from diffusers.models.embeddings import apply_rotary_emb
-
-        parts: list[Any] = []
-        for image, caption, norms in (
-            (attn.to_q, attn.add_q_proj, (attn.norm_q, attn.norm_added_q)),
-            (attn.to_k, attn.add_k_proj, (attn.norm_k, attn.norm_added_k)),
-            (attn.to_v, attn.add_v_proj, (torch.nn.Identity(), torch.nn.Identity())),
-        ):
-            patches = norms[0](image(hidden_states).unflatten(-1, (-1, attn.head_dim)))
-            words = norms[1](caption(encoder_hidden_states).unflatten(-1, (-1, attn.head_dim)))
-            parts.append(torch.cat([words, patches], 1))
-        query, key = (cast(Any, apply_rotary_emb(part, image_rotary_emb, sequence_dim=1)) for part in parts[:2])
-        for name, tensor in zip(
-            ("query", "key", "value", *UNROTATED), (query, key, *parts[2:], *parts[:2]), strict=True
-        ):
-            if name in self.recorder.quantities:
-                self.recorder.record(self.layer, name, tensor.transpose(1, 2))
-        self.recorder.describe(self.layer, attn.head_dim**-0.5, None)
-        return self.own(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
-
-
-def _token_hook(recorder: Recorder, layer: str) -> Callable[..., None]:
-    def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
-        recorder.record(layer, "token", torch.cat(output, 1))  # caption first, as in the attention
-
-    return hook
 
 
 def load_scenes_diffusion(folder: Path, device: torch.device, dtype: torch.dtype | None) -> ScenesDiffusionModel:

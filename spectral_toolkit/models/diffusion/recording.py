@@ -1,0 +1,89 @@
+"""Recording what watched attention modules see: which modules a layer has, and in which order its tokens are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ...errors import UnsupportedModelError
+from ..model import UNROTATED, Model, Recorder
+from .watching import Seen, watching
+
+
+@dataclass
+class WatchedModel(Model):
+    """A model of diffusers whose attention is watched while a capture runs."""
+
+    def attention_of(self, layer: str) -> torch.nn.Module:
+        """The attention module of a layer."""
+        return self.tower.get_submodule(layer)
+
+    def block_of(self, layer: str) -> torch.nn.Module:
+        """The module whose output is the residual stream after the layer."""
+        return self.tower.get_submodule(layer.rpartition(".")[0])
+
+    def tokens_of(self, layer: str, seen: Seen) -> Seen:
+        """What the softmax saw, special tokens first and then patches row by row."""
+        return seen
+
+    def token_of(self, layer: str, output: Any) -> torch.Tensor:
+        """The residual stream (image, token, feature) from what a block returns, in the same order."""
+        return output[0] if isinstance(output, tuple) else output
+
+    def unrotated(self, part: torch.Tensor, rotary: Any) -> torch.Tensor:
+        """Queries or keys before ``rotary`` turned them; token order is the model's own."""
+        raise UnsupportedModelError(f"{self.name} ({self.family}) has no rotary positions.")
+
+    @property
+    def implementation(self) -> str:
+        names = {type(getattr(self.attention_of(layer), "processor", None)).__name__ for layer in self.layers}
+        return ", ".join(sorted(names))
+
+    @contextmanager
+    def recording(self, recorder: Recorder) -> Iterator[None]:
+        self._refuse_hooks()
+        listeners = {self.attention_of(layer): self._listener(recorder, layer) for layer in recorder.layers}
+        with ExitStack() as stack:
+            if "token" in recorder.quantities:
+                for layer in recorder.layers:
+                    handle = self.block_of(layer).register_forward_hook(self._token_hook(recorder, layer))
+                    stack.callback(handle.remove)
+            stack.enter_context(watching(listeners, self.name))
+            yield
+
+    def _listener(self, recorder: Recorder, layer: str) -> Callable[[Seen], None]:
+        def listen(seen: Seen) -> None:
+            ordered = self.tokens_of(layer, seen)
+            for quantity in ("query", "key", "value"):
+                if quantity in recorder.quantities:
+                    recorder.record(layer, quantity, getattr(ordered, quantity))
+            if set(UNROTATED) & set(recorder.quantities):
+                turned = (self.unrotated(part, seen.rotary) for part in (seen.query, seen.key))
+                before = self.tokens_of(layer, replace(seen, **dict(zip(("query", "key"), turned, strict=True))))
+                for quantity, part in zip(UNROTATED, (before.query, before.key), strict=True):
+                    if quantity in recorder.quantities:
+                        recorder.record(layer, quantity, part)
+            recorder.describe(layer, ordered.scale, ordered.bias)
+
+        return listen
+
+    def _token_hook(self, recorder: Recorder, layer: str) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
+            recorder.record(layer, "token", self.token_of(layer, output).detach())
+
+        return hook
+
+    def _refuse_hooks(self) -> None:
+        for part in self.parts:
+            for module in part.modules():
+                registry = getattr(module, "_diffusers_hook", None)
+                if hasattr(module, "_hf_hook") or (registry is not None and registry.hooks):
+                    raise UnsupportedModelError(
+                        f"{self.name} is offloaded, cast layer by layer or cached ({type(part).__name__} has hooks of "
+                        "accelerate or diffusers), so its tensors are not where they seem: load it again without, such "
+                        "as with load_model(source, dtype='float16')."
+                    )
