@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,10 +65,14 @@ def is_ours(path: Path) -> bool:
 
 
 def write_store(result: xr.Dataset | xr.DataTree, path: Path) -> None:
-    """Write beside the target and move into place, so that a run cut short leaves the earlier answer whole."""
-    import shutil
-    import tempfile
+    """Write a zarr store, whole or not at all."""
+    with whole_store(path) as store:
+        result.to_zarr(store, mode="w")
 
+
+@contextmanager
+def whole_store(path: Path) -> Iterator[Path]:
+    """Where to write a zarr store that is moved to ``path`` in the end: cut short, the earlier one is left whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A folder of our own, whose name nobody else can have taken; the store lies inside it, with the usual permissions.
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -72,7 +80,7 @@ def write_store(result: xr.Dataset | xr.DataTree, path: Path) -> None:
         with warnings.catch_warnings():
             # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its specification.
             warnings.filterwarnings("ignore", module="zarr")
-            result.to_zarr(temporary / "store", mode="w")
+            yield temporary / "store"
         refuse_foreign(path, overwrite=True)  # somebody may have put something there in the meantime
         if path.exists():
             shutil.rmtree(path)

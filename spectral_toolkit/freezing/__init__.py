@@ -17,7 +17,7 @@ from ..affinities.presets import PRESETS, preset_weights
 from ..errors import SpectralToolkitError
 from ..regions import instances, segment
 from ..solvers import solve
-from ..trust import Statement, trust_statements
+from ..trust import Statement, outlying_masks, trust_statements
 from .rows import Sources, all_joint_rows, all_layer_rows, choose_sources
 
 __all__ = ["Content", "Setting", "freeze"]
@@ -143,6 +143,7 @@ def freeze(
         for kind in kinds
     }
     n_images = len(image_names(acts))
+    outlying = outlying_masks(acts)
     grids = [(acts.children[layer].sizes["y"], acts.children[layer].sizes["x"]) for layer in layers]
     sources = choose_sources(grids, n_images, len(kinds), len(weights), row_bytes)
     settings = []
@@ -157,7 +158,12 @@ def freeze(
                     weights=chosen,
                     eig=eig,
                     rows=all_joint_rows(weighted, sources) if sources else None,
-                    trust=[trust_statements(eig.isel(image=index), acts) for index in range(n_images)],
+                    trust=[
+                        trust_statements(
+                            eig.isel(image=index), outlying={name: mask[[index]] for name, mask in outlying.items()}
+                        )
+                        for index in range(n_images)
+                    ],
                     **(_regions(eig, n_segments, seed) if regions else {}),
                 )
             )

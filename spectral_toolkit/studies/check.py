@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..comparing.angles import principal_angles
 from ..solvers.answer import DEGENERATE_GAP
 from .cache import Cache, open_answer
 from .config import Study, Tolerances
@@ -363,8 +364,7 @@ def sine_between(old: np.ndarray, new: np.ndarray) -> float:
     0.707107
     """
     first, second = (np.linalg.qr(columns)[0] for columns in (old, new))
-    # The part of one space outside the other: exact for small angles, where 1 - cosine^2 is not.
-    return float(min(1.0, np.linalg.norm(second - first @ (first.T @ second), ord=2)))
+    return float(np.sin(principal_angles(first, second, lambda columns: columns)[-1]))
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import zarr
 
 from ..errors import StudyError
-from ..outputs import STUDY_FORMAT, refuse_foreign
+from ..outputs import STUDY_FORMAT, whole_store
 from .plan import Cell, StudyPlan, arithmetic, code_sha256, versions
 
 SCHEMA = 1
@@ -131,17 +129,7 @@ def group_names(cells: Sequence[Cell]) -> list[str]:
 
 def write_zarr(stores: Mapping[str, Path], path: Path) -> None:
     """One store whose groups are copies of the cells' stores, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="zarr")
-            zarr.open_group(making / "store", mode="w")
-        for name, store in stores.items():
-            shutil.copytree(store, making / "store" / name)
-        refuse_foreign(path, overwrite=True)  # somebody may have put something there in the meantime
-        if path.exists():
-            shutil.rmtree(path)
-        (making / "store").rename(path)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+    with whole_store(path) as store:
+        zarr.open_group(store, mode="w")
+        for name, cell in stores.items():
+            shutil.copytree(cell, store / name)

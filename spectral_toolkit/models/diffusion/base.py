@@ -332,9 +332,8 @@ class DiffusionModel(WatchedModel):
         clean = self.latents(pixels)
         for first, timestep in enumerate(self.timesteps):
             for draw in range(self.n_draws):
-                noise = np.stack(
-                    [noise_of(picture, self.noise_seed, timestep, draw, tuple(clean.shape[1:])) for picture in pixels]
-                )
+                numbers = (self.noise_seed, timestep, draw)
+                noise = np.stack([noise_of(picture, numbers, tuple(clean.shape[1:])) for picture in pixels])
                 noisy = noised(self.scheduler, clean, torch.from_numpy(noise).to(clean), timestep)
                 begin((first, draw))
                 self.denoise(noisy, timestep, conditioning)

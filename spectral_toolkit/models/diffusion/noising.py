@@ -39,10 +39,10 @@ def drawn_timesteps(between: tuple[int, int], n: int, total: int, seed: int) -> 
     return tuple(sorted(np.random.default_rng([seed, 0]).choice(np.array(numbers), n, replace=False).tolist()))
 
 
-def noise_of(picture: np.ndarray, seed: int, timestep: int, draw: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Gaussian noise that depends on the picture's bytes, the seed, the timestep and the draw, and on nothing else."""
+def noise_of(picture: np.ndarray, numbers: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Gaussian noise that depends on the picture's bytes and on ``numbers``, such as a seed, and on nothing else."""
     digest = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).digest()
-    rng = np.random.default_rng([seed, timestep, draw, int.from_bytes(digest[:8], "little")])
+    rng = np.random.default_rng([*numbers, int.from_bytes(digest[:8], "little")])
     return rng.standard_normal(shape).astype(np.float32)
 
 

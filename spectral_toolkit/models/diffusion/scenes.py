@@ -20,6 +20,7 @@ from ...scenes.captions import TOKENS, parse_caption
 from ..model import UNROTATED, LayerShape, Model
 from ..processing import Processing
 from .flux import FluxBlocks, blocks_of
+from .noising import noise_of
 
 
 @dataclass
@@ -96,18 +97,11 @@ class ScenesDiffusionModel(FluxBlocks):
 
     def forward(self, pixels: np.ndarray) -> Any:
         clean = flow.to_tokens(self.processor.normalise(pixels, self.device, self.dtype))
-        noise = np.stack([_noise(picture, self.noise_seed, tuple(clean.shape[1:])) for picture in pixels])
+        noise = np.stack([noise_of(picture, (self.noise_seed,), tuple(clean.shape[1:])) for picture in pixels])
         noisy = (1 - self.noise) * clean + self.noise * torch.from_numpy(noise).to(clean)
         counts = np.tile(parse_caption(self.caption), (len(pixels), 1))
         grid = (pixels.shape[1] // PATCH, pixels.shape[2] // PATCH)
         return flow.predict(self.tower, noisy, torch.full((len(pixels),), self.noise).to(clean), counts, grid)
-
-
-def _noise(picture: np.ndarray, seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The same however pictures are put in batches."""
-    digest = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).digest()
-    rng = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
-    return rng.standard_normal(shape).astype(np.float32)
 
 
 def load_scenes_diffusion(folder: Path, device: torch.device, dtype: torch.dtype | None) -> ScenesDiffusionModel:

@@ -123,7 +123,6 @@ class Session:
         self._graphs: OrderedDict[Hashable, LayerGraph] = OrderedDict()
         self._results: OrderedDict[Hashable, Any] = OrderedDict()
         self._latest: dict[Hashable, xr.Dataset] = {}
-        self._masks: dict[str, xr.DataArray] | None = None
 
     def answer(self, state: State, check: Check) -> Answer:
         """Compute what a state shows; ``check`` is called often, and what it raises ends the work."""
@@ -145,7 +144,7 @@ class Session:
                 token = variables["token"].isel(image=image).transpose(..., "y", "x", "feature")
                 norm = np.linalg.norm(token.values.astype(np.float64), axis=-1)
                 norm = norm.reshape(-1, *norm.shape[-2:]).mean(0)  # over a denoiser's draws
-                found[name] = (norm, self._outlying()[name].values[image])
+                found[name] = (norm, self._outlying(image)[name].values[0])
         return found
 
     def picture(self, image: int) -> ShownPicture:
@@ -160,7 +159,7 @@ class Session:
         """The answer to a question for every picture, to be kept in a bundle."""
         settings = self._settings(question)
         if question.mask_outliers:
-            settings["mask"] = self._outlying()
+            settings["mask"] = outlying_masks(self.activations)
         graph = affinity(self.activations, question.affinity, **settings)
         return solve(
             graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)}), question.n_eigenvectors
@@ -185,7 +184,6 @@ class Session:
             self._graphs.clear()
             self._results.clear()
             self._latest.clear()
-        self._masks = None
         self.activations = self.pictures = xr.DataTree()
 
     def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> Answer:
@@ -223,11 +221,7 @@ class Session:
         place = (question.image, question.affinity, question.kernel, question.mask_outliers)
         eig = solve(graph, question.n_eigenvectors, start=self._latest.get(place), progress=step)
         self._latest[place] = eig
-        one = eig.isel(image=0)
-        # Looked for once a picture: it takes as long as a solve from a warm start.
-        outlying = self._kept_or_made(("outlying", question.image), lambda: outlying_masks(self._one(question.image)))
-        trust = trust_statements(one, outlying=outlying)
-        return eig, trust
+        return eig, trust_statements(eig.isel(image=0), outlying=self._outlying(question.image))
 
     def _rows(self, question: Question, state: State, check: Check) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         check()
@@ -247,14 +241,12 @@ class Session:
     def _settings(self, question: Question) -> dict[str, Any]:
         settings: dict[str, Any] = {"kernel": question.kernel, "device": self.device}
         if question.mask_outliers:
-            keep = slice(question.image, question.image + 1)
-            settings["mask"] = {name: mask[keep] for name, mask in self._outlying().items()}
+            settings["mask"] = self._outlying(question.image)
         return settings
 
-    def _outlying(self) -> dict[str, xr.DataArray]:
-        if self._masks is None:
-            self._masks = outlying_masks(self.activations)
-        return self._masks
+    def _outlying(self, image: int) -> dict[str, xr.DataArray]:
+        """Outlying tokens of one picture (1, y, x): looked for once, as it takes as long as a warm solve."""
+        return self._kept_or_made(("outlying", image), lambda: outlying_masks(self._one(image)))
 
     def _one(self, image: int) -> xr.DataTree:
         """The activations of one picture: each is solved alone, so that the page need not wait for the others."""
