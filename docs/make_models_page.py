@@ -21,7 +21,7 @@ DOCS = Path(__file__).resolve().parent
 SEED, N_SCENES = 20261126, 48
 SHOWN = {"qk": ("where", "what"), "vv": ("where", "what", "overclustered_miou")}
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
-NOISE = 0.3
+TIMESTEP = 300
 """At which checkpoints of the generative model are scored."""
 
 
@@ -50,7 +50,7 @@ def score(name: str, checkpoint: Path) -> dict[str, float]:
 
             from spectral_toolkit.models.diffusion.scenes import load_scenes_diffusion
 
-            model: Any = load_scenes_diffusion(Path(folder), torch.device("cpu"), None).at(noise=NOISE)
+            model: Any = load_scenes_diffusion(Path(folder), torch.device("cpu"), None).at(timesteps=TIMESTEP)
         else:
             model = st.load_model(folder)
         scenes = st.scenes.sample(N_SCENES, seed=SEED)

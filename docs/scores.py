@@ -24,7 +24,7 @@ from score_pages import JOINT, KINDS, SHOWN, render
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED, N_SCENES, N_QUICK = 20261124, 256, 24
-NOISE_SEED, N_NOISE, NOISE_LEVELS = 20261125, 48, (0.1, 0.2, 0.3, 0.5, 0.7)
+NOISE_SEED, N_NOISE, TIMESTEPS = 20261125, 48, (100, 200, 300, 500, 700)
 TOLERANCE, CLUSTERS_TOLERANCE, CLUSTERS_MEAN_TOLERANCE = 0.005, 0.15, 0.02
 """How far a quick score may be from the published one: another processor's rounding changed shares by less than 1e-4,
 and moved a few clusters to another optimum of k-means (by up to 0.13, on average by less than 0.01)."""
@@ -140,18 +140,21 @@ def _code() -> str:
 def choose_noise(
     model: Any,
     *,
-    levels: tuple[float, ...] = NOISE_LEVELS,
+    timesteps: tuple[int, ...] = TIMESTEPS,
     n_scenes: int = N_NOISE,
     kept: Path | None = None,
     say: bool = False,
 ) -> dict[str, Any]:
     """The noise level at which QK where and VV what, of all layers jointly, add up to most; on other scenes."""
+    from spectral_toolkit.models.diffusion.noising import steps_of
+
     found = {}
-    for level in levels:
+    for timestep in timesteps:
+        level = timestep / steps_of(model.scheduler)
         if say:
             print(f"{model.name}: noise {level:g}, {n_scenes} scenes of seed {NOISE_SEED}", file=sys.stderr, flush=True)
         options: dict[str, Any] = {"kinds": ("qk", "vv"), "controlled": (), "n_bootstrap": 1}
-        scores = measure(model.at(noise=level), n_scenes, seed=NOISE_SEED, kept=kept, **options)["scores"]
+        scores = measure(model.at(timesteps=timestep), n_scenes, seed=NOISE_SEED, kept=kept, **options)["scores"]
         found[f"{level:g}"] = {
             kind: {score: scores[kind][JOINT][score][0] for score in ("where", "what")} for kind in scores
         }
@@ -198,6 +201,7 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
     """Measure what is missing or out of date, and write everything after every model."""
     import spectral_toolkit as st
     from spectral_toolkit.models import loading
+    from spectral_toolkit.models.diffusion.noising import steps_of
 
     target = places.docs / "scores.json"
     published = json.loads(target.read_text()) if target.exists() else {}
@@ -209,7 +213,7 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
         noise = None
         if hasattr(model, "at"):
             noise = choose_noise(model, n_scenes=min(N_NOISE, n_scenes), kept=places.kept, say=True)
-            model = model.at(noise=noise["chosen"])
+            model = model.at(timesteps=round(noise["chosen"] * steps_of(model.scheduler)))
             if not places.trial and record.get("noise") != noise["chosen"]:
                 record |= {"noise": noise["chosen"], "noise_chosen": f"by docs/scores.py, {noise['how']}"}
                 loading.training_record(name).write_text(json.dumps(record, indent=1) + "\n")

@@ -97,9 +97,13 @@ def test_capture_sees_what_the_softmax_sees_and_leaves_no_trace() -> None:
         handle.remove()
     assert [block.attn.processor for block in model.module.transformer_blocks] == before
     node: Any = acts["transformer_blocks.1"]
+    assert node["query"].dims == ("image", "timestep", "noise", "head", "y", "x", "channel")
+    assert node["query"].shape[:3] == (2, 1, 1)
     query, key, value = (
         np.concatenate(
-            [node[f"special_{name}"].values, node[name].values.reshape(2, 4, 144, 32)], axis=2, dtype=np.float64
+            [node[f"special_{name}"].values.reshape(2, 4, TOKENS, 32), node[name].values.reshape(2, 4, 144, 32)],
+            axis=2,
+            dtype=np.float64,
         )
         for name in ("query", "key", "value")
     )
@@ -110,8 +114,28 @@ def test_capture_sees_what_the_softmax_sees_and_leaves_no_trace() -> None:
     np.testing.assert_allclose(outputs[0].numpy(), own, atol=1e-5)
     again = st.capture(model, pictures, progress=False, batch_size=1)  # the noise is each picture's own
     np.testing.assert_allclose(again["transformer_blocks.3"]["value"], acts["transformer_blocks.3"]["value"], atol=1e-4)
-    with pytest.raises(SpectralToolkitError):
-        model.at(noise=2)
+
+
+def test_many_timesteps_draws_and_a_caption() -> None:
+    import spectral_toolkit as st
+
+    model: Any = st.load_model("scenes-diffusion", device="cpu")
+    pictures = st.scenes.sample(2, seed=5)
+    several = st.capture(
+        model.at(timesteps=[100, 700], n_draws=2, prompt="two rings and a star"), pictures, progress=False
+    )
+    node: Any = several["transformer_blocks.2"]
+    assert node["query"].shape == (2, 2, 2, 4, 12, 12, 32)
+    assert node["timestep"].values.tolist() == [100, 700]
+    assert several.attrs["prompt"] == "two rings and a star"
+    told = st.capture(model.at(prompt="two rings and a star"), pictures, progress=False)["transformer_blocks.2"]
+    np.testing.assert_allclose(node["query"].sel(timestep=[700])[:, :, :1], told["query"], atol=1e-5)
+    plain = st.capture(model, pictures, progress=False)["transformer_blocks.2"]
+    assert np.abs(np.asarray(told["query"]) - np.asarray(plain["query"])).max() > 0.01
+    assert np.abs(np.asarray(node["query"][:, 1, 0]) - np.asarray(node["query"][:, 1, 1])).max() > 0.1
+    for wrong in ({"timesteps": 1000}, {"prompt": "a unicorn"}, {"prompt": 3}, {"n_draws": 0}):
+        with pytest.raises(SpectralToolkitError):
+            model.at(**wrong)
 
 
 def test_unrotated_queries_and_keys_turn_into_those_the_softmax_sees(tmp_path) -> None:
@@ -129,7 +153,13 @@ def test_unrotated_queries_and_keys_turn_into_those_the_softmax_sees(tmp_path) -
         node: Any = acts[layer]
         for name in ("query", "key"):
             plain, turned = (
-                np.concatenate([node[f"special_{which}"].values, node[which].values.reshape(2, 4, 144, 32)], axis=2)
+                np.concatenate(
+                    [
+                        node[f"special_{which}"].values.reshape(2, 4, TOKENS, 32),
+                        node[which].values.reshape(2, 4, 144, 32),
+                    ],
+                    axis=2,
+                )
                 for which in (f"{name}_unrotated", name)
             )
             halves = np.stack([-plain[..., 1::2], plain[..., ::2]], axis=-1).reshape(plain.shape)
@@ -149,7 +179,7 @@ def test_the_untrained_twin_is_captured_alike() -> None:
         {k: list(v) if isinstance(v, tuple) else v for k, v in m.tower.config.items()} for m in (fresh, model)
     )
     assert all(trained[key] == value for key, value in built.items() if not key.startswith("_"))
-    assert (fresh.noise, fresh.layers, fresh.quantities) == (model.noise, model.layers, model.quantities)
+    assert (fresh.timesteps, fresh.layers, fresh.quantities) == (model.timesteps, model.layers, model.quantities)
     assert fresh.weights_sha256() == again.weights_sha256() != model.weights_sha256()
     acts = st.capture(fresh, st.scenes.sample(1, seed=5), quantities=("query_unrotated", "value"), progress=False)
     assert set(acts["transformer_blocks.0"].data_vars) >= {"query_unrotated", "special_query_unrotated", "value"}

@@ -67,7 +67,7 @@ def test_numbers_are_of_the_bundled_weights(name: str) -> None:
     assert set(entry["full"]["roles"].values()) == {"layer", "joint", "control"}
     assert [row for row, role in entry["full"]["roles"].items() if role == "layer"] == list(model.layers)
     if "noise" in entry:
-        assert entry["noise"]["chosen"] == model.noise, "other noise: run python docs/scores.py"
+        assert (round(1000 * entry["noise"]["chosen"]),) == model.timesteps, "other noise: run python docs/scores.py"
         assert entry["noise"]["weights_sha256"] == model.weights_sha256()
         assert entry["noise"]["seed"] != entry["full"]["seed"]
 
@@ -170,14 +170,14 @@ def test_noise_is_chosen_where_the_two_add_up_to_most(monkeypatch: pytest.Monkey
     asked: list[tuple[float, int]] = []
 
     def measured(model: Any, n_scenes: int, *, seed: int, **options: Any) -> Any:
-        asked.append((model.noise, seed))
-        where, what = {0.1: (0.1, 0.2), 0.3: (0.3, 0.15), 0.5: (0.2, 0.2)}[model.noise]
+        asked.append((model.timesteps[0], seed))
+        where, what = {100: (0.1, 0.2), 300: (0.3, 0.15), 500: (0.2, 0.2)}[model.timesteps[0]]
         row = {"where": [where, 0, 0], "what": [what, 0, 0]}
         return {"scores": {"qk": {"joint": row}, "vv": {"joint": row}}}
 
     monkeypatch.setattr(scores, "measure", measured)
-    chosen = scores.choose_noise(st.load_model("scenes-diffusion", device="cpu"), levels=(0.1, 0.3, 0.5), n_scenes=2)
+    chosen = scores.choose_noise(st.load_model("scenes-diffusion", device="cpu"), timesteps=(100, 300, 500), n_scenes=2)
     assert (chosen["chosen"], chosen["scenes"]) == (0.3, 2)
-    assert asked == [(level, scores.NOISE_SEED) for level in (0.1, 0.3, 0.5)]
+    assert asked == [(level, scores.NOISE_SEED) for level in (100, 300, 500)]
     assert scores.NOISE_SEED != scores.SEED
     assert chosen["levels"]["0.5"]["vv"] == {"where": 0.2, "what": 0.2}

@@ -27,8 +27,7 @@ def oklch(lightness: float, chroma: float, hue: float) -> Colour:
             -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
         ]
     ).clip(0.0, 1.0)
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return encoded.astype(np.float32)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ class fills in
 ``quantities`` and ``unrotated(part, rotary)``
     only if positions are rotary: how to turn queries and keys back;
 ``read_prompt(prompt)``
-    only if a prompt is something else than text.
+    only if a prompt is something else than text;
+``untrained_tower()``
+    only if training does not start where the class of diffusers does.
 
 Nothing here imports diffusers before it is needed.
 """
@@ -295,12 +297,19 @@ class DiffusionModel(WatchedModel):
             for name, tensor in part.state_dict().items():
                 yield f"{number}.{name.replace('_orig_mod.', '')}", tensor
 
-    def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
+    def untrained_tower(self) -> Any:
+        """A denoiser as it is before training."""
         tower: Any = self.tower
+        return type(tower).from_config(tower.config)
+
+    def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fresh: Any = type(tower).from_config(tower.config)
-        fresh.to(self.device, self.dtype).eval()
+            fresh = self.untrained_tower()
+        fresh.to(self.device).eval()
+        # diffusers warns of any change of precision, even to the one the weights have.
+        if fresh.dtype != self.dtype:
+            fresh.to(self.dtype)
         other = _shallow(self)
         other.module = other.tower = fresh
         other._hash = None
