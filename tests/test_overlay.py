@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from typing import Any
 
 import holoviews as hv
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 import xarray as xr
 from eigen_fixtures import activations, eigenvectors, pictures
+from panel.io.resources import CDN_DIST
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.views.composite import colour_three, robust_limit
+from spectral_toolkit.views.local_styles import with_local_styles
 
 
 def option(element, name: str):
@@ -182,6 +186,26 @@ def test_pictures_are_found_by_name_or_else_by_position(eig: xr.Dataset) -> None
     assert (by_position.dimension_values("R") == 0).all()
     with pytest.raises(SpectralToolkitError, match="1 pictures were given"):
         st.overlay(dark[:1], eig)
+
+
+def test_a_figure_in_a_notebook_asks_the_network_for_no_style_sheet(eig: xr.Dataset) -> None:
+    view = st.overlay(activations(), eig, image="picture-1")
+    hv.extension("bokeh", inline=True)  # as notebooks call it, before or after
+    for figure in (view, view.last, hv.Curve([1, 2])):
+        shown: Any = hv.renderer("bokeh").components(figure)[0]
+        assert "holoviews_exec" in str(list(shown))
+        assert "cdn." not in str(shown)
+        sheets = re.findall(r"data:text/css;base64,([\w+/=]*)", str(shown))
+        assert len(sheets) >= 4
+        assert all("{" in base64.b64decode(sheet).decode() for sheet in sheets)
+
+
+def test_what_is_no_style_sheet_of_panel_stays_as_it_is() -> None:
+    text = f'{CDN_DIST}css/loading.css?v=1 {CDN_DIST}panel.min.js https://example.org/a.css "{CDN_DIST}css/none.css"'
+    kept = with_local_styles(text)
+    assert kept.endswith(f' {CDN_DIST}panel.min.js https://example.org/a.css "data:text/css;base64,"')
+    assert kept.startswith("data:text/css;base64,")
+    assert "?v=1" not in kept
 
 
 def test_a_single_cell_and_a_single_column() -> None:

@@ -19,6 +19,7 @@ from ..activations import patch_centres
 from ..errors import SpectralToolkitError
 from .colour import DIVERGING, ISOLATED, hex_colours
 from .composite import check_opacity, colour_field, colour_three, resize_field, robust_limit, symmetric_limit
+from .local_styles import use_local_styles
 from .shown import ShownPicture, choose_images, shown_pictures
 from .wording import component_title, three_title
 
@@ -157,12 +158,12 @@ def _load_bokeh() -> None:
     Who has called ``hv.extension`` herself keeps what she chose.
     """
     loaded = set(hv.Store.renderers)
-    if "bokeh" in loaded and getattr(hv.extension, "_loaded", False):
-        return
-    current = hv.Store.current_backend
-    hv.extension("bokeh", inline=True)
-    if current in loaded:
-        hv.Store.set_current_backend(current)
+    if not ("bokeh" in loaded and getattr(hv.extension, "_loaded", False)):
+        current = hv.Store.current_backend
+        hv.extension("bokeh", inline=True)
+        if current in loaded:
+            hv.Store.set_current_backend(current)
+    use_local_styles()
 
 
 def _all_components(eig: xr.Dataset) -> list[int]:
