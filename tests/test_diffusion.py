@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ import torch
 pytest.importorskip("diffusers")
 
 import diffusion_transformers_zoo as transformers
-from diffusion_zoo import BY_NAME, Case, stable_diffusion, theirs, unet, vae
+from diffusion_checks import EVERY, check_parity, generate, load, state_of
 from diffusion_zoo import CASES as UNETS
+from diffusion_zoo import Case, stable_diffusion, theirs, unet, vae
 from model_zoo import pictures
 
 import spectral_toolkit as st
@@ -27,95 +26,6 @@ from spectral_toolkit.models.diffusion import families
 
 CASES = (*UNETS, *transformers.CASES)
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-EVERY = ("query", "key", "value", "token")
-
-
-def load(source: Any, **settings: Any) -> Any:
-    """A denoiser, which has more than every model has."""
-    return st.load_model(source, **settings)
-
-
-@contextmanager
-def inputs_of_projections(tower: Any, layers: tuple[str, ...]) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """What each attention hands to the projections of its output: the heads' outputs side by side.
-
-    Of joint attention, the text's projection comes first, if it has one; what projects nothing is itself the output.
-    """
-    found: dict[str, list[torch.Tensor]] = {layer: [] for layer in layers}
-    handles = []
-    for layer in layers:
-        attention = tower.get_submodule(layer)
-        attention = getattr(attention, "attn", attention)
-
-        def project(module: Any, args: Any, layer: str = layer) -> None:
-            found[layer].append(args[0].detach().clone())
-
-        def attend(module: Any, args: Any, output: torch.Tensor, layer: str = layer) -> None:
-            found[layer].append(output.detach().clone())
-
-        text = getattr(attention, "to_add_out", None)
-        if text is not None:
-            handles.append(text.register_forward_pre_hook(project))
-        if getattr(attention, "to_out", None) is not None:
-            handles.append(attention.to_out[0].register_forward_pre_hook(project))
-        else:
-            handles.append(attention.register_forward_hook(attend))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def recomputed(node: Any, place: dict[str, int]) -> np.ndarray:
-    """softmax(scale q k') v from the captured numbers, heads side by side: (image, token, channel)."""
-    query, key, value = (tokens_of(node, name, place) for name in ("query", "key", "value"))
-    scores = query @ key.swapaxes(-1, -2) * node.attrs["scale"]
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    out = (weights / weights.sum(-1, keepdims=True)) @ value
-    return out.swapaxes(1, 2).reshape(len(out), out.shape[2], -1)
-
-
-def tokens_of(node: Any, name: str, place: dict[str, int]) -> np.ndarray:
-    """A quantity of special tokens and then patches: (image, head, token, channel)."""
-    patches = node[name].isel(place).to_numpy().astype(np.float64)
-    patches = patches.reshape(*patches.shape[:2], -1, patches.shape[-1])
-    if f"special_{name}" not in node.data_vars:
-        return patches
-    return np.concatenate([node[f"special_{name}"].isel(place).to_numpy().astype(np.float64), patches], 2)
-
-
-def check_parity(model: Any, layers: tuple[str, ...], size: tuple[int, int], atol: float = 1e-5) -> Any:
-    with inputs_of_projections(model.tower, layers) as found:
-        acts = st.capture(model, pictures()[:2], quantities=EVERY, size=size, progress=False)
-    places = [(t, n) for t in range(len(model.timesteps)) for n in range(model.n_draws)]
-    for layer in layers:
-        parts = len(found[layer]) // len(places)
-        assert len(found[layer]) == len(places) * parts > 0
-        for number, (timestep, noise) in enumerate(places):
-            ours = recomputed(acts[layer], {"timestep": timestep, "noise": noise})
-            assert np.abs(ours).max() > 0.01
-            own = found[layer][number * parts : number * parts + parts]
-            # Projections of text and patches may run in either order; the last may have none for the text.
-            own.sort(key=lambda part: part.shape[1] != len(model.special_tokens))
-            theirs = torch.cat([part.reshape(len(ours), -1, ours.shape[-1]) for part in own], 1).float().numpy()
-            np.testing.assert_allclose(theirs, ours[:, -theirs.shape[1] :], atol=atol, rtol=atol)
-    return acts
-
-
-def generate(pipeline: Any, asked: dict[str, Any]) -> np.ndarray:
-    """Two steps of the pipeline itself, with guidance, as a user would."""
-    pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(3)
-    return pipeline(**asked, num_inference_steps=2, generator=generator, output_type="np").images
-
-
-def state_of(module: torch.nn.Module) -> list[Any]:
-    """Everything a capture could leave behind in a module."""
-    return [
-        (name, dict(part._forward_hooks), part.__dict__.get("forward"), part.training, getattr(part, "processor", None))
-        for name, part in module.named_modules()
-    ]
 
 
 # --- per family ------------------------------------------------------------------------------------------------------
@@ -340,173 +250,6 @@ def test_vaes_scale_and_shift_as_they_say() -> None:
         bits = {name: tensor.clone() for name, tensor in half.state_dict().items()}
         torch.testing.assert_close(encode(half, shown, pixels), mean, atol=0.02, rtol=0.02)
     assert all(torch.equal(tensor, bits[name]) for name, tensor in half.state_dict().items())
-
-
-# --- processors ------------------------------------------------------------------------------------------------------
-
-
-class Own:
-    """Somebody's processor: attention by PyTorch's function, with an adapter on the queries."""
-
-    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = attn.to_q(hidden_states) * 1.5, attn.to_k(context), attn.to_v(context)
-        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        out = torch.nn.functional.scaled_dot_product_attention(query, key, value)
-        return attn.to_out[0](out.transpose(1, 2).flatten(2))
-
-
-class ByHand(Own):
-    """Somebody's processor without PyTorch's function: nobody can tell what it does."""
-
-    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        scores = (attn.to_q(hidden_states) @ attn.to_k(context).transpose(1, 2)).softmax(-1)
-        return attn.to_out[0](scores @ attn.to_v(context))
-
-
-class Twice(Own):
-    """Attends to something else besides, as adapters of pictures do."""
-
-    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
-        first = super().__call__(attn, hidden_states, encoder_hidden_states)
-        return first + super().__call__(attn, hidden_states, hidden_states[:, :2])
-
-
-class Longer(Own):
-    """Looks at tokens of another picture."""
-
-    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        return super().__call__(attn, hidden_states, torch.cat([context, context], 1))
-
-
-class Weighted(torch.nn.Module):
-    """A processor that is a module with weights, as IP-Adapter's are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factor = torch.nn.Parameter(torch.tensor(0.7))
-
-    def forward(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
-        return Own()(attn, hidden_states * self.factor, encoder_hidden_states)
-
-
-def install(pipeline: Any, how: str) -> None:
-    from diffusers.models import attention_processor as processors
-
-    if how == "AttnProcessor":
-        pipeline.unet.set_attn_processor(processors.AttnProcessor())
-    elif how == "fused":
-        pipeline.fuse_qkv_projections(vae=False)
-    elif how == "sliced":
-        pipeline.enable_attention_slicing(1)
-    elif how == "xformers":
-        pipeline.unet.set_attn_processor(processors.XFormersAttnProcessor())
-    elif how == "module":
-        pipeline.unet.set_attn_processor({name: Weighted() for name in pipeline.unet.attn_processors})
-    else:
-        pipeline.unet.set_attn_processor({"own": Own, "by hand": ByHand, "twice": Twice, "longer": Longer}[how]())
-
-
-class _Xformers:
-    """Stands for the library where it is not installed."""
-
-    class ops:  # noqa: N801 - theirs
-        @staticmethod
-        def memory_efficient_attention(query: Any, key: Any, value: Any, scale: float, **kwargs: Any) -> Any:
-            return (query @ key.transpose(-1, -2) * scale).softmax(-1) @ value
-
-
-@pytest.mark.parametrize("how", ["AttnProcessor", "fused", "sliced", "xformers", "own", "module"])
-def test_processors_of_the_users(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffusers.models import attention_processor as processors
-
-    monkeypatch.setattr(processors, "xformers", _Xformers)
-    pipeline = stable_diffusion()
-    install(pipeline, how)
-    before, state = generate(pipeline, BY_NAME["sd1"].asked), state_of(pipeline.unet)
-    weights = list(pipeline.unet.state_dict())
-    model = load(pipeline).at(timesteps=20)
-    check_parity(model, model.layers, (16, 24))
-    assert state_of(pipeline.unet) == state
-    assert list(pipeline.unet.state_dict()) == weights
-    np.testing.assert_array_equal(generate(pipeline, BY_NAME["sd1"].asked), before)
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [("by hand", "ByHand .* by code of its own"), ("twice", "attends 2 times"), ("longer", "look at 128")],
-)
-def test_processors_that_cannot_be_watched(how: str, message: str) -> None:
-    pipeline = stable_diffusion()
-    install(pipeline, how)
-    state = state_of(pipeline.unet)
-    with pytest.raises(UnsupportedModelError, match=message):
-        st.capture(load(pipeline).at(timesteps=20), pictures()[:1], progress=False)
-    assert state_of(pipeline.unet) == state
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_all_is_put_back_whatever_happens(error: type[BaseException]) -> None:
-    pipeline = stable_diffusion()
-    state = state_of(pipeline.unet)
-
-    def fail(*args: Any) -> None:
-        raise error("in the middle")
-
-    handle = pipeline.unet.up_blocks[2].register_forward_pre_hook(fail)
-    before = state_of(pipeline.unet)
-    with pytest.raises(error, match="in the middle"):
-        st.capture(load(pipeline), pictures()[:1], quantities=EVERY, progress=False)
-    assert state_of(pipeline.unet) == before
-    handle.remove()
-    assert state_of(pipeline.unet) == state
-    st.capture(load(pipeline).at(timesteps=1), pictures()[:1], progress=False)
-
-
-@pytest.mark.parametrize("where", ["around", "in place", "blocks"])
-def test_compiled_modules_run_uncompiled_meanwhile(where: str) -> None:
-    pipeline = stable_diffusion()
-    plain = st.capture(load(pipeline).at(timesteps=1), pictures()[:1], progress=False)
-    if where == "around":
-        pipeline.unet = torch.compile(pipeline.unet, backend="eager")
-    elif where == "in place":
-        pipeline.unet.compile(backend="eager")
-    else:
-        for block in pipeline.unet.down_blocks:
-            block.compile(backend="eager")
-    model = load(pipeline).at(timesteps=1)
-    compiled = st.capture(model, pictures()[:1], progress=False)
-    for layer in model.layers:
-        np.testing.assert_array_equal(plain[layer]["key"], compiled[layer]["key"])
-    assert compiled.attrs["weights_sha256"] == plain.attrs["weights_sha256"]
-
-
-def test_offloaded_and_nested_captures_are_refused() -> None:
-    from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
-
-    pipeline = stable_diffusion()
-    model = load(pipeline).at(timesteps=1)
-    add_hook_to_module(pipeline.unet, AlignDevicesHook())
-    with pytest.raises(UnsupportedModelError, match="is offloaded"):
-        st.capture(model, pictures()[:1], progress=False)
-    remove_hook_from_module(pipeline.unet)
-
-    def again(*args: Any) -> None:
-        st.capture(model, pictures()[:1], progress=False)
-
-    handle = pipeline.unet.mid_block.register_forward_hook(again)
-    with pytest.raises(SpectralToolkitError, match="is being captured already"):
-        st.capture(model, pictures()[:1], progress=False)
-    handle.remove()
-
-
-def test_half_precision_is_captured_as_it_is() -> None:
-    pipeline = BY_NAME["sdxl"].make()
-    model = load(pipeline, dtype="bfloat16").at(timesteps=1)
-    assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.bfloat16}
-    check_parity(model, model.layers, (16, 16), atol=0.02)
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------

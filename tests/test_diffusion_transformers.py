@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from diffusion_checks import check_parity, generate, state_of
 from diffusion_transformers_zoo import CASES, dit, flux, flux_dev, pixart_sigma, sd3, sd35
 from diffusion_zoo import Case, randomised, stable_diffusion, theirs
 from model_zoo import pictures
@@ -287,8 +288,6 @@ class Scaled:
     [("sd3", "fused"), ("sd35", "own"), ("flux dev", "fused"), ("flux schnell", "own"), ("pixart sigma", "fused")],
 )
 def test_processors_of_the_users(name: str, how: str) -> None:
-    from test_diffusion import check_parity, generate, state_of
-
     case = BY_NAME[name]
     pipeline = case.make()
     tower = case.tower(pipeline)
@@ -326,8 +325,6 @@ def test_pictures_that_are_prompts_are_refused() -> None:
 
 
 def test_compiled_and_in_half_precision() -> None:
-    from test_diffusion import check_parity
-
     pipeline = flux()
     pipeline.transformer.compile(backend="eager")
     model = load(pipeline, dtype="bfloat16").at(timesteps=20)

@@ -42,7 +42,8 @@ class UNetModel(DiffusionModel):
             "encoder_hid_dim_type": (None, "text_proj"),
         }
         for setting, known in needs.items():
-            if (value := config.get(setting)) not in known:
+            # The attribute and not the item: loading an IP-Adapter changes that alone.
+            if (value := getattr(config, setting, None)) not in known:
                 raise UnsupportedModelError(
                     f"{self.name} ({type(self.tower).__name__}) needs more than pictures and a prompt "
                     f"({setting}={value!r}): unload what was added to it (IP-Adapter: pipe.unload_ip_adapter()), or "
