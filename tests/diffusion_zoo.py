@@ -148,6 +148,23 @@ def stable_diffusion_xl() -> Any:
     )
 
 
+def stable_diffusion_xl_refiner() -> Any:
+    """One text encoder, the second, and five numbers about the picture."""
+    base = stable_diffusion_xl()
+    settings = dict(base.unet.config) | {"cross_attention_dim": 12, "projection_class_embeddings_input_dim": 8 * 5 + 12}
+    return theirs.StableDiffusionXLImg2ImgPipeline(
+        vae=base.vae,
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=base.text_encoder_2,
+        tokenizer_2=base.tokenizer_2,
+        unet=randomised(theirs.UNet2DConditionModel.from_config(settings)),
+        scheduler=base.scheduler,
+        requires_aesthetics_score=True,
+        add_watermarker=False,
+    )
+
+
 _SD_LAYERS = (
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1",
     "down_blocks.1.attentions.0.transformer_blocks.0.attn1",

@@ -17,8 +17,9 @@ pytest.importorskip("diffusers")
 import diffusion_transformers_zoo as transformers
 from diffusion_checks import EVERY, check_parity, generate, load, state_of
 from diffusion_zoo import CASES as UNETS
-from diffusion_zoo import Case, stable_diffusion, theirs, unet, vae
+from diffusion_zoo import Case, stable_diffusion, stable_diffusion_xl_refiner, theirs, unet, vae
 from model_zoo import pictures
+from PIL import Image
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
@@ -204,6 +205,27 @@ def test_noise_is_that_of_the_scheduler_however_it_is_set() -> None:
     assert len(euler.timesteps) == 7
     flow = theirs.FlowMatchEulerDiscreteScheduler(shift=3.0)
     torch.testing.assert_close(noised(flow, latents, noise, 200), 0.8 * latents + 0.2 * noise)
+
+
+def test_the_refiner_reads_prompts_with_the_one_encoder_it_has() -> None:
+    pipeline = stable_diffusion_xl_refiner()
+    model = load(pipeline).at(timesteps=20, prompt="a cat")
+    assert model.text == "the pipeline's text encoders"
+    seen: list[Any] = []
+    handle = pipeline.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((kwargs["encoder_hidden_states"], kwargs["added_cond_kwargs"])),
+        with_kwargs=True,
+    )
+    ours = check_parity(model, model.layers, (16, 16))
+    generate(
+        pipeline, {"prompt": "a cat", "image": [Image.new("RGB", (16, 16))], "guidance_scale": 1.0, "strength": 1.0}
+    )
+    handle.remove()
+    assert ours.attrs["prompt"] == "a cat"
+    (states, told), (their_states, theirs_told) = seen[0], seen[-1]
+    torch.testing.assert_close(states[:1], their_states)
+    for key in ("text_embeds", "time_ids"):
+        torch.testing.assert_close(told[key][:1], theirs_told[key])
 
 
 def test_the_denoiser_is_shown_what_its_pipeline_would_show(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,10 +68,14 @@ class UNetModel(DiffusionModel):
 
     @property
     def reads_prompts(self) -> bool:
-        # SDXL's pooled prompt comes from its second encoder.
-        return super().reads_prompts and (
-            not is_xl(self.tower.config) or getattr(self.pipeline, "text_encoder_2", None) is not None
+        if not is_xl(self.tower.config):
+            return super().reads_prompts
+        # The pooled prompt comes from the second encoder; the refiner has no other.
+        first, second = (
+            [getattr(self.pipeline, f"{name}{number}", None) is not None for name in ("text_encoder", "tokenizer")]
+            for number in ("", "_2")
         )
+        return all(second) and first[0] == first[1]
 
     def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
         attention: Any = self.attention_of(layer)
