@@ -416,3 +416,25 @@ def test_check_from_python(finished: Path) -> None:
     assert check_study(
         {**SMALL, "layers": [[0, 1]], "affinities": "qk"}, finished / "study.json", progress=False
     ).missing
+
+
+def test_the_notebook_takes_other_parameters(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbformat
+    import papermill
+
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    given = {"pictures": "scenes:1", "affinities": ["kk"], "layers": ["early"], "n_eigenvectors": 2, "seed": 4}
+    papermill.execute_notebook(
+        repository / "notebooks" / "study.ipynb",
+        tmp_path / "mine.ipynb",
+        parameters={**given, "out": "mine.html"},
+        cwd=str(tmp_path),
+        progress_bar=False,
+        log_output=False,
+    )
+    record = json.loads((tmp_path / "mine.json").read_text())
+    assert [(cell["affinity"], cell["layers"]) for cell in record["cells"]] == [("kk", "early")]
+    assert record["pictures"][0]["n"] == 1
+    assert len(record["cells"][0]["answers"][0]["eigenvalue"]) == 2
+    last = nbformat.read(tmp_path / "mine.ipynb", as_version=4).cells[-1]
+    assert any("text/html" in output.get("data", {}) for output in last.outputs)
