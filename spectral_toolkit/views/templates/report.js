@@ -58,6 +58,14 @@ for (const box of document.querySelectorAll(".recipe")) {
   });
 }
 
+// A link to something folded away unfolds it.
+function unfold() {
+  const aim = document.getElementById(location.hash.slice(1));
+  if (aim && aim.tagName === "DETAILS") aim.open = true;
+}
+addEventListener("hashchange", unfold);
+unfold();
+
 // What is folded away on screen belongs on paper.
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details:not(.how)")) folded.open = true;
