@@ -15,7 +15,7 @@ from tree_factory import make_tree, values_of
 
 import spectral_toolkit as st
 from spectral_toolkit.affinities import KERNELS
-from spectral_toolkit.affinities.operators import DenseOperator, LowRankOperator, TiledOperator, symmetrise_
+from spectral_toolkit.affinities.operators import DenseOperator, LowRankOperator, TiledOperator, accumulate, symmetrise_
 from spectral_toolkit.affinities.resampling import Resampling
 from spectral_toolkit.errors import ActivationsError, AffinityError
 
@@ -89,8 +89,25 @@ def test_operators_agree_with_each_other(n, rank, images, columns, symmetric, se
         torch.testing.assert_close(other.dense(), dense.dense())
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_products_are_added_tile_by_tile(monkeypatch, exact, symmetric):
+    monkeypatch.setattr("spectral_toolkit.affinities.operators.FACTOR_ELEMENTS", 50)
+    left, right = torch.rand(2, 2, 23, 3)
+    operator = LowRankOperator(left, left if symmetric else right)
+    x, total = torch.rand(2, 2, 4, 23, dtype=torch.float64)
+    factor = torch.rand(2, 1, 1, dtype=torch.float64)
+    expected = total + factor * (x @ operator.dense())
+    accumulate(total, x, factor, operator, exact=exact)
+    assert (total - expected).abs().max() < (1e-13 if exact else 1e-5)
+    own = DenseOperator(operator.dense())  # which has no way of its own
+    accumulate(total, x, -factor, own, exact=exact)
+    assert (total - expected + factor * (x @ operator.dense())).abs().max() < (1e-13 if exact else 1e-5)
+
+
 def test_single_precision_operators_multiply_exactly_when_asked(monkeypatch):
     monkeypatch.setattr("spectral_toolkit.affinities.operators.TILE_ELEMENTS", 50)
+    monkeypatch.setattr("spectral_toolkit.affinities.operators.FACTOR_ELEMENTS", 50)
     left = torch.rand(1, 23, 3)
     matrix = left @ left.transpose(-1, -2)
     x = torch.rand(1, 2, 23, dtype=torch.float64)

@@ -262,7 +262,7 @@ class DatasetGraph(LayerGraph):
         if self.recipe.kernel == "knn":
             tables = [self._search(member, head, own).open() for head in member.heads]
             return ShardedSparseOperator(tables, nodes, n, self.device)
-        return ShardedFactorOperator(*_joined(self._factors(member, own)), nodes, n)
+        return ShardedFactorOperator(*_joined(self._factors(member, own), nodes), nodes, n)
 
     def _build(self, member: Member, images: slice) -> Operator:
         if world_size() > 1:
@@ -279,14 +279,18 @@ class DatasetGraph(LayerGraph):
         factors = self._factors(member)
         if self._factor_bytes > self.cache_bytes:
             return StoredFactorOperator(factors, n, self.device)
-        left, right = _joined(factors)
+        left, right = _joined(factors, slice(0, n))
         whole = left[None]
         return LowRankOperator(whole, whole if left is right else right[None])
 
 
-def _joined(factors: Factors) -> tuple[Tensor, Tensor]:
-    """All rows of L and of R; one tensor twice where every block has one for both."""
-    sides = [(left, right) for _, left, right in factors()]
-    whole = torch.cat([left for left, _ in sides])
-    symmetric = all(left is right for left, right in sides)
-    return whole, whole if symmetric else torch.cat([right for _, right in sides])
+def _joined(factors: Factors, nodes: slice) -> tuple[Tensor, Tensor]:
+    """All rows of L and of R for these nodes; one tensor twice where every block has one for both."""
+    sides: list[Tensor] = []
+    for own, *both in factors():
+        blocks = both[:1] if both[0] is both[1] else both
+        if not sides:
+            sides = [block.new_empty(nodes.stop - nodes.start, block.shape[1]) for block in blocks]
+        for side, block in zip(sides, blocks, strict=True):
+            side[own.start - nodes.start : own.stop - nodes.start] = block
+    return sides[0], sides[-1]

@@ -81,20 +81,25 @@ class StoredFactorOperator:
         self.degree = self.matmul(torch.ones(1, 1, n, dtype=_precise(device), device=device))[:, 0].clamp_min(0.0)
 
     def matmul(self, x: Float[Tensor, "1 k n"], *, exact: bool = True) -> Float[Tensor, "1 k n"]:
+        product = torch.zeros_like(x)
+        self.add_to(product, x, 1.0, exact=exact)
+        return product
+
+    def add_to(
+        self, total: Float[Tensor, "1 k n"], x: Float[Tensor, "1 k n"], factor: Tensor | float, *, exact: bool
+    ) -> None:
         through_left = through_right = x.new_zeros(())
         for nodes, left, right in self.factors():
             dtype = x.dtype if exact else left.dtype
             own = x[0, :, nodes].to(dtype)
             through_right = through_right.to(dtype) + own @ right.to(dtype)
             through_left = through_right if left is right else through_left.to(dtype) + own @ left.to(dtype)
-        product = torch.empty_like(x)
         for nodes, left, right in self.factors():
             dtype = x.dtype if exact else left.dtype
             own = through_right @ left.to(dtype).T
             if left is not right:
                 own = (own + through_left @ right.to(dtype).T) / 2
-            product[0, :, nodes] = own.to(x.dtype)
-        return product
+            total[:, :, nodes] += factor * own.to(x.dtype)
 
     def dense(self) -> Float[Tensor, "1 n n"]:
         sides = [(left, right) for _, left, right in self.factors()]

@@ -21,6 +21,11 @@ TILE_ELEMENTS = 2**24
 """Elements of the largest intermediate tile (64 MiB in float32)."""
 
 
+FACTOR_ELEMENTS = 2**19
+"""Elements of factors that are multiplied at a time on a CPU: a few MiB, which stay in its cache. What is larger is
+asked of the operating system anew for every product, and filling its pages costs more than the product."""
+
+
 @runtime_checkable
 class Operator(Protocol):
     """What a solver may ask of a layer's affinity W, shape (images, n, n)."""
@@ -35,6 +40,25 @@ class Operator(Protocol):
     def dense(self) -> Float[Tensor, "images n n"]:
         """W written out in float64."""
         ...
+
+
+@runtime_checkable
+class AddingOperator(Operator, Protocol):
+    """One that adds its product to a sum, with no second block of vectors of that size."""
+
+    def add_to(
+        self, total: Float[Tensor, "images k n"], x: Float[Tensor, "images k n"], factor: Tensor | float, *, exact: bool
+    ) -> None:
+        """Add factor W x to ``total``, in place."""
+        ...
+
+
+def accumulate(total: Tensor, x: Tensor, factor: Tensor | float, operator: Operator, *, exact: bool) -> None:
+    """Add factor W x to ``total``, in place, without making W x where the operator can do without."""
+    if isinstance(operator, AddingOperator):
+        operator.add_to(total, x, factor, exact=exact)
+    else:
+        total += factor * operator.matmul(x, exact=exact)
 
 
 class DenseOperator:
@@ -93,20 +117,28 @@ class LowRankOperator:
         self.degree = self.matmul(_ones(len(left), left.shape[1], left))[:, 0].clamp_min(0.0)
 
     def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
-        product = self._half(self.left, self.right, x, exact)
-        return product if self.left is self.right else (product + self._half(self.right, self.left, x, exact)) / 2
+        product = torch.zeros_like(x)
+        self.add_to(product, x, 1.0, exact=exact)
+        return product
 
-    @staticmethod
-    def _half(left: Tensor, right: Tensor, x: Tensor, exact: bool) -> Tensor:
-        if left.dtype == x.dtype or not exact:
-            return (x.to(left.dtype) @ right @ left.transpose(-1, -2)).to(x.dtype)
-        n = x.shape[2]
-        step = max(1, TILE_ELEMENTS // (len(x) * left.shape[2]))
-        tiles = [slice(i, i + step) for i in range(0, n, step)]
-        inner = x.new_zeros(len(x), x.shape[1], left.shape[2])
-        for tile in tiles:
-            inner += x[:, :, tile] @ right[:, tile].to(x.dtype)
-        return torch.cat([inner @ left[:, tile].to(x.dtype).transpose(-1, -2) for tile in tiles], dim=2)
+    def add_to(
+        self, total: Float[Tensor, "images k n"], x: Float[Tensor, "images k n"], factor: Tensor | float, *, exact: bool
+    ) -> None:
+        dtype = x.dtype if exact else self.left.dtype
+        most = FACTOR_ELEMENTS if x.device.type == "cpu" else TILE_ELEMENTS
+        step = max(1, most // (len(x) * self.left.shape[2]))
+        tiles = [slice(i, i + step) for i in range(0, x.shape[2], step)]
+        pairs = [(self.left, self.right)]
+        if self.left is not self.right:
+            pairs.append((self.right, self.left))
+            factor = factor / 2
+        for left, right in pairs:
+            inner = torch.zeros(len(x), x.shape[1], left.shape[2], dtype=dtype, device=x.device)
+            for tile in tiles:
+                inner += x[:, :, tile].to(dtype) @ right[:, tile].to(dtype)
+            inner = factor * inner
+            for tile in tiles:
+                total[:, :, tile] += inner.to(dtype) @ left[:, tile].to(dtype).transpose(-1, -2)
 
     def dense(self) -> Float[Tensor, "images n n"]:
         left, right = _exact(self.left), _exact(self.right)

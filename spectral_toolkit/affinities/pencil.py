@@ -19,7 +19,7 @@ from ..devices import working_dtype
 from ..errors import AffinityError, SolverError
 from .isolated import Interpolation
 from .layer_graph import LayerGraph, Member
-from .operators import DenseOperator, Operator
+from .operators import DenseOperator, Operator, accumulate
 from .resampling import Grid, Resampling
 
 SMALLEST_WEIGHT_RATIO = 1e-6
@@ -95,8 +95,11 @@ class JointPencil:
         total = torch.zeros_like(x)
         for group in self._groups:
             coarse = group.resampling(x)
+            own = total if group.resampling.is_identity else torch.zeros_like(coarse)
             for coefficient, operator in group.operators:
-                total += group.resampling.transpose(coefficient * operator.matmul(coarse, exact=exact))
+                accumulate(own, coarse, coefficient, operator, exact=exact)
+            if own is not total:
+                total += group.resampling.transpose(own)
         return self.interpolation.transpose(total)
 
     def mass_matmul(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k n"]:

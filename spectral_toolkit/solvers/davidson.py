@@ -224,7 +224,7 @@ def _orthonormalise(
     for _ in range(MAX_ROUNDS):
         before = new.norm(dim=2)
         for subspace in against:
-            new = new - (new @ subspace.mass.transpose(-1, -2)) @ subspace.vectors
+            new = torch.baddbmm(new, new @ subspace.mass.transpose(-1, -2), subspace.vectors, alpha=-1)
         cancelled = new.norm(dim=2) < KEPT_LENGTH * before
         mass_new = pencil.mass_matmul(new)
         gram = new @ mass_new.transpose(-1, -2)
