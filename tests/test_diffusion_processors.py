@@ -29,6 +29,19 @@ class Own:
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
+class Grouped(Own):
+    """Several heads of queries share one of keys and values."""
+
+    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        parts = (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
+        assert attn.heads > 1
+        key, value = key[:, : attn.heads // 2], value[:, : attn.heads // 2]
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+
 class ByHand(Own):
     """Somebody's processor without PyTorch's function: nobody can tell what it does."""
 
@@ -79,7 +92,9 @@ def install(pipeline: Any, how: str) -> None:
     elif how == "module":
         pipeline.unet.set_attn_processor({name: Weighted() for name in pipeline.unet.attn_processors})
     else:
-        pipeline.unet.set_attn_processor({"own": Own, "by hand": ByHand, "twice": Twice, "longer": Longer}[how]())
+        pipeline.unet.set_attn_processor(
+            {"own": Own, "grouped": Grouped, "by hand": ByHand, "twice": Twice, "longer": Longer}[how]()
+        )
 
 
 class _Xformers:
@@ -91,7 +106,7 @@ class _Xformers:
             return (query @ key.transpose(-1, -2) * scale).softmax(-1) @ value
 
 
-@pytest.mark.parametrize("how", ["AttnProcessor", "fused", "sliced", "xformers", "own", "module"])
+@pytest.mark.parametrize("how", ["AttnProcessor", "fused", "sliced", "xformers", "own", "grouped", "module"])
 def test_processors_of_the_users(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers.models import attention_processor as processors
 
