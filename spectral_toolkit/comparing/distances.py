@@ -58,7 +58,7 @@ def subspace_distance(
     References
     ----------
     Edelman, Arias & Smith, 'The geometry of algorithms with orthogonality constraints', SIAM Journal on Matrix
-    Analysis and Applications 20(2), 1998, section 4.3. Angles: :mod:`spectral_toolkit.comparing.angles`.
+    Analysis and Applications 20(2), 1998, section 4.3. Angles: ``spectral_toolkit.comparing.angles``.
 
     Examples
     --------
