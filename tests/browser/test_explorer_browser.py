@@ -24,6 +24,12 @@ CELLS = (
     'import spectral_toolkit as st\nmodel = st.load_model("scenes")\nscenes = st.scenes.sample(4, seed=0).pixels',
     "explorer = st.Explorer(model, scenes, progress=False)\nexplorer",
 )
+LOCAL_SHEETS = """() => {
+    const within = (root) => [...root.querySelectorAll("*")].reduce((n, one) => n + (one.shadowRoot ?
+        within(one.shadowRoot) : one.matches("link[href^='data:text/css']") && one.sheet ? 1 : 0), 0);
+    return within(document);
+}"""
+"""How many style sheets of the page are part of it and in force."""
 PATIENCE = 240  # seconds for one thing to happen on a busy machine
 
 
@@ -38,14 +44,14 @@ class Bench:
         page.on("pageerror", lambda error: self.messages.append(f"pageerror: {error}"))
         page.on("console", lambda m: self.messages.append(f"{m.type}: {m.text}") if m.type == "error" else None)
 
-    def open(self, url: str, cells: int = len(CELLS)) -> None:
-        """Open a notebook and run its first cells, the last of which shows the explorer."""
+    def open(self, url: str, cells: int = len(CELLS), shown: str = ".st-explorer .bk-Figure:visible") -> None:
+        """Open a notebook and run its first cells, the last of which shows the explorer, or something else."""
         self.page.goto(url)
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)
         self.wait(self._first_cell_runs, "A kernel that runs a cell")
         for _ in range(cells - 1):
             self.page.keyboard.press("Shift+Enter")
-        self.wait(lambda: self.explorer.locator(".bk-Figure:visible").count() > 0, "The first view")
+        self.wait(lambda: self.page.locator(shown).count() > 0, "The first view")
 
     def _first_cell_runs(self) -> bool:
         """Run it; before the kernel is connected nothing happens then, whatever the page says of the kernel."""
@@ -334,6 +340,23 @@ def test_nothing_left_the_machine_and_nothing_went_wrong(bench: Bench) -> None:
     local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "file:")
     assert [url for url in bench.requests if not url.startswith(local)] == []
     assert complaints(bench.messages) == []
+
+
+def test_an_overlay_asks_nothing_of_the_network_either(bench: Bench) -> None:
+    cells = (
+        "import spectral_toolkit as st\nacts = st.capture('scenes', st.scenes.sample(1, seed=0), progress=False)",
+        "st.overlay(acts, st.solve(st.affinity(acts, 'vv'), 3))",
+    )
+    nbformat.write(notebook(*cells), bench.folder / "overlay.ipynb")
+    other = Bench(bench.page.context.new_page(), bench.folder)
+    other.open(bench.page.url.replace("explorer.ipynb", "overlay.ipynb"), len(cells), ".jp-OutputArea .bk-Figure")
+    other.page.wait_for_timeout(1000)
+    local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
+    assert [url for url in other.requests if not url.startswith(local)] == []
+    assert other.page.evaluate(LOCAL_SHEETS) >= 4
+    assert complaints(other.messages) == []
+    other.page.screenshot(path=bench.folder / "overlay.png")
+    other.page.close()
 
 
 def test_notebook_7_shows_it_too(
