@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from marked import filled
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,6 @@ N_FEATURES = (N_EIGENVECTORS + 1, 20)
 KINDS = {"vv": ("VV", "#0072b2"), "qk": ("QK", "#d55e00")}
 TOLD = (1, 10, 100, 500, STEPS)
 LOGGED = sorted({round(10**power) for power in np.linspace(0, np.log10(STEPS), 60)} | set(TOLD))
-MARKED = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
 
 
 def compare(acts: Any, kind: str, n_features: int) -> dict[str, Any]:
@@ -193,9 +192,8 @@ def main() -> None:
     acts = st.capture(model, scene, progress=False)
     measured = {(kind, n): compare(acts, kind, n) for kind in KINDS for n in N_FEATURES}
     save_small(photograph(page(scene.values[0], measured)), ROOT / "docs" / "images" / "gradient.png")
-    text = (ROOT / "docs" / "gradient.md").read_text()
-    table = numbers(measured, model.weights_sha256())
-    (ROOT / "docs" / "gradient.md").write_text(MARKED.sub(lambda m: m[1] + table + "\n" + m[2], text))
+    written = ROOT / "docs" / "gradient.md"
+    written.write_text(filled(written.read_text(), {"numbers": numbers(measured, model.weights_sha256())}))
 
 
 if __name__ == "__main__":

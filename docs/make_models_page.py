@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from marked import filled
 
 DOCS = Path(__file__).resolve().parent
 SEED, N_SCENES = 20261126, 48
 SHOWN = {"qk": ("where", "what"), "vv": ("where", "what", "overclustered_miou")}
-MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 TIMESTEP = 300
 """At which checkpoints of the generative model are scored."""
 
@@ -115,8 +114,7 @@ def curve(found: dict[str, dict[str, Any]]) -> str:
 
 def page(text: str, found: dict[str, dict[str, Any]]) -> str:
     """docs/models.md with its tables made anew."""
-    tables = {"recipes": recipes(found), "curve": curve(found)}
-    return MARKED.sub(lambda match: match[1] + tables[match[2]] + "\n" + match[3], text)
+    return filled(text, {"recipes": recipes(found), "curve": curve(found)})
 
 
 def draw_curves(found: dict[str, dict[str, Any]], path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+
+from marked import filled
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -76,13 +77,7 @@ TABLES = {"kernels": kernel_table, "models": model_table, "denoisers": denoiser_
 
 def with_tables(text: str) -> str:
     """The same page with every marked table made anew."""
-    for name, make in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f"README.md has no place marked <!-- {name} --> ... <!-- /{name} -->.")
-        table = make()
-        text = pattern.sub(lambda match, table=table: match[1] + table + "\n" + match[2], text)
-    return text
+    return filled(text, {name: make() for name, make in TABLES.items()})
 
 
 if __name__ == "__main__":

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from marked import filled
 
 SHOWN = ("where", "what", "where_plain", "what_plain", "image_share", "r2_position", "matched_miou",
          "overclustered_miou", "ari")  # fmt: skip
 KINDS = {"qk": "QK", "vv": "VV", "qk_unrotated": "QK before rotation"}
 JOINT, PIXELS, UNTRAINED, SHUFFLED = "joint", "raw pixels", "untrained model", "shuffled labels"
-MARKED = re.compile(r"(<!-- scores -->\n).*?(<!-- /scores -->)", re.DOTALL)
 
 
 def page(published: Mapping[str, Any]) -> str:
@@ -89,10 +89,7 @@ def readme_table(published: Mapping[str, Any]) -> str:
 
 def with_table(text: str, published: Mapping[str, Any]) -> str:
     """README.md with its table of scores made anew."""
-    if not MARKED.search(text):
-        raise ValueError("README.md has no place marked <!-- scores --> ... <!-- /scores -->.")
-    table = readme_table(published)
-    return MARKED.sub(lambda match: match[1] + table + "\n" + match[2], text)
+    return filled(text, {"scores": readme_table(published)})
 
 
 def _remark(entry: Mapping[str, Any]) -> str:
