@@ -256,10 +256,9 @@ def segment(
     segments = st.segment(_open_eigenvectors(eigenvectors), wanted, seed=seed)
     write_store(segments.to_dataset(), out)
     counts = segments["n_segments"]
-    _echo(
-        f"{int(counts.min())} to {int(counts.max())} segments in {counts.size} pictures; "
-        f"{perf_counter() - started:.1f} s -> {out.resolve()}"
-    )
+    least, most = int(counts.min()), int(counts.max())
+    of_each = f"{least} segments in each of" if least == most else f"{least} to {most} segments in"
+    _echo(f"{of_each} {counts.size} pictures; {perf_counter() - started:.1f} s -> {out.resolve()}")
 
 
 @app.command()
@@ -520,11 +519,13 @@ def _summary(eigenvectors: xr.Dataset) -> str:
     """Residual, convergence and eigengap of an answer in one line."""
     converged = eigenvectors["converged"]
     gaps = eigenvectors["eigengap"]
+    of_each = ""
     if "image" in gaps.dims:
+        of_each = f" ({gaps.sizes['component']} of each picture)"
         gaps = gaps.mean("image")
     widest = gaps.isel(component=int(gaps.argmax("component")))
     return (
-        f"{int(converged.sum())} of {converged.size} eigenvectors converged, "
+        f"{int(converged.sum())} of {converged.size} eigenvectors converged{of_each}, "
         f"largest residual {float(eigenvectors['residual'].max()):.1e}, "
         f"widest eigengap {float(widest):.3g} after component {int(widest['component'])}"
     )

@@ -147,7 +147,7 @@ def test_capture_then_solve(tiny_model: str, photos: Path, tmp_path: Path, capsy
 
     solve = ["solve", "--activations", str(activations), "--out", str(eigenvectors), "--n-eigenvectors", "3"]
     assert main([*solve, "--affinity", "qk", "--kernel", "softmax", "--scope", "image"]) == 0
-    assert "6 of 6 eigenvectors converged" in capsys.readouterr().out
+    assert "6 of 6 eigenvectors converged (3 of each picture)" in capsys.readouterr().out
     stored = xr.open_dataset(eigenvectors, engine="zarr").load()
     expected = st.solve(st.affinity(tree, "qk", kernel="softmax"), 3)
     np.testing.assert_allclose(stored["eigenvalue"], expected["eigenvalue"], rtol=1e-6)
@@ -160,7 +160,7 @@ def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     eig.to_zarr(store)
     command = ["segment", "--eigenvectors", str(store), "--out", str(out), "--n-segments"]
     assert main([*command, "3", "--seed", "2"]) == 0
-    assert "3 to 3 segments in 2 pictures" in capsys.readouterr().out
+    assert "3 segments in each of 2 pictures" in capsys.readouterr().out
     found = xr.open_dataset(out, engine="zarr")["segment"].load()
     assert found.identical(st.segment(eig, 3, seed=2))
     assert main([*command, "auto"]) == 2

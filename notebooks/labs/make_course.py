@@ -17,9 +17,14 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-import nbformat
-from nbgrader.apps import NbGraderAPI
-from traitlets.config import Config
+try:
+    import nbformat
+    from nbgrader.apps import NbGraderAPI
+    from traitlets.config import Config
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error.name} is not installed in this Python: install the extra 'labs', docs/labs.md says how."
+    ) from error
 
 HERE = Path(__file__).resolve().parent
 SOLUTIONS = HERE / "solutions"

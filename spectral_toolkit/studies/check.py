@@ -96,7 +96,10 @@ class Check:
         if self.changed:
             lines += [f"{'changed since' if self.passed else 'likely cause'}: {text}" for text in self.changed]
         elif not self.passed:
-            lines.append("likely cause: none recorded; versions, code, weights, pictures and settings are the same")
+            lines.append(
+                "likely cause: none recorded; versions, code, weights, pictures and settings are the same, so the "
+                "old numbers may have been changed by hand"
+            )
         if not self.subspaces:
             lines.append("eigenvectors were not compared: there is no zarr store beside the old numbers")
         if self.n_unsettled:
