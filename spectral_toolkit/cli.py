@@ -242,7 +242,9 @@ def solve(
 def segment(
     eigenvectors: Annotated[Path, typer.Option(help="Zarr folder that solve wrote.")],
     out: Annotated[Path, typer.Option(help="Zarr folder for the labels, 'segment' (image, y, x).")],
-    n_segments: Annotated[str, typer.Option(help="A number, auto or silhouette, or eigengap.")] = "auto",
+    n_segments: Annotated[
+        str, typer.Option(help="A number, or what chooses one from 2 to 10: silhouette (also auto) or eigengap.")
+    ] = "auto",
     overwrite: Overwrite = False,
     seed: Seed = 0,
 ) -> None:
