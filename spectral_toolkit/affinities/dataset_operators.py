@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from .neighbours import Neighbours
+from .operators import AddingOperator
 
 
 def edges(neighbours: Neighbours, rows: slice, n: int) -> sparse.csr_array:
@@ -71,7 +72,7 @@ Factors = Callable[[], Iterator[tuple[slice, Tensor, Tensor]]]
 """Goes over the images, a few at a time: their nodes, and their rows of L and R, each (nodes, rank)."""
 
 
-class StoredFactorOperator:
+class StoredFactorOperator(AddingOperator):
     """W = (L R' + R L') / 2 with factors made again, from the stored activations, at every product."""
 
     def __init__(self, factors: Factors, n: int, device: torch.device) -> None:
@@ -79,11 +80,6 @@ class StoredFactorOperator:
         self.n = n
         self.n_bytes = 0
         self.degree = self.matmul(torch.ones(1, 1, n, dtype=_precise(device), device=device))[:, 0].clamp_min(0.0)
-
-    def matmul(self, x: Float[Tensor, "1 k n"], *, exact: bool = True) -> Float[Tensor, "1 k n"]:
-        product = torch.zeros_like(x)
-        self.add_to(product, x, 1.0, exact=exact)
-        return product
 
     def add_to(
         self, total: Float[Tensor, "1 k n"], x: Float[Tensor, "1 k n"], factor: Tensor | float, *, exact: bool

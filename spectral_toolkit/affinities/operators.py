@@ -5,6 +5,7 @@ All are symmetric and non-negative, and offer the same four things: ``matmul``, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -19,8 +20,6 @@ Rows = Callable[[int, int], Tensor]
 
 TILE_ELEMENTS = 2**24
 """Elements of the largest intermediate tile (64 MiB in float32)."""
-
-
 FACTOR_ELEMENTS = 2**19
 """Elements of factors that are multiplied at a time on a CPU: a few MiB, which stay in its cache. What is larger is
 asked of the operating system anew for every product, and filling its pages costs more than the product."""
@@ -42,15 +41,19 @@ class Operator(Protocol):
         ...
 
 
-@runtime_checkable
-class AddingOperator(Operator, Protocol):
+class AddingOperator(ABC):
     """One that adds its product to a sum, with no second block of vectors of that size."""
 
+    @abstractmethod
     def add_to(
         self, total: Float[Tensor, "images k n"], x: Float[Tensor, "images k n"], factor: Tensor | float, *, exact: bool
     ) -> None:
         """Add factor W x to ``total``, in place."""
-        ...
+
+    def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
+        product = torch.zeros_like(x)
+        self.add_to(product, x, 1.0, exact=exact)
+        return product
 
 
 def accumulate(total: Tensor, x: Tensor, factor: Tensor | float, operator: Operator, *, exact: bool) -> None:
@@ -107,7 +110,7 @@ class DenseOperator:
         return _exact(self.settle().matrix)
 
 
-class LowRankOperator:
+class LowRankOperator(AddingOperator):
     """W = (L R' + R L') / 2, never formed."""
 
     def __init__(self, left: Float[Tensor, "images n rank"], right: Float[Tensor, "images n rank"]) -> None:
@@ -115,11 +118,6 @@ class LowRankOperator:
         self.right = right
         self.n_bytes = left.numel() * left.element_size() * (1 if left is right else 2)
         self.degree = self.matmul(_ones(len(left), left.shape[1], left))[:, 0].clamp_min(0.0)
-
-    def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
-        product = torch.zeros_like(x)
-        self.add_to(product, x, 1.0, exact=exact)
-        return product
 
     def add_to(
         self, total: Float[Tensor, "images k n"], x: Float[Tensor, "images k n"], factor: Tensor | float, *, exact: bool

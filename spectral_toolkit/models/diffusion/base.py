@@ -260,11 +260,7 @@ class DiffusionModel(WatchedModel):
 
     def move(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         for part in self.parts:
-            if device is not None:
-                part.to(device)
-            # diffusers warns of any change of precision, even to the one the weights have.
-            if dtype is not None and next(part.parameters()).dtype != dtype:
-                part.to(dtype)
+            _move(part, device, dtype)
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -306,10 +302,7 @@ class DiffusionModel(WatchedModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = self.untrained_tower()
-        fresh.to(self.device).eval()
-        # diffusers warns of any change of precision, even to the one the weights have.
-        if fresh.dtype != self.dtype:
-            fresh.to(self.dtype)
+        _move(fresh.eval(), self.device, self.dtype)
         other = _shallow(self)
         other.module = other.tower = fresh
         other._hash = None
@@ -367,6 +360,14 @@ def _shallow(model: DiffusionModel) -> Any:
     other = copy.copy(model)
     other._told = None
     return other
+
+
+def _move(part: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    if device is not None:
+        part.to(device)
+    # diffusers warns of any change of precision, even to the one the weights have.
+    if dtype is not None and next(part.parameters()).dtype != dtype:
+        part.to(dtype)
 
 
 def _repeated(value: Any, n: int) -> Any:
