@@ -17,7 +17,7 @@ import pytest
 from eigen_fixtures import activations
 from playwright.sync_api import Browser
 from real_jupyter import complaints
-from test_report_browser import pixels
+from watched_page import pixels
 
 import spectral_toolkit as st
 

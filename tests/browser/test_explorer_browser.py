@@ -355,7 +355,6 @@ def test_an_overlay_asks_nothing_of_the_network_either(bench: Bench) -> None:
     assert [url for url in other.requests if not url.startswith(local)] == []
     assert other.page.evaluate(LOCAL_SHEETS) >= 4
     assert complaints(other.messages) == []
-    other.page.screenshot(path=bench.folder / "overlay.png")
     other.page.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +9,13 @@ import pytest
 import xarray as xr
 from eigen_fixtures import LAYERS, activations
 from playwright.sync_api import Browser, Locator, Page
-from test_report_browser import HOSTILE, Watched, pixels
+from watched_page import HOSTILE, Watched, expected, pixels
 
 import spectral_toolkit as st
 from spectral_toolkit.affinities.presets import preset_weights
 from spectral_toolkit.views import composite
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture
-def watched(chromium: Browser) -> Iterator[Watched]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    watched = Watched(context.new_page())
-    yield watched
-    watched.assert_quiet()
-    context.close()
 
 
 def tree() -> xr.DataTree:
@@ -47,11 +37,6 @@ def opened(watched: Watched, path: Path) -> Page:
 
 def answer(kind: str = "qk", preset: str = "all") -> xr.Dataset:
     return st.solve(st.affinity(tree(), kind, weights=preset_weights(LAYERS, preset), device="cpu"), 4)
-
-
-def expected(eig: xr.Dataset, image: int, component: int) -> np.ndarray:
-    field = eig.eigenvector.isel(image=image).sel(component=component).values
-    return composite.colour_field(field, composite.symmetric_limit(field)).astype(int)
 
 
 def cells(stage: Locator, rows: int = 4, columns: int = 8) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ from bokeh.embed import components
 from bokeh.resources import Resources
 from eigen_fixtures import activations, eigenvectors, pictures
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser
+from watched_page import HOSTILE, Watched, pixels
 
 import spectral_toolkit as st
 from spectral_toolkit.views import composite
@@ -20,47 +20,12 @@ from spectral_toolkit.views.report import render_report
 
 pytestmark = pytest.mark.browser
 
-HOSTILE = "<img src=x onerror=\"document.title='taken'\"></script><script>document.title='taken'</script>"
-
-
-class Watched:
-    """A page with everything that it asked for or complained about."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
-
-    def open(self, path: Path) -> Page:
-        self.page.goto(path.as_uri())
-        return self.page
-
-    def assert_quiet(self) -> None:
-        assert [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))] == []
-        assert [text for text in self.complaints if "GL Driver" not in text] == []
-
-
-@pytest.fixture
-def watched(chromium: Browser) -> Iterator[Watched]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    watched = Watched(context.new_page())
-    yield watched
-    watched.assert_quiet()
-    context.close()
-
 
 @pytest.fixture(scope="module")
 def report_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("wide", HOSTILE)
     answers = {kind: eigenvectors(kind, names=names, isolated=((0, 3, 7),)) for kind in ("qk", "vv")}
     return render_report(activations(names=names), answers, tmp_path_factory.mktemp("report") / "report.html")
-
-
-def pixels(locator: Locator) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")).astype(int)
 
 
 def colours_at(picture: np.ndarray, places: list[tuple[float, float]]) -> np.ndarray:

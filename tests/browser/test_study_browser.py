@@ -7,12 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import xarray as xr
 from playwright.sync_api import Browser
-from test_report_browser import Watched, pixels
+from watched_page import Watched, expected, pixels
 
 import spectral_toolkit as st
-from spectral_toolkit.views import composite
 
 pytestmark = pytest.mark.browser
 
@@ -34,18 +32,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> st.studies.StudyResult:
 
 
 @pytest.fixture
-def watched(chromium: Browser) -> Iterator[Watched]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    watched = Watched(context.new_page())
+def watched(watched: Watched) -> Iterator[Watched]:
     yield watched
-    watched.assert_quiet()
     assert len(watched.requests) - sum(url.startswith("data:") for url in watched.requests) == 1  # the page itself
-    context.close()
-
-
-def drawn(eig: xr.Dataset, image: int, component: int) -> np.ndarray:
-    field = eig.eigenvector.isel(image=image).sel(component=component).values
-    return composite.colour_field(field, composite.symmetric_limit(field)).astype(int)
 
 
 def test_the_page_shows_the_numbers_and_eigenvectors_beside_it(watched: Watched, study: st.studies.StudyResult) -> None:
@@ -68,12 +57,12 @@ def test_the_page_shows_the_numbers_and_eigenvectors_beside_it(watched: Watched,
     panels = page.locator("article").nth(1).locator(".panel:not(.original)")
     assert panels.count() == 2
     for place in range(2):
-        expected = drawn(study.eigenvectors(place), 1, 2)
+        colours = expected(study.eigenvectors(place), 1, 2)
         shot = pixels(panels.nth(place).locator(".stage"))
         steps = [
-            ((np.arange(n) + 0.5) * size / n).astype(int) for n, size in zip(expected.shape, shot.shape, strict=False)
+            ((np.arange(n) + 0.5) * size / n).astype(int) for n, size in zip(colours.shape, shot.shape, strict=False)
         ]
-        assert np.abs(shot[np.ix_(steps[0], steps[1])] - expected).max() <= 3, study.cells[place]
+        assert np.abs(shot[np.ix_(steps[0], steps[1])] - colours).max() <= 3, study.cells[place]
     original = pixels(page.locator("article").nth(1).locator(".original .stage"))
     assert original.std(axis=(0, 1)).min() > 10
 
