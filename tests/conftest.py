@@ -6,10 +6,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from watched_page import Watched
 
 # Before anything imports them: annotated shapes and types of the numerical parts are checked at every call. The public
 # functions are left out: what they say of a wrong type is theirs to test.
@@ -77,6 +82,20 @@ def chromium(chromium_path: str) -> Iterator:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def watched(chromium: Browser) -> Iterator[Watched]:
+    """A page that must ask for nothing and complain of nothing."""
+    # Stands beside the tests in tests/browser. A conftest.py of their own would be the second module of that name,
+    # which pytest's collection of doctests refuses.
+    from watched_page import Watched
+
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    watched = Watched(context.new_page())
+    yield watched
+    watched.assert_quiet()
+    context.close()
 
 
 @pytest.fixture(scope="session")
