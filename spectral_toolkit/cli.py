@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MAX_SCENES = 100_000  # 6 GB of pixels and labels; more is a slip of the finger
 # What a study's file says, so that the command line may not.
 _SINGLE = ("model", "images", "more_images", "n_eigenvectors", "device", "seed")
+# Commands that are silent for 5 to 11 s while their libraries load.
+_LOADING = ("demo", "capture", "solve", "segment", "report", "explore")
 MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers have below a hundred
 
 app = typer.Typer(
@@ -415,6 +417,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # cores, one of them busy, solved the demo in 12 s, and in 0.1 s with this. Whoever sets the variable is obeyed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if given[0] in _LOADING and not {"-h", "--help"} & set(given) and sys.stderr.isatty() and rank() == 0:
+        print("Loading torch and its libraries: a few seconds.", file=sys.stderr, flush=True)
     with warnings.catch_warnings():
         warnings.showwarning = _show_our_warnings
         try:

@@ -20,6 +20,8 @@ _PURPOSE = {
     "notebooks": "the widget and the notebooks",
     "app": "'spectral-toolkit explore', the widget as an app in the browser",
     "diffusers": "text-to-image models",
+    "faiss": "search='faiss', neighbours among very many patches",
+    "labs": "the teaching labs and their automatic checks",
 }
 """Extras that a user may want; that for tests is none."""
 

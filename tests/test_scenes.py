@@ -330,6 +330,29 @@ def test_the_schedule_warms_up_holds_and_falls():
     assert (np.diff(rates[recipe.warmup :]) <= 0).all()
 
 
+@pytest.mark.parametrize("positions", backbones.BUILDERS)
+def test_matrices_of_queries_and_keys_decay_on_their_own_and_biases_do_not(positions):
+    recipe = train.Recipe(
+        size=32, width=16, layers=2, heads=2, positions=positions, weight_decay=0.25, slowed_decay=8, slow=0.5
+    )
+    run = training.start(train.TASK, recipe)
+    decays = {id(value): group["weight_decay"] for group in run.optimizer.param_groups for value in group["params"]}
+    found = {name: decays[id(value)] for name, value in run.parameters().items()}
+    decayed = {name for name, decay in found.items() if decay == 8}
+    assert len(decayed) == 4
+    assert all(name.endswith(("q_proj.weight", "k_proj.weight")) for name in decayed)
+    assert {decay for name, decay in found.items() if name.endswith("bias")} == {0}
+    assert {decay for name, decay in found.items() if name.endswith("v_proj.weight")} == {0.25}
+
+
+def test_every_lower_layer_is_asked_for_the_caption():
+    run = training.start(train.TASK, train.Recipe(size=32, width=16, layers=6, heads=2, batch=2))
+    pictures, captions = series.render_series(0, 0, 2, 32)
+    run.progress = 0.9
+    terms = train.losses(run, pictures, captions, np.random.default_rng(0))
+    assert {name for name in terms if "layer" in name} == {"caption_layer0", "caption_layer1", "caption_layer2"}
+
+
 # -------------------------------------------------------------------------------------------------- bundled weights
 
 

@@ -60,7 +60,8 @@ class Recipe:
     positions: str = "rotary"
     patches: float = 1.0  # weight of the captions asked of patches
     slow: float = 0.1  # of the learning rate is what queries and keys learn at in the second phase
-    bfloat16: bool = True  # arithmetic of the matrix products in training
+    slowed_decay: float = 0.1  # weight decay of the matrices of queries and keys
+    bfloat16: bool = False  # matrix products in training; six to ten times slower where the processor has no such unit
     shift: float = 0.7  # the mean colour of every patch is moved by up to this
     grain: float = 0.25  # standard deviation of the noise added to pixels, up to this
 
@@ -138,10 +139,12 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
         "caption_picture": caption_loss_picture(heads.picture(last[:, 0]), counts),
     }
     if recipe.patches:
-        named_middle = heads.patches_middle(after[(len(after) - 1) // 2][:, n_special:])
+        # What one layer gives is what the next one's values are made of.
+        lower = [heads.patches_middle(tokens[:, n_special:]) for tokens in after[: (len(after) + 1) // 2]]
         named_last = heads.patches_last(last[:, n_special:])
         terms["caption_patches"] = recipe.patches * caption_loss_patches(named_last, counts, mix[0])
-        terms["caption_middle"] = 0.5 * recipe.patches * caption_loss_patches(named_middle, counts, mix[0])
+        for layer, named in enumerate(lower):
+            terms[f"caption_layer{layer}"] = 0.5 * recipe.patches * caption_loss_patches(named, counts, mix[0])
     return terms
 
 

@@ -39,6 +39,8 @@ class Recipe:
     steps: int = 4_000
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
+    slowed_decay: float = 0.05  # weight decay of the matrices of the patches' queries and keys
+    slow: float = 1.0  # of the learning rate is what they learn at after the hold
     warmup: int = 100
     falls_from: float = 0.5  # share of the run after which the learning rate falls
     width: int = 128
@@ -51,7 +53,7 @@ class Recipe:
     keep: float = 0.5  # share of the patches that a step shows: cheaper, and a thing is seldom seen whole
     average: float = 0.995  # of the weights that are kept in the end
     align: float = 0.0  # weight of the alignment of each middle block with the bundled model `scenes`
-    bfloat16: bool = True  # arithmetic of the matrix products in training
+    bfloat16: bool = False  # matrix products in training; six to ten times slower where the processor has no such unit
 
 
 def _build(recipe: Recipe) -> tuple[dict[str, torch.nn.Module], Any]:
@@ -138,6 +140,7 @@ TASK = Task(
     losses=losses,
     hold=lambda recipe: recipe.falls_from,
     export=_export,
+    slowed=("to_q", "to_k"),
 )
 
 if __name__ == "__main__":

@@ -103,7 +103,11 @@ def start(task: Task, recipe: Any) -> Run:
         groups.setdefault((is_matrix, any(part in name for part in task.slowed)), []).append(value)
     run.optimizer = torch.optim.AdamW(
         [
-            {"params": values, "weight_decay": recipe.weight_decay * is_matrix, "slowed": slowed}
+            {
+                "params": values,
+                "weight_decay": is_matrix * (recipe.slowed_decay if slowed else recipe.weight_decay),
+                "slowed": slowed,
+            }
             for (is_matrix, slowed), values in groups.items()
         ],
         lr=recipe.learning_rate,

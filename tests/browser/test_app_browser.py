@@ -43,7 +43,14 @@ def app(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     command = [sys.executable, "-m", "spectral_toolkit", "explore", "--bundle", "small.zip", "--no-browser"]
     with (folder / "errors.log").open("w") as errors:
         server = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            # Shells start background jobs with SIGINT ignored, and children inherit that: Ctrl-C would not arrive.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             assert server.stdout
