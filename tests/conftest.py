@@ -87,8 +87,6 @@ def chromium(chromium_path: str) -> Iterator:
 @pytest.fixture
 def watched(chromium: Browser) -> Iterator[Watched]:
     """A page that must ask for nothing and complain of nothing."""
-    # Stands beside the tests in tests/browser. A conftest.py of their own would be the second module of that name,
-    # which pytest's collection of doctests refuses.
     from watched_page import Watched
 
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
