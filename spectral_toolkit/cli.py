@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .collectives import barrier, join, rank, say_once
+from .collectives import barrier, join, launched, rank, say_once
 from .errors import SpectralToolkitError, StoreError
 from .outputs import refuse_file, refuse_foreign, write_store
 
@@ -417,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # cores, one of them busy, solved the demo in 12 s, and in 0.1 s with this. Whoever sets the variable is obeyed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if given[0] in _LOADING and not {"-h", "--help"} & set(given) and sys.stderr.isatty() and rank() == 0:
+    if given[0] in _LOADING and not {"-h", "--help"} & set(given) and sys.stderr.isatty() and not launched():
         print("Loading torch and its libraries: a few seconds.", file=sys.stderr, flush=True)
     with warnings.catch_warnings():
         warnings.showwarning = _show_our_warnings

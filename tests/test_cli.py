@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -87,6 +88,32 @@ def test_threads_wait_without_spinning_unless_told(
         monkeypatch.delenv("OMP_WAIT_POLICY")
     assert main(["--version"]) == 0
     assert os.environ["OMP_WAIT_POLICY"] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "terminal", "world_size", "said"),
+    [
+        (["segment"], True, "1", True),
+        (["segment"], False, "1", False),
+        (["segment"], True, "2", False),
+        (["segment", "--help"], True, "1", False),
+        (["--version"], True, "1", False),
+    ],
+)
+def test_on_a_terminal_a_word_comes_before_the_libraries(
+    arguments: list[str],
+    terminal: bool,
+    world_size: str,
+    said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr("spectral_toolkit.cli.join", contextlib.nullcontext)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    main(arguments)
+    assert ("Loading torch" in capsys.readouterr().err) == said
 
 
 def test_nothing_given_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:

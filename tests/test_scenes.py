@@ -13,7 +13,17 @@ from transformers import AutoImageProcessor, AutoModel
 import spectral_toolkit
 from spectral_toolkit import scenes
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.scenes import backbones, compose, objectives, palette, series, shapes, train, training
+from spectral_toolkit.scenes import (
+    backbones,
+    compose,
+    objectives,
+    palette,
+    series,
+    shapes,
+    train,
+    train_diffusion,
+    training,
+)
 
 WEIGHTS = Path(spectral_toolkit.__file__).parent / "scenes" / "weights" / "scenes"
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "scenes" / training.CHECKPOINT
@@ -343,6 +353,15 @@ def test_matrices_of_queries_and_keys_decay_on_their_own_and_biases_do_not(posit
     assert all(name.endswith(("q_proj.weight", "k_proj.weight")) for name in decayed)
     assert {decay for name, decay in found.items() if name.endswith("bias")} == {0}
     assert {decay for name, decay in found.items() if name.endswith("v_proj.weight")} == {0.25}
+
+
+@pytest.mark.parametrize("recipe", [train.Recipe(), train_diffusion.Recipe()], ids=["scenes", "scenes-diffusion"])
+def test_all_matrices_decay_alike_unless_told_otherwise(recipe):
+    """Checkpoints from before there was a choice go on as they were."""
+    task = train.TASK if isinstance(recipe, train.Recipe) else train_diffusion.TASK
+    groups = training.start(task, recipe).optimizer.param_groups
+    for slowed in (True, False):
+        assert {group["weight_decay"] for group in groups if group["slowed"] == slowed} == {0, recipe.weight_decay}
 
 
 def test_every_lower_layer_is_asked_for_the_caption():

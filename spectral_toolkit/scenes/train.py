@@ -60,7 +60,7 @@ class Recipe:
     positions: str = "rotary"
     patches: float = 1.0  # weight of the captions asked of patches
     slow: float = 0.1  # of the learning rate is what queries and keys learn at in the second phase
-    slowed_decay: float = 0.1  # weight decay of the matrices of queries and keys
+    slowed_decay: float = 0.0  # weight decay of the matrices of queries and keys; 0: as of all others
     bfloat16: bool = False  # matrix products in training; six to ten times slower where the processor has no such unit
     shift: float = 0.7  # the mean colour of every patch is moved by up to this
     grain: float = 0.25  # standard deviation of the noise added to pixels, up to this
@@ -140,11 +140,11 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
     }
     if recipe.patches:
         # What one layer gives is what the next one's values are made of.
-        lower = [heads.patches_middle(tokens[:, n_special:]) for tokens in after[: (len(after) + 1) // 2]]
+        for layer, tokens in enumerate(after[: (len(after) + 1) // 2]):
+            named = heads.patches_middle(tokens[:, n_special:])
+            terms[f"caption_layer{layer}"] = 0.5 * recipe.patches * caption_loss_patches(named, counts, mix[0])
         named_last = heads.patches_last(last[:, n_special:])
         terms["caption_patches"] = recipe.patches * caption_loss_patches(named_last, counts, mix[0])
-        for layer, named in enumerate(lower):
-            terms[f"caption_layer{layer}"] = 0.5 * recipe.patches * caption_loss_patches(named, counts, mix[0])
     return terms
 
 

@@ -39,7 +39,7 @@ class Recipe:
     steps: int = 4_000
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
-    slowed_decay: float = 0.05  # weight decay of the matrices of the patches' queries and keys
+    slowed_decay: float = 0.0  # weight decay of the matrices of the patches' queries and keys; 0: as of all others
     slow: float = 1.0  # of the learning rate is what they learn at after the hold
     warmup: int = 100
     falls_from: float = 0.5  # share of the run after which the learning rate falls

@@ -69,7 +69,8 @@ class Task:
 
     ``build`` gives the modules of a recipe and its teacher; ``losses`` the terms of a step; ``hold`` the share of a
     recipe's run after which the learning rate falls; ``export`` writes the finished model and returns facts for its
-    record. Parameters whose name holds one of ``slowed`` learn at ``recipe.slow`` times the rate from there on.
+    record. Parameters whose name holds one of ``slowed`` learn at ``recipe.slow`` times the rate from there on, and
+    matrices among them decay by ``recipe.slowed_decay`` all along, where that is not 0.
     """
 
     program: str
@@ -105,7 +106,7 @@ def start(task: Task, recipe: Any) -> Run:
         [
             {
                 "params": values,
-                "weight_decay": is_matrix * (recipe.slowed_decay if slowed else recipe.weight_decay),
+                "weight_decay": is_matrix * ((slowed and recipe.slowed_decay) or recipe.weight_decay),
                 "slowed": slowed,
             }
             for (is_matrix, slowed), values in groups.items()
