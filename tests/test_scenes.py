@@ -342,15 +342,16 @@ def test_the_schedule_warms_up_holds_and_falls():
 
 @pytest.mark.parametrize("positions", backbones.BUILDERS)
 def test_matrices_of_queries_and_keys_decay_on_their_own_and_biases_do_not(positions):
-    recipe = train.Recipe(
-        size=32, width=16, layers=2, heads=2, positions=positions, weight_decay=0.25, slowed_decay=8, slow=0.5
-    )
+    shape = {"size": 32, "width": 16, "layers": 2, "heads": 2, "positions": positions}
+    recipe = train.Recipe(**shape, weight_decay=0.25, query_decay=8, key_decay=4, slow=0.5)
     run = training.start(train.TASK, recipe)
     decays = {id(value): group["weight_decay"] for group in run.optimizer.param_groups for value in group["params"]}
     found = {name: decays[id(value)] for name, value in run.parameters().items()}
-    decayed = {name for name, decay in found.items() if decay == 8}
-    assert len(decayed) == 4
-    assert all(name.endswith(("q_proj.weight", "k_proj.weight")) for name in decayed)
+    for part, decay in (("q_proj", 8), ("k_proj", 4)):
+        assert [name for name, own in found.items() if own == decay] == [
+            name for name in found if name.endswith(f"{part}.weight")
+        ]
+        assert sum(decay == own for own in found.values()) == 2
     assert {decay for name, decay in found.items() if name.endswith("bias")} == {0}
     assert {decay for name, decay in found.items() if name.endswith("v_proj.weight")} == {0.25}
 

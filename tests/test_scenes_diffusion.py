@@ -147,7 +147,8 @@ def test_unrotated_queries_and_keys_turn_into_those_the_softmax_sees(tmp_path) -
     acts = st.capture(model, pictures, quantities=wanted, store=tmp_path / "a.zarr", progress=False)
     assert st.capture(model, pictures, quantities=wanted, store=tmp_path / "a.zarr", progress=False).equals(acts)
     assert not any("forward" in block.attn.__dict__ for block in model.module.transformer_blocks)
-    ids = torch.cat([torch.zeros(TOKENS, 3), flow.place_ids((12, 12), model.module)])
+    places = flow.place_ids((12, 12), model.module)
+    ids = torch.cat([torch.zeros(TOKENS, places.shape[1]), places])
     cos, sin = (table.numpy() for table in model.module.pos_embed(ids))
     for layer in model.layers:
         node: Any = acts[layer]

@@ -2,7 +2,9 @@
 
 A Flux transformer from its configuration (Black Forest Labs, 2024; https://github.com/black-forest-labs/flux): blocks
 in which picture and caption tokens attend to each other, positions by rotation alone, RMS-normalised queries and keys.
-It sees pixels: a token is a patch of 8 x 8, no autoencoder between. ``x_t = (1 - t) x_0 + t noise`` (rectified flow,
+Flux's own speeds of rotation are meant for thousands of channels and hundreds of patches: in a head as small as ours
+three of seven would turn at all over a picture. So every pair of channels is an axis of its own, turning once within
+5 to 60 patches. It sees pixels: a token is a patch of 8 x 8, no autoencoder between. ``x_t = (1 - t) x_0 + t noise`` (rectified flow,
 Liu et al. 2022, https://arxiv.org/abs/2209.03003), and the model's answer is the clean picture ``x_0``.
 """
 
@@ -17,6 +19,8 @@ from . import PATCH
 from .captions import WIDTH, encode_captions
 
 MEAN, STD = 0.5, 0.5
+PERIODS = (5.0, 60.0)
+"""Patches within which the fastest and the slowest pair of channels turn once."""
 
 
 def build(layers: int, heads: int, width: int) -> Any:
@@ -24,7 +28,7 @@ def build(layers: int, heads: int, width: int) -> Any:
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     channels = width // heads
-    along = (channels - channels // 8) // 4 * 2  # channels that turn with y, and as many with x
+    along = (channels - channels // 8) // 4  # pairs of channels that turn with y, and as many with x
     model: Any = FluxTransformer2DModel(
         patch_size=1,
         in_channels=3 * PATCH**2,
@@ -35,7 +39,7 @@ def build(layers: int, heads: int, width: int) -> Any:
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         guidance_embeds=False,
-        axes_dims_rope=(channels - 2 * along, along, along),
+        axes_dims_rope=(channels - 4 * along, *[2] * (2 * along)),
     )
     for block in model.transformer_blocks:
         for norm in (block.norm1, block.norm1_context):
@@ -69,14 +73,20 @@ def caption_inputs(counts: np.ndarray, model: torch.nn.Module) -> dict[str, torc
     return {
         "encoder_hidden_states": tokens,
         "pooled_projections": pooled,
-        "txt_ids": weight.new_zeros(tokens.shape[1], 3),
+        "txt_ids": weight.new_zeros(tokens.shape[1], len(_axes(model))),
     }
 
 
+def _axes(model: Any) -> tuple[int, ...]:
+    return tuple(model.config.axes_dims_rope)
+
+
 def place_ids(grid: tuple[int, int], model: torch.nn.Module) -> torch.Tensor:
-    """Rows ``(0, y, x)`` of all patches, in patches."""
-    ids = torch.stack([torch.zeros(grid), *torch.meshgrid(*map(torch.arange, grid), indexing="ij")], -1)
-    return ids.reshape(-1, 3).to(next(model.parameters()))
+    """Rows of all patches: 0, then the angles, in radians, by which each pair of channels turns with y and with x."""
+    periods = np.geomspace(*PERIODS, len(_axes(model)) // 2)
+    y, x = (2 * np.pi * places[..., None] / periods for places in np.indices(grid))
+    ids = np.concatenate([np.zeros((*grid, 1)), y, x], axis=-1)
+    return torch.from_numpy(ids.reshape(grid[0] * grid[1], -1)).to(next(model.parameters()))
 
 
 def predict(

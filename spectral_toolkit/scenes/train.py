@@ -60,7 +60,8 @@ class Recipe:
     positions: str = "rotary"
     patches: float = 1.0  # weight of the captions asked of patches
     slow: float = 0.1  # of the learning rate is what queries and keys learn at in the second phase
-    slowed_decay: float = 0.0  # weight decay of the matrices of queries and keys; 0: as of all others
+    query_decay: float = 0.0  # weight decay of the matrices of the queries; 0: as of all others
+    key_decay: float = 0.0  # and of the keys
     bfloat16: bool = False  # matrix products in training; six to ten times slower where the processor has no such unit
     shift: float = 0.7  # the mean colour of every patch is moved by up to this
     grain: float = 0.25  # standard deviation of the noise added to pixels, up to this
@@ -179,7 +180,8 @@ TASK = Task(
     losses=losses,
     hold=lambda recipe: recipe.first_phase,
     export=_export,
-    slowed=("q_proj", "k_proj"),
+    queries="q_proj",
+    keys="k_proj",
 )
 
 if __name__ == "__main__":

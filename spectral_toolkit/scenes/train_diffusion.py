@@ -39,7 +39,8 @@ class Recipe:
     steps: int = 4_000
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
-    slowed_decay: float = 0.0  # weight decay of the matrices of the patches' queries and keys; 0: as of all others
+    query_decay: float = 0.0  # weight decay of the matrices of patches' queries; 0: as of all others
+    key_decay: float = 0.0  # and of patches' keys
     slow: float = 1.0  # of the learning rate is what they learn at after the hold
     warmup: int = 100
     falls_from: float = 0.5  # share of the run after which the learning rate falls
@@ -140,7 +141,8 @@ TASK = Task(
     losses=losses,
     hold=lambda recipe: recipe.falls_from,
     export=_export,
-    slowed=("to_q", "to_k"),
+    queries="to_q",
+    keys="to_k",
 )
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ class Task:
 
     ``build`` gives the modules of a recipe and its teacher; ``losses`` the terms of a step; ``hold`` the share of a
     recipe's run after which the learning rate falls; ``export`` writes the finished model and returns facts for its
-    record. Parameters whose name holds one of ``slowed`` learn at ``recipe.slow`` times the rate from there on, and
-    matrices among them decay by ``recipe.slowed_decay`` all along, where that is not 0.
+    record. Parameters whose name holds ``queries`` or ``keys`` learn at ``recipe.slow`` times the rate from there on, and
+    matrices among them decay by ``recipe.query_decay`` or ``recipe.key_decay`` all along, where that is not 0.
     """
 
     program: str
@@ -80,7 +80,8 @@ class Task:
     losses: Callable[[Run, np.ndarray, np.ndarray, np.random.Generator], dict[str, torch.Tensor]]
     hold: Callable[[Any], float]
     export: Callable[[Run, Path], dict[str, Any]]
-    slowed: tuple[str, ...] = ()
+    queries: str
+    keys: str
 
 
 def varied(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
@@ -98,18 +99,17 @@ def start(task: Task, recipe: Any) -> Run:
     modules, teacher = task.build(recipe)
     run = Run(recipe, modules, torch.optim.AdamW([torch.zeros(1)]), teacher=teacher)
     # Matrices alone fall towards zero: what they are not needed for, biases, tokens and positions do.
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    decays = {task.queries: recipe.query_decay, task.keys: recipe.key_decay}
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, value in run.parameters().items():
         is_matrix = value.ndim > 1 and name.endswith(".weight")
-        groups.setdefault((is_matrix, any(part in name for part in task.slowed)), []).append(value)
+        slowed = [decay for part, decay in decays.items() if part in name]
+        decay = (sum(slowed) or recipe.weight_decay) if is_matrix else 0.0
+        groups.setdefault((decay, bool(slowed)), []).append(value)
     run.optimizer = torch.optim.AdamW(
         [
-            {
-                "params": values,
-                "weight_decay": is_matrix * ((slowed and recipe.slowed_decay) or recipe.weight_decay),
-                "slowed": slowed,
-            }
-            for (is_matrix, slowed), values in groups.items()
+            {"params": values, "weight_decay": decay, "slowed": slowed}
+            for (decay, slowed), values in groups.items()
         ],
         lr=recipe.learning_rate,
         betas=(0.9, 0.95),
