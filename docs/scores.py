@@ -4,7 +4,9 @@ Measures and writes docs/scores.json; renders from it docs/scores.md, the table 
 docs/images. What has been measured of a model is kept in out/scores, kind by kind, while neither its weights nor our
 code change, so that an interrupted run goes on; a model whose quick measurement comes out as published, under the same
 weights, is not measured again. ``--render`` renders without measuring, ``--scenes 8 --into FOLDER`` tries the whole of
-it on few scenes and writes nothing into the repository.
+it on few scenes and writes nothing into the repository. ``--beside NAME FOLDER ABOUT`` measures other weights of the
+bundled model NAME, kept as FOLDER in checkpoints/beside, whose numbers must stand beside its own: of before its queries
+and keys were decayed, or without alignment.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ TOLERANCE, CLUSTERS_TOLERANCE, CLUSTERS_MEAN_TOLERANCE = 0.005, 0.15, 0.02
 """How far a quick score may be from the published one: another processor's rounding changed shares by less than 1e-4,
 and moved a few clusters to another optimum of k-means (by up to 0.13, on average by less than 0.01)."""
 QUANTITIES = {"qk": ("query", "key"), "vv": ("value",), "qk_unrotated": ("query_unrotated", "key_unrotated")}
+BESIDE, BESIDE_KINDS = ROOT / "checkpoints" / "beside", ("qk", "vv")
 CLUSTERED = ("matched_miou", "overclustered_miou", "ari")
 Scores = dict[str, dict[str, dict[str, list[float | None]]]]
 """kind -> row -> score -> estimate and both ends of its interval; None where there is none."""
@@ -233,17 +236,61 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
         _tell(f"{title}: {n_scenes} scenes, {', '.join(kinds_of(model))}")
         full = measure(model, n_scenes, kept=places.kept, say=True)
         aligned = (record.get("aligned_with") or {}).get("model")
+        decayed = _decays(record.get("recipe", {}))
         published[name] = {
             "full": full,
             "quick": quick,
             **({} if noise is None else {"noise": noise}),
             **({"aligned_with": aligned} if aligned else {}),
+            **({"decayed": decayed} if decayed else {}),
+            **({"beside": entry["beside"]} if "beside" in entry else {}),
         }
         places.docs.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(published, indent=1) + "\n")
         render(published, places.docs, places.readme)
         seconds = sum(full["processor_seconds"].values())
         _tell(f"{title}: done, {seconds:.0f} s of processor time for {n_scenes} scenes")
+    render(published, places.docs, places.readme)
+    return published
+
+
+def _decays(recipe: dict[str, Any]) -> dict[str, float]:
+    """By how much queries, keys and all others decayed, where that is not the same."""
+    others = recipe.get("weight_decay", 0.0)
+    queries, keys = (recipe.get(f"{part}_decay", 0.0) or others for part in ("query", "key"))
+    return {} if queries == keys == others else {"queries": queries, "keys": keys, "others": others}
+
+
+def load_beside(name: str, folder: str) -> Any:
+    """Other weights of the bundled model ``name``, at the noise that is chosen for them."""
+    import torch
+
+    import spectral_toolkit as st
+
+    path = BESIDE / folder
+    if not (path / "model_index.json").exists():
+        return st.load_model(path, device="cpu")
+    from spectral_toolkit.models.diffusion.scenes import load_scenes_diffusion
+
+    return load_scenes_diffusion(path, torch.device("cpu"), None)
+
+
+def publish_beside(name: str, folder: str, about: str, places: Places, *, n_scenes: int = N_SCENES) -> dict[str, Any]:
+    """Measure other weights as the model's own are, without controls, and keep the joint answer's scores."""
+    from spectral_toolkit.models.diffusion.noising import steps_of
+
+    target = places.docs / "scores.json"
+    published = json.loads(target.read_text())
+    model, noise = load_beside(name, folder), {}
+    if hasattr(model, "at"):
+        noise = choose_noise(model, n_scenes=min(N_NOISE, n_scenes), kept=places.kept, say=True)
+        model = model.at(timesteps=round(noise["chosen"] * steps_of(model.scheduler)))
+    quick = measure_quickly(model, kinds=BESIDE_KINDS, kept=places.kept)
+    full = measure(model, n_scenes, kinds=BESIDE_KINDS, controlled=(), kept=places.kept, say=True)
+    row = {"folder": folder, "about": about, "full": full, "quick": quick, **({"noise": noise} if noise else {})}
+    others = [one for one in published[name].get("beside", []) if one["folder"] != folder]
+    published[name]["beside"] = [*others, row]
+    target.write_text(json.dumps(published, indent=1) + "\n")
     render(published, places.docs, places.readme)
     return published
 
@@ -261,6 +308,9 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="only render what is in docs/scores.json")
     parser.add_argument("--scenes", type=int, default=N_SCENES, help="for a trial, with --into")
     parser.add_argument("--into", type=Path, help="a folder for a trial; nothing is written elsewhere")
+    parser.add_argument(
+        "--beside", nargs=3, metavar=("NAME", "FOLDER", "ABOUT"), help="measure other weights of a model"
+    )
     arguments = parser.parse_args()
     places = Places()
     if arguments.into is not None:
@@ -273,6 +323,9 @@ def main() -> None:
         parser.error("--scenes is for trials: give --into, so that nothing of it is published.")
     if arguments.render:
         render(json.loads((places.docs / "scores.json").read_text()), places.docs, places.readme)
+        return
+    if arguments.beside:
+        publish_beside(*arguments.beside, places, n_scenes=arguments.scenes)
         return
     publish(arguments.models or list(bundled_models()), places, n_scenes=arguments.scenes)
 

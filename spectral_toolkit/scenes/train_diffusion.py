@@ -3,7 +3,7 @@
     python -m spectral_toolkit.scenes.train_diffusion --out runs/scenes-diffusion --minutes 60
 
 `flow` says what the model is. It learns to see the clean picture behind noise, told (mostly) which kinds of things are
-in it and how many, never where. With ``--align`` its middle blocks are also asked, by one linear map each, for what the
+in it and how many, never where. With ``--align`` all blocks but the last are also asked, by one linear map each, for what the
 bundled model ``scenes`` sees in the clean picture (representation alignment, Yu et al. 2024,
 https://arxiv.org/abs/2410.06940); the maps are not part of the finished model, and the bundled one was trained without.
 Every draw of a step comes from the seed and the step's number alone.
@@ -53,7 +53,7 @@ class Recipe:
     no_caption: float = 0.25  # share of pictures without their caption
     keep: float = 0.5  # share of the patches that a step shows: cheaper, and a thing is seldom seen whole
     average: float = 0.995  # of the weights that are kept in the end
-    align: float = 0.0  # weight of the alignment of each middle block with the bundled model `scenes`
+    align: float = 0.0  # weight of the alignment of each block but the last with the bundled model `scenes`
     bfloat16: bool = False  # matrix products in training; six to ten times slower where the processor has no such unit
 
 
@@ -64,8 +64,7 @@ def _build(recipe: Recipe) -> tuple[dict[str, torch.nn.Module], Any]:
     from transformers import AutoModel
 
     teacher = AutoModel.from_pretrained(WEIGHTS / "scenes").eval().requires_grad_(False)
-    aligned = range(recipe.layers // 3, recipe.layers - 1)
-    maps = {str(block): torch.nn.Linear(recipe.width, teacher.config.hidden_size) for block in aligned}
+    maps = {str(b): torch.nn.Linear(recipe.width, teacher.config.hidden_size) for b in range(recipe.layers - 1)}
     return modules | {"maps": torch.nn.ModuleDict(maps)}, teacher
 
 

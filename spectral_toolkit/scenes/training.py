@@ -107,10 +107,7 @@ def start(task: Task, recipe: Any) -> Run:
         decay = (sum(slowed) or recipe.weight_decay) if is_matrix else 0.0
         groups.setdefault((decay, bool(slowed)), []).append(value)
     run.optimizer = torch.optim.AdamW(
-        [
-            {"params": values, "weight_decay": decay, "slowed": slowed}
-            for (decay, slowed), values in groups.items()
-        ],
+        [{"params": values, "weight_decay": decay, "slowed": slowed} for (decay, slowed), values in groups.items()],
         lr=recipe.learning_rate,
         betas=(0.9, 0.95),
     )
