@@ -71,6 +71,26 @@ def test_a_resumed_run_gives_the_same_weights(tmp_path) -> None:
         assert torch.equal(value, resumed.averaged[name]), name
 
 
+def test_alignment_may_begin_later(tmp_path) -> None:
+    """A run that went on without it is asked for another model's features from some step on."""
+    task, path = train_diffusion.TASK, tmp_path / "checkpoint.safetensors"
+    run = training.start(task, TINY)
+    training.train_step(task, run, *_series())
+    training.save_checkpoint(run, path)
+    aligned = training.load_checkpoint(task, path, {"align": 0.5})
+    for name, value in run.parameters().items():
+        assert torch.equal(value, aligned.parameters()[name]), name
+    before = [value.clone() for value in aligned.modules["maps"].parameters()]
+    terms = training.train_step(task, aligned, *_series())
+    assert {name for name in terms if name.startswith("align")} == {"align_block0", "align_block1"}
+    assert all(not torch.equal(a, b) for a, b in zip(before, aligned.modules["maps"].parameters(), strict=True)), (
+        "the maps learn too"
+    )
+    training.save_checkpoint(aligned, path)
+    again = training.load_checkpoint(task, path)
+    assert all(torch.equal(value, again.parameters()[name]) for name, value in aligned.parameters().items())
+
+
 def test_export_holds_the_averaged_weights(tmp_path) -> None:
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 

@@ -2,10 +2,12 @@
 
 A Flux transformer from its configuration (Black Forest Labs, 2024; https://github.com/black-forest-labs/flux): blocks
 in which picture and caption tokens attend to each other, positions by rotation alone, RMS-normalised queries and keys.
-Flux's own speeds of rotation are meant for thousands of channels and hundreds of patches: in a head as small as ours
-three of seven would turn at all over a picture. So every pair of channels is an axis of its own, turning once within
-5 to 60 patches. It sees pixels: a token is a patch of 8 x 8, no autoencoder between. ``x_t = (1 - t) x_0 + t noise`` (rectified flow,
+It sees pixels: a token is a patch of 8 x 8, no autoencoder between. ``x_t = (1 - t) x_0 + t noise`` (rectified flow,
 Liu et al. 2022, https://arxiv.org/abs/2209.03003), and the model's answer is the clean picture ``x_0``.
+
+Flux's own speeds of rotation are meant for longer heads and larger grids: of the seven pairs of channels that a head of
+ours has for each axis, three would turn noticeably over twelve patches. So every pair is an axis of its own here, and
+they turn once within 5 to 60 patches.
 """
 
 from __future__ import annotations

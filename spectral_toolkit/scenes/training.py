@@ -69,8 +69,8 @@ class Task:
 
     ``build`` gives the modules of a recipe and its teacher; ``losses`` the terms of a step; ``hold`` the share of a
     recipe's run after which the learning rate falls; ``export`` writes the finished model and returns facts for its
-    record. Parameters whose name holds ``queries`` or ``keys`` learn at ``recipe.slow`` times the rate from there on, and
-    matrices among them decay by ``recipe.query_decay`` or ``recipe.key_decay`` all along, where that is not 0.
+    record. Parameters whose name holds ``queries`` or ``keys`` learn at ``recipe.slow`` times the rate from there on,
+    and matrices among them decay by ``recipe.query_decay`` or ``recipe.key_decay`` all along, where that is not 0.
     """
 
     program: str
@@ -164,12 +164,18 @@ def save_checkpoint(run: Run, path: Path, *, moments: torch.dtype = torch.float3
 
 
 def load_checkpoint(task: Task, path: Path, changed: dict[str, Any] | None = None) -> Run:
-    """Read a run back; ``changed`` replaces entries of its recipe that do not change the shape of the model."""
+    """Read a run back; ``changed`` replaces entries of its recipe that do not change the shape of the model.
+
+    Modules beside the model that the change brings in, such as the maps of an alignment, start afresh.
+    """
     with safe_open(path, framework="pt") as stored:
         facts = json.loads(stored.metadata()["run"])
         run = start(task, task.recipe(**(facts["recipe"] | (changed or {}))))
         names = set(stored.keys())
+        fresh = {module for module in list(run.modules)[1:] if not any(f"weight.{module}." in name for name in names)}
         for name, value in run.parameters().items():
+            if name.split(".")[0] in fresh:
+                continue
             value.data.copy_(stored.get_tensor(f"weight.{name}"))
             states = {key: f"optimizer.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
             if states["step"] in names:
