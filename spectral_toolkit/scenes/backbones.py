@@ -79,6 +79,11 @@ def build(positions: str, **shape: int) -> Any:
     return backbone
 
 
+def value_projections(backbone: Any) -> list[torch.nn.Module]:
+    """The linear maps to the values of each layer, in order."""
+    return [module for name, module in backbone.named_modules() if name.endswith(("v_proj", "attention.value"))]
+
+
 def encode(
     backbone: Any, pixels: torch.Tensor, seen: torch.Tensor, asked: torch.Tensor
 ) -> tuple[list[torch.Tensor], torch.Tensor]:

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from . import PATCH, training
-from .backbones import build, encode
+from .backbones import build, encode, value_projections
 from .compose import CATEGORIES
 from .objectives import (
     Heads,
+    ValueHeads,
     caption_loss_patches,
     caption_loss_picture,
     grey,
@@ -59,6 +60,7 @@ class Recipe:
     registers: int = 4
     positions: str = "rotary"
     patches: float = 1.0  # weight of the captions asked of patches
+    values: float = 0.0  # weight of the captions asked of the values of each layer
     slow: float = 0.1  # of the learning rate is what queries and keys learn at in the second phase
     query_decay: float = 0.0  # weight decay of the matrices of the queries; 0: as of all others
     key_decay: float = 0.0  # and of the keys
@@ -69,10 +71,13 @@ class Recipe:
 
 def _build(recipe: Recipe) -> tuple[dict[str, torch.nn.Module], None]:
     shape = {name: getattr(recipe, name) for name in ("size", "width", "layers", "heads", "registers")}
-    return {
+    modules: dict[str, torch.nn.Module] = {
         "backbone": build(recipe.positions, **shape),
         "heads": Heads(recipe.width, PATCH, len(CATEGORIES)),
-    }, None
+    }
+    if recipe.values:
+        modules["value_heads"] = ValueHeads(recipe.width, recipe.layers, recipe.heads, len(CATEGORIES))
+    return modules, None
 
 
 def augment(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
@@ -121,8 +126,17 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
     mix = PIXEL_MIX if first else CAPTION_MIXES[rng.choice(len(CAPTION_MIXES), p=CAPTION_ODDS)]
     seen, asked = draw_places(rng, len(augmented), n_patches, mix)
     shifted = (disturb(augmented, rng, recipe.shift, recipe.grain) - MEAN) / STD
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-        after, last = encode(backbone, shifted, seen, asked)
+    values: list[torch.Tensor] = []
+    hooks = [
+        projection.register_forward_hook(lambda _module, _inputs, output: values.append(output))
+        for projection in value_projections(backbone)
+    ]
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            after, last = encode(backbone, shifted, seen, asked)
+    finally:
+        for hook in hooks:
+            hook.remove()
     after, last = [tokens.float() for tokens in after], last.float()
     n_special = 1 + recipe.registers
     n_shown = n_special + seen.shape[1]
@@ -146,6 +160,10 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
             terms[f"caption_layer{layer}"] = 0.5 * recipe.patches * caption_loss_patches(named, counts, mix[0])
         named_last = heads.patches_last(last[:, n_special:])
         terms["caption_patches"] = recipe.patches * caption_loss_patches(named_last, counts, mix[0])
+    if recipe.values:
+        shown = [found.float()[:, n_special:n_shown] for found in values]
+        for layer, named in enumerate(run.modules["value_heads"](shown)):
+            terms[f"caption_values{layer}"] = recipe.values * caption_loss_patches(named, counts, mix[0])
     return terms
 
 
