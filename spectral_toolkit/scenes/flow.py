@@ -5,9 +5,11 @@ in which picture and caption tokens attend to each other, positions by rotation 
 It sees pixels: a token is a patch of 8 x 8, no autoencoder between. ``x_t = (1 - t) x_0 + t noise`` (rectified flow,
 Liu et al. 2022, https://arxiv.org/abs/2209.03003), and the model's answer is the clean picture ``x_0``.
 
-Flux's own speeds of rotation are meant for longer heads and larger grids: of the seven pairs of channels that a head of
-ours has for each axis, three would turn noticeably over twelve patches. So every pair is an axis of its own here, and
-they turn once within 5 to 60 patches.
+Flux's own rotation is meant for longer heads and larger grids: of the seven pairs of channels that a head of ours has
+for each axis, three would turn noticeably over twelve patches. So every pair is an axis of its own here, turns once
+within 5 to 24 patches, and does so along a direction of its own (after RoPE-Mixed, Heo et al. 2024,
+https://arxiv.org/abs/2403.13298, whose directions are learned): a head that attends by place attends to a spot and not
+to rows.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from . import PATCH
 from .captions import WIDTH, encode_captions
 
 MEAN, STD = 0.5, 0.5
-PERIODS = (5.0, 60.0)
+PERIODS = (5.0, 24.0)
 """Patches within which the fastest and the slowest pair of channels turn once."""
+GOLDEN = (5**0.5 - 1) / 2
 
 
 def build(layers: int, heads: int, width: int) -> Any:
@@ -30,7 +33,7 @@ def build(layers: int, heads: int, width: int) -> Any:
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     channels = width // heads
-    along = (channels - channels // 8) // 4  # pairs of channels that turn with y, and as many with x
+    turning = (channels - channels // 8) // 2  # pairs of channels
     model: Any = FluxTransformer2DModel(
         patch_size=1,
         in_channels=3 * PATCH**2,
@@ -41,7 +44,7 @@ def build(layers: int, heads: int, width: int) -> Any:
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         guidance_embeds=False,
-        axes_dims_rope=(channels - 4 * along, *[2] * (2 * along)),
+        axes_dims_rope=(channels - 2 * turning, *[2] * turning),
     )
     for block in model.transformer_blocks:
         for norm in (block.norm1, block.norm1_context):
@@ -84,10 +87,13 @@ def _axes(model: Any) -> tuple[int, ...]:
 
 
 def place_ids(grid: tuple[int, int], model: torch.nn.Module) -> torch.Tensor:
-    """Rows of all patches: 0, then the angles, in radians, by which each pair of channels turns with y and with x."""
-    periods = np.geomspace(*PERIODS, len(_axes(model)) // 2)
-    y, x = (2 * np.pi * places[..., None] / periods for places in np.indices(grid))
-    ids = np.concatenate([np.zeros((*grid, 1)), y, x], axis=-1)
+    """Rows of all patches: 0, then the angles in radians by which each pair of channels turns there."""
+    n_turning = len(_axes(model)) - 1
+    periods = np.geomspace(*PERIODS, n_turning)
+    directions = np.pi * (GOLDEN * np.arange(n_turning) % 1)  # far from each other, whatever part of the pairs is used
+    y, x = (places[..., None] for places in np.indices(grid))
+    angles = 2 * np.pi * (x * np.cos(directions) + y * np.sin(directions)) / periods
+    ids = np.concatenate([np.zeros((*grid, 1)), angles], axis=-1)
     return torch.from_numpy(ids.reshape(grid[0] * grid[1], -1)).to(next(model.parameters()))
 
 
