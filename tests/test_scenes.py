@@ -373,6 +373,40 @@ def test_every_lower_layer_is_asked_for_the_caption():
     assert {name for name in terms if "layer" in name} == {"caption_layer0", "caption_layer1", "caption_layer2"}
 
 
+@pytest.mark.parametrize("positions", backbones.BUILDERS)
+def test_values_of_every_layer_may_be_asked_for_the_caption(positions):
+    recipe = train.Recipe(size=32, width=16, layers=3, heads=2, batch=2, positions=positions, values=0.5, steps=2)
+    run = training.start(train.TASK, recipe)
+    pictures, captions = series.render_series(0, 0, 2, 32)
+    run.progress = 0.9
+    before = {name: value.clone() for name, value in run.parameters().items()}
+    terms = training.train_step(train.TASK, run, pictures, captions)
+    assert {name for name in terms if "values" in name} == {f"caption_values{layer}" for layer in range(3)}
+    projections = backbones.value_projections(run.model)
+    assert [module.out_features for module in projections] == [16] * 3
+    assert not any(module._forward_hooks for module in projections)
+    for name, value in run.parameters().items():
+        if name.startswith("value_heads"):
+            assert not torch.equal(value, before[name]), name
+
+
+def test_value_heads_see_directions_of_each_head_and_not_lengths():
+    torch.manual_seed(0)
+    heads = objectives.ValueHeads(width=6, n_layers=2, n_heads=2, n_categories=4)
+    values = [torch.randn(2, 5, 6) for _ in range(2)]
+    found = heads(values)
+    for layer, logits in enumerate(found):
+        weight, bias = heads.layers[layer].weight, heads.layers[layer].bias
+        for image in range(2):
+            for patch in range(5):
+                parts = values[layer][image, patch].split(3)
+                direction = torch.cat([part / part.norm() * 3**0.5 for part in parts])
+                torch.testing.assert_close(logits[image, patch], weight @ direction + bias)
+    lengths = torch.tensor([2.0, 2, 2, 0.1, 0.1, 0.1])
+    for logits, same in zip(found, heads([value * lengths for value in values]), strict=True):
+        torch.testing.assert_close(logits, same)
+
+
 # -------------------------------------------------------------------------------------------------- bundled weights
 
 

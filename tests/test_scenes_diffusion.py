@@ -51,6 +51,24 @@ def test_cutting_and_putting_together() -> None:
     torch.testing.assert_close(flow.to_pixels(tokens, (2, 3)), pixels)
 
 
+def test_every_pair_of_channels_turns_along_a_direction_of_its_own() -> None:
+    model = flow.build(1, 4, 128)
+    ids = flow.place_ids((3, 4), model).numpy()
+    assert tuple(model.config.axes_dims_rope) == (4, *[2] * 14)
+    assert ids.shape == (12, 15)
+    for row, (y, x) in enumerate(np.ndindex(3, 4)):
+        assert ids[row, 0] == 0  # what does not turn at all
+        for pair in range(14):
+            period = 5 * (24 / 5) ** (pair / 13)
+            along = np.pi * ((pair * (5**0.5 - 1) / 2) % 1)
+            expected = 2 * np.pi * (x * np.cos(along) + y * np.sin(along)) / period
+            assert ids[row, 1 + pair] == pytest.approx(expected, abs=1e-5)
+    # No two agree on which places are alike, so that no head can attend to whole rows with more than one of them.
+    directions = np.pi * (flow.GOLDEN * np.arange(14) % 1)
+    apart = np.abs(np.sin(directions[:, None] - directions))[np.triu_indices(14, 1)]
+    assert apart.min() > 0.1
+
+
 def _series() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8), rng.integers(0, 3, (3, 10)).astype(np.uint8)
