@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def generate(caption: str = "", n: int = 4, *, seed: int = 0, steps: int = 30, guidance: float = 2.0) -> xarray.Dataset:
     """Draw pictures of what a caption names, with the bundled model ``scenes-diffusion``.
 
-    The model has been trained for 1,350 steps so far: it draws a sky over a ground, and coloured patches where things
-    would be; nothing that a caption names can be recognised yet.
+    The model draws a plain ground and on it heaps of patches, in the texture of what the caption names; their shapes do
+    not form, and a small thing is often left out.
 
     Euler steps from noise to picture along the rectified flow (Liu et al. 2022, https://arxiv.org/abs/2209.03003), with
     classifier-free guidance (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6).
