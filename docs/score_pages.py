@@ -121,7 +121,7 @@ def _remark(entry: Mapping[str, Any]) -> str:
             f"{noise['how']}."
         )
     if entry.get("aligned_with"):
-        remark += f" In training its features were aligned with those of `{entry['aligned_with']}`."
+        remark += f" In training its features were aligned with those of {entry['aligned_with']}."
     if entry.get("decayed"):
         decay = entry["decayed"]
         remark += (

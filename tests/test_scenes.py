@@ -396,12 +396,13 @@ def test_value_heads_see_directions_of_each_head_and_not_lengths():
     values = [torch.randn(2, 5, 6) for _ in range(2)]
     found = heads(values)
     for layer, logits in enumerate(found):
-        weight, bias = heads.layers[layer].weight, heads.layers[layer].bias
+        linear = heads.layers[layer]
+        assert isinstance(linear, torch.nn.Linear)
         for image in range(2):
             for patch in range(5):
                 parts = values[layer][image, patch].split(3)
                 direction = torch.cat([part / part.norm() * 3**0.5 for part in parts])
-                torch.testing.assert_close(logits[image, patch], weight @ direction + bias)
+                torch.testing.assert_close(logits[image, patch], linear.weight @ direction + linear.bias)
     lengths = torch.tensor([2.0, 2, 2, 0.1, 0.1, 0.1])
     for logits, same in zip(found, heads([value * lengths for value in values]), strict=True):
         torch.testing.assert_close(logits, same)

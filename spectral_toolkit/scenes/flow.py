@@ -34,6 +34,7 @@ def build(layers: int, heads: int, width: int) -> Any:
 
     channels = width // heads
     turning = (channels - channels // 8) // 2  # pairs of channels
+    axes: Any = (channels - 2 * turning, *[2] * turning)
     model: Any = FluxTransformer2DModel(
         patch_size=1,
         in_channels=3 * PATCH**2,
@@ -44,7 +45,7 @@ def build(layers: int, heads: int, width: int) -> Any:
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         guidance_embeds=False,
-        axes_dims_rope=(channels - 2 * turning, *[2] * turning),
+        axes_dims_rope=axes,
     )
     for block in model.transformer_blocks:
         for norm in (block.norm1, block.norm1_context):

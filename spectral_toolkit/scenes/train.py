@@ -127,10 +127,7 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
     seen, asked = draw_places(rng, len(augmented), n_patches, mix)
     shifted = (disturb(augmented, rng, recipe.shift, recipe.grain) - MEAN) / STD
     values: list[torch.Tensor] = []
-    hooks = [
-        projection.register_forward_hook(lambda _module, _inputs, output: values.append(output))
-        for projection in value_projections(backbone)
-    ]
+    hooks = [projection.register_forward_hook(_appending(values)) for projection in value_projections(backbone)]
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
             after, last = encode(backbone, shifted, seen, asked)
@@ -165,6 +162,11 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
         for layer, named in enumerate(run.modules["value_heads"](shown)):
             terms[f"caption_values{layer}"] = recipe.values * caption_loss_patches(named, counts, mix[0])
     return terms
+
+
+def _appending(found: list[torch.Tensor]) -> Any:
+    """A hook that keeps what a module gives."""
+    return lambda _module, _inputs, output: found.append(output)
 
 
 def _at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
