@@ -121,7 +121,10 @@ def _remark(entry: Mapping[str, Any]) -> str:
             f"{noise['how']}."
         )
     if entry.get("aligned_with"):
-        remark += f" In training its features were aligned with those of {entry['aligned_with']}."
+        remark += (
+            f" In training its features were aligned with those of {entry['aligned_with']}; docs/models.md has its curve "
+            "before that."
+        )
     if entry.get("decayed"):
         decay = entry["decayed"]
         remark += (
