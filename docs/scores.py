@@ -325,7 +325,8 @@ def main() -> None:
         render(json.loads((places.docs / "scores.json").read_text()), places.docs, places.readme)
         return
     if arguments.beside:
-        publish_beside(*arguments.beside, places, n_scenes=arguments.scenes)
+        name, folder, about = arguments.beside
+        publish_beside(name, folder, about, places, n_scenes=arguments.scenes)
         return
     publish(arguments.models or list(bundled_models()), places, n_scenes=arguments.scenes)
 
