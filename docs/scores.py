@@ -172,6 +172,16 @@ def choose_noise(
     }
 
 
+def at_chosen_noise(model: Any, n_scenes: int, places: Places) -> tuple[Any, dict[str, Any] | None]:
+    """The model at the noise chosen for it, and how that was chosen; other models as they are."""
+    from spectral_toolkit.models.diffusion.noising import steps_of
+
+    if not hasattr(model, "at"):
+        return model, None
+    noise = choose_noise(model, n_scenes=min(N_NOISE, n_scenes), kept=places.kept, say=True)
+    return model.at(timesteps=round(noise["chosen"] * steps_of(model.scheduler))), noise
+
+
 def measure_quickly(model: Any, n_scenes: int = N_QUICK, **options: Any) -> dict[str, Any]:
     """What a test measures again: few scenes, the last two layers, all kinds, and the controls of one of them."""
     return measure(model, n_scenes, layers=slice(-2, None), controlled=("vv",), n_bootstrap=50, **options)
@@ -204,7 +214,6 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
     """Measure what is missing or out of date, and write everything after every model."""
     import spectral_toolkit as st
     from spectral_toolkit.models import loading
-    from spectral_toolkit.models.diffusion.noising import steps_of
 
     target = places.docs / "scores.json"
     published = json.loads(target.read_text()) if target.exists() else {}
@@ -213,13 +222,10 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
         title = f"{name} ({number} of {len(names)})"
         entry = published.get(name, {})
         record = json.loads(loading.training_record(name).read_text()) if loading.training_record(name).exists() else {}
-        noise = None
-        if hasattr(model, "at"):
-            noise = choose_noise(model, n_scenes=min(N_NOISE, n_scenes), kept=places.kept, say=True)
-            model = model.at(timesteps=round(noise["chosen"] * steps_of(model.scheduler)))
-            if not places.trial and record.get("noise") != noise["chosen"]:
-                record |= {"noise": noise["chosen"], "noise_chosen": f"by docs/scores.py, {noise['how']}"}
-                loading.training_record(name).write_text(json.dumps(record, indent=1) + "\n")
+        model, noise = at_chosen_noise(model, n_scenes, places)
+        if noise is not None and not places.trial and record.get("noise") != noise["chosen"]:
+            record |= {"noise": noise["chosen"], "noise_chosen": f"by docs/scores.py, {noise['how']}"}
+            loading.training_record(name).write_text(json.dumps(record, indent=1) + "\n")
         _tell(f"{title}: {n_quick} scenes, quick")
         quick = measure_quickly(model, n_quick, kept=places.kept)
         current = (
@@ -261,38 +267,39 @@ def _decays(recipe: dict[str, Any]) -> dict[str, float]:
     return {} if queries == keys == others else {"queries": queries, "keys": keys, "others": others}
 
 
-def load_beside(name: str, folder: str) -> Any:
-    """Other weights of the bundled model ``name``, at the noise that is chosen for them."""
-    import torch
-
-    import spectral_toolkit as st
-
+def load_beside(folder: str) -> Any:
+    """Other weights of a bundled model."""
     path = BESIDE / folder
     if not (path / "model_index.json").exists():
+        import spectral_toolkit as st
+
         return st.load_model(path, device="cpu")
+    import torch
+
     from spectral_toolkit.models.diffusion.scenes import load_scenes_diffusion
 
     return load_scenes_diffusion(path, torch.device("cpu"), None)
 
 
-def publish_beside(name: str, folder: str, about: str, places: Places, *, n_scenes: int = N_SCENES) -> dict[str, Any]:
+def publish_beside(name: str, folder: str, about: str, places: Places) -> None:
     """Measure other weights as the model's own are, without controls, and keep the joint answer's scores."""
-    from spectral_toolkit.models.diffusion.noising import steps_of
-
     target = places.docs / "scores.json"
     published = json.loads(target.read_text())
-    model, noise = load_beside(name, folder), {}
-    if hasattr(model, "at"):
-        noise = choose_noise(model, n_scenes=min(N_NOISE, n_scenes), kept=places.kept, say=True)
-        model = model.at(timesteps=round(noise["chosen"] * steps_of(model.scheduler)))
+    model, noise = at_chosen_noise(load_beside(folder), N_SCENES, places)
     quick = measure_quickly(model, kinds=BESIDE_KINDS, kept=places.kept)
-    full = measure(model, n_scenes, kinds=BESIDE_KINDS, controlled=(), kept=places.kept, say=True)
-    row = {"folder": folder, "about": about, "full": full, "quick": quick, **({"noise": noise} if noise else {})}
+    full = measure(model, N_SCENES, kinds=BESIDE_KINDS, controlled=(), kept=places.kept, say=True)
+    full |= {"scores": {kind: {JOINT: rows[JOINT]} for kind, rows in full["scores"].items()}, "roles": {JOINT: JOINT}}
+    row = {
+        "folder": folder,
+        "about": about,
+        "full": full,
+        "quick": quick,
+        **({} if noise is None else {"noise": noise}),
+    }
     others = [one for one in published[name].get("beside", []) if one["folder"] != folder]
     published[name]["beside"] = [*others, row]
     target.write_text(json.dumps(published, indent=1) + "\n")
     render(published, places.docs, places.readme)
-    return published
 
 
 def _tell(message: str) -> None:
@@ -313,6 +320,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     places = Places()
+    if arguments.beside and arguments.into is not None:
+        parser.error("--beside is published beside other numbers; it has no trial.")
     if arguments.into is not None:
         into = arguments.into
         places = Places(into, into / "README.md", into / "kept", trial=True)
@@ -326,7 +335,7 @@ def main() -> None:
         return
     if arguments.beside:
         name, folder, about = arguments.beside
-        publish_beside(name, folder, about, places, n_scenes=arguments.scenes)
+        publish_beside(name, folder, about, places)
         return
     publish(arguments.models or list(bundled_models()), places, n_scenes=arguments.scenes)
 

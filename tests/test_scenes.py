@@ -382,7 +382,7 @@ def test_values_of_every_layer_may_be_asked_for_the_caption(positions):
     before = {name: value.clone() for name, value in run.parameters().items()}
     terms = training.train_step(train.TASK, run, pictures, captions)
     assert {name for name in terms if "values" in name} == {f"caption_values{layer}" for layer in range(3)}
-    projections = backbones.value_projections(run.model)
+    projections = backbones.value_projections(run.model).values()
     assert [module.out_features for module in projections] == [16] * 3
     assert not any(module._forward_hooks for module in projections)
     for name, value in run.parameters().items():

@@ -86,14 +86,14 @@ def test_a_quick_measurement_comes_out_as_published(name: str) -> None:
     assert scores.differences(again["scores"], PUBLISHED[name]["quick"]["scores"]) == []
 
 
-BESIDE = [(name, other) for name, entry in PUBLISHED.items() for other in entry.get("beside", [])]
+BESIDE = [other for entry in PUBLISHED.values() for other in entry.get("beside", [])]
 
 
-@pytest.mark.parametrize(("name", "other"), BESIDE, ids=[other["folder"] for _, other in BESIDE])
-def test_numbers_beside_them_are_of_the_weights_that_are_kept(name: str, other: dict[str, Any]) -> None:
+@pytest.mark.parametrize("other", BESIDE, ids=[other["folder"] for other in BESIDE])
+def test_numbers_beside_them_are_of_the_weights_that_are_kept(other: dict[str, Any]) -> None:
     if "noise" in other:
         pytest.importorskip("diffusers")
-    model = scores.load_beside(name, other["folder"])
+    model = scores.load_beside(other["folder"])
     if "noise" in other:
         model = model.at(timesteps=round(1000 * other["noise"]["chosen"]))
     assert other["full"]["weights_sha256"] == other["quick"]["weights_sha256"] == model.weights_sha256()

@@ -79,9 +79,9 @@ def build(positions: str, **shape: int) -> Any:
     return backbone
 
 
-def value_projections(backbone: Any) -> list[torch.nn.Module]:
-    """The linear maps to the values of each layer, in order."""
-    return [module for name, module in backbone.named_modules() if name.endswith(("v_proj", "attention.value"))]
+def value_projections(backbone: Any) -> dict[str, torch.nn.Module]:
+    """The linear maps to the values of each layer by their names, in order."""
+    return {n: module for n, module in backbone.named_modules() if n.endswith(("v_proj", "attention.value"))}
 
 
 def encode(

@@ -31,7 +31,7 @@ from .objectives import (
     patch_gradients,
     patch_pixels,
 )
-from .training import Run, Task, varied
+from .training import Run, Task, varied, watching
 
 # Pixels in 0..1 are shifted and scaled by these before they enter the model.
 MEAN, STD = 0.5, 0.25
@@ -126,14 +126,9 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
     mix = PIXEL_MIX if first else CAPTION_MIXES[rng.choice(len(CAPTION_MIXES), p=CAPTION_ODDS)]
     seen, asked = draw_places(rng, len(augmented), n_patches, mix)
     shifted = (disturb(augmented, rng, recipe.shift, recipe.grain) - MEAN) / STD
-    values: list[torch.Tensor] = []
-    hooks = [projection.register_forward_hook(_appending(values)) for projection in value_projections(backbone)]
-    try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-            after, last = encode(backbone, shifted, seen, asked)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    projections = value_projections(backbone) if recipe.values else {}
+    with watching(projections) as values, torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+        after, last = encode(backbone, shifted, seen, asked)
     after, last = [tokens.float() for tokens in after], last.float()
     n_special = 1 + recipe.registers
     n_shown = n_special + seen.shape[1]
@@ -158,15 +153,10 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
         named_last = heads.patches_last(last[:, n_special:])
         terms["caption_patches"] = recipe.patches * caption_loss_patches(named_last, counts, mix[0])
     if recipe.values:
-        shown = [found.float()[:, n_special:n_shown] for found in values]
+        shown = [found.float()[:, n_special:n_shown] for found in values.values()]
         for layer, named in enumerate(run.modules["value_heads"](shown)):
             terms[f"caption_values{layer}"] = recipe.values * caption_loss_patches(named, counts, mix[0])
     return terms
-
-
-def _appending(found: list[torch.Tensor]) -> Any:
-    """A hook that keeps what a module gives."""
-    return lambda _module, _inputs, output: found.append(output)
 
 
 def _at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

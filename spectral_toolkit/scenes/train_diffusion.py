@@ -23,7 +23,7 @@ import torch
 
 from . import PATCH, training
 from .flow import MEAN, STD, build, predict, to_tokens
-from .training import Run, Task, varied
+from .training import Run, Task, varied, watching
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -83,20 +83,10 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
     counts = captions * (rng.random(n) >= recipe.no_caption)[:, None]
 
     maps: Any = run.modules.get("maps", {})
-    seen: dict[str, torch.Tensor] = {}
-    hooks = [
-        run.model.transformer_blocks[int(block)].register_forward_hook(
-            lambda _module, _inputs, output, block=block: seen.__setitem__(block, output[1])
-        )
-        for block in maps
-    ]
-    try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-            t = level[:, None, None]
-            answer = predict(run.model, (1 - t) * clean + t * noise, level, counts, grid, kept)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    blocks = {block: run.model.transformer_blocks[int(block)] for block in maps}
+    with watching(blocks) as seen, torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+        t = level[:, None, None]
+        answer = predict(run.model, (1 - t) * clean + t * noise, level, counts, grid, kept)
     # The error of the velocity is that of the clean picture over t.
     error = (answer.float() - clean).square().mean((1, 2))
     terms = {"velocity": (error * (level**-2).clamp(max=recipe.heaviest)).mean()}
@@ -104,7 +94,7 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
         with torch.no_grad():
             truth = run.teacher((values - 0.5) / 0.25).last_hidden_state[:, -n_patches:][:, kept].float()
             truth = truth - truth.mean((0, 1))
-        for block, tokens in seen.items():
+        for block, (_, tokens) in seen.items():
             likeness = torch.nn.functional.cosine_similarity(maps[block](tokens.float()), truth, dim=-1)
             terms[f"align_block{block}"] = recipe.align * (1 - likeness).mean()
     return terms

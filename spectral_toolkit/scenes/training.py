@@ -12,7 +12,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -93,6 +94,21 @@ def varied(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
     return values.gather(1, swapped[:, :, None, None].expand_as(values))
 
 
+@contextmanager
+def watching(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[str, Any]]:
+    """Within it, what each module gives is kept under its name."""
+    given: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: given.__setitem__(name, output))
+        for name, module in modules.items()
+    ]
+    try:
+        yield given
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def start(task: Task, recipe: Any) -> Run:
     """Build everything from the recipe's seed."""
     torch.manual_seed(recipe.seed)
@@ -103,9 +119,9 @@ def start(task: Task, recipe: Any) -> Run:
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, value in run.parameters().items():
         is_matrix = value.ndim > 1 and name.endswith(".weight")
-        slowed = [decay for part, decay in decays.items() if part in name]
-        decay = (sum(slowed) or recipe.weight_decay) if is_matrix else 0.0
-        groups.setdefault((decay, bool(slowed)), []).append(value)
+        own = next((decay for part, decay in decays.items() if part in name), None)
+        decay = (own or recipe.weight_decay) if is_matrix else 0.0
+        groups.setdefault((decay, own is not None), []).append(value)
     run.optimizer = torch.optim.AdamW(
         [{"params": values, "weight_decay": decay, "slowed": slowed} for (decay, slowed), values in groups.items()],
         lr=recipe.learning_rate,
@@ -172,7 +188,11 @@ def load_checkpoint(task: Task, path: Path, changed: dict[str, Any] | None = Non
         facts = json.loads(stored.metadata()["run"])
         run = start(task, task.recipe(**(facts["recipe"] | (changed or {}))))
         names = set(stored.keys())
-        fresh = {module for module in list(run.modules)[1:] if not any(f"weight.{module}." in name for name in names)}
+        fresh = {
+            module
+            for module in list(run.modules)[1:]
+            if not any(name.startswith(f"weight.{module}.") for name in names)
+        }
         for name, value in run.parameters().items():
             if name.split(".")[0] in fresh:
                 continue
