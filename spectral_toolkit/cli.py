@@ -263,6 +263,8 @@ def segment(
     least, most = int(counts.min()), int(counts.max())
     of_each = f"{least} segments in each of" if least == most else f"{least} to {most} segments in"
     _echo(f"{of_each} {counts.size} pictures; {perf_counter() - started:.1f} s -> {out.resolve()}")
+    if segments.attrs["notes"]:
+        _echo(segments.attrs["notes"])
 
 
 @app.command()

@@ -183,11 +183,14 @@ def test_capture_then_solve(tiny_model: str, photos: Path, tmp_path: Path, capsy
 
 
 def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    eig, store, out = eigenvectors(), tmp_path / "eigenvectors.zarr", tmp_path / "segments.zarr"
+    eig = eigenvectors(isolated=((0, 0, 0),))
+    store, out = tmp_path / "eigenvectors.zarr", tmp_path / "segments.zarr"
     eig.to_zarr(store)
     command = ["segment", "--eigenvectors", str(store), "--out", str(out), "--n-segments"]
     assert main([*command, "3", "--seed", "2"]) == 0
-    assert "3 segments in each of 2 pictures" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "3 segments in each of 2 pictures" in told
+    assert "Cells without affinity to speak of: 1" in told
     found = xr.open_dataset(out, engine="zarr")["segment"].load()
     assert found.identical(st.segment(eig, 3, seed=2))
     assert main([*command, "auto"]) == 2

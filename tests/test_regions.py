@@ -85,6 +85,18 @@ def test_a_sample_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "over a seeded sample of 20 of 24 cells" in found.attrs["notes"]
 
 
+@pytest.mark.parametrize("scope", ["image", "dataset"])
+def test_a_number_that_may_have_been_too_small_is_told(scope: str) -> None:
+    truth = np.arange(60).reshape(1, 6, 10) % 12
+    eig = eig_of(np.eye(12)[truth], scope=scope)
+    found = st.segment(eig)
+    assert found.n_segments.values.tolist() == [10]
+    where = "'all pictures as one'" if scope == "dataset" else repr(str(eig.image.values[0]))
+    assert found.attrs["notes"] == f"More than 10 segments are not tried unless asked for, and 10 came out in {where}."
+    assert not st.segment(eig, 10).attrs["notes"], "asked for"
+    assert not st.segment(blocks()[0]).attrs["notes"], "far fewer"
+
+
 def test_numbers_mean_the_same_in_all_pictures_solved_as_one() -> None:
     truth = np.zeros((2, 4, 6), dtype=int)
     truth[0, :, 3:], truth[1, :, 1:], truth[1, :, 4:] = 1, 1, 2

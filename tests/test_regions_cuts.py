@@ -243,6 +243,15 @@ def test_numbers_are_an_upper_bound_and_the_cheapest_cut_comes_first() -> None:
         assert len(pairs) == many.n_segments[image], "finer segments lie within coarser ones"
 
 
+def test_cuts_that_stopped_at_the_largest_number_are_told() -> None:
+    eig, graph = cut_scene()
+    found = st.segment(eig, method="cuts", graph=graph, threshold=2.0)
+    assert found.n_segments.values.tolist() == [10, 10]
+    assert "More than 10 segments are not tried unless asked for, and 10 came out in" in found.attrs["notes"]
+    assert not st.segment(eig, 10, method="cuts", graph=graph, threshold=2.0).attrs["notes"], "asked for"
+    assert not st.segment(eig, method="cuts", graph=graph, threshold=0.0).attrs["notes"], "one was enough"
+
+
 def test_isolated_cells_take_no_part_in_cuts() -> None:
     tree = make_tree([(4, 6)], smooth=2.0)
     values_of(tree, "block.0", "value")[0, :, 0, 5] = 0

@@ -24,7 +24,7 @@ from .embedding import Embedding, embed
 from .found_instances import instances_of, parts_by_kmeans
 from .kmeans import segment_by_kmeans
 from .pixels import refine
-from .segments_by_cuts import MOST, THRESHOLD, parts_by_cuts, segment_by_cuts
+from .segments_by_cuts import MOST, THRESHOLD, note_limit, parts_by_cuts, segment_by_cuts
 from .trees import hierarchy, recut, written
 
 __all__ = ["METHODS", "hierarchy", "instances", "recut", "refine", "segment"]
@@ -76,7 +76,7 @@ def segment(
         where a picture has none. With k-means also ``silhouette (image)``, NaN where there are not two segments; with
         cuts ``attrs["tree"]``, which :func:`spectral_toolkit.regions.hierarchy` reads, and
         :func:`spectral_toolkit.regions.recut` cuts elsewhere without solving again.
-        ``attrs["notes"]`` says what else there is to know.
+        ``attrs["notes"]`` says what else there is to know, also where a number was chosen that is the largest tried.
 
     Raises
     ------
@@ -105,6 +105,8 @@ def segment(
         options = {**options, "threshold": threshold}
         most = wanted if isinstance(wanted, int) else MOST
         labels, trees, numbers = segment_by_cuts(points, graph, threshold, most, seed)
+        if not isinstance(wanted, int):
+            note_limit(points, trees, threshold)
         extra["tree"] = written(trees, numbers)
     else:
         _check_count(points, wanted)

@@ -49,6 +49,15 @@ class Embedding:
     attrs: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
+    def title(self, image: int) -> str:
+        """What a problem is called: the picture that is grouped alone, or all of them."""
+        return "all pictures as one" if self.joint else self.names[image]
+
+
+def most_tried(most: int, where: list[str]) -> str:
+    """The note on a number of segments that was chosen, and could not have been chosen larger."""
+    return f"More than {most} segments are not tried unless asked for, and {most} came out in {listed(where)}."
+
 
 def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True) -> Embedding:
     """Read the answer of :func:`spectral_toolkit.solve`.

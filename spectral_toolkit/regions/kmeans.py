@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances, silhouette_score
 
-from .embedding import Embedding, listed
+from .embedding import Embedding, listed, most_tried
 from .label_maps import by_size, filled
 
 CANDIDATES = range(2, 11)
@@ -33,6 +33,7 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
     labels = np.zeros((n_images, n_cells), dtype=np.int64)
     scores = np.full(n_images, np.nan)
     fewer: list[str] = []
+    most: list[str] = []
     n_sampled = 0
     for images in problems:
         free = points.free[images]
@@ -49,12 +50,16 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
         own[free] = found
         n_sampled = max(n_sampled, len(rows) if len(rows) > SAMPLE else 0)
         if isinstance(wanted, int) and found.max() + 1 < wanted:
-            fewer.append("all pictures as one" if points.joint else points.names[images.start])
+            fewer.append(points.title(images.start))
+        if not isinstance(n_segments, int) and found.max() + 1 == CANDIDATES[-1]:
+            most.append(points.title(images.start))
         labels[images] = [filled(one, reached, points.grid) for one, reached in zip(own, free, strict=True)]
         labels[images] = by_size(labels[images])
         scores[images] = score
     if fewer:
         points.notes.append(f"Fewer segments than asked for, as there are too few different cells, in {listed(fewer)}.")
+    if most:
+        points.notes.append(most_tried(CANDIDATES[-1], most))
     if n_sampled:
         points.notes.append(f"Silhouettes are over a seeded sample of {SAMPLE:,} of {n_sampled:,} cells.")
     return labels, scores

@@ -9,7 +9,7 @@ from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid
 from ..errors import RegionsError
 from .cutting import Tree, cut_recursively
-from .embedding import Embedding
+from .embedding import Embedding, most_tried
 from .joint import cutting_grid, joint_affinities
 from .label_maps import NO_SEGMENT, by_size, filled
 
@@ -50,6 +50,17 @@ def segment_by_cuts(
         trees.append(tree)
         labels[slice(0, n_images) if points.joint else slice(place, place + 1)] = numbered
     return labels, trees, numbers
+
+
+def note_limit(points: Embedding, trees: list[Tree], threshold: float) -> None:
+    """Say where there would be more segments than `MOST` if so many had been asked for."""
+    limited = [
+        points.title(place)
+        for place, tree in enumerate(trees)
+        if any(tree.cut[leaf] < threshold for leaf in tree.leaves())
+    ]
+    if limited:
+        points.notes.append(most_tried(MOST, limited))
 
 
 def parts_by_cuts(points: Embedding, graph: LayerGraph, n_parts: int, seed: int) -> Int[np.ndarray, "images cells"]:
