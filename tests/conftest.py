@@ -71,6 +71,15 @@ def chromium_path() -> str:
 
 
 @pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle that is in order, as a zip."""
+    from bundle_fixtures import good_bundle
+
+    (tmp_path / "good.zip").write_bytes(good_bundle())
+    return tmp_path / "good.zip"
+
+
+@pytest.fixture
 def chromium(chromium_path: str) -> Iterator:
     """A headless Playwright browser on the installed Chromium that reaches no network of its own accord."""
     from playwright.sync_api import sync_playwright
