@@ -122,8 +122,8 @@ def _remark(entry: Mapping[str, Any]) -> str:
         )
     if entry.get("aligned_with"):
         remark += (
-            f" In training its features were aligned with those of {entry['aligned_with']}; docs/models.md has its "
-            "curve before that."
+            f" In training its features were aligned with those of {entry['aligned_with']}; what it was before that "
+            "stands beside it."
         )
     if entry.get("decayed"):
         decay = entry["decayed"]
