@@ -37,8 +37,11 @@ def main() -> None:
 
             def take(target: str) -> None:
                 page.mouse.move(2, 2)
-                page.wait_for_timeout(2500)
-                shot = Image.open(io.BytesIO(bench.explorer.screenshot())).convert("RGB")
+                before, shown = b"", bench.explorer.screenshot()
+                while shown != before:  # labels may come after the pictures that they belong to
+                    page.wait_for_timeout(2500)
+                    before, shown = shown, bench.explorer.screenshot()
+                shot = Image.open(io.BytesIO(shown)).convert("RGB")
                 path = ROOT / "docs" / "images" / target
                 save_small(shot, path)
                 print(f"-> {path.relative_to(ROOT)} ({path.stat().st_size:,} bytes)")
