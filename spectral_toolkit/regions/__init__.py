@@ -64,7 +64,7 @@ def segment(
     **options
         Of k-means: ``components`` (default None, all: how many eigenvectors to use, from the first), ``weighted``
         (default True: each times sqrt(1 - eigenvalue), so that distances are those the joint affinity sees). Of cuts:
-        ``threshold`` (default 0.75; a normalised cut lies in [0, 2], and the best one of a graph without structure is
+        ``threshold`` (default 0.85; a normalised cut lies in [0, 2], and the best one of a graph without structure is
         about 1).
 
     Returns
