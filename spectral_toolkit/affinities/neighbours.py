@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..devices import one_thread
 
-ROWS, COLUMNS = 256, 2**14
-"""Tile of similarities looked at in one go: 16 MiB, which stays near the processor's caches."""
+ROWS, COLUMNS = 512, 2**15
+"""Tile of similarities looked at in one go, 64 MiB a thread: with narrower ones there is more to merge, with taller
+ones threads wait for each other."""
 LARGEST_GROUP = 64
 """So many columns are first looked at through their maximum, where there are enough of them."""
 GROUPS_PER_PLACE = 4
@@ -154,11 +155,11 @@ class _Search:
         for rows, image in self._own_images(start, len(queries)):
             columns = torch.arange(image * self.cells, (image + 1) * self.cells, device=queries.device)
             similarity = queries[rows] @ self.right[columns[0] : columns[-1] + 1].T
-            table[rows] = torch.where(similarity >= self.lowest, keys_of(similarity, columns), 0)
+            table[rows] = keys_of(similarity, columns) * (similarity >= self.lowest)
         return largest(table, self.own)
 
     def _across(self, queries: Tensor, start: int) -> Tensor:
-        best = torch.zeros(len(queries), self.others, dtype=torch.int64, device=queries.device)
+        best = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
         if not self.others:
             return best
         floors = queries.new_full((len(queries),), self.lowest)
@@ -170,7 +171,7 @@ class _Search:
             similarity = torch.mm(queries, panel.T, out=buffer[: len(queries)])
             self._hide_own(similarity, start, number * self.width)
             rows, keys, floors = self._candidates(similarity, number * self.width, floors, fresh=number == 0)
-            best = _merged(best, rows, keys)
+            best = _merged(best, rows, keys, self.others)
             # A later column must be better than the last so far: as good would not do.
             floors = torch.nextafter(values_of(best[:, -1]), queries.new_tensor(2.0)).maximum(floors)
         self._buffers.append(buffer)
@@ -207,7 +208,10 @@ class _Search:
 
 
 def keys_of(values: Float32[Tensor, "*shape"], columns: Tensor) -> Int64[Tensor, "*shape"]:
-    return (values.view(torch.int32).long() << 32) | (_LAST - columns)
+    keys = values.view(torch.int32).long()
+    keys <<= 32
+    keys |= _LAST - columns
+    return keys
 
 
 def values_of(keys: Int64[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
@@ -226,18 +230,19 @@ def decoded(
 
 
 def _merged(
-    best: Int64[Tensor, "rows k"], rows: Int64[Tensor, " found"], keys: Int64[Tensor, " found"]
+    best: Int64[Tensor, "rows so_far"], rows: Int64[Tensor, " found"], keys: Int64[Tensor, " found"], k: int
 ) -> Int64[Tensor, "rows k"]:
-    """The best of every row among those so far and new ones, which come row by row."""
-    if not len(rows):
+    """The ``k`` best of every row among those so far, if any, and new ones, which come row by row."""
+    n_old = best.shape[1]
+    if not len(rows) and n_old == k:
         return best
     per_row = torch.bincount(rows, minlength=len(best))
-    place = torch.arange(best.shape[1], best.shape[1] + len(rows), device=rows.device)
+    place = torch.arange(n_old, n_old + len(rows), device=rows.device)
     place -= (per_row.cumsum(0) - per_row)[rows]
-    table = best.new_zeros(len(best), best.shape[1] + int(per_row.max()))
-    table[:, : best.shape[1]] = best
+    table = best.new_zeros(len(best), max(n_old + int(per_row.max()), k))
+    table[:, :n_old] = best
     table[rows, place] = keys
-    return largest(table, best.shape[1])
+    return largest(table, k)
 
 
 def _by_numpy(tensor: Tensor) -> bool:
