@@ -248,6 +248,13 @@ def test_cuts_that_stopped_at_the_largest_number_are_told() -> None:
     found = st.segment(eig, method="cuts", graph=graph, threshold=2.0)
     assert found.n_segments.values.tolist() == [10, 10]
     assert "More than 10 segments are not tried unless asked for, and 10 came out in" in found.attrs["notes"]
+    assert recut(found, 2.0).attrs["notes"] == found.attrs["notes"], "nothing was undone"
+    assert recut(found.isel(image=[0]), 0.0).n_segments.values.tolist() == [1], "a part of the pictures will do"
+    free = st.segment(eig, method="cuts", graph=graph, threshold=0.0)
+    assert not recut(free, 2.0).attrs["notes"], "nothing is cut by a higher threshold"
+    coarse = recut(found, float(np.nanmedian(hierarchy(found).cut.values)))
+    assert (coarse.n_segments < 10).all()
+    assert not coarse.attrs["notes"], "the limit is no longer why"
     assert not st.segment(eig, 10, method="cuts", graph=graph, threshold=2.0).attrs["notes"], "asked for"
     assert not st.segment(eig, method="cuts", graph=graph, threshold=0.0).attrs["notes"], "one was enough"
 

@@ -155,7 +155,7 @@ class _Search:
         for rows, image in self._own_images(start, len(queries)):
             columns = torch.arange(image * self.cells, (image + 1) * self.cells, device=queries.device)
             similarity = queries[rows] @ self.right[columns[0] : columns[-1] + 1].T
-            table[rows] = keys_of(similarity, columns) * (similarity >= self.lowest)
+            table[rows] = torch.where(similarity >= self.lowest, keys_of(similarity, columns), 0)
         return largest(table, self.own)
 
     def _across(self, queries: Tensor, start: int) -> Tensor:

@@ -20,12 +20,12 @@ from .arguments import (
     whole,
     within,
 )
-from .embedding import Embedding, embed
+from .embedding import MOST, Embedding, embed, titles
 from .found_instances import instances_of, parts_by_kmeans
 from .kmeans import segment_by_kmeans
 from .pixels import refine
-from .segments_by_cuts import MOST, THRESHOLD, note_limit, parts_by_cuts, segment_by_cuts
-from .trees import hierarchy, recut, written
+from .segments_by_cuts import THRESHOLD, parts_by_cuts, segment_by_cuts
+from .trees import hierarchy, limit_note, recut, written
 
 __all__ = ["METHODS", "hierarchy", "instances", "recut", "refine", "segment"]
 
@@ -105,9 +105,10 @@ def segment(
         options = {**options, "threshold": threshold}
         most = wanted if isinstance(wanted, int) else MOST
         labels, trees, numbers = segment_by_cuts(points, graph, threshold, most, seed)
-        if not isinstance(wanted, int):
-            note_limit(points, trees, threshold)
-        extra["tree"] = written(trees, numbers)
+        tree = written(trees, numbers)
+        if wanted == "auto" and (note := limit_note(tree, titles(points.joint, points.names), threshold)):
+            points.notes.append(note)
+        extra["tree"] = tree
     else:
         _check_count(points, wanted)
         labels, scores = segment_by_kmeans(points, wanted, seed)

@@ -49,14 +49,21 @@ class Embedding:
     attrs: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
-    def title(self, image: int) -> str:
-        """What a problem is called: the picture that is grouped alone, or all of them."""
-        return "all pictures as one" if self.joint else self.names[image]
+
+MOST = 10
+"""Segments at most, unless a number is asked for."""
 
 
-def most_tried(most: int, where: list[str]) -> str:
-    """The note on a number of segments that was chosen, and could not have been chosen larger."""
-    return f"More than {most} segments are not tried unless asked for, and {most} came out in {listed(where)}."
+def titles(joint: bool, names: list[str]) -> list[str]:
+    """What the problems are called: every picture that is grouped alone, or all of them."""
+    return ["all pictures as one"] if joint else names
+
+
+def most_tried(where: list[str]) -> str:
+    """The note on numbers of segments that were chosen, and could not have been chosen larger; empty for none."""
+    if not where:
+        return ""
+    return f"More than {MOST} segments are not tried unless asked for, and {MOST} came out in {listed(where)}."
 
 
 def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True) -> Embedding:

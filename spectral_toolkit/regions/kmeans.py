@@ -10,10 +10,10 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances, silhouette_score
 
-from .embedding import Embedding, listed, most_tried
+from .embedding import MOST, Embedding, listed, most_tried, titles
 from .label_maps import by_size, filled
 
-CANDIDATES = range(2, 11)
+CANDIDATES = range(2, MOST + 1)
 """Numbers of segments that are tried."""
 SAMPLE = 2000
 """Cells, drawn once and seeded, over which silhouettes are taken where there are more."""
@@ -35,7 +35,7 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
     fewer: list[str] = []
     most: list[str] = []
     n_sampled = 0
-    for images in problems:
+    for title, images in zip(titles(points.joint, points.names), problems, strict=True):
         free = points.free[images]
         rows = points.rows[images][free]
         if not len(rows):
@@ -50,16 +50,16 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
         own[free] = found
         n_sampled = max(n_sampled, len(rows) if len(rows) > SAMPLE else 0)
         if isinstance(wanted, int) and found.max() + 1 < wanted:
-            fewer.append(points.title(images.start))
-        if not isinstance(n_segments, int) and found.max() + 1 == CANDIDATES[-1]:
-            most.append(points.title(images.start))
+            fewer.append(title)
+        if not isinstance(n_segments, int) and found.max() + 1 == MOST:
+            most.append(title)
         labels[images] = [filled(one, reached, points.grid) for one, reached in zip(own, free, strict=True)]
         labels[images] = by_size(labels[images])
         scores[images] = score
     if fewer:
         points.notes.append(f"Fewer segments than asked for, as there are too few different cells, in {listed(fewer)}.")
     if most:
-        points.notes.append(most_tried(CANDIDATES[-1], most))
+        points.notes.append(most_tried(most))
     if n_sampled:
         points.notes.append(f"Silhouettes are over a seeded sample of {SAMPLE:,} of {n_sampled:,} cells.")
     return labels, scores

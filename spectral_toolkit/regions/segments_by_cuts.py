@@ -9,15 +9,13 @@ from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid
 from ..errors import RegionsError
 from .cutting import Tree, cut_recursively
-from .embedding import Embedding, most_tried
+from .embedding import Embedding
 from .joint import cutting_grid, joint_affinities
 from .label_maps import NO_SEGMENT, by_size, filled
 
 THRESHOLD = 0.85
 """On 48 scenes (seed 5) value graphs are cut into parts nearest to the things (adjusted Rand index) at about 0.85, by
 weights of `scenes` of different steps; query-key graphs are cut up to the limit below by any."""
-MOST = 10
-"""Segments at most with n_segments='auto': as many as k-means tries."""
 
 
 def segment_by_cuts(
@@ -51,17 +49,6 @@ def segment_by_cuts(
         trees.append(tree)
         labels[slice(0, n_images) if points.joint else slice(place, place + 1)] = numbered
     return labels, trees, numbers
-
-
-def note_limit(points: Embedding, trees: list[Tree], threshold: float) -> None:
-    """Say where there would be more segments than `MOST` if so many had been asked for."""
-    limited = [
-        points.title(place)
-        for place, tree in enumerate(trees)
-        if any(tree.cut[leaf] < threshold for leaf in tree.leaves())
-    ]
-    if limited:
-        points.notes.append(most_tried(MOST, limited))
 
 
 def parts_by_cuts(points: Embedding, graph: LayerGraph, n_parts: int, seed: int) -> Int[np.ndarray, "images cells"]:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from ..errors import RegionsError
 from .cutting import Tree
+from .embedding import image_names, most_tried, titles
 from .label_maps import NO_SEGMENT, by_size
 
 
@@ -29,6 +30,16 @@ def written(trees: list[Tree], labels: list[list[int]]) -> str:
             }
         )
     return json.dumps(entries)
+
+
+def limit_note(tree: str, names: list[str], threshold: float) -> str:
+    """The note on pictures of which a part was left whole only because there were as many segments as are tried."""
+    limited = []
+    for name, entry in zip(names, json.loads(tree), strict=False):
+        was_cut = set(entry["parent"])
+        if any(cost is not None and cost < threshold and node not in was_cut for node, cost in enumerate(entry["cut"])):
+            limited.append(name)
+    return most_tried(limited)
 
 
 def hierarchy(segments: xr.DataArray) -> xr.Dataset:
@@ -121,13 +132,20 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
         kept["label"] = [names.get(label, -1) for label in kept["label"]]
         labels[images], found[images] = numbered, len(names)
         kept_entries.append(kept)
+    options, tree = json.loads(segments.attrs["options"]), json.dumps(kept_entries)
+    names = titles(joint, image_names(segments.to_dataset()))
+    # Where less is left than the largest number that is tried, that number is no longer what came out.
+    notes = segments.attrs["notes"]
+    if before := limit_note(segments.attrs["tree"], names, options["threshold"]):
+        notes = notes.replace(before, limit_note(tree, names, min(threshold, options["threshold"]))).strip()
     return (
         segments.transpose("image", "y", "x")
         .copy(data=labels)
         .assign_coords(n_segments=("image", found))
         .assign_attrs(
-            tree=json.dumps(kept_entries),
-            options=json.dumps({**json.loads(segments.attrs["options"]), "threshold": float(threshold)}),
+            tree=tree,
+            options=json.dumps({**options, "threshold": float(threshold)}),
+            notes=notes,
         )
     )
 
