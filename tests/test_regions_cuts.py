@@ -231,6 +231,33 @@ def test_a_lower_threshold_needs_no_new_solve(scope: str) -> None:
             assert sorted(a.tolist()) == sorted(b.tolist())
 
 
+@pytest.mark.parametrize("chosen", [[1], [1, 0], [0, 0, 1]])
+def test_pictures_keep_their_hierarchy_when_some_are_chosen(chosen: list[int]) -> None:
+    eig, graph = cut_scene()
+    deep = st.segment(eig, method="cuts", graph=graph, threshold=2.0)
+    first, second = hierarchy(deep).cut.values
+    assert not np.array_equal(first, second, equal_nan=True), "else order would not matter"
+    threshold = float(np.nanmedian([first, second]))
+    part = deep.isel(image=chosen)
+    xr.testing.assert_identical(hierarchy(part), hierarchy(deep).isel(image=chosen))
+    found, whole = recut(part, threshold), recut(deep, threshold)
+    assert (found.values == whole.values[chosen]).all()
+    assert not found.attrs["notes"], "nor does the note on pictures that are gone stay"
+    again = recut(found.isel(image=[-1]), 0.1)
+    assert (again.values == recut(deep, 0.1).values[chosen[-1:]]).all(), "what was cut once can be chosen from, too"
+
+
+@pytest.mark.parametrize("scope", ["image", "dataset"])
+def test_one_picture_of_several_is_cut_alone(scope: str) -> None:
+    eig, graph = cut_scene(**({"scope": "dataset", "within": 5, "across": 3} if scope == "dataset" else {}))
+    deep = st.segment(eig, method="cuts", graph=graph, threshold=2.0)
+    threshold = float(np.nanmedian(hierarchy(deep).cut.values))
+    one, expected = recut(deep.isel(image=1), threshold), recut(deep.isel(image=[1]), threshold)
+    xr.testing.assert_identical(one, expected.isel(image=0))
+    found, whole = hierarchy(deep.isel(image=1)), hierarchy(deep)
+    xr.testing.assert_identical(found, whole.isel(image=1) if scope == "image" else whole)
+
+
 def test_numbers_are_an_upper_bound_and_the_cheapest_cut_comes_first() -> None:
     eig, graph = cut_scene()
     many = st.segment(eig, 24, method="cuts", graph=graph, threshold=2.0)
@@ -249,7 +276,6 @@ def test_cuts_that_stopped_at_the_largest_number_are_told() -> None:
     assert found.n_segments.values.tolist() == [10, 10]
     assert "More than 10 segments are not tried unless asked for, and 10 came out in" in found.attrs["notes"]
     assert recut(found, 2.0).attrs["notes"] == found.attrs["notes"], "nothing was undone"
-    assert recut(found.isel(image=[0]), 0.0).n_segments.values.tolist() == [1], "a part of the pictures will do"
     free = st.segment(eig, method="cuts", graph=graph, threshold=0.0)
     assert not recut(free, 2.0).attrs["notes"], "nothing is cut by a higher threshold"
     coarse = recut(found, float(np.nanmedian(hierarchy(found).cut.values)))

@@ -74,8 +74,9 @@ def segment(
         ``n_segments (image)`` (of all pictures together if they were solved as one) and ``isolated (image, y, x)``:
         cells no affinity reaches are left out of the grouping and have the label of the nearest cell that one does; -1
         where a picture has none. With k-means also ``silhouette (image)``, NaN where there are not two segments; with
-        cuts ``attrs["tree"]``, which :func:`spectral_toolkit.regions.hierarchy` reads, and
-        :func:`spectral_toolkit.regions.recut` cuts elsewhere without solving again.
+        cuts ``attrs["tree"]``, and for pictures cut one by one ``tree (image)``, which says whose is whose:
+        :func:`spectral_toolkit.regions.hierarchy` reads them, and :func:`spectral_toolkit.regions.recut` cuts elsewhere
+        without solving again.
         ``attrs["notes"]`` says what else there is to know, also where a number was chosen that is the largest tried.
 
     Raises
@@ -105,10 +106,12 @@ def segment(
         options = {**options, "threshold": threshold}
         most = wanted if isinstance(wanted, int) else MOST
         labels, trees, numbers = segment_by_cuts(points, graph, threshold, most, seed)
-        tree = written(trees, numbers)
-        if wanted == "auto" and (note := limit_note(tree, titles(points.joint, points.names), threshold)):
+        tree = written(trees, numbers, titles(points.joint, points.names))
+        if wanted == "auto" and (note := limit_note(tree, threshold)):
             points.notes.append(note)
         extra["tree"] = tree
+        if not points.joint:
+            coords["tree"] = ("image", np.arange(len(trees)))
     else:
         _check_count(points, wanted)
         labels, scores = segment_by_kmeans(points, wanted, seed)

@@ -12,17 +12,18 @@ import xarray as xr
 
 from ..errors import RegionsError
 from .cutting import Tree
-from .embedding import image_names, most_tried, titles
+from .embedding import most_tried
 from .label_maps import NO_SEGMENT, by_size
 
 
-def written(trees: list[Tree], labels: list[list[int]]) -> str:
-    """Trees as JSON, one an image or one in all; ``labels`` are those of each tree's leaves."""
+def written(trees: list[Tree], labels: list[list[int]], names: list[str]) -> str:
+    """Trees as JSON, one an image or one in all; ``labels`` are those of each tree's leaves, ``names`` say of what."""
     entries = []
-    for tree, own in zip(trees, labels, strict=True):
+    for tree, own, name in zip(trees, labels, names, strict=True):
         label = dict(zip(tree.leaves(), own, strict=True))
         entries.append(
             {
+                "of": name,
                 "parent": tree.parent,
                 "cut": [None if math.isnan(cost) else cost for cost in tree.cut],
                 "size": [len(cells) for cells in tree.cells],
@@ -32,13 +33,13 @@ def written(trees: list[Tree], labels: list[list[int]]) -> str:
     return json.dumps(entries)
 
 
-def limit_note(tree: str, names: list[str], threshold: float) -> str:
+def limit_note(tree: str, threshold: float) -> str:
     """The note on pictures of which a part was left whole only because there were as many segments as are tried."""
     limited = []
-    for name, entry in zip(names, json.loads(tree), strict=False):
+    for entry in json.loads(tree):
         was_cut = set(entry["parent"])
         if any(cost is not None and cost < threshold and node not in was_cut for node, cost in enumerate(entry["cut"])):
-            limited.append(name)
+            limited.append(entry["of"])
     return most_tried(limited)
 
 
@@ -74,6 +75,8 @@ def hierarchy(segments: xr.DataArray) -> xr.Dataset:
     >>> hierarchy(found).parent.values.tolist()
     [[-1, 0, 0]]
     """
+    if "image" not in segments.dims:
+        return hierarchy(_stacked(segments)).isel(image=0, missing_dims="ignore")
     entries = _entries(segments)
     n_nodes = max(len(entry["parent"]) for entry in entries)
     variables: dict[str, np.ndarray] = {}
@@ -115,6 +118,8 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     """
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or threshold != threshold:
         raise RegionsError(f"threshold={threshold!r} is not understood: expected a number from 0 to 2.")
+    if "image" not in segments.dims:
+        return recut(_stacked(segments), threshold).isel(image=0)
     entries = _entries(segments)
     joint = segments.attrs.get("scope") == "dataset"
     labels = segments.transpose("image", "y", "x").values.copy()
@@ -133,15 +138,15 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
         labels[images], found[images] = numbered, len(names)
         kept_entries.append(kept)
     options, tree = json.loads(segments.attrs["options"]), json.dumps(kept_entries)
-    names = titles(joint, image_names(segments.to_dataset()))
+    own: dict[str, Any] = {} if joint else {"tree": ("image", np.arange(len(kept_entries)))}
     # Where less is left than the largest number that is tried, that number is no longer what came out.
     notes = segments.attrs["notes"]
-    if before := limit_note(segments.attrs["tree"], names, options["threshold"]):
-        notes = notes.replace(before, limit_note(tree, names, min(threshold, options["threshold"]))).strip()
+    if before := limit_note(segments.attrs["tree"], options["threshold"]):
+        notes = notes.replace(before, limit_note(tree, min(threshold, options["threshold"]))).strip()
     return (
         segments.transpose("image", "y", "x")
         .copy(data=labels)
-        .assign_coords(n_segments=("image", found))
+        .assign_coords(n_segments=("image", found), **own)
         .assign_attrs(
             tree=tree,
             options=json.dumps({**options, "threshold": float(threshold)}),
@@ -150,7 +155,13 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     )
 
 
-def _pruned(entry: dict[str, list[Any]], threshold: float) -> tuple[dict[str, list[Any]], dict[int, int]]:
+def _stacked(segments: xr.DataArray) -> xr.DataArray:
+    """One picture taken out of several, as a stack of one."""
+    _entries(segments)  # what is no DataArray of segments is told here
+    return xr.concat([segments], "image", coords="all")
+
+
+def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], dict[int, int]]:
     """The nodes that stay, and for every old label the node, by its new number, that now holds it."""
     parent, cut = entry["parent"], entry["cut"]
     was_cut = set(parent)
@@ -168,6 +179,7 @@ def _pruned(entry: dict[str, list[Any]], threshold: float) -> tuple[dict[str, li
             stands_for[entry["label"][node]] = holder[node]
     kept = list(number)
     return {
+        "of": entry["of"],
         "parent": [number.get(parent[node], -1) for node in kept],
         "cut": [cut[node] for node in kept],
         "size": [entry["size"][node] for node in kept],
@@ -175,8 +187,13 @@ def _pruned(entry: dict[str, list[Any]], threshold: float) -> tuple[dict[str, li
     }, stands_for
 
 
-def _entries(segments: xr.DataArray) -> list[dict[str, list[Any]]]:
+def _entries(segments: xr.DataArray) -> list[dict[str, Any]]:
+    """The trees of the pictures that are there, in their order; one in all if they were cut as one."""
     text = getattr(segments, "attrs", {}).get("tree")
     if text is None:
         raise RegionsError("These segments carry no hierarchy: make them with st.segment(..., method='cuts').")
-    return json.loads(text)
+    entries = json.loads(text)
+    if "tree" not in segments.coords:
+        return entries
+    # The attribute holds the trees of all pictures, the coordinate says which is whose: it follows a selection.
+    return [entries[place] for place in np.atleast_1d(segments["tree"].values)]
