@@ -19,6 +19,7 @@ fractions of the picture, so that every resolution shares one frame.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from .errors import ActivationsError
@@ -59,6 +60,11 @@ def layer_names(activations: xr.DataTree) -> list[str]:
 def image_names(activations: xr.DataTree) -> list[str]:
     """Names of the images; numbers as text where the tree has no ``image`` coordinate."""
     node = activations if "image" in activations.dims else activations[layer_names(activations)[0]]
+    if "image" not in node.dims:
+        raise ActivationsError(
+            "The tree of activations has no dimension 'image': choose one picture as a stack of one, with "
+            ".isel(image=[0]) instead of .isel(image=0)."
+        )
     if "image" in node.coords:
         return [str(name) for name in node.coords["image"].values]
     return [str(index) for index in range(node.sizes["image"])]
@@ -97,6 +103,11 @@ def check_tree(activations: xr.DataTree) -> None:
     expected = image_names(activations)
     if not expected:
         raise ActivationsError("The tree of activations holds no images: capture at least one picture.")
+    if repeated := [name for name, times in Counter(expected).items() if times > 1]:
+        raise ActivationsError(
+            f"The tree of activations has several images of the name {repeated[0]!r}, which could not be told apart: "
+            "give each its own, such as .assign_coords(image=[...])."
+        )
     for layer in layers:
         node = activations.children[layer].dataset
         if node.sizes.get("image") != len(expected):

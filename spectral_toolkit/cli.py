@@ -253,6 +253,8 @@ def segment(
     """Cut the pictures into segments: k-means on their eigenvectors."""
     import spectral_toolkit as st
 
+    if out.resolve() == eigenvectors.resolve():
+        raise SpectralToolkitError(f"--out {str(out)!r} holds the eigenvectors: give the segments another folder.")
     refuse_foreign(out, overwrite=overwrite)
     refuse_file(out.parent)
     wanted = int(n_segments) if re.fullmatch(r"[+-]?\d{1,9}", n_segments) else n_segments

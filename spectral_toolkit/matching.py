@@ -32,6 +32,12 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str) ->
     >>> picture_order(["b.png", "a.png"], ["a.png"], "segments")
     [1]
     """
+    there, asked = _places(available), _places(wanted)
+    if there and asked and len(there) == len(asked) and there != asked:
+        raise SpectralToolkitError(
+            f"The pictures have no names of their own, only places, and {what} have them in another order "
+            f"({_few(wanted)}): give both in the same order, or pictures with names."
+        )
     if set(wanted) <= set(available):
         return [list(available).index(name) for name in wanted]
     if len(available) == len(wanted):
@@ -62,6 +68,12 @@ def analysed_part(pixels: np.ndarray, box: Box, coords: Mapping[Any, xr.DataArra
     )
     cut = pixels[max(top, 0) : bottom, max(left, 0) : right]
     return cut if cut.size else pixels
+
+
+def _places(names: Sequence[str]) -> list[str] | None:
+    """Names that were only given for want of others, as places; None for other names."""
+    places = [name.removeprefix("image_") for name in names]
+    return places if set(places) == {str(place) for place in range(len(places))} else None
 
 
 def _few(names: Sequence[str], n_shown: int = 3) -> str:

@@ -249,6 +249,9 @@ def two_layers(first, second):
         (lambda: two_layers(3, 1), "has 1 images, the others 3"),
         (lambda: two_layers(["a", "b"], ["b", "a"]), "names other images, or in another order"),
         (lambda: two_layers(0, 0), "holds no images"),
+        (lambda: two_layers(["a", "b", "a"], ["a", "b", "a"]), "several images of the name 'a'"),
+        (lambda: two_layers(2, 2).isel(image=0), r"with \.isel\(image=\[0\]\)"),
+        (lambda: two_layers(["a"], ["a"]).isel(image=0), r"with \.isel\(image=\[0\]\)"),
         (lambda: None, "expected an xarray.DataTree"),
     ],
 )

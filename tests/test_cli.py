@@ -196,6 +196,10 @@ def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "auto"]) == 2
     assert "--overwrite" in sentence(capsys)
     assert main([*command, "eigengap", "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main(["segment", "--eigenvectors", str(store), "--out", str(store), "--overwrite"]) == 2
+    assert "holds the eigenvectors: give the segments another folder" in sentence(capsys)
+    assert "eigenvector" in xr.open_dataset(store, engine="zarr"), "and they are still there"
     for wrong in ("many", "0", "-3", "2.5"):
         assert main([*command, wrong, "--overwrite"]) == 2
         assert "n_segments" in capsys.readouterr().err

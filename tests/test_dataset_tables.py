@@ -115,6 +115,42 @@ def test_a_broken_table_or_folder_says_so(tmp_path: Path, monkeypatch: pytest.Mo
         full.neighbours("block.0")
 
 
+@pytest.mark.parametrize("name", ["counts.bin", "columns.bin", "values.bin", "starts.npy", "degree.npy"])
+@pytest.mark.parametrize("cut", [0.0, 0.5])
+def test_broken_edges_say_so(name: str, cut: float, tmp_path: Path) -> None:
+    acts = make_tree([(4, 4)], images=6, heads=1)
+
+    def solved() -> xr.Dataset:
+        graph = graph_of(acts, folder=tmp_path)
+        graph.cache_bytes = 0
+        return st.solve(graph, 3)
+
+    solved()
+    (file,) = tmp_path.glob(f"*/{name}")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(cut * len(content))])
+    with pytest.raises(StoreError, match="holds no edges that can be read .* delete it, and they are made again"):
+        solved()
+    file.unlink()
+    with pytest.raises(StoreError, match="delete it"):
+        solved()
+
+
+def test_layers_held_before_not_all_fitted_do_not_share_edges() -> None:
+    acts = make_tree([(4, 4), (4, 4)], images=6, heads=1)
+    graph = graph_of(acts)
+    for layer in graph.layers:
+        graph.neighbours(layer)
+    graph.cache_bytes = 0
+    assert st.solve(graph, 3).eigenvector.equals(_on_disk(acts).eigenvector)
+
+
+def _on_disk(acts: xr.DataTree) -> xr.Dataset:
+    graph = graph_of(acts)
+    graph.cache_bytes = 0
+    return st.solve(graph, 3)
+
+
 def test_what_is_half_written_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of(make_tree([(4, 4)], images=4, heads=2), folder=tmp_path)
     graph.cache_bytes = 0

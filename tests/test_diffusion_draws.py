@@ -20,6 +20,7 @@ from tree_factory import make_tree
 import spectral_toolkit as st
 from spectral_toolkit.affinities.rows import affinity_row
 from spectral_toolkit.bundling import load_bundle
+from spectral_toolkit.scoring import controls
 from spectral_toolkit.trust import outlying_masks
 
 DRAWS = ("timestep", "noise")
@@ -100,6 +101,19 @@ def test_one_draw_is_selected_on_the_tree(acts: xr.DataTree, model: Any) -> None
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     mean = (weights / weights.sum(-1, keepdims=True)).mean(0)
     np.testing.assert_allclose(by_hand, (mean + mean.T) / 2, atol=1e-5)
+
+
+def test_the_untrained_control_sees_what_was_chosen(model: Any, acts: xr.DataTree) -> None:
+    whole, _ = controls.untrained_tree(acts, model, 3)
+    layer = model.layers[0]
+    for chosen in (acts.sel(timestep=[100]), acts.sel(timestep=20).isel(noise=[1])):
+        for told in (model, model.at(timesteps=[500], n_draws=1, seed=9)):
+            found, _ = controls.untrained_tree(chosen, told, 3)
+            assert found is not None
+            assert whole is not None
+            steps = np.atleast_1d(chosen[layer]["timestep"].values)
+            expected = whole[layer]["query"].sel(timestep=steps, noise=chosen[layer]["noise"].values)
+            np.testing.assert_allclose(found[layer]["query"], expected, atol=1e-5)
 
 
 def test_through_a_store_and_back(model: Any, acts: xr.DataTree, tmp_path: Path) -> None:

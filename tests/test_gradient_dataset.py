@@ -98,6 +98,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
         st.solve(graph, 2, epochs=6, checkpoint=str(path), checkpoint_every=2, progress=stop, **options)
     resumed = st.solve(graph, 2, epochs=6, checkpoint=str(path), checkpoint_every=2, **options)
     assert resumed.eigenvector.equals(whole.eigenvector)
+    again = st.solve(graph, 2, epochs=6, checkpoint=str(path), learning_rate=gradient_dataset.LEARNING_RATE, **options)
+    assert again.eigenvector.equals(whole.eigenvector), "a default may be given"
+    with pytest.raises(SolverError, match="has gone through 6 epochs already, more than epochs=5"):
+        st.solve(graph, 2, epochs=5, checkpoint=str(path), **options)
     other = st.affinity(blocks(noise=0.5)[0], "vv", scope="dataset")
     with pytest.raises(SolverError, match="belongs to another problem"):
         st.solve(other, 2, epochs=6, checkpoint=str(path), **options)
@@ -119,8 +123,16 @@ def test_what_does_not_fit_is_refused() -> None:
         st.solve(graph, 2, method="gradient", steps=5)
     with pytest.raises(SolverError, match="is too many for n_features=2"):
         st.solve(graph, 2, method="gradient", n_features=2)
+    with pytest.raises(SolverError, match="the whole dataset has 27 cells"):
+        st.solve(graph, 27, method="gradient", epochs=1)
     shifted = st.affinity(make_tree([(3, 3)], images=3), "vv", kernel="shifted_cosine", scope="dataset")
     with pytest.raises(SolverError, match="has no edges to take batches of"):
         st.solve(shifted, 2, method="gradient")
     with pytest.raises(SolverError, match="epochs=3 means nothing to single images"):
         st.solve(st.affinity(make_tree([(3, 3)]), "vv"), 2, method="gradient", epochs=3)
+
+
+@pytest.mark.usefixtures("small")
+def test_any_seed_will_do() -> None:
+    graph = st.affinity(blocks(n_images=3)[0], "vv", scope="dataset")
+    assert np.isfinite(st.solve(graph, 2, method="gradient", n_features=3, epochs=1, seed=2**53 - 1).eigenvalue).all()

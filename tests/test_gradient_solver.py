@@ -101,6 +101,19 @@ def test_an_empty_row_stays_empty() -> None:
     assert found.sum(dim=1).max() == pytest.approx(1.0, rel=1e-6)
 
 
+def test_masked_tokens_have_no_affinity() -> None:
+    tree = make_tree([(3, 4)], images=2, heads=2)
+    mask = xr.DataArray(np.random.default_rng(0).random((2, 3, 4)) < 0.4, dims=("image", "y", "x"))
+    graphs = [st.affinity(tree, "vv", device="cpu", mask=m) for m in (None, {"block.0": mask})]
+    whole, masked = (head_affinities(g, g.members[0], slice(0, 2)).double().numpy() for g in graphs)
+    kept = ~mask.values.reshape(2, 1, 12)
+    expected = whole * kept[..., None] * kept[:, :, None]
+    total = expected.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(
+        masked, np.divide(expected, total, where=total > 0, out=np.zeros_like(expected)), atol=1e-6
+    )
+
+
 def two_halves() -> LayerGraph:
     """Four quarters of a picture with values nearly at right angles."""
     tree = make_tree([(6, 6), (3, 3)], heads=2, channels=4, smooth=0.0, seed=4)

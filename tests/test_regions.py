@@ -127,6 +127,7 @@ def test_weights_are_those_of_the_affinity() -> None:
     assert (st.segment(eig, 2).values[0] == st.segment(eig, 2).values[0, 0]).all(), "columns only"
     plain = st.segment(eig, 2, weighted=False).values[0]
     assert (plain == plain[:, :1]).all(), "rows, which differ by more"
+    st.segment(eig, 2, components=np.int64(1))
     assert (st.segment(eig, 2, weighted=False, components=1).values == st.segment(eig, 2).values).all()
 
 

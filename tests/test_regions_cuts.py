@@ -247,6 +247,26 @@ def test_pictures_keep_their_hierarchy_when_some_are_chosen(chosen: list[int]) -
     assert (again.values == recut(deep, 0.1).values[chosen[-1:]]).all(), "what was cut once can be chosen from, too"
 
 
+def test_numbers_of_pictures_cut_as_one_do_not_depend_on_which_are_there() -> None:
+    eig, graph = cut_scene(scope="dataset", within=5, across=3)
+    deep = st.segment(eig, 12, method="cuts", graph=graph, threshold=2.0)
+    for threshold in (2.0, float(np.nanmedian(hierarchy(deep).cut.values))):
+        whole = recut(deep, threshold)
+        for chosen in ([1], [1, 0]):
+            found = recut(deep.isel(image=chosen), threshold)
+            assert (found.values == whole.values[chosen]).all()
+            xr.testing.assert_identical(hierarchy(found), hierarchy(whole))
+
+
+def test_answers_put_together_do_not_borrow_hierarchies() -> None:
+    eig, graph = cut_scene()
+    found = st.segment(eig, method="cuts", graph=graph, threshold=2.0)
+    both = xr.concat([found, found.assign_coords(image=["c", "d"])], "image")
+    for read in (hierarchy, lambda segments: recut(segments, 0.5)):
+        with pytest.raises(RegionsError, match="The segments of 'c' carry the hierarchy of"):
+            read(both)
+
+
 @pytest.mark.parametrize("scope", ["image", "dataset"])
 def test_one_picture_of_several_is_cut_alone(scope: str) -> None:
     eig, graph = cut_scene(**({"scope": "dataset", "within": 5, "across": 3} if scope == "dataset" else {}))
@@ -310,6 +330,16 @@ def test_a_part_of_the_images_is_cut_as_the_whole() -> None:
     whole = st.segment(eig, 4, method="cuts", graph=graph)
     assert (st.segment(eig.isel(image=1), 4, method="cuts", graph=graph).values[0] == whole.values[1]).all()
     assert (st.segment(eig.isel(image=[1, 0]), 4, method="cuts", graph=graph).values == whole.values[::-1]).all()
+
+
+def test_a_graph_that_they_were_not_solved_from_is_refused() -> None:
+    tree = make_tree([(4, 6), (4, 6)], images=2, smooth=2.0)
+    graph = st.affinity(tree, "vv", device="cpu")
+    eig = st.solve(graph.reweight([1, 0]), 3)
+    st.segment(eig, 3, method="cuts", graph=graph.reweight([1, 0]))
+    for other, said in ((graph, "weights"), (st.affinity(tree, "vv", layers=["block.0"], device="cpu"), "layers")):
+        with pytest.raises(RegionsError, match=f"have {said} .* give the graph that they were solved from"):
+            st.segment(eig, 3, method="cuts", graph=other)
 
 
 def test_parts_for_instances_can_come_from_cuts() -> None:

@@ -99,7 +99,11 @@ def test_a_capture_of_scenes_lines_up() -> None:
         (xr.DataArray(np.zeros((2, 4), int), dims=("image", "y")), "labels have dimensions"),
         (
             xr.DataArray(np.zeros((2, 4, 4), int), {"image": ["image_1", "image_0"]}, ("image", "y_px", "x_px")),
-            "in another order",
+            "or the same in another order",
+        ),
+        (
+            xr.DataArray(np.zeros((2, 4, 4), int), {"image": ["image_1", "image_2"]}, ("image", "y_px", "x_px")),
+            "labels name other images than the capture",
         ),
     ],
 )

@@ -116,6 +116,13 @@ def test_resamples_are_seeded_and_begin_with_every_image_once() -> None:
     assert (first.sum(1) == 6).all()
 
 
+def test_resamples_without_any_label_have_no_score() -> None:
+    labels = np.array([[0, 1, 1], [-1, -1, -1]])
+    found = segments.segment_scores(labels + 1, labels + 1, labels, np.array([[1.0, 1.0], [0.0, 2.0], [2.0, 0.0]]))
+    for name in ("matched_miou", "overclustered_miou", "ari"):
+        np.testing.assert_array_equal(found[name], [1.0, np.nan, 1.0])
+
+
 def slow_matched(found: np.ndarray, wanted: np.ndarray) -> float:
     segments_, categories = np.unique(found), np.unique(wanted)
     iou = np.array([[((found == s) & (wanted == c)).sum() / ((found == s) | (wanted == c)).sum() for c in categories]

@@ -80,7 +80,7 @@ class DatasetGraph(LayerGraph):
         return super().operators(member, images)
 
     def to_dense(self, image: int | str | None = None) -> dict[str, np.ndarray]:
-        """Every layer's affinity W over all patches, or those among the patches of one image.
+        """Every layer's affinity W over all patches, or those among the patches of one image; not of layers left out.
 
         Returns
         -------
@@ -95,6 +95,8 @@ class DatasetGraph(LayerGraph):
         place = None if image is None else self.image_index(image)
         dense = {}
         for member in self.members:
+            if member.layer in self.left_out and not self.weights[member.name]:
+                continue
             cells = member.n_cells
             n = cells * len(self.images)
             if n > MOST_DENSE_NODES:
@@ -271,7 +273,9 @@ class DatasetGraph(LayerGraph):
             tables = [self._table(member, head) for head in member.heads]
             if self._edges_fit:
                 return SparseOperator.from_heads([table.open() for table in tables], self.device)
-            name = name_of((), ("edges", [table.path and table.path.name for table in tables]))
+            # A table that was held before not all fitted in memory has no name of its own.
+            names = [table.path.name if table.path else f"{member.name}, held" for table in tables]
+            name = name_of((), ("edges", names))
             return StoredSparseOperator.from_heads(
                 self._place / name, lambda: [table.open() for table in tables], self.device
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -197,6 +198,19 @@ class LayerGraph:
         images = slice(index, index + 1)
         return {member.name: self.operators(member, images).dense()[0].cpu().numpy() for member in self.members}
 
+    @property
+    def attrs(self) -> dict[str, object]:
+        """What an answer says of the graph it was solved from, as attributes that every store can hold."""
+        return {
+            "affinity": self.recipe.kind,
+            "kernel": self.recipe.kernel,
+            "kernel_options": json.dumps(dict(self.recipe.options)),
+            "layers": json.dumps(self.layers),
+            "weights": json.dumps(list(self.weights.values())),
+            "heads": self.recipe.heads,
+            "scope": self.recipe.scope,
+        }
+
     def image_index(self, image: int | str) -> int:
         """Position of an image given by name or number."""
         if isinstance(image, str) and image in self.images:
@@ -228,7 +242,7 @@ class LayerGraph:
         if member.head is not None:
             features = features.pick(member.heads)
         n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
-        keep = self._unmasked(member, images)
+        keep = self.unmasked(member, images)
         if kernel.low_rank and not self.is_dense(member) and steps == 1:
             left, right = kernel.module.factors(features)
             if keep is None:
@@ -238,7 +252,7 @@ class LayerGraph:
             return LowRankOperator(masked, masked if left is right else right * kept)
         rows = kernel.module.prepare(features, **options)
         if keep is not None:
-            rows = _masked_rows(rows, keep)
+            rows = masked_rows(rows, keep)
         if steps > 1:
             if n * n * 4 > self.dense_bytes:
                 raise AffinityError(
@@ -250,7 +264,7 @@ class LayerGraph:
             return TiledOperator(rows, n, n_images, features.left, symmetric=symmetric)
         return DenseOperator.from_rows(rows, n, n_images, symmetric=symmetric)
 
-    def _unmasked(self, member: Member, images: slice) -> torch.Tensor | None:
+    def unmasked(self, member: Member, images: slice) -> torch.Tensor | None:
         """Which tokens of a member are not masked, (images, n); None where all are kept."""
         masked = self.mask.get(member.layer)
         if masked is None or not masked[images].any():
@@ -283,7 +297,7 @@ def dense_members(
     return frozenset(held)
 
 
-def _masked_rows(rows: Rows, keep: torch.Tensor) -> Rows:
+def masked_rows(rows: Rows, keep: torch.Tensor) -> Rows:
     """The same rows with masked tokens tied to nothing, either way."""
 
     def masked(start: int, stop: int) -> torch.Tensor:

@@ -121,6 +121,8 @@ def _read(path: Path, *, mapped: bool) -> tuple[Neighbours, float | None]:
             torch.as_tensor(np.load(path / f"{part}.npy", mmap_mode="c" if mapped else None))
             for part in ("indices", "similarity")
         )
+        if indices.ndim != 2 or indices.shape != similarity.shape:
+            raise ValueError(f"indices of shape {tuple(indices.shape)}, similarities of {tuple(similarity.shape)}")
         return Neighbours(indices, similarity, int(about["within"])), about["recall"]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise StoreError(

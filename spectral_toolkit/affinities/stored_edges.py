@@ -13,6 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from ..devices import working_dtype
+from ..errors import StoreError
 from .neighbour_tables import placed
 from .neighbours import Neighbours
 
@@ -36,8 +37,7 @@ class StoredSparseOperator:
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder = folder
         self.device = device
-        self._starts = np.load(folder / "starts.npy")
-        degree = np.load(folder / "degree.npy")
+        self._starts, degree = _checked(folder)
         self.n = len(degree)
         self.degree = torch.as_tensor(degree)[None].to(device=device, dtype=working_dtype(device))
 
@@ -84,6 +84,23 @@ class StoredSparseOperator:
         # Read and not mapped: mapped pages would count as memory of the process until somebody else needs it.
         size = np.dtype(dtype).itemsize
         return np.fromfile(self.folder / f"{name}.bin", dtype, count, offset=first * size)
+
+
+def _checked(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Where blocks begin, and degrees; the files of the edges themselves must be as long as these say."""
+    try:
+        starts, degree = np.load(folder / "starts.npy"), np.load(folder / "degree.npy")
+        n_panels, n_edges = len(_panels(len(degree))), int(starts[-1, -1])
+        if starts.shape != (n_panels, n_panels + 1):
+            raise ValueError(f"'starts' has shape {starts.shape}")
+        for name, size in (("counts", 2 * len(degree) * n_panels), ("columns", 2 * n_edges), ("values", 4 * n_edges)):
+            if (found := (folder / f"{name}.bin").stat().st_size) != size:
+                raise ValueError(f"'{name}' has {found:,} bytes and not {size:,}")
+    except (OSError, ValueError, IndexError, EOFError) as error:
+        raise StoreError(
+            f"{str(folder)!r} holds no edges that can be read ({error}): delete it, and they are made again."
+        ) from error
+    return starts, degree
 
 
 def _panels(n: int) -> list[slice]:

@@ -20,7 +20,7 @@ from .arguments import (
     whole,
     within,
 )
-from .embedding import MOST, Embedding, embed, titles
+from .embedding import MOST, Embedding, embed
 from .found_instances import instances_of, parts_by_kmeans
 from .kmeans import segment_by_kmeans
 from .pixels import refine
@@ -106,7 +106,7 @@ def segment(
         options = {**options, "threshold": threshold}
         most = wanted if isinstance(wanted, int) else MOST
         labels, trees, numbers = segment_by_cuts(points, graph, threshold, most, seed)
-        tree = written(trees, numbers, titles(points.joint, points.names))
+        tree = written(trees, numbers, labels, points.names)
         if wanted == "auto" and (note := limit_note(tree, threshold)):
             points.notes.append(note)
         extra["tree"] = tree
@@ -131,7 +131,7 @@ def segment(
             **points.attrs,
             "method": method,
             "n_segments_asked": str(wanted),
-            "options": json.dumps(options),
+            "options": json.dumps(options, default=lambda number: number.item()),
             "seed": seed,
             "notes": " ".join(points.notes),
             **extra,
@@ -241,7 +241,7 @@ def instances(
             "overlap": overlap,
             "min_score": min_score,
             "smallest": smallest,
-            "options": json.dumps(options),
+            "options": json.dumps(options, default=lambda number: number.item()),
             "seed": seed,
             "notes": " ".join(points.notes),
         },

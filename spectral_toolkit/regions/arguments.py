@@ -107,7 +107,8 @@ def whole(name: str, value: object, least: int) -> int:
     """A whole number, checked."""
     number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if not (number.is_integer() and least <= number < 2**31):
-        raise RegionsError(f"{name}={value!r} is out of range: expected a whole number of at least {least}.")
+        bound = " and below 2**31" if number >= 2**31 else ""
+        raise RegionsError(f"{name}={value!r} is out of range: expected a whole number of at least {least}{bound}.")
     return int(number)
 
 

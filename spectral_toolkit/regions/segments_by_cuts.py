@@ -17,6 +17,9 @@ THRESHOLD = 0.85
 """On 48 scenes (seed 5) value graphs are cut into parts nearest to the things (adjusted Rand index) at about 0.85, by
 weights of `scenes` of different steps; query-key graphs are cut up to the limit below by any."""
 
+_CONTENT = ("weights_sha256", "config_sha256", "pictures_sha256")
+"""What activations say of where they come from, as far as it must be the same."""
+
 
 def segment_by_cuts(
     points: Embedding, graph: LayerGraph, threshold: float, most: int, seed: int
@@ -70,8 +73,9 @@ def parts_by_cuts(points: Embedding, graph: LayerGraph, n_parts: int, seed: int)
 
 def _positions(points: Embedding, graph: LayerGraph) -> list[int]:
     """Where in the graph the images of the eigenvectors are."""
-    for name, own in (("affinity", graph.recipe.kind), ("kernel", graph.recipe.kernel)):
-        if points.attrs.get(name, own) != own:
+    content = {f"activations_{name}": value for name, value in graph.activations.attrs.items() if name in _CONTENT}
+    for name, own in {**graph.attrs, **content}.items():
+        if name != "scope" and points.attrs.get(name, own) != own:
             raise RegionsError(
                 f"The eigenvectors have {name} {points.attrs[name]!r} and the graph {own!r}: give the graph that they "
                 "were solved from."

@@ -12,18 +12,32 @@ import xarray as xr
 
 from ..errors import RegionsError
 from .cutting import Tree
-from .embedding import most_tried
-from .label_maps import NO_SEGMENT, by_size
+from .embedding import most_tried, titles
+from .label_maps import NO_SEGMENT
 
 
-def written(trees: list[Tree], labels: list[list[int]], names: list[str]) -> str:
-    """Trees as JSON, one an image or one in all; ``labels`` are those of each tree's leaves, ``names`` say of what."""
+def written(trees: list[Tree], numbers: list[list[int]], labels: np.ndarray, names: list[str]) -> str:
+    """Trees as JSON, one an image or one in all.
+
+    Parameters
+    ----------
+    numbers
+        Of each tree's leaves.
+    labels
+        Those numbers in every cell, (images, cells).
+    names
+        Of the images.
+    """
     entries = []
-    for tree, own, name in zip(trees, labels, names, strict=True):
+    for place, (tree, own) in enumerate(zip(trees, numbers, strict=True)):
         label = dict(zip(tree.leaves(), own, strict=True))
+        images = slice(place, place + 1) if len(trees) == len(names) else slice(None)
+        shown = labels[images][labels[images] != NO_SEGMENT]
+        _, first, count = np.unique(shown, return_index=True, return_counts=True)
         entries.append(
             {
-                "of": name,
+                "of": names[images],
+                "shown": np.stack([count, first], axis=1).tolist(),  # by number: cells, and where the first one is
                 "parent": tree.parent,
                 "cut": [None if math.isnan(cost) else cost for cost in tree.cut],
                 "size": [len(cells) for cells in tree.cells],
@@ -39,7 +53,7 @@ def limit_note(tree: str, threshold: float) -> str:
     for entry in json.loads(tree):
         was_cut = set(entry["parent"])
         if any(cost is not None and cost < threshold and node not in was_cut for node, cost in enumerate(entry["cut"])):
-            limited.append(entry["of"])
+            limited += titles(len(entry["of"]) > 1, entry["of"])
     return most_tried(limited)
 
 
@@ -127,15 +141,9 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     kept_entries = []
     for index, entry in enumerate(entries):
         images = slice(None) if joint else slice(index, index + 1)
-        kept, stands_for = _pruned(entry, threshold)
-        old = labels[images]
-        new = np.full_like(old, NO_SEGMENT)
-        for label, node in stands_for.items():
-            new[old == label] = node
-        numbered = by_size(new)
-        names = {int(a): int(b) for a, b in zip(new.ravel(), numbered.ravel(), strict=True) if a >= 0}
-        kept["label"] = [names.get(label, -1) for label in kept["label"]]
-        labels[images], found[images] = numbered, len(names)
+        kept, renumbered = _pruned(entry, threshold)
+        labels[images] = np.append(renumbered, NO_SEGMENT)[labels[images]]  # -1, no segment, is the last entry
+        found[images] = len(kept["shown"])
         kept_entries.append(kept)
     options, tree = json.loads(segments.attrs["options"]), json.dumps(kept_entries)
     own: dict[str, Any] = {} if joint else {"tree": ("image", np.arange(len(kept_entries)))}
@@ -161,14 +169,14 @@ def _stacked(segments: xr.DataArray) -> xr.DataArray:
     return xr.concat([segments], "image", coords="all")
 
 
-def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], dict[int, int]]:
-    """The nodes that stay, and for every old label the node, by its new number, that now holds it."""
+def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], list[int]]:
+    """The nodes that stay, and for every old label the new one; both are numbered by all cells, whichever are there."""
     parent, cut = entry["parent"], entry["cut"]
     was_cut = set(parent)
     open_ = {node for node in was_cut if node >= 0 and cut[node] < threshold}
     number: dict[int, int] = {}
     holder: dict[int, int] = {}
-    stands_for: dict[int, int] = {}
+    node_of: dict[int, int] = {}
     for node, above in enumerate(parent):
         if above < 0 or (above in number and above in open_):
             number[node] = len(number)
@@ -176,15 +184,23 @@ def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], di
         else:
             holder[node] = holder[above]
         if entry["label"][node] >= 0:
-            stands_for[entry["label"][node]] = holder[node]
+            node_of[entry["label"][node]] = holder[node]
+    cells: dict[int, list[int]] = {}
+    for label, (count, first) in enumerate(entry["shown"]):
+        so_far = cells.get(node_of[label], [0, first])
+        cells[node_of[label]] = [so_far[0] + count, min(so_far[1], first)]
+    # As `by_size` numbers them.
+    order = sorted(cells, key=lambda node: (-cells[node][0], cells[node][1]))
+    name = {node: place for place, node in enumerate(order)}
     kept = list(number)
     return {
         "of": entry["of"],
+        "shown": [cells[node] for node in order],
         "parent": [number.get(parent[node], -1) for node in kept],
         "cut": [cut[node] for node in kept],
         "size": [entry["size"][node] for node in kept],
-        "label": [-1 if node in open_ else number[node] for node in kept],
-    }, stands_for
+        "label": [-1 if node in open_ else name.get(number[node], -1) for node in kept],
+    }, [name[node_of[label]] for label in range(len(entry["shown"]))]
 
 
 def _entries(segments: xr.DataArray) -> list[dict[str, Any]]:
@@ -193,7 +209,16 @@ def _entries(segments: xr.DataArray) -> list[dict[str, Any]]:
     if text is None:
         raise RegionsError("These segments carry no hierarchy: make them with st.segment(..., method='cuts').")
     entries = json.loads(text)
-    if "tree" not in segments.coords:
-        return entries
-    # The attribute holds the trees of all pictures, the coordinate says which is whose: it follows a selection.
-    return [entries[place] for place in np.atleast_1d(segments["tree"].values)]
+    if "tree" in segments.coords:
+        # The attribute holds the trees of all pictures, the coordinate says which is whose: it follows a selection.
+        entries = [entries[place] for place in np.atleast_1d(segments["tree"].values)]
+    if "image" in segments.coords:
+        names = [str(name) for name in np.atleast_1d(segments["image"].values)]
+        of = [entry["of"] for entry in (entries if "tree" in segments.coords else entries * len(names))]
+        for name, own in zip(names, of, strict=True):
+            if name not in own:
+                raise RegionsError(
+                    f"The segments of {name!r} carry the hierarchy of {own[0]!r}: their pictures were renamed, or "
+                    "several answers were put together; read or cut each answer as st.segment returned it."
+                )
+    return entries

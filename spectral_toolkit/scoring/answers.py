@@ -67,6 +67,12 @@ def answer_scores(
             raise SpectralToolkitError(
                 f"labels have shape {cells.shape}, the answer's cells {(n_images, *grid)}: use st.prepare_labels."
             )
+        named = [x["image"].values.astype(str) for x in (eig, labels) if "image" in getattr(x, "coords", ())]
+        if len(named) == 2 and not np.array_equal(*named):
+            raise SpectralToolkitError(
+                "labels name other images than the answer, or in another order: use st.prepare_labels, or "
+                ".sel(image=eig['image'])."
+            )
         if not (cells >= 0).any():
             raise SpectralToolkitError("labels ignore every cell (-1): there is nothing to score against.")
         cells = cells.reshape(n_images, math.prod(grid))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,18 @@ def shuffled(cells: np.ndarray, seed: int) -> np.ndarray:
     return mixed
 
 
+def _as_noised(denoiser: Any, attrs: Mapping[str, Any], draws: Any) -> Any:
+    """A denoiser at the timesteps, with the draws of noise and the prompt of a capture, of which some were chosen."""
+    told: dict[str, Any] = {"timesteps": [int(step) for step in np.atleast_1d(draws["timestep"].values)]}
+    if "noise" in draws:
+        told["n_draws"] = int(draws["noise"].values.max()) + 1
+    if "noise_seed" in attrs:
+        told["seed"] = int(attrs["noise_seed"])
+    if attrs.get("prompt", denoiser.prompt) != denoiser.prompt:
+        told["prompt"] = attrs["prompt"]
+    return denoiser.at(**told)
+
+
 def untrained_tree(acts: xr.DataTree, model: Any, seed: int) -> tuple[xr.DataTree | None, str]:
     """The same capture by the same architecture with fresh weights, and what to say about it."""
     if model is None:
@@ -58,6 +71,11 @@ def untrained_tree(acts: xr.DataTree, model: Any, seed: int) -> tuple[xr.DataTre
     if quantities is None:
         quantities = [str(name) for name in acts.children[layers[0]].data_vars if name in trained.quantities]
     size = (acts.sizes["y_px"], acts.sizes["x_px"])
+    draws = acts.children[layers[0]].coords
+    if "timestep" in draws:
+        fresh = _as_noised(fresh, acts.attrs, draws)
     tree = capture(fresh, load_images(acts), layers=layers, quantities=quantities, size=size, seed=seed, progress=False)
+    if "noise" in draws:
+        tree = tree.sel(noise=np.atleast_1d(draws["noise"].values))
     note = f"Untrained model: {type(fresh.module).__name__} with weights drawn from seed {seed}"
     return tree, f"{note}; fixed tables kept: {', '.join(kept)}." if kept else f"{note}."

@@ -93,10 +93,11 @@ def _maps(labels: Any, names: list[str]) -> list[np.ndarray]:
         order = ("image", "y", "x") if {"y", "x"} <= set(labels.dims) else ("image", "y_px", "x_px")
         labels = labels.transpose(*order) if set(order) == set(labels.dims) else labels.transpose("image", ...)
         given = [str(name) for name in labels["image"].values] if "image" in labels.coords else names
-        if len(given) == len(names) and sorted(given) == sorted(names) and given != names:
+        # Of wholly other names, or none, it is the order that counts.
+        if given != names and set(given) & set(names):
             raise SpectralToolkitError(
-                "labels name the same images in another order than the capture: reorder them with "
-                ".sel(image=acts['image'])."
+                "labels name other images than the capture, or the same in another order: choose them with "
+                ".sel(image=acts['image']), or drop their names with .drop_vars('image')."
             )
         labels = labels.to_numpy()
     try:

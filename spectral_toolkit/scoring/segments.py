@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -153,14 +155,21 @@ def segment_scores(
     labels: Int[np.ndarray, "images cells"],
     weights: Float[np.ndarray, "samples images"],
 ) -> dict[str, Float[np.ndarray, " samples"]]:
-    """Scores of given clusters under every resample of the images; the clusters themselves are not made again."""
+    """Scores of given clusters under every resample of the images; the clusters themselves are not made again.
+
+    NaN for a resample in which no cell has a label.
+    """
     n_labels = int(labels.max(initial=0)) + 1
     tables = []
     for found in (matched, over):
         each = contingency(found, labels, int(found.max()) + 1, n_labels)
         tables.append(np.einsum("bi,isl->bsl", weights, each, optimize=True))
+
+    def each_sample(samples: np.ndarray, measure: Callable[[np.ndarray], float]) -> np.ndarray:
+        return np.array([measure(table) if table.any() else math.nan for table in samples])
+
     return {
-        "matched_miou": np.array([matched_miou(table) for table in tables[0]]),
-        "overclustered_miou": np.array([float(np.nanmean(overclustered_iou(table))) for table in tables[1]]),
-        "ari": np.array([adjusted_rand(table) for table in tables[0]]),
+        "matched_miou": each_sample(tables[0], matched_miou),
+        "overclustered_miou": each_sample(tables[1], lambda table: float(np.nanmean(overclustered_iou(table)))),
+        "ari": each_sample(tables[0], adjusted_rand),
     }

@@ -167,7 +167,8 @@ def _is_resolved(graph: LayerGraph, grid: Grid) -> bool:
 def _whole(name: str, value: object, least: int) -> int:
     number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if not (number.is_integer() and least <= number < 2**53):
-        raise SolverError(f"{name}={value!r} is out of range: expected a whole number of at least {least}.")
+        bound = " and below 2**53" if number >= 2**53 else ""
+        raise SolverError(f"{name}={value!r} is out of range: expected a whole number of at least {least}{bound}.")
     return int(number)
 
 

@@ -90,13 +90,7 @@ def assemble(
             **_image_coordinates(graph, images),
         },
         attrs={
-            "affinity": graph.recipe.kind,
-            "kernel": graph.recipe.kernel,
-            "kernel_options": json.dumps(dict(graph.recipe.options)),
-            "layers": json.dumps(graph.layers),
-            "weights": json.dumps(list(graph.weights.values())),
-            "heads": graph.recipe.heads,
-            "scope": graph.recipe.scope,
+            **graph.attrs,
             "method": method,
             "solver": ", ".join(dict.fromkeys(spectrum.solver for spectrum in spectra)),
             "tolerance": tolerance,
@@ -186,6 +180,12 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
         raise SolverError(
             "start was solved for other images than this graph's: give an answer for the same images in the same "
             "order, or None."
+        )
+    components = start["component"].values if "component" in start.coords else np.arange(1)
+    if components[:1].tolist() not in ([0], [1]) or (np.diff(components) != 1).any():
+        raise SolverError(
+            f"start holds components {components.tolist()}: give the first ones of an answer of st.solve, without a "
+            "gap (from what begins later, the lowest would not surely be found), or None."
         )
     vectors = start["eigenvector"].isel(image=images).transpose("image", "y", "x", "component")
     values = np.array(vectors.values, dtype=np.float64)

@@ -127,13 +127,23 @@ def _iterate(
     return pencil, exact
 
 
-def _n_pairs(pencil: JointPencil, n_eigenvectors: int) -> int:
+def check_number(pencil: JointPencil, n_eigenvectors: int) -> None:
+    """Refuse to look for more eigenvectors than there are in every image.
+
+    Raises
+    ------
+    SolverError
+    """
     fewest = int(pencil.n_free.min())
     if n_eigenvectors > fewest - 1:
         raise SolverError(
             f"n_eigenvectors={n_eigenvectors} is too many: {pencil.describe(int(pencil.n_free.argmin()))} has {fewest} "
             f"cells with any affinity, which carry at most {max(fewest - 1, 0)} eigenvectors beside the constant."
         )
+
+
+def _n_pairs(pencil: JointPencil, n_eigenvectors: int) -> int:
+    check_number(pencil, n_eigenvectors)
     return min(n_eigenvectors + 1, int(pencil.n_free.max()) - 1)
 
 

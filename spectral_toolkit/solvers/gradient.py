@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..affinities.dataset_graph import DatasetGraph
 from ..affinities.features import read_features
-from ..affinities.layer_graph import LayerGraph, Member
+from ..affinities.layer_graph import LayerGraph, Member, masked_rows
 from ..affinities.pencil import JointPencil, positive_members
 from ..affinities.resampling import Grid
 from ..affinities.table import KERNELS
@@ -179,10 +179,12 @@ def head_affinities(graph: LayerGraph, member: Member, images: slice) -> Tensor:
     features = read_features(
         graph.activations, member.layer, graph.recipe.kind, images, graph.device, for_softmax=kernel == "softmax"
     )
+    keep = graph.unmasked(member, images)
     matrices = []
     for head in member.heads:
         own = features.pick((head,))
-        step = row_stochastic(KERNELS[kernel].module.prepare(own, **options)(0, own.n).float())
+        rows = KERNELS[kernel].module.prepare(own, **options)
+        step = row_stochastic((rows if keep is None else masked_rows(rows, keep))(0, own.n).float())
         walked = step
         for _ in range(steps - 1):
             walked = step @ walked
@@ -305,7 +307,7 @@ def descend(
     """Run Adam on the generator; the features (1, K, H, W) of the end, with step, objective and stopped."""
     saved = None if store is None else store.read()
     if saved is not None and saved["finished"]:
-        return saved
+        return {**saved, "features": saved["features"].to(device)}
     # Made on the CPU whatever the device, so that a seed means the same everywhere; nobody else's random state moves.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

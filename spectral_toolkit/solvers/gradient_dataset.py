@@ -26,7 +26,7 @@ from ..errors import SolverError
 from .answer import as_one
 from .checkpoints import Checkpoint, fingerprint
 from .descent import Progress, overlap, singular_pairs
-from .exact import spectrum_of
+from .exact import check_number, spectrum_of
 from .plateau import Plateau
 from .spectrum import Spectrum
 
@@ -72,12 +72,16 @@ def solve_dataset(
             f"kernel={graph.recipe.kernel!r} has no edges to take batches of: use kernel='knn', or method='exact'."
         )
     n_features = N_FEATURES if n_features is None else n_features
+    epochs = EPOCHS if epochs is None else epochs
+    learning_rate = LEARNING_RATE if learning_rate is None else learning_rate
     if n_eigenvectors > n_features - 1:
         raise SolverError(
             f"n_eigenvectors={n_eigenvectors} is too many for n_features={n_features}: features carry at most one "
             "eigenvector fewer than there are of them, as the constant is one of theirs."
         )
     edges, left_out = edges_of(graph)
+    pencil = make_pencil(graph, slice(0, len(graph.images)), grid)
+    check_number(pencil, n_eigenvectors)
     settings = (n_features, learning_rate, seed, patience, str(graph.recipe), graph.images, str(edges))
     store = None
     if checkpoint is not None:
@@ -91,14 +95,13 @@ def solve_dataset(
         graph,
         edges,
         n_features,
-        epochs=EPOCHS if epochs is None else epochs,
-        learning_rate=LEARNING_RATE if learning_rate is None else learning_rate,
+        epochs=epochs,
+        learning_rate=learning_rate,
         patience=patience,
         seed=seed,
         store=store,
         progress=progress,
     )
-    pencil = make_pencil(graph, slice(0, len(graph.images)), grid)
     features = Resampling((SIDE, SIDE), grid)(run["features"].to(pencil.dtype).flatten(2))
     notes = ["Found by gradient descent: eigenvalues are Rayleigh quotients, and the vectors only nearly B-orthogonal."]
     if left_out:
@@ -112,7 +115,7 @@ def solve_dataset(
         "final_objective": [run["objective"]],
         "stopped_early": [run["stopped"]],
         "n_features": n_features,
-        "learning_rate": LEARNING_RATE if learning_rate is None else learning_rate,
+        "learning_rate": learning_rate,
         "generator_seed": seed,
     }
     return spectrum
@@ -190,6 +193,11 @@ def descend_dataset(
     own = edges[rank() :: world_size()]
     plateau, epoch, objective, stopped = Plateau(patience), 0, float("nan"), False
     saved = None if store is None else store.read()
+    if store is not None and saved is not None and saved["epoch"] > epochs:
+        raise SolverError(
+            f"checkpoint={str(store.path)!r} has gone through {saved['epoch']} epochs already, more than "
+            f"epochs={epochs}: ask for at least as many, or give another file."
+        )
     if saved is not None:
         with torch.no_grad():
             for table, average, one, other in zip(tables, averages, saved["tables"], saved["averages"], strict=True):
@@ -201,7 +209,7 @@ def descend_dataset(
     with tqdm(total=epochs, initial=epoch, desc="gradient", disable=progress is not True or rank() > 0) as bar:
         while epoch < epochs and not stopped:
             # From seed and epoch alone, so that a resumed run draws what an uninterrupted one would.
-            order = torch.randperm(n_images, generator=torch.Generator().manual_seed((seed << 20) + epoch))
+            order = torch.randperm(n_images, generator=torch.Generator().manual_seed(((seed << 20) + epoch) % 2**63))
             seen = []
             for batch in order.split(BATCH):
                 seen.append(_step_batch(graph, own, batch, tables, averages, counts, optimiser))
