@@ -20,6 +20,7 @@ fractions of the picture, so that every resolution shares one frame.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .errors import ActivationsError
@@ -68,6 +69,15 @@ def image_names(activations: xr.DataTree) -> list[str]:
     if "image" in node.coords:
         return [str(name) for name in node.coords["image"].values]
     return [str(index) for index in range(node.sizes["image"])]
+
+
+def names_array(names: Sequence[str]) -> np.ndarray:
+    """Names as objects: NumPy's fixed-width text has no place in the zarr 3 standard."""
+    import numpy as np
+
+    array = np.empty(len(names), dtype=object)
+    array[:] = list(names)
+    return array
 
 
 def patch_centres(n: int) -> np.ndarray:

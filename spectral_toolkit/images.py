@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,13 +26,20 @@ from .errors import SpectralToolkitError
 if TYPE_CHECKING:
     import xarray as xr
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 """What counts as a picture when a whole directory is given."""
+UNREAD = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".orf", ".raw", ".rw2", ".svg")
+"""What is a picture too, and cannot be read; said when a directory holds some."""
 
 _ACCEPTED = (
     "a glob pattern, a path, a directory, PIL images, arrays of shape (height, width, 3) or (image, height, width, 3), "
     "a DataArray (image, y_px, x_px, rgb), or a list of these"
 )
+_ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
+_TAIL = 64
+"""Files of these kinds end so, within the last few bytes; all others are decoded to see whether they are whole."""
 _ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap height and width
 
 
@@ -183,6 +191,13 @@ def _path_entries(text: str) -> Iterator[_Entry]:
             raise SpectralToolkitError(
                 f"The directory {text!r} holds no picture: expected files ending in {', '.join(SUFFIXES)}."
             )
+        unread = sorted(child.name for child in path.iterdir() if child.suffix.lower() in UNREAD)
+        if unread:
+            warnings.warn(
+                f"{len(unread)} of the pictures in {text!r} cannot be read and are left out, such as {unread[0]!r}: "
+                "convert them to PNG or JPEG first.",
+                stacklevel=2,
+            )
     elif path.exists():
         found = [path]
     elif globbing.has_magic(text):
@@ -215,9 +230,13 @@ def _file_entry(path: Path) -> _Entry:
 
     def content() -> bytes:
         try:
-            return path.read_bytes()
+            found = path.read_bytes()
         except OSError as error:
             raise SpectralToolkitError(f"The picture {str(path)!r} cannot be read: {error}.") from error
+        # Everything is read here once, before hours of work: a download that was cut off is told now and not then.
+        if not any(end in found[-_TAIL:] for start, end in _ENDS if found.startswith(start)):
+            read()
+        return found
 
     # Names are written to stores and pages, which hold UTF-8 only; a file's name may be any bytes.
     name = os.fsencode(path.name).decode("utf-8", "replace")

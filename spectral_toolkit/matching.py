@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,17 @@ from .errors import SpectralToolkitError
 if TYPE_CHECKING:
     import xarray as xr
 
+_PLACE = re.compile(r"(image_)?\d{1,6}")
+"""A name that was only given for want of another; photos of some collections have longer numbers as names."""
 _BOX = ("box_top", "box_left", "box_bottom", "box_right")
 Box = tuple[float, float, float, float]
 """Top, left, bottom and right edge of the analysed part, in pixels of the original."""
 
 
 def picture_order(available: Sequence[str], wanted: Sequence[str], what: str) -> list[int]:
-    """Positions of the pictures wanted: by name where every name is there, else by place where there are as many.
+    """Positions of the pictures wanted: by name where every name is there.
+
+    By place where one side has no names of its own and there are as many.
 
     Parameters
     ----------
@@ -29,8 +34,8 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str) ->
 
     Examples
     --------
-    >>> picture_order(["b.png", "a.png"], ["a.png"], "segments")
-    [1]
+    >>> picture_order(["b.png", "a.png"], ["a.png"], "segments"), picture_order(["image_0"], ["a.png"], "segments")
+    ([1], [0])
     """
     there, asked = _places(available), _places(wanted)
     if there and asked and len(there) == len(asked) and there != asked:
@@ -40,11 +45,13 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str) ->
         )
     if set(wanted) <= set(available):
         return [list(available).index(name) for name in wanted]
-    if len(available) == len(wanted):
+    nameless = all(map(_PLACE.fullmatch, available)) or all(map(_PLACE.fullmatch, wanted))
+    if nameless and len(available) == len(wanted):
         return list(range(len(wanted)))
     raise SpectralToolkitError(
         f"{len(available)} pictures were given ({_few(available)}) for {what} of {len(wanted)} images "
-        f"({_few(wanted)}): give the same pictures, or pictures with the same names."
+        f"({_few(wanted)}): give the same pictures, or pictures with the same names "
+        "(arrays have none, and go by place)."
     )
 
 

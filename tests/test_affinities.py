@@ -231,6 +231,14 @@ def test_not_finite_activations_are_refused_by_name(bad):
         st.solve(st.affinity(tree, "qk", device="cpu"), 2)
 
 
+def test_a_list_of_weights_goes_by_the_order_in_which_layers_are_named():
+    tree = make_tree([(3, 4), (3, 4), (2, 2)])
+    graph = st.affinity(tree, "vv", layers=["block.2", "block.0"], weights=[1, 0], device="cpu")
+    assert graph.weights == {"block.0": 0.0, "block.2": 1.0}
+    with pytest.raises(AffinityError, match="are not in order of depth: give a mapping"):
+        st.affinity(tree, "vv", layers=["block.2", "block.0"], weights=[1, 0, 1], device="cpu")
+
+
 def two_layers(first, second):
     """A tree of two layers with so many images, or images of these names."""
 

@@ -25,6 +25,7 @@ import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.views.explorer import Explorer, State
 from spectral_toolkit.views.explorer.keeping import freezing_settings
+from spectral_toolkit.views.explorer.session import Session
 from spectral_toolkit.views.explorer.tiles import Place, Tile, TileFigure, image_columns
 from spectral_toolkit.views.overlay import _FRAME, rgb_element
 
@@ -261,14 +262,83 @@ def test_controls_bring_what_depends_on_them_into_range(explorer: Explorer) -> N
     assert explorer.state.kernel is None
     for name in ("block.0", "block.1", "block.2"):  # only the coarse layer is left
         explorer._controls.toggles[name].value = False
-    assert explorer.state.patch is None
+    assert explorer.state.patch == (2, 3), "the same place on the coarser grid"
     assert explorer.eigenvectors.eigenvector.shape[1:3] == (GRID[0] // 2, GRID[1] // 2)
+    explorer._controls.n_eigenvectors.value = 10
+    explorer._controls.toggles["block.0"].value = True
+    explorer._controls.other_layers.value = "late"
+    assert explorer.state.patch == (5, 7)
+
+
+def test_a_patch_is_one_place_whatever_grid_a_side_has(explorer: Explorer) -> None:
+    explorer.set(weights={"block.0": 1.0}, other_layers="late", patch=(5, 2))
+    first, second = explorer._answer.sides  # pyright: ignore[reportOptionalMemberAccess]
+    assert (first.patch, second.patch) == ((5, 2), (5, 2))  # the late third holds a fine layer, too
+    explorer.set(weights={"block.3": 1.0}, other_layers="early")
+    first, second = explorer._answer.sides  # pyright: ignore[reportOptionalMemberAccess]
+    assert explorer.state.patch == first.patch == (2, 1)
+    assert second.patch == (5, 3)
+    assert second.joint_row is not None
+    assert second.joint_row.shape == GRID
+    tap(explorer._pictures.figures[1], 0, 0, 7)  # the finer side
+    assert explorer.state.patch == (0, 3)
+    start = freezing_settings(explorer.state, explorer._session)["start"]
+    assert start["patch"] == (0, 3), "the page counts on the grid of the chosen layers, its first setting"
+    assert "affinity_row(graph, (0, 3))" in explorer.code()
+    assert "affinity_row(graph_other, (1, 7))" in explorer.code()
+
+
+def test_both_sides_bound_what_can_be_solved_for(explorer: Explorer) -> None:
+    explorer.set(n_eigenvectors=20)
+    coarse = {"block.3": 1.0}
+    with pytest.raises(SpectralToolkitError, match="n_eigenvectors=20 is out of range"):
+        explorer.set(weights=coarse)
+    explorer.set(compare=True, n_eigenvectors=10, weights=coarse, other_layers="all")
+    assert explorer.state.n_eigenvectors == 10
+
+
+def test_three_colours_are_of_eigenvectors_that_are_there(explorer: Explorer) -> None:
+    explorer.set(view="rgb", n_eigenvectors=2)
+    assert explorer.state.three == (1, 2, 2)
+    assert "components=[1, 2, 2]" in explorer.code()
+    assert freezing_settings(explorer.state, explorer._session)["start"]["view"] == "component"
+
+
+def test_what_the_controls_do_not_offer_is_refused_and_changes_nothing(comms: type[KeepingComm]) -> None:
+    tree = capture_of(images=1)
+    tree = tree.map_over_datasets(lambda node: node.drop_vars(["token", "value"], errors="ignore"))
+    with_views = Explorer(tree, device="cpu")
+    state = with_views.state
+    for changes, message in (
+        ({"view": "norms"}, "view='norms' is not offered"),
+        ({"other_affinity": "token"}, "other_affinity='token' is not offered"),
+    ):
+        with pytest.raises(SpectralToolkitError, match=message):
+            with_views.set(**changes)
+    assert with_views.state == state
+    with_views.set(component=2)
+    with_views.close()
+
+
+def test_only_pictures_that_get_a_button_are_made_small(
+    comms: type[KeepingComm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    small = Session.small
+    monkeypatch.setattr(Session, "small", lambda self, place, side=128: made.append(place) or small(self, place, side))
+    many = Explorer(capture_of(images=61, layers=2, grid=(4, 4)), device="cpu")
+    assert set(made) == {0}
+    many.close()
 
 
 def test_the_other_side_never_shows_the_same_by_itself(explorer: Explorer) -> None:
     assert (explorer.state.affinity, explorer.state.other_affinity) == ("qk", "vv")
     explorer._controls.affinity.value = "vv"
     assert explorer.state.other_affinity == "qk"
+    explorer.set(affinity="qk")
+    assert explorer.state.other_affinity == "vv", "from Python, too"
+    explorer.set(affinity="vv", other_affinity="vv")
+    assert explorer.state.other_affinity == "vv", "unless asked for"
 
 
 def test_pictures_lie_as_holoviews_lays_them() -> None:
@@ -545,6 +615,18 @@ def test_code_is_shown_and_runs(explorer: Explorer) -> None:
     assert explorer._code.value == explorer.code()
     assert "clipboard.writeText" in str(explorer._loader._output.outputs)
     compile(explorer.code(), "copied", "exec")
+    explorer._controls.view.value = "segments"
+    assert explorer._code.value == explorer.code(), "the open box says what is shown now"
+    assert not explorer._done.value, "and nobody claims that it was copied"
+
+
+def test_the_same_script_is_sent_to_the_page_again(explorer: Explorer) -> None:
+    sent: list[str] = []
+    explorer._loader._output.observe(lambda change: sent.append(str(change["new"])), "outputs")
+    for _ in range(2):
+        explorer._loader.run("copied()")
+    explorer._loader._output.unobserve_all()
+    assert sum("copied()" in markup for markup in sent) == 2
 
 
 def test_hostile_names_are_only_text(comms: type[KeepingComm]) -> None:

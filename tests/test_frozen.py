@@ -244,6 +244,8 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
         ({"start": {"zoom": 2}}, "start has no 'zoom': it may hold image"),
         ({"start": {"patch": (9, 0)}}, "start cannot have patch=\\(9, 0\\): give a row below 4"),
         ({"opacity": 2}, "opacity=2 is out of range"),
+        ({"path": [1]}, r"path is a list: .* st\.frozen\(\(model, images\), path\)"),
+        ({"kernel": {"v": "rbf"}}, "kernel names 'v', which is none"),
         ({"images": pictures(1)}, "1 pictures were given"),
     ],
 )

@@ -216,6 +216,28 @@ def test_files_that_are_no_pictures(tmp_path: Path) -> None:
         _ = pictures.sha256
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_file_cut_off_is_noticed_before_any_work(ending: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    for name in "ab":
+        Image.fromarray(noise).save(tmp_path / f"{name}.{ending}")
+    whole = (tmp_path / f"b.{ending}").read_bytes()
+    (tmp_path / f"b.{ending}").write_bytes(whole + b"trailing bytes that nobody minds" * 9)
+    assert st.load_images(tmp_path).sha256
+    (tmp_path / f"b.{ending}").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SpectralToolkitError, match=rf"b\.{ending}.* (is damaged or gone|cannot be read as a picture)"):
+        _ = st.load_images(tmp_path).sha256
+
+
+def test_pictures_that_a_folder_holds_and_nobody_can_read_are_told(folder: Path) -> None:
+    for name in ("d.jfif", "e.JPE"):
+        Image.fromarray(RGB).save(folder / name, format="JPEG")
+    assert st.load_images(folder).names == ("a.png", "b.png", "c.bmp", "d.jfif", "e.JPE")
+    (folder / "f.HEIC").write_bytes(b"from a phone")
+    with pytest.warns(UserWarning, match=r"1 of the pictures .* cannot be read and are left out, such as 'f\.HEIC'"):
+        assert len(st.load_images(folder)) == 5
+
+
 def test_bfloat16_tensors() -> None:
     tensor = torch.tensor([0.0, 0.5, 1.0], dtype=torch.bfloat16).expand(4, 6, 3)
     np.testing.assert_array_equal(st.load_images(tensor)[0][0, 0], [0, 128, 255])

@@ -430,7 +430,9 @@ def test_settings_of_processors(settings: dict[str, Any], expected: dict[str, An
     ("processor", "message"),
     [
         ({}, "is not an image processor"),
-        ({"mean": [0.1, 0.2, 0.3]}, "is not an image processor"),
+        ({"mean": [0.1, 0.2, 0.3]}, "setting 'mean', which means nothing here: use image_mean"),
+        ({"image_mean": 0.1, "image_sd": 0.1}, "setting 'image_sd', which .*did you mean 'image_std'"),
+        ({"size": {"shortest_edge": 16}}, "size=.* cannot be used: expected one number"),
         (tf.ViTConfig(), "is not an image processor"),
         ("folder", "is not an image processor"),
         ({"image_std": [0, 0, 0]}, "image_std=.* cannot be used"),

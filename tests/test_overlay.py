@@ -181,9 +181,10 @@ def test_pictures_are_found_by_name_or_else_by_position(eig: xr.Dataset) -> None
     bare = eig.drop_vars([name for name in eig.coords if str(name).startswith(("box", "original"))])
     by_name = part(st.overlay(named, bare, image="picture-1", component=1), "Picture")
     assert (by_name.dimension_values("R") == 255).all()
-    renamed = named[:2].assign_coords(image=["a", "b"])
-    by_position = part(st.overlay(renamed, bare, image="picture-1", component=1), "Picture")
-    assert (by_position.dimension_values("R") == 0).all()
+    by_position = part(st.overlay(named[:2].values[::-1], bare, image="picture-1", component=1), "Picture")
+    assert (by_position.dimension_values("R") == 255).all()
+    with pytest.raises(SpectralToolkitError, match="2 pictures were given .* pictures with the same names"):
+        st.overlay(named[:2].assign_coords(image=["a", "b"]), bare)
     with pytest.raises(SpectralToolkitError, match="1 pictures were given"):
         st.overlay(dark[:1], eig)
 
@@ -230,7 +231,12 @@ def test_max_side_limits_the_picture(eig: xr.Dataset) -> None:
         ({"image": 7}, "image=7 is none of the 2 images"),
         ({"image": "cat"}, "image='cat' is none"),
         ({"image": []}, "asks for no picture"),
+        ({"image": 1.5}, "image=1.5 is none of the 2 images"),
         ({"opacity": 2}, "opacity=2 is out of range"),
+        ({"opacity": "half"}, "opacity='half' is out of range"),
+        ({"kind": "rgb", "component": 2}, "component= means nothing to kind='rgb': use components="),
+        ({"kind": "grid", "component": 2}, "component= means nothing to kind='grid'"),
+        ({"components": (1, 2)}, "components= means nothing to kind='component'"),
         ({"kind": "rgb", "components": (1, 2)}, "cannot be red, green and blue"),
     ],
 )
@@ -240,6 +246,9 @@ def test_impossible_requests_are_refused_in_one_sentence(eig: xr.Dataset, argume
 
 
 def test_wrong_arguments_are_named() -> None:
+    for alone in (eigenvectors().isel(image=0), eigenvectors().sel(component=2)):
+        with pytest.raises(SpectralToolkitError, match="choose one as a list"):
+            st.overlay(activations(), alone)
     with pytest.raises(SpectralToolkitError, match="expected the Dataset"):
         st.overlay(activations(), xr.Dataset())
     tree = activations()

@@ -172,7 +172,11 @@ def test_wrong_input_is_told_in_one_sentence() -> None:
 
 def test_names_win_over_places() -> None:
     assert picture_order(("b", "a", "c"), ["a", "b"], "segments") == [1, 0]
-    assert picture_order(("b", "a"), ["x", "y"], "segments") == [0, 1]
+    assert picture_order(("image_0", "image_1"), ["x", "y"], "segments") == [0, 1]
+    assert picture_order(("b", "a"), ["0", "1"], "segments") == [0, 1]
+    for others in (("b", "c"), ("x", "y")):
+        with pytest.raises(SpectralToolkitError, match=r"2 pictures were given .* pictures with the same names"):
+            picture_order(others, ["a", "b"], "segments")
     assert picture_order(("image_0", "image_1", "image_2"), ["image_2", "image_0"], "segments") == [2, 0]
     assert picture_order(("image_0", "image_1"), ["image_1", "image_2"], "segments") == [0, 1], "a part of both"
     for wanted in (["image_1", "image_0"], ["1", "0"]):

@@ -23,7 +23,7 @@ from spectral_toolkit.images import load_images
 from spectral_toolkit.views import figures
 from spectral_toolkit.views.composite import colour_field
 from spectral_toolkit.views.page import KINDS, build_page
-from spectral_toolkit.views.recipe import recipe, solve_lines
+from spectral_toolkit.views.recipe import capture_lines, recipe, solve_lines
 from spectral_toolkit.views.report import render_report, report_html
 
 HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}&amp;"
@@ -289,6 +289,15 @@ def test_recipe_is_python_and_spells_out_what_differs() -> None:
         compile(text, "recipe", "exec")
 
 
+def test_a_model_in_memory_is_asked_for_and_not_looked_up() -> None:
+    for name, line in (
+        ("ViTModel", "model = st.load_model(my_model)  # my_model: the ViTModel that was in memory"),
+        ("facebook/dinov2-small", "model = st.load_model('facebook/dinov2-small')"),
+        ("scenes", "model = st.load_model('scenes')"),
+    ):
+        assert line in capture_lines({"model": name}, "'photos/*.jpg'")
+
+
 def test_fewer_layers_than_captured_are_spelled_out() -> None:
     eig = eigenvectors(layers=LAYERS[1:], attrs={"activations_layers": json.dumps(LAYERS)})
     assert "layers=['encoder.layer.1.attention', 'encoder.layer.2.attention']" in "\n".join(solve_lines(eig, "qk"))
@@ -371,3 +380,22 @@ def test_report_wants_an_affinity_and_a_file(tmp_path: Path) -> None:
         st.report(model, pictures(), tmp_path / "a.html", affinities=())
     with pytest.raises(SpectralToolkitError, match="is a folder"):
         st.report(model, pictures(), tmp_path)
+    with pytest.raises(SpectralToolkitError, match="path=3 is no path"):
+        st.report(model, pictures(), 3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SpectralToolkitError, match="kernel names 'v', which is none of the affinities asked for"):
+        st.report(model, pictures(), tmp_path / "a.html", affinities=("vv",), kernel={"v": "rbf"})
+    theirs = tmp_path / "mine.html"
+    theirs.write_text("<p>not ours</p>")
+    with pytest.raises(SpectralToolkitError, match="is no page of spectral-toolkit, so it is left as it is"):
+        st.report(model, pictures(), theirs)
+    assert theirs.read_text() == "<p>not ours</p>"
+
+
+def test_a_list_of_weights_goes_by_the_order_in_which_layers_are_given(tmp_path: Path) -> None:
+    model = st.load_model("scenes", device="cpu")
+    options: dict[str, Any] = {"affinities": ("vv",), "n_eigenvectors": 2, "device": "cpu", "progress": False}
+    for name, layers, weights in (("a.html", [-1, 0], [1, 0.5]), ("b.html", [0, -1], [0.5, 1])):
+        path = st.report(model, pictures(), tmp_path / name, layers=layers, weights=weights, **options)
+        assert '"weights": "[0.5, 1.0]"' in path.read_text()
+    with pytest.raises(SpectralToolkitError, match="weights has 3 entries"):
+        st.report(model, pictures(), tmp_path / "c.html", layers=[-1, 0], weights=[1, 2, 3], **options)

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from sklearn.linear_model import Ridge
@@ -156,6 +157,13 @@ def test_evaluate_perfect_and_refusals() -> None:
     perfect = evaluate(labels + 5, labels, n_categories=4)
     assert float(perfect.matched_miou) == float(perfect.overclustered_miou) == float(perfect.ari) == 1
     assert np.isnan(perfect.iou.values[3])
+    alone = xr.DataArray(labels + 5, dims=("image", "y", "x"), attrs={"scope": "image"})
+    assert "the same number means something else in each" in evaluate(alone, labels).attrs["notes"]
+    assert not evaluate(alone.assign_attrs(scope="dataset"), labels).attrs["notes"] + perfect.attrs["notes"]
+    with pytest.raises(SpectralToolkitError, match="labels are a list that is no array"):
+        evaluate(labels, [labels[0], labels[0, :1]])
+    with pytest.raises(SpectralToolkitError, match="segments are a Dataset that is no array"):
+        evaluate(xr.Dataset({"a": alone}), labels)
     with pytest.raises(SpectralToolkitError, match="segments have shape"):
         evaluate(labels[:1], labels)
     with pytest.raises(SpectralToolkitError, match="ignore every cell"):

@@ -146,6 +146,7 @@ def affinity(
                 f"layers={list(layers)!r} names {unknown or 'nothing'}: use 'all' or names among {', '.join(names)}."
             )
         names = [name for name in names if name in layers]
+        weights = _by_name(weights, layers, names, heads)
     elif layers != "all":
         raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
     members = make_members(acts, names, kind, heads)
@@ -185,6 +186,19 @@ def affinity(
         dense_bytes=dense_bytes,
         mask=masked,
     )
+
+
+def _by_name(weights: Weights, layers: Sequence[str], names: list[str], heads: str) -> Weights:
+    """Weights in the order in which layers were named, where that is not their order in depth, as a mapping."""
+    if weights is None or isinstance(weights, Mapping) or list(layers) == names:
+        return weights
+    values = list(np.atleast_1d(np.asarray(weights)))
+    if heads != "mean" or len(values) != len(names) or len(layers) != len(names):
+        raise AffinityError(
+            f"weights={values!r} cannot be told apart by place, as layers={list(layers)!r} are not in order of depth: "
+            "give a mapping from names to weights."
+        )
+    return dict(zip(layers, values, strict=True))
 
 
 def _checked_mask(mask: object, acts: xr.DataTree) -> dict[str, np.ndarray]:

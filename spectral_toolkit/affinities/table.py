@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -58,6 +58,24 @@ def default_kernel(kind: str, scope: str = "image") -> str:
     if scope == "dataset":
         return "knn"
     return "softmax" if kind == "qk" else "cosine"
+
+
+def kernels_of(kernel: str | Mapping[str, str] | None, kinds: Sequence[str]) -> dict[str, str | None]:
+    """The kernel of each kind, from one for all or a mapping; None is the default.
+
+    Examples
+    --------
+    >>> kernels_of({"vv": "rbf"}, ("qk", "vv"))
+    {'qk': None, 'vv': 'rbf'}
+    """
+    if not isinstance(kernel, Mapping):
+        return dict.fromkeys(kinds, kernel)
+    if unknown := [kind for kind in kernel if kind not in kinds]:
+        raise AffinityError(
+            f"kernel names {unknown[0]!r}, which is none of the affinities asked for: use "
+            f"{', '.join(map(repr, kinds))}."
+        )
+    return {kind: kernel.get(kind) for kind in kinds}
 
 
 def check_combination(kind: str, kernel: str | None, heads: str, scope: str, options: Mapping[str, object]) -> str:

@@ -19,6 +19,7 @@ import xarray as xr
 from ..activations import image_names, layer_names
 from ..errors import BundleError, SpectralToolkitError
 from ..images import Pictures, load_images
+from ..matching import picture_order
 from .arrays import from_files, to_files
 from .containers import damaged, first_line, read_members, refuse_existing, write_members
 from .contents import as_answers, build_tree, check_activations, check_eigenvectors, check_given, layer_dataset
@@ -185,6 +186,8 @@ def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> 
     True
     """
     target = _checked_path(path)
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float) or not max_bytes >= 0:
+        raise BundleError(f"max_bytes={max_bytes!r} is no number of bytes: give one such as 2 * 2**30.")
     manifest, files = read_members(target, max_bytes)
     try:
         return _assembled(manifest, files)
@@ -260,18 +263,8 @@ def _shown(images: Any, names: list[str], max_side: int) -> dict[str, np.ndarray
     from PIL import Image
 
     pictures = load_images(images)
-    available = list(pictures.names)
-    if set(names) <= set(available):
-        order = [available.index(name) for name in names]
-    elif len(available) == len(names):
-        order = list(range(len(names)))
-    else:
-        raise SpectralToolkitError(
-            f"{len(available)} pictures were given for activations of {len(names)} images: give the same pictures, or "
-            "images=None to keep what the model saw."
-        )
     shown = {}
-    for name, place in zip(names, order, strict=True):
+    for name, place in zip(names, picture_order(pictures.names, names, "activations"), strict=True):
         picture = Image.fromarray(np.asarray(pictures[place]))
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
         shown[name] = np.asarray(picture)
@@ -291,7 +284,8 @@ def _checked_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _checked_path(path: Any) -> Path:
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise BundleError(f"path={path!r} is no path: give a name such as 'scenes.zip'.")
+        shown = repr(path) if isinstance(path, str | int | None) else f"<{type(path).__name__}>"
+        raise BundleError(f"path={shown} is no path: give a name such as 'scenes.zip'.")
     return Path(path).expanduser()
 
 

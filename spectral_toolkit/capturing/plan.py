@@ -18,7 +18,7 @@ import psutil
 import torch
 import xarray as xr
 
-from ..activations import QUANTITIES, UNROTATED, patch_centres
+from ..activations import QUANTITIES, UNROTATED, names_array, patch_centres
 from ..errors import SpectralToolkitError
 from ..images import Pictures
 from ..models.model import LayerShape, Model
@@ -182,13 +182,6 @@ class Plan:
 @cache
 def _versions(libraries: tuple[str, ...]) -> str:
     return json.dumps({name: version(name) for name in ("spectral-toolkit", *libraries)})
-
-
-def names_array(names: Sequence[str]) -> np.ndarray:
-    """Names as objects: NumPy's fixed-width text has no place in the zarr 3 standard."""
-    array = np.empty(len(names), dtype=object)
-    array[:] = list(names)
-    return array
 
 
 def make_plan(

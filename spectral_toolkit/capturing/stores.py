@@ -228,6 +228,11 @@ def _check(path: Path, plan: Plan) -> None:
         raise _foreign(path)
     unfinished = is_unfinished(path)
     ignoring = () if unfinished else _CIRCUMSTANCES
+    if found.get("pictures_sha256") != plan.attrs["pictures_sha256"]:
+        raise StoreError(
+            f"The store {str(path)!r} holds a capture of other pictures: give those it was made with (all of them, in "
+            "the same order), or another store."
+        )
     if other := differences(found, plan.attrs, ignoring):
         raise StoreError(
             f"The store {str(path)!r} holds another capture: {'; '.join(other)}. Give the settings it was made with, "

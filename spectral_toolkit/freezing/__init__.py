@@ -14,6 +14,7 @@ import xarray as xr
 from ..activations import image_names, layer_names
 from ..affinities import affinity
 from ..affinities.presets import PRESETS, preset_weights
+from ..affinities.table import kernels_of
 from ..errors import SpectralToolkitError
 from ..regions import instances, segment
 from ..solvers import solve
@@ -139,8 +140,7 @@ def freeze(
     layers = layer_names(acts)
     weights = _weights(presets, layers)
     graphs = {
-        kind: affinity(acts, kind, kernel=kernel.get(kind) if isinstance(kernel, Mapping) else kernel, device=device)
-        for kind in kinds
+        kind: affinity(acts, kind, kernel=chosen, device=device) for kind, chosen in kernels_of(kernel, kinds).items()
     }
     n_images = len(image_names(acts))
     outlying = outlying_masks(acts)

@@ -57,7 +57,8 @@ def load_model(
         anything else moves it.
     dtype
         Precision of the weights, such as ``"float32"`` or ``torch.float16``. None keeps the checkpoint's, or the
-        live object's.
+        live object's. A live object is converted itself, as by its own ``.to(dtype)``: give ``copy.deepcopy(model)``
+        to keep it as it is.
     revision
         Branch, tag or commit on the hub.
     processor

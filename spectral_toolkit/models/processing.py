@@ -7,6 +7,7 @@ all of them crop or pad, so that what the model saw would no longer line up with
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,9 @@ _KNOWN = (
     "crop_size",
     "do_center_crop",
 )
+
+_FROM_FILE = ("image_processor_type", "feature_extractor_type", "processor_class")
+"""One of these stands in every file of settings that comes with a model."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,16 @@ def settings_of(processor: Any) -> Mapping[str, Any]:
     """The settings of a live processor (an image processor, or a processor that holds one), or a dictionary of them."""
     inner = getattr(processor, "image_processor", processor)
     settings = inner if isinstance(inner, Mapping) else inner.to_dict() if hasattr(inner, "to_dict") else {}
+    if inner is processor and isinstance(inner, Mapping) and not {*_FROM_FILE} & {*inner}:
+        # A dictionary written by hand; those that models come with hold much that is not looked at.
+        if misspelt := [name for name in inner if name not in _KNOWN]:
+            close = difflib.get_close_matches(str(misspelt[0]), _KNOWN, n=1)
+            raise SpectralToolkitError(
+                f"processor has a setting {misspelt[0]!r}, which means nothing here"
+                f"{f' (did you mean {close[0]!r}?)' if close else ''}: use {', '.join(_KNOWN)}."
+            )
+        if inner.get("size") is not None and _fixed_size({"size": inner["size"]}) is None:
+            raise _bad("size", inner["size"], "expected one number, or {'height': ..., 'width': ...}")
     if not any(name in settings for name in _KNOWN):
         raise SpectralToolkitError(
             f"processor={processor!r} is not an image processor: pass a transformers processor, a dictionary with "

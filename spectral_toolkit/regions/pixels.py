@@ -37,8 +37,8 @@ def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: fl
         :func:`spectral_toolkit.instances`.
     images
         The pictures, as :func:`spectral_toolkit.load_images` takes them, or the tree of activations, whose pixels are
-        what the model saw. Found by name, else by place; only the part that was analysed is used. All must have one
-        size.
+        what the model saw. Found by name, or arrays, which have none, by place; only the part that was analysed is
+        used. All must have one size.
     margin
         Width, in cells, of the band inside every border that is decided anew. 0 only enlarges.
     beta

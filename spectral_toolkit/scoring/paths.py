@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
-from ..activations import layer_names
+from ..activations import check_tree, layer_names
 from ..affinities import affinity
 from ..affinities.dataset_graph import too_fine
 from ..affinities.features import KINDS
@@ -112,6 +112,7 @@ def pathways(
     """
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     _check(kinds, n_bootstrap, confidence, seed)
+    check_tree(acts)
     acts, left_out = without_fine_layers(acts)
     layers = layer_names(acts)
     grid = finest_grid(acts)

@@ -16,6 +16,10 @@ from ..errors import SpectralToolkitError
 
 N_INIT = 4
 OVERCLUSTERED = 40
+_ALONE = (
+    "The pictures were cut one by one, so that the same number means something else in each, and these scores little: "
+    "use segments of scope='dataset', or evaluate every picture alone."
+)
 
 
 def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> xr.Dataset:
@@ -82,14 +86,24 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> 
             "iou": ("category", iou),
         },
         coords={"category": np.arange(n_categories)},
-        attrs={"n_cells": int((wanted >= 0).sum()), "n_segments": int(codes.max()) + 1},
+        attrs={
+            "n_cells": int((wanted >= 0).sum()),
+            "n_segments": int(codes.max()) + 1,
+            "notes": _ALONE if len(found) > 1 and getattr(segments, "attrs", {}).get("scope") == "image" else "",
+        },
     )
 
 
 def _integers(name: str, value: Any) -> np.ndarray:
     if isinstance(value, xr.DataArray) and {"image", "y", "x"} == set(value.dims):
         value = value.transpose("image", "y", "x")
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:  # a Dataset, or maps of several sizes
+        raise SpectralToolkitError(
+            f"{name} are a {type(value).__name__} that is no array; expected integers (image, y, x), as st.segment and "
+            "st.prepare_labels return them."
+        ) from error
     if array.dtype.kind not in "iub" or array.ndim != 3 or not array.size:
         raise SpectralToolkitError(
             f"{name} have shape {array.shape} and type {array.dtype}; expected integers (image, y, x)."

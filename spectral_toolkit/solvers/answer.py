@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..activations import patch_centres
+from ..activations import names_array, patch_centres
 from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid, Resampling
 from ..devices import working_dtype
@@ -82,11 +82,11 @@ def assemble(
             "isolated": (("image", "y", "x"), (_numpy(isolated) > 0.5).reshape(cells)),
         },
         coords={
-            "image": np.array(graph.images, dtype=object).astype(str),
+            "image": names_array(graph.images),
             "y": patch_centres(shown_on[0]),
             "x": patch_centres(shown_on[1]),
             "component": np.arange(1, components + 1),
-            "layer": np.array(graph.layers, dtype=object).astype(str),
+            "layer": names_array(graph.layers),
             **_image_coordinates(graph, images),
         },
         attrs={

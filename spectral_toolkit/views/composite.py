@@ -154,10 +154,13 @@ def blend(picture: np.ndarray, colours: np.ndarray, opacity: float | np.ndarray)
 
 def check_opacity(opacity: float | np.ndarray) -> np.ndarray:
     """Opacity as an array, refused outside 0 to 1."""
-    array = np.asarray(opacity, dtype=np.float64)
+    try:
+        array = np.asarray(opacity, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.asarray(np.nan)
     if not ((array >= 0) & (array <= 1)).all():
         raise SpectralToolkitError(
-            f"opacity={opacity} is out of range: 0 shows the picture alone, 1 the colours alone."
+            f"opacity={opacity!r} is out of range: 0 shows the picture alone, 1 the colours alone."
         )
     return array
 

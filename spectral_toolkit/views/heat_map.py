@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import SpectralToolkitError
 from .figures import short_names
+from .overlay import load_bokeh
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,8 +49,7 @@ def heat_map(scores: xr.Dataset, *, names: tuple[str, ...] | None = None) -> hv.
     >>> len(heat_map(scores, names=("where",)))
     1
     """
-    if "bokeh" not in hv.Store.renderers:
-        hv.extension("bokeh", logo=False)
+    load_bokeh()
     if names is None:
         names = ("where", "what") if "what" in getattr(scores, "data_vars", ()) else ("where_plain",)
     for name in names:

@@ -118,11 +118,14 @@ def overlay(
     """
     if kind not in KINDS:
         raise SpectralToolkitError(f"kind={kind!r} is not a kind of overlay: use one of {', '.join(map(repr, KINDS))}.")
+    unused, used = ("components", "component") if kind == "component" else ("component", "components")
+    if {"component": component, "components": components}[unused] is not None:
+        raise SpectralToolkitError(f"{unused}= means nothing to kind={kind!r}: use {used}=, or another kind.")
     check_opacity(opacity)
     chosen = choose_images(eig, image)
     if not chosen:
         raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
-    _load_bokeh()
+    load_bokeh()
     shown = shown_pictures(images, eig, chosen, max_side)
     style = {"opacity": opacity, "smooth": smooth}
     if kind == "grid":
@@ -152,7 +155,7 @@ def overlay(
 
 
 @functools.cache
-def _load_bokeh() -> None:
+def load_bokeh() -> None:
     """Load Bokeh's JavaScript from the installed package, once: from a CDN it would not come on an offline machine.
 
     Who has called ``hv.extension`` herself keeps what she chose.
@@ -167,7 +170,7 @@ def _load_bokeh() -> None:
 
 
 def _all_components(eig: xr.Dataset) -> list[int]:
-    return [int(number) for number in eig.coords["component"].values]
+    return [int(number) for number in np.atleast_1d(eig.coords["component"].values)]
 
 
 def _checked_components(eig: xr.Dataset, components: Sequence[int] | None) -> list[int]:

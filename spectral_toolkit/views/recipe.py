@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +79,9 @@ def figure_recipe(
     return "\n".join(lines) + "\n"
 
 
+_CLASS = re.compile(r"[A-Z]\w*(Model|Pipeline|For[A-Z]\w+|Backbone)")
+
+
 def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str, Any] | None = None) -> list[str]:
     """Lines that load the model and the pictures and capture ``acts``, with the settings the activations tell of.
 
@@ -87,6 +91,9 @@ def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str,
     source = repr(str(more.pop("source", attrs.get("model", ""))))
     model = call("st.load_model", [source], {"revision": attrs.get("revision") or None, **more})
     lines = [f"model = {model}"]
+    if "source" not in (loading or {}) and _CLASS.fullmatch(str(attrs.get("model", ""))):
+        # A live object without a name is recorded by its class, which nobody could load.
+        lines = [f"model = st.load_model(my_model)  # my_model: the {attrs['model']} that was in memory"]
     if digest := attrs.get("weights_sha256"):
         lines.append(f"assert model.weights_sha256() == {str(digest)!r}, 'other weights'")
     lines.append(f"images = st.load_images({pictures})")

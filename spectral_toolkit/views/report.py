@@ -12,7 +12,7 @@ import xarray as xr
 
 from ..errors import SpectralToolkitError
 from ..images import load_images
-from ..outputs import write_whole
+from ..outputs import is_ours, write_whole
 from .colour import DIVERGING, css_gradient
 from .composite import check_opacity
 from .page import Caption, build_page, kind_of, provenance
@@ -57,13 +57,13 @@ def report(
     images
         Anything ``st.load_images`` takes.
     path
-        The file to write; its folder is made if need be, and a file of that name is replaced.
+        The file to write; its folder is made if need be, and a page of ours of that name is replaced.
     affinities
         Kinds to show side by side.
     kernel
         One kernel for all affinities, or a mapping from kind to kernel; None takes the default of each kind.
     heads, scope, weights
-        As in ``st.affinity``.
+        As in ``st.affinity``; a list of weights goes by the order in which ``layers`` are given.
     layers, size
         As in ``st.capture``.
     n_eigenvectors, method, tolerance
@@ -92,18 +92,21 @@ def report(
     """
     # Who only renders answers from a file waits for neither models nor solvers.
     from ..affinities import affinity
+    from ..affinities.table import kernels_of
     from ..capturing import capture
+    from ..models import Model, load_model
     from ..solvers import solve
 
     kinds = [affinities] if isinstance(affinities, str) else list(affinities)
     if not kinds:
         raise SpectralToolkitError("affinities=() asks for no affinity: give at least one, such as ('qk', 'vv').")
-    target = _target(path)
+    target, kernels = _target(path), kernels_of(kernel, kinds)
     pictures = load_images(images)
-    activations = capture(model, pictures, layers=layers, size=size, seed=seed, progress=progress)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    weights = _by_name(weights, layers, loaded)
+    activations = capture(loaded, pictures, layers=layers, size=size, seed=seed, progress=progress)
     solved = {}
-    for kind in dict.fromkeys(kinds):
-        chosen = kernel.get(kind) if isinstance(kernel, Mapping) else kernel
+    for kind, chosen in kernels.items():
         graph = affinity(activations, kind, kernel=chosen, heads=heads, scope=scope, weights=weights, device=device)
         solved[kind] = solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed)
     return render_report(
@@ -116,6 +119,23 @@ def report(
         max_side=max_side,
         pictures_source=picture_expression(images),
     )
+
+
+def _by_name(weights: Any, layers: Any, model: Model) -> Any:
+    """A list of weights for layers that are not named in order of depth, as a mapping."""
+    from ..capturing.plan import choose_layers
+
+    if weights is None or isinstance(weights, Mapping) or not isinstance(layers, list | tuple):
+        return weights
+    named = [name for layer in layers for name in choose_layers(model, [layer])]
+    if named == list(choose_layers(model, layers)):
+        return weights
+    if len(named) != len(weights) or len(set(named)) != len(named):
+        raise SpectralToolkitError(
+            f"weights has {len(weights)} entries for layers={layers!r}, {len(named)} layers: give one a layer, or a "
+            "mapping from names to weights."
+        )
+    return dict(zip(named, weights, strict=True))
 
 
 def render_report(
@@ -247,9 +267,15 @@ def _check_answers(solved: Mapping[str, xr.Dataset]) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise SpectralToolkitError(f"path={path!r} is no path: give the name of a file, such as 'report.html'.")
     target = Path(path)
     if target.is_dir():
         raise SpectralToolkitError(f"path={str(path)!r} is a folder: give the name of a file, such as 'report.html'.")
+    if target.exists() and not is_ours(target):
+        raise SpectralToolkitError(
+            f"path={str(path)!r} exists and is no page of spectral-toolkit, so it is left as it is: give another name."
+        )
     return target
 
 

@@ -47,6 +47,12 @@ def eigenvector_names(eig: xr.Dataset) -> list[str]:
             f"A {type(eig).__name__} was given as eigenvectors: expected the Dataset that st.solve returns, "
             "with a variable 'eigenvector' (image, y, x, component)."
         )
+    if "image" not in eig["eigenvector"].dims or "component" not in eig["eigenvector"].dims:
+        raise SpectralToolkitError(
+            f"The eigenvectors have dimensions {tuple(map(str, eig['eigenvector'].dims))}, expected image, y, x and "
+            "component: choose one as a list, with .isel(image=[0]) or .sel(component=[1]), or with image= and "
+            "component= here."
+        )
     if "image" in eig.coords:
         return [str(name) for name in eig.coords["image"].values]
     return [str(index) for index in range(eig.sizes["image"])]
@@ -57,7 +63,12 @@ def choose_images(eig: xr.Dataset, image: Any = None) -> list[int]:
     names = eigenvector_names(eig)
     if image is None:
         return list(range(len(names)))
-    wanted = [image] if isinstance(image, str | int | np.integer) else list(image)
+    if isinstance(image, slice):
+        image = range(len(names))[image]
+    try:
+        wanted = [image] if isinstance(image, str | int | np.integer) else list(image)
+    except TypeError:
+        wanted = [image]  # refused below
     positions = []
     for item in wanted:
         if str(item) in names and not isinstance(item, int | np.integer):
@@ -81,7 +92,7 @@ def shown_pictures(
     ----------
     images
         Whatever `load_images` takes, or a tree of activations that holds pixels. Pictures are found by name where
-        every name of ``eig`` is among theirs, else by position where there are as many as in ``eig``.
+        every name of ``eig`` is among theirs; arrays have no names, and go by position.
     eig
         As returned by ``st.solve``.
     image

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..recipe import call, capture_lines
 from .session import Question, questions
-from .state import Facts, State
+from .state import Facts, State, moved
 
 
 def as_code(state: State, facts: Facts, attrs: Mapping[str, Any], pictures: str | None) -> str:
@@ -44,11 +44,11 @@ def as_code(state: State, facts: Facts, attrs: Mapping[str, Any], pictures: str 
         lines.append("mask = outlying_masks(one)")
     for place, question in enumerate(asked):
         suffix = "" if place == 0 else "_other"
-        lines += ["", *_solving(state, question, suffix, facts)]
+        lines += ["", *_solving(state, question, suffix, facts, "one" if pictures is None else "images")]
     return "\n".join(lines) + "\n"
 
 
-def _solving(state: State, question: Question, suffix: str, facts: Facts) -> list[str]:
+def _solving(state: State, question: Question, suffix: str, facts: Facts, pictures: str) -> list[str]:
     settings: dict[str, Any] = {"kernel": question.kernel}
     weights = dict(question.weights)
     lines = []
@@ -67,11 +67,12 @@ def _solving(state: State, question: Question, suffix: str, facts: Facts) -> lis
     if state.view == "instances":
         lines.append(f"instances{suffix} = st.instances(eig{suffix})")
     if state.patch is not None:
-        lines.append(f"joint{suffix}, by_layer{suffix} = affinity_row(graph{suffix}, {state.patch!r})")
+        patch = moved(state.patch, facts.grid_of(state.weights or {}), facts.grid_of(weights))
+        lines.append(f"joint{suffix}, by_layer{suffix} = affinity_row(graph{suffix}, {patch!r})")
     shown = {"image": 0, "component": state.component, "opacity": state.opacity, "smooth": state.smooth or None}
     if state.view == "grid":
         shown |= {"component": None, "kind": "grid"}
     if state.view == "rgb":
         shown |= {"component": None, "kind": "rgb", "components": list(state.three)}
-    lines.append(f"view{suffix} = {call('st.overlay', ['one', f'eig{suffix}'], shown)}  # show it: view{suffix}")
+    lines.append(f"view{suffix} = {call('st.overlay', [pictures, f'eig{suffix}'], shown)}  # show it: view{suffix}")
     return lines

@@ -15,7 +15,7 @@ from ...images import load_images
 from ...models import load_model
 from ..report import picture_expression
 from .session import Session
-from .state import State, checked
+from .state import State, checked, moved
 
 QUANTITIES = ("query", "key", "value", "token")
 """What is captured, where the model has it."""
@@ -53,7 +53,7 @@ def fitting(state: State, session: Session) -> State:
     if state.other_affinity not in facts.kinds:
         changes["other_affinity"] = facts.kinds[-1]
     rows, columns = facts.grid_of(weights)
-    most = rows * columns - 2
+    most = facts.most_eigenvectors(state)
     if state.n_eigenvectors > most:
         changes["n_eigenvectors"] = most
     changes["component"] = min(state.component, changes.get("n_eigenvectors", state.n_eigenvectors))
@@ -78,12 +78,18 @@ def freezing_settings(state: State, session: Session) -> dict[str, Any]:
     if preset == "chosen":
         presets = {"chosen": weights, **presets}
     kinds = [kind for kind in kinds if kind in facts.kinds]
+    view = {"picture": "component", "layers": "component", "norms": "component"}.get(state.view, state.view)
+    if view == "rgb" and state.n_eigenvectors < 3:
+        view = "component"
+    # The page counts patches on the grid of its first setting.
+    grids = [facts.grid_of(one) for one in (weights, next(iter(presets.values())))]
     return {
         "images": session.pictures,
         "kinds": kinds,
         "kernel": {kind: kernel for kind, kernel in kernels.items() if kernel is not None and kind in kinds} or None,
         "presets": presets,
         "n_eigenvectors": state.n_eigenvectors,
+        "n_segments": state.n_segments,
         "opacity": state.opacity,
         "device": session.device,
         "start": {
@@ -91,8 +97,8 @@ def freezing_settings(state: State, session: Session) -> dict[str, Any]:
             "kind": state.affinity,
             "preset": preset,
             "component": state.component,
-            "view": {"picture": "component", "layers": "component", "norms": "component"}.get(state.view, state.view),
+            "view": view,
             "compare": state.compare and len(kinds) > 1,
-            "patch": state.patch,
+            "patch": None if state.patch is None else moved(state.patch, *grids),
         },
     }

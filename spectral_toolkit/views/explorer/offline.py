@@ -61,7 +61,8 @@ class Loader(widgets.VBox):
         )
 
     def run(self, script: str) -> None:
-        """Run a script in the page that is open."""
+        """Run a script in the page that is open; the same one a second time, too."""
+        self._show("")
         self._show(f"<script>{script}</script>")
 
     def _provide(self, _button: object) -> None:

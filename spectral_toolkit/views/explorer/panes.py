@@ -25,9 +25,9 @@ def main_tiles(state: State, side: Side, picture: ShownPicture, small: np.ndarra
     if state.view == "rgb":
         return [_three(state, side, picture)]
     if state.view == "segments" and side.segments is not None:
-        return [_labels(state, side.segments, picture)]
+        return [_labels(state, side, side.segments, picture)]
     if state.view == "instances" and side.instances is not None:
-        return [_instances(state, side.instances, picture)]
+        return [_instances(state, side, side.instances, picture)]
     return [_component(state, side, picture, state.component, picture.pixels)]
 
 
@@ -45,16 +45,16 @@ def norm_tiles(norms: Mapping[str, tuple[np.ndarray, np.ndarray]], small: np.nda
     ]
 
 
-def row_tiles(state: State, side: Side, small: np.ndarray) -> list[Tile]:
+def row_tiles(side: Side, small: np.ndarray) -> list[Tile]:
     """The tapped patch's row of the joint affinity, and of every layer's own."""
-    if side.joint_row is None or state.patch is None:
+    if side.joint_row is None:
         return []
     rows = {"all layers": side.joint_row, **side.layer_rows}
     names = ["all layers", *(f"layer {name}" for name in short_names(list(side.layer_rows)))]
     on = dict(side.question.weights)
     tiles = []
     for (name, row), caption in zip(rows.items(), names, strict=True):
-        cell = state.patch if row.shape == side.joint_row.shape else None
+        cell = side.patch if row.shape == side.joint_row.shape else None
         off = name != "all layers" and name.split("[")[0] not in on
         framed = [] if cell is None else [cell]
         tiles.append(
@@ -79,7 +79,7 @@ def _component(state: State, side: Side, picture: ShownPicture, number: int, bel
     limit = symmetric_limit(values)
     colours = colour_field(_smoothed(values, state.smooth, picture), limit)
     return Tile(
-        _with_opacity(colours, state.opacity, _isolated(side, colours.shape[:2])), values, below, framed=_tapped(state)
+        _with_opacity(colours, state.opacity, _isolated(side, colours.shape[:2])), values, below, framed=_tapped(side)
     )
 
 
@@ -113,19 +113,19 @@ def _three(state: State, side: Side, picture: ShownPicture) -> Tile:
         _with_opacity(colours, state.opacity, _isolated(side, colours.shape[:2])),
         values,
         picture.pixels,
-        framed=_tapped(state),
+        framed=_tapped(side),
     )
 
 
-def _labels(state: State, labels: np.ndarray, picture: ShownPicture) -> Tile:
+def _labels(state: State, side: Side, labels: np.ndarray, picture: ShownPicture) -> Tile:
     table = categorical(max(int(labels.max()) + 1, 1))
     colours = table[np.clip(labels, 0, None).astype(int)]
     return Tile(
-        _with_opacity(colours, state.opacity, labels < 0), labels.astype(float), picture.pixels, framed=_tapped(state)
+        _with_opacity(colours, state.opacity, labels < 0), labels.astype(float), picture.pixels, framed=_tapped(side)
     )
 
 
-def _instances(state: State, masks: np.ndarray, picture: ShownPicture) -> Tile:
+def _instances(state: State, side: Side, masks: np.ndarray, picture: ShownPicture) -> Tile:
     """Masks (instance, y, x), which may overlap: the smaller lies above the larger; what is in none stays clear."""
     table = categorical(max(len(masks), 1))
     labels = np.full(masks.shape[1:], -1)
@@ -135,7 +135,7 @@ def _instances(state: State, masks: np.ndarray, picture: ShownPicture) -> Tile:
     colours = table[np.clip(labels, 0, None)]
     opacity = np.where(labels < 0, 0.0, state.opacity)
     rgba = np.concatenate([colours, np.rint(255 * opacity)[..., None].astype(np.uint8)], axis=-1)
-    return Tile(rgba, np.where(labels < 0, np.nan, labels + 1.0), picture.pixels, framed=_tapped(state))
+    return Tile(rgba, np.where(labels < 0, np.nan, labels + 1.0), picture.pixels, framed=_tapped(side))
 
 
 def _smoothed(values: np.ndarray, smooth: bool, picture: ShownPicture) -> np.ndarray:
@@ -174,8 +174,8 @@ def _isolated(side: Side, shape: tuple[int, int]) -> np.ndarray:
     return resize_field(mask.astype(np.float32), shape) > 0.5
 
 
-def _tapped(state: State) -> list[tuple[int, int]]:
-    return [] if state.patch is None else [state.patch]
+def _tapped(side: Side) -> list[tuple[int, int]]:
+    return [] if side.patch is None else [side.patch]
 
 
 def _cells(mask: np.ndarray) -> list[tuple[int, int]]:

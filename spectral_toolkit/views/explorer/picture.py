@@ -15,7 +15,7 @@ from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
 from .save import Panel
 from .session import Answer
-from .state import State
+from .state import State, moved
 from .tiles import LABEL, THREE, VALUE, TileFigure, fitting_columns
 
 WIDTH = 520  # screen pixels of a picture alone, where the page has room for them
@@ -88,8 +88,8 @@ class Pictures:
         index, cell = hit
         if self._state.view == "grid":
             self._tapped(component=index + 1)
-        elif one.places[index].grid == self._grid:
-            self._tapped(patch=cell)
+        else:
+            self._tapped(patch=moved(cell, one.places[index].grid, self._grid))
 
 
 class Rows:
@@ -107,7 +107,7 @@ class Rows:
         self._grid = answer.sides[0].eig["eigenvector"].shape[1:3]
         tiles: list[Any] = []
         for side in answer.sides:
-            own = panes.row_tiles(state, side, answer.small)
+            own = panes.row_tiles(side, answer.small)
             if len(answer.sides) > 1:
                 own = [panes.renamed(tile, f"{wording.short_title(side)}: {tile.caption}") for tile in own]
             tiles += own
@@ -119,8 +119,8 @@ class Rows:
 
     def _on_tap(self, event: Any) -> None:
         hit = self.figure.hit(event.x, event.y)
-        if hit is not None and self.figure.places[hit[0]].grid == self._grid:
-            self._tapped(patch=hit[1])
+        if hit is not None:
+            self._tapped(patch=moved(hit[1], self.figure.places[hit[0]].grid, self._grid))
 
 
 class Spectrum:

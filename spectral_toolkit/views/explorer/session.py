@@ -21,7 +21,7 @@ from ...solvers import solve
 from ...trust import Statement, outlying_masks, trust_statements
 from ..composite import shrink
 from ..shown import ShownPicture, shown_pictures
-from .state import Facts, State
+from .state import Facts, State, moved
 from .worker import Check
 
 _Value = TypeVar("_Value")
@@ -53,6 +53,7 @@ class Side:
     trust: list[Statement]
     segments: np.ndarray | None = None
     instances: np.ndarray | None = None
+    patch: tuple[int, int] | None = None
     joint_row: np.ndarray | None = None
     layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -197,11 +198,15 @@ class Session:
             if state.view == "instances":
                 side.instances = get(("instances", question), lambda check, e=eig: _instances(e))
             if state.patch is not None:
-                rows = get(("rows", question, state.patch), lambda check, q=question: self._rows(q, state, check))
+                # The same place in the picture, whatever grid this setting has.
+                grids = self.facts.grids_shown(state)
+                patch = moved(state.patch, grids[0], grids[len(sides)])
+                side.patch = patch
+                rows = get(("rows", question, patch), lambda check, q=question, p=patch: self._rows(q, p, check))
                 side.joint_row, side.layer_rows = rows
                 if state.heads:
                     side.layer_rows = get(
-                        ("heads", question, state.patch), lambda check, q=question: self._head_rows(q, state)
+                        ("heads", question, patch), lambda check, q=question, p=patch: self._head_rows(q, p)
                     )
             sides.append(side)
         return Answer(state, self.picture(state.image), self.small(state.image), sides)
@@ -223,19 +228,19 @@ class Session:
         self._latest[place] = eig
         return eig, trust_statements(eig.isel(image=0), outlying=self._outlying(question.image))
 
-    def _rows(self, question: Question, state: State, check: Check) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _rows(
+        self, question: Question, patch: tuple[int, int], check: Check
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         check()
-        assert state.patch is not None
-        joint, layers = affinity_row(self.graph(question), state.patch)
+        joint, layers = affinity_row(self.graph(question), patch)
         return joint.values, {name: row.values for name, row in layers.items()}
 
-    def _head_rows(self, question: Question, state: State) -> dict[str, np.ndarray]:
-        assert state.patch is not None
+    def _head_rows(self, question: Question, patch: tuple[int, int]) -> dict[str, np.ndarray]:
         layers = [name for name, _ in question.weights]
         graph = affinity(
             self._one(question.image), question.affinity, heads="each", layers=layers, **self._settings(question)
         )
-        _, rows = affinity_row(graph, state.patch)
+        _, rows = affinity_row(graph, patch)
         return {name: row.values for name, row in rows.items()}
 
     def _settings(self, question: Question) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class State:
     component
         The eigenvector shown, counted from 1.
     three
-        The three shown as red, green and blue.
+        The three shown as red, green and blue; the last one that is solved for stands for those beyond it.
     n_segments
         ``"auto"`` or a number from 2.
     opacity
@@ -130,11 +130,35 @@ class Facts:
         on = [self.grids[name] for name in self.layers if weights.get(name, 0) > 0] or list(self.grids.values())
         return max(on, key=lambda grid: grid[0] * grid[1])
 
+    def grids_shown(self, state: State) -> list[tuple[int, int]]:
+        """The base grid of every setting that a state shows."""
+        weights = dict.fromkeys(self.layers, 1.0) if state.weights is None else state.weights
+        shown = [weights]
+        if state.compare:
+            shown.append(weights if state.other_layers == "same" else self.preset(state.other_layers, weights))
+        return [self.grid_of(one) for one in shown]
+
+    def most_eigenvectors(self, state: State) -> int:
+        """As many as every setting that a state shows has."""
+        return min(rows * columns for rows, columns in self.grids_shown(state)) - 2
+
     def preset(self, name: str, weights: Mapping[str, float]) -> dict[str, float]:
         """Weights of a preset; ``"invert"`` switches on what was off, and the other way round."""
         if name == "invert":
             return dict.fromkeys([layer for layer in self.layers if layer not in weights] or self.layers, 1.0)
         return {layer: weight for layer, weight in preset_weights(self.layers, name).items() if weight > 0}
+
+
+def moved(patch: Sequence[int], here: Sequence[int], there: Sequence[int]) -> tuple[int, int]:
+    """The patch of another grid in which the centre of a patch lies.
+
+    Examples
+    --------
+    >>> moved((1, 1), (8, 8), (2, 2)), moved((1, 1), (2, 2), (8, 8))
+    ((0, 0), (6, 6))
+    """
+    row, column = ((2 * place + 1) * n // (2 * m) for place, m, n in zip(patch, here, there, strict=True))
+    return row, column
 
 
 def checked(state: State, facts: Facts) -> State:
@@ -150,14 +174,13 @@ def checked(state: State, facts: Facts) -> State:
     weights = _weights(state.weights, facts)
     _whole("image", image, 0, len(facts.images) - 1)
     for name in ("affinity", "other_affinity"):
-        _one_of(name, getattr(state, name), facts.kinds if name == "affinity" else tuple(KINDS))
+        _one_of(name, getattr(state, name), facts.kinds if name == "affinity" or state.compare else tuple(KINDS))
     check_combination(state.affinity, state.kernel, "mean", "image", {})
     check_combination(state.other_affinity, state.other_kernel, "mean", "image", {})
-    _one_of("view", state.view, tuple(VIEWS))
+    _one_of("view", state.view, tuple(view for view in VIEWS if view != "norms" or facts.has_tokens))
     _one_of("other_layers", state.other_layers, ("same", *NAMED))
     rows, columns = facts.grid_of(weights)
-    most = min(MAX_EIGENVECTORS, rows * columns - 2)
-    _whole("n_eigenvectors", state.n_eigenvectors, 1, most)
+    _whole("n_eigenvectors", state.n_eigenvectors, 1, min(MAX_EIGENVECTORS, facts.most_eigenvectors(state)))
     _whole("component", state.component, 1, state.n_eigenvectors)
     if state.n_segments != "auto":
         _whole("n_segments", state.n_segments, 2, MAX_SEGMENTS)
@@ -173,6 +196,7 @@ def checked(state: State, facts: Facts) -> State:
         )
     for component in three:
         _whole("three", component, 1, MAX_EIGENVECTORS)
+    three = tuple(min(component, state.n_eigenvectors) for component in three)
     patch = state.patch
     if patch is not None:
         if len(patch) != 2:

@@ -20,12 +20,12 @@ from ...errors import SpectralToolkitError
 from ..frozen import Frozen, frozen
 from . import save, wording
 from .code import as_code
-from .controls import MAX_THUMBS, Controls
+from .controls import Controls
 from .keeping import captured, fitting, freezing_settings, state_of
 from .offline import Loader, Stage
 from .picture import Layers, Pictures, Rows, Spectrum
 from .session import Answer, Session, questions
-from .state import VIEWS, State, checked
+from .state import VIEWS, State, checked, moved
 from .worker import Worker
 
 _NUMBERS = itertools.count()
@@ -158,7 +158,7 @@ class Explorer(widgets.VBox):
             raise SpectralToolkitError(
                 f"The state has no {unknown[0]!r}: its fields are {', '.join(State.__dataclass_fields__)}."
             )
-        self.state = replace(self._state, **changes)
+        self.state = self._changed(changes)
 
     @property
     def activations(self) -> xr.DataTree:
@@ -238,9 +238,9 @@ class Explorer(widgets.VBox):
     def _build(self) -> list[widgets.Widget]:
         self._loader = Loader(self._name, self._fill)
         self._style = widgets.HTML(layout=widgets.Layout(display="none"))
-        thumbs = [self._session.small(place, 116) for place in range(len(self._session.facts.images))]
+        thumbs = [self._session.small(place, 116) for place in range(len(self._controls.thumbs))]
         style = files("spectral_toolkit.views.explorer").joinpath("style.css").read_text(encoding="utf-8")
-        self._style.value = f"<style>{style}{self._controls.set_thumbnails(thumbs[:MAX_THUMBS])}</style>"
+        self._style.value = f"<style>{style}{self._controls.set_thumbnails(thumbs)}</style>"
         self._busy = widgets.HTML('<span class="st-spin"></span>Solving ...')
         self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=_auto())
         self._cancel.on_click(lambda _: self._stop())
@@ -347,23 +347,36 @@ class Explorer(widgets.VBox):
         elif "weighted" in changes:
             layer, weight = changes.pop("weighted")
             changes["weights"] = {**weights, layer: weight}
-        if "affinity" in changes:
-            changes.setdefault("kernel", None)
-            if changes["affinity"] == self._state.other_affinity:
-                # Twice the same would teach nothing: the other side moves on.
-                changes["other_affinity"] = _contrast(changes["affinity"], self._session.facts.kinds)
-        if "other_affinity" in changes:
-            changes.setdefault("other_kernel", None)
-        if changes.get("compare") and self._state.other_affinity == self._state.affinity:
-            changes["other_affinity"] = _contrast(self._state.affinity, self._session.facts.kinds)
         try:
-            self.state = fitting(replace(self._state, **changes), self._session)
+            self.state = fitting(self._changed(changes), self._session)
         except SpectralToolkitError as error:
             self._say(str(error))
             self._controls.show(self._state)
 
+    def _changed(self, changes: dict[str, Any]) -> State:
+        """The present state with some fields changed, and with what follows from that, unless it is given too."""
+        facts = self._session.facts
+        if "affinity" in changes:
+            changes.setdefault("kernel", None)
+            if changes["affinity"] == self._state.other_affinity:
+                # Twice the same would teach nothing: the other side moves on.
+                changes.setdefault("other_affinity", _contrast(changes["affinity"], facts.kinds))
+        if "other_affinity" in changes:
+            changes.setdefault("other_kernel", None)
+        if changes.get("compare") and self._state.other_affinity == self._state.affinity:
+            changes.setdefault("other_affinity", _contrast(self._state.affinity, facts.kinds))
+        state = replace(self._state, **changes)
+        if state.patch is not None and "patch" not in changes and isinstance(state.weights, Mapping):
+            # The same place in the picture, where other layers have another grid.
+            here, there = facts.grid_of(self._state.weights or {}), facts.grid_of(state.weights)
+            state = replace(state, patch=moved(state.patch, here, there))
+        return state
+
     def _refresh(self) -> None:
         self._say("")
+        self._done.value = ""
+        if self._code.layout.display is None:  # the box is open, and says what is shown now
+            self._code.value = self.code()
         answer = self._session.kept(self._state)
         if answer is not None:
             self._worker.cancel()

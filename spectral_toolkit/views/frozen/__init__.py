@@ -155,6 +155,11 @@ def frozen(
     '<!doctype html>'
     """
     check_opacity(opacity)
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise SpectralToolkitError(
+            f"path is a {type(path).__name__}: give the name of a file, and a model with its pictures as one pair, "
+            "st.frozen((model, images), path)."
+        )
     if path is not None:
         _refuse_foreign(Path(path).expanduser())
     activations, pictures = _opened(source, images, seed, progress)
