@@ -80,13 +80,15 @@ def add_scores(name: str, checkpoints: list[Path], key: str) -> None:
 # --- rendering -------------------------------------------------------------------------------------------------------
 
 
-OWN, TWIN = "scores_by_steps", "rotary_twin_scores_by_steps"
+OWN, TWIN, EARLIER = "scores_by_steps", "rotary_twin_scores_by_steps", "earlier_scores_by_steps"
 
 
 def runs(found: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
     """Scores over steps of every run that was scored."""
     named = {f"`{name}`": record[OWN] for name, record in found.items() if OWN in record}
-    return named | {f"rotary twin of `{name}`": record[TWIN] for name, record in found.items() if TWIN in record}
+    named |= {f"rotary twin of `{name}`": record[TWIN] for name, record in found.items() if TWIN in record}
+    # Of runs that are no longer bundled, under titles of their own.
+    return named | {title: rows for record in found.values() for title, rows in record.get(EARLIER, {}).items()}
 
 
 def recipes(found: dict[str, dict[str, Any]]) -> str:

@@ -43,7 +43,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> str:
         lines += [f"| {row} | " + " | ".join(_cell(scores[s]) for s in SHOWN) + " |" for row, scores in rows.items()]
         lines.append("")
     if "beside" in entry:
-        lines += ["### Other weights of it, all layers jointly\n", *_beside(entry), ""]
+        lines += ["### Beside it, all layers jointly\n", *_beside(entry), ""]
     if "noise" in entry:
         levels = entry["noise"]["levels"]
         kinds = list(next(iter(levels.values())))
@@ -62,7 +62,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _beside(entry: Mapping[str, Any]) -> list[str]:
-    """A table of other weights of the same model; they are in checkpoints/beside."""
+    """A table of weights that are to be seen beside the model's own; they are in checkpoints/beside."""
     lines = ["| weights | affinity | " + " | ".join(score.replace("_", " ") for score in SHOWN) + " |"]
     lines.append("|---" * (len(SHOWN) + 2) + "|")
     for other in entry["beside"]:
@@ -129,9 +129,12 @@ def _remark(entry: Mapping[str, Any]) -> str:
         decay = entry["decayed"]
         remark += (
             f" In training the matrices of its queries decayed by {decay['queries']:g} and those of its keys by "
-            f"{decay['keys']:g}, all others by {decay['others']:g}: attending by place is cheaper than by content, "
-            "which presses QK towards where."
+            f"{decay['keys']:g}, all others by {decay['others']:g}"
         )
+        if entry.get("positions") == "absolute":
+            remark += ", as its rotary twin's; places are content to it, which attending to costs as much as to any."
+        else:
+            remark += ": attending by place is cheaper than by content, which presses QK towards where."
     return remark
 
 

@@ -4,9 +4,9 @@ Measures and writes docs/scores.json; renders from it docs/scores.md, the table 
 docs/images. What has been measured of a model is kept in out/scores, kind by kind, while neither its weights nor our
 code change, so that an interrupted run goes on; a model whose quick measurement comes out as published, under the same
 weights, is not measured again. ``--render`` renders without measuring, ``--scenes 8 --into FOLDER`` tries the whole of
-it on few scenes and writes nothing into the repository. ``--beside NAME FOLDER ABOUT`` measures other weights of the
-bundled model NAME, kept as FOLDER in checkpoints/beside, whose numbers must stand beside its own: of before its queries
-and keys were decayed, or without alignment.
+it on few scenes and writes nothing into the repository. ``--beside NAME FOLDER ABOUT`` measures weights that
+are kept as FOLDER in checkpoints/beside, whose numbers must stand beside those of the bundled model NAME: of before its
+queries and keys were decayed, without alignment, or of its twin with rotary positions.
 """
 
 from __future__ import annotations
@@ -249,6 +249,7 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
             **({} if noise is None else {"noise": noise}),
             **({"aligned_with": aligned} if aligned else {}),
             **({"decayed": decayed} if decayed else {}),
+            **({"positions": positions} if (positions := record.get("recipe", {}).get("positions")) else {}),
             **({"beside": entry["beside"]} if "beside" in entry else {}),
         }
         places.docs.mkdir(parents=True, exist_ok=True)

@@ -111,9 +111,10 @@ def test_the_untrained_control_sees_what_was_chosen(model: Any, acts: xr.DataTre
             found, _ = controls.untrained_tree(chosen, told, 3)
             assert found is not None
             assert whole is not None
-            steps = np.atleast_1d(chosen[layer]["timestep"].values)
-            expected = whole[layer]["query"].sel(timestep=steps, noise=chosen[layer]["noise"].values)
-            np.testing.assert_allclose(found[layer]["query"], expected, atol=1e-5)
+            steps = np.atleast_1d(chosen.children[layer]["timestep"].values)
+            noise = chosen.children[layer]["noise"].values
+            expected = whole.children[layer].dataset["query"].sel(timestep=steps, noise=noise)
+            np.testing.assert_allclose(found.children[layer].dataset["query"], expected, atol=1e-5)
 
 
 def test_through_a_store_and_back(model: Any, acts: xr.DataTree, tmp_path: Path) -> None:
