@@ -111,8 +111,8 @@ def test_the_untrained_control_sees_what_was_chosen(model: Any, acts: xr.DataTre
             found, _ = controls.untrained_tree(chosen, told, 3)
             assert found is not None
             assert whole is not None
-            steps = np.atleast_1d(chosen.children[layer]["timestep"].values)
-            noise = chosen.children[layer]["noise"].values
+            coordinates: Any = chosen.children[layer].coords
+            steps, noise = np.atleast_1d(coordinates["timestep"].values), coordinates["noise"].values
             expected = whole.children[layer].dataset["query"].sel(timestep=steps, noise=noise)
             np.testing.assert_allclose(found.children[layer].dataset["query"], expected, atol=1e-5)
 

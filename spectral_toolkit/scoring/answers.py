@@ -68,7 +68,7 @@ def answer_scores(
                 f"labels have shape {cells.shape}, the answer's cells {(n_images, *grid)}: use st.prepare_labels."
             )
         named = [x["image"].values.astype(str) for x in (eig, labels) if "image" in getattr(x, "coords", ())]
-        if len(named) == 2 and not np.array_equal(*named):
+        if len(named) == 2 and not np.array_equal(named[0], named[1]):
             raise SpectralToolkitError(
                 "labels name other images than the answer, or in another order: use st.prepare_labels, or "
                 ".sel(image=eig['image'])."

@@ -40,7 +40,7 @@ def shuffled(cells: np.ndarray, seed: int) -> np.ndarray:
     return mixed
 
 
-def _as_noised(denoiser: Any, attrs: Mapping[str, Any], draws: Any) -> Any:
+def _as_noised(denoiser: Any, attrs: Mapping[Any, Any], draws: Any) -> Any:
     """A denoiser at the timesteps, with the draws of noise and the prompt of a capture, of which some were chosen."""
     told: dict[str, Any] = {"timesteps": [int(step) for step in np.atleast_1d(draws["timestep"].values)]}
     if "noise" in draws:
