@@ -23,7 +23,7 @@ from PIL import Image
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views.explorer import Explorer, State
+from spectral_toolkit.views.explorer import Explorer, State, save
 from spectral_toolkit.views.explorer.keeping import freezing_settings
 from spectral_toolkit.views.explorer.session import Session
 from spectral_toolkit.views.explorer.tiles import Place, Tile, TileFigure, image_columns
@@ -550,6 +550,17 @@ def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path
     assert svg.startswith("<svg")
     assert svg.count("<image") >= 2
     assert Path(explorer.save_figure(str(tmp_path / "figure.png"))).name == "figure-2.png"
+
+
+def test_titles_of_narrow_panels_do_not_meet(tmp_path: Path) -> None:
+    colours = np.zeros((2, 2, 4), dtype=np.uint8)
+    title = "QK · softmax · eigenvector 2 · cannot be told apart from the third"
+    panels = [save.Panel([Tile(colours, np.zeros((2, 2)), None)], [Place(0, 0, 60, 60, (2, 2))], (60, 60), title)] * 2
+    with Image.open(save.save_png(panels, tmp_path / "a.png")) as picture:
+        ink = (np.asarray(picture.convert("L"))[: 2 * 16] < 200).any(axis=0)
+    assert not ink[-8:].any(), "nothing is cut off"
+    middle = ink[: len(ink) // 2][::-1]
+    assert not middle[:8].any(), "and the first title ends before the second begins"
 
 
 def test_saving_says_what_is_wrong(explorer: Explorer, tmp_path: Path) -> None:

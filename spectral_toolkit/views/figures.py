@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -201,18 +202,33 @@ def layer_bars(eig: xr.Dataset, index: int, component: int) -> list[LayerBar]:
 
 
 def short_names(names: list[str]) -> list[str]:
-    """Names of layers without the dotted parts that all of them share at either end.
+    """Names of layers without the dotted parts that all of them share at either end, and words that all hold.
 
     Examples
     --------
     >>> short_names(["encoder.layer.0.attention", "encoder.layer.1.attention"])
     ['0', '1']
+    >>> short_names([
+    ...     "down_blocks.1.attentions.0.attn1", "mid_block.attentions.0.attn1", "up_blocks.1.attentions.2.attn1",
+    ... ])
+    ['down.1.0', 'mid.0', 'up.1.2']
     >>> short_names(["only.one"])
     ['only.one']
     """
-    parts = [name.split(".") for name in names]
     if len(names) < 2:
         return list(names)
+    shorter = _without_ends([_without_words(names, name) for name in names])
+    return shorter if len(set(shorter)) == len(set(names)) else _without_ends([name.split(".") for name in names])
+
+
+def _without_words(names: list[str], name: str) -> list[str]:
+    """The dotted parts of a name, without words that are part of every name."""
+    common = set.intersection(*(set(one.split(".")) for one in names))
+    parts = [part for part in name.split(".") if part.isdigit() or part not in common]
+    return [re.sub(r"_?blocks?$", "", part) or part for part in parts] or name.split(".")
+
+
+def _without_ends(parts: list[list[str]]) -> list[str]:
     shortest = min(map(len, parts)) - 1
     head = next((n for n in range(shortest) if len({part[n] for part in parts}) > 1), shortest)
     tail = next((n for n in range(shortest - head) if len({part[-1 - n] for part in parts}) > 1), shortest - head)

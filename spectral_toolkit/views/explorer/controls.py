@@ -239,11 +239,13 @@ class Controls:
 
     def _layers(self) -> tuple[dict[str, widgets.ToggleButton], dict[str, widgets.FloatSlider]]:
         toggles, sliders = {}, {}
-        for layer, short in zip(self.facts.layers, short_names(list(self.facts.layers)), strict=True):
+        names = short_names(list(self.facts.layers))
+        wide = min(86, max(52, 8 * max(map(len, names)) + 20))  # what the longest name takes, as far as there is room
+        for layer, short in zip(self.facts.layers, names, strict=True):
             toggle = widgets.ToggleButton(
                 description=short,
                 tooltip=f"Layer {layer}. {wording.TIPS['layer']}",
-                layout=widgets.Layout(width="52px", flex="0 0 auto"),
+                layout=widgets.Layout(width=f"{wide}px", flex="0 0 auto"),
             )
             slider = widgets.FloatSlider(
                 value=1.0,
@@ -252,7 +254,7 @@ class Controls:
                 step=0.05,
                 readout_format=".2f",
                 tooltip=f"Weight of layer {layer}. {wording.TIPS['weights']}",
-                layout=widgets.Layout(width="230px"),
+                layout=widgets.Layout(width=f"{282 - wide}px"),
             )
             toggle.observe(lambda change, name=layer: self._tell(toggled=(name, change["new"])), "value")
             slider.observe(lambda change, name=layer: self._tell(weighted=(name, change["new"])), "value")

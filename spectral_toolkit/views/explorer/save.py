@@ -28,6 +28,11 @@ class Panel:
     def __init__(self, tiles: Sequence[Tile], places: Sequence[Place], size: tuple[float, float], title: str) -> None:
         self.tiles, self.places, self.size, self.title = tiles, places, size, title
 
+    @property
+    def width(self) -> float:
+        """Of the tiles, or of the title where that is longer; fonts of a browser may be a little wider than ours."""
+        return max(self.size[0], 1.1 * ImageFont.load_default(13).getlength(_plain(self.title)))
+
 
 def save_png(panels: Sequence[Panel], path: Path) -> Path:
     """Panels side by side as a PNG of twice the size on the screen."""
@@ -48,7 +53,7 @@ def save_png(panels: Sequence[Panel], path: Path) -> Path:
                 corners = [(left + box[0]) * _SCALE, (_HEAD + box[1]) * _SCALE]
                 corners += [(left + box[2]) * _SCALE, (_HEAD + box[3]) * _SCALE]
                 draw.rectangle(corners, outline=box[4], width=2 * _SCALE)
-        left += panel.size[0] + _SPACE
+        left += panel.width + _SPACE
     with _writing(path):
         sheet.save(path, "PNG")
     return path
@@ -77,7 +82,7 @@ def save_svg(panels: Sequence[Panel], path: Path) -> Path:
                     f'<rect x="{left + edge[0]:g}" y="{_HEAD + edge[1]:g}" width="{edge[2] - edge[0]:g}" '
                     f'height="{edge[3] - edge[1]:g}" fill="none" stroke="{edge[4]}" stroke-width="2"/>'
                 )
-        left += panel.size[0] + _SPACE
+        left += panel.width + _SPACE
     with _writing(path):
         path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
     return path
@@ -122,7 +127,7 @@ class _writing:  # noqa: N801
 
 
 def _whole(panels: Sequence[Panel]) -> tuple[float, float]:
-    width = sum(panel.size[0] for panel in panels) + _SPACE * (len(panels) - 1)
+    width = sum(panel.width for panel in panels) + _SPACE * (len(panels) - 1)
     return width, _HEAD + max(panel.size[1] for panel in panels) + 2
 
 
