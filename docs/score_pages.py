@@ -132,7 +132,7 @@ def _remark(entry: Mapping[str, Any]) -> str:
             f"{decay['keys']:g}, all others by {decay['others']:g}"
         )
         if entry.get("positions") == "absolute":
-            remark += ", as its rotary twin's; places are content to it, which attending to costs as much as to any."
+            remark += ", as in its rotary twin: here a place is content, and attending to it costs as much."
         else:
             remark += ": attending by place is cheaper than by content, which presses QK towards where."
     return remark
