@@ -194,7 +194,7 @@ def test_a_warm_start_from_eigenvectors_that_are_not_the_lowest_is_not_believed(
     six = st.solve(graph, 6, tolerance=1e-10)
     graph.subspaces.clear()
     wrong = six.isel(component=slice(3, 6))
-    with pytest.raises(SolverError, match=r"start holds components \[4, 5, 6\]: give the first ones"):
+    with pytest.raises(SpectralToolkitError, match=r"start holds components \[4, 5, 6\]: give the first ones"):
         st.solve(graph, 2, start=wrong, tolerance=TOLERANCE)
     eig = st.solve(graph, 2, start=wrong.drop_vars("component"), tolerance=TOLERANCE)  # of which nobody can tell
     assert eig.attrs["solver"] == "davidson"
