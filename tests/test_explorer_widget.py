@@ -557,7 +557,7 @@ def test_titles_of_narrow_panels_do_not_meet(tmp_path: Path) -> None:
     title = "QK · softmax · eigenvector 2 · cannot be told apart from the third"
     panels = [save.Panel([Tile(colours, np.zeros((2, 2)), None)], [Place(0, 0, 60, 60, (2, 2))], (60, 60), title)] * 2
     with Image.open(save.save_png(panels, tmp_path / "a.png")) as picture:
-        ink = (np.asarray(picture.convert("L"))[: 2 * 16] < 200).any(axis=0)
+        ink: Any = (np.asarray(picture.convert("L"))[: 2 * 16] < 200).any(axis=0)
     assert not ink[-8:].any(), "nothing is cut off"
     middle = ink[: len(ink) // 2][::-1]
     assert not middle[:8].any(), "and the first title ends before the second begins"
@@ -609,7 +609,10 @@ def test_the_frozen_page_begins_where_the_explorer_is(explorer: Explorer, tmp_pa
         "preset": "chosen",
         "component": 3,
         "view": "component",
+        "smooth": False,
         "compare": True,
+        "other_kind": "vv",
+        "other_preset": "chosen",
         "patch": None,
     }
     assert settings["kernel"] == {"kk": "rbf"}

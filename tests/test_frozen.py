@@ -242,6 +242,8 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
         ({"start": {"view": "cinema"}}, "start cannot have view='cinema': use one of 'component', 'grid'"),
         ({"start": {"image": 2}}, "start cannot have image=2: use one of 0, 1"),
         ({"start": {"zoom": 2}}, "start has no 'zoom': it may hold image"),
+        ({"start": {"view": "rgb"}}, "start cannot have view='rgb'"),  # two eigenvectors are no three
+        ({"start": {"other_preset": "late"}}, "start cannot have other_preset='late': use one of 'all'"),
         ({"start": {"patch": (9, 0)}}, "start cannot have patch=\\(9, 0\\): give a row below 4"),
         ({"opacity": 2}, "opacity=2 is out of range"),
         ({"path": [1]}, r"path is a list: .* st\.frozen\(\(model, images\), path\)"),

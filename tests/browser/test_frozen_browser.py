@@ -140,6 +140,26 @@ def test_two_settings_side_by_side_share_picture_patch_and_cursor(watched: Watch
     assert sides.nth(1).locator(".rows h3").text_content() == "VV ties of the patch in row 3, column 1"
 
 
+def test_it_begins_where_it_is_told_on_both_sides(watched: Watched, tmp_path: Path) -> None:
+    start = {
+        "kind": "vv",
+        "preset": "late",
+        "compare": True,
+        "other_kind": "vv",
+        "other_preset": "early",
+        "smooth": True,
+    }
+    st.frozen(tree(), tmp_path / "a.html", n_eigenvectors=4, device="cpu", start=start)
+    page = opened(watched, tmp_path / "a.html")
+    assert page.locator("#smooth").is_checked()
+    page.locator("#smooth").uncheck()
+    page.locator("#opacity").fill("100")
+    stages = page.locator(".large .stage")
+    assert stages.count() == 2
+    for stage, preset in zip(stages.all(), ("late", "early"), strict=True):
+        assert np.abs(cells(stage) - expected(answer("vv", preset), 0, 1)).max() <= 3
+
+
 def test_all_of_it_by_keyboard(watched: Watched, path: Path) -> None:
     page = opened(watched, path)
     reached = set()

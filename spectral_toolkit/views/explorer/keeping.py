@@ -81,6 +81,8 @@ def freezing_settings(state: State, session: Session) -> dict[str, Any]:
     view = {"picture": "component", "layers": "component", "norms": "component"}.get(state.view, state.view)
     if view == "rgb" and state.n_eigenvectors < 3:
         view = "component"
+    other = (state.other_affinity, preset if state.other_layers == "same" else state.other_layers)
+    compare = state.compare and other[0] in kinds and other != (state.affinity, preset)
     # The page counts patches on the grid of its first setting.
     grids = [facts.grid_of(one) for one in (weights, next(iter(presets.values())))]
     return {
@@ -98,7 +100,9 @@ def freezing_settings(state: State, session: Session) -> dict[str, Any]:
             "preset": preset,
             "component": state.component,
             "view": view,
-            "compare": state.compare and len(kinds) > 1,
+            "smooth": state.smooth,
+            "compare": compare,
+            **({"other_kind": other[0], "other_preset": other[1]} if compare else {}),
             "patch": None if state.patch is None else moved(state.patch, *grids),
         },
     }

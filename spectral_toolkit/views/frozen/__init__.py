@@ -128,8 +128,8 @@ def frozen(
         As in ``st.solve``.
     start
         What is shown first: any of ``image`` (a position), ``kind``, ``preset``, ``component``, ``view``
-        (``"component"``, ``"grid"``, ``"rgb"``, ``"segments"``, ``"instances"``, ``"spectrum"``), ``compare`` and
-        ``patch`` (row, column).
+        (``"component"``, ``"grid"``, ``"rgb"``, ``"segments"``, ``"instances"``, ``"spectrum"``), ``smooth``,
+        ``compare``, ``other_kind`` and ``other_preset`` of the second setting, and ``patch`` (row, column).
     opacity, max_side, title
         As in ``st.report``.
     height
@@ -221,8 +221,11 @@ def _checked_start(
         "kind": kinds,
         "preset": presets,
         "component": components,
-        "view": list(VIEWS),
+        "view": [view for view in VIEWS if view != "rgb" or len(components) > 2],
         "compare": [False, True],
+        "smooth": [False, True],
+        "other_kind": kinds,
+        "other_preset": presets,
     }
     for name, value in start.items():
         if name == "patch":
@@ -241,7 +244,9 @@ def _checked_start(
         )
     position = [(patch[0] + 0.5) / eig.sizes["y"], (patch[1] + 0.5) / eig.sizes["x"]] if patch else None
     chosen = {"image": 0, "kind": kinds[0], "preset": presets[0], "component": components[0], "view": "component"}
-    return {**chosen, "compare": False, **start, "patch": position}
+    chosen |= {"compare": False, "smooth": False, **start, "patch": position}
+    beside = kinds[(kinds.index(chosen["kind"]) + 1) % len(kinds)]
+    return {"other_kind": beside, "other_preset": chosen["preset"], **chosen}
 
 
 def _refuse_foreign(path: Path) -> None:
