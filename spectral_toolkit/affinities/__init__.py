@@ -65,9 +65,9 @@ def affinity(
         layers differ in resolution, those of more than 32 x 32 patches are left out (weight 0), as in the source paper,
         and ``notes`` says so: name them in ``weights`` or ``layers`` to have them.
     weights
-        Layer weights >= 0: a mapping from names (others stay 1), one number per layer, or None for all ones. Draws of
-        a denoiser (``timestep``, ``noise``) are averaged over like heads, head by head and draw by draw; select one
-        before with ``acts.sel(timestep=...)``.
+        Layer weights >= 0: a mapping from names (others stay 1), one number per layer in the order of ``layers``, or
+        None for all ones. Draws of a denoiser (``timestep``, ``noise``) are averaged over like heads, head by head and
+        draw by draw; select one before with ``acts.sel(timestep=...)``.
     layers
         ``"all"`` or the names of those to use.
     device

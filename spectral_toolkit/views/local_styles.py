@@ -1,20 +1,30 @@
-"""Style sheets of HoloViews' figures from the installed package: no figure in a notebook asks the network for one.
+"""What HoloViews' figures need in a notebook, from the installed package: no figure asks the network for anything.
 
 HoloViews shows a figure in a notebook through Panel, which links to four style sheets on its own server even where
 BokehJS is inlined. Without a network the figure appears, but every one of them is an error on the page's console; with
 one, somebody learns that the notebook was opened. The sheets are part of the installed package, so they are written
 into the output where the links were.
+
+BokehJS is written into the first output that needs it, once a kernel. A page that is opened again while the kernel runs
+on may be without it; a figure then says so, where it would stay empty.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import holoviews as hv
+
+_MISSING = (
+    "BokehJS is not in this page, which was opened after the kernel had sent it: run "
+    "import holoviews as hv; hv.extension('bokeh', inline=True) in a cell, and then this cell again."
+)
+_PATIENCE = 6000  # milliseconds: HoloViews gives up after five seconds
 
 
 @cache
@@ -35,8 +45,23 @@ def with_local_styles(text: str) -> str:
     return links.sub(lambda link: _sheet(link[1]), text)
 
 
+def with_word_on_bokeh(text: str) -> str:
+    """Let a figure's place say what to do where BokehJS has not come after the seconds that HoloViews waits for it."""
+    root = re.search(r'<div id="([\w-]+)" data-root-id', text)
+    before, end, after = text.rpartition("</script>")
+    if root is None or not end:
+        return text
+    script = f"""
+setTimeout(() => {{
+  const place = document.getElementById({json.dumps(root[1])});
+  if (place && !(window.Bokeh && window.Bokeh.Panel)) place.textContent = {json.dumps(_MISSING)};
+}}, {_PATIENCE});
+"""
+    return before + script + end + after
+
+
 def use_local_styles() -> None:
-    """Let HoloViews' Bokeh renderer write style sheets into what it shows in a notebook; once is enough."""
+    """Let HoloViews' Bokeh renderer write all that into what it shows in a notebook; once is enough."""
     renderer = hv.Store.renderers["bokeh"]
     kind = type(renderer)
     if getattr(kind, "has_local_styles", False):
@@ -50,7 +75,7 @@ def use_local_styles() -> None:
             shown: dict[str, Any] = dict(data or {})
             for mime, content in shown.items():
                 if isinstance(content, str):
-                    shown[mime] = with_local_styles(content)
+                    shown[mime] = with_word_on_bokeh(with_local_styles(content))
             return shown, metadata
 
     LocalStyles.__name__ = kind.__name__

@@ -342,19 +342,37 @@ def test_nothing_left_the_machine_and_nothing_went_wrong(bench: Bench) -> None:
     assert complaints(bench.messages) == []
 
 
-def test_an_overlay_asks_nothing_of_the_network_either(bench: Bench) -> None:
-    cells = (
+OTHER_FIGURES = {
+    "overlay": (
         "import spectral_toolkit as st\nacts = st.capture('scenes', st.scenes.sample(1, seed=0), progress=False)",
         "st.overlay(acts, st.solve(st.affinity(acts, 'vv'), 3))",
-    )
-    nbformat.write(notebook(*cells), bench.folder / "overlay.ipynb")
+    ),
+    "heat_map": (
+        "import spectral_toolkit as st\nimport xarray as xr\n"
+        "scores = xr.Dataset({'where': (('kind', 'layer'), [[0.9, 0.8]])}, {'kind': ['qk'], 'layer': ['a', 'joint']})",
+        "st.heat_map(scores, names=('where',))",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FIGURES)
+def test_other_figures_ask_nothing_of_the_network_either(bench: Bench, name: str) -> None:
+    cells = OTHER_FIGURES[name]
+    nbformat.write(notebook(*cells), bench.folder / f"{name}.ipynb")
     other = Bench(bench.page.context.new_page(), bench.folder)
-    other.open(bench.page.url.replace("explorer.ipynb", "overlay.ipynb"), len(cells), ".jp-OutputArea .bk-Figure")
+    url = bench.page.url.replace("explorer.ipynb", f"{name}.ipynb")
+    other.open(url, len(cells), ".jp-OutputArea .bk-Figure")
     other.page.wait_for_timeout(1000)
     local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
     assert [url for url in other.requests if not url.startswith(local)] == []
     assert other.page.evaluate(LOCAL_SHEETS) >= 4
     assert complaints(other.messages) == []
+    # A page that has lost BokehJS, as one that was opened again has: the figure says so, and what to do.
+    other.page.evaluate("() => { window.Bokeh = undefined; }")
+    other.page.locator(".jp-Notebook .jp-CodeCell").nth(1).locator(".cm-content").click()
+    other.page.keyboard.press("Shift+Enter")
+    told = other.page.locator(".jp-OutputArea", has_text="BokehJS is not in this page")
+    other.wait(lambda: told.count() > 0, "A word on BokehJS")
     other.page.close()
 
 
