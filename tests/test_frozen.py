@@ -246,6 +246,7 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
         ({"start": {"other_preset": "late"}}, "start cannot have other_preset='late': use one of 'all'"),
         ({"start": {"patch": (9, 0)}}, "start cannot have patch=\\(9, 0\\): give a row below 4"),
         ({"opacity": 2}, "opacity=2 is out of range"),
+        ({"n_eigenvectors": 99}, "layers of preset 'all' have 32 patches at most, which carry 31 eigenvectors"),
         ({"path": [1]}, r"path is a list: .* st\.frozen\(\(model, images\), path\)"),
         ({"kernel": {"v": "rbf"}}, "kernel names 'v', which is none"),
         ({"images": pictures(1)}, "1 pictures were given"),

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ..activations import image_names, layer_names
-from ..affinities import affinity
+from ..affinities import LayerGraph, affinity
 from ..affinities.presets import PRESETS, preset_weights
 from ..affinities.table import kernels_of
 from ..errors import SpectralToolkitError
@@ -150,6 +150,7 @@ def freeze(
     for kind, graph in graphs.items():
         for preset, chosen in weights.items():
             weighted = graph.reweight(chosen)
+            _check_number(n_eigenvectors, preset, weighted)
             eig = solve(weighted, n_eigenvectors, tolerance=tolerance, seed=seed)
             settings.append(
                 Setting(
@@ -177,6 +178,15 @@ def freeze(
         layer_rows={kind: all_layer_rows(graph, sources) for kind, graph in graphs.items()} if sources else {},
         sources=sources,
     )
+
+
+def _check_number(n_eigenvectors: int, preset: str, graph: LayerGraph) -> None:
+    cells = max((member.n_cells for member in graph.members if graph.weights[member.name] > 0), default=0)
+    if isinstance(n_eigenvectors, int) and 0 < cells <= n_eigenvectors:
+        raise SpectralToolkitError(
+            f"The layers of preset {preset!r} have {cells} patches at most, which carry {cells - 1} eigenvectors: ask "
+            f"for fewer than n_eigenvectors={n_eigenvectors}, or leave it out with presets=[...]."
+        )
 
 
 def _regions(eig: xr.Dataset, n_segments: int | str, seed: int) -> dict[str, np.ndarray]:
