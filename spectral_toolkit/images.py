@@ -191,7 +191,9 @@ def _path_entries(text: str) -> Iterator[_Entry]:
             raise SpectralToolkitError(
                 f"The directory {text!r} holds no picture: expected files ending in {', '.join(SUFFIXES)}."
             )
-        unread = sorted(child.name for child in path.iterdir() if child.suffix.lower() in UNREAD)
+        unread = sorted(
+            child.name for child in path.iterdir() if child.suffix.lower() in UNREAD and not child.name.startswith(".")
+        )
         if unread:
             warnings.warn(
                 f"{len(unread)} of the pictures in {text!r} cannot be read and are left out, such as {unread[0]!r}: "

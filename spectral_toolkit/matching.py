@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 """Top, left, bottom and right edge of the analysed part, in pixels of the original."""
 
 
-def picture_order(available: Sequence[str], wanted: Sequence[str], what: str) -> list[int]:
+def picture_order(available: Sequence[str], wanted: Sequence[str], what: str, *, named: bool = False) -> list[int]:
     """Positions of the pictures wanted: by name where every name is there.
 
     By place where one side has no names of its own and there are as many.
@@ -31,6 +31,8 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str) ->
         Names of the pictures given, and of those a result is of.
     what
         What the result is, for the message.
+    named
+        Whether the pictures' names are labels that they carry, whatever they look like; see `are_named`.
 
     Examples
     --------
@@ -38,7 +40,7 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str) ->
     ([1], [0])
     """
     there, asked = _places(available), _places(wanted)
-    if there and asked and len(there) == len(asked) and there != asked:
+    if not named and there and asked and len(there) == len(asked) and there != asked:
         raise SpectralToolkitError(
             f"The pictures have no names of their own, only places, and {what} have them in another order "
             f"({_few(wanted)}): give both in the same order, or pictures with names."
@@ -53,6 +55,11 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str) ->
         f"({_few(wanted)}): give the same pictures, or pictures with the same names "
         "(arrays have none, and go by place)."
     )
+
+
+def are_named(pictures: Any) -> bool:
+    """Whether pictures carry their names: a tree, Dataset or DataArray with the coordinate ``image``."""
+    return "image" in getattr(pictures, "coords", ())
 
 
 def analysed_box(coords: Mapping[Any, xr.DataArray], index: int) -> Box | None:

@@ -339,6 +339,21 @@ def test_the_other_side_never_shows_the_same_by_itself(explorer: Explorer) -> No
     assert explorer.state.other_affinity == "vv", "from Python, too"
     explorer.set(affinity="vv", other_affinity="vv")
     assert explorer.state.other_affinity == "vv", "unless asked for"
+    explorer.set(other_layers="late")
+    explorer.set(compare=True, n_eigenvectors=5)
+    assert explorer.state.other_affinity == "vv", "with other layers it is not the same"
+    explorer.set(affinity="qk", other_affinity="qk", other_kernel="softmax", other_layers="same", compare=False)
+    explorer.set(compare=True)
+    assert (explorer.state.other_affinity, explorer.state.other_kernel) == ("vv", None)
+    explorer.set(affinity="qk", other_affinity="qk", compare=False)
+    explorer.set(compare=True, affinity="vv")
+    assert explorer.state.other_affinity == "qk", "which is not the same any more"
+    explorer.set(kernel="rbf")
+    explorer.set(affinity="vv", component=2)
+    assert explorer.state.kernel == "rbf", "the affinity has not changed"
+    explorer.set(patch=(1, 1))
+    with pytest.raises(SpectralToolkitError, match="The weight of 'block.0' is 'a'"):
+        explorer.set(weights={"block.0": "a"})
 
 
 def test_pictures_lie_as_holoviews_lays_them() -> None:

@@ -230,6 +230,8 @@ def test_another_processor_makes_another_model() -> None:
     other = load_model(model, processor={"image_mean": [0.1, 0.2, 0.3]})
     assert other.processor.mean == (0.1, 0.2, 0.3) != model.processor.mean
     assert (other.module, other.layers, other.quantities) == (model.module, model.layers, model.quantities)
+    usual = {"do_resize": True, "size": {"shortest_edge": 36}, "crop_size": 32, "do_center_crop": True}
+    assert load_model(model, processor=usual).processor.size == (32, 32)
 
 
 def test_checkpoint_keeps_its_precision(tmp_path: Path) -> None:

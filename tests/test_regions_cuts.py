@@ -263,6 +263,9 @@ def test_answers_put_together_do_not_borrow_hierarchies() -> None:
     found = st.segment(eig, method="cuts", graph=graph, threshold=2.0)
     both = xr.concat([found, found.assign_coords(image=["c", "d"])], "image")
     for read in (hierarchy, lambda segments: recut(segments, 0.5)):
+        with pytest.raises(RegionsError, match="does not say whose it is"):
+            read(found.drop_vars("tree"))
+    for read in (hierarchy, lambda segments: recut(segments, 0.5)):
         with pytest.raises(RegionsError, match="The segments of 'c' carry the hierarchy of"):
             read(both)
 

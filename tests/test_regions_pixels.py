@@ -182,3 +182,4 @@ def test_names_win_over_places() -> None:
     for wanted in (["image_1", "image_0"], ["1", "0"]):
         with pytest.raises(SpectralToolkitError, match="have no names of their own, only places"):
             picture_order(("image_0", "image_1"), wanted, "segments")
+    assert picture_order(("image_0", "image_1"), ["image_1", "image_0"], "segments", named=True) == [1, 0]

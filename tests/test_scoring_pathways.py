@@ -13,6 +13,7 @@ import spectral_toolkit as st
 from spectral_toolkit.affinities import dataset_graph
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.scoring import controls, paths
+from spectral_toolkit.scoring.answers import answer_scores
 
 QUICK = {"progress": False, "device": "cpu", "n_bootstrap": 20}
 
@@ -156,6 +157,16 @@ def test_pixels_of_patches_and_labels_of_others() -> None:
         mixed = controls.shuffled(np.arange(n)[:, None], n)[:, 0]
         assert sorted(mixed) == list(range(n))
         assert (mixed != np.arange(n)).all()
+
+
+def test_labels_of_an_answer_that_is_there_are_of_its_images() -> None:
+    acts, labels = planted(4)
+    eig = st.solve(st.affinity(acts, "vv", scope="dataset", device="cpu"), 2)
+    cells = st.prepare_labels(acts, labels)
+    found = answer_scores(eig, cells, n_bootstrap=5)
+    assert answer_scores(eig, cells.assign_coords(image=list("abcd")), n_bootstrap=5).identical(found)
+    with pytest.raises(SpectralToolkitError, match="labels name other images than the answer, or the same in another"):
+        answer_scores(eig, cells.isel(image=[1, 0, 2, 3]), n_bootstrap=5)
 
 
 def test_intervals_hold_the_estimate() -> None:

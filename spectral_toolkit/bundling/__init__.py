@@ -19,7 +19,7 @@ import xarray as xr
 from ..activations import image_names, layer_names
 from ..errors import BundleError, SpectralToolkitError
 from ..images import Pictures, load_images
-from ..matching import picture_order
+from ..matching import are_named, picture_order
 from .arrays import from_files, to_files
 from .containers import damaged, first_line, read_members, refuse_existing, write_members
 from .contents import as_answers, build_tree, check_activations, check_eigenvectors, check_given, layer_dataset
@@ -264,7 +264,9 @@ def _shown(images: Any, names: list[str], max_side: int) -> dict[str, np.ndarray
 
     pictures = load_images(images)
     shown = {}
-    for name, place in zip(names, picture_order(pictures.names, names, "activations"), strict=True):
+    for name, place in zip(
+        names, picture_order(pictures.names, names, "activations", named=are_named(images)), strict=True
+    ):
         picture = Image.fromarray(np.asarray(pictures[place]))
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
         shown[name] = np.asarray(picture)

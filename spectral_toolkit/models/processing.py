@@ -34,6 +34,8 @@ _KNOWN = (
     "do_center_crop",
 )
 
+_WITHOUT_MEANING = ("do_resize", "do_convert_rgb", "do_pad", "data_format", "input_data_format")
+"""Settings of transformers that say nothing here: pictures are always RGB and always resized, never padded."""
 _FROM_FILE = ("image_processor_type", "feature_extractor_type", "processor_class")
 """One of these stands in every file of settings that comes with a model."""
 
@@ -109,13 +111,13 @@ def settings_of(processor: Any) -> Mapping[str, Any]:
     settings = inner if isinstance(inner, Mapping) else inner.to_dict() if hasattr(inner, "to_dict") else {}
     if inner is processor and isinstance(inner, Mapping) and not {*_FROM_FILE} & {*inner}:
         # A dictionary written by hand; those that models come with hold much that is not looked at.
-        if misspelt := [name for name in inner if name not in _KNOWN]:
+        if misspelt := [name for name in inner if name not in (*_KNOWN, *_WITHOUT_MEANING)]:
             close = difflib.get_close_matches(str(misspelt[0]), _KNOWN, n=1)
             raise SpectralToolkitError(
                 f"processor has a setting {misspelt[0]!r}, which means nothing here"
                 f"{f' (did you mean {close[0]!r}?)' if close else ''}: use {', '.join(_KNOWN)}."
             )
-        if inner.get("size") is not None and _fixed_size({"size": inner["size"]}) is None:
+        if inner.get("size") is not None and not inner.get("do_center_crop") and _fixed_size(inner) is None:
             raise _bad("size", inner["size"], "expected one number, or {'height': ..., 'width': ...}")
     if not any(name in settings for name in _KNOWN):
         raise SpectralToolkitError(

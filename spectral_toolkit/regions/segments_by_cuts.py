@@ -73,7 +73,9 @@ def parts_by_cuts(points: Embedding, graph: LayerGraph, n_parts: int, seed: int)
 
 def _positions(points: Embedding, graph: LayerGraph) -> list[int]:
     """Where in the graph the images of the eigenvectors are."""
-    content = {f"activations_{name}": value for name, value in graph.activations.attrs.items() if name in _CONTENT}
+    # A part of the pictures may have been captured anew.
+    content = {name for name in _CONTENT if name != "pictures_sha256" or tuple(points.names) == graph.images}
+    content = {f"activations_{name}": value for name, value in graph.activations.attrs.items() if name in content}
     for name, own in {**graph.attrs, **content}.items():
         if name != "scope" and points.attrs.get(name, own) != own:
             raise RegionsError(

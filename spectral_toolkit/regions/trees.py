@@ -209,12 +209,18 @@ def _entries(segments: xr.DataArray) -> list[dict[str, Any]]:
     if text is None:
         raise RegionsError("These segments carry no hierarchy: make them with st.segment(..., method='cuts').")
     entries = json.loads(text)
-    if "tree" in segments.coords:
+    alone = segments.attrs.get("scope") != "dataset"
+    if "of" not in entries[0] or (alone and "tree" not in segments.coords):
+        raise RegionsError(
+            "These segments carry a hierarchy that does not say whose it is: they were made by an earlier version, or "
+            "have lost their coordinate 'tree'; cut them again."
+        )
+    if alone:
         # The attribute holds the trees of all pictures, the coordinate says which is whose: it follows a selection.
         entries = [entries[place] for place in np.atleast_1d(segments["tree"].values)]
     if "image" in segments.coords:
         names = [str(name) for name in np.atleast_1d(segments["image"].values)]
-        of = [entry["of"] for entry in (entries if "tree" in segments.coords else entries * len(names))]
+        of = [entry["of"] for entry in (entries if alone else entries * len(names))]
         for name, own in zip(names, of, strict=True):
             if name not in own:
                 raise RegionsError(

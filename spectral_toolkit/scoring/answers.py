@@ -68,10 +68,11 @@ def answer_scores(
                 f"labels have shape {cells.shape}, the answer's cells {(n_images, *grid)}: use st.prepare_labels."
             )
         named = [x["image"].values.astype(str) for x in (eig, labels) if "image" in getattr(x, "coords", ())]
-        if len(named) == 2 and not np.array_equal(named[0], named[1]):
+        # Of wholly other names, or none, it is the order that counts, as in st.prepare_labels.
+        if len(named) == 2 and not np.array_equal(named[0], named[1]) and set(named[0]) & set(named[1]):
             raise SpectralToolkitError(
-                "labels name other images than the answer, or in another order: use st.prepare_labels, or "
-                ".sel(image=eig['image'])."
+                "labels name other images than the answer, or the same in another order: choose them with "
+                ".sel(image=eig['image']), or drop their names with .drop_vars('image')."
             )
         if not (cells >= 0).any():
             raise SpectralToolkitError("labels ignore every cell (-1): there is nothing to score against.")

@@ -272,7 +272,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_dir():
         raise SpectralToolkitError(f"path={str(path)!r} is a folder: give the name of a file, such as 'report.html'.")
-    if target.exists() and not is_ours(target):
+    if target.exists() and target.stat().st_size and not is_ours(target):
         raise SpectralToolkitError(
             f"path={str(path)!r} exists and is no page of spectral-toolkit, so it is left as it is: give another name."
         )

@@ -10,7 +10,7 @@ import xarray as xr
 
 from ..errors import SpectralToolkitError
 from ..images import load_images
-from ..matching import analysed_box, analysed_part, picture_order
+from ..matching import analysed_box, analysed_part, are_named, picture_order
 from .composite import shrink
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def shown_pictures(
     # The pixels of a tree are what the model saw, already cut to the box.
     already_cut = isinstance(images, xr.DataTree)
     pictures = load_images(images)
-    order = picture_order(pictures.names, names, "eigenvectors")
+    order = picture_order(pictures.names, names, "eigenvectors", named=are_named(images))
     for index in chosen:
         pixels = np.asarray(pictures[order[index]])
         box = analysed_box(eig.coords, index)

@@ -171,7 +171,7 @@ def checked(state: State, facts: Facts) -> State:
     image = state.image
     if isinstance(image, str) and image in facts.images:
         image = facts.images.index(image)
-    weights = _weights(state.weights, facts)
+    weights = checked_weights(state.weights, facts)
     _whole("image", image, 0, len(facts.images) - 1)
     for name in ("affinity", "other_affinity"):
         _one_of(name, getattr(state, name), facts.kinds if name == "affinity" or state.compare else tuple(KINDS))
@@ -213,7 +213,8 @@ def checked(state: State, facts: Facts) -> State:
     return replace(state, image=int(image), weights=weights, patch=patch, opacity=float(state.opacity), three=three)
 
 
-def _weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[str, float]:
+def checked_weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[str, float]:
+    """The weight of every layer that is on, in order of depth, or one sentence on what is wrong."""
     if weights is None:
         return dict.fromkeys(facts.layers, 1.0)
     for name, weight in weights.items():

@@ -25,7 +25,7 @@ from .keeping import captured, fitting, freezing_settings, state_of
 from .offline import Loader, Stage
 from .picture import Layers, Pictures, Rows, Spectrum
 from .session import Answer, Session, questions
-from .state import VIEWS, State, checked, moved
+from .state import VIEWS, State, checked, checked_weights, moved
 from .worker import Worker
 
 _NUMBERS = itertools.count()
@@ -356,20 +356,19 @@ class Explorer(widgets.VBox):
     def _changed(self, changes: dict[str, Any]) -> State:
         """The present state with some fields changed, and with what follows from that, unless it is given too."""
         facts = self._session.facts
-        if "affinity" in changes:
-            changes.setdefault("kernel", None)
-            if changes["affinity"] == self._state.other_affinity:
-                # Twice the same would teach nothing: the other side moves on.
-                changes.setdefault("other_affinity", _contrast(changes["affinity"], facts.kinds))
-        if "other_affinity" in changes:
-            changes.setdefault("other_kernel", None)
-        if changes.get("compare") and self._state.other_affinity == self._state.affinity:
-            changes.setdefault("other_affinity", _contrast(self._state.affinity, facts.kinds))
         state = replace(self._state, **changes)
-        if state.patch is not None and "patch" not in changes and isinstance(state.weights, Mapping):
-            # The same place in the picture, where other layers have another grid.
-            here, there = facts.grid_of(self._state.weights or {}), facts.grid_of(state.weights)
-            state = replace(state, patch=moved(state.patch, here, there))
+        asked = "affinity" in changes or changes.get("compare")
+        same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity
+        if asked and same and "other_affinity" not in changes:
+            # Twice the same would teach nothing: the other side moves on.
+            state = replace(state, other_affinity=_contrast(state.affinity, facts.kinds))
+        for side in ("", "other_"):
+            if getattr(state, f"{side}affinity") != getattr(self._state, f"{side}affinity"):
+                state = replace(state, **{f"{side}kernel": changes.get(f"{side}kernel")})
+        if state.patch is not None and "patch" not in changes and state.weights != self._state.weights:
+            # The same place in the picture, where other layers have another grid; wrong weights are told here.
+            grids = [facts.grid_of(checked_weights(one.weights, facts)) for one in (self._state, state)]
+            state = replace(state, patch=moved(state.patch, *grids))
         return state
 
     def _refresh(self) -> None:
