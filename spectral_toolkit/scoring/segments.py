@@ -28,8 +28,8 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> 
     Parameters
     ----------
     segments
-        Integers (image, y, x): the same number means the same segment in every image. -1, no segment, counts as a
-        segment of its own.
+        Integers (image, y, x): the same number means the same segment in every image, or ``attrs["notes"]`` of the
+        scores says that it does not. -1, no segment, counts as a segment of its own.
     labels
         Integers of the same shape, as :func:`spectral_toolkit.prepare_labels` returns them; -1 is left out.
     n_categories
