@@ -182,18 +182,13 @@ def _path_entries(text: str) -> Iterator[_Entry]:
     # An existing path wins over its reading as a pattern: names of files may hold square brackets.
     if path.is_dir():
         # Hidden files are none of the user's pictures: macOS puts "._cat.png" beside "cat.png".
-        found = sorted(
-            child
-            for child in path.iterdir()
-            if child.suffix.lower() in SUFFIXES and not child.name.startswith(".") and child.is_file()
-        )
+        visible = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+        found = [child for child in visible if child.suffix.lower() in SUFFIXES and child.is_file()]
         if not found:
             raise SpectralToolkitError(
                 f"The directory {text!r} holds no picture: expected files ending in {', '.join(SUFFIXES)}."
             )
-        unread = sorted(
-            child.name for child in path.iterdir() if child.suffix.lower() in UNREAD and not child.name.startswith(".")
-        )
+        unread = [child.name for child in visible if child.suffix.lower() in UNREAD]
         if unread:
             warnings.warn(
                 f"{len(unread)} of the pictures in {text!r} cannot be read and are left out, such as {unread[0]!r}: "

@@ -265,6 +265,8 @@ def test_answers_put_together_do_not_borrow_hierarchies() -> None:
     for read in (hierarchy, lambda segments: recut(segments, 0.5)):
         with pytest.raises(RegionsError, match="does not say whose it is"):
             read(found.drop_vars("tree"))
+        with pytest.raises(RegionsError, match="carry no hierarchy"):
+            read(found.values)  # pyright: ignore[reportArgumentType]
     for read in (hierarchy, lambda segments: recut(segments, 0.5)):
         with pytest.raises(RegionsError, match="The segments of 'c' carry the hierarchy of"):
             read(both)

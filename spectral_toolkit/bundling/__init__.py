@@ -263,10 +263,9 @@ def _shown(images: Any, names: list[str], max_side: int) -> dict[str, np.ndarray
     from PIL import Image
 
     pictures = load_images(images)
+    order = picture_order(pictures.names, names, "activations", named=are_named(images))
     shown = {}
-    for name, place in zip(
-        names, picture_order(pictures.names, names, "activations", named=are_named(images)), strict=True
-    ):
+    for name, place in zip(names, order, strict=True):
         picture = Image.fromarray(np.asarray(pictures[place]))
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
         shown[name] = np.asarray(picture)

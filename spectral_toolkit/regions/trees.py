@@ -89,7 +89,7 @@ def hierarchy(segments: xr.DataArray) -> xr.Dataset:
     >>> hierarchy(found).parent.values.tolist()
     [[-1, 0, 0]]
     """
-    if "image" not in segments.dims:
+    if _is_one_of_several(segments):
         return hierarchy(_stacked(segments)).isel(image=0, missing_dims="ignore")
     entries = _entries(segments)
     n_nodes = max(len(entry["parent"]) for entry in entries)
@@ -132,7 +132,7 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     """
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or threshold != threshold:
         raise RegionsError(f"threshold={threshold!r} is not understood: expected a number from 0 to 2.")
-    if "image" not in segments.dims:
+    if _is_one_of_several(segments):
         return recut(_stacked(segments), threshold).isel(image=0)
     entries = _entries(segments)
     joint = segments.attrs.get("scope") == "dataset"
@@ -163,9 +163,13 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     )
 
 
+def _is_one_of_several(segments: object) -> bool:
+    """Whether one picture was taken out, as ``segments.isel(image=0)``; what are no segments is told elsewhere."""
+    return isinstance(segments, xr.DataArray) and "image" not in segments.dims
+
+
 def _stacked(segments: xr.DataArray) -> xr.DataArray:
     """One picture taken out of several, as a stack of one."""
-    _entries(segments)  # what is no DataArray of segments is told here
     return xr.concat([segments], "image", coords="all")
 
 
