@@ -217,15 +217,16 @@ def short_names(names: list[str]) -> list[str]:
     """
     if len(names) < 2:
         return list(names)
-    shorter = _without_ends([_without_words(names, name) for name in names])
-    return shorter if len(set(shorter)) == len(set(names)) else _without_ends([name.split(".") for name in names])
+    parts = [name.split(".") for name in names]
+    common = set.intersection(*map(set, parts))
+    shorter = _without_ends([_without_words(own, common) for own in parts])
+    return shorter if len(set(shorter)) == len(set(names)) else _without_ends(parts)
 
 
-def _without_words(names: list[str], name: str) -> list[str]:
-    """The dotted parts of a name, without words that are part of every name."""
-    common = set.intersection(*(set(one.split(".")) for one in names))
-    parts = [part for part in name.split(".") if part.isdigit() or part not in common]
-    return [re.sub(r"_?blocks?$", "", part) or part for part in parts] or name.split(".")
+def _without_words(parts: list[str], words: set[str]) -> list[str]:
+    """The dotted parts of a name without some words; numbers stay, whatever they are."""
+    kept = [part for part in parts if part.isdigit() or part not in words]
+    return [re.sub(r"_?blocks?$", "", part) or part for part in kept] or parts
 
 
 def _without_ends(parts: list[list[str]]) -> list[str]:

@@ -170,7 +170,7 @@ def load_bokeh() -> None:
 
 
 def _all_components(eig: xr.Dataset) -> list[int]:
-    return [int(number) for number in np.atleast_1d(eig.coords["component"].values)]
+    return [int(number) for number in eig.coords["component"].values]
 
 
 def _checked_components(eig: xr.Dataset, components: Sequence[int] | None) -> list[int]:

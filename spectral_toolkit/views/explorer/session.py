@@ -70,22 +70,11 @@ class Answer:
 
 def questions(state: State, facts: Facts) -> list[Question]:
     """What a state asks: one question, or two when it compares."""
-    weights = state.weights or {}
-    first = Question(
-        state.image, state.affinity, state.kernel, _key(weights), state.n_eigenvectors, state.mask_outliers
-    )
-    if not state.compare:
-        return [first]
-    other = weights if state.other_layers == "same" else facts.preset(state.other_layers, weights)
-    second = Question(
-        state.image,
-        state.other_affinity,
-        state.other_kernel,
-        _key(other),
-        state.n_eigenvectors,
-        state.mask_outliers,
-    )
-    return [first, second]
+    sides = ((state.affinity, state.kernel), (state.other_affinity, state.other_kernel))
+    return [
+        Question(state.image, *side, _key(weights), state.n_eigenvectors, state.mask_outliers)
+        for side, weights in zip(sides, facts.weights_shown(state), strict=False)
+    ]
 
 
 def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:

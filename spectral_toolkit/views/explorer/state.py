@@ -130,13 +130,16 @@ class Facts:
         on = [self.grids[name] for name in self.layers if weights.get(name, 0) > 0] or list(self.grids.values())
         return max(on, key=lambda grid: grid[0] * grid[1])
 
+    def weights_shown(self, state: State) -> list[Mapping[str, float]]:
+        """The weights of every setting that a state shows: of one, or of two that are compared."""
+        weights = dict.fromkeys(self.layers, 1.0) if state.weights is None else state.weights
+        if not state.compare:
+            return [weights]
+        return [weights, weights if state.other_layers == "same" else self.preset(state.other_layers, weights)]
+
     def grids_shown(self, state: State) -> list[tuple[int, int]]:
         """The base grid of every setting that a state shows."""
-        weights = dict.fromkeys(self.layers, 1.0) if state.weights is None else state.weights
-        shown = [weights]
-        if state.compare:
-            shown.append(weights if state.other_layers == "same" else self.preset(state.other_layers, weights))
-        return [self.grid_of(one) for one in shown]
+        return [self.grid_of(weights) for weights in self.weights_shown(state)]
 
     def most_eigenvectors(self, state: State) -> int:
         """As many as every setting that a state shows has."""
