@@ -13,8 +13,11 @@ import pytest
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
+    from explorer_fixtures import KeepingComm
     from playwright.sync_api import Browser
     from watched_page import Watched
+
+    from spectral_toolkit.views.explorer import Explorer
 
 # Before anything imports them: annotated shapes and types of the numerical parts are checked at every call. The public
 # functions are left out: what they say of a wrong type is theirs to test.
@@ -103,6 +106,39 @@ def watched(chromium: Browser) -> Iterator[Watched]:
     yield watched
     watched.assert_quiet()
     context.close()
+
+
+@pytest.fixture
+def comms() -> Iterator[type[KeepingComm]]:
+    """Every widget made in the test talks to `KeepingComm`."""
+    from explorer_fixtures import kept_comms
+
+    with kept_comms() as kept:
+        yield kept
+
+
+@pytest.fixture(scope="module")
+def shared_explorer() -> Iterator[Explorer]:
+    """One explorer for all tests that can put it back: drawing its figures takes longer than they do."""
+    from explorer_fixtures import capture_of, kept_comms
+
+    from spectral_toolkit.views.explorer import Explorer
+
+    with kept_comms():
+        tree = capture_of()
+        tree.children["block.0"].dataset["token"].values[0, 2, 3] *= 40  # something to mask
+        made = Explorer(tree, device="cpu")
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def explorer(shared_explorer: Explorer) -> Explorer:
+    """The shared explorer, as it began."""
+    from spectral_toolkit.views.explorer import State
+
+    shared_explorer.state = State()
+    return shared_explorer
 
 
 @pytest.fixture(scope="session")

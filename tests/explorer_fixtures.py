@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import comm
+import ipywidgets as widgets
 import numpy as np
 import pytest
 import xarray as xr
 from comm.base_comm import BaseComm
 from tree_factory import make_tree
+
+from spectral_toolkit.views.explorer import Explorer
 
 GRID = (6, 8)
 
@@ -50,3 +53,18 @@ def capture_of(images: int = 3, layers: int = 4, grid: tuple[int, int] = GRID, s
     names = [f"picture-{place}" for place in range(images)]
     root = xr.Dataset({"pixels": (("image", "y_px", "x_px", "rgb"), pixels)}, {"image": names})
     return xr.DataTree(root, children=dict(tree.children.items()))
+
+
+def press(explorer: Explorer, name: str) -> None:
+    """Click the one button of this name."""
+    (button,) = [one for one in buttons(explorer) if name in (one.description, one.tooltip)]
+    button.click()
+
+
+def buttons(box: widgets.Box) -> list[widgets.Button]:
+    """All buttons inside."""
+    found = []
+    for child in box.children:
+        found += buttons(child) if isinstance(child, widgets.Box) else []
+        found += [child] if isinstance(child, widgets.Button) else []
+    return found

@@ -4,7 +4,7 @@
 
 `flow` says what the model is. It learns to see the clean picture behind noise, told (mostly) which kinds of things are
 in it and how many, never where. With ``--align`` all blocks but the last are also asked, by one linear map each, for
-what the bundled model ``scenes`` sees in the clean picture (representation alignment, Yu et al. 2024,
+what the bundled model ``scenes`` sees in the clean picture (representation alignment, Yu et al. 2025,
 https://arxiv.org/abs/2410.06940); the maps are not part of the finished model.
 Every draw of a step comes from the seed and the step's number alone.
 """

@@ -1,0 +1,121 @@
+"""What an explorer keeps: figures, bundles, the saved page and the code of what is shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from explorer_fixtures import kept_comms, press
+from PIL import Image
+
+import spectral_toolkit as st
+from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.views.explorer import Explorer, State, save
+from spectral_toolkit.views.explorer.keeping import freezing_settings
+from spectral_toolkit.views.explorer.tiles import Place, Tile
+
+
+@pytest.mark.parametrize("view", ["picture", "grid", "rgb", "segments", "instances", "norms"])
+def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path: Path) -> None:
+    explorer.set(view=view, patch=(2, 3))
+    picture: Any = Image.open(explorer.save_figure(str(tmp_path / "figure.png")))
+    assert min(picture.size) > 250
+    assert picture.convert("L").getextrema()[1] > picture.convert("L").getextrema()[0]
+    svg = Path(explorer.save_figure(str(tmp_path / "figure.svg"))).read_text()
+    assert svg.startswith("<svg")
+    assert svg.count("<image") >= 2
+    assert Path(explorer.save_figure(str(tmp_path / "figure.png"))).name == "figure-2.png"
+
+
+def test_titles_of_narrow_panels_do_not_meet(tmp_path: Path) -> None:
+    colours = np.zeros((2, 2, 4), dtype=np.uint8)
+    title = "QK · softmax · eigenvector 2 · cannot be told apart from the third"
+    panels = [save.Panel([Tile(colours, np.zeros((2, 2)), None)], [Place(0, 0, 60, 60, (2, 2))], (60, 60), title)] * 2
+    with Image.open(save.save_png(panels, tmp_path / "a.png")) as picture:
+        ink: Any = (np.asarray(picture.convert("L"))[: 2 * 16] < 200).any(axis=0)
+    assert not ink[-8:].any(), "nothing is cut off"
+    middle = ink[: len(ink) // 2][::-1]
+    assert not middle[:8].any(), "and the first title ends before the second begins"
+
+
+def test_saving_says_what_is_wrong(explorer: Explorer, tmp_path: Path) -> None:
+    with pytest.raises(SpectralToolkitError, match="does not exist"):
+        explorer.save_figure(str(tmp_path / "nowhere" / "figure.png"))
+    explorer.set(view="spectrum")
+    with pytest.raises(SpectralToolkitError, match="is a chart"):
+        explorer.save_figure(str(tmp_path / "figure.png"))
+    press(explorer, "Save PNG")
+    assert "is a chart" in explorer._done.value
+
+
+def test_a_bundle_brings_back_what_was_seen(explorer: Explorer, tmp_path: Path) -> None:
+    explorer.set(affinity="kk", component=3, patch=(1, 2), weights={"block.0": 1.0, "block.2": 0.5})
+    path = explorer.save_bundle(tmp_path / "seen.zip")
+    with kept_comms():
+        other = Explorer.from_bundle(path, device="cpu")
+        assert other.state == explorer.state
+        np.testing.assert_allclose(other.eigenvectors.eigenvalue, explorer.eigenvectors.eigenvalue, atol=1e-2)
+        other._path.value = str(tmp_path / "seen")
+        other.set(affinity="vv", compare=False)
+        press(other, "Load bundle")
+        assert other.state == explorer.state
+        assert "Opened" in other._done.value
+        other._path.value = str(tmp_path / "nothing")
+        press(other, "Load bundle")
+        assert "st-error" in other._done.value
+        other.close()
+
+
+def test_settings_of_a_bundle_that_do_not_fit_are_left(explorer: Explorer, tmp_path: Path) -> None:
+    for place, settings in enumerate([{"image": 99}, {"weights": [1]}, {"colour": 1}, {"patch": {"a": 1}}]):
+        path = st.save_bundle(tmp_path / f"{place}.zip", explorer.activations, settings=settings)
+        with kept_comms():
+            other = Explorer.from_bundle(path, device="cpu")
+            assert other.state == replace(State(), weights=dict.fromkeys(explorer._session.facts.layers, 1.0))
+            other.close()
+
+
+def test_the_frozen_page_begins_where_the_explorer_is(explorer: Explorer, tmp_path: Path) -> None:
+    explorer.set(affinity="kk", kernel="rbf", component=3, weights={"block.0": 1.0, "block.2": 0.5}, image=1)
+    settings = freezing_settings(explorer.state, explorer._session)
+    assert settings["start"] == {
+        "image": 1,
+        "kind": "kk",
+        "preset": "chosen",
+        "component": 3,
+        "view": "component",
+        "smooth": False,
+        "compare": True,
+        "other_kind": "vv",
+        "other_preset": "chosen",
+        "patch": None,
+    }
+    assert settings["kernel"] == {"kk": "rbf"}
+    explorer._path.value = str(tmp_path / "page")
+    press(explorer, "Save HTML")
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    explorer.set(mask_outliers=True)
+    press(explorer, "Save HTML")
+    assert "Mask outlying tokens" in explorer._done.value
+
+
+def test_code_is_shown_and_runs(explorer: Explorer) -> None:
+    press(explorer, "Copy as code")
+    assert explorer._code.value == explorer.code()
+    assert "clipboard.writeText" in str(explorer._loader._output.outputs)
+    compile(explorer.code(), "copied", "exec")
+    explorer._controls.view.value = "segments"
+    assert explorer._code.value == explorer.code(), "the open box says what is shown now"
+    assert not explorer._done.value, "and nobody claims that it was copied"
+
+
+def test_the_same_script_is_sent_to_the_page_again(explorer: Explorer) -> None:
+    sent: list[str] = []
+    explorer._loader._output.observe(lambda change: sent.append(str(change["new"])), "outputs")
+    for _ in range(2):
+        explorer._loader.run("copied()")
+    explorer._loader._output.unobserve_all()
+    assert sum("copied()" in markup for markup in sent) == 2
