@@ -18,7 +18,13 @@ Level = Literal["ok", "note", "warning"]
 WEAK_GAP = 0.005
 """An eigengap below this part of its eigenvalue leaves a component exposed to small changes of the input."""
 WEAK_CUT = 0.9
-"""A first eigenvalue above this says that no two-way cut of the picture is much better than a random one (about 1)."""
+"""A first eigenvalue above this says that no two-way cut is much better than one at random (about 1)."""
+FLAT_ROW, FLAT_FROM = 0.8, 6
+"""A last affinity (1 - eigenvalue) above this part of the first, of so many eigenvectors, is what noise gives..."""
+FLAT_CUT = 0.5
+"""...unless the cuts are good ones, as of many groups of one size..."""
+FLAT_GAP = 0.2
+"""...or the gap after the last is this part of the first affinity: then there are as many groups."""
 OUTLYING_NORM = 5.0
 """Robust standard deviations (1.4826 times the median absolute deviation) from which a token's norm is outlying."""
 
@@ -76,6 +82,7 @@ def trust_statements(
         _convergence(eig),
         *_pieces(eig),
         *_weak_cut(eig),
+        *_flat_row(eig),
         *_degenerate(eig),
         *_gaps(eig),
         *_isolated(eig),
@@ -126,6 +133,38 @@ def _weak_cut(eig: xr.Dataset) -> list[Statement]:
     ]
 
 
+def is_flat(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
+    """Whether eigenvalues (k,) hardly differ, so that no eigenvector stands out: unrelated patches give such rows.
+
+    Random vectors have a best eigenvalue of 0.7 to 0.9, far from 1, on pictures of a hundred patches: the more layers
+    and channels, the larger. What tells them from pictures of something is that one eigenvalue is like the next.
+
+    Examples
+    --------
+    >>> row = np.array([0.74, 0.74, 0.75, 0.76, 0.77, 0.77])
+    >>> is_flat(row, np.diff(row, append=0.78)), is_flat(np.linspace(0.6, 0.9, 6), np.full(6, 0.06))
+    (True, False)
+    """
+    if len(eigenvalue) < FLAT_FROM or eigenvalue[0] < FLAT_CUT or eigenvalue[0] >= 1:
+        return False
+    affinity = 1 - eigenvalue
+    stands_out = np.isfinite(eigengap[-1]) and eigengap[-1] > FLAT_GAP * affinity[0]
+    return bool(affinity[-1] > FLAT_ROW * affinity[0] and not stands_out)
+
+
+def _flat_row(eig: xr.Dataset) -> list[Statement]:
+    value = eig["eigenvalue"].values
+    if not is_flat(value, eig["eigengap"].values):
+        return []
+    return [
+        Statement(
+            "warning",
+            f"Flat row: {len(value)} eigenvalues from {value[0]:.2f} to {value[-1]:.2f} hardly differ, as those of "
+            "patches that have nothing to do with each other; there may be nothing to find here.",
+        )
+    ]
+
+
 def _degenerate(eig: xr.Dataset) -> list[Statement]:
     groups = eig["degenerate_group"].values
     components = eig["component"].values
@@ -146,10 +185,9 @@ def _gaps(eig: xr.Dataset) -> list[Statement]:
     if not np.isfinite(gap).any():
         return []
     best = int(np.nanargmax(gap)) + 1
-    text = (
-        f"The widest eigengap comes after eigenvector {best} ({np.nanmax(gap):.3f}): {best + 1} groups suggest "
-        "themselves."
-    )
+    text = f"The widest eigengap comes after eigenvector {best} ({np.nanmax(gap):.3f})"
+    nothing = value.min() > WEAK_CUT or is_flat(value, gap)
+    text += ", which says little here." if nothing else f": {best + 1} groups suggest themselves."
     last = gap[-1]
     if np.isfinite(last) and last < WEAK_GAP * max(value[-1], 1e-12):
         text += f" The gap after the last one is narrow ({last:.1e}): it may change with small changes."

@@ -77,9 +77,9 @@ def resampling_matrix(base: tuple[int, int], layer: tuple[int, int]) -> np.ndarr
 
 
 def interpolation_matrix(free: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """P (n, free cells): an isolated cell is the mean of the free cells nearest to it."""
+    """P (n, free cells): an isolated cell is the mean of the free cells nearest to it, in patches."""
     n = grid[0] * grid[1]
-    centre = [((i // grid[1] + 0.5) / grid[0], (i % grid[1] + 0.5) / grid[1]) for i in range(n)]
+    centre = [(i // grid[1], i % grid[1]) for i in range(n)]
     columns = np.flatnonzero(free)
     out = np.zeros((n, len(columns)))
     for i in range(n):

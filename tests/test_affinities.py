@@ -353,3 +353,17 @@ def test_to_dense_takes_names_and_numbers_and_refuses_others():
         graph.to_dense("cow")
     with pytest.raises(AffinityError, match="image=2"):
         graph.to_dense(2)
+
+
+@pytest.mark.parametrize(("centre", "spread"), [(1e4, 0.1), (1e4, 1e-3), (3e38, 1e37), (1e-42, 1e-43)])
+def test_rbf_loses_no_digits_far_from_zero(centre, spread):
+    tree = make_tree([(4, 5)], dtype="float32")
+    values = values_of(tree, "block.0", "value")
+    values[...] = np.clip(centre + spread * np.random.default_rng(0).normal(size=values.shape), -3.4e38, 3.4e38)
+    found = st.affinity(tree, "vv", kernel="rbf", device="cpu").to_dense()["block.0"]
+    expected, heads = 0.0, values[0].astype(np.float64)
+    for head in heads:
+        rows = head.reshape(20, -1)
+        square = ((rows[:, None] - rows[None]) ** 2).sum(-1)
+        expected = expected + np.exp(-square / (2 * 0.5**2 * square.mean())) / len(heads)
+    np.testing.assert_allclose(found, expected, atol=1e-6)

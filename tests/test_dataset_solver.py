@@ -98,3 +98,19 @@ def test_judged_and_shown_as_one() -> None:
     one = trust_statements(eig.isel(image=0), acts)
     assert all("cells have no affinity" not in statement.text for statement in one)
     assert st.overlay(acts, eig, image=1) is not None
+
+
+@pytest.mark.parametrize("kernel", ["knn", "shifted_cosine"])
+def test_an_image_without_ties_in_the_finest_layer_is_left_out_of_all(kernel: str) -> None:
+    acts = make_tree([(4, 6), (2, 3)], images=4)
+    values_of(acts, "block.0", "value")[1] = 0
+    graph = st.affinity(acts, "vv", kernel=kernel, scope="dataset", device="cpu")
+    pencil = make_pencil(graph, slice(0, 4))
+    constant = pencil.constant()
+    cut = pencil.mass_matmul(constant) - pencil.affinity_matmul(constant)
+    assert float(cut.abs().max()) < 1e-12
+    eig = st.solve(graph, 3)
+    assert eig.converged.all()
+    assert float(eig.layer_share.sum("layer").sel(component=1)) == pytest.approx(float(eig.eigenvalue[0]))
+    if kernel == "knn":
+        assert not eig.eigenvector[1].any()

@@ -191,10 +191,28 @@ def test_what_is_refused(arguments: dict, message: str) -> None:
         st.pathways(planted(2)[0], **{"n_bootstrap": 2, **arguments})
 
 
-def test_one_image_and_no_pixels_are_refused() -> None:
+def test_one_image_is_refused() -> None:
     acts, _ = planted(1)
     with pytest.raises(st.errors.ActivationsError, match="the activations hold 1"):
         st.pathways(acts)
-    bare = xr.DataTree.from_dict({name: node.dataset for name, node in planted(2)[0].children.items()})
-    with pytest.raises(st.errors.ActivationsError, match="holds no pixels"):
-        st.pathways(bare)
+
+
+def test_without_pixels_their_row_is_empty_and_a_note_says_why() -> None:
+    acts, labels = planted(4)
+    bare = xr.DataTree.from_dict({name: node.dataset for name, node in acts.children.items()})
+    labels = st.prepare_labels(acts, labels, grid=(4, 4)).values
+    found = st.pathways(bare, labels, kinds="vv", n_eigenvectors=2, **QUICK)
+    assert "No row 'raw pixels'" in found.attrs["notes"]
+    assert found["where"].sel(layer="raw pixels").isnull().all()
+    assert found["where"].sel(layer="joint").notnull().all()
+
+
+def test_intervals_from_few_images_are_said_to_be_narrow_and_from_two_there_are_none() -> None:
+    acts, labels = planted(2)
+    found = st.pathways(acts, labels, kinds="vv", n_eigenvectors=2, controls=False, **QUICK)
+    assert "No intervals" in found.attrs["notes"]
+    assert found["where_low"].isnull().all()
+    assert found["where"].notnull().all()
+    few = answer_scores(st.solve(st.affinity(planted(5)[0], "vv", scope="dataset", device="cpu"), 2), n_bootstrap=20)
+    assert "Intervals from 5 images are too narrow" in few.attrs["notes"]
+    assert np.isfinite(few["where_plain_low"])

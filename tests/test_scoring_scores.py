@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import adjusted_rand_score
 
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.scoring import evaluate, segments, variance
+from spectral_toolkit.scoring import evaluate, paths, segments, variance
 
 
 def dummies(factor: np.ndarray) -> np.ndarray:
@@ -190,3 +190,39 @@ def test_clusters_and_their_scores() -> None:
     one = evaluate(shuffled[drawn][:, None], labels[drawn][:, None])
     for name in many:
         assert many[name][3] == pytest.approx(float(one[name]))
+
+
+def test_what_a_resample_lacks_is_not_scored_by_its_noise() -> None:
+    """An eigenvector of one image: of a resample without it nothing is left but the solver's noise."""
+    grid = (4, 4)
+    values = 1e-8 * np.tile(np.linspace(-1, 1, 16), (6, 1))[..., None]
+    values[-1] += 1
+    labels = np.tile(np.arange(16) // 8, (6, 1))
+    weights = np.array([[1.0] * 6, [2.0, 2, 1, 1, 0, 0], [0.0, 0, 0, 0, 0, 6]])
+    for found in (variance.shares(values, None, grid, weights), variance.shares(values, labels, grid, weights)):
+        for name in found.keys() & {"where", "what", "where_plain", "what_plain", "r2_position"}:
+            assert found[name] == pytest.approx(0.0, abs=1e-9), name
+        assert found["image_share"][0] > 0.99
+
+
+def test_no_resample_is_of_one_image_alone() -> None:
+    drawn = variance.resamples(3, 300, 0)
+    assert ((drawn > 0).sum(1) > 1).all()
+    assert len(drawn) < 301
+    assert len(variance.resamples(2, 300, 0)) == 1
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    """Image, category, position and noise of equal variance: every share is a quarter."""
+    held = {"where": 0, "what": 0}
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        place = rng.normal(size=(1, 36))
+        place = (place - place.mean()) / place.std()
+        labels = rng.integers(0, 4, (30, 36))
+        values = rng.normal(size=(30, 1)) + place + np.array([-1.0, 1, -1, 1])[labels] + rng.normal(size=(30, 36))
+        found = variance.shares(values[..., None], labels, (6, 6), variance.resamples(30, 100, seed))
+        for name in held:
+            low, high = paths.interval(found[name], 0.95, 0.0)
+            held[name] += low <= 0.25 <= high
+    assert min(held.values()) >= 48

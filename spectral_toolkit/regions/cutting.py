@@ -56,7 +56,7 @@ def cut_recursively(
     free
         Cells that take part.
     threshold
-        Of the normalised cut, in [0, 2]; the best cut of a graph without structure costs about 1.
+        Of the normalised cut, in [0, 2]; a cut at random costs about 1, the best one of noise 0.75 to 0.9.
     most
         Parts at most; None for as many as the threshold makes.
     seed

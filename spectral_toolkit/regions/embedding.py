@@ -11,6 +11,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 from ..errors import RegionsError
+from ..trust import is_flat
 
 
 @dataclass
@@ -108,6 +109,11 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
         if hopeless:
             notes.append(f"No eigenvalue below 1, so nothing to tell apart, in {listed(hopeless)}.")
         points = points * weight[:, None]
+    gaps = _gaps(eig, values, n_images)
+    if values is not None and gaps is not None:
+        flat = [title for title, *own in zip(titles(joint, names), values, gaps, strict=False) if is_flat(*own)]
+        if flat:
+            notes.append(f"Eigenvalues hardly differ, so that segments may show nothing, in {listed(flat)}.")
     isolated = isolated_cells(eig, (n_images, rows, columns))
     return Embedding(
         rows=points,
@@ -115,7 +121,7 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
         grid=(rows, columns),
         joint=joint,
         names=names,
-        gaps=_gaps(eig, values, n_images),
+        gaps=gaps,
         coords=_coords(eig, vectors, isolated),
         attrs=_provenance(eig),
         notes=notes,

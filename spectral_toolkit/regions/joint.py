@@ -80,7 +80,7 @@ def cutting_grid(graph: LayerGraph, shown: Grid) -> Grid:
 
 
 def _sparse(graph: DatasetGraph, grid: Grid) -> tuple[sparse.csr_array, Bool[np.ndarray, " cells"]]:
-    """The same from edges. Isolated cells are left out, and not interpolated: they have no affinity of their own."""
+    """The same from edges."""
     n_images, n = len(graph.images), n_nodes(graph, grid)
     members = positive_members(graph)
     largest = max(graph.weights[member.name] for member in members)
@@ -93,9 +93,9 @@ def _sparse(graph: DatasetGraph, grid: Grid) -> tuple[sparse.csr_array, Bool[np.
             lift = sparse.csr_array(sparse.kron(sparse.eye_array(n_images), resampling.dense().numpy(), format="csr"))
             own = lift.T @ own @ lift
         total = sparse.csr_array(total + own)
-    free = make_pencil(graph, slice(None), grid).free[0].cpu().numpy()
-    mask = sparse.diags_array(free.astype(float))
-    return sparse.csr_array(mask @ total @ mask), free
+    pencil = make_pencil(graph, slice(None), grid)
+    interpolation = pencil.interpolation.matrix()
+    return sparse.csr_array(interpolation.T @ total @ interpolation), pencil.free[0].cpu().numpy()
 
 
 def _edges_of(graph: DatasetGraph, member: Member) -> sparse.csr_array:

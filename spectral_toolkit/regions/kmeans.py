@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances, silhouette_score
+from threadpoolctl import threadpool_limits
 
 from .embedding import MOST, Embedding, listed, most_tried, titles
 from .label_maps import by_size, filled
@@ -18,6 +19,8 @@ CANDIDATES = range(2, MOST + 1)
 SAMPLE = 2000
 """Cells, drawn once and seeded, over which silhouettes are taken where there are more."""
 N_INIT = 4
+SERIAL_ROWS = 10_000
+"""Up to so many rows one thread: beside another program, threads spin between k-means' short steps."""
 
 
 def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +112,7 @@ def kmeans(rows: Float[np.ndarray, "cells components"], k: int, seed: int) -> In
     """scikit-learn's k-means, the best of 4 starts; labels from 0, all of them used."""
     if k <= 1:
         return np.zeros(len(rows), dtype=np.int64)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1 if len(rows) <= SERIAL_ROWS else None):
         # Cells that differ by rounding errors only; the labels found are counted, not believed.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
         found = KMeans(k, n_init=N_INIT, random_state=seed).fit_predict(rows)  # pyright: ignore[reportArgumentType]

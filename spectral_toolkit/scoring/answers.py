@@ -10,7 +10,7 @@ import xarray as xr
 
 from ..errors import SpectralToolkitError
 from .paths import interval, score
-from .variance import resamples
+from .variance import about_intervals, resamples
 
 
 def answer_scores(
@@ -84,5 +84,12 @@ def answer_scores(
         low, high = interval(samples, confidence, -1.0 if name == "ari" else 0.0)
         found |= {name: float(samples[0]), f"{name}_low": low, f"{name}_high": high}
     return xr.Dataset(
-        found, attrs={"n_bootstrap": n_bootstrap, "confidence": confidence, "seed": seed, "kernel": eig.attrs["kernel"]}
+        found,
+        attrs={
+            "n_bootstrap": n_bootstrap,
+            "confidence": confidence,
+            "seed": seed,
+            "kernel": eig.attrs["kernel"],
+            "notes": about_intervals(n_images),
+        },
     )

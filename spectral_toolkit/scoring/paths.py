@@ -16,11 +16,12 @@ from ..affinities import affinity
 from ..affinities.dataset_graph import too_fine
 from ..affinities.features import KINDS
 from ..errors import ActivationsError, SpectralToolkitError
+from ..regions.kmeans import N_INIT
 from ..solvers import solve
 from .controls import pixel_tree, shuffled, untrained_tree
 from .labels import finest_grid, prepare_labels
-from .segments import N_INIT, OVERCLUSTERED, clusters, segment_scores
-from .variance import DEGREE, KNOTS, RIDGE, resamples, shares
+from .segments import OVERCLUSTERED, clusters, segment_scores
+from .variance import DEGREE, KNOTS, RIDGE, about_intervals, resamples, shares
 
 JOINT, PIXELS, UNTRAINED, SHUFFLED = "joint", "raw pixels", "untrained model", "shuffled labels"
 WITHOUT_LABELS = ("where_plain", "image_share", "r2_position")
@@ -81,9 +82,10 @@ def pathways(
     -------
     xarray.Dataset
         All ``(kind, layer)``, in [0, 1] unless said otherwise, each with ``<name>_low`` and ``<name>_high``, the
-        percentile interval of the bootstrap over images, shifted by its bias. ``where``: share of the total variance
-        that position explains beyond category, (SS_position|category - df MSE) / (SS_total + MSE), at least 0, mean
-        over eigenvectors; ``what``: the share of category beyond position; ``where_plain``, ``what_plain``,
+        percentile interval of the bootstrap over images, shifted by its bias; too narrow with fewer than 30 images,
+        which ``attrs["notes"]`` then says, and NaN with 2. ``where``: share of the total variance that position
+        explains beyond category, (SS_position|category - df MSE) / (SS_total + MSE), at least 0, mean over
+        eigenvectors; ``what``: the share of category beyond position; ``where_plain``, ``what_plain``,
         ``image_share``: omega squared of one factor, position, category, or which image a cell is in; ``r2_position``:
         R^2 of a smooth regression on (x, y) (ridge on tensor products of cubic B-splines); ``matched_miou`` and ``ari``
         in [-1, 1] of k-means with as many clusters as categories, ``overclustered_miou`` of 40 clusters. Coordinate
@@ -95,7 +97,7 @@ def pathways(
     SpectralToolkitError
         If an argument is out of range, or the labels do not fit the capture.
     ActivationsError
-        If there are fewer than 2 images, or raw pixels are wanted of a tree without pixels.
+        If there are fewer than 2 images.
 
     References
     ----------
@@ -122,11 +124,6 @@ def pathways(
         raise ActivationsError("pathways compares cells over several images, and the activations hold 1: capture more.")
     if cells is not None and not (cells >= 0).any():
         raise SpectralToolkitError("labels ignore every cell (-1): there is nothing to score against.")
-    if controls and "pixels" not in acts.data_vars:
-        raise ActivationsError(
-            "The tree of activations holds no pixels, which the control 'raw pixels' needs: capture with "
-            "st.capture, or set controls=False."
-        )
     weights = resamples(n_images, n_bootstrap, seed)
     rows = [*layers, JOINT]
     if controls:
@@ -134,6 +131,7 @@ def pathways(
     names = SCORES if cells is not None else WITHOUT_LABELS
     table = {name: np.full((3, len(kinds), len(rows)), np.nan) for name in names}
     notes: list[str] = []
+    notes.append(about_intervals(n_images))
     if left_out:
         notes.append(f"Left out, as in the source paper, for having more than 32 x 32 patches: {', '.join(left_out)}.")
     kernel_used = str(kernel)
@@ -164,12 +162,14 @@ def pathways(
                 put([at], UNTRAINED, eig, cells)
                 _note(notes, eig, kind, UNTRAINED)
                 bar.update()
-        if controls:
+        if controls and "pixels" in acts.data_vars:
             raw = pixel_tree(acts, grid)
             _, eig = next(_solved(raw, "token", grid, n_eigenvectors, seed, options, joint_only=True))
             put(range(len(kinds)), PIXELS, eig, cells)
             _note(notes, eig, "token", PIXELS)
-            bar.update()
+        elif controls:
+            notes.append(f"No row '{PIXELS}': the tree of activations holds no pixels, as one of st.capture does.")
+        bar.update(int(controls))
 
     roles = ["layer"] * len(layers) + ["joint"] + ["control"] * (len(rows) - len(layers) - 1)
     suffixes = ("", "_low", "_high")

@@ -10,11 +10,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
 
 from ..errors import SpectralToolkitError
+from ..regions.kmeans import kmeans
 
-N_INIT = 4
 OVERCLUSTERED = 40
 _ALONE = (
     "The pictures were cut one by one, so that the same number means something else in each, and these scores little: "
@@ -150,17 +149,8 @@ def adjusted_rand(table: Float[np.ndarray, "segments labels"]) -> float:
 
 
 def clusters(values: Float[np.ndarray, "rows components"], n: int, seed: int) -> Int[np.ndarray, " rows"]:
-    """k-means with scikit-learn, 4 starts; fewer clusters where there are fewer different rows."""
-    n = min(n, len(np.unique(values, axis=0)))
-    return (
-        KMeans(
-            n,
-            n_init=N_INIT,  # pyright: ignore[reportArgumentType]
-            random_state=seed,
-        )
-        .fit_predict(values)
-        .astype(np.int64)
-    )
+    """k-means over a dataset; fewer clusters where there are fewer different rows."""
+    return kmeans(values, min(n, len(np.unique(values, axis=0))), seed)
 
 
 def segment_scores(

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 
 import xarray as xr
 
@@ -22,6 +23,14 @@ METHODS: dict[str, str] = {"exact": "exact", "gradient": "gradient"}
 """Method name to the module of this package that offers ``solve_images``."""
 
 __all__ = ["METHODS", "solve"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A method's module, ``solvers.gradient`` say, loaded on first use."""
+    if name in METHODS.values():
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 BATCH_ELEMENTS = {"cpu": 2**22}
 """Largest number of matrix entries solved at once: small batches suit a CPU's caches, large ones a GPU."""

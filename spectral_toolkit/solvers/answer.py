@@ -18,6 +18,8 @@ from .spectrum import Spectrum, WarmStart
 
 DEGENERATE_GAP = 1e-3
 """Eigenvalues closer than this, relatively, span a subspace whose vectors are arbitrary."""
+TELLING = 100
+"""An affinity (1 - eigenvalue) of so many tolerances is told from others; one below may be any mixture of them."""
 ZERO_EIGENVALUE = 1e-7
 """Eigenvalues below this, ten times the noise of single precision, count as zero: a graph that falls apart."""
 
@@ -62,6 +64,8 @@ def assemble(
     n_isolated = int((isolated > 0.5).sum())
     if n_isolated:
         notes.append(f"Cells without affinity to speak of: {n_isolated}; left out and interpolated for display.")
+    if any(spectrum.solver == "davidson" for spectrum in spectra):
+        notes.extend(_hardly_found(eigenvalue, tolerance))
     notes.extend(graph.notes)
     cells = (len(vectors), *shown_on)
     images, components = vectors.shape[:2]
@@ -106,6 +110,19 @@ def assemble(
             **{f"activations_{name}": value for name, value in graph.activations.attrs.items()},
         },
     )
+
+
+def _hardly_found(eigenvalue: np.ndarray, tolerance: float) -> list[str]:
+    """A note on eigenvectors whose affinity is so small that a residual below the tolerance says little of them."""
+    affinity = np.abs(1 - eigenvalue).reshape(-1, eigenvalue.shape[-1])
+    components = np.flatnonzero((affinity < TELLING * tolerance).any(axis=0)) + 1
+    if not len(components):
+        return []
+    return [
+        f"From eigenvector {components[0]} on, 1 - eigenvalue is below {TELLING} times the tolerance "
+        f"({tolerance:.0e}), so that residuals say little: neither these eigenvectors nor their eigengaps are told "
+        "from others. Solve with a lower tolerance, or for fewer."
+    ]
 
 
 def _details(spectra: list[Spectrum]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from ..affinities.layer_graph import LayerGraph
 from ..affinities.pencil import JointPencil, n_nodes
 from ..affinities.resampling import Grid
 from ..errors import SolverError
-from .davidson import WIDTH, Report, RitzPairs, block_davidson, smallest_block
+from .davidson import N_GUARD, WIDTH, Report, RitzPairs, block_davidson, smallest_block
 from .dense import dense_pairs
 from .spectrum import Spectrum, WarmStart
 
@@ -20,6 +20,8 @@ DENSE_CELLS = 400
 """Grids up to this size are solved densely: below it, LAPACK beats any iteration (benchmarks/)."""
 FALLBACK_CELLS = 4096
 """Up to this size a dense solve can rescue an iteration that did not converge."""
+ALIKE = 1e-5
+"""Affinity values nearer to each other than this may be one, several times."""
 SINGLE_TOLERANCE = 1e-6
 """Tightest residual that products in float32 reach."""
 
@@ -57,6 +59,10 @@ def solve_images(
         solver = "davidson"
         columns, began_from = _beginning(pencil, start)
         pencil, pairs = _iterate(pencil, n_pairs, columns, tolerance, seed, notes, report)
+        if columns is not None and _many_alike(pairs.mu):
+            began_from, wasted = "nothing", pairs.iterations
+            pencil, pairs = _iterate(pencil, n_pairs, None, tolerance, seed, notes, report)
+            pairs.iterations += wasted
         if bool((pairs.residual[:, :n_eigenvectors] > tolerance).any()) and n <= FALLBACK_CELLS:
             notes.append(
                 f"The iteration stopped at residual {float(pairs.residual[:, :n_eigenvectors].max()):.1e} after "
@@ -90,6 +96,15 @@ def _beginning(pencil: JointPencil, start: WarmStart | None) -> tuple[Tensor | N
 def _fingerprint(vectors: Tensor) -> Tensor:
     """What tells an answer from another whatever the signs: the sums of magnitudes."""
     return vectors.abs().sum(dim=2)
+
+
+def _many_alike(mu: Tensor) -> bool:
+    """Whether as many eigenvalues are equal as a warm start adds random vectors.
+
+    If its own vectors are eigenvectors here, too, but not the lowest, only the random ones look for what is lower, and
+    of an eigenvalue that comes more often than there are of those they may not find every copy.
+    """
+    return bool((mu[:, : -(N_GUARD - 1)] - mu[:, N_GUARD - 1 :] <= ALIKE).any())
 
 
 def _iterate(

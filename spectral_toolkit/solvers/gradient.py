@@ -9,6 +9,7 @@ finds better vectors in a fraction of the time. Where the published code and its
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -107,6 +108,8 @@ def objective(
     relative = [1.0] * len(affinities) if weights is None else [float(weight) for weight in weights]
     if not min(relative) >= 0 or not 0 < sum(relative) < float("inf"):
         raise SolverError(f"weights={relative} cannot be averaged with: give finite numbers >= 0, not all of them 0.")
+    dtype = functools.reduce(torch.promote_types, [affinity.dtype for affinity in affinities], features.dtype)
+    features = features.to(dtype)
     total = features.new_zeros(())
     for index, (affinity, weight) in enumerate(zip(affinities, relative, strict=True)):
         if affinity.ndim != 3 or affinity.shape[1] != affinity.shape[2]:
@@ -117,7 +120,7 @@ def objective(
             raise SolverError(f"grids[{index}]={grid} has not the {n} cells of its affinity: give rows and columns.")
         pooled = functional.adaptive_avg_pool2d(features, grid)
         z = functional.normalize(pooled.flatten(2)[0].T, dim=0)
-        energy = (z * (affinity @ z)).sum(dim=1)
+        energy = (z * (affinity.to(dtype) @ z)).sum(dim=1)
         total = total + weight / sum(relative) * (2 * (energy - 1).abs().mean() + 2 * overlap(z))
     return total
 

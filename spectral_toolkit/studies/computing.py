@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -134,16 +133,14 @@ def _scores(
     labels = None
     if group.opened.labels is not None:
         labels = prepare_labels(activations, group.opened.labels, grid=(joint.sizes["y"], joint.sizes["x"]))
-    with warnings.catch_warnings():
-        # Few cells may coincide; k-means then makes fewer clusters than asked for, which is no trouble here.
-        warnings.filterwarnings("ignore", message="Number of distinct clusters")
-        scores = answer_scores(joint, labels, seed=study.seed)
+    scores = answer_scores(joint, labels, seed=study.seed)
     names = [str(name) for name in scores if not str(name).endswith(("_low", "_high"))]
     return {
         "kernel": joint.attrs["kernel"],
         "n_bootstrap": scores.attrs["n_bootstrap"],
         "confidence": scores.attrs["confidence"],
         "labelled": labels is not None,
+        "notes": scores.attrs["notes"],
         "values": {
             name: dict(
                 zip(

@@ -131,7 +131,9 @@ def shown_group(
     page = build_page(None, solved, images, "", max_side, captions=captions, only=show, first_card=first_card)
     n_images = cells[0].eig.sizes["image"]
     shown = f"{len(page.cards)} of {n_images} pictures shown" if len(page.cards) < n_images else f"{n_images} pictures"
-    notes = list(dict.fromkeys(str(cell.eig.attrs["notes"]) for cell in cells if cell.eig.attrs.get("notes")))
+    said = [str(cell.eig.attrs.get("notes", "")) for cell in cells]
+    said += [str((cell.numbers.get("scores") or {}).get("notes", "")) for cell in cells]
+    notes = [note for note in dict.fromkeys(said) if note]
     return ShownGroup(
         anchor=f"group-{number}",
         model=model,

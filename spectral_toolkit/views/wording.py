@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..trust import WEAK_CUT, is_flat
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -42,8 +46,21 @@ def component_flags(eig: xr.Dataset, index: int, component: int) -> list[str]:
 
 def picture_flags(eig: xr.Dataset, index: int) -> list[str]:
     """What a reader must know of this picture, whatever the component."""
+    found = []
+    if "eigenvalue" in eig and "eigengap" in eig:
+        value, gap = (_of_image(eig[name], index) for name in ("eigenvalue", "eigengap"))
+        if value.min() > WEAK_CUT:
+            found.append("weak cut")
+        elif is_flat(value, gap):
+            found.append("flat row of eigenvalues")
     n_isolated = int(eig["isolated"].isel(image=index).sum()) if "isolated" in eig else 0
-    return [f"{n_isolated} isolated cell{'s' if n_isolated > 1 else ''}"] if n_isolated else []
+    if n_isolated:
+        found.append(f"{n_isolated} isolated cell{'s' if n_isolated > 1 else ''}")
+    return found
+
+
+def _of_image(values: xr.DataArray, index: int) -> np.ndarray:
+    return np.asarray(values.isel(image=index) if "image" in values.dims else values)
 
 
 def flags(eig: xr.Dataset, index: int, component: int) -> list[str]:
@@ -56,6 +73,9 @@ def component_title(eig: xr.Dataset, index: int, component: int, name: str) -> s
     numbers = []
     if (value := statistic(eig, "eigenvalue", index, component)) is not None:
         numbers.append(f"λ = {float(value):.4g}")
+    gap = statistic(eig, "eigengap", index, component)
+    if gap is not None and np.isfinite(gap):
+        numbers.append(f"gap {float(gap):.2g}")
     if (value := statistic(eig, "residual", index, component)) is not None:
         numbers.append(f"residual {float(value):.0e}")
     head = f"{_affinity(eig)} component {component}".strip()

@@ -18,14 +18,15 @@ def prepare(features: LayerFeatures, *, bandwidth: float = 0.5) -> Rows:
 
     s_h is exact and costs O(n): mean |l - r|^2 = mean |l|^2 + mean |r|^2 - 2 mean(l) . mean(r).
     """
-    # Neither a shift of both sides nor a common factor changes the kernel; both keep what follows accurate.
-    size = torch.maximum(_largest(features.left), _largest(features.right)).clamp_min(
-        torch.finfo(features.left.dtype).tiny
-    )
-    right = features.right / size
+    # Neither a shift of both sides nor a common factor changes the kernel. A power of two rounds nothing, and keeps the
+    # centre from overflowing; what is left around the centre is then brought to 1, so that no square vanishes.
+    exponent = torch.frexp(torch.maximum(_largest(features.left), _largest(features.right))).exponent
+    right = torch.ldexp(features.right, -exponent)
     centre = right.mean(dim=2, keepdim=True)
     right = right - centre
-    left = right if features.is_symmetric else features.left / size - centre
+    left = right if features.is_symmetric else torch.ldexp(features.left, -exponent) - centre
+    spread = torch.maximum(_largest(left), _largest(right)).clamp_min(torch.finfo(left.dtype).tiny)
+    left, right = left / spread, right / spread
     left_square, right_square = left.square().sum(-1), right.square().sum(-1)
     mean_square = (left_square.mean(-1) + right_square.mean(-1) - 2 * (left.mean(2) * right.mean(2)).sum(-1)).clamp_min(
         0.0

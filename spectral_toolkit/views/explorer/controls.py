@@ -128,6 +128,10 @@ class Controls:
                 if tuple(chosen.options) != tuple(options):
                     chosen.options = options
                 _set(chosen, value=getattr(state, name) or default_kernel(kind))
+                buttons = getattr(self, name.replace("kernel", "affinity"))
+                kinds = [value for _, value in buttons.options]
+                tips = (wording.affinity_tip(one, getattr(state, name) if one == kind else None) for one in kinds)
+                _set(buttons, tooltips=tuple(tips))
             for layer, slider in self.weights.items():
                 on = layer in weights
                 _set(self.toggles[layer], value=on)
@@ -216,7 +220,7 @@ class Controls:
         kinds = self.facts.kinds
         buttons = widgets.ToggleButtons(
             options=[(wording.AFFINITIES[kind][0], kind) for kind in kinds if kind in wording.AFFINITIES],
-            tooltips=[wording.AFFINITIES[kind][1] for kind in kinds if kind in wording.AFFINITIES],
+            tooltips=[wording.affinity_tip(kind, None) for kind in kinds if kind in wording.AFFINITIES],
             style={"button_width": "auto"},
         )
         return self._watched(name, buttons)

@@ -362,6 +362,9 @@ class Explorer(widgets.VBox):
         if asked and same and "other_affinity" not in changes:
             # Twice the same would teach nothing: the other side moves on.
             state = replace(state, other_affinity=_contrast(state.affinity, facts.kinds))
+        n = state.n_eigenvectors
+        if "component" not in changes and isinstance(n, int) and 1 <= n < state.component:
+            state = replace(state, component=n)
         for side in ("", "other_"):
             if getattr(state, f"{side}affinity") != getattr(self._state, f"{side}affinity"):
                 state = replace(state, **{f"{side}kernel": changes.get(f"{side}kernel")})

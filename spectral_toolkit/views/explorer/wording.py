@@ -15,15 +15,29 @@ from .session import Side
 from .state import State
 
 AFFINITIES = {
-    "qk": (
-        "QK",
-        "Query-key: softmax(q·k / √d), the model's own attention. Patches are tied when one looks at the other.",
+    "qk": ("QK", "Query-key", ("q", "k"), "Patches are tied when one looks at the other."),
+    "vv": ("VV", "Value-value", ("v", "v'"), "Patches are tied when they pass on the same thing, wherever they are."),
+    "kk": ("KK", "Key-key", ("k", "k'"), "Patches are tied when they are looked for in the same way."),
+    "qq": ("QQ", "Query-query", ("q", "q'"), "Patches are tied when they look for the same thing."),
+    "qk_unrotated": (
+        "QK flat",
+        "Query-key before the rotary positions",
+        ("q", "k"),
+        "Patches are tied by content alone.",
     ),
-    "vv": ("VV", "Value-value: cos(v, v'). Patches are tied when they pass on the same thing, wherever they are."),
-    "kk": ("KK", "Key-key: cos(k, k'). Patches are tied when they are looked for in the same way."),
-    "qq": ("QQ", "Query-query: cos(q, q'). Patches are tied when they look for the same thing."),
-    "qk_unrotated": ("QK flat", "Query-key before the rotary positions: cos(q, k). Patches are tied by content alone."),
-    "token": ("Token", "Token-token: cos(t, t'). Patches are tied when the residual stream holds the same for both."),
+    "token": (
+        "Token",
+        "Token-token",
+        ("t", "t'"),
+        "Patches are tied when the residual stream holds the same for both.",
+    ),
+}
+"""Button, name, the two vectors that are compared, and what ties patches."""
+FORMULAS = {
+    "softmax": "softmax({}·{} / √d), the model's own attention",
+    "cosine": "cos({}, {})",
+    "shifted_cosine": "(1 + cos({}, {})) / 2",
+    "rbf": "exp(-|{} - {}|² / 2σ²)",
 }
 KERNELS = {
     "softmax": "softmax, as in the model",
@@ -64,13 +78,19 @@ TIPS = {
 }
 
 
+def affinity_tip(kind: str, kernel: str | None) -> str:
+    """What a kind of affinity is, by name, formula and meaning."""
+    _, name, vectors, tied = AFFINITIES[kind]
+    return f"{name}: {FORMULAS[kernel or default_kernel(kind)].format(*vectors)}. {tied}"
+
+
 def title(state: State, side: Side) -> tuple[str, str]:
     """What one picture shows, above it, and what ties its patches."""
     question = side.question
     name = AFFINITIES[question.affinity][0]
     kernel = question.kernel or default_kernel(question.affinity)
     head = f"{name} · {kernel.replace('_', ' ')}"
-    tied = AFFINITIES[question.affinity][1].split(". ")[-1].split(", ")[0].rstrip(".") + "."
+    tied = AFFINITIES[question.affinity][3].split(", ")[0].rstrip(".") + "."
     if state.view == "picture":
         value = statistic(side.eig, "eigenvalue", 0, state.component)
         notes = "".join(f" · {flag}" for flag in component_flags(side.eig, 0, state.component))
