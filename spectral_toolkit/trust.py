@@ -152,6 +152,17 @@ def is_flat(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     return bool(affinity[-1] > FLAT_ROW * affinity[0] and not stands_out)
 
 
+def suggests_groups(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
+    """Whether the widest of the eigengaps (k,) may be read as a number of groups: not of a weak cut or a flat row.
+
+    Examples
+    --------
+    >>> suggests_groups(np.array([0.1, 0.6]), np.array([0.5, 0.1]))
+    True
+    """
+    return bool(np.isfinite(eigengap).any() and eigenvalue.min() <= WEAK_CUT and not is_flat(eigenvalue, eigengap))
+
+
 def _flat_row(eig: xr.Dataset) -> list[Statement]:
     value = eig["eigenvalue"].values
     if not is_flat(value, eig["eigengap"].values):
@@ -186,8 +197,7 @@ def _gaps(eig: xr.Dataset) -> list[Statement]:
         return []
     best = int(np.nanargmax(gap)) + 1
     text = f"The widest eigengap comes after eigenvector {best} ({np.nanmax(gap):.3f})"
-    nothing = value.min() > WEAK_CUT or is_flat(value, gap)
-    text += ", which says little here." if nothing else f": {best + 1} groups suggest themselves."
+    text += f": {best + 1} groups suggest themselves." if suggests_groups(value, gap) else ", which says little here."
     last = gap[-1]
     if np.isfinite(last) and last < WEAK_GAP * max(value[-1], 1e-12):
         text += f" The gap after the last one is narrow ({last:.1e}): it may change with small changes."

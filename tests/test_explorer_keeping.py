@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from explorer_fixtures import kept_comms, press
+from explorer_fixtures import KeepingComm, buttons, capture_of, kept_comms, press
 from PIL import Image
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views.explorer import Explorer, State, save
+from spectral_toolkit.views.explorer import Explorer, State, save, widget
 from spectral_toolkit.views.explorer.keeping import freezing_settings
 from spectral_toolkit.views.explorer.tiles import Place, Tile
 
@@ -100,6 +103,48 @@ def test_the_frozen_page_begins_where_the_explorer_is(explorer: Explorer, tmp_pa
     explorer.set(mask_outliers=True)
     press(explorer, "Save HTML")
     assert "Mask outlying tokens" in explorer._done.value
+
+
+def test_a_page_is_made_while_the_explorer_goes_on(
+    comms: type[KeepingComm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def slow(activations: Any, path: str, **settings: Any) -> None:
+        assert go.wait(30)
+        assert settings["start"]["kind"] == "qk", "what was shown when the button was pressed"
+        Path(path).write_text("page")
+
+    async def settled(holds: Callable[[], bool]) -> None:
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            if holds():
+                return
+        pytest.fail("nothing happened")
+
+    async def play() -> None:
+        explorer = Explorer(capture_of(), device="cpu")
+        monkeypatch.setattr(widget, "frozen", slow)
+        explorer._path.value = str(tmp_path / "page")
+        press(explorer, "Save HTML")
+        (button,) = [one for one in buttons(explorer) if one.description == "Saving HTML ..."]
+        assert button.disabled
+        assert "Go on meanwhile" in explorer._done.value
+        explorer.set(affinity="kk")
+        await settled(lambda: not explorer.is_busy)
+        assert explorer.eigenvectors.attrs["affinity"] == "kk"
+        assert not (tmp_path / "page.html").exists()
+        go.set()
+        await settled(lambda: not button.disabled)
+        assert button.description == "Save HTML"
+        assert "page.html" in explorer._done.value
+        monkeypatch.setattr(widget, "frozen", lambda *_, **__: 1 / 0)
+        press(explorer, "Save HTML")
+        await settled(lambda: not button.disabled)
+        assert "ZeroDivisionError" in explorer._done.value
+        explorer.close()
+
+    asyncio.run(play())
 
 
 def test_code_is_shown_and_runs(explorer: Explorer) -> None:

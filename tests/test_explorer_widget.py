@@ -560,3 +560,33 @@ def test_every_control_explains_itself(explorer: Explorer) -> None:
         ):
             silent.append(widget.description)
     assert silent == []
+
+
+def test_the_formula_of_an_affinity_is_that_of_the_kernel(explorer: Explorer) -> None:
+    kinds = [value for _, value in explorer._controls.affinity.options]
+    explorer.set(affinity="kk", kernel="rbf", compare=True, other_affinity="vv", other_kernel="shifted_cosine")
+    tips = dict(zip(kinds, explorer._controls.affinity.tooltips, strict=True))
+    assert "exp(-|k - k'|² / 2σ²)" in tips["kk"]
+    assert "softmax(q·k / √d)" in tips["qk"]
+    others = dict(zip(kinds, explorer._controls.other_affinity.tooltips, strict=True))
+    assert "(1 + cos(v, v')) / 2" in others["vv"]
+
+
+def test_fewer_eigenvectors_bring_the_component_along(explorer: Explorer) -> None:
+    explorer.set(component=8)
+    explorer.set(n_eigenvectors=3)
+    assert (explorer.state.component, explorer.state.n_eigenvectors) == (3, 3)
+    with pytest.raises(SpectralToolkitError, match="component=9"):
+        explorer.set(n_eigenvectors=3, component=9)
+
+
+def test_no_number_of_groups_is_read_from_a_row_of_equal_eigenvalues(comms: type[KeepingComm]) -> None:
+    tree = capture_of(images=1)
+    for node in tree.children.values():
+        node.dataset["value"].values[...] = 1.0
+    explorer = Explorer(tree, device="cpu", state=State(affinity="vv", compare=False, view="spectrum"))
+    assert explorer._spectrum is not None
+    assert explorer._spectrum.chart._words.data["text"] == []
+    explorer.set(affinity="qk")
+    assert "groups" in explorer._spectrum.chart._words.data["text"][0]
+    explorer.close()

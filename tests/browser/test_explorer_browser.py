@@ -297,6 +297,20 @@ def test_text_is_readable_and_the_layout_holds(bench: Bench, width: int) -> None
         assert box is not None
         assert box["x"] + box["width"] <= edge["x"] + edge["width"] + 1
         assert box["width"] > 150
+    # Compared pictures are level, and the words above each end where it ends.
+    (first, second), (words, _) = (
+        [which.nth(place).bounding_box() or {} for place in (0, 1)]
+        for which in (figures, bench.explorer.locator(".st-stage .bk-Div > div > div:first-child"))
+    )
+    assert first["x"] + first["width"] <= second["x"]
+    assert first["y"] == pytest.approx(second["y"], abs=1)
+    assert words["x"] + words["width"] <= first["x"] + first["width"] + 2
+    # More layers than there is room for are scrolled through; they never shrink.
+    squeezed = """one => { one.style.maxHeight = "80px"; const rows = [...one.children].map(row => row.clientHeight);
+        const seen = [one.clientHeight, one.scrollHeight, Math.min(...rows)]; one.style.maxHeight = ""; return seen }"""
+    room, needed, row = bench.explorer.locator(".st-layers").evaluate(squeezed)
+    assert needed > room
+    assert row >= 28
 
 
 def test_keyboard_reaches_every_control(bench: Bench) -> None:

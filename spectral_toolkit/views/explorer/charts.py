@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from bokeh.models import FixedTicker, HoverTool, Quad, Scatter, Segment, Text
 
+from ...trust import suggests_groups
 from ..colour import categorical, hex_colours
 from ..figures import layer_bars, short_names
 from .tiles import render
@@ -58,7 +59,7 @@ class SpectrumChart:
                 points["fill"].append(INKS[place] if number == component else "#ffffff")
                 points["of"].append(name)
             highest = max(highest, float(values.max()))
-            if np.isfinite(gaps).any():
+            if suggests_groups(values, gaps):
                 widest = int(np.nanargmax(gaps))
                 low, high = float(values[widest]), float(values[widest] + gaps[widest])
                 across = widest + 1.5 + shift

@@ -16,12 +16,13 @@ import holoviews as hv
 import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
 import numpy as np
 from bokeh.layouts import column as stacked
-from bokeh.models import CrosshairTool, Div, HoverTool, ImageRGBA, Quad, Text
+from bokeh.models import CrosshairTool, CustomJS, Div, HoverTool, ImageRGBA, Quad, Text
 
 from ..composite import enlarge
 
 GAP = 10  # screen pixels between tiles
-CAPTION = 18  # screen pixels above a tile that has a caption
+CAPTION = 20  # screen pixels above a tile that has a caption
+CAPTION_FONT, SMALLEST_FONT = 11, 8  # screen pixels, at full width and at the least
 
 VALUE = [("value", "@value{0.0000}"), ("patch (row, column)", "@row, @column")]
 THREE = [("red", "@value{0.0000}"), ("green", "@second{0.0000}"), ("blue", "@third{0.0000}"), VALUE[1]]
@@ -79,14 +80,16 @@ class TileFigure:
 
     def __post_init__(self) -> None:
         self.figure = _drawn(self.name)
-        self.title = Div(text="", sizing_mode="stretch_width", margin=(0, 0, 3, 0))
-        self.root = stacked(self.title, self.figure, sizing_mode="scale_width", margin=(0, 10, 4, 0))
+        self.title = Div(text="", sizing_mode="stretch_width", margin=(0, 0, 3, 0), stylesheets=[_AS_WIDE])
+        # At the lower end, so that pictures side by side are level however long the words above them are.
+        self.root = stacked(self.title, self.figure, sizing_mode="scale_width", margin=(0, 10, 4, 0), align="end")
         self.heading = ("", "")
         images = [r for r in self.figure.renderers if isinstance(r.glyph, ImageRGBA)]
         self._pictures, self._colours = (renderer.data_source for renderer in images)
         self._frames = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Quad))
         self._captions = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Text))
         next(r for r in self.figure.renderers if isinstance(r.glyph, Quad)).glyph.line_color = "ink"
+        self._captions_shrink()
         self.hover = HoverTool(renderers=[images[1]], tooltips=VALUE, description="Values under the cursor")
         self.figure.add_tools(self.hover)
         for source, columns in (
@@ -141,6 +144,19 @@ class TileFigure:
             if 0 <= across < 1 and 0 <= down < 1:
                 return index, (int(down * place.grid[0]), int(across * place.grid[1]))
         return None
+
+    def _captions_shrink(self) -> None:
+        """Captions grow and shrink with the figure: what was laid out for them does."""
+        glyph = next(r.glyph for r in self.figure.renderers if isinstance(r.glyph, Text))
+        code = """
+            const wide = figure.x_range.reset_end - figure.x_range.reset_start
+            const size = Math.max(least, Math.min(most, most * figure.inner_width / wide))
+            if (isFinite(size)) glyph.text_font_size = {value: `${size}px`}
+        """
+        sizes = {"most": CAPTION_FONT, "least": SMALLEST_FONT}
+        shrink = CustomJS(args={"figure": self.figure, "glyph": glyph, **sizes}, code=code)
+        self.figure.js_on_change("inner_width", shrink)
+        self.figure.x_range.js_on_change("reset_end", shrink)
 
     def _resize(self, width: float, height: float) -> None:
         if (width, height) == (self.width, self.height):
@@ -241,7 +257,11 @@ def _drawn(name: str) -> Any:
     captions = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Captions")
     frames.opts(backend="bokeh", fill_color=None, line_width=2.5)
     captions.opts(
-        backend="bokeh", text_font_size="11px", text_align="left", text_baseline="bottom", text_color="#1a1a1a"
+        backend="bokeh",
+        text_font_size=f"{CAPTION_FONT}px",
+        text_align="left",
+        text_baseline="bottom",
+        text_color="#1a1a1a",
     )
     view = hv.Overlay([picture, colours, frames, captions])
     view.opts(
@@ -270,9 +290,13 @@ def _drawn(name: str) -> Any:
     return drawn
 
 
+# Words fill the width that the picture has, and ask for none of their own.
+_AS_WIDE = ".bk-clearfix { display: block; width: 100%; } .bk-clearfix > div { width: 0; min-width: 100%; }"
+
+
 def _title_html(head: str, more: str) -> str:
     style = "font:600 12px system-ui,sans-serif;color:#1a1a1a"
-    small = "font:11px system-ui,sans-serif;color:#404040;white-space:nowrap;overflow:hidden;text-overflow:ellipsis"
+    small = "font:11px system-ui,sans-serif;color:#404040"
     lines = [f'<div style="{style}">{escape(head)}</div>'] if head else []
     return "".join([*lines, f'<div style="{small}">{escape(more)}</div>' if more else ""])
 

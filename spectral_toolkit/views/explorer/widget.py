@@ -127,6 +127,8 @@ class Explorer(widgets.VBox):
         self._worker: Worker[State] = Worker(
             session.answer, self._deliver, report=self._progress, synchronous=self._synchronous
         )
+        # Pages have a thread of their own: they take a minute, and need nothing that answers are computed from.
+        self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
         views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
         self._controls = Controls(session.facts, self._on_change, views, self._name)
         self._pictures = Pictures(self._on_change)
@@ -227,6 +229,7 @@ class Explorer(widgets.VBox):
             return
         self._open = False
         self._worker.close()
+        self._page_maker.close()
         live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
         for widget in [*live, *_inside(self)]:
             close_whole(widget)
@@ -276,7 +279,7 @@ class Explorer(widgets.VBox):
         self._path = widgets.Text(
             value="explorer", description="File", tooltip=wording.TIPS["path"], layout=widgets.Layout(width="240px")
         )
-        actions: dict[str, tuple[str, Callable[[], str]]] = {
+        actions: dict[str, tuple[str, Callable[[], str | None]]] = {
             "code": ("Copy as code", self._copy_code),
             "png": ("Save PNG", lambda: _saved(self.save_figure(f"{self._path.value}.png"))),
             "svg": ("Save SVG", lambda: _saved(self.save_figure(f"{self._path.value}.svg"))),
@@ -289,6 +292,7 @@ class Explorer(widgets.VBox):
             button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=_auto())
             button.on_click(lambda _, action=action: self._try(action))
             buttons.append(button)
+        self._html_button = buttons[list(actions).index("html")]
         self._code = widgets.Textarea(
             layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code; select and copy it."
         )
@@ -303,10 +307,22 @@ class Explorer(widgets.VBox):
         self._loader.run(f"navigator.clipboard && navigator.clipboard.writeText({_script_text(self._code.value)})")
         return "The code is below, and in the clipboard if the browser allows it."
 
-    def _save_html(self) -> str:
+    def _save_html(self) -> None:
         path = save.free_path(self._path.value, ".html")
-        self.to_html(path)
-        return f"{_saved(path)} Open it in any browser, with or without Python."
+        activations, settings = self.activations, freezing_settings(self._state, self._session)
+
+        def make() -> str:
+            frozen(activations, path, **settings)
+            return f"{_saved(path)} Open it in any browser, with or without Python."
+
+        self._html_button.disabled, self._html_button.description = True, "Saving HTML ..."
+        self._tell("The page is being made, all of it computed beforehand: that may take a minute. Go on meanwhile.")
+        self._page_maker.ask(make)
+
+    def _page_made(self, _asked: object, text: str | None, error: Exception | None) -> None:
+        self._html_button.disabled, self._html_button.description = False, "Save HTML"
+        known = isinstance(error, SpectralToolkitError)
+        self._tell(text or (str(error) if known else f"{type(error).__name__}: {error}"), "error" if error else "ok")
 
     def _save_bundle(self) -> str:
         path = save.free_path(self._path.value, ".zip")
@@ -325,11 +341,18 @@ class Explorer(widgets.VBox):
         self._path.value = text
         return f"Opened {path}."
 
-    def _try(self, action: Callable[[], str]) -> None:
+    def _try(self, action: Callable[[], str | None]) -> None:
+        self._tell("One moment ...")  # the page gets it before the work begins
         try:
-            text, kind = action(), "ok"
+            text = action()
         except SpectralToolkitError as error:
-            text, kind = str(error), "error"
+            self._tell(str(error), "error")
+        else:
+            if text is not None:
+                self._tell(text)
+
+    def _tell(self, text: str, kind: str = "ok") -> None:
+        """What became of a button."""
         self._done.value = f'<span class="st-{kind}">{html.escape(text)}</span>'
 
     def _on_change(self, **changes: Any) -> None:
@@ -473,6 +496,10 @@ class Explorer(widgets.VBox):
             raise SpectralToolkitError(
                 "The answer for the present state is not there yet: wait until explorer.is_busy is False."
             )
+
+
+def _run(action: Callable[[], str], _check: object) -> str:
+    return action()
 
 
 def _contrast(kind: str, kinds: tuple[str, ...]) -> str:
