@@ -82,6 +82,21 @@ def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "max", "min"] = "
     return tensor
 
 
+def broadcast(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor of rank 0, in every process; the one given may be written over.
+
+    Raises
+    ------
+    LostProcessError
+        If another process has stopped.
+    """
+    if not _joined():
+        return tensor
+    whole = tensor.contiguous()
+    _exchange(lambda: _distributed().broadcast(whole, src=0))
+    return whole
+
+
 def all_gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     """The tensors of all processes one below the other, in order of rank; their numbers of rows may differ.
 

@@ -1,7 +1,8 @@
 """What the processes of ``test_distributed.py`` run: commands one after another, and on request a death in the middle.
 
 Arguments: a JSON list of argument lists. ``DIES="rank:method:calls"`` kills that rank by SIGKILL when it has called
-``ZarrSink.commit`` or ``DatasetGraph._search`` so many times.
+``ZarrSink.commit`` or ``DatasetGraph._search`` so many times. ``ROUNDS="rank"`` makes that rank round differently, as
+other processors do: it has two threads, and its eigenvectors other signs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,19 @@ def die(where: str) -> None:
     setattr(owner, method, counted)
 
 
+def round_differently() -> None:
+    os.environ["OMP_NUM_THREADS"] = "2"  # read when torch is loaded
+    import torch
+
+    eigh = torch.linalg.eigh
+
+    def other(matrix):
+        values, vectors = eigh(matrix * (1 + 1e-15 * torch.randn_like(matrix)))
+        return values, vectors * torch.randn_like(values).sign()[..., None, :]
+
+    torch.linalg.eigh = other
+
+
 def run(commands: list[list[str]]) -> int:
     from spectral_toolkit.cli import main
     from spectral_toolkit.collectives import join
@@ -46,4 +60,6 @@ def run(commands: list[list[str]]) -> int:
 
 
 if __name__ == "__main__":
+    if os.environ.get("ROUNDS") == os.environ["RANK"]:
+        round_differently()
     sys.exit(run(json.loads(sys.argv[1])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..collectives import broadcast
 from .isolated import Interpolation
 from .layer_graph import LayerGraph
 from .pencil import JointPencil
@@ -13,6 +14,9 @@ from .resampling import Grid, Resampling
 
 class DatasetPencil(JointPencil):
     """One problem over ``n = images * cells`` nodes; edges within images and between them."""
+
+    def agreed(self, values: Tensor) -> Tensor:
+        return broadcast(values)
 
     def describe(self, problem: int) -> str:
         return "the whole dataset"

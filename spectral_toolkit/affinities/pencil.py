@@ -70,7 +70,8 @@ class JointPencil:
         self._groups = self._collapse()
         diagonal = self._diagonal()
         own = next((group.degree for group in self._groups if group.resampling.is_identity), diagonal)
-        self.free: Bool[Tensor, "images n"] = own > SMALLEST_DEGREE_RATIO * own.mean(dim=1, keepdim=True)
+        linked = own > SMALLEST_DEGREE_RATIO * own.mean(dim=1, keepdim=True)
+        self.free: Bool[Tensor, "images n"] = self.agreed(linked.to(self.dtype)) > 0
         if self._leave_out_lost():
             self._groups = self._collapse()
             diagonal = self._diagonal()
@@ -79,6 +80,14 @@ class JointPencil:
             :, None
         ]
         self._is_diagonal = len(self._groups) == 1 and self._groups[0].resampling.is_identity
+
+    def agreed(self, values: Tensor) -> Tensor:
+        """What all processes that solve this problem together go on with; in one process the values themselves.
+
+        Processes round differently (other numbers of threads, other CPUs), and what is computed from the same numbers
+        may then differ altogether: the signs of eigenvectors, or whether a residual is below a limit.
+        """
+        return values
 
     def describe(self, problem: int) -> str:
         """What one of the problems is about, for messages."""

@@ -4,6 +4,9 @@ The subspace grows by the preconditioned residuals of the pairs not yet found, i
 cut back to the best Ritz vectors when it has grown too wide. With an exact preconditioner this is a thick-restart
 block Lanczos method; with an inexact one it needs a few more products, and is as exact. Only matrix products with
 blocks of vectors are used, which is what a GPU, and a CPU's caches, do best.
+
+Several processes may share a problem, and each then iterates by itself. Whatever decides how they go on, and every new
+block of vectors, is that of the first (``pencil.agreed``); the rest may differ by rounding.
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ def block_davidson(
     norm = (one * mass_one).sum(dim=2, keepdim=True).rsqrt()
     constant.append(one * norm, mass_one * norm, mass_one * norm)
 
-    columns = _random(pencil, block, generator)
+    columns = pencil.agreed(_random(pencil, block, generator))
     if start is None:
         # One product smooths the random start, which is cheaper than a step of the iteration.
         columns = pencil.precondition(pencil.affinity_matmul(columns, exact=exact))
@@ -113,16 +116,17 @@ def block_davidson(
     iteration = 0
     needed = MIN_ITERATIONS if start is not None else 0
     while True:
-        mu, rotation = subspace.ritz()
+        mu, rotation = (pencil.agreed(found) for found in subspace.ritz())
         best = rotation[:, :block]
         ritz_mass = best @ subspace.mass
         residuals = best @ subspace.image - mu[:, :block, None] * ritz_mass
-        size = residuals.norm(dim=2) / ritz_mass.norm(dim=2)
+        size = pencil.agreed(residuals.norm(dim=2) / ritz_mass.norm(dim=2))
         open_pairs = size[:, :k] > limits
         if report is not None:
             report(iteration, max_iterations, float(size[:, :k].max()))
         if (not open_pairs.any() and iteration >= needed) or iteration >= max_iterations:
             kept = rotation[:, : REMEMBERED * block] @ subspace.vectors
+            kept = pencil.agreed(kept)
             return RitzPairs(mu[:, :k], kept[:, :k], size[:, :k], iteration, kept)
         iteration += 1
         if subspace.width + block > WIDTH * block:
@@ -240,7 +244,7 @@ def _orthonormalise(
         if bool(lost.any()):
             new = torch.where(lost[..., None], _random(pencil, new.shape[1], generator), new)
         elif not bool((cancelled | (theta < WELL_CONDITIONED * largest)).any()):
-            return new, mass_new
+            return pencil.agreed(new), pencil.agreed(mass_new)
     raise SolverError(
         "No further independent vectors were found, so the joint degree matrix is singular: solve on a coarser grid "
         "(grid=...), or ask for fewer eigenvectors."

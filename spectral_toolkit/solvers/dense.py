@@ -38,7 +38,7 @@ def dense_pairs(pencil: JointPencil, k: int) -> RitzPairs:
             vectors[image, :count, cells] = found[1][0]
     mass_vectors = vectors @ mass
     residual = (vectors @ affinity - mu[..., None] * mass_vectors).norm(dim=2) / mass_vectors.norm(dim=2)
-    return RitzPairs(mu, vectors, residual, 0)
+    return RitzPairs(pencil.agreed(mu), pencil.agreed(vectors), pencil.agreed(residual), 0)
 
 
 def _solve(affinity: Float[Tensor, "images n n"], mass: Float[Tensor, "images n n"], k: int) -> tuple[Tensor, Tensor]:

@@ -33,12 +33,13 @@ def singular_pairs(pencil: JointPencil, features: Tensor, k: int) -> RitzPairs:
         return x - (x @ mass_one.transpose(-1, -2)) / (one * mass_one).sum(dim=2, keepdim=True) * one
 
     centred = without_constant(features * one)
-    vectors = torch.linalg.svd(centred.transpose(-1, -2), full_matrices=False)[0][..., :k].transpose(-1, -2)
+    leading = torch.linalg.svd(centred.transpose(-1, -2), full_matrices=False)[0][..., :k]
+    vectors = pencil.agreed(leading.transpose(-1, -2))
     vectors = without_constant(vectors * one)
     mass, image = pencil.mass_matmul(vectors), pencil.affinity_matmul(vectors)
     length = (vectors * mass).sum(dim=2, keepdim=True).clamp_min(torch.finfo(pencil.dtype).tiny).rsqrt()
     vectors, mass, image = vectors * length, mass * length, image * length
-    mu = (vectors * image).sum(dim=2)
+    mu = pencil.agreed((vectors * image).sum(dim=2))
     residual = (image - mu[..., None] * mass).norm(dim=2) / mass.norm(dim=2)
     order = mu.argsort(dim=1, descending=True)
     return RitzPairs(
