@@ -23,10 +23,13 @@ _PAGE = b'name="generator" content="spectral_toolkit'
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write beside the target and move into place, so that an earlier file is never half replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def refuse_file(folder: Path) -> None:
@@ -72,18 +75,45 @@ def write_store(result: xr.Dataset | xr.DataTree, path: Path) -> None:
 
 @contextmanager
 def whole_store(path: Path) -> Iterator[Path]:
-    """Where to write a zarr store that is moved to ``path`` in the end: cut short, the earlier one is left whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of our own, whose name nobody else can have taken; the store lies inside it, with the usual permissions.
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    """Where to write a zarr store that is moved to ``path`` in the end: cut short, the earlier one is left whole.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written, or something of somebody else's is there by then.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder of our own, whose name nobody else can have taken; the store lies in it, with the usual permissions.
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise _unwritable(path, error) from error
     try:
         with warnings.catch_warnings():
             # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its specification.
             warnings.filterwarnings("ignore", module="zarr")
             yield temporary / "store"
         refuse_foreign(path, overwrite=True)  # somebody may have put something there in the meantime
-        if path.exists():
-            shutil.rmtree(path)
-        (temporary / "store").rename(path)
+        _exchange(temporary / "store", path, aside=temporary / "old")
+    except OSError as error:
+        raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path, *, aside: Path) -> None:
+    """Put ``new`` in the place of what is at ``path``, which is moved aside and, if that fails, back again."""
+    try:
+        if path.exists():
+            path.rename(aside)
+        new.rename(path)
+    except BaseException:  # Ctrl-C, too
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        raise
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{str(path)!r} cannot be written ({error.strerror or error}): make room there, or choose another --out."
+    )

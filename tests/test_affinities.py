@@ -17,7 +17,7 @@ import spectral_toolkit as st
 from spectral_toolkit.affinities import KERNELS
 from spectral_toolkit.affinities.operators import DenseOperator, LowRankOperator, TiledOperator, accumulate, symmetrise_
 from spectral_toolkit.affinities.resampling import Resampling
-from spectral_toolkit.errors import ActivationsError, AffinityError
+from spectral_toolkit.errors import ActivationsError, AffinityError, StoreError
 
 COMBINATIONS = [(kind, kernel) for kernel, line in KERNELS.items() if "image" in line.scopes for kind in line.kinds]
 
@@ -367,3 +367,16 @@ def test_rbf_loses_no_digits_far_from_zero(centre, spread):
         square = ((rows[:, None] - rows[None]) ** 2).sum(-1)
         expected = expected + np.exp(-square / (2 * 0.5**2 * square.mean())) / len(heads)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_damaged_store_says_which_picture_cannot_be_read(tmp_path):
+    make_tree([(4, 5)], images=2).to_zarr(
+        tmp_path / "a.zarr", encoding={"/block.0": {"value": {"chunks": (1, 2, 4, 5, 4)}}}
+    )
+    chunk = next((tmp_path / "a.zarr" / "block.0" / "value" / "c" / "1").rglob("0"))
+    while chunk.is_dir():
+        chunk = next(chunk.iterdir())
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    tree = xr.open_datatree(tmp_path / "a.zarr", engine="zarr", consolidated=False)
+    with pytest.raises(StoreError, match="'value' of layer 'block.0' in image '1' cannot be read"):
+        st.solve(st.affinity(tree, "vv", device="cpu"), 2)

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
+from spectral_toolkit.affinities import dataset_shards
+from spectral_toolkit.affinities.neighbours import Neighbours
 from spectral_toolkit.cli import main
 from spectral_toolkit.collectives import rank, share_of, world_size
 
@@ -152,6 +155,20 @@ def test_a_solve_goes_on_after_a_process_died(alone: Path, tmp_path: Path) -> No
     again = torchrun(2, [command])
     assert again.returncode == 0, again.stderr
     assert smallest_cosine(alone / "vv-knn.zarr", out) >= 0.9999
+
+
+def test_what_an_operator_holds_is_that_of_the_largest_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or some processes would keep it and others not, and only the latter would take part in making it again."""
+
+    def reduced(tensor: torch.Tensor, operation: str = "sum") -> torch.Tensor:
+        return torch.full_like(tensor, 10_000) if operation == "max" else tensor
+
+    monkeypatch.setattr(dataset_shards, "all_reduce", reduced)
+    factors = torch.ones(6, 2)
+    assert dataset_shards.ShardedFactorOperator(factors, factors, slice(0, 6), 6).n_bytes == 10_000
+    edges = Neighbours(torch.tensor([[1], [0]]), torch.ones(2, 1), 1)
+    operator = dataset_shards.ShardedSparseOperator([edges], slice(0, 2), 2, torch.device("cpu"))
+    assert operator.n_bytes == 10_000
 
 
 @pytest.mark.slow

@@ -37,7 +37,8 @@ class ShardedSparseOperator:
             assert total is not None
             total.data *= np.float32(0.5 / len(heads))
             self._blocks.append((slice(nodes.start + rows.start, nodes.start + rows.stop), total))
-        self.n_bytes = sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for _, m in self._blocks)
+        own_bytes = sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for _, m in self._blocks)
+        self.n_bytes = _of_the_largest(own_bytes, device)
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self.degree = self.matmul(torch.ones(1, 1, n, dtype=dtype, device=device))[:, 0]
 
@@ -60,7 +61,8 @@ class ShardedFactorOperator:
     def __init__(self, left: Tensor, right: Tensor, nodes: slice, n: int) -> None:
         self.left, self.right, self.nodes, self.n = left, right, nodes, n
         sides = (left,) if left is right else (left, right)
-        self.n_bytes = sum(side.numel() * side.element_size() for side in sides)
+        own_bytes = sum(side.numel() * side.element_size() for side in sides)
+        self.n_bytes = _of_the_largest(own_bytes, left.device)
         dtype = torch.float32 if left.device.type == "mps" else torch.float64
         self.degree = self.matmul(torch.ones(1, 1, n, dtype=dtype, device=left.device))[:, 0].clamp_min(0.0)
 
@@ -79,3 +81,8 @@ class ShardedFactorOperator:
 
     def dense(self) -> Float[Tensor, "1 n n"]:
         return self.matmul(torch.eye(self.n, dtype=self.degree.dtype, device=self.left.device)[None])
+
+
+def _of_the_largest(n_bytes: int, device: torch.device) -> int:
+    """What the process with the largest share holds: all keep an operator or none, as making it takes all of them."""
+    return int(all_reduce(torch.tensor(n_bytes, device=device), "max"))

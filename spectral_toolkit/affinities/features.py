@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..activations import DRAWS, UNROTATED, image_names
-from ..errors import ActivationsError
+from ..errors import ActivationsError, StoreError
 from .resampling import Grid
 
 KINDS: dict[str, tuple[str, str]] = {
@@ -26,6 +26,8 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 """Which two quantities each kind of affinity compares: rows against columns."""
 
+_DAMAGE = (ValueError, OSError, RuntimeError, KeyError)
+"""What zarr and its codecs raise where a store is damaged."""
 _ROTARY_ONLY = " (of a model with rotary positions)"
 
 
@@ -91,6 +93,8 @@ def read_features(
     ------
     ActivationsError
         If a quantity is missing, has other dimensions than the data model's, or holds NaN or infinity.
+    StoreError
+        If it lies in a store and cannot be read from there.
     """
     node = activations.children[layer]
     left_name, right_name = KINDS[kind]
@@ -148,7 +152,10 @@ def _scale(node: xr.DataTree, layer: str) -> float:
 def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int], like: Tensor) -> Tensor:
     heads, tokens = expected
     variable = node.dataset["attention_bias"].transpose("head", "query_token", "key_token")
-    values = np.asarray(variable.values, dtype=np.float64)
+    try:
+        values = np.asarray(variable.values, dtype=np.float64)
+    except _DAMAGE as error:
+        raise _damaged("attention_bias", repr(layer), error) from error
     if values.shape != (heads, tokens, tokens):
         raise ActivationsError(
             f"'attention_bias' of layer {layer!r} has shape {values.shape}; expected {(heads, tokens, tokens)}: heads, "
@@ -193,7 +200,11 @@ def _patches(
 def _tensor(
     activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice, device: torch.device
 ) -> Tensor:
-    values = np.ascontiguousarray(variable.isel(image=images).values)
+    try:
+        values = np.ascontiguousarray(variable.isel(image=images).values)
+    except _DAMAGE:
+        _find_damage(activations, variable, layer, images)
+        raise
     if not np.issubdtype(values.dtype, np.floating):
         raise ActivationsError(
             f"{variable.name!r} of layer {layer!r} has dtype {values.dtype}; expected a floating-point type."
@@ -209,3 +220,22 @@ def _tensor(
     if not values.flags.writeable:
         values = values.copy()
     return torch.as_tensor(values).to(device=device, dtype=dtype)
+
+
+def _find_damage(activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice) -> None:
+    """Say which of the images cannot be read."""
+    for index in range(*images.indices(variable.sizes["image"])):
+        try:
+            variable.isel(image=index).load()
+        except _DAMAGE as error:
+            raise _damaged(
+                str(variable.name), f"{layer!r} in image {image_names(activations)[index]!r}", error
+            ) from error
+
+
+def _damaged(name: str, where: str, error: Exception) -> StoreError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+    return StoreError(
+        f"{name!r} of layer {where} cannot be read from its store ({reason}): capture again to another folder, or "
+        "leave the image or the layer out."
+    )
