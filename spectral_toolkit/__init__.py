@@ -28,6 +28,7 @@ _HOMES = {
     "evaluate": "scoring",
     "overlay": "views.overlay",
     "heat_map": "views.heat_map",
+    "extension": "views.notebook",
     "report": "views.report",
     "frozen": "views.frozen",
     "doctor": "diagnosis",
@@ -46,6 +47,7 @@ __all__ = [
     "errors",
     "estimate_memory",
     "evaluate",
+    "extension",
     "frozen",
     "heat_map",
     "instances",
@@ -99,5 +101,6 @@ if TYPE_CHECKING:
     from .views.explorer import Explorer
     from .views.frozen import frozen
     from .views.heat_map import heat_map
+    from .views.notebook import extension
     from .views.overlay import overlay
     from .views.report import report

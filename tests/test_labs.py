@@ -12,6 +12,7 @@ import pytest
 from nbgrader import utils
 from nbgrader.api import Gradebook
 from nbgrader.validator import Validator
+from notebook_outputs import remote_resources
 from traitlets.config import Config
 
 LABS = Path(__file__).resolve().parents[1] / "notebooks" / "labs"
@@ -148,6 +149,7 @@ def test_students_version_is_up_to_date_and_the_solution_earns_every_point(
     assert [text for _, output in outputs(done, "stream") if "Warning" in (text := output.text)] == []
     shown = [output for kind in ("display_data", "execute_result") for _, output in outputs(done, kind)]
     assert any("bokeh" in mime or "html" in mime for output in shown for mime in output.data)
+    assert remote_resources(done) == set()
 
 
 @pytest.mark.slow

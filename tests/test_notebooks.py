@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from notebook_outputs import remote_resources
 
 NOTEBOOKS_FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(NOTEBOOKS_FOLDER.rglob("*.ipynb"))
@@ -41,6 +43,16 @@ def test_notebook_is_stripped(path: Path) -> None:
 def test_notebook_names_its_kernel(path: Path) -> None:
     """Without a kernelspec, Jupyter opens a dialog and runs nothing."""
     assert nbformat.read(path, as_version=4).metadata["kernelspec"]["name"] == "python3"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
+def test_notebook_draws_from_what_is_installed(path: Path) -> None:
+    """After ``hv.extension``, a figure drawn before the first overlay links to style sheets on a server."""
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [source for source in sources if "hv.extension" in source] == [], "call st.extension()"
+    ready = [place for place, source in enumerate(sources) if "st.extension()" in source or "st.overlay(" in source]
+    drawn = [place for place, source in enumerate(sources) if re.search(r"hv\.(Curve|Image|RGB|HeatMap)\(", source)]
+    assert not drawn or ready[0] <= drawn[0]
 
 
 def widgets_without_twin(notebook: Any) -> list[str]:
@@ -93,6 +105,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 assert "Warning" not in output.text, output.text
             figures += any("bokeh" in kind or "html" in kind for kind in output.get("data", {}))
     assert figures > 0
+    assert remote_resources(notebook) == set()
     # For `make docs`, which shows notebooks with their outputs where they are here.
     kept = NOTEBOOKS_FOLDER.parent / "out" / "notebooks" / path.relative_to(NOTEBOOKS_FOLDER)
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import SpectralToolkitError
 from .figures import short_names
-from .overlay import load_bokeh
+from .notebook import load_bokeh
 
 if TYPE_CHECKING:
     import xarray as xr

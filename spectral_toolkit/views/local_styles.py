@@ -5,8 +5,8 @@ BokehJS is inlined. Without a network the figure appears, but every one of them 
 one, somebody learns that the notebook was opened. The sheets are part of the installed package, so they are written
 into the output where the links were.
 
-BokehJS is written into the first output that needs it, once a kernel. A page that is opened again while the kernel runs
-on may be without it; a figure then says so, where it would stay empty.
+A figure sees to it that its page has BokehJS (`bokeh_sent`). Where it has not come all the same, as in a page that was
+opened again and in which no cell has been run yet, the figure says so, where it would stay empty.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import Any
 
 import holoviews as hv
 
+from .bokeh_sent import note_sent, send_where_missing
+
 _MISSING = (
-    "BokehJS is not in this page, which was opened after the kernel had sent it: run "
-    "import holoviews as hv; hv.extension('bokeh', inline=True) in a cell, and then this cell again."
+    "BokehJS is not in this page: run this cell again. If that is not enough, run "
+    "import spectral_toolkit; spectral_toolkit.extension() in a cell, and then this cell again."
 )
 _PATIENCE = 6000  # milliseconds: HoloViews gives up after five seconds
 
@@ -70,7 +72,13 @@ def use_local_styles() -> None:
     class LocalStyles(kind):
         has_local_styles = True
 
+        @classmethod
+        def load_nb(cls, *arguments: Any, **options: Any) -> None:
+            super().load_nb(*arguments, **options)
+            note_sent()  # hv.extension calls this, then sends BokehJS
+
         def components(self, *arguments: Any, **options: Any) -> Any:
+            send_where_missing()
             data, metadata = super().components(*arguments, **options)
             shown: dict[str, Any] = dict(data or {})
             for mime, content in shown.items():

@@ -6,7 +6,6 @@ draws from the bottom; `_FRAME` turns its axis round, and that is the only place
 
 from __future__ import annotations
 
-import functools
 import textwrap
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +18,7 @@ from ..activations import patch_centres
 from ..errors import SpectralToolkitError
 from .colour import DIVERGING, ISOLATED, hex_colours
 from .composite import check_opacity, colour_field, colour_three, resize_field, robust_limit, symmetric_limit
-from .local_styles import use_local_styles
+from .notebook import load_bokeh
 from .shown import ShownPicture, choose_images, shown_pictures
 from .wording import component_title, three_title
 
@@ -152,21 +151,6 @@ def overlay(
             for picture in shown
         ]
     return views[0] if len(views) == 1 else _layout(views, columns or 3)
-
-
-@functools.cache
-def load_bokeh() -> None:
-    """Load Bokeh's JavaScript from the installed package, once: from a CDN it would not come on an offline machine.
-
-    Who has called ``hv.extension`` herself keeps what she chose.
-    """
-    loaded = set(hv.Store.renderers)
-    if not ("bokeh" in loaded and getattr(hv.extension, "_loaded", False)):
-        current = hv.Store.current_backend
-        hv.extension("bokeh", inline=True)
-        if current in loaded:
-            hv.Store.set_current_backend(current)
-    use_local_styles()
 
 
 def _all_components(eig: xr.Dataset) -> list[int]:

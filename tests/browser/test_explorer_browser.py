@@ -382,12 +382,40 @@ def test_other_figures_ask_nothing_of_the_network_either(bench: Bench, name: str
     assert [url for url in other.requests if not url.startswith(local)] == []
     assert other.page.evaluate(LOCAL_SHEETS) >= 4
     assert complaints(other.messages) == []
-    # A page that has lost BokehJS, as one that was opened again has: the figure says so, and what to do.
-    other.page.evaluate("() => { window.Bokeh = undefined; }")
-    other.page.locator(".jp-Notebook .jp-CodeCell").nth(1).locator(".cm-content").click()
-    other.page.keyboard.press("Shift+Enter")
+    other.page.close()
+
+
+def test_a_page_that_has_lost_bokehjs_gets_it_again(bench: Bench) -> None:
+    cells = (*OTHER_FIGURES["heat_map"], "import holoviews as hv\nhv.Curve([1, 2, 3])")
+    nbformat.write(notebook(*cells), bench.folder / "again.ipynb")
+    other = Bench(bench.page.context.new_page(), bench.folder)
+    other.open(bench.page.url.replace("explorer.ipynb", "again.ipynb"), 2, ".jp-OutputArea .bk-Figure")
+    figures = other.page.locator(".jp-OutputArea .bk-Figure")
     told = other.page.locator(".jp-OutputArea", has_text="BokehJS is not in this page")
+    places = other.page.locator(".jp-Notebook .jp-CodeCell .cm-content")
+
+    def is_there() -> bool:
+        return other.page.evaluate("() => !!window.Bokeh && !!window.Bokeh.Panel")
+
+    def run_without(place: int) -> None:
+        other.page.evaluate("() => { window.Bokeh = undefined; }")
+        places.nth(place).click()
+        other.page.keyboard.press("Control+Enter")
+
+    # The cell that brought it brings it again; any other figure says what to do.
+    other.wait(is_there, "BokehJS")
+    run_without(1)
+    other.wait(is_there, "BokehJS, again")
+    run_without(2)
     other.wait(lambda: told.count() > 0, "A word on BokehJS")
+    # It is in what was saved, though its cell was run twice; and a page opened anew gets it with the first cell run.
+    other.page.keyboard.press("Control+s")
+    other.page.wait_for_timeout(1500)
+    other.page.reload()
+    other.wait(lambda: figures.count() > 1, "The saved figures")
+    run_without(2)
+    other.wait(is_there, "BokehJS with a cell that had not brought it before")
+    other.wait(lambda: figures.count() > 1 and told.count() == 0, "The figures")
     other.page.close()
 
 
