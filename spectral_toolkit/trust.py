@@ -24,7 +24,7 @@ FLAT_ROW, FLAT_FROM = 0.8, 6
 FLAT_CUT = 0.5
 """...unless the cuts are good ones, as of many groups of one size..."""
 FLAT_GAP = 0.2
-"""...or the gap after the last is this part of the first affinity: then there are as many groups."""
+"""...or the gap after the last is this part of the first affinity, as there are then as many groups."""
 OUTLYING_NORM = 5.0
 """Robust standard deviations (1.4826 times the median absolute deviation) from which a token's norm is outlying."""
 
