@@ -56,3 +56,14 @@ class StudyError(SpectralToolkitError):
 
 class LostProcessError(SpectralToolkitError):
     """Of several processes that work together, one has stopped."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, at most 200 characters and without a full stop; or its type.
+
+    Examples
+    --------
+    >>> first_line(KeyError()), first_line(OSError("No space. Really."))
+    ('KeyError', 'No space. Really')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -94,19 +94,22 @@ def whole_store(path: Path) -> Iterator[Path]:
             warnings.filterwarnings("ignore", module="zarr")
             yield temporary / "store"
         refuse_foreign(path, overwrite=True)  # somebody may have put something there in the meantime
-        _exchange(temporary / "store", path, aside=temporary / "old")
+        exchange(temporary / "store", path, aside=temporary / "old")
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange(new: Path, path: Path, *, aside: Path) -> None:
-    """Put ``new`` in the place of what is at ``path``, which is moved aside and, if that fails, back again."""
+def exchange(new: Path, path: Path, *, aside: Path) -> None:
+    """Put ``new`` in the place of what is at ``path``: a file in one step, a folder by way of ``aside``.
+
+    What was moved aside goes back if that fails.
+    """
     try:
-        if path.exists():
+        if path.is_dir() or (new.is_dir() and path.exists()):
             path.rename(aside)
-        new.rename(path)
+        new.replace(path)
     except BaseException:  # Ctrl-C, too
         if aside.exists() and not path.exists():
             aside.rename(path)

@@ -152,6 +152,19 @@ def is_flat(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     return bool(affinity[-1] > FLAT_ROW * affinity[0] and not stands_out)
 
 
+def doubt(eigenvalue: np.ndarray, eigengap: np.ndarray) -> str:
+    """Why eigenvalues (k,) say that there may be nothing to find, in a few words; empty where they do not.
+
+    Examples
+    --------
+    >>> doubt(np.array([0.95, 0.99]), np.array([0.04, 0.01])), doubt(np.array([0.1, 0.6]), np.array([0.5, 0.1]))
+    ('weak cut', '')
+    """
+    if eigenvalue.min() > WEAK_CUT:
+        return "weak cut"
+    return "flat row of eigenvalues" if is_flat(eigenvalue, eigengap) else ""
+
+
 def suggests_groups(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     """Whether the widest of the eigengaps (k,) may be read as a number of groups: not of a weak cut or a flat row.
 
@@ -160,7 +173,7 @@ def suggests_groups(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     >>> suggests_groups(np.array([0.1, 0.6]), np.array([0.5, 0.1]))
     True
     """
-    return bool(np.isfinite(eigengap).any() and eigenvalue.min() <= WEAK_CUT and not is_flat(eigenvalue, eigengap))
+    return bool(np.isfinite(eigengap).any()) and not doubt(eigenvalue, eigengap)
 
 
 def _flat_row(eig: xr.Dataset) -> list[Statement]:

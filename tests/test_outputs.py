@@ -36,14 +36,14 @@ def test_a_store_is_replaced_and_nothing_is_left_beside_it(earlier: Path) -> Non
 def test_the_earlier_store_is_put_back_when_the_new_one_cannot_take_its_place(
     error: BaseException, earlier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = Path.rename
+    replace = Path.replace
 
     def failing(self: Path, target: Path) -> Path:
         if self.name == "store":
             raise error
-        return rename(self, target)
+        return replace(self, target)
 
-    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(Path, "replace", failing)
     with pytest.raises(error if isinstance(error, type) else Exception):
         write(earlier, "later")
     assert (earlier / "content").read_text() == "earlier"

@@ -15,7 +15,7 @@ import xarray as xr
 from hypothesis import event, given, settings
 from hypothesis import strategies as st_
 from sklearn.manifold import spectral_embedding
-from tree_factory import make_tree, values_of
+from tree_factory import make_tree, tree_of, values_of
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
@@ -194,15 +194,9 @@ def test_a_warm_start_finds_every_copy_of_an_eigenvalue(noise):
     """Rows, then columns, of a picture: eigenvectors of the one are some of the other, but not the lowest."""
     side, rng = 30, np.random.default_rng(0)
     index = np.arange(side * side)
-    dims = ("image", "head", "y", "x", "channel")
     values = [np.eye(side)[index // side], np.eye(side)[index % side]]
-    values = [value + noise * rng.normal(size=value.shape) for value in values]
-    tree = xr.DataTree.from_dict(
-        {
-            name: xr.Dataset({"value": (dims, value.reshape(1, 1, side, side, side))})
-            for name, value in zip("ab", values, strict=True)
-        }
-    )
+    rows, columns = ((v + noise * rng.normal(size=v.shape)).reshape(1, 1, side, side, side) for v in values)
+    tree = tree_of(a=rows, b=columns)
     graph = st.affinity(tree, "vv", device="cpu")
     start = st.solve(graph.reweight({"a": 1, "b": 0}), 15)
     warm = st.solve(graph.reweight({"a": 0, "b": 1}), 15, start=start)
@@ -213,7 +207,7 @@ def test_a_warm_start_finds_every_copy_of_an_eigenvalue(noise):
 def test_affinity_below_what_the_tolerance_tells_apart_is_said():
     rng = np.random.default_rng(0)
     value = 3 * rng.normal(size=(1, 2, 1, 1, 64)) + rng.normal(size=(1, 2, 24, 24, 64))
-    tree = xr.DataTree.from_dict({"a": xr.Dataset({"value": (("image", "head", "y", "x", "channel"), value)})})
+    tree = tree_of(a=value)
     graph = st.affinity(tree, "vv", kernel="shifted_cosine", steps=2, device="cpu")
     assert "1 - eigenvalue is below 100 times the tolerance" in st.solve(graph, 3).attrs["notes"]
     assert not st.solve(graph, 3, tolerance=1e-9).attrs["notes"]

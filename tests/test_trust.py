@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-from tree_factory import make_tree, values_of
+from tree_factory import make_tree, tree_of, values_of
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import ActivationsError
@@ -81,10 +81,7 @@ def test_an_answer_for_many_images_is_refused():
 
 def noise(layers: int = 1, heads: int = 4) -> xr.DataTree:
     rng = np.random.default_rng(0)
-    dims = ("image", "head", "y", "x", "channel")
-    return xr.DataTree.from_dict(
-        {f"{i}": xr.Dataset({"value": (dims, rng.normal(size=(1, heads, 12, 12, 32)))}) for i in range(layers)}
-    )
+    return tree_of(**{f"{i}": rng.normal(size=(1, heads, 12, 12, 32)) for i in range(layers)})
 
 
 @pytest.mark.parametrize(("layers", "heads"), [(1, 4), (6, 4), (1, 12)])
@@ -99,8 +96,7 @@ def test_patches_that_have_nothing_to_do_with_each_other_are_said_to(layers: int
 @pytest.mark.parametrize("groups", [7, 9])
 def test_many_groups_of_one_size_are_no_flat_row(groups: int) -> None:
     value = np.eye(groups)[np.arange(groups * 16) % groups] + 0.35
-    dims = ("image", "head", "y", "x", "channel")
-    tree = xr.DataTree.from_dict({"a": xr.Dataset({"value": (dims, value.reshape(1, 1, 16, groups, groups))})})
+    tree = tree_of(a=value.reshape(1, 1, 16, groups, groups))
     eig = st.solve(st.affinity(tree, "vv", device="cpu"), groups - 1).isel(image=0)
     assert np.ptp(eig.eigenvalue.values) < 1e-6
     assert "Flat row" not in texts(trust_statements(eig), "warning")

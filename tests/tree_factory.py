@@ -8,6 +8,12 @@ import numpy as np
 import xarray as xr
 
 
+def tree_of(**layers: np.ndarray) -> xr.DataTree:
+    """Layers of nothing but values, each (image, head, y, x, channel)."""
+    dims = ("image", "head", "y", "x", "channel")
+    return xr.DataTree.from_dict({name: xr.Dataset({"value": (dims, value)}) for name, value in layers.items()})
+
+
 def make_tree(
     grids: list[tuple[int, int]],
     *,

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..activations import DRAWS, UNROTATED, image_names
-from ..errors import ActivationsError, StoreError
+from ..errors import ActivationsError, StoreError, first_line
 from .resampling import Grid
 
 KINDS: dict[str, tuple[str, str]] = {
@@ -234,8 +234,7 @@ def _find_damage(activations: xr.DataTree, variable: xr.DataArray, layer: str, i
 
 
 def _damaged(name: str, where: str, error: Exception) -> StoreError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
     return StoreError(
-        f"{name!r} of layer {where} cannot be read from its store ({reason}): capture again to another folder, or "
-        "leave the image or the layer out."
+        f"{name!r} of layer {where} cannot be read from its store ({first_line(error)}): capture again to another "
+        "folder, or leave the image or the layer out."
     )

@@ -17,11 +17,11 @@ import numpy as np
 import xarray as xr
 
 from ..activations import image_names, layer_names
-from ..errors import BundleError, SpectralToolkitError
+from ..errors import BundleError, SpectralToolkitError, first_line
 from ..images import Pictures, load_images
 from ..matching import are_named, picture_order
 from .arrays import from_files, to_files
-from .containers import damaged, first_line, read_members, refuse_existing, write_members
+from .containers import damaged, read_members, refuse_existing, write_members
 from .contents import as_answers, build_tree, check_activations, check_eigenvectors, check_given, layer_dataset
 
 __all__ = ["Bundle", "load_bundle", "save_bundle"]

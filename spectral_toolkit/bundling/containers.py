@@ -21,7 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import BundleError
+from ..errors import BundleError, first_line
+from ..outputs import exchange
 
 MANIFEST = "bundle.json"
 FORMAT = "spectral_toolkit bundle"
@@ -80,12 +81,8 @@ def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
     try:
         (_make_zip if is_zip_name(path) else _make_folder)(making / "new", everything)
         refuse_existing(path, overwrite=overwrite)  # somebody may have put something there in the meantime
-        if path.is_dir():
-            path.rename(making / "old")
-        (making / "new").replace(path)
+        exchange(making / "new", path, aside=making / "old")
     except OSError as error:
-        if (making / "old").exists() and not path.exists():
-            (making / "old").rename(path)
         raise BundleError(f"The bundle {str(path)!r} cannot be written: {first_line(error)}.") from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
@@ -115,11 +112,6 @@ def damaged(path: Path, reason: str) -> BundleError:
         f"The bundle {str(path)!r} cannot be used ({reason}): get it again from where it came, or write it again with "
         "st.save_bundle. Nothing in it was executed."
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 def parse_json(data: bytes) -> Any:

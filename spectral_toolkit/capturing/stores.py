@@ -27,7 +27,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from .. import collectives
-from ..errors import StoreError
+from ..errors import StoreError, first_line
 from .plan import FORMAT, ArraySpec, Plan, differences
 
 _PROGRESS = "_progress"
@@ -78,7 +78,7 @@ class ZarrSink:
                 try:
                     _create(path, plan)
                 except OSError as error:
-                    raise StoreError(f"The store {str(path)!r} cannot be made: {_first_line(error)}.") from error
+                    raise StoreError(f"The store {str(path)!r} cannot be made: {first_line(error)}.") from error
         collectives.barrier()
         if not path.is_dir():
             raise StoreError(
@@ -88,7 +88,7 @@ class ZarrSink:
         try:
             sink = cls(path, plan)
         except (OSError, ValueError, KeyError) as error:
-            raise _damaged(path, _first_line(error)) from error
+            raise _damaged(path, first_line(error)) from error
         collectives.barrier()  # nobody writes before all have seen what is left
         if not sink.waiting:
             sink._end()
@@ -222,7 +222,7 @@ def _check(path: Path, plan: Plan) -> None:
     except Exception as error:
         # zarr has no common base for what a damaged or foreign folder makes it raise.
         if (path / "zarr.json").exists():
-            raise _damaged(path, _first_line(error)) from error
+            raise _damaged(path, first_line(error)) from error
         raise _foreign(path) from error
     if found.get("format") != FORMAT:
         raise _foreign(path)
@@ -246,7 +246,7 @@ def _check(path: Path, plan: Plan) -> None:
     try:
         problem = _problem(path, root, plan)
     except Exception as error:
-        problem = _first_line(error)
+        problem = first_line(error)
     if problem:
         raise _damaged(path, problem)
 
@@ -296,7 +296,7 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
         try:
             array[where]
         except ValueError as error:
-            return f"{chunk.relative_to(path)}: {_first_line(error)}"
+            return f"{chunk.relative_to(path)}: {first_line(error)}"
     return ""
 
 
@@ -320,7 +320,3 @@ def _damaged(path: Path, reason: str) -> StoreError:
         f"The store {str(path)!r} is damaged ({reason}): delete it and capture again, or choose another store; nothing "
         "was touched."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

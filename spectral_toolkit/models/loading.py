@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging as progress
 
-from ..errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
+from ..errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError, first_line
 from . import families, timm
 
 WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
@@ -232,10 +232,6 @@ def _explain(source: str, error: BaseException) -> ModelNotFoundError:
             return not_found(source, "is gated, and this machine has not been granted access")
         cause = cause.__cause__
     return not_found(source, f"cannot be loaded ({first_line(error)})")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 @contextmanager

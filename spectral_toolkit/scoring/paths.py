@@ -130,8 +130,7 @@ def pathways(
         rows += [PIXELS, UNTRAINED] + ([SHUFFLED] if cells is not None else [])
     names = SCORES if cells is not None else WITHOUT_LABELS
     table = {name: np.full((3, len(kinds), len(rows)), np.nan) for name in names}
-    notes: list[str] = []
-    notes.append(about_intervals(n_images))
+    notes = [about_intervals(n_images)]
     if left_out:
         notes.append(f"Left out, as in the source paper, for having more than 32 x 32 patches: {', '.join(left_out)}.")
     kernel_used = str(kernel)
@@ -162,14 +161,15 @@ def pathways(
                 put([at], UNTRAINED, eig, cells)
                 _note(notes, eig, kind, UNTRAINED)
                 bar.update()
-        if controls and "pixels" in acts.data_vars:
-            raw = pixel_tree(acts, grid)
-            _, eig = next(_solved(raw, "token", grid, n_eigenvectors, seed, options, joint_only=True))
-            put(range(len(kinds)), PIXELS, eig, cells)
-            _note(notes, eig, "token", PIXELS)
-        elif controls:
-            notes.append(f"No row '{PIXELS}': the tree of activations holds no pixels, as one of st.capture does.")
-        bar.update(int(controls))
+        if controls:
+            if "pixels" in acts.data_vars:
+                raw = pixel_tree(acts, grid)
+                _, eig = next(_solved(raw, "token", grid, n_eigenvectors, seed, options, joint_only=True))
+                put(range(len(kinds)), PIXELS, eig, cells)
+                _note(notes, eig, "token", PIXELS)
+            else:
+                notes.append(f"No row '{PIXELS}': the tree of activations holds no pixels, as one of st.capture does.")
+            bar.update()
 
     roles = ["layer"] * len(layers) + ["joint"] + ["control"] * (len(rows) - len(layers) - 1)
     suffixes = ("", "_low", "_high")

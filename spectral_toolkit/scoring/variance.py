@@ -58,9 +58,10 @@ def shares(
     count = weights @ count_image
     total_sum = weights @ sum_image
     correction = total_sum**2 / np.maximum(count, 1)[:, None]
-    total = weights @ (values**2).sum(1) - correction
+    squares = (values**2).sum(1)
+    total = weights @ squares - correction
     # An eigenvector may be of one image alone: without that image, nothing but the solver's noise is left of it.
-    variance = (values**2).sum((0, 1)) / max(seen.sum(), 1)
+    variance = squares.sum(0) / max(seen.sum(), 1)
     total = np.where(total <= CONSTANT * count[:, None] * variance, 0.0, total)
     at_position = weights @ mask
     sum_position = (weights @ values.reshape(n_images, -1)).reshape(n_samples, n_positions, n_components)

@@ -125,8 +125,7 @@ def block_davidson(
         if report is not None:
             report(iteration, max_iterations, float(size[:, :k].max()))
         if (not open_pairs.any() and iteration >= needed) or iteration >= max_iterations:
-            kept = rotation[:, : REMEMBERED * block] @ subspace.vectors
-            kept = pencil.agreed(kept)
+            kept = pencil.agreed(rotation[:, : REMEMBERED * block] @ subspace.vectors)
             return RitzPairs(mu[:, :k], kept[:, :k], size[:, :k], iteration, kept)
         iteration += 1
         if subspace.width + block > WIDTH * block:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..trust import WEAK_CUT, is_flat
+from ..trust import doubt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,16 +18,14 @@ def statistic(eig: xr.Dataset, name: str, index: int, component: int) -> Any:
     """One number of one component, whether each image was solved alone or all together; None where it is absent."""
     if name not in eig:
         return None
-    values = eig[name].sel(component=component)
-    return (values.isel(image=index) if "image" in values.dims else values).values
+    return _of_image(eig[name].sel(component=component), index)
 
 
 def indistinguishable(eig: xr.Dataset, index: int, component: int) -> list[int]:
     """The other components of the same degenerate group, in order."""
     if "degenerate_group" not in eig:
         return []
-    groups = eig["degenerate_group"]
-    groups = (groups.isel(image=index) if "image" in groups.dims else groups).values
+    groups = _of_image(eig["degenerate_group"], index)
     numbers = eig.coords["component"].values
     same = groups == groups[numbers == component]
     return [int(number) for number in numbers[same] if number != component]
@@ -48,11 +46,8 @@ def picture_flags(eig: xr.Dataset, index: int) -> list[str]:
     """What a reader must know of this picture, whatever the component."""
     found = []
     if "eigenvalue" in eig and "eigengap" in eig:
-        value, gap = (_of_image(eig[name], index) for name in ("eigenvalue", "eigengap"))
-        if value.min() > WEAK_CUT:
-            found.append("weak cut")
-        elif is_flat(value, gap):
-            found.append("flat row of eigenvalues")
+        reason = doubt(*(_of_image(eig[name], index) for name in ("eigenvalue", "eigengap")))
+        found += [reason] if reason else []
     n_isolated = int(eig["isolated"].isel(image=index).sum()) if "isolated" in eig else 0
     if n_isolated:
         found.append(f"{n_isolated} isolated cell{'s' if n_isolated > 1 else ''}")
@@ -60,7 +55,8 @@ def picture_flags(eig: xr.Dataset, index: int) -> list[str]:
 
 
 def _of_image(values: xr.DataArray, index: int) -> np.ndarray:
-    return np.asarray(values.isel(image=index) if "image" in values.dims else values)
+    """Values of one image, or of all that were solved as one."""
+    return (values.isel(image=index) if "image" in values.dims else values).values
 
 
 def flags(eig: xr.Dataset, index: int, component: int) -> list[str]:

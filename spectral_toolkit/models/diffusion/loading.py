@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
-from ..loading import first_line, not_found, quiet
+from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError, first_line
+from ..loading import not_found, quiet
 from ..processing import HALF, Processing
 from .base import DiffusionModel
 from .families import FAMILIES, OLDER_NAMES, find_family, supported

@@ -122,15 +122,15 @@ class Controls:
             self._show_image(state.image)
             for name in ("affinity", "other_affinity", "n_segments", "other_layers", "view"):
                 _set(getattr(self, name), value=getattr(state, name))
-            for name, kind in (("kernel", state.affinity), ("other_kernel", state.other_affinity)):
-                chosen = getattr(self, name)
+            for side in ("", "other_"):
+                kind, kernel = (getattr(state, f"{side}{name}") for name in ("affinity", "kernel"))
+                chosen, buttons = (getattr(self, f"{side}{name}") for name in ("kernel", "affinity"))
                 options = _kernel_options(kind)
                 if tuple(chosen.options) != tuple(options):
                     chosen.options = options
-                _set(chosen, value=getattr(state, name) or default_kernel(kind))
-                buttons = getattr(self, name.replace("kernel", "affinity"))
+                _set(chosen, value=kernel or default_kernel(kind))
                 kinds = [value for _, value in buttons.options]
-                tips = (wording.affinity_tip(one, getattr(state, name) if one == kind else None) for one in kinds)
+                tips = (wording.affinity_tip(one, kernel if one == kind else None) for one in kinds)
                 _set(buttons, tooltips=tuple(tips))
             for layer, slider in self.weights.items():
                 on = layer in weights
@@ -219,7 +219,7 @@ class Controls:
     def _affinity(self, name: str) -> widgets.ToggleButtons:
         kinds = self.facts.kinds
         buttons = widgets.ToggleButtons(
-            options=[(wording.AFFINITIES[kind][0], kind) for kind in kinds if kind in wording.AFFINITIES],
+            options=[(wording.AFFINITIES[kind].button, kind) for kind in kinds if kind in wording.AFFINITIES],
             tooltips=[wording.affinity_tip(kind, None) for kind in kinds if kind in wording.AFFINITIES],
             style={"button_width": "auto"},
         )

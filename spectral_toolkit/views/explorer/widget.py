@@ -321,8 +321,7 @@ class Explorer(widgets.VBox):
 
     def _page_made(self, _asked: object, text: str | None, error: Exception | None) -> None:
         self._html_button.disabled, self._html_button.description = False, "Save HTML"
-        known = isinstance(error, SpectralToolkitError)
-        self._tell(text or (str(error) if known else f"{type(error).__name__}: {error}"), "error" if error else "ok")
+        self._tell(text or _reason(error), "error" if error else "ok")
 
     def _save_bundle(self) -> str:
         path = save.free_path(self._path.value, ".zip")
@@ -420,8 +419,7 @@ class Explorer(widgets.VBox):
             return
         self._mark_busy(None)
         self._stale(True)
-        kind = "" if isinstance(error, SpectralToolkitError) else f"{type(error).__name__}: "
-        self._say(f"{kind}{error} The picture still shows the last answer.")
+        self._say(f"{_reason(error)} The picture still shows the last answer.")
 
     def _stop(self) -> None:
         self._worker.cancel()
@@ -496,6 +494,11 @@ class Explorer(widgets.VBox):
             raise SpectralToolkitError(
                 "The answer for the present state is not there yet: wait until explorer.is_busy is False."
             )
+
+
+def _reason(error: Exception | None) -> str:
+    """What went wrong: our own sentence, or the kind of any other error before what it says."""
+    return str(error) if isinstance(error, SpectralToolkitError) else f"{type(error).__name__}: {error}"
 
 
 def _run(action: Callable[[], str], _check: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import xarray as xr
 
@@ -14,25 +15,30 @@ from ..wording import component_flags, statistic
 from .session import Side
 from .state import State
 
+
+class Affinity(NamedTuple):
+    """A kind of affinity, in words: its button, its name, the two vectors that are compared, and what ties patches."""
+
+    button: str
+    name: str
+    vectors: tuple[str, str]
+    tied: str
+
+
 AFFINITIES = {
-    "qk": ("QK", "Query-key", ("q", "k"), "Patches are tied when one looks at the other."),
-    "vv": ("VV", "Value-value", ("v", "v'"), "Patches are tied when they pass on the same thing, wherever they are."),
-    "kk": ("KK", "Key-key", ("k", "k'"), "Patches are tied when they are looked for in the same way."),
-    "qq": ("QQ", "Query-query", ("q", "q'"), "Patches are tied when they look for the same thing."),
-    "qk_unrotated": (
-        "QK flat",
-        "Query-key before the rotary positions",
-        ("q", "k"),
-        "Patches are tied by content alone.",
+    "qk": Affinity("QK", "Query-key", ("q", "k"), "Patches are tied when one looks at the other."),
+    "vv": Affinity(
+        "VV", "Value-value", ("v", "v'"), "Patches are tied when they pass on the same thing, wherever they are."
     ),
-    "token": (
-        "Token",
-        "Token-token",
-        ("t", "t'"),
-        "Patches are tied when the residual stream holds the same for both.",
+    "kk": Affinity("KK", "Key-key", ("k", "k'"), "Patches are tied when they are looked for in the same way."),
+    "qq": Affinity("QQ", "Query-query", ("q", "q'"), "Patches are tied when they look for the same thing."),
+    "qk_unrotated": Affinity(
+        "QK flat", "Query-key before the rotary positions", ("q", "k"), "Patches are tied by content alone."
+    ),
+    "token": Affinity(
+        "Token", "Token-token", ("t", "t'"), "Patches are tied when the residual stream holds the same for both."
     ),
 }
-"""Button, name, the two vectors that are compared, and what ties patches."""
 FORMULAS = {
     "softmax": "softmax({}·{} / √d), the model's own attention",
     "cosine": "cos({}, {})",
@@ -80,17 +86,18 @@ TIPS = {
 
 def affinity_tip(kind: str, kernel: str | None) -> str:
     """What a kind of affinity is, by name, formula and meaning."""
-    _, name, vectors, tied = AFFINITIES[kind]
-    return f"{name}: {FORMULAS[kernel or default_kernel(kind)].format(*vectors)}. {tied}"
+    affinity = AFFINITIES[kind]
+    formula = FORMULAS[kernel or default_kernel(kind)].format(*affinity.vectors)
+    return f"{affinity.name}: {formula}. {affinity.tied}"
 
 
 def title(state: State, side: Side) -> tuple[str, str]:
     """What one picture shows, above it, and what ties its patches."""
     question = side.question
-    name = AFFINITIES[question.affinity][0]
+    name = AFFINITIES[question.affinity].button
     kernel = question.kernel or default_kernel(question.affinity)
     head = f"{name} · {kernel.replace('_', ' ')}"
-    tied = AFFINITIES[question.affinity][3].split(", ")[0].rstrip(".") + "."
+    tied = AFFINITIES[question.affinity].tied.split(", ")[0].rstrip(".") + "."
     if state.view == "picture":
         value = statistic(side.eig, "eigenvalue", 0, state.component)
         notes = "".join(f" · {flag}" for flag in component_flags(side.eig, 0, state.component))
@@ -102,7 +109,7 @@ def title(state: State, side: Side) -> tuple[str, str]:
 
 def short_title(side: Side) -> str:
     """The setting in one word or two."""
-    return AFFINITIES[side.question.affinity][0]
+    return AFFINITIES[side.question.affinity].button
 
 
 def legend(state: State) -> str:
