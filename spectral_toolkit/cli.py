@@ -19,7 +19,7 @@ import typer
 from . import __version__
 from .collectives import barrier, join, launched, rank, say_once
 from .errors import SpectralToolkitError, StoreError
-from .outputs import refuse_file, refuse_foreign, write_store
+from .outputs import refuse_foreign, refuse_unwritable, write_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,8 +74,8 @@ def demo(
     import spectral_toolkit as st
     from spectral_toolkit.views.report import render_report
 
-    refuse_file(out)
     store, page = out / "eigenvectors.zarr", out / "report.html"
+    refuse_unwritable(store)
     refuse_foreign(store, overwrite=True)
     refuse_foreign(page, overwrite=True)
     affinity, solve, capture = st.affinity, st.solve, st.capture  # loads the libraries, so that no timing includes it
@@ -197,13 +197,14 @@ def solve(
     seed: Seed = 0,
 ) -> None:
     """Solve the joint eigenproblem over all captured layers. Under torchrun, --scope dataset shares the work."""
+    refuse_foreign(out, overwrite=overwrite)
+    refuse_unwritable(out)
+    _refuse_missing("--activations", activations, "capture")  # before torch is loaded, which takes seconds
     import shutil
 
     import spectral_toolkit as st
     from spectral_toolkit.affinities.dataset_graph import DatasetGraph
 
-    refuse_foreign(out, overwrite=overwrite)
-    refuse_file(out.parent)
     barrier()
     if scope == "image" and rank() > 0:
         return  # pictures solved alone are no work for several processes
@@ -256,10 +257,13 @@ def segment(
     if out.resolve() == eigenvectors.resolve():
         raise SpectralToolkitError(f"--out {str(out)!r} holds the eigenvectors: give the segments another folder.")
     refuse_foreign(out, overwrite=overwrite)
-    refuse_file(out.parent)
+    refuse_unwritable(out)
     wanted = int(n_segments) if re.fullmatch(r"[+-]?\d{1,9}", n_segments) else n_segments
     started = perf_counter()
-    segments = st.segment(_open_eigenvectors(eigenvectors), wanted, seed=seed)
+    given = _open_eigenvectors(eigenvectors)
+    if sys.stderr.isatty():
+        print(f"Cutting {given.sizes.get('image', 1)} pictures into segments.", file=sys.stderr, flush=True)
+    segments = st.segment(given, wanted, seed=seed)
     write_store(segments.to_dataset(), out)
     counts = segments["n_segments"]
     least, most = int(counts.min()), int(counts.max())
@@ -314,12 +318,16 @@ def report(
             raise SpectralToolkitError(f"Missing option {name!r}: give --model and --images, or --config for a study.")
     assert model is not None
     assert images is not None
+    target = out or Path("report.html")
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise SpectralToolkitError(
+            f"--out {str(target)!r} is no name for a page: give one that ends in .html, such as 'report.html'."
+        )
+    refuse_foreign(target, overwrite=overwrite)
+    refuse_unwritable(target)
     import spectral_toolkit as st
 
-    target = out or Path("report.html")
-    refuse_foreign(target, overwrite=overwrite)
     pictures = _pictures([*images, *(more_images or [])], seed)
-    target.parent.mkdir(parents=True, exist_ok=True)
     loaded = _load_model(model, device)
     started = perf_counter()
     st.report(loaded, pictures, target, n_eigenvectors=n_eigenvectors, device=device, seed=seed)
@@ -428,6 +436,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with join():  # does nothing unless torchrun started several processes
                 result = app(given, prog_name="spectral-toolkit", standalone_mode=False)
+                if isinstance(result, int) and result:
+                    # Left by an exception: one interrupted alone must not wait for others that wait for it.
+                    raise typer.Exit(result)
+        except typer.Exit as ended:
+            result = ended.exit_code
         except (SpectralToolkitError, typer.TyperException) as error:
             return _fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
         except MemoryError as error:
@@ -499,26 +512,31 @@ def _pictures(sources: list[str], seed: int) -> Any:
 def _open_activations(path: Path) -> xr.DataTree:
     import xarray as xr
 
-    from .capturing.stores import is_unfinished
+    from .capturing.stores import check_opened, is_unfinished
 
-    if not path.is_dir():
-        raise StoreError(f"--activations {str(path)!r} is no folder: give the zarr folder that 'capture' wrote.")
+    _refuse_missing("--activations", path, "capture")
     if is_unfinished(path):
         raise StoreError(
             f"--activations {str(path)!r} holds a capture that was interrupted: run the same 'capture' again, which "
             "goes on where it stopped."
         )
     try:
-        return xr.open_datatree(path, engine="zarr", consolidated=False)
+        tree = xr.open_datatree(path, engine="zarr", consolidated=False)
     except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
         raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error
+    check_opened(path, tree)
+    return tree
+
+
+def _refuse_missing(option: str, path: Path, command: str) -> None:
+    if not path.is_dir():
+        raise StoreError(f"{option} {str(path)!r} is no folder: give the zarr folder that '{command}' wrote.")
 
 
 def _open_eigenvectors(path: Path) -> xr.Dataset:
     import xarray as xr
 
-    if not path.is_dir():
-        raise StoreError(f"--eigenvectors {str(path)!r} is no folder: give the zarr folder that 'solve' wrote.")
+    _refuse_missing("--eigenvectors", path, "solve")
     try:
         return xr.open_dataset(path, engine="zarr", consolidated=False).load()
     except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds

@@ -39,6 +39,18 @@ def refuse_file(folder: Path) -> None:
             raise StoreError(f"{str(place)!r} is a file, and a folder is needed there: choose another --out.")
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Where a result is to go, something must be able to be written; told before anything is computed."""
+    refuse_file(path.parent)
+    # Folders are made when there is something to put into them: until then the nearest that exists stands for them.
+    place = next(parent for parent in path.absolute().parents if parent.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def refuse_foreign(path: Path, *, overwrite: bool) -> None:
     """Existing output may only be replaced if it is ours and the user asked for it."""
     if not path.exists() and not path.is_symlink():

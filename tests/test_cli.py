@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -182,13 +184,16 @@ def test_capture_then_solve(tiny_model: str, photos: Path, tmp_path: Path, capsy
     assert list(stored.coords["image"].values) == list(tree.coords["image"].values)
 
 
-def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     eig = eigenvectors(isolated=((0, 0, 0),))
     store, out = tmp_path / "eigenvectors.zarr", tmp_path / "segments.zarr"
     eig.to_zarr(store)
     command = ["segment", "--eigenvectors", str(store), "--out", str(out), "--n-segments"]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main([*command, "3", "--seed", "2"]) == 0
-    told = capsys.readouterr().out
+    told, word = capsys.readouterr()
+    assert "Cutting 2 pictures into segments." in word
+    monkeypatch.undo()
     assert "3 segments in each of 2 pictures" in told
     assert "Cells without affinity to speak of: 1" in told
     found = xr.open_dataset(out, engine="zarr")["segment"].load()
@@ -307,6 +312,64 @@ def test_solve_refuses_a_capture_that_was_interrupted(
     capture = ["capture", "--model", tiny_model, "--images", str(photos), "--batch-size", "1", "--device", "cpu"]
     assert main([*capture, "--out", str(store)]) == 0
     assert main(solve) == 0
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a layer is missing": (lambda store: shutil.rmtree(store / "layers.1"), "lacks 1 of the layers"),
+    "no names": (lambda store: shutil.rmtree(store / "image" / "c"), "its root has no image of its own"),
+    "no widths": (lambda store: shutil.rmtree(store / "original_width" / "c"), "has no original_width of its own"),
+    "no places": (lambda store: shutil.rmtree(store / "layers.0" / "y" / "c"), "is not that of 4 equal cells"),
+    "widths cut short": (
+        lambda store: (store / "original_width" / "c" / "0").write_bytes(b"1"),
+        "original_width cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_solve_refuses_a_store_that_is_not_whole(
+    what: str, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, message = DAMAGE[what]
+    damage(stored)
+    solve = ["solve", "--activations", str(stored), "--n-eigenvectors", "2", "--out", str(tmp_path / "e.zarr")]
+    assert main(solve) == 2
+    assert message in sentence(capsys)
+    assert not (tmp_path / "e.zarr").exists()
+
+
+def test_a_store_that_is_not_there_is_told_before_torch_is_loaded() -> None:
+    code = (
+        "import sys; from spectral_toolkit.cli import main\n"
+        "assert main(['solve', '--activations', 'nosuch.zarr', '--out', 'e.zarr']) == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "is no folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["report", "--model", "scenes", "--images", "scenes:1"], ["solve", "--activations", "."]], ids=str
+)
+def test_a_place_where_nothing_can_be_written_is_told_before_the_work(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(st, "load_model", reached)
+    assert main([*command, "--out", "/proc/nowhere/r.html"]) == 2  # nobody can write there, root neither
+    assert "'/proc/nowhere/r.html' cannot be written" in sentence(capsys)
+
+
+def test_a_page_needs_the_ending_of_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--model", "scenes", "--images", "scenes:1", "--out", "x.pdf"]) == 2
+    assert "--out 'x.pdf' is no name for a page: give one that ends in .html" in sentence(capsys)
+    assert not list(tmp_path.iterdir())
 
 
 def test_report(tiny_model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

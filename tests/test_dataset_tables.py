@@ -41,6 +41,16 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+def test_a_full_disk_is_told_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("129600 requested and 76768 written")  # what NumPy says
+
+    monkeypatch.setattr(neighbour_tables.np, "save", full)
+    with pytest.raises(StoreError, match=r"kept' cannot be written to \(is the disk full\? 129600 requested"):
+        st.solve(graph_of(make_tree([(4, 4)], images=3), folder=tmp_path / "kept"), 2)
+    assert not list((tmp_path / "kept").iterdir())
+
+
 def test_an_interrupted_search_goes_on_where_it_stopped(
     tmp_path: Path, searches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from spectral_toolkit.errors import StoreError
 from spectral_toolkit.outputs import whole_store
 
 
@@ -34,7 +35,7 @@ def test_a_store_is_replaced_and_nothing_is_left_beside_it(earlier: Path) -> Non
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space")])
 def test_the_earlier_store_is_put_back_when_the_new_one_cannot_take_its_place(
-    error: BaseException, earlier: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException | type[BaseException], earlier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace = Path.replace
 
@@ -44,7 +45,7 @@ def test_the_earlier_store_is_put_back_when_the_new_one_cannot_take_its_place(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", failing)
-    with pytest.raises(error if isinstance(error, type) else Exception):
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else StoreError):
         write(earlier, "later")
     assert (earlier / "content").read_text() == "earlier"
     assert list(earlier.parent.iterdir()) == [earlier]

@@ -318,6 +318,10 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "array missing": lambda store: shutil.rmtree(store / "layers.1/value"),
     "layer missing": lambda store: shutil.rmtree(store / "layers.1"),
     "names missing": lambda store: shutil.rmtree(store / "image"),
+    "names without their chunk": lambda store: shutil.rmtree(store / "image/c"),
+    "widths without their chunk": lambda store: shutil.rmtree(store / "original_width/c"),
+    "widths cut short": lambda store: _cut(store / "original_width/c/0"),
+    "places without their chunk": lambda store: shutil.rmtree(store / "layers.1/x/c"),
     "root cut short": lambda store: _cut(store / "zarr.json"),
     "root empty": lambda store: (store / "zarr.json").write_text(""),
     "array metadata cut short": lambda store: _cut(store / "layers.0/query/zarr.json"),
@@ -339,6 +343,22 @@ def test_damage_is_refused_and_left_alone(what: str, finished: bool, tmp_path: P
     with pytest.raises(StoreError, match="nothing was touched"):
         run("vit", tmp_path / "a.zarr")
     assert contents(tmp_path / "a.zarr") == before
+
+
+def test_two_captures_into_one_store_both_end_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started by hand, not by torchrun: the quicker one has finished the store when the slower one reports."""
+    write, batches = stores._write, []
+
+    def overtaken(root: zarr.Group, name: str, *rest: Any) -> None:
+        if name == stores._PROGRESS and not batches:
+            batches.append(name)
+            run("vit", tmp_path / "a.zarr")
+        write(root, name, *rest)
+
+    monkeypatch.setattr(stores, "_write", overtaken)
+    slower = run("vit", tmp_path / "a.zarr")
+    xr.testing.assert_identical(slower.load(), run("vit", None))
+    assert not stores.is_unfinished(tmp_path / "a.zarr")
 
 
 def test_only_part_of_a_large_store_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

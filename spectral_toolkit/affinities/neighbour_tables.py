@@ -76,7 +76,13 @@ def find_table(folder: Path, name: str, search: Callable[[], tuple[Neighbours, f
 
 @contextmanager
 def placed(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which is moved to ``path`` if nothing goes wrong meanwhile, and removed otherwise."""
+    """A new folder to fill, which is moved to ``path`` if nothing goes wrong meanwhile, and removed otherwise.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be made or filled.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(prefix=f".{path.name[:16]}.", dir=path.parent))
@@ -91,6 +97,12 @@ def placed(path: Path) -> Iterator[Path]:
         except OSError:
             if not path.is_dir():  # somebody else has finished the same one
                 raise
+    except OSError as error:
+        # NumPy says of a full disk only how many numbers it could write.
+        raise StoreError(
+            f"folder={str(path.parent)!r} cannot be written to ({error.strerror or f'is the disk full? {error}'}): "
+            "make room there, or choose another."
+        ) from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
 

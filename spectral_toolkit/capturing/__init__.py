@@ -63,8 +63,9 @@ def capture(
         and keys after normalisation and before the rotation.
     store
         Path of a zarr store to stream to, picture by picture. An interrupted capture resumes there and gives the
-        same bytes; a finished one is opened and returned at once. Nothing is ever overwritten. Processes started by
-        torchrun each write a part of it, again the same bytes.
+        same bytes; a finished one is opened and returned at once. Nothing is ever overwritten. Processes of one run
+        each write a part of it, again the same bytes: on the command line those that torchrun started, in a script of
+        your own those inside ``with spectral_toolkit.collectives.join():``. Without it each captures everything.
     batch_size
         Pictures per forward pass.
     seed

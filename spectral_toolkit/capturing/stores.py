@@ -12,6 +12,7 @@ process that goes on with a store takes its part of what is left. As batches are
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -36,6 +37,10 @@ _CHECKED_BYTES = 2**30
 """On opening, every file is looked at, and so many bytes are read to compare their checksums; the others when used."""
 _CIRCUMSTANCES = ("device", "attention", "versions")
 """What a finished store may differ in from this session; an unfinished one may not, or its two parts would differ."""
+
+
+_NEVER_ZERO = ("image", "original_height", "original_width", "box_bottom", "box_right", "special")
+"""Coordinates that are neither zero nor empty anywhere."""
 
 
 class ZarrSink:
@@ -117,8 +122,11 @@ class ZarrSink:
             _write(self._root, f"{layer}/{name}", self._batch, self.target(layer, name))
         self._wait_for_descriptions()
         number = self._batch.start // self._plan.batch_size
-        _write(self._root, _PROGRESS, slice(number, number + 1), np.ones(1, np.uint8))
-        self.waiting = [batch for batch in self.waiting if batch != self._batch]
+        try:
+            _write(self._root, _PROGRESS, slice(number, number + 1), np.ones(1, np.uint8))
+            self.waiting = [batch for batch in self.waiting if batch != self._batch]
+        except KeyError:  # the same capture, started twice: the other one has finished the store, with the same bytes
+            self.waiting = []
         if not self.waiting:
             self._end()
 
@@ -256,6 +264,32 @@ def is_unfinished(path: Path) -> bool:
     return (path / _PROGRESS).exists()
 
 
+def check_opened(path: Path, tree: xr.DataTree) -> None:
+    """Look at a store that was opened for its values as far as can be done without reading them; read its coordinates.
+
+    Raises
+    ------
+    StoreError
+        If a layer is missing, or a coordinate is missing or damaged.
+    """
+    if tree.attrs.get("format") != FORMAT:
+        return  # put together by somebody else
+    if lacking := [name for name in json.loads(tree.attrs.get("layers", "[]")) if name not in tree.children]:
+        raise StoreError(
+            f"The store {str(path)!r} lacks {len(lacking)} of the layers it was captured with, {lacking[0]!r} first: "
+            "capture again to another folder; or, if they were left out on purpose, out of its attribute 'layers' too."
+        )
+    for node in tree.subtree:
+        for name, coordinate in node.coords.items():
+            try:
+                values = coordinate.variable.load().values  # the coordinate itself would load its own ones, too
+            except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
+                raise _damaged(path, f"{name} cannot be read: {first_line(error)}") from error
+            # A chunk that is missing reads as zeros, or as empty names. (Where cells lie is looked at by affinity.)
+            if name in _NEVER_ZERO and not np.all(values.astype(bool)):
+                raise _damaged(path, f"{node.path.strip('/') or 'its root'} has no {name} of its own")
+
+
 def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
     """What is wrong with a store of ours, or an empty text."""
     batches = plan.batches
@@ -265,8 +299,15 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
         if ready.shape != (len(batches),):
             return f"{_PROGRESS} has shape {ready.shape}, expected {(len(batches),)}"
     images = [i for batch, done in zip(batches, ready, strict=True) if done for i in range(batch.start, batch.stop)]
-    if np.shape(cast(zarr.Array, root["image"])[...]) != (len(plan.pictures),):
-        return "it names another number of pictures than it holds"
+    for place, group, node in [
+        ("", root, plan.root()),
+        *((f"{layer}/", cast(zarr.Group, root[layer]), plan.node(layer)) for layer in plan.layers),
+    ]:
+        for name, expected in node.coords.items():
+            found = np.asarray(cast(zarr.Array, group[str(name)])[...])
+            # A chunk that is missing reads as zeros, or as empty names.
+            if found.tolist() != expected.values.tolist():
+                return f"{place}{name} is not that of these pictures and layers"
 
     files: list[tuple[zarr.Array, tuple[Any, ...], Path, int]] = []
     expected = {"pixels": plan.pixels}
