@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
-from .errors import LostProcessError
+from .errors import LostProcessError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -181,7 +181,7 @@ def join(timeout: float = TIMEOUT) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         raise LostProcessError(
             f"The {os.environ['WORLD_SIZE']} processes of this run did not find each other "
-            f"({str(error).strip().splitlines()[0]}): start all of them with torchrun, with the same rendezvous."
+            f"({first_line(error)}): start all of them with torchrun, with the same rendezvous."
         ) from error
     # After an error nothing is waited for or put away: it still has to be said by one process, and then all end.
     yield
@@ -326,7 +326,7 @@ def _exchange(talk: Callable[[], object]) -> None:
     except RuntimeError as error:
         if _run is None:
             raise LostProcessError(
-                f"Another process of this run stopped ({str(error).strip().splitlines()[0]}): start all of them again."
+                f"Another process of this run stopped ({first_line(error)}): start all of them again."
             ) from error
         raise LostProcessError(_run.lost()) from error
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .errors import first_line
+
 Level = Literal["ok", "note", "problem"]
 
 _OURS = "spectral-toolkit"
@@ -256,7 +258,7 @@ def _device() -> Finding:
     try:
         import torch
     except Exception as error:  # a broken installation may raise anything
-        return Finding("problem", "Device", f"torch cannot be imported ({_first_line(error)})", "reinstall torch")
+        return Finding("problem", "Device", f"torch cannot be imported ({first_line(error)})", "reinstall torch")
     if torch.cuda.is_available():
         return Finding("ok", "Device", f"'auto' is cuda ({torch.cuda.get_device_name()}), torch {torch.__version__}")
     if torch.backends.mps.is_available():
@@ -317,7 +319,3 @@ def _kernel() -> list[Finding]:
             )
         ]
     return [Finding("ok", "Kernel", "notebooks run in this Python")]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

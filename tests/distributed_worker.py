@@ -1,8 +1,10 @@
 """What the processes of ``test_distributed.py`` run: commands one after another, and on request a death in the middle.
 
 Arguments: a JSON list of argument lists. ``DIES="rank:method:calls"`` kills that rank by SIGKILL when it has called
-``ZarrSink.commit`` or ``DatasetGraph._search`` so many times. ``ROUNDS="rank"`` makes that rank round differently, as
-other processors do: it has two threads, and its eigenvectors other signs.
+``ZarrSink.commit`` or ``DatasetGraph._search`` so many times; with ``rank:method:calls:SIGINT`` it is interrupted
+instead, as by Ctrl-C. ``ROUNDS="rank"`` makes that rank round differently, as other processors do: it has two threads,
+and its eigenvectors other signs. ``APART="folder"`` puts every rank into a folder of its own below that one, as on
+machines that share nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ def die(where: str) -> None:
     import spectral_toolkit.affinities.dataset_graph as graphs
     import spectral_toolkit.capturing.stores as stores
 
-    rank, method, calls = where.split(":")
+    rank, method, calls, *how = where.split(":")
     if os.environ["RANK"] != rank:
         return
     owner = {"commit": stores.ZarrSink, "_search": graphs.DatasetGraph}[method]
@@ -27,7 +29,7 @@ def die(where: str) -> None:
         result = original(*arguments)
         done.append(1)
         if len(done) == int(calls):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[how[0] if how else "SIGKILL"])
         return result
 
     setattr(owner, method, counted)
@@ -52,6 +54,8 @@ def run(commands: list[list[str]]) -> int:
 
     if "DIES" in os.environ:
         die(os.environ["DIES"])
+    if len(commands) == 1:
+        return main(commands[0])
     with join():  # once for all of them: what joins again inside does nothing
         code = next((code for command in commands if (code := main(command))), 0)
         if code:
@@ -60,6 +64,10 @@ def run(commands: list[list[str]]) -> int:
 
 
 if __name__ == "__main__":
+    if "APART" in os.environ:
+        own = os.path.join(os.environ["APART"], os.environ["RANK"])
+        os.makedirs(own, exist_ok=True)
+        os.chdir(own)
     if os.environ.get("ROUNDS") == os.environ["RANK"]:
         round_differently()
     sys.exit(run(json.loads(sys.argv[1])))

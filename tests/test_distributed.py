@@ -127,6 +127,17 @@ def test_gradient_descent_together_is_that_of_one(n: int, alone: Path, tmp_path:
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_only_one_process_sees_is_refused(alone: Path, tmp_path: Path) -> None:
+    command = [*solve(alone / "activations.zarr", "vv", "knn", tmp_path / "out.zarr"), "--method", "gradient"]
+    command += ["--n-features", "6", "--checkpoint", "half.pt", "--checkpoint-every", "1", "--epochs"]
+    first = torchrun(2, [[*command, "1"]], APART=str(tmp_path))
+    assert first.returncode == 0, first.stderr
+    again = torchrun(2, [[*command, "2", "--overwrite"]], APART=str(tmp_path))
+    assert again.returncode != 0
+    assert again.stderr.count("'half.pt' holds 1 epochs for rank 0 and nothing for rank 1: give a file in a") == 1
+
+
+@pytest.mark.slow
 def test_a_capture_goes_on_after_a_process_died(alone: Path, tmp_path: Path) -> None:
     store = tmp_path / "activations.zarr"
     began = time.monotonic()
@@ -169,6 +180,17 @@ def test_what_an_operator_holds_is_that_of_the_largest_share(monkeypatch: pytest
     edges = Neighbours(torch.tensor([[1], [0]]), torch.ones(2, 1), 1)
     operator = dataset_shards.ShardedSparseOperator([edges], slice(0, 2), 2, torch.device("cpu"))
     assert operator.n_bytes == 10_000
+
+
+@pytest.mark.slow
+def test_one_process_interrupted_alone_ends_the_run(alone: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    command = solve(alone / "activations.zarr", "vv", "knn", tmp_path / "out.zarr")
+    done = torchrun(2, [command], DIES="1:_search:1:SIGINT")
+    assert done.returncode != 0
+    assert done.stderr.count("Interrupted.") == 1
+    assert time.monotonic() - began < 60
+    assert not (tmp_path / "out.zarr").exists()
 
 
 @pytest.mark.slow

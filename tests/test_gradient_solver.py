@@ -190,6 +190,24 @@ def test_a_run_cut_off_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         st.solve(graph, 3, method="gradient", **stored)
 
 
+def test_a_checkpoint_that_cannot_be_written_is_told_before_the_descent(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    stored: dict[str, Any] = {**OPTIONS, "checkpoint": tmp_path / "file" / "half.pt"}
+    with pytest.raises(SolverError, match=r"half\.pt' cannot be written"):
+        st.solve(two_halves(), 3, method="gradient", progress=lambda *a: pytest.fail("began"), **stored)
+
+
+def test_a_full_disk_is_told_with_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")  # what torch says
+
+    monkeypatch.setattr(torch, "save", full)
+    stored: dict[str, Any] = {**OPTIONS, "checkpoint": tmp_path / "half.pt", "checkpoint_every": 10}
+    with pytest.raises(SolverError, match=r"half\.pt' cannot be written \(\[enforce fail.*make room there"):
+        st.solve(two_halves(), 3, method="gradient", **stored)
+    assert not list(tmp_path.iterdir())
+
+
 def test_it_stops_early_where_nothing_improves() -> None:
     found = st.solve(two_halves(), 3, method="gradient", n_features=4, steps=2000, patience=20)
     assert json.loads(found.attrs["stopped_early"]) == [True]

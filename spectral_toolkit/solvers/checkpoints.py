@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import SolverError
+from ..errors import SolverError, first_line
 
 
 def fingerprint(problem: object, tensors: Iterable[Tensor]) -> str:
@@ -62,15 +63,43 @@ class Checkpoint:
         return entry["state"]
 
     def write(self, state: dict) -> None:
-        """Replace the entry; a crash meanwhile leaves the file as it was."""
+        """Replace the entry; a crash meanwhile leaves the file as it was.
+
+        Raises
+        ------
+        SolverError
+            If the file cannot be written.
+        """
         entries = {**self._entries(), self.name: {"problem": self.problem, "state": state}}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        try:
+        with self._part() as part:
             torch.save({"spectral_toolkit": 1, "entries": entries}, part)
             os.replace(part, self.path)
-        finally:
-            part.unlink(missing_ok=True)
+
+    def try_place(self) -> None:
+        """Refuse a place where nothing can be written, before there is anything to lose.
+
+        Raises
+        ------
+        SolverError
+        """
+        with self._part() as part:
+            part.touch()
+
+    @contextmanager
+    def _part(self) -> Iterator[Path]:
+        """A file beside the checkpoint, gone in the end."""
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                yield part
+            finally:
+                part.unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:  # torch says by the latter that a disk is full
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise SolverError(
+                f"checkpoint={str(self.path)!r} cannot be written ({reason}): make room there, or give another file."
+            ) from error
 
     def _entries(self) -> dict:
         if not self.path.exists():

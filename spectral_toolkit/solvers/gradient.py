@@ -308,6 +308,8 @@ def descend(
     progress: Progress = False,
 ) -> dict:
     """Run Adam on the generator; the features (1, K, H, W) of the end, with step, objective and stopped."""
+    if store is not None:
+        store.try_place()
     saved = None if store is None else store.read()
     if saved is not None and saved["finished"]:
         return {**saved, "features": saved["features"].to(device)}

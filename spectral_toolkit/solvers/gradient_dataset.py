@@ -21,7 +21,7 @@ from ..affinities.dataset_graph import DatasetGraph
 from ..affinities.dataset_pencil import make_pencil
 from ..affinities.pencil import positive_members
 from ..affinities.resampling import Grid, Resampling
-from ..collectives import all_reduce, barrier, rank, world_size
+from ..collectives import all_gather_rows, all_reduce, barrier, rank, world_size
 from ..errors import SolverError
 from .answer import as_one
 from .checkpoints import Checkpoint, fingerprint
@@ -192,7 +192,11 @@ def descend_dataset(
     counts = [0] * n_images
     own = edges[rank() :: world_size()]
     plateau, epoch, objective, stopped = Plateau(patience), 0, float("nan"), False
+    if store is not None and rank() == 0:
+        store.try_place()
     saved = None if store is None else store.read()
+    if store is not None:
+        _refuse_unshared(store, -1 if saved is None else saved["epoch"], graph.device)
     if store is not None and saved is not None and saved["epoch"] > epochs:
         raise SolverError(
             f"checkpoint={str(store.path)!r} has gone through {saved['epoch']} epochs already, more than "
@@ -233,6 +237,18 @@ def descend_dataset(
     # A moving average that begins at zero is too small by this factor.
     features = torch.stack([a / (1 - DECAY**count) for a, count in zip(averages, counts, strict=True)])
     return {"features": features, "epoch": epoch, "objective": objective, "stopped": stopped}
+
+
+def _refuse_unshared(store: Checkpoint, epoch: int, device: torch.device) -> None:
+    """All processes must go on from the same epoch, or they would wait for each other in vain."""
+    epochs = all_gather_rows(torch.tensor([epoch], device=device)).tolist()
+    if len(set(epochs)) > 1:
+        other = next(number for number, found in enumerate(epochs) if found != epochs[0])
+        read = [f"{epochs[i]} epochs" if epochs[i] >= 0 else "nothing" for i in (0, other)]
+        raise SolverError(
+            f"checkpoint={str(store.path)!r} holds {read[0]} for rank 0 and {read[1]} for rank {other}: give a file in "
+            "a folder that all machines share, or remove it everywhere to begin anew."
+        )
 
 
 def _step_batch(
