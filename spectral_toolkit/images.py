@@ -40,6 +40,8 @@ _ACCEPTED = (
 _ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
 _TAIL = 64
 """Files of these kinds end so, within the last few bytes; all others are decoded to see whether they are whole."""
+_DARK = 65_535 / 8
+"""A 16-bit picture without a brighter pixel is most likely one of 12 bits or fewer."""
 _ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap height and width
 
 
@@ -246,6 +248,13 @@ def _rgb_from_pil(image: Image.Image) -> np.ndarray:
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     image = ImageOps.exif_transpose(image)
     if deep:
+        if 0 < np.asarray(image).max() < _DARK:
+            # The same words for every picture, so that Python says them once and not for each of a folder.
+            warnings.warn(
+                "A 16-bit picture has no value above an eighth of 65,535 and is taken for nearly black: if its values "
+                "fill fewer bits, such as 12, give an array of floats from 0 to 1, as values / 4095, in its place.",
+                stacklevel=2,
+            )
         return _rgb(np.clip(np.asarray(image) / 257, 0, 255).round().astype(np.uint8))
     if image.mode in ("I", "F"):
         return _rgb(_to_uint8(np.asarray(image)))

@@ -136,7 +136,17 @@ def test_grey_transparent_and_deep_pictures() -> None:
 def test_deep_grey_is_scaled_by_its_kind_and_not_by_its_content(tmp_path: Path, ending: str) -> None:
     dark = np.arange(24, dtype=np.uint16).reshape(4, 6) * 10  # at most 230 of 65,535
     Image.fromarray(dark).save(tmp_path / f"dark.{ending}")
-    np.testing.assert_array_equal(st.load_images(tmp_path / f"dark.{ending}")[0][..., 0], (dark / 257).round())
+    with pytest.warns(UserWarning, match="nearly black: if its values fill fewer bits, .* give an array of floats"):
+        found = st.load_images(tmp_path / f"dark.{ending}")[0][..., 0]
+    np.testing.assert_array_equal(found, (dark / 257).round())
+
+
+def test_deep_pictures_that_are_bright_or_quite_black_are_nothing_to_warn_of() -> None:
+    for brightest in (0, 8_192, 65_535):
+        picture = np.array([[0, brightest]], dtype=np.uint16)
+        assert st.load_images(Image.fromarray(picture))[0].max() == round(brightest / 257)
+    with pytest.warns(UserWarning, match="16-bit picture"):
+        st.load_images(Image.fromarray(np.array([[0, 4095]], dtype=np.uint16)))
 
 
 def test_float_pictures_follow_the_rules_of_float_arrays(tmp_path: Path) -> None:
