@@ -21,6 +21,7 @@ from spectral_toolkit.studies import check_study, plan, read_study, run_study, r
 from spectral_toolkit.studies.check import compare, sine_between
 from spectral_toolkit.studies.config import Tolerances
 from spectral_toolkit.studies.numbers import dumped
+from spectral_toolkit.views.study_page import scores_shown
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 SMALL: dict[str, Any] = {
@@ -376,6 +377,15 @@ def test_labels_scope_scores_and_hostile_names(tmp_path: Path) -> None:
     (tmp_path / "p1.tif").unlink()
     with pytest.raises(StudyError, match=re.escape("'p1.png' has 0 label maps")):
         run_study(read_study(config, folder=tmp_path), tmp_path / "other.html", progress=False)
+
+
+def test_a_set_without_labels_keeps_its_scores_beside_one_with_labels() -> None:
+    labelled, unlabelled = (
+        {"scores": {"values": dict.fromkeys(names)}} for names in (("where", "where_plain"), ("where_plain",))
+    )
+    assert scores_shown([labelled, unlabelled]) == ["where", "where_plain"]
+    assert scores_shown([labelled, {"scores": None}, {"scores": {"values": {}}}]) == ["where"]
+    assert scores_shown([unlabelled]) == ["where_plain"]
 
 
 def test_what_does_not_go_together_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,9 +185,18 @@ def _score(found: Mapping[str, float | None] | None) -> Score | None:
 
 
 def scores_shown(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the scores that the table shows; the plain one only where there are no labels to do better."""
-    found = {name for one in numbers for name in ((one.get("scores") or {}).get("values") or {})}
-    return [name for name in SCORES if name in found and not (name == "where_plain" and "where" in found)]
+    """Names of the scores that the table shows; the plain one only if a cell has no labels to do better.
+
+    Examples
+    --------
+    >>> labelled, unlabelled = {"where": 0.9, "where_plain": 0.8}, {"where_plain": 0.7}
+    >>> [scores_shown([{"scores": {"values": one}} for one in cells]) for cells in ([labelled], [labelled, unlabelled])]
+    [['where'], ['where', 'where_plain']]
+    """
+    scored = [values for one in numbers if (values := (one.get("scores") or {}).get("values"))]
+    found = {name for values in scored for name in values}
+    better = all("where" in values for values in scored)
+    return [name for name in SCORES if name in found and not (name == "where_plain" and better)]
 
 
 def study_html(

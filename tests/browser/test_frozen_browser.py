@@ -51,6 +51,17 @@ def choose(page: Page, group: str, label: str) -> None:
     page.get_by_role("group", name=group, exact=True).get_by_role("radio", name=label, exact=True).check()
 
 
+def test_a_picture_far_taller_than_wide_leaves_room(watched: Watched, tmp_path: Path) -> None:
+    tall = activations(1, names=("tall",), grid=(10, 1), height=1000, width=20)
+    st.frozen(tall, tmp_path / "tall.html", n_eigenvectors=2, device="cpu", regions=False)
+    page = opened(watched, tmp_path / "tall.html")
+    for which, highest in ((".thumbnail", 120), (".large .stage", 1000)):
+        box = page.locator(which).first.bounding_box()
+        assert box is not None
+        assert box["height"] == pytest.approx(highest, abs=1)
+        assert box["width"] == pytest.approx(highest / 50, abs=1)
+
+
 def test_what_is_drawn_is_what_was_solved(watched: Watched, path: Path) -> None:
     page = opened(watched, path)
     page.locator("#opacity").fill("100")

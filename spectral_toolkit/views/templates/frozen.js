@@ -107,7 +107,7 @@ function stage(node = make("div", { class: "stage" })) {
 
 function show(node, [rows, columns], pixels, label) {
   const picture = head.images[state.image];
-  node.style.aspectRatio = picture.ratio;
+  node.style.setProperty("--ratio", picture.ratio);
   $("img", node).src = $$(".thumbnail .picture")[state.image].src;
   const canvas = $("canvas", node);
   canvas.width = columns;
