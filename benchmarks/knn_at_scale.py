@@ -61,7 +61,7 @@ def main() -> None:
     )
     assert isinstance(graph, DatasetGraph)
     if arguments.sample:
-        vectors, _ = graph._unit_vectors(graph.members[0], 0)
+        vectors, _ = graph.unit_vectors_of(graph.members[0], 0)
         rows = vectors[: arguments.sample * graph.members[0].n_cells]
         began = time.process_time()
         nearest(rows, vectors, graph.members[0].n_cells)

@@ -16,6 +16,7 @@ _HOMES = {
     "estimate_memory": "estimating",
     "affinity": "affinities",
     "solve": "solvers",
+    "project": "projecting",
     "align": "comparing",
     "subspace_distance": "comparing",
     "layer_distances": "comparing",
@@ -58,6 +59,7 @@ __all__ = [
     "overlay",
     "pathways",
     "prepare_labels",
+    "project",
     "refine",
     "report",
     "save_bundle",
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
     from .estimating import estimate_memory
     from .images import load_images
     from .models import load_model
+    from .projecting import project
     from .regions import instances, refine, segment
     from .scoring import evaluate, pathways, prepare_labels
     from .solvers import solve

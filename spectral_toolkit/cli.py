@@ -242,6 +242,42 @@ def solve(
 
 
 @app.command()
+def project(
+    activations: Annotated[Path, typer.Option(help="Zarr folder that capture wrote of the new pictures.")],
+    eigenvectors: Annotated[Path, typer.Option(help="Zarr folder that solve --scope dataset wrote.")],
+    fitted: Annotated[Path, typer.Option(help="Zarr folder of the activations that was solved.")],
+    out: Annotated[Path, typer.Option(help="Zarr folder for the new pictures' eigenvectors.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where knn kept what it found for solve, or is to keep it. [default: nowhere]")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Lay new pictures into the eigenvectors of a dataset solved before."""
+    for given in (activations, eigenvectors, fitted):
+        if out.resolve() == given.resolve():
+            raise SpectralToolkitError(f"--out {str(out)!r} is read from: give the new eigenvectors another folder.")
+    refuse_foreign(out, overwrite=overwrite)
+    refuse_unwritable(out)
+    _refuse_missing("--activations", activations, "capture")
+    _refuse_missing("--fitted", fitted, "capture")
+    eig = _open_eigenvectors(eigenvectors)
+    import spectral_toolkit as st
+
+    started = perf_counter()
+    if sys.stderr.isatty():
+        print(f"Reading the ties of {eig.sizes.get('image', 1)} pictures.", file=sys.stderr, flush=True)
+    found = st.project(
+        _open_activations(activations), eig, _open_activations(fitted, "--fitted"), folder=folder, device=device
+    )
+    write_store(found, out)
+    _echo(
+        f"{found.sizes['image']} pictures in {found.sizes['component']} eigenvectors of {found.attrs['fitted_images']} "
+        f"others; {perf_counter() - started:.1f} s -> {out.resolve()}"
+    )
+
+
+@app.command()
 def segment(
     eigenvectors: Annotated[Path, typer.Option(help="Zarr folder that solve wrote.")],
     out: Annotated[Path, typer.Option(help="Zarr folder for the labels, 'segment' (image, y, x).")],
@@ -509,15 +545,15 @@ def _pictures(sources: list[str], seed: int) -> Any:
     return source  # and not what it was turned into: the report says where its pictures came from
 
 
-def _open_activations(path: Path) -> xr.DataTree:
+def _open_activations(path: Path, option: str = "--activations") -> xr.DataTree:
     import xarray as xr
 
     from .capturing.stores import check_opened, is_unfinished
 
-    _refuse_missing("--activations", path, "capture")
+    _refuse_missing(option, path, "capture")
     if is_unfinished(path):
         raise StoreError(
-            f"--activations {str(path)!r} holds a capture that was interrupted: run the same 'capture' again, which "
+            f"{option} {str(path)!r} holds a capture that was interrupted: run the same 'capture' again, which "
             "goes on where it stopped."
         )
     try:

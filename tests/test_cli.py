@@ -16,6 +16,7 @@ import pytest
 import xarray as xr
 from eigen_fixtures import eigenvectors
 from PIL import Image
+from tree_factory import make_tree
 
 import spectral_toolkit as st
 from spectral_toolkit.cli import main, parse_layers
@@ -214,6 +215,29 @@ def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "cannot be read as a zarr store" in sentence(capsys)
     assert main(["segment", "--eigenvectors", str(out), "--out", str(tmp_path / "x")]) == 2
     assert "A Dataset was given as eigenvectors" in sentence(capsys)
+
+
+def test_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    acts = make_tree([(4, 5), (2, 3)], images=6)
+    acts.isel(image=slice(0, 4)).to_zarr(tmp_path / "old.zarr", consolidated=False)
+    acts.isel(image=slice(4, 6)).to_zarr(tmp_path / "new.zarr", consolidated=False)
+    eig, out = tmp_path / "eig.zarr", tmp_path / "laid.zarr"
+    solve = ["solve", "--activations", str(tmp_path / "old.zarr"), "--out", str(eig), "--n-eigenvectors", "2"]
+    assert main([*solve, "--affinity", "vv", "--scope", "dataset", "--kernel", "shifted_cosine"]) == 0
+    command = ["project", "--activations", str(tmp_path / "new.zarr"), "--eigenvectors", str(eig), "--fitted"]
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "old.zarr"), "--out", str(out), "--device", "cpu"]) == 0
+    assert "2 pictures in 2 eigenvectors of 4 others" in capsys.readouterr().out
+    graph = st.affinity(acts.isel(image=slice(0, 4)), "vv", kernel="shifted_cosine", scope="dataset", device="cpu")
+    expected = st.project(acts.isel(image=slice(4, 6)), st.solve(graph, 2), graph)
+    found = xr.open_dataset(out, engine="zarr", consolidated=False).load()
+    xr.testing.assert_allclose(found.eigenvector, expected.eigenvector)
+    assert main([*command, str(tmp_path / "none"), "--out", str(out), "--overwrite"]) == 2
+    assert "--fitted" in sentence(capsys)
+    assert main([*command, str(tmp_path / "old.zarr"), "--out", str(eig), "--overwrite"]) == 2
+    assert "is read from" in sentence(capsys)
+    assert main([*command, str(tmp_path / "new.zarr"), "--out", str(out), "--overwrite"]) == 2
+    assert "is of other images" in sentence(capsys)
 
 
 def test_globs_that_the_shell_expanded_are_taken_too(

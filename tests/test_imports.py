@@ -29,6 +29,7 @@ ORDER = (
     "bundling",
     "affinities",
     "solvers",
+    "projecting",
     "comparing",
     "estimating",
     "trust",

@@ -125,6 +125,19 @@ def test_colours_are_shared_where_the_problem_was(scope: str) -> None:
 
 
 @pytest.mark.parametrize("scope", ["image", "dataset"])
+def test_colours_are_on_the_scale_of_another_answer(scope: str) -> None:
+    eig, like = eigenvectors(scope=scope), eigenvectors(scope=scope)
+    like["eigenvector"] = like.eigenvector * 3
+    fields = like.eigenvector.sel(component=[1, 2, 3]).transpose("image", "y", "x", "component").values
+    view = st.overlay(activations(), eig, component=1, like=like)
+    assert [option(part(frame, "Eigenvector"), "clim")[1] for frame in view] == [abs(fields[..., 0]).max()] * 2
+    three = part(st.overlay(activations(), eig, kind="rgb", image=1, like=like), "Three")
+    colours = np.stack([three.dimension_values(channel, flat=False) for channel in "RGB"], axis=-1)
+    own = eig.eigenvector.isel(image=1).sel(component=[1, 2, 3]).transpose("y", "x", "component").values
+    assert (colours == colour_three(own, robust_limit(fields))).all()
+
+
+@pytest.mark.parametrize("scope", ["image", "dataset"])
 def test_three_components_as_red_green_and_blue(scope: str) -> None:
     eig = eigenvectors(scope=scope)
     view = st.overlay(activations(), eig, kind="rgb", components=(3, 1, 2), image=0)
@@ -238,6 +251,8 @@ def test_max_side_limits_the_picture(eig: xr.Dataset) -> None:
         ({"kind": "grid", "component": 2}, "component= means nothing to kind='grid'"),
         ({"components": (1, 2)}, "components= means nothing to kind='component'"),
         ({"kind": "rgb", "components": (1, 2)}, "cannot be red, green and blue"),
+        ({"like": "other"}, "like is a str without 'eigenvector'"),
+        ({"like": eigenvectors().isel(component=[0]), "component": 2}, "component=2 was not computed"),
     ],
 )
 def test_impossible_requests_are_refused_in_one_sentence(eig: xr.Dataset, arguments: dict, message: str) -> None:

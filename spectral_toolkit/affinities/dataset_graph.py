@@ -137,8 +137,8 @@ class DatasetGraph(LayerGraph):
 
     def _search(self, member: Member, head: int, images: slice) -> Table:
         """Neighbours of the patches of some images among all; read from the folder if they have been found before."""
-        left, right = self._unit_vectors(member, head)
-        settings = self._wanted
+        left, right = self.unit_vectors_of(member, head)
+        settings = self.wanted_neighbours
 
         def search() -> tuple[Neighbours, float | None]:
             if ("search", "faiss") in self.recipe.options:
@@ -161,7 +161,7 @@ class DatasetGraph(LayerGraph):
         return table
 
     @property
-    def _wanted(self) -> dict[str, Any]:
+    def wanted_neighbours(self) -> dict[str, Any]:
         """Which neighbours are looked for."""
         options = dict(self.recipe.options)
         counts = {name: int(options.get(name, 50)) for name in ("within", "across")}
@@ -208,7 +208,7 @@ class DatasetGraph(LayerGraph):
     @property
     def _edge_bytes(self) -> int:
         """Upper bound of what all tables of neighbours take."""
-        per_node = 8 * (self._wanted["within"] + self._wanted["across"])
+        per_node = 8 * (self.wanted_neighbours["within"] + self.wanted_neighbours["across"])
         wanted = [member for member in self.members if self._default_weights[member.name] or self.weights[member.name]]
         tables = {member.layer: member for member in wanted}.values()
         return int(sum(per_node * m.n_heads * m.n_cells * len(self.images) for m in tables))
@@ -223,7 +223,7 @@ class DatasetGraph(LayerGraph):
         for start in range(first, last, IMAGES_PER_READ):
             yield slice(start, min(start + IMAGES_PER_READ, last))
 
-    def _unit_vectors(self, member: Member, head: int) -> tuple[Tensor, Tensor]:
+    def unit_vectors_of(self, member: Member, head: int) -> tuple[Tensor, Tensor]:
         """Both sides (nodes, channels) of one head, of all images; one tensor twice for a symmetric kind."""
         left, right = [], []
         for images in self._blocks():
@@ -236,7 +236,8 @@ class DatasetGraph(LayerGraph):
         both = torch.cat(left)
         return both, torch.cat(right) if right else both
 
-    def _factors(self, member: Member, within: slice | None = None) -> Factors:
+    def factors(self, member: Member, within: slice | None = None) -> Factors:
+        """Rows of L and R of one member, a few images at a time; of shifted cosine, where W = (L R' + R L') / 2."""
         cells = member.n_cells
 
         def blocks() -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -264,7 +265,7 @@ class DatasetGraph(LayerGraph):
         if self.recipe.kernel == "knn":
             tables = [self._search(member, head, own).open() for head in member.heads]
             return ShardedSparseOperator(tables, nodes, n, self.device)
-        return ShardedFactorOperator(*_joined(self._factors(member, own), nodes), nodes, n)
+        return ShardedFactorOperator(*_joined(self.factors(member, own), nodes), nodes, n)
 
     def _build(self, member: Member, images: slice) -> Operator:
         if world_size() > 1:
@@ -280,7 +281,7 @@ class DatasetGraph(LayerGraph):
                 self._place / name, lambda: [table.open() for table in tables], self.device
             )
         n = member.n_cells * len(self.images)
-        factors = self._factors(member)
+        factors = self.factors(member)
         if self._factor_bytes > self.cache_bytes:
             return StoredFactorOperator(factors, n, self.device)
         left, right = _joined(factors, slice(0, n))

@@ -68,7 +68,7 @@ def assemble(
         notes.extend(_hardly_found(eigenvalue, tolerance))
     notes.extend(graph.notes)
     cells = (len(vectors), *shown_on)
-    images, components = vectors.shape[:2]
+    components = vectors.shape[1]
     return xr.Dataset(
         {
             "eigenvector": (
@@ -91,7 +91,7 @@ def assemble(
             "x": patch_centres(shown_on[1]),
             "component": np.arange(1, components + 1),
             "layer": names_array(graph.layers),
-            **_image_coordinates(graph, images),
+            **image_coordinates(graph.activations),
         },
         attrs={
             **graph.attrs,
@@ -214,12 +214,12 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
     return WarmStart(as_one(columns) if graph.recipe.scope == "dataset" else columns)
 
 
-def _image_coordinates(graph: LayerGraph, images: int) -> dict[str, xr.Variable]:
-    tree = graph.activations
+def image_coordinates(activations: xr.DataTree) -> dict[str, xr.Variable]:
+    """What a tree knows of each of its images besides the name: original sizes and boxes."""
     return {
         str(name): coordinate.variable
-        for name, coordinate in tree.coords.items()
-        if name != "image" and coordinate.dims == ("image",) and coordinate.sizes["image"] == images
+        for name, coordinate in activations.coords.items()
+        if name != "image" and coordinate.dims == ("image",)
     }
 
 

@@ -50,6 +50,7 @@ def overlay(
     kind: str = "component",
     opacity: float = 0.7,
     smooth: bool = False,
+    like: xr.Dataset | None = None,
     width: int | None = None,
     columns: int | None = None,
     max_side: int | None = None,
@@ -82,6 +83,9 @@ def overlay(
         From 0, the picture alone, to 1, the eigenvector alone.
     smooth
         Interpolate between patch centres. Off by default: patches are what was measured.
+    like
+        Another answer, on whose scale the colours are: of :func:`spectral_toolkit.project` the one that pictures were
+        laid into, so that a colour is one value in both.
     width
         Width of each picture on the page, in screen pixels; the height follows from its shape.
     columns
@@ -98,7 +102,7 @@ def overlay(
     Notes
     -----
     Colours mean the same in all pictures of an answer that was solved over the dataset; where each picture was solved
-    alone, each has its own scale.
+    alone, each has its own scale, unless ``like`` gives one to all.
 
     Raises
     ------
@@ -126,7 +130,7 @@ def overlay(
         raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
     load_bokeh()
     shown = shown_pictures(images, eig, chosen, max_side)
-    style = {"opacity": opacity, "smooth": smooth}
+    style = {"opacity": opacity, "smooth": smooth, "like": _checked_like(like)}
     if kind == "grid":
         wanted = _checked_components(eig, components)
         style["width"] = width or _GRID_WIDTH
@@ -169,22 +173,44 @@ def _checked_components(eig: xr.Dataset, components: Sequence[int] | None) -> li
     return wanted
 
 
-def colour_limit(eig: xr.Dataset, index: int, component: int) -> float:
+def _checked_like(like: object) -> xr.Dataset | None:
+    if like is not None and not (isinstance(like, xr.Dataset) and "eigenvector" in like):
+        raise SpectralToolkitError(
+            f"like is a {type(like).__name__} without 'eigenvector': give an answer of st.solve."
+        )
+    return like
+
+
+def colour_limit(eig: xr.Dataset, index: int, component: int, like: xr.Dataset | None = None) -> float:
     """End of the colour map for one component: over all images if they were solved as one problem, else of this one."""
-    field = eig["eigenvector"].sel(component=component)
-    joint = eig.attrs.get("scope") == "dataset"
-    return symmetric_limit((field if joint else field.isel(image=index)).values)
+    return symmetric_limit(_scaling(eig, index, [component], like))
+
+
+def _scaling(eig: xr.Dataset, index: int, components: Sequence[int], like: xr.Dataset | None) -> np.ndarray:
+    """The values that a colour scale is taken from."""
+    source = eig if like is None else like
+    _checked_components(source, components)
+    fields = source["eigenvector"].sel(component=list(components))
+    whole = like is not None or eig.attrs.get("scope") == "dataset"
+    return (fields if whole else fields.isel(image=index)).values
 
 
 def _draw_components(
-    shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], *, opacity: float, smooth: bool, width: int
+    shown: ShownPicture,
+    eig: xr.Dataset,
+    components: Sequence[int],
+    *,
+    opacity: float,
+    smooth: bool,
+    like: xr.Dataset | None,
+    width: int,
 ) -> list[hv.Overlay]:
     picture = picture_element(shown)
     above = isolated_elements(eig, shown.index)
     titles = _even([component_title(eig, shown.index, number, shown.name) for number in components], width)
     views = []
     for component, title in zip(components, titles, strict=True):
-        limit = colour_limit(eig, shown.index, component)
+        limit = colour_limit(eig, shown.index, component, like)
         field = field_element(eig, shown.index, component)
         if smooth:
             # The colours are interpolated, the values under the cursor are the ones that were computed.
@@ -197,10 +223,17 @@ def _draw_components(
 
 
 def _draw_three(
-    shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], *, opacity: float, smooth: bool, width: int
+    shown: ShownPicture,
+    eig: xr.Dataset,
+    components: Sequence[int],
+    *,
+    opacity: float,
+    smooth: bool,
+    like: xr.Dataset | None,
+    width: int,
 ) -> hv.Overlay:
     fields = eig["eigenvector"].sel(component=list(components)).transpose("image", "y", "x", "component").values
-    limit = robust_limit(fields if eig.attrs.get("scope") == "dataset" else fields[shown.index])
+    limit = robust_limit(_scaling(eig, shown.index, components, like))
     values = fields[shown.index]
     if smooth:
         values = np.stack([_interpolated(values[..., channel], shown) for channel in range(3)], axis=-1)
