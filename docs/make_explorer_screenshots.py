@@ -1,7 +1,8 @@
 """Take the pictures of the explorer for README and docs/explorer.md: ``python docs/make_explorer_screenshots.py``.
 
 Runs a real JupyterLab with the helpers of the browser test, needs a Chromium on the PATH, and writes
-docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch) and explorer-grid.png (all eigenvectors).
+docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch), explorer-cut.png (cut in two) and
+explorer-grid.png (all eigenvectors).
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ def main() -> None:
             bench.explorer.get_by_text("What the patch in row 5").wait_for(timeout=120_000)
             take("explorer-patch.png")
             bench.button("Forget patch").click()
+            bench.explorer.get_by_label("Cut in two").check()
+            bench.button("Lowest cut").click()
+            bench.explorer.get_by_text("of the patches, normalised cut").wait_for(timeout=120_000)
+            take("explorer-cut.png")
+            bench.explorer.get_by_label("Cut in two").uncheck()
             bench.button("All").click()
             take("explorer-grid.png")
             browser.close()

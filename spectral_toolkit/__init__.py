@@ -21,6 +21,7 @@ _HOMES = {
     "subspace_distance": "comparing",
     "layer_distances": "comparing",
     "load_bundle": "bundling",
+    "cut_costs": "regions",
     "segment": "regions",
     "instances": "regions",
     "refine": "regions",
@@ -44,6 +45,7 @@ __all__ = [
     "affinity",
     "align",
     "capture",
+    "cut_costs",
     "doctor",
     "errors",
     "estimate_memory",
@@ -98,7 +100,7 @@ if TYPE_CHECKING:
     from .images import load_images
     from .models import load_model
     from .projecting import project
-    from .regions import instances, refine, segment
+    from .regions import cut_costs, instances, refine, segment
     from .scoring import evaluate, pathways, prepare_labels
     from .solvers import solve
     from .views.explorer import Explorer

@@ -90,6 +90,7 @@ def test_the_frozen_page_begins_where_the_explorer_is(explorer: Explorer, tmp_pa
         "preset": "chosen",
         "component": 3,
         "view": "component",
+        "threshold": None,
         "smooth": False,
         "compare": True,
         "other_kind": "vv",

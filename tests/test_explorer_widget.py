@@ -104,6 +104,9 @@ CONTROLS = {
     "component": ({}, lambda e: setattr(e._controls.component, "value", 4), {"component": 4}),
     "opacity": ({}, lambda e: setattr(e._controls.opacity, "value", 0.2), {"opacity": 0.2}),
     "smooth": ({}, lambda e: setattr(e._controls.smooth, "value", True), {"smooth": True}),
+    "cut in two": ({}, lambda e: setattr(e._controls.is_cut, "value", True), {"threshold": 0.0}),
+    "above": ({"threshold": 0.0}, lambda e: setattr(e._controls.threshold, "value", 0.5), {"threshold": 0.5}),
+    "cut no more": ({"threshold": 0.3}, lambda e: setattr(e._controls.is_cut, "value", False), {"threshold": None}),
     "three": ({"view": "rgb"}, lambda e: setattr(e._controls.three[0], "value", 4), {"three": (4, 2, 3)}),
     "compare": ({}, lambda e: setattr(e._controls.compare, "value", False), {"compare": False}),
     "other_affinity": ({}, lambda e: setattr(e._controls.other_affinity, "value", "qq"), {"other_affinity": "qq"}),
@@ -172,6 +175,10 @@ FIELDS = {
     "n_segments": (4, lambda e: e._controls.n_segments.value == 4),
     "opacity": (0.3, lambda e: e._controls.opacity.value == 0.3),
     "smooth": (True, lambda e: e._controls.smooth.value),
+    "threshold": (
+        0.25,
+        lambda e: e._controls.is_cut.value and e._controls.threshold.value == 0.25 and e._controls.cut_cost.value,
+    ),
     "view": ("layers", lambda e: e._controls.view.value == "layers"),
     "compare": (False, lambda e: not e._controls.compare.value and e._controls.other.layout.display == "none"),
     "other_affinity": ("kk", lambda e: e._controls.other_affinity.value == "kk"),
@@ -342,6 +349,34 @@ def test_what_is_drawn_is_the_eigenvector(explorer: Explorer) -> None:
     assert rgba[gold][0] > rgba[gold][2]
     assert rgba[blue][2] > rgba[blue][0]
     assert (rgba[..., 3] == 255).all()
+
+
+def test_a_cut_colours_one_side_and_says_what_it_costs(explorer: Explorer) -> None:
+    explorer.set(affinity="vv", other_affinity="qk", component=2, threshold=0.2, opacity=1.0)
+    graphs = [st.affinity(explorer.activations.isel(image=[0]), kind, device="cpu") for kind in ("vv", "qk")]
+    answers = [st.solve(graph, 8) for graph in graphs]
+    costs = [st.cut_costs(eig, graph, 2).isel(image=0) for eig, graph in zip(answers, graphs, strict=True)]
+    for figure, eig, cost in zip(explorer._pictures.figures, answers, costs, strict=True):
+        field = eig.eigenvector.values[0, :, :, 1]
+        rgba = figure._colours.data["image"][0].view(np.uint8).reshape(*GRID, 4)
+        assert ((rgba[..., 3] == 255) == (field > 0.2 * abs(field).max())).all()
+        at = cost.sel(threshold=0.2)
+        assert f"{float(at.share):.0%} of the patches, normalised cut {float(at.normalised_cut):.3f}" in (
+            explorer._controls.cut_cost.value
+        )
+    press(explorer, "Lowest cut")
+    assert explorer.state.threshold == float(costs[0].best)
+    assert "st.cut_costs(eig, graph, 2)" in explorer.code()
+    told = explorer._controls.cut_cost.value
+    explorer.set(component=3)
+    assert explorer._controls.cut_cost.value != told
+    explorer.set(view="grid")
+    assert explorer._controls.cut.layout.display == explorer._controls.is_cut.layout.display == "none"
+    assert "cut_costs" not in explorer.code()
+    explorer.set(view="picture", threshold=1.0)
+    assert "0% of the patches: no cut" in explorer._controls.cut_cost.value
+    with pytest.raises(SpectralToolkitError, match="threshold=2 is out of range"):
+        explorer.set(threshold=2)
 
 
 def test_one_change_is_one_patch_and_figures_are_never_made_again(explorer: Explorer) -> None:

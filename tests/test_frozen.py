@@ -241,6 +241,7 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
         ({"source": 7}, "A int cannot be frozen: give what st.capture"),
         ({"start": {"view": "cinema"}}, "start cannot have view='cinema': use one of 'component', 'grid'"),
         ({"start": {"image": 2}}, "start cannot have image=2: use one of 0, 1"),
+        ({"start": {"threshold": 2}}, "threshold=2 is out of range"),
         ({"start": {"zoom": 2}}, "start has no 'zoom': it may hold image"),
         ({"start": {"view": "rgb"}}, "start cannot have view='rgb'"),  # two eigenvectors are no three
         ({"start": {"other_preset": "late"}}, "start cannot have other_preset='late': use one of 'all'"),

@@ -15,7 +15,7 @@ from panel.io.resources import CDN_DIST
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views.composite import colour_three, robust_limit
+from spectral_toolkit.views.composite import colour_field, colour_three, robust_limit
 from spectral_toolkit.views.local_styles import with_local_styles
 
 
@@ -152,11 +152,32 @@ def test_three_components_as_red_green_and_blue(scope: str) -> None:
 
 def test_smooth_colours_keep_the_values_under_the_cursor(eig: xr.Dataset) -> None:
     view = st.overlay(activations(), eig, image=0, component=1, smooth=True, opacity=0.6)
-    field, smooth = part(view, "Eigenvector"), part(view, "Smooth")
+    field, smooth = part(view, "Eigenvector"), part(view, "Colours")
     assert field.interface.shape(field, gridded=True) == (4, 8)
     assert smooth.interface.shape(smooth, gridded=True) == (128, 256)
     assert (option(field, "alpha"), option(smooth, "alpha")) == (0.0, 0.6)
     assert part(st.overlay(activations(), eig, image=0, kind="rgb", smooth=True), "Three") is not None
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_only_the_side_above_a_threshold_is_coloured(eig: xr.Dataset, smooth: bool) -> None:
+    view = st.overlay(activations(), eig, component=2, image=0, threshold=0.25, smooth=smooth)
+    field = eig.eigenvector.isel(image=0).sel(component=2).values
+    limit = abs(field).max()
+    colours = part(view, "Colours")
+    alpha = colours.dimension_values("A", flat=False)
+    above = field > 0.25 * limit
+    assert 0 < above.sum() < above.size
+    if smooth:
+        assert alpha.shape[0] > field.shape[0]
+        assert set(np.unique(alpha)) == {0, 255}
+    else:
+        assert ((alpha == 255) == above).all()
+        shown = np.stack([colours.dimension_values(channel, flat=False) for channel in "RGB"], axis=-1)
+        assert (shown == colour_field(field, limit)).all()
+    assert (part(view, "Eigenvector").dimension_values("value", flat=False) == field).all()
+    assert option(part(view, "Eigenvector"), "alpha") == 0
+    assert len(st.overlay(activations(), eig, image=0, threshold=0.25)) == 4
 
 
 def test_isolated_cells_are_covered_and_only_they(eig: xr.Dataset) -> None:
@@ -251,6 +272,10 @@ def test_max_side_limits_the_picture(eig: xr.Dataset) -> None:
         ({"kind": "grid", "component": 2}, "component= means nothing to kind='grid'"),
         ({"components": (1, 2)}, "components= means nothing to kind='component'"),
         ({"kind": "rgb", "components": (1, 2)}, "cannot be red, green and blue"),
+        ({"threshold": 1.5}, "threshold=1.5 is out of range"),
+        ({"threshold": True}, "threshold=True is out of range"),
+        ({"threshold": float("nan")}, "threshold=nan is out of range"),
+        ({"threshold": 0.5, "kind": "grid"}, "threshold= means nothing to kind='grid'"),
         ({"like": "other"}, "like is a str without 'eigenvector'"),
         ({"like": eigenvectors().isel(component=[0]), "component": 2}, "component=2 was not computed"),
     ],

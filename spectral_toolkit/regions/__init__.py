@@ -25,9 +25,10 @@ from .found_instances import instances_of, parts_by_kmeans
 from .kmeans import segment_by_kmeans
 from .pixels import refine
 from .segments_by_cuts import THRESHOLD, parts_by_cuts, segment_by_cuts
+from .thresholds import cut_costs
 from .trees import hierarchy, limit_note, recut, written
 
-__all__ = ["METHODS", "hierarchy", "instances", "recut", "refine", "segment"]
+__all__ = ["METHODS", "cut_costs", "hierarchy", "instances", "recut", "refine", "segment"]
 
 
 def segment(

@@ -148,11 +148,13 @@ def second_eigenvector(affinity: Matrix, seed: int = 0) -> Float[np.ndarray, " c
     return inverse_root * vectors[:, 0]
 
 
-def sweep(affinity: Matrix, vector: Float[np.ndarray, " cells"]) -> tuple[Bool[np.ndarray, " cells"], float]:
-    """Split into the first t cells in the order of ``vector`` and the others, at the t of the smallest cut.
+def split_costs(
+    affinity: Matrix, vector: Float[np.ndarray, " cells"]
+) -> tuple[Int[np.ndarray, " cells"], Float[np.ndarray, " places"]]:
+    """The cells in the order of ``vector``, and the normalised cut of the first t of them against the others.
 
     The normalised cut of A and B is cut(A, B) / assoc(A, V) + cut(A, B) / assoc(B, V), with self-affinities in the
-    associations.
+    associations; t runs from 1 to n - 1.
     """
     order = np.argsort(vector, kind="stable")
     ordered = affinity[order][:, order]
@@ -163,7 +165,12 @@ def sweep(affinity: Matrix, vector: Float[np.ndarray, " cells"]) -> tuple[Bool[n
     cut = np.maximum(np.cumsum(grown)[:-1], 0.0)
     inside = np.cumsum(degree)[:-1]
     outside = np.cumsum(degree[::-1])[::-1][1:]
-    cost = cut / inside + cut / outside
+    return order, cut / inside + cut / outside
+
+
+def sweep(affinity: Matrix, vector: Float[np.ndarray, " cells"]) -> tuple[Bool[np.ndarray, " cells"], float]:
+    """The split along ``vector`` of the smallest normalised cut: its lower side, and the cut."""
+    order, cost = split_costs(affinity, vector)
     best = int(cost.argmin())
     side = np.zeros(len(order), dtype=bool)
     side[order[: best + 1]] = True

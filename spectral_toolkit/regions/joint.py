@@ -56,8 +56,8 @@ def joint_affinities(
     if n > MOST_DENSE:
         if not isinstance(graph, DatasetGraph) or graph.recipe.kernel != "knn":
             raise RegionsError(
-                f"method='cuts' would need a full matrix over {n:,} cells, more than {MOST_DENSE:,}: solve on a "
-                "coarser grid (st.solve(..., grid=...)), use fewer pictures or kernel='knn' for a dataset, or "
+                f"Cutting the joint graph would need a full matrix over {n:,} cells, more than {MOST_DENSE:,}: solve "
+                "on a coarser grid (st.solve(..., grid=...)), use fewer pictures or kernel='knn' for a dataset, or "
                 "method='kmeans'."
             )
         yield 0, *_sparse(graph, grid)

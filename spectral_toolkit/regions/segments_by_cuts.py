@@ -25,7 +25,7 @@ def segment_by_cuts(
     points: Embedding, graph: LayerGraph, threshold: float, most: int, seed: int
 ) -> tuple[Int[np.ndarray, "images cells"], list[Tree], list[list[int]]]:
     """Labels, and the hierarchy of every picture (of all as one if they were solved so) with its leaves' labels."""
-    images = _positions(points, graph)
+    images = positions(points, graph)
     grid = cutting_grid(graph, points.grid)
     n_images = len(points.names)
     if grid != points.grid:
@@ -56,7 +56,7 @@ def segment_by_cuts(
 
 def parts_by_cuts(points: Embedding, graph: LayerGraph, n_parts: int, seed: int) -> Int[np.ndarray, "images cells"]:
     """Every picture alone cut into ``n_parts`` parts, whatever that costs; edges between pictures are left out."""
-    images = _positions(points, graph)
+    images = positions(points, graph)
     grid = cutting_grid(graph, points.grid)
     n_cells = grid[0] * grid[1]
     labels = np.empty(points.free.shape, dtype=np.int64)
@@ -71,8 +71,14 @@ def parts_by_cuts(points: Embedding, graph: LayerGraph, n_parts: int, seed: int)
     return labels
 
 
-def _positions(points: Embedding, graph: LayerGraph) -> list[int]:
-    """Where in the graph the images of the eigenvectors are."""
+def positions(points: Embedding, graph: LayerGraph) -> list[int]:
+    """Where in the graph the images of the eigenvectors are.
+
+    Raises
+    ------
+    RegionsError
+        If the eigenvectors were not solved from it.
+    """
     # A part of the pictures may have been captured anew.
     content = {name for name in _CONTENT if name != "pictures_sha256" or tuple(points.names) == graph.images}
     content = {f"activations_{name}": value for name, value in graph.activations.attrs.items() if name in content}

@@ -6,6 +6,8 @@ counts from the bottom, has to be told so is said once, in `overlay`.
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 from PIL import Image
 
@@ -62,6 +64,32 @@ def colour_field(field: np.ndarray, limit: float, colour_map: np.ndarray = DIVER
         raise SpectralToolkitError(f"limit={limit} cannot end a colour map centred on zero: it must be above 0.")
     fraction = np.nan_to_num(np.clip(field / limit, -1.0, 1.0)) * 0.5 + 0.5
     return colour_map[np.rint(fraction * (len(colour_map) - 1)).astype(np.intp)]
+
+
+def is_above(field: np.ndarray, threshold: float, limit: float) -> np.ndarray:
+    """Which cells of a field are above ``threshold`` times its ``limit``, shape as ``field``; what is no number is not.
+
+    Examples
+    --------
+    >>> is_above(np.array([-2.0, 1.0, 2.0]), 0.5, 2.0).tolist()
+    [False, False, True]
+    """
+    return field > threshold * limit
+
+
+def check_threshold(threshold: object) -> float:
+    """A part of the largest magnitude, from -1 to 1.
+
+    Raises
+    ------
+    SpectralToolkitError
+    """
+    if not isinstance(threshold, numbers.Real) or isinstance(threshold, bool) or not -1 <= float(threshold) <= 1:
+        raise SpectralToolkitError(
+            f"threshold={threshold!r} is out of range: expected a number from -1 to 1, the part of the eigenvector's "
+            "largest magnitude, or None."
+        )
+    return float(threshold)
 
 
 def colour_three(fields: np.ndarray, limit: float) -> np.ndarray:

@@ -17,7 +17,16 @@ from holoviews.core.util import dimension_sanitizer
 from ..activations import patch_centres
 from ..errors import SpectralToolkitError
 from .colour import DIVERGING, ISOLATED, hex_colours
-from .composite import check_opacity, colour_field, colour_three, resize_field, robust_limit, symmetric_limit
+from .composite import (
+    check_opacity,
+    check_threshold,
+    colour_field,
+    colour_three,
+    is_above,
+    resize_field,
+    robust_limit,
+    symmetric_limit,
+)
 from .notebook import load_bokeh
 from .shown import ShownPicture, choose_images, shown_pictures
 from .wording import component_title, three_title
@@ -50,6 +59,7 @@ def overlay(
     kind: str = "component",
     opacity: float = 0.7,
     smooth: bool = False,
+    threshold: float | None = None,
     like: xr.Dataset | None = None,
     width: int | None = None,
     columns: int | None = None,
@@ -83,6 +93,10 @@ def overlay(
         From 0, the picture alone, to 1, the eigenvector alone.
     smooth
         Interpolate between patch centres. Off by default: patches are what was measured.
+    threshold
+        For ``kind="component"``: colour only the side above it, a number from -1 to 1, the part of the end of the
+        colours, so that 0 cuts by sign; None colours both sides. :func:`spectral_toolkit.cut_costs` says what a cut
+        costs.
     like
         Another answer, on whose scale the colours are: of :func:`spectral_toolkit.project` the one that pictures were
         laid into, so that a colour is one value in both.
@@ -125,12 +139,18 @@ def overlay(
     if {"component": component, "components": components}[unused] is not None:
         raise SpectralToolkitError(f"{unused}= means nothing to kind={kind!r}: use {used}=, or another kind.")
     check_opacity(opacity)
+    if threshold is not None:
+        check_threshold(threshold)
+        if kind != "component":
+            raise SpectralToolkitError(
+                f"threshold= means nothing to kind={kind!r}: use kind='component', or leave it out."
+            )
     chosen = choose_images(eig, image)
     if not chosen:
         raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
     load_bokeh()
     shown = shown_pictures(images, eig, chosen, max_side)
-    style = {"opacity": opacity, "smooth": smooth, "like": _checked_like(like)}
+    style: dict[str, Any] = {"opacity": opacity, "smooth": smooth, "like": _checked_like(like)}
     if kind == "grid":
         wanted = _checked_components(eig, components)
         style["width"] = width or _GRID_WIDTH
@@ -147,12 +167,13 @@ def overlay(
         views = [_draw_three(picture, eig, three, **style) for picture in shown]
     elif component is not None:
         wanted = _checked_components(eig, [component])
-        views = [_draw_components(picture, eig, wanted, **style)[0] for picture in shown]
+        views = [_draw_components(picture, eig, wanted, threshold=threshold, **style)[0] for picture in shown]
     else:
         wanted = _all_components(eig)
         views = [
-            hv.HoloMap(dict(zip(wanted, _draw_components(picture, eig, wanted, **style), strict=True)), "component")
+            hv.HoloMap(dict(zip(wanted, drawn, strict=True)), "component")
             for picture in shown
+            for drawn in [_draw_components(picture, eig, wanted, threshold=threshold, **style)]
         ]
     return views[0] if len(views) == 1 else _layout(views, columns or 3)
 
@@ -204,6 +225,7 @@ def _draw_components(
     smooth: bool,
     like: xr.Dataset | None,
     width: int,
+    threshold: float | None = None,
 ) -> list[hv.Overlay]:
     picture = picture_element(shown)
     above = isolated_elements(eig, shown.index)
@@ -212,10 +234,11 @@ def _draw_components(
     for component, title in zip(components, titles, strict=True):
         limit = colour_limit(eig, shown.index, component, like)
         field = field_element(eig, shown.index, component)
-        if smooth:
-            # The colours are interpolated, the values under the cursor are the ones that were computed.
-            fine = _interpolated(field.dimension_values(2, flat=False), shown)
-            layers = [picture, _smooth_element(fine, limit, opacity), _coloured(field, limit, 0.0)]
+        if smooth or threshold is not None:
+            # What is seen may be interpolated or cut; the values under the cursor are the ones that were computed.
+            values = field.dimension_values(2, flat=False)
+            fine = _interpolated(values, shown) if smooth else values
+            layers = [picture, _colours_element(fine, limit, opacity, threshold), _coloured(field, limit, 0.0)]
         else:
             layers = [picture, _coloured(field, limit, opacity)]
         views.append(_framed(hv.Overlay([*layers, *above]), shown, width, title))
@@ -257,9 +280,10 @@ def picture_element(shown: ShownPicture) -> hv.RGB:
 
 
 def rgb_element(colours: np.ndarray, group: str) -> hv.RGB:
-    """uint8 colours, shape (y, x, 3), row 0 at the top, as an element in the frame of the eigenvectors."""
+    """uint8 colours, shape (y, x, 3 or 4), row 0 at the top, as an element in the frame of the eigenvectors."""
     ys, xs = (patch_centres(size) for size in colours.shape[:2])
-    return hv.RGB((xs, ys, *np.moveaxis(colours, -1, 0)), kdims=_kdims(), bounds=_BOUNDS, group=group)
+    channels = [*hv.RGB.vdims, hv.RGB.alpha_dimension][: colours.shape[2]]
+    return hv.RGB((xs, ys, *np.moveaxis(colours, -1, 0)), kdims=_kdims(), vdims=channels, bounds=_BOUNDS, group=group)
 
 
 def field_element(eig: xr.Dataset, index: int, component: int) -> hv.Image:
@@ -296,8 +320,12 @@ def _tooltips(names: Sequence[str]) -> list[tuple[str, str]]:
     return [*values, ("cell (row, column)", "@{row}, @{column}"), ("position (y, x)", "$y{0.00}, $x{0.00}")]
 
 
-def _smooth_element(fine: np.ndarray, limit: float, opacity: float) -> hv.RGB:
-    return _styled(rgb_element(colour_field(fine, limit), "Smooth"), alpha=opacity)
+def _colours_element(fine: np.ndarray, limit: float, opacity: float, threshold: float | None) -> hv.RGB:
+    colours = colour_field(fine, limit)
+    if threshold is not None:
+        above = np.where(is_above(fine, threshold, limit), 255, 0).astype(np.uint8)
+        colours = np.concatenate([colours, above[..., None]], axis=-1)
+    return _styled(rgb_element(colours, "Colours"), alpha=opacity)
 
 
 def _interpolated(field: np.ndarray, shown: ShownPicture) -> np.ndarray:

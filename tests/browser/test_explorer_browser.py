@@ -204,6 +204,14 @@ def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> N
     bench.button("Forget patch").click()
     bench.wait(lambda: bench.explorer.locator(".bk-Figure:visible").count() == 1, "No rows")
 
+    whole = bench.picture()
+    bench.explorer.get_by_label("Cut in two").check()
+    bench.button("Lowest cut").click()
+    bench.wait(lambda: np.abs(bench.picture() - whole).mean() > 3, "One side only")
+    bench.explorer.get_by_text("of the patches, normalised cut").wait_for(timeout=PATIENCE * 1000)
+    bench.explorer.get_by_label("Cut in two").uncheck()
+    bench.wait_for_colours(solve("vv"))
+
     bench.explorer.get_by_label("Compare with a second setting").check()
     bench.wait_for_colours(solve("vv"), 0)
     bench.wait_for_colours(solve("qk"), 1)

@@ -83,6 +83,31 @@ def test_what_is_drawn_is_what_was_solved(watched: Watched, path: Path) -> None:
     assert np.abs(cells(stage)[[0, -1], [0, -1]] - [[220, 40, 40], [30, 30, 30]]).max() <= 3
 
 
+def test_a_component_is_cut_in_two(watched: Watched, path: Path, tmp_path: Path) -> None:
+    page = opened(watched, path)
+    page.locator("#opacity").fill("100")
+    stage = page.locator(".large .stage").first
+    assert page.locator("#threshold").is_disabled()
+    page.get_by_label("Cut in two").check()
+    page.locator("#threshold").fill("0.3")
+    field = answer().eigenvector.isel(image=0).sel(component=1).values
+    above = field > 0.3 * np.abs(field).max()
+    shown = cells(stage)
+    assert np.abs(shown - expected(answer(), 0, 1))[above].max() <= 3
+    page.locator("#opacity").fill("0")
+    assert np.abs(cells(stage) - shown)[~above].max() <= 3
+    assert np.abs(cells(stage) - shown)[above].max() > 30
+    share = f"Above 0.30: {100 * above.mean():.0f} % of the patches."
+    assert page.locator(".share").first.text_content() == share
+    page.get_by_role("tab", name="RGB").click()
+    assert page.locator("#cutting").is_hidden()
+    assert page.locator(".share").first.is_hidden()
+    st.frozen(tree(), tmp_path / "a.html", n_eigenvectors=2, device="cpu", start={"threshold": 0.3})
+    page = opened(watched, tmp_path / "a.html")
+    assert page.get_by_label("Cut in two").is_checked()
+    assert page.locator(".share").first.text_content() == share
+
+
 def test_rgb_and_smoothing(watched: Watched, path: Path) -> None:
     page = opened(watched, path)
     page.locator("#opacity").fill("100")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..recipe import call, capture_lines
-from .session import Question, questions
+from .session import Question, cut_component, questions
 from .state import Facts, State, moved
 
 
@@ -69,7 +69,15 @@ def _solving(state: State, question: Question, suffix: str, facts: Facts, pictur
     if state.patch is not None:
         patch = moved(state.patch, facts.grid_of(state.weights or {}), facts.grid_of(weights))
         lines.append(f"joint{suffix}, by_layer{suffix} = affinity_row(graph{suffix}, {patch!r})")
-    shown = {"image": 0, "component": state.component, "opacity": state.opacity, "smooth": state.smooth or None}
+    shown: dict[str, Any] = {
+        "image": 0,
+        "component": state.component,
+        "opacity": state.opacity,
+        "smooth": state.smooth or None,
+    }
+    if cut_component(state) is not None:
+        shown["threshold"] = state.threshold
+        lines.append(f"costs{suffix} = st.cut_costs(eig{suffix}, graph{suffix}, {state.component})")
     if state.view == "grid":
         shown |= {"component": None, "kind": "grid"}
     if state.view == "rgb":

@@ -58,6 +58,7 @@ class Controls:
             ),
         )
         self.smooth = self._switch("smooth", "Smooth")
+        self._cutting()
         self.compare = self._switch("compare", "Compare with a second setting")
         self.mask_outliers = self._switch("mask_outliers", "Mask outlying tokens")
         self.mask_outliers.disabled = not facts.has_tokens
@@ -109,11 +110,11 @@ class Controls:
 
     def above(self, busy: widgets.Widget) -> widgets.VBox:
         """Above the picture: which view, and what belongs to it."""
-        row = widgets.HBox([self.component, self.opacity, self.smooth, *self.three, self.n_segments])
+        row = widgets.HBox([self.component, self.opacity, self.smooth, self.is_cut, *self.three, self.n_segments])
         row.layout.flex_flow = "row wrap"
         head = widgets.HBox([self.view, busy])
         head.layout.flex_flow = "row wrap"
-        return widgets.VBox([head, row])
+        return widgets.VBox([head, row, self.cut])
 
     def show(self, state: State) -> None:
         """Move every widget to where the state says; nobody is told."""
@@ -145,6 +146,9 @@ class Controls:
                 self.component.max = state.n_eigenvectors
             for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads"):
                 _set(getattr(self, name), value=getattr(state, name))
+            _set(self.is_cut, value=state.threshold is not None)
+            if state.threshold is not None:
+                _set(self.threshold, value=state.threshold)
             for place, box in enumerate(self.three):
                 _set(box, value=state.three[place])
             self._show_what_applies(state)
@@ -168,6 +172,8 @@ class Controls:
         _display(self.component, state.view in ("picture", "grid", "spectrum", "layers"))
         _display(self.opacity, coloured)
         _display(self.smooth, state.view in ("picture", "grid", "rgb"))
+        _display(self.is_cut, state.view == "picture")
+        _display(self.cut, state.view == "picture" and state.threshold is not None)
         for box in self.three:
             _display(box, state.view == "rgb")
         _display(self.n_segments, state.view == "segments")
@@ -240,6 +246,36 @@ class Controls:
 
         box.observe(told, "value")
         return box
+
+    def _cutting(self) -> None:
+        """The switch, the slider and what stands beside it."""
+        self.is_cut = widgets.Checkbox(
+            description="Cut in two",
+            indent=False,
+            tooltip=wording.TIPS["is_cut"],
+            layout=widgets.Layout(width="auto", margin="2px 2px 2px 14px"),
+        )
+        self.threshold = self._watched(
+            "threshold",
+            widgets.FloatSlider(
+                description="Above",
+                min=-1,
+                max=1,
+                step=0.01,
+                readout_format=".2f",
+                layout=widgets.Layout(width="430px"),  # long, as its steps are small
+            ),
+        )
+        self.is_cut.observe(
+            lambda change: self._tell(threshold=self.threshold.value if change["new"] else None), "value"
+        )
+        self.lowest = widgets.Button(
+            description="Lowest cut", tooltip=wording.TIPS["lowest"], layout=widgets.Layout(width="auto")
+        )
+        self.lowest.on_click(lambda _: self._tell(lowest_cut=True))
+        self.cut_cost = widgets.HTML()
+        self.cut = widgets.HBox([self.threshold, self.lowest, self.cut_cost])
+        self.cut.layout.flex_flow = "row wrap"
 
     def _layers(self) -> tuple[dict[str, widgets.ToggleButton], dict[str, widgets.FloatSlider]]:
         toggles, sliders = {}, {}

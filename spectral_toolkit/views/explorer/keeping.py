@@ -101,6 +101,7 @@ def freezing_settings(state: State, session: Session) -> dict[str, Any]:
             "component": state.component,
             "view": view,
             "smooth": state.smooth,
+            "threshold": state.threshold,
             "compare": compare,
             **({"other_kind": other[0], "other_preset": other[1]} if compare else {}),
             "patch": None if state.patch is None else moved(state.patch, *grids),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..colour import ISOLATED, SEQUENTIAL, categorical
-from ..composite import colour_field, colour_three, resize_field, robust_limit, symmetric_limit
+from ..composite import colour_field, colour_three, is_above, resize_field, robust_limit, symmetric_limit
 from ..figures import short_names
 from ..shown import ShownPicture
 from .session import Side
@@ -77,10 +77,11 @@ def renamed(tile: Tile, caption: str) -> Tile:
 def _component(state: State, side: Side, picture: ShownPicture, number: int, below: np.ndarray) -> Tile:
     values = side.eig["eigenvector"].isel(image=0).sel(component=number).transpose("y", "x").values
     limit = symmetric_limit(values)
-    colours = colour_field(_smoothed(values, state.smooth, picture), limit)
-    return Tile(
-        _with_opacity(colours, state.opacity, _isolated(side, colours.shape[:2])), values, below, framed=_tapped(side)
-    )
+    fine = _smoothed(values, state.smooth, picture)
+    colours = _with_opacity(colour_field(fine, limit), state.opacity, _isolated(side, fine.shape))
+    if state.threshold is not None and state.view == "picture":
+        colours[~is_above(fine, state.threshold, limit), 3] = 0
+    return Tile(colours, values, below, framed=_tapped(side))
 
 
 def _grid(state: State, side: Side, picture: ShownPicture, small: np.ndarray) -> list[Tile]:

@@ -15,8 +15,8 @@ from ...activations import check_tree, image_names, layer_names
 from ...affinities import LayerGraph, affinity
 from ...affinities.features import KINDS
 from ...affinities.rows import affinity_row
-from ...errors import SpectralToolkitError
-from ...regions import instances, segment
+from ...errors import RegionsError, SpectralToolkitError
+from ...regions import cut_costs, instances, segment
 from ...solvers import solve
 from ...trust import Statement, outlying_masks, trust_statements
 from ..composite import shrink
@@ -53,6 +53,7 @@ class Side:
     trust: list[Statement]
     segments: np.ndarray | None = None
     instances: np.ndarray | None = None
+    costs: xr.Dataset | None = None
     patch: tuple[int, int] | None = None
     joint_row: np.ndarray | None = None
     layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -75,6 +76,11 @@ def questions(state: State, facts: Facts) -> list[Question]:
         Question(state.image, *side, _key(weights), state.n_eigenvectors, state.mask_outliers)
         for side, weights in zip(sides, facts.weights_shown(state), strict=False)
     ]
+
+
+def cut_component(state: State) -> int | None:
+    """The eigenvector whose cuts a state asks the costs of, or None."""
+    return state.component if state.view == "picture" and state.threshold is not None else None
 
 
 def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
@@ -186,6 +192,9 @@ class Session:
                 side.segments = get(key, lambda check, e=eig: _segments(e, state.n_segments))
             if state.view == "instances":
                 side.instances = get(("instances", question), lambda check, e=eig: _instances(e))
+            if cut_component(state) is not None:
+                key = ("costs", question, state.component)
+                side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
             if state.patch is not None:
                 # The same place in the picture, whatever grid this setting has.
                 grids = self.facts.grids_shown(state)
@@ -285,6 +294,14 @@ def _segments(eig: xr.Dataset, n_segments: int | str) -> np.ndarray:
 
 def _instances(eig: xr.Dataset) -> np.ndarray:
     return instances(eig).isel(image=0).transpose("instance", "y", "x").values
+
+
+def _costs(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
+    """What every threshold costs, or None where the joint graph is too large to be written out."""
+    try:
+        return cut_costs(eig, graph, component).isel(image=0)
+    except RegionsError:
+        return None
 
 
 class _MissingError(Exception):

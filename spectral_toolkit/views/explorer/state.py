@@ -14,6 +14,7 @@ from ...affinities.presets import PRESETS as NAMED
 from ...affinities.presets import preset_weights
 from ...affinities.table import check_combination
 from ...errors import SpectralToolkitError
+from ..composite import check_threshold
 
 VIEWS = {
     "picture": ("Eigenvector", "One eigenvector over the picture: blue and gold are its two sides."),
@@ -57,6 +58,9 @@ class State:
         Of what lies over the picture, 0 to 1.
     smooth
         Interpolate between patches.
+    threshold
+        Where the eigenvector is cut in two, a part of its largest magnitude, -1 to 1 in steps of 0.01: only the side
+        above is coloured. None for no cut.
     view
         One of `VIEWS`.
     compare
@@ -86,6 +90,7 @@ class State:
     n_segments: int | str = "auto"
     opacity: float = 0.7
     smooth: bool = False
+    threshold: float | None = None
     view: str = "picture"
     compare: bool = True
     other_affinity: str = "vv"
@@ -192,6 +197,7 @@ def checked(state: State, facts: Facts) -> State:
             raise SpectralToolkitError(f"{name}={getattr(state, name)!r} is neither True nor False.")
     if not _is_number(state.opacity) or not 0 <= state.opacity <= 1:
         raise SpectralToolkitError(f"opacity={state.opacity!r} is out of range: expected a number from 0 to 1.")
+    threshold = None if state.threshold is None else round(check_threshold(state.threshold), 2)
     three = tuple(state.three) if isinstance(state.three, Sequence) and not isinstance(state.three, str) else ()
     if len(three) != 3:
         raise SpectralToolkitError(
@@ -213,7 +219,15 @@ def checked(state: State, facts: Facts) -> State:
             "mask_outliers=True needs 'token' of the layers, which was not captured: capture it with quantities=(..., "
             "'token'), or leave it False."
         )
-    return replace(state, image=int(image), weights=weights, patch=patch, opacity=float(state.opacity), three=three)
+    return replace(
+        state,
+        image=int(image),
+        weights=weights,
+        patch=patch,
+        opacity=float(state.opacity),
+        three=three,
+        threshold=threshold,
+    )
 
 
 def checked_weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,7 +25,7 @@ from .controls import Controls
 from .keeping import captured, fitting, freezing_settings, state_of
 from .offline import Loader, Stage
 from .picture import Layers, Pictures, Rows, Spectrum
-from .session import Answer, Session, questions
+from .session import Answer, Session, cut_component, questions
 from .state import VIEWS, State, checked, checked_weights, moved
 from .worker import Worker
 
@@ -369,11 +370,19 @@ class Explorer(widgets.VBox):
         elif "weighted" in changes:
             layer, weight = changes.pop("weighted")
             changes["weights"] = {**weights, layer: weight}
+        elif changes.pop("lowest_cut", False):
+            changes["threshold"] = self._lowest_cut()
         try:
             self.state = fitting(self._changed(changes), self._session)
         except SpectralToolkitError as error:
             self._say(str(error))
             self._controls.show(self._state)
+
+    def _lowest_cut(self) -> float | None:
+        """The threshold of the smallest normalised cut, of the first setting; the one there is where nobody knows."""
+        costs = None if self._answer is None else self._answer.sides[0].costs
+        best = None if costs is None else float(costs["best"])
+        return self._state.threshold if best is None or math.isnan(best) else best
 
     def _changed(self, changes: dict[str, Any]) -> State:
         """The present state with some fields changed, and with what follows from that, unless it is given too."""
@@ -451,6 +460,7 @@ class Explorer(widgets.VBox):
         self._display(shown)
         self._legend.value = wording.legend(state)
         self._trust.value = wording.trust_html(answer.sides)
+        self._controls.cut_cost.value = wording.cut_cost(state, answer.sides)
         self._row_legend.value = wording.row_legend(state, answer.sides[0].eig)
         self._stale(False)
 
@@ -514,7 +524,8 @@ def _contrast(kind: str, kinds: tuple[str, ...]) -> str:
 def _wanted(state: State, session: Session) -> object:
     """What must be computed for a state: two states of equal wants differ in looks only."""
     regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
-    return (tuple(questions(state, session.facts)), regions, state.patch, state.heads and state.patch is not None)
+    rows = (state.patch, state.heads and state.patch is not None)
+    return (tuple(questions(state, session.facts)), regions, cut_component(state), rows)
 
 
 def close_whole(widget: Any) -> None:

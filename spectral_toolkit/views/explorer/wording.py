@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -59,6 +60,9 @@ TIPS = {
     "component": "Which cut to show: 1 is the cheapest way to part the picture in two.",
     "opacity": "How strongly the colours cover the picture.",
     "smooth": "Blend the colours between patches; the values under the cursor stay those that were computed.",
+    "is_cut": "Cut the eigenvector in two: only the side above a threshold is coloured.",
+    "threshold": "Where to cut: 0 parts blue from gold, 1 leaves nothing, -1 everything.",
+    "lowest": "Go to the threshold where the two sides are tied least, of the first setting.",
     "compare": "Show a second setting beside this one, with a common cursor and zoom.",
     "other_affinity": "The affinity of the second setting.",
     "other_kernel": "The kernel of the second setting.",
@@ -140,6 +144,28 @@ def legend(state: State) -> str:
         "A bar below the dashed line: this layer holds the grouping. Above it: the grouping cuts through what the "
         "layer ties together."
     )
+
+
+def cut_cost(state: State, sides: Sequence[Side]) -> str:
+    """How much of the picture is above the threshold, and what that cut costs, for every setting shown."""
+    if state.threshold is None or state.view != "picture":
+        return ""
+    lines = []
+    for side in sides:
+        head = f"<b>{short_title(side)}</b> " if len(sides) > 1 else ""
+        if side.costs is None:
+            lines.append(f"{head}more than 4,096 patches: what a cut costs is not computed.")
+            continue
+        at = side.costs.sel(threshold=state.threshold, method="nearest")
+        share, cost, best = float(at["share"]), float(at["normalised_cut"]), float(side.costs["best"])
+        if math.isnan(cost):
+            lines.append(f"{head}{share:.0%} of the patches: no cut.")
+            continue
+        lowest = float(side.costs["normalised_cut"].min())
+        lines.append(
+            f"{head}{share:.0%} of the patches, normalised cut {cost:.3f} (lowest {lowest:.3f}, at {best:.2f})"
+        )
+    return "<br>".join(lines)
 
 
 def trust_html(sides: Sequence[Side]) -> str:

@@ -16,7 +16,7 @@ from ...affinities.presets import PRESETS
 from ...bundling import Bundle
 from ...errors import SpectralToolkitError
 from ...freezing import freeze
-from ..composite import check_opacity
+from ..composite import check_opacity, check_threshold
 from ..page import kind_of, provenance
 from ..shown import shown_pictures
 from .document import VIEWS, contact_sheet, document
@@ -129,7 +129,8 @@ def frozen(
     start
         What is shown first: any of ``image`` (a position), ``kind``, ``preset``, ``component``, ``view``
         (``"component"``, ``"grid"``, ``"rgb"``, ``"segments"``, ``"instances"``, ``"spectrum"``), ``smooth``,
-        ``compare``, ``other_kind`` and ``other_preset`` of the second setting, and ``patch`` (row, column).
+        ``compare``, ``other_kind`` and ``other_preset`` of the second setting, ``threshold`` (of
+        :func:`spectral_toolkit.overlay`), and ``patch`` (row, column).
     opacity, max_side, title
         As in ``st.report``.
     height
@@ -228,10 +229,13 @@ def _checked_start(
         "other_preset": presets,
     }
     for name, value in start.items():
-        if name == "patch":
+        if name == "patch" or (name == "threshold" and value is None):
+            continue
+        if name == "threshold":
+            check_threshold(value)
             continue
         if name not in allowed:
-            raise SpectralToolkitError(f"start has no {name!r}: it may hold {', '.join(allowed)} and patch.")
+            raise SpectralToolkitError(f"start has no {name!r}: it may hold {', '.join(allowed)}, threshold and patch.")
         if value not in allowed[name]:
             raise SpectralToolkitError(
                 f"start cannot have {name}={value!r}: use one of {', '.join(map(repr, list(allowed[name])[:12]))}."
@@ -244,7 +248,7 @@ def _checked_start(
         )
     position = [(patch[0] + 0.5) / eig.sizes["y"], (patch[1] + 0.5) / eig.sizes["x"]] if patch else None
     chosen = {"image": 0, "kind": kinds[0], "preset": presets[0], "component": components[0], "view": "component"}
-    chosen |= {"compare": False, "smooth": False, **start, "patch": position}
+    chosen |= {"compare": False, "smooth": False, "threshold": None, **start, "patch": position}
     beside = kinds[(kinds.index(chosen["kind"]) + 1) % len(kinds)]
     return {"other_kind": beside, "other_preset": chosen["preset"], **chosen}
 

@@ -29,7 +29,7 @@ async function unpack() {
 }
 
 let head, data;
-const state = { image: 0, component: 0, view: "component", compare: false, patch: null, cell: null, sides: [] };
+const state = { image: 0, component: 0, view: "component", compare: false, threshold: null, patch: null, cell: null, sides: [] };
 
 const array = (place) => data.subarray(place.at, place.at + place.shape.reduce((a, b) => a * b, 1));
 const setting = (side) =>
@@ -95,8 +95,14 @@ function labelsOf(one) {
 function colours(one) {
   if (state.view === "rgb") return threeColours(one);
   if (state.view === "segments" || state.view === "instances") return labelColours(labelsOf(one));
-  return mapped(field(one, state.component), head.maps.signs);
+  const values = field(one, state.component);
+  const pixels = mapped(values, head.maps.signs);
+  if (state.threshold !== null) above(values).forEach((is, place) => is || (pixels[4 * place + 3] = 0));
+  return pixels;
 }
+
+// Fields are kept in 255 steps from the lowest to the highest colour.
+const above = (values) => [...values].map((value) => (2 * value) / 255 - 1 > state.threshold);
 
 // --- pictures --------------------------------------------------------------------------------------------------------
 
@@ -176,6 +182,18 @@ function readout(side) {
     return where + (label ? `${state.view.slice(0, -1)} ${label}` : "none");
   }
   return where + signed(valueOf(one, state.component, place));
+}
+
+// The share of patches above the threshold; what no affinity reaches does not count.
+function showShare(section, one) {
+  const node = $(".share", section);
+  node.hidden = state.view !== "component" || state.threshold === null;
+  if (node.hidden) return;
+  const [, columns] = gridOf(one);
+  const lost = new Set(one.isolated.map(([row, column]) => row * columns + column));
+  const counted = above(field(one, state.component)).filter((_, place) => !lost.has(place));
+  const share = counted.filter(Boolean).length / Math.max(1, counted.length);
+  node.textContent = `Above ${state.threshold.toFixed(2)}: ${Math.round(100 * share)} % of the patches.`;
 }
 
 function showNumbers(section, one) {
@@ -326,6 +344,7 @@ function paintSide(side) {
     ends[0].textContent = `−${limit}`;
     ends[1].textContent = limit;
     $(".scale", section).hidden = state.view !== "component";
+    showShare(section, one);
     showRows(section, side, one);
   } else if (state.view === "grid") showGrid(section, one);
   else showSpectrum(section, one);
@@ -357,6 +376,8 @@ function paint() {
       $("#view-words").textContent = tab.title;
     }
   }
+  $("#cutting").hidden = state.view !== "component";
+  $("#threshold").disabled = !$("#cut").checked;
   $("#components").hidden = !["component", "spectrum"].includes(state.view);
   $("#sides").classList.toggle("is-compare", state.compare);
   $("#other").hidden = !state.compare;
@@ -398,6 +419,7 @@ function read() {
     image: checked("image"),
     component: checked("component"),
     compare: $("#compare").checked,
+    threshold: $("#cut").checked ? Number($("#threshold").value) : null,
     sides: [0, 1].map((side) => ({ kind: checked(`kind${side}`), preset: checked(`preset${side}`) })),
   });
 }
@@ -406,6 +428,10 @@ function showOpacity() {
   const percent = $("#opacity").value;
   document.documentElement.style.setProperty("--opacity", percent / 100);
   $("#opacity-value").textContent = `${percent} %`;
+}
+
+function showThreshold() {
+  $("#threshold-value").textContent = Number($("#threshold").value).toFixed(2);
 }
 
 function listenToTabs() {
@@ -462,7 +488,7 @@ async function begin() {
   listenToTabs();
   const controls = $("#controls");
   controls.addEventListener("submit", (event) => event.preventDefault());
-  for (const part of [controls, $("#components")]) {
+  for (const part of [controls, $("#components"), $("#cutting")]) {
     part.addEventListener("change", (event) => {
       if (event.target.id === "smooth") document.body.classList.toggle("is-smooth", event.target.checked);
       read();
@@ -470,6 +496,11 @@ async function begin() {
     });
   }
   $("#opacity").addEventListener("input", showOpacity);
+  $("#threshold").addEventListener("input", () => {
+    showThreshold();
+    read();
+    paint();
+  });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, button, summary")) return;
     if (event.key === "ArrowLeft") step(-1);
@@ -480,6 +511,7 @@ async function begin() {
   // A browser that went back to this page may have kept the controls as they were left.
   document.body.classList.toggle("is-smooth", $("#smooth").checked);
   showOpacity();
+  showThreshold();
   read();
   paint();
   document.body.dataset.ready = "true";
