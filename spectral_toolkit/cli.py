@@ -1,4 +1,4 @@
-"""The command line: ``spectral-toolkit demo | capture | solve | report | explore | doctor``.
+"""The command line: ``spectral-toolkit demo | capture | solve | project | segment | report | explore | doctor``.
 
 Each command only calls the public functions. They are imported inside the commands, so that ``--help`` answers at once.
 Bad input gives one sentence on stderr and exit code 2; Ctrl-C gives 130.
@@ -18,7 +18,21 @@ import typer
 
 from . import __version__
 from .collectives import barrier, join, launched, rank, say_once
-from .errors import SpectralToolkitError, StoreError
+from .command_inputs import (
+    MAX_SCENES,
+    check_layers,
+    load_model,
+    numbers_by_name,
+    open_activations,
+    open_eigenvectors,
+    parse_layers,
+    quiet_libraries,
+    read_pictures,
+    refuse_missing,
+    split,
+    stored_layers,
+)
+from .errors import SpectralToolkitError
 from .outputs import refuse_foreign, refuse_unwritable, write_store
 
 if TYPE_CHECKING:
@@ -26,12 +40,10 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-MAX_SCENES = 100_000  # 6 GB of pixels and labels; more is a slip of the finger
 # What a study's file says, so that the command line may not.
 _SINGLE = ("model", "images", "more_images", "n_eigenvectors", "device", "seed")
 # Commands that are silent for 5 to 11 s while their libraries load.
-_LOADING = ("demo", "capture", "solve", "segment", "report", "explore")
-MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers have below a hundred
+_LOADING = ("demo", "capture", "solve", "project", "segment", "report", "explore")
 
 app = typer.Typer(
     name="spectral-toolkit",
@@ -80,7 +92,7 @@ def demo(
     refuse_foreign(page, overwrite=True)
     affinity, solve, capture = st.affinity, st.solve, st.capture  # loads the libraries, so that no timing includes it
 
-    model = _load_model("scenes", device)
+    model = load_model("scenes", device)
     pictures = st.scenes.sample(n_images, seed=seed)["pixels"]
     started = perf_counter()
     activations = capture(model, pictures, seed=seed)
@@ -131,15 +143,15 @@ def capture(
     import spectral_toolkit as st
 
     wanted = parse_layers(layers)
-    pictures = _pictures([*images, *(more_images or [])], seed)
-    loaded = _load_model(model, device)
-    _check_layers(layers, wanted, len(loaded.layers))
+    pictures = read_pictures([*images, *(more_images or [])], seed)
+    loaded = load_model(model, device)
+    check_layers(layers, wanted, len(loaded.layers))
     started = perf_counter()
     activations = st.capture(
         loaded,
         pictures,
         layers=wanted,
-        quantities=tuple(_split(quantities)),
+        quantities=tuple(split(quantities)),
         store=out,
         batch_size=batch_size,
         seed=seed,
@@ -157,6 +169,15 @@ def solve(
     affinity: Annotated[str, typer.Option(help="qk, vv, kk, qq, token or qk_unrotated.")] = "qk",
     kernel: Annotated[
         str | None, typer.Option(help="softmax, cosine, shifted_cosine, rbf or knn. [default: fits the affinity]")
+    ] = None,
+    kernel_option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=NUMBER, such as threshold=0.2 or within=30, as st.affinity takes; may be repeated."),
+    ] = None,
+    layers: Annotated[str, typer.Option(help="'all', or numbers, ranges and names: 0,2,5-8.")] = "all",
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(help="LAYER=NUMBER, by name or number, others stay 1; may be repeated. [default: 1 each]"),
     ] = None,
     heads: Annotated[str, typer.Option(help="mean, or each for one graph per head.")] = "mean",
     scope: Annotated[str, typer.Option(help="image: each picture alone; dataset: one problem over all.")] = "image",
@@ -199,24 +220,36 @@ def solve(
     """Solve the joint eigenproblem over all captured layers. Under torchrun, --scope dataset shares the work."""
     refuse_foreign(out, overwrite=overwrite)
     refuse_unwritable(out)
-    _refuse_missing("--activations", activations, "capture")  # before torch is loaded, which takes seconds
+    refuse_missing("--activations", activations, "capture")  # before torch is loaded, which takes seconds
     import shutil
 
     import spectral_toolkit as st
+    from spectral_toolkit.activations import layer_names
     from spectral_toolkit.affinities.dataset_graph import DatasetGraph
 
     barrier()
     if scope == "image" and rank() > 0:
         return  # pictures solved alone are no work for several processes
+    captured = open_activations(activations)
+    names = layer_names(captured)
+    wanted = stored_layers(layers, names)
+    weights = {
+        names[int(name)] if name not in names and name.isdecimal() and int(name) < len(names) else name: value
+        for name, value in numbers_by_name(weight, "--weight").items()
+    }
+    options_of_kernel: dict[str, Any] = dict(numbers_by_name(kernel_option, "--kernel-option"))
     graph = st.affinity(
-        _open_activations(activations),
+        captured,
         affinity,
         kernel=kernel,
+        layers=wanted,
+        weights=weights or None,
         heads=heads,
         scope=scope,
         search=search,
         folder=folder,
         device=device,
+        **options_of_kernel,
     )
     # What a search for neighbours found outlives a run that is cut short; the next one reads it.
     kept = out.with_name(f".{out.name}.neighbours")
@@ -259,16 +292,16 @@ def project(
             raise SpectralToolkitError(f"--out {str(out)!r} is read from: give the new eigenvectors another folder.")
     refuse_foreign(out, overwrite=overwrite)
     refuse_unwritable(out)
-    _refuse_missing("--activations", activations, "capture")
-    _refuse_missing("--fitted", fitted, "capture")
-    eig = _open_eigenvectors(eigenvectors)
+    refuse_missing("--activations", activations, "capture")
+    refuse_missing("--fitted", fitted, "capture")
+    eig = open_eigenvectors(eigenvectors)
     import spectral_toolkit as st
 
     started = perf_counter()
     if sys.stderr.isatty():
         print(f"Reading the ties of {eig.sizes.get('image', 1)} pictures.", file=sys.stderr, flush=True)
     found = st.project(
-        _open_activations(activations), eig, _open_activations(fitted, "--fitted"), folder=folder, device=device
+        open_activations(activations), eig, open_activations(fitted, "--fitted"), folder=folder, device=device
     )
     write_store(found, out)
     _echo(
@@ -296,7 +329,7 @@ def segment(
     refuse_unwritable(out)
     wanted = int(n_segments) if re.fullmatch(r"[+-]?\d{1,9}", n_segments) else n_segments
     started = perf_counter()
-    given = _open_eigenvectors(eigenvectors)
+    given = open_eigenvectors(eigenvectors)
     if sys.stderr.isatty():
         print(f"Cutting {given.sizes.get('image', 1)} pictures into segments.", file=sys.stderr, flush=True)
     segments = st.segment(given, wanted, seed=seed)
@@ -347,7 +380,7 @@ def report(
 
         given = [name for name in _SINGLE if context.get_parameter_source(name).name == "COMMANDLINE"]  # pyright: ignore[reportOptionalMemberAccess]
         raise typer.Exit(
-            study_command(config, check, out, given=given, overwrite=overwrite, quiet=_quiet_libraries, tell=typer.echo)
+            study_command(config, check, out, given=given, overwrite=overwrite, quiet=quiet_libraries, tell=typer.echo)
         )
     for name, value in (("--model", model), ("--images", images)):
         if not value:
@@ -363,8 +396,8 @@ def report(
     refuse_unwritable(target)
     import spectral_toolkit as st
 
-    pictures = _pictures([*images, *(more_images or [])], seed)
-    loaded = _load_model(model, device)
+    pictures = read_pictures([*images, *(more_images or [])], seed)
+    loaded = load_model(model, device)
     started = perf_counter()
     st.report(loaded, pictures, target, n_eigenvectors=n_eigenvectors, device=device, seed=seed)
     typer.echo(f"report in {perf_counter() - started:.1f} s -> {target.resolve()}")
@@ -393,8 +426,8 @@ def explore(
         load_bundle(bundle)  # what is wrong with it is told here, not in the page
         arguments = repr(str(bundle))
     else:
-        pictures = _pictures([*images, *(more_images or [])], seed)
-        _load_model(model, device)
+        pictures = read_pictures([*images, *(more_images or [])], seed)
+        load_model(model, device)
         # A sample is drawn again there: the same, as seeds are.
         source = (
             repr(pictures)
@@ -417,46 +450,6 @@ def doctor() -> None:
 
     if not st.doctor().healthy:
         raise typer.Exit(1)
-
-
-def parse_layers(text: str) -> str | list[int | str]:
-    """Read ``--layers``: ``all``, or numbers, ranges (both ends included) and names separated by commas.
-
-    Examples
-    --------
-    >>> parse_layers("all")
-    'all'
-    >>> parse_layers("0, 4-6, -1, encoder.layer.3")
-    [0, 4, 5, 6, -1, 'encoder.layer.3']
-    """
-    if text.strip() == "all":
-        return "all"
-    layers: list[int | str] = []
-    for part in _split(text):
-        if match := re.fullmatch(r"(\d+)-(\d+)", part):
-            first, last = int(match[1]), int(match[2])
-            if first > last:
-                raise SpectralToolkitError(f"--layers {part!r} runs backwards: write the smaller number first.")
-            if last - first >= MAX_LAYERS:
-                raise SpectralToolkitError(
-                    f"--layers {part!r} spans more than {MAX_LAYERS} layers: give the numbers of layers the model has, "
-                    "or 'all'."
-                )
-            layers.extend(range(first, last + 1))
-        else:
-            layers.append(int(part) if re.fullmatch(r"-?\d+", part) else part)
-    if not layers:
-        raise SpectralToolkitError(f"--layers {text!r} names no layer: give 'all' or something like 0,2,5-8.")
-    return layers
-
-
-def _check_layers(text: str, wanted: str | list[int | str], depth: int) -> None:
-    """Refuse the first number beyond the model without repeating all that a range stands for."""
-    for item in wanted if isinstance(wanted, list) else []:
-        if isinstance(item, int) and not -depth <= item < depth:
-            raise SpectralToolkitError(
-                f"--layers {text!r}: the model has {depth} layers, numbered 0 to {depth - 1}; there is no layer {item}."
-            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -505,78 +498,6 @@ def _show_our_warnings(message: Warning | str, category: type[Warning], filename
 def _echo(message: str) -> None:
     if rank() == 0:
         typer.echo(message)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _load_model(source: str, device: str) -> Any:
-    """As ``st.load_model``, without the bar for reading weights, which takes a moment; downloads keep theirs."""
-    import spectral_toolkit as st
-
-    _quiet_libraries()
-    return st.load_model(source, device=device)
-
-
-def _quiet_libraries() -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-
-
-def _pictures(sources: list[str], seed: int) -> Any:
-    import spectral_toolkit as st
-
-    for source in sources:
-        # A file or pattern of that name wins, however unlikely.
-        if not source.startswith("scenes:") or Path(source).exists():
-            continue
-        count = int(match[1]) if (match := re.fullmatch(r"scenes:(\d{1,9})", source)) else 0
-        if len(sources) > 1 or not 1 <= count <= MAX_SCENES:
-            raise SpectralToolkitError(
-                f"--images {source!r} is not understood: write scenes:N alone, N a whole number from 1 to "
-                f"{MAX_SCENES:,}, such as scenes:8."
-            )
-        return st.scenes.sample(count, seed=seed)["pixels"]
-    source = sources[0] if len(sources) == 1 else sources
-    st.load_images(source)  # a wrong path is told before a model is loaded
-    return source  # and not what it was turned into: the report says where its pictures came from
-
-
-def _open_activations(path: Path, option: str = "--activations") -> xr.DataTree:
-    import xarray as xr
-
-    from .capturing.stores import check_opened, is_unfinished
-
-    _refuse_missing(option, path, "capture")
-    if is_unfinished(path):
-        raise StoreError(
-            f"{option} {str(path)!r} holds a capture that was interrupted: run the same 'capture' again, which "
-            "goes on where it stopped."
-        )
-    try:
-        tree = xr.open_datatree(path, engine="zarr", consolidated=False)
-    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
-        raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error
-    check_opened(path, tree)
-    return tree
-
-
-def _refuse_missing(option: str, path: Path, command: str) -> None:
-    if not path.is_dir():
-        raise StoreError(f"{option} {str(path)!r} is no folder: give the zarr folder that '{command}' wrote.")
-
-
-def _open_eigenvectors(path: Path) -> xr.Dataset:
-    import xarray as xr
-
-    _refuse_missing("--eigenvectors", path, "solve")
-    try:
-        return xr.open_dataset(path, engine="zarr", consolidated=False).load()
-    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
-        raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error
 
 
 def _summary(eigenvectors: xr.Dataset) -> str:

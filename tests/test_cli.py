@@ -19,7 +19,8 @@ from PIL import Image
 from tree_factory import make_tree
 
 import spectral_toolkit as st
-from spectral_toolkit.cli import main, parse_layers
+from spectral_toolkit.cli import main
+from spectral_toolkit.command_inputs import parse_layers
 from spectral_toolkit.errors import SpectralToolkitError
 
 
@@ -215,6 +216,37 @@ def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "cannot be read as a zarr store" in sentence(capsys)
     assert main(["segment", "--eigenvectors", str(out), "--out", str(tmp_path / "x")]) == 2
     assert "A Dataset was given as eigenvectors" in sentence(capsys)
+
+
+def test_solve_takes_layers_weights_and_options_of_the_kernel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    acts = make_tree([(4, 5)] * 4, images=2)
+    acts.to_zarr(tmp_path / "acts.zarr", consolidated=False)
+    solve = ["solve", "--activations", str(tmp_path / "acts.zarr"), "--n-eigenvectors", "3", "--affinity", "vv"]
+    chosen = ["--layers", "-1,block.0,1-2", "--weight", "block.2=0.5", "--weight", "3=0.25"]
+    kernel = ["--kernel-option", "threshold=0.3", "--kernel-option", "steps=2"]
+    assert main([*solve, *chosen, *kernel, "--device", "cpu", "--out", str(tmp_path / "eig.zarr")]) == 0
+    weights = {"block.2": 0.5, "block.3": 0.25}
+    graph = st.affinity(acts, "vv", weights=weights, threshold=0.3, steps=2, device="cpu")
+    found = xr.open_dataset(tmp_path / "eig.zarr", engine="zarr", consolidated=False).load()
+    xr.testing.assert_allclose(found.eigenvector, st.solve(graph, 3).eigenvector)
+    assert found.attrs["weights"] == "[1.0, 1.0, 0.5, 0.25]"
+    assert main([*solve, "--layers", "0,2", "--out", str(tmp_path / "two.zarr")]) == 0
+    two = xr.open_dataset(tmp_path / "two.zarr", engine="zarr", consolidated=False)
+    assert two.attrs["layers"] == '["block.0", "block.2"]'
+    capsys.readouterr()
+    for arguments, message in (
+        (["--layers", "0-9"], "the model has 4 layers, numbered 0 to 3; there is no layer 4"),
+        (["--layers", "deep"], "'deep'"),
+        (["--weight", "block.2"], "--weight 'block.2' is not understood: write a name, '=' and a number"),
+        (["--weight", "9=1"], "'9', which is no layer"),
+        (["--weight", "0=1", "--weight", "0=2"], "names '0' twice"),
+        (["--kernel-option", "threshold=high"], "is not understood"),
+        (["--kernel-option", "bandwidth=2"], "bandwidth=2.0 means nothing to kernel='cosine'"),
+    ):
+        assert main([*solve, *arguments, "--out", str(tmp_path / "x.zarr")]) == 2
+        assert message in sentence(capsys)
 
 
 def test_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,7 @@ ORDER = (
     "studies",
     "diagnosis",
     "serving",
+    "command_inputs",
     "cli",
     "__main__",
 )
