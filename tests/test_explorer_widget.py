@@ -203,6 +203,21 @@ def test_a_state_set_from_python_moves_the_widgets(name: str, explorer: Explorer
     assert getattr(explorer.state, name) == value
 
 
+def test_what_a_loaded_page_sends_back_is_no_change(explorer: Explorer) -> None:
+    """Sliders count their steps from the least value, and a page that is loaded anew sends what came out."""
+    explorer.set(threshold=-0.34, weights={"block.0": 0.35, "block.1": 0.15}, opacity=0.15)
+    explorer.set(threshold=None, weights={"block.1": 0.15})
+    state, controls = explorer.state, explorer._controls
+    controls.threshold.value = -0.33999999999999997
+    controls.weights["block.0"].value = 0.35000000000000003
+    controls.weights["block.1"].value = 0.15000000000000002
+    controls.opacity.value = 0.15000000000000002
+    assert explorer.state == state
+    explorer.set(threshold=-0.34)
+    controls.threshold.value = -0.33999999999999997
+    assert explorer.state.threshold == -0.34
+
+
 def test_a_wrong_state_changes_nothing(explorer: Explorer) -> None:
     state, picture = explorer.state, seen(explorer)
     with pytest.raises(SpectralToolkitError, match="component=99"):

@@ -238,13 +238,18 @@ def test_zoom_and_cursor_are_common_to_both_pictures(bench: Bench) -> None:
     boxes = [bench.explorer.locator(".bk-Figure:visible").nth(place).bounding_box() for place in (0, 1)]
     assert boxes[0] is not None
     plain = [bench.picture(place) for place in (0, 1)]
+    width, height = boxes[0]["width"], boxes[0]["height"]
     bench.page.mouse.move(boxes[0]["x"] + 100, boxes[0]["y"] + 150)
-    bench.page.wait_for_timeout(500)
-    shot = bench.explorer.locator(".bk-Figure:visible").nth(1).screenshot()
-    other = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
-    changed = np.abs(other - plain[1]).sum(axis=2) > 30
-    assert changed[:, int(100 / boxes[0]["width"] * changed.shape[1]) + np.arange(-2, 3)].any()
-    assert changed[int(150 / boxes[0]["height"] * changed.shape[0]) + np.arange(-2, 3)].any()
+
+    def crossed() -> bool:
+        shot = bench.explorer.locator(".bk-Figure:visible").nth(1).screenshot()
+        other = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+        changed = np.abs(other - plain[1]).sum(axis=2) > 30
+        upright = changed[:, int(100 / width * changed.shape[1]) + np.arange(-2, 3)]
+        level = changed[int(150 / height * changed.shape[0]) + np.arange(-2, 3)]
+        return bool(upright.any() and level.any())
+
+    bench.wait(crossed, "The cursor in the second picture")
     bench.page.evaluate(
         """() => { for (const doc of Bokeh.documents) for (const root of doc.roots()) for (const model of
         root.references()) if (model.type === "Figure" && model.name === "first") {

@@ -194,7 +194,7 @@ class Controls:
             self._muted -= 1
 
     def _watched(self, name: str, widget: Any) -> Any:
-        widget.observe(lambda change: self._tell(**{name: change["new"]}), "value")
+        widget.observe(lambda change: self._tell(**{name: _slid(change)}), "value")
         if name in wording.TIPS:
             widget.tooltip = wording.TIPS[name]
         return widget
@@ -255,17 +255,21 @@ class Controls:
             tooltip=wording.TIPS["is_cut"],
             layout=widgets.Layout(width="auto", margin="2px 2px 2px 14px"),
         )
-        self.threshold = self._watched(
-            "threshold",
-            widgets.FloatSlider(
-                description="Above",
-                min=-1,
-                max=1,
-                step=0.01,
-                readout_format=".2f",
-                layout=widgets.Layout(width="430px"),  # long, as its steps are small
-            ),
+        self.threshold = widgets.FloatSlider(
+            description="Above",
+            min=-1,
+            max=1,
+            step=0.01,
+            readout_format=".2f",
+            tooltip=wording.TIPS["threshold"],
+            layout=widgets.Layout(width="430px"),  # long, as its steps are small
         )
+
+        def moved(change: dict[str, Any]) -> None:
+            if self.is_cut.value:
+                self._tell(threshold=_slid(change))
+
+        self.threshold.observe(moved, "value")
         self.is_cut.observe(
             lambda change: self._tell(threshold=self.threshold.value if change["new"] else None), "value"
         )
@@ -297,9 +301,13 @@ class Controls:
                 layout=widgets.Layout(width=f"{282 - wide}px"),
             )
             toggle.observe(lambda change, name=layer: self._tell(toggled=(name, change["new"])), "value")
-            slider.observe(lambda change, name=layer: self._tell(weighted=(name, change["new"])), "value")
+            slider.observe(lambda change, name=layer: self._weigh(name, change), "value")
             toggles[layer], sliders[layer] = toggle, slider
         return toggles, sliders
+
+    def _weigh(self, layer: str, change: dict[str, Any]) -> None:
+        if self.toggles[layer].value:
+            self._tell(weighted=(layer, _slid(change)))
 
     def _component_of(self, colour: str, place: int) -> widgets.BoundedIntText:
         box = widgets.BoundedIntText(
@@ -341,6 +349,15 @@ class Controls:
                 self.thumbs[place].value = True
             return
         self._tell(image=place)
+
+
+def _slid(change: dict[str, Any]) -> Any:
+    """The value of a change. The page counts steps of a slider from its least value: 0.34 comes as 0.3399999999999999.
+
+    It sends that back without a hand's doing, too, whenever it is loaded: of a slider that is off it means nothing.
+    """
+    value = change["new"]
+    return round(value, 2) if isinstance(value, float) else value
 
 
 def _headed(text: str) -> widgets.HTML:
