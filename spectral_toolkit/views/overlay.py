@@ -33,6 +33,7 @@ from .wording import component_title, three_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+from dataclasses import dataclass
 
 _Styled = TypeVar("_Styled", bound=hv.core.Dimensioned)
 
@@ -150,13 +151,12 @@ def overlay(
         raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
     load_bokeh()
     shown = shown_pictures(images, eig, chosen, max_side)
-    style: dict[str, Any] = {"opacity": opacity, "smooth": smooth, "like": _checked_like(like)}
+    usual = _GRID_WIDTH if kind == "grid" else _SINGLE_WIDTH if len(chosen) == 1 else _LAYOUT_WIDTH
+    style = _Style(opacity, smooth, threshold, _checked_like(like), width or usual)
     if kind == "grid":
         wanted = _checked_components(eig, components)
-        style["width"] = width or _GRID_WIDTH
-        views = [view for picture in shown for view in _draw_components(picture, eig, wanted, **style)]
+        views = [view for picture in shown for view in _draw_components(picture, eig, wanted, style)]
         return _layout(views, columns or min(len(wanted), 5))
-    style["width"] = width or (_SINGLE_WIDTH if len(chosen) == 1 else _LAYOUT_WIDTH)
     if kind == "rgb":
         three = _checked_components(eig, components or _all_components(eig)[:3])
         if len(three) != 3:
@@ -164,18 +164,29 @@ def overlay(
                 f"components={tuple(three)} cannot be red, green and blue: exactly three are needed"
                 f" (these eigenvectors have {eig.sizes['component']})."
             )
-        views = [_draw_three(picture, eig, three, **style) for picture in shown]
+        views = [_draw_three(picture, eig, three, style) for picture in shown]
     elif component is not None:
         wanted = _checked_components(eig, [component])
-        views = [_draw_components(picture, eig, wanted, threshold=threshold, **style)[0] for picture in shown]
+        views = [_draw_components(picture, eig, wanted, style)[0] for picture in shown]
     else:
         wanted = _all_components(eig)
         views = [
             hv.HoloMap(dict(zip(wanted, drawn, strict=True)), "component")
             for picture in shown
-            for drawn in [_draw_components(picture, eig, wanted, threshold=threshold, **style)]
+            for drawn in [_draw_components(picture, eig, wanted, style)]
         ]
     return views[0] if len(views) == 1 else _layout(views, columns or 3)
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How eigenvectors are drawn, as the arguments of `overlay` of these names say."""
+
+    opacity: float
+    smooth: bool
+    threshold: float | None
+    like: xr.Dataset | None
+    width: int
 
 
 def _all_components(eig: xr.Dataset) -> list[int]:
@@ -220,28 +231,23 @@ def _draw_components(
     shown: ShownPicture,
     eig: xr.Dataset,
     components: Sequence[int],
-    *,
-    opacity: float,
-    smooth: bool,
-    like: xr.Dataset | None,
-    width: int,
-    threshold: float | None = None,
+    style: _Style,
 ) -> list[hv.Overlay]:
     picture = picture_element(shown)
     above = isolated_elements(eig, shown.index)
-    titles = _even([component_title(eig, shown.index, number, shown.name) for number in components], width)
+    titles = _even([component_title(eig, shown.index, number, shown.name) for number in components], style.width)
     views = []
     for component, title in zip(components, titles, strict=True):
-        limit = colour_limit(eig, shown.index, component, like)
+        limit = colour_limit(eig, shown.index, component, style.like)
         field = field_element(eig, shown.index, component)
-        if smooth or threshold is not None:
+        if style.smooth or style.threshold is not None:
             # What is seen may be interpolated or cut; the values under the cursor are the ones that were computed.
             values = field.dimension_values(2, flat=False)
-            fine = _interpolated(values, shown) if smooth else values
-            layers = [picture, _colours_element(fine, limit, opacity, threshold), _coloured(field, limit, 0.0)]
+            fine = _interpolated(values, shown) if style.smooth else values
+            layers = [picture, _colours_element(fine, limit, style), _coloured(field, limit, 0.0)]
         else:
-            layers = [picture, _coloured(field, limit, opacity)]
-        views.append(_framed(hv.Overlay([*layers, *above]), shown, width, title))
+            layers = [picture, _coloured(field, limit, style.opacity)]
+        views.append(_framed(hv.Overlay([*layers, *above]), shown, style.width, title))
     return views
 
 
@@ -249,18 +255,14 @@ def _draw_three(
     shown: ShownPicture,
     eig: xr.Dataset,
     components: Sequence[int],
-    *,
-    opacity: float,
-    smooth: bool,
-    like: xr.Dataset | None,
-    width: int,
+    style: _Style,
 ) -> hv.Overlay:
     fields = eig["eigenvector"].sel(component=list(components)).transpose("image", "y", "x", "component").values
-    limit = robust_limit(_scaling(eig, shown.index, components, like))
+    limit = robust_limit(_scaling(eig, shown.index, components, style.like))
     values = fields[shown.index]
-    if smooth:
+    if style.smooth:
         values = np.stack([_interpolated(values[..., channel], shown) for channel in range(3)], axis=-1)
-    colours = _styled(rgb_element(colour_three(values, limit), "Three"), alpha=opacity)
+    colours = _styled(rgb_element(colour_three(values, limit), "Three"), alpha=style.opacity)
     names = [f"component {number}" for number in components]
     hover = _styled(
         _cells(fields[shown.index], names, "Eigenvectors"),
@@ -270,8 +272,8 @@ def _draw_three(
         hover_tooltips=_tooltips(names),
     )
     layers = [picture_element(shown), colours, hover, *isolated_elements(eig, shown.index)]
-    (title,) = _even([three_title(eig, shown.index, components, shown.name)], width)
-    return _framed(hv.Overlay(layers), shown, width, title)
+    (title,) = _even([three_title(eig, shown.index, components, shown.name)], style.width)
+    return _framed(hv.Overlay(layers), shown, style.width, title)
 
 
 def picture_element(shown: ShownPicture) -> hv.RGB:
@@ -320,12 +322,12 @@ def _tooltips(names: Sequence[str]) -> list[tuple[str, str]]:
     return [*values, ("cell (row, column)", "@{row}, @{column}"), ("position (y, x)", "$y{0.00}, $x{0.00}")]
 
 
-def _colours_element(fine: np.ndarray, limit: float, opacity: float, threshold: float | None) -> hv.RGB:
+def _colours_element(fine: np.ndarray, limit: float, style: _Style) -> hv.RGB:
     colours = colour_field(fine, limit)
-    if threshold is not None:
-        above = np.where(is_above(fine, threshold, limit), 255, 0).astype(np.uint8)
+    if style.threshold is not None:
+        above = np.where(is_above(fine, style.threshold, limit), 255, 0).astype(np.uint8)
         colours = np.concatenate([colours, above[..., None]], axis=-1)
-    return _styled(rgb_element(colours, "Colours"), alpha=opacity)
+    return _styled(rgb_element(colours, "Colours"), alpha=style.opacity)
 
 
 def _interpolated(field: np.ndarray, shown: ShownPicture) -> np.ndarray:
