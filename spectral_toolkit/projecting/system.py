@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy import linalg
+from threadpoolctl import threadpool_limits
 
 from ..affinities.isolated import Interpolation
 from ..affinities.pencil import SMALLEST_DEGREE_RATIO
 from ..affinities.resampling import Grid, Resampling
+from ..devices import SERIAL_CELLS
 from .ties import Ties
 
 SMALLEST_HOLD = 0.05
@@ -67,8 +69,9 @@ class PictureSystem:
         fill = Interpolation(torch.as_tensor(free)[None], self.grid).matrix().toarray()[:, free]
         own, mass = (fill.T @ matrix @ fill for matrix in (self._own, self._mass))
         known = fill.T @ self._known[:, :-1]
-        # W_own v = mu B v: every eigenvalue then only shifts a diagonal.
-        strength, basis = linalg.eigh(own, mass)
+        # W_own v = mu B v: every eigenvalue then only shifts a diagonal. Threads would wait for each other at this size.
+        with threadpool_limits(1 if len(free) <= SERIAL_CELLS else None):
+            strength, basis = linalg.eigh(own, mass)
         hold = (1 - eigenvalue)[None] - strength[:, None]
         determined = hold.min(axis=0) > SMALLEST_HOLD * np.abs(1 - eigenvalue)
         tiny = np.finfo(float).eps
