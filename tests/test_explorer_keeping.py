@@ -33,6 +33,25 @@ def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path
     assert Path(explorer.save_figure(str(tmp_path / "figure.png"))).name == "figure-2.png"
 
 
+def test_a_saved_figure_shows_the_cut(explorer: Explorer, tmp_path: Path) -> None:
+    explorer.set(compare=False, view="picture", opacity=0.0, threshold=0.1)
+    cut: Any = Image.open(explorer.save_figure(str(tmp_path / "cut.png"))).convert("RGB")
+    drawn = Path(explorer.save_figure(str(tmp_path / "cut.svg"))).read_text()
+    lines = explorer._pictures.figures[0].tiles[0].lines
+    explorer.set(threshold=None)
+    whole: Any = Image.open(explorer.save_figure(str(tmp_path / "whole.png"))).convert("RGB")
+    changed = np.abs(np.asarray(cut).astype(int) - np.asarray(whole)).max(axis=2) > 0
+    (place,) = explorer._pictures.figures[0].places
+    for x0, y0, x1, y1 in lines:
+        x, y = (x0 + x1) / 2 * place.width, (y0 + y1) / 2 * place.height + save._HEAD
+        middle = np.asarray(cut)[round(y * save._SCALE), round(x * save._SCALE)]
+        assert (middle == [0x1A] * 3).all()
+    assert 0 < changed.mean() < 0.3, "and nothing but the lines"
+    assert drawn.count("<path") == 2
+    assert drawn.count("M") >= 2 * len(lines)
+    assert "<path" not in Path(explorer.save_figure(str(tmp_path / "whole.svg"))).read_text()
+
+
 def test_titles_of_narrow_panels_do_not_meet(tmp_path: Path) -> None:
     colours = np.zeros((2, 2, 4), dtype=np.uint8)
     title = "QK · softmax · eigenvector 2 · cannot be told apart from the third"

@@ -17,13 +17,16 @@ import pytest
 from bokeh.events import DocumentReady, Tap
 from explorer_fixtures import GRID, KeepingComm, capture_of, press
 from ipywidgets.widgets.widget import _instances
+from tree_factory import values_of
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.views.colour import ISOLATED
 from spectral_toolkit.views.explorer import Explorer, State
 from spectral_toolkit.views.explorer.keeping import freezing_settings
 from spectral_toolkit.views.explorer.session import Session
 from spectral_toolkit.views.explorer.tiles import Place, Tile, TileFigure, image_columns
+from spectral_toolkit.views.outline import boundary
 from spectral_toolkit.views.overlay import _FRAME, rgb_element
 
 
@@ -374,7 +377,11 @@ def test_a_cut_colours_one_side_and_says_what_it_costs(explorer: Explorer) -> No
     for figure, eig, cost in zip(explorer._pictures.figures, answers, costs, strict=True):
         field = eig.eigenvector.values[0, :, :, 1]
         rgba = figure._colours.data["image"][0].view(np.uint8).reshape(*GRID, 4)
-        assert ((rgba[..., 3] == 255) == (field > 0.2 * abs(field).max())).all()
+        above = field > 0.2 * abs(field).max()
+        assert ((rgba[..., 3] == 255) == above).all()
+        place = figure.places[0]
+        ends = np.stack([figure._lines.data[name] for name in ("x0", "y0", "x1", "y1")], axis=1)
+        np.testing.assert_allclose(ends / ([place.width, place.height] * 2), boundary(above), atol=1e-12)
         at = cost.sel(threshold=0.2)
         assert f"{float(at.share):.0%} of the patches, normalised cut {float(at.normalised_cut):.3f}" in (
             explorer._controls.cut_cost.value
@@ -382,16 +389,71 @@ def test_a_cut_colours_one_side_and_says_what_it_costs(explorer: Explorer) -> No
     press(explorer, "Lowest cut")
     assert explorer.state.threshold == float(costs[0].best)
     assert "st.cut_costs(eig, graph, 2)" in explorer.code()
+    assert "Only the side above the threshold is coloured" in explorer._legend.value
     told = explorer._controls.cut_cost.value
     explorer.set(component=3)
     assert explorer._controls.cut_cost.value != told
+    told = explorer._controls.cut_cost.value
+    explorer.set(weights={"block.0": 1.0, "block.1": 0.3})
+    assert explorer._controls.cut_cost.value != told
     explorer.set(view="grid")
+    assert not len(explorer._pictures.figures[0]._lines.data["x0"])
     assert explorer._controls.cut.layout.display == explorer._controls.is_cut.layout.display == "none"
     assert "cut_costs" not in explorer.code()
     explorer.set(view="picture", threshold=1.0)
     assert "0% of the patches: no cut" in explorer._controls.cut_cost.value
     with pytest.raises(SpectralToolkitError, match="threshold=2 is out of range"):
         explorer.set(threshold=2)
+
+
+def test_a_threshold_that_is_dragged_computes_nothing(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    explorer._controls.is_cut.value = True
+    figures = [id(figure.figure) for figure in explorer._pictures.figures]
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it is computed anew")
+
+    monkeypatch.setattr(explorer._worker, "ask", never)
+    seen_at = []
+    for step in range(5):
+        KeepingComm.everything.clear()
+        explorer._controls.threshold.value = -0.4 + 0.2 * step
+        pictures: Any = explorer._pictures.widget
+        sent = [data for comm_id, _, data, _ in KeepingComm.everything if comm_id == pictures.comm.comm_id]
+        assert len([data for data in sent if "msgtype" in str(data)]) == 1, "all that changes, in one message"
+        seen_at.append((seen(explorer), explorer._controls.cut_cost.value))
+    assert len(set(seen_at)) == len({told for _, told in seen_at}) == 5
+    assert [id(figure.figure) for figure in explorer._pictures.figures] == figures
+
+
+def test_what_no_affinity_reaches_stays_grey_on_both_sides_of_a_cut(comms: type[KeepingComm]) -> None:
+    tree = capture_of(layers=2)
+    for name in ("query", "key", "value", "token"):
+        for layer in tree.children:
+            values_of(tree, layer, name)[..., :2, :2, :] = 0.0
+    explorer = Explorer(tree, device="cpu", state=State(affinity="vv", compare=False, threshold=-1.0, opacity=0.5))
+    isolated = explorer.eigenvectors.isolated.values[0]
+    assert isolated.any()
+    for threshold in (-1.0, 1.0):
+        explorer.set(threshold=threshold)
+        rgba = explorer._pictures.figures[0]._colours.data["image"][0].view(np.uint8).reshape(*isolated.shape, 4)
+        assert (rgba[isolated] == [*ISOLATED, 230]).all()
+    explorer.close()
+
+
+def test_a_picture_of_too_many_patches_is_cut_and_says_that_the_cost_is_not_known(
+    comms: type[KeepingComm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectral_toolkit.views.explorer.session.MOST_DENSE", 10)
+    explorer = Explorer(capture_of(images=1), device="cpu", state=State(threshold=0.1))
+    assert "what a cut costs is not computed" in explorer._controls.cut_cost.value
+    assert len(explorer._pictures.figures[0]._lines.data["x0"])
+    assert explorer._controls.lowest.disabled
+    press(explorer, "Lowest cut")
+    assert explorer.state.threshold == 0.1
+    assert "threshold=0.1" in explorer.code()
+    assert "cut_costs" not in explorer.code(), "it would be refused there"
+    explorer.close()
 
 
 def test_one_change_is_one_patch_and_figures_are_never_made_again(explorer: Explorer) -> None:
@@ -446,6 +508,13 @@ def test_bokeh_is_sent_only_to_a_page_that_asks(explorer: Explorer) -> None:
     assert any("children" in data.get("state", {}) for _, _, data, _ in KeepingComm.everything)
 
 
+async def _settled(explorer: Explorer) -> None:
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if not explorer.is_busy:
+            break
+
+
 def test_while_it_computes_the_picture_is_dimmed_and_never_wrong(comms: type[KeepingComm]) -> None:
     async def play() -> None:
         explorer = Explorer(capture_of(), device="cpu")
@@ -459,10 +528,19 @@ def test_while_it_computes_the_picture_is_dimmed_and_never_wrong(comms: type[Kee
             return real(question, check)
 
         session._solved = slow  # pyright: ignore[reportAttributeAccessIssue]
+        go.set()
+        explorer.set(threshold=0.1)
+        await _settled(explorer)
+        assert not explorer._controls.lowest.disabled
+        go.clear()
         before = seen(explorer)
         explorer.set(affinity="kk")
         assert explorer.is_busy
-        assert "st-stale" in explorer._stage._dom_classes
+        for part in (explorer._stage, explorer._controls.cut_cost):
+            assert "st-stale" in part._dom_classes
+        assert explorer._controls.lowest.disabled
+        press(explorer, "Lowest cut")
+        assert explorer.state.threshold == 0.1, "the lowest of an answer that is gone"
         assert "st-on" in explorer._busy_row._dom_classes
         with pytest.raises(SpectralToolkitError, match="is not there yet"):
             _ = explorer.eigenvectors
@@ -472,14 +550,13 @@ def test_while_it_computes_the_picture_is_dimmed_and_never_wrong(comms: type[Kee
         assert explorer._worker._number == running
         explorer.set(affinity="qq")
         go.set()
-        for _ in range(500):
-            await asyncio.sleep(0.01)
-            if not explorer.is_busy:
-                break
+        await _settled(explorer)
         assert explorer.eigenvectors.attrs["affinity"] == "qq"
         assert seen(explorer) != before
         assert "QQ" in explorer._pictures.figures[0].title.text
-        assert "st-stale" not in explorer._stage._dom_classes
+        for part in (explorer._stage, explorer._controls.cut_cost):
+            assert "st-stale" not in part._dom_classes
+        assert "<b>QQ</b>" in explorer._controls.cut_cost.value
         assert "st-on" not in explorer._busy_row._dom_classes
         go.clear()
         explorer.set(affinity="kk")

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import xarray as xr
 from eigen_fixtures import activations, eigenvectors, pictures
+from hypothesis import given, settings
+from hypothesis.extra.numpy import array_shapes, arrays
 from panel.io.resources import CDN_DIST
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.views.composite import colour_field, colour_three, robust_limit
 from spectral_toolkit.views.local_styles import with_local_styles
+from spectral_toolkit.views.outline import boundary
 
 
 def option(element, name: str):
@@ -177,7 +180,43 @@ def test_only_the_side_above_a_threshold_is_coloured(eig: xr.Dataset, smooth: bo
         assert (shown == colour_field(field, limit)).all()
     assert (part(view, "Eigenvector").dimension_values("value", flat=False) == field).all()
     assert option(part(view, "Eigenvector"), "alpha") == 0
+    lines = [part(view, name) for name in ("Casing", "Cut")]
+    for line in lines:
+        ends = np.stack([line.dimension_values(place) for place in range(4)], axis=1)
+        assert (ends == boundary(alpha == 255)).all()
+    assert option(lines[0], "line_width") > option(lines[1], "line_width")
+    assert hv.render(view, backend="bokeh").renderers
     assert len(st.overlay(activations(), eig, image=0, threshold=0.25)) == 4
+
+
+def test_a_threshold_that_leaves_one_side_draws_no_line(eig: xr.Dataset) -> None:
+    view = st.overlay(activations(), eig, component=2, image=0, threshold=1)
+    assert len(part(view, "Cut")) == 0
+    assert hv.render(view, backend="bokeh").renderers
+
+
+@settings(max_examples=60)
+@given(
+    side=arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=6)),
+)
+def test_the_line_runs_between_the_sides_and_nowhere_else(side: np.ndarray) -> None:
+    """Against every pair of neighbours looked at one by one."""
+    height, width = side.shape
+    expected = {((x + 1, y), (x + 1, y + 1)) for y, x in np.ndindex(height, width - 1) if side[y, x] != side[y, x + 1]}
+    expected |= {((x, y + 1), (x + 1, y + 1)) for y, x in np.ndindex(height - 1, width) if side[y, x] != side[y + 1, x]}
+    lines = np.rint(boundary(side) * [width, height, width, height]).astype(int)
+    pieces = []
+    for x0, y0, x1, y1 in lines.tolist():
+        assert (x0 == x1) != (y0 == y1)
+        down, right = int(x0 == x1), int(y0 == y1)
+        pieces += [
+            ((x0 + n * right, y0 + n * down), (x0 + (n + 1) * right, y0 + (n + 1) * down))
+            for n in range(x1 - x0 + y1 - y0)
+        ]
+    assert len(pieces) == len(set(pieces))
+    assert set(pieces) == expected
+    joined = {(x1, y1, x0 == x1) for x0, y0, x1, y1 in lines.tolist()}
+    assert not joined & {(x0, y0, x0 == x1) for x0, y0, x1, y1 in lines.tolist()}, "lines are as long as they can be"
 
 
 def test_isolated_cells_are_covered_and_only_they(eig: xr.Dataset) -> None:

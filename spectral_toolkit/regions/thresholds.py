@@ -49,14 +49,21 @@ def cut_costs(
         ``share (image, threshold)``, the part of the cells above the threshold (isolated ones are not counted);
         ``normalised_cut (image, threshold)`` of the joint graph into those above and those not, in [0, 2], NaN where
         one side is empty; and ``best (image)``, the threshold of the smallest, NaN if there is none. Of pictures solved
-        as one all are without ``image``. Where all layers have one grid no cut can cost less than the eigenvalue of
-        component 1.
+        as one all are without ``image``.
 
     Raises
     ------
     RegionsError
         If there is no such component, a threshold is out of range, ``eig`` is not of this graph, or the joint graph
         would be a full matrix over more than 4,096 cells.
+
+    Notes
+    -----
+    On the grid that was solved on, no cut costs less than the eigenvalue of component 1, if that is at most 1. With W
+    the joint affinity, d its row sums, B the joint degree and z the indicator of one side less its mean over d, the cut
+    costs 1 - z'Wz / z' diag(d) z, and the eigenvalue is at most 1 - z'Wz / z'Bz. Where all layers have one grid, B is
+    diag(d), and this is Shi & Malik's bound, at most 1 or not. Elsewhere B is non-negative with row sums d, so that
+    z'Bz is the smaller; a cut whose z'Wz is negative costs more than 1.
 
     References
     ----------

@@ -28,6 +28,7 @@ from .composite import (
     symmetric_limit,
 )
 from .notebook import load_bokeh
+from .outline import CASING, CASING_WIDTH, INK, INK_WIDTH, boundary
 from .shown import ShownPicture, choose_images, shown_pictures
 from .wording import component_title, three_title
 
@@ -95,9 +96,9 @@ def overlay(
     smooth
         Interpolate between patch centres. Off by default: patches are what was measured.
     threshold
-        For ``kind="component"``: colour only the side above it, a number from -1 to 1, the part of the end of the
-        colours, so that 0 cuts by sign; None colours both sides. :func:`spectral_toolkit.cut_costs` says what a cut
-        costs.
+        For ``kind="component"``: colour only the side above it, and draw the line where it ends. A number from -1 to
+        1, the part of the end of the colours, so that 0 cuts by sign; None colours both sides.
+        :func:`spectral_toolkit.cut_costs` says what a cut costs.
     like
         Another answer, on whose scale the colours are: of :func:`spectral_toolkit.project` the one that pictures were
         laid into, so that a colour is one value in both.
@@ -244,7 +245,8 @@ def _draw_components(
             # What is seen may be interpolated or cut; the values under the cursor are the ones that were computed.
             values = field.dimension_values(2, flat=False)
             fine = _interpolated(values, shown) if style.smooth else values
-            layers = [picture, _colours_element(fine, limit, style), _coloured(field, limit, 0.0)]
+            cut = [] if style.threshold is None else _cut_elements(is_above(fine, style.threshold, limit))
+            layers = [picture, _colours_element(fine, limit, style), *cut, _coloured(field, limit, 0.0)]
         else:
             layers = [picture, _coloured(field, limit, style.opacity)]
         views.append(_framed(hv.Overlay([*layers, *above]), shown, style.width, title))
@@ -328,6 +330,16 @@ def _colours_element(fine: np.ndarray, limit: float, style: _Style) -> hv.RGB:
         above = np.where(is_above(fine, style.threshold, limit), 255, 0).astype(np.uint8)
         colours = np.concatenate([colours, above[..., None]], axis=-1)
     return _styled(rgb_element(colours, "Colours"), alpha=style.opacity)
+
+
+def _cut_elements(side: np.ndarray) -> list[hv.Element]:
+    """Where a side (y, x) ends, dark on light so that it is seen on any picture."""
+    ends = tuple(boundary(side).T)
+    lines = [hv.Segments(ends, kdims=["x", "y", "right", "bottom"], group=group) for group in ("Casing", "Cut")]
+    return [
+        _styled(lines[0], color=CASING, line_width=CASING_WIDTH, line_cap="square"),
+        _styled(lines[1], color=INK, line_width=INK_WIDTH, line_cap="square"),
+    ]
 
 
 def _interpolated(field: np.ndarray, shown: ShownPicture) -> np.ndarray:

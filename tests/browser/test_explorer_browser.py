@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -86,6 +87,10 @@ class Bench:
                 self.page.wait_for_timeout(500)
         return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
 
+    def figure(self) -> bytes:
+        """The first figure, with the mouse where it is."""
+        return self.explorer.locator(".bk-Figure:visible").first.screenshot()
+
     def wait(self, holds: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE
         while not holds():
@@ -112,17 +117,39 @@ def difference(shot: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(seen - expected).mean())
 
 
+def dark_edges(shot: np.ndarray) -> int:
+    """How many edges between two patches have something as dark as the line of a cut in their middle."""
+    height, width = shot.shape[:2]
+    dark = shot.max(axis=2) < 70
+    found = 0
+    for row in range(12):
+        for column in range(1, 12):
+            for y, x in (((row + 0.5) / 12, column / 12), (column / 12, (row + 0.5) / 12)):
+                at_y, at_x = round(y * height), round(x * width)
+                found += bool(dark[at_y - 2 : at_y + 3, at_x - 2 : at_x + 3].any())
+    return found
+
+
+def is_lowest(words: str) -> bool:
+    """Whether the words beside the slider are about the lowest cut."""
+    return re.search(r"normalised cut (\S+) \(lowest \1,", words) is not None
+
+
 @pytest.fixture(scope="module")
 def solve() -> Callable[..., np.ndarray]:
     """Colours that the middles of patches must have: the same numbers, computed here."""
     pixels = st.scenes.sample(4, seed=0).pixels
     acts = st.capture("scenes", pixels, progress=False)
 
-    def colours(kind: str, component: int = 1, image: int = 0, opacity: float = 0.7, weights=None) -> np.ndarray:
+    def colours(
+        kind: str, component: int = 1, image: int = 0, opacity: float = 0.7, weights=None, threshold: float = -np.inf
+    ) -> np.ndarray:
         graph = st.affinity(acts.isel(image=[image]), kind)
         eig = st.solve(graph if weights is None else graph.reweight(weights), 8)
         field = eig.eigenvector.isel(image=0).sel(component=component).values
-        whole = blend(pixels.values[image], colour_field(field, symmetric_limit(field)), opacity)
+        limit = symmetric_limit(field)
+        shown = np.where(field > threshold * limit, opacity, 0.0)
+        whole = blend(pixels.values[image], colour_field(field, limit), shown)
         middles = [int((place + 0.44) * 8) for place in range(12)]
         return whole[np.ix_(middles, middles)].astype(int)
 
@@ -208,7 +235,23 @@ def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> N
     bench.explorer.get_by_label("Cut in two").check()
     bench.button("Lowest cut").click()
     bench.wait(lambda: np.abs(bench.picture() - whole).mean() > 3, "One side only")
-    bench.explorer.get_by_text("of the patches, normalised cut").wait_for(timeout=PATIENCE * 1000)
+    told = bench.explorer.get_by_text("of the patches, normalised cut")
+    bench.wait(lambda: is_lowest(told.inner_text()), "The lowest cut")
+    above = bench.explorer.locator(".widget-inline-hbox", has_text="Above")
+    box, figure = above.get_by_role("slider").bounding_box(), bench.figure()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    bench.page.mouse.move(x, y)
+    bench.page.mouse.down()
+    for step in range(8):
+        bench.page.mouse.move(x + 8 * step, y)
+    bench.wait(lambda: bench.figure() != figure and not is_lowest(told.inner_text()), "What follows a held hand")
+    bench.page.mouse.up()
+    threshold = float(above.locator(".widget-readout").inner_text().replace("\N{MINUS SIGN}", "-"))
+    bench.wait_for_colours(solve("vv", threshold=threshold))
+    bench.wait(lambda: dark_edges(bench.picture()) > dark_edges(whole) + 5, "The line where the side ends")
+    bench.button("Lowest cut").click()
+    bench.wait(lambda: is_lowest(told.inner_text()), "The lowest cut again")
     bench.explorer.get_by_label("Cut in two").uncheck()
     bench.wait_for_colours(solve("vv"))
 

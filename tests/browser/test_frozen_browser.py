@@ -94,12 +94,16 @@ def test_a_component_is_cut_in_two(watched: Watched, path: Path, tmp_path: Path)
     above = field > 0.3 * np.abs(field).max()
     shown = cells(stage)
     assert np.abs(shown - expected(answer(), 0, 1))[above].max() <= 3
+    crossed = (above[:, 1:] != above[:, :-1]).sum() + (above[1:] != above[:-1]).sum()
+    for line in ("casing", "cut"):
+        assert (stage.locator(f"path.{line}").get_attribute("d") or "").count("M") == crossed > 0
     page.locator("#opacity").fill("0")
     assert np.abs(cells(stage) - shown)[~above].max() <= 3
     assert np.abs(cells(stage) - shown)[above].max() > 30
     share = f"Above 0.30: {100 * above.mean():.0f} % of the patches."
     assert page.locator(".share").first.text_content() == share
     page.get_by_role("tab", name="RGB").click()
+    assert stage.locator("path.cut").count() == 0
     assert page.locator("#cutting").is_hidden()
     assert page.locator(".share").first.is_hidden()
     st.frozen(tree(), tmp_path / "a.html", n_eigenvectors=2, device="cpu", start={"threshold": 0.3})

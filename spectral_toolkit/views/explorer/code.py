@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..recipe import call, capture_lines
-from .session import Question, cut_component, questions
+from .session import Question, can_be_written_out, cut_component, questions
 from .state import Facts, State, moved
 
 
@@ -77,7 +77,8 @@ def _solving(state: State, question: Question, suffix: str, facts: Facts, pictur
     }
     if cut_component(state) is not None:
         shown["threshold"] = state.threshold
-        lines.append(f"costs{suffix} = st.cut_costs(eig{suffix}, graph{suffix}, {state.component})")
+        if can_be_written_out(facts.grid_of(weights)):
+            lines.append(f"costs{suffix} = st.cut_costs(eig{suffix}, graph{suffix}, {state.component})")
     if state.view == "grid":
         shown |= {"component": None, "kind": "grid"}
     if state.view == "rgb":

@@ -10,6 +10,7 @@ import numpy as np
 from ..colour import ISOLATED, SEQUENTIAL, categorical
 from ..composite import colour_field, colour_three, is_above, resize_field, robust_limit, symmetric_limit
 from ..figures import short_names
+from ..outline import boundary
 from ..shown import ShownPicture
 from .session import Side
 from .state import State
@@ -78,10 +79,14 @@ def _component(state: State, side: Side, picture: ShownPicture, number: int, bel
     values = side.eig["eigenvector"].isel(image=0).sel(component=number).transpose("y", "x").values
     limit = symmetric_limit(values)
     fine = _smoothed(values, state.smooth, picture)
-    colours = _with_opacity(colour_field(fine, limit), state.opacity, _isolated(side, fine.shape))
-    if state.threshold is not None and state.view == "picture":
-        colours[~is_above(fine, state.threshold, limit), 3] = 0
-    return Tile(colours, values, below, framed=_tapped(side))
+    isolated = _isolated(side, fine.shape)
+    colours = _with_opacity(colour_field(fine, limit), state.opacity, isolated)
+    tile = Tile(colours, values, below, framed=_tapped(side))
+    if state.threshold is None or state.view != "picture":
+        return tile
+    above = is_above(fine, state.threshold, limit)
+    colours[~above & ~isolated, 3] = 0  # what no affinity reaches stays grey on either side
+    return replace(tile, lines=boundary(above))
 
 
 def _grid(state: State, side: Side, picture: ShownPicture, small: np.ndarray) -> list[Tile]:

@@ -14,12 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...errors import SpectralToolkitError
 from ..composite import enlarge
-from .tiles import Place, Tile
+from ..outline import CASING, CASING_WIDTH, INK, INK_WIDTH
+from .tiles import Place, Tile, line_columns
 
 _SCALE = 2  # pixels of the file for one of the screen
 _HEAD = 24  # screen pixels for the title
 _SPACE = 16
 _INK = "#1a1a1a"
+_STROKES = ((CASING, CASING_WIDTH), (INK, INK_WIDTH))
 
 
 class Panel:
@@ -47,6 +49,11 @@ def save_png(panels: Sequence[Panel], path: Path) -> Path:
             at = (round((left + place.left) * _SCALE), round((_HEAD + place.top) * _SCALE))
             size = (round(place.height * _SCALE), round(place.width * _SCALE))
             sheet.paste(Image.fromarray(_composed(tile, size)), at)
+            for colour, wide in _STROKES:
+                for x0, y0, x1, y1 in _ends(tile, place, left):
+                    half = wide / 2  # lines end square, so that corners are closed
+                    corners = [(min(x0, x1) - half), (min(y0, y1) - half), (max(x0, x1) + half), (max(y0, y1) + half)]
+                    draw.rectangle([round(corner * _SCALE) for corner in corners], fill=colour)
             if tile.caption:
                 draw.text((at[0], at[1] - 15 * _SCALE), _plain(tile.caption), fill=_INK, font=small)
             for box in _boxes(tile, place):
@@ -75,6 +82,11 @@ def save_svg(panels: Sequence[Panel], path: Path) -> Path:
             if tile.picture is not None:
                 parts.append(f'<image {box} href="{_uri(tile.picture)}"/>')
             parts.append(f'<image {box} style="image-rendering:pixelated" href="{_uri(tile.colours)}"/>')
+            drawn = "".join(f"M{x0:g} {y0:g}L{x1:g} {y1:g}" for x0, y0, x1, y1 in _ends(tile, place, left))
+            for colour, wide in _STROKES if drawn else ():
+                parts.append(
+                    f'<path d="{drawn}" fill="none" stroke="{colour}" stroke-width="{wide}" stroke-linecap="square"/>'
+                )
             if tile.caption:
                 parts.append(f'<text x="{x:g}" y="{y - 4:g}" font-size="11">{escape(tile.caption)}</text>')
             for edge in _boxes(tile, place):
@@ -152,6 +164,11 @@ def _boxes(tile: Tile, place: Place) -> list[tuple[float, float, float, float, s
         left, top = place.left + column * wide, place.top + row * high
         boxes.append((left, top, left + wide, top + high, "#d55e00"))
     return boxes
+
+
+def _ends(tile: Tile, place: Place, left: float) -> np.ndarray:
+    """Both ends (n, 4) of the tile's lines, in screen pixels of the sheet."""
+    return np.stack(list(line_columns([tile], [place]).values()), axis=1) + [left, _HEAD] * 2
 
 
 def _uri(colours: np.ndarray) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,8 +15,9 @@ from ...activations import check_tree, image_names, layer_names
 from ...affinities import LayerGraph, affinity
 from ...affinities.features import KINDS
 from ...affinities.rows import affinity_row
-from ...errors import RegionsError, SpectralToolkitError
+from ...errors import SpectralToolkitError
 from ...regions import cut_costs, instances, segment
+from ...regions.joint import MOST_DENSE
 from ...solvers import solve
 from ...trust import Statement, outlying_masks, trust_statements
 from ..composite import shrink
@@ -81,6 +82,11 @@ def questions(state: State, facts: Facts) -> list[Question]:
 def cut_component(state: State) -> int | None:
     """The eigenvector whose cuts a state asks the costs of, or None."""
     return state.component if state.view == "picture" and state.threshold is not None else None
+
+
+def can_be_written_out(grid: Sequence[int]) -> bool:
+    """Whether the joint graph over a grid is small enough, so that what a cut costs can be computed."""
+    return grid[0] * grid[1] <= MOST_DENSE
 
 
 def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
@@ -298,10 +304,8 @@ def _instances(eig: xr.Dataset) -> np.ndarray:
 
 def _costs(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
     """What every threshold costs, or None where the joint graph is too large to be written out."""
-    try:
-        return cut_costs(eig, graph, component).isel(image=0)
-    except RegionsError:
-        return None
+    grid = eig.sizes["y"], eig.sizes["x"]
+    return cut_costs(eig, graph, component).isel(image=0) if can_be_written_out(grid) else None
 
 
 class _MissingError(Exception):

@@ -16,9 +16,10 @@ import holoviews as hv
 import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
 import numpy as np
 from bokeh.layouts import column as stacked
-from bokeh.models import CrosshairTool, CustomJS, Div, HoverTool, ImageRGBA, Quad, Text
+from bokeh.models import CrosshairTool, CustomJS, Div, HoverTool, ImageRGBA, Quad, Segment, Text
 
 from ..composite import enlarge
+from ..outline import CASING, CASING_WIDTH, INK, INK_WIDTH
 
 GAP = 10  # screen pixels between tiles
 CAPTION = 20  # screen pixels above a tile that has a caption
@@ -47,6 +48,8 @@ class Tile:
         Patches (row, column) to draw a frame around.
     chosen
         Whether the whole tile is framed.
+    lines
+        (n, 4): straight lines to draw, as `outline.boundary` gives them.
     """
 
     colours: np.ndarray
@@ -55,6 +58,7 @@ class Tile:
     caption: str = ""
     framed: Sequence[tuple[int, int]] = ()
     chosen: bool = False
+    lines: np.ndarray = field(default_factory=lambda: np.empty((0, 4)))
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class TileFigure:
         self._pictures, self._colours = (renderer.data_source for renderer in images)
         self._frames = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Quad))
         self._captions = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Text))
+        casing, ink = (renderer for renderer in self.figure.renderers if isinstance(renderer.glyph, Segment))
+        ink.data_source = self._lines = casing.data_source  # the same lines twice, sent once
         next(r for r in self.figure.renderers if isinstance(r.glyph, Quad)).glyph.line_color = "ink"
         self._captions_shrink()
         self.hover = HoverTool(renderers=[images[1]], tooltips=VALUE, description="Values under the cursor")
@@ -97,6 +103,7 @@ class TileFigure:
             (self._colours, {**image_columns([]), **_values([])}),
             (self._frames, _frame_columns([], [])),
             (self._captions, {"x": [], "y": [], "text": []}),
+            (self._lines, line_columns([], [])),
         ):
             source.data = columns
         self._shown: tuple[object, ...] = ()
@@ -124,6 +131,9 @@ class TileFigure:
             **image_columns([(tile.colours, place) for tile, place in zip(tiles, self.places, strict=True)]),
             **_values(tiles),
         }
+        lines = line_columns(tiles, self.places)
+        if len(lines["x0"]) or len(self._lines.data["x0"]):  # most views have none
+            self._lines.data = lines
         self._frames.data = _frame_columns(tiles, self.places)
         captioned = [(tile.caption, place) for tile, place in zip(tiles, self.places, strict=True) if tile.caption]
         self._captions.data = {
@@ -231,6 +241,15 @@ def _values(tiles: Sequence[Tile]) -> dict[str, list[np.ndarray]]:
     return columns
 
 
+def line_columns(tiles: Sequence[Tile], places: Sequence[Place]) -> dict[str, np.ndarray]:
+    """The lines of all tiles, where they are drawn: columns of Bokeh's Segment."""
+    ends = np.empty((0, 4))
+    for tile, place in zip(tiles, places, strict=True):
+        scale = np.array([place.width, place.height] * 2)
+        ends = np.concatenate([ends, tile.lines * scale + [place.left, place.top] * 2])
+    return dict(zip(("x0", "y0", "x1", "y1"), ends.T, strict=True))
+
+
 _MARK, _CHOSEN = "#d55e00", "#1a1a1a"
 
 
@@ -253,6 +272,9 @@ def _drawn(name: str) -> Any:
     dot = np.zeros((2, 2), dtype=np.uint8)
     picture = hv.RGB((*_centres(), dot, dot, dot), bounds=bounds, group="Picture")
     colours = hv.RGB((*_centres(), dot, dot, dot, dot), bounds=bounds, vdims=list("RGBA"), group="Colours")
+    casing, cut = (hv.Segments([(0.0, 0.0, 0.0, 0.0)], group=group) for group in ("Casing", "Cut"))
+    casing.opts(backend="bokeh", color=CASING, line_width=CASING_WIDTH, line_cap="square")
+    cut.opts(backend="bokeh", color=INK, line_width=INK_WIDTH, line_cap="square")
     frames = hv.Rectangles([(0.0, 0.0, 1.0, 1.0)], group="Frames")
     captions = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Captions")
     frames.opts(backend="bokeh", fill_color=None, line_width=2.5)
@@ -263,7 +285,7 @@ def _drawn(name: str) -> Any:
         text_baseline="bottom",
         text_color="#1a1a1a",
     )
-    view = hv.Overlay([picture, colours, frames, captions])
+    view = hv.Overlay([picture, colours, casing, cut, frames, captions])
     view.opts(
         backend="bokeh",
         width=100,

@@ -371,7 +371,10 @@ class Explorer(widgets.VBox):
             layer, weight = changes.pop("weighted")
             changes["weights"] = {**weights, layer: weight}
         elif changes.pop("lowest_cut", False):
-            changes["threshold"] = self._lowest_cut()
+            lowest = self._lowest_cut()
+            if lowest is None:
+                return
+            changes["threshold"] = lowest
         try:
             self.state = fitting(self._changed(changes), self._session)
         except SpectralToolkitError as error:
@@ -379,10 +382,10 @@ class Explorer(widgets.VBox):
             self._controls.show(self._state)
 
     def _lowest_cut(self) -> float | None:
-        """The threshold of the smallest normalised cut, of the first setting; the one there is where nobody knows."""
-        costs = None if self._answer is None else self._answer.sides[0].costs
-        best = None if costs is None else float(costs["best"])
-        return self._state.threshold if best is None or math.isnan(best) else best
+        """The threshold of the smallest normalised cut, of the first setting; None where nobody knows, or not yet."""
+        costs = self._answer.sides[0].costs if self._answer is not None and self._is_current() else None
+        best = math.nan if costs is None else float(costs["best"])
+        return None if math.isnan(best) else best
 
     def _changed(self, changes: dict[str, Any]) -> State:
         """The present state with some fields changed, and with what follows from that, unless it is given too."""
@@ -461,6 +464,7 @@ class Explorer(widgets.VBox):
         self._legend.value = wording.legend(state)
         self._trust.value = wording.trust_html(answer.sides)
         self._controls.cut_cost.value = wording.cut_cost(state, answer.sides)
+        self._controls.lowest.disabled = self._lowest_cut() is None
         self._row_legend.value = wording.row_legend(state, answer.sides[0].eig)
         self._stale(False)
 
@@ -485,6 +489,7 @@ class Explorer(widgets.VBox):
         if asked is not None:
             self._bar.value = 0.0
             self._stale(True)
+            self._controls.lowest.disabled = True
             self._busy_row.add_class("st-on")
         else:
             self._busy_row.remove_class("st-on")
@@ -493,14 +498,18 @@ class Explorer(widgets.VBox):
         self._bar.value = done
 
     def _stale(self, stale: bool) -> None:
-        for stage in (self._stage, self._rows_stage):
-            (stage.add_class if stale else stage.remove_class)("st-stale")
+        for part in (self._stage, self._rows_stage, self._controls.cut_cost):
+            (part.add_class if stale else part.remove_class)("st-stale")
 
     def _say(self, text: str) -> None:
         self._message.value = f'<span class="st-error">{html.escape(text)}</span>' if text else ""
 
+    def _is_current(self) -> bool:
+        wanted = _wanted(self._state, self._session)
+        return self._answer is not None and wanted == _wanted(self._answer.state, self._session)
+
     def _require_current(self) -> None:
-        if self._answer is None or _wanted(self._state, self._session) != _wanted(self._answer.state, self._session):
+        if not self._is_current():
             raise SpectralToolkitError(
                 "The answer for the present state is not there yet: wait until explorer.is_busy is False."
             )

@@ -61,7 +61,7 @@ TIPS = {
     "opacity": "How strongly the colours cover the picture.",
     "smooth": "Blend the colours between patches; the values under the cursor stay those that were computed.",
     "is_cut": "Cut the eigenvector in two: only the side above a threshold is coloured.",
-    "threshold": "Where to cut: 0 parts blue from gold, 1 leaves nothing, -1 everything.",
+    "threshold": "Where to cut: 0 parts blue from gold, towards 1 less is left above, towards -1 more.",
     "lowest": "Go to the threshold where the two sides are tied least, of the first setting.",
     "compare": "Show a second setting beside this one, with a common cursor and zoom.",
     "other_affinity": "The affinity of the second setting.",
@@ -118,6 +118,12 @@ def short_title(side: Side) -> str:
 
 def legend(state: State) -> str:
     """How to read the colours, below the picture."""
+    if state.view == "picture" and state.threshold is not None:
+        return (
+            f'<span class="st-bar" style="background:{css_gradient(DIVERGING)}"></span>'
+            "Only the side above the threshold is coloured; the line is the cut. A normalised cut of 0 cuts no tie, 1 "
+            "is as bad as a random cut; none is below the λ of eigenvector 1."
+        )
     if state.view in ("picture", "grid"):
         return (
             f'<span class="st-bar" style="background:{css_gradient(DIVERGING)}"></span>'

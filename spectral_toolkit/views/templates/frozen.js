@@ -104,6 +104,17 @@ function colours(one) {
 // Fields are kept in 255 steps from the lowest to the highest colour.
 const above = (values) => [...values].map((value) => (2 * value) / 255 - 1 > state.threshold);
 
+// Where neighbours lie on different sides, as the path of an SVG; the picture's own edge is no part of it.
+function boundary(sides, [rows, columns]) {
+  let path = "";
+  sides.forEach((is, place) => {
+    const [row, column] = [Math.floor(place / columns), place % columns];
+    if (column + 1 < columns && is !== sides[place + 1]) path += `M${column + 1} ${row}v1`;
+    if (row + 1 < rows && is !== sides[place + columns]) path += `M${column} ${row + 1}h1`;
+  });
+  return path;
+}
+
 // --- pictures --------------------------------------------------------------------------------------------------------
 
 function stage(node = make("div", { class: "stage" })) {
@@ -338,6 +349,10 @@ function paintSide(side) {
     // A colour between two labels would be a third.
     $("canvas", node).classList.toggle("labels", ["segments", "instances"].includes(state.view));
     hatch(node, one.isolated);
+    if (state.view === "component" && state.threshold !== null) {
+      const d = boundary(above(field(one, state.component)), gridOf(one));
+      for (const name of ["casing", "cut"]) $("svg", node).append(draw("path", { d, class: name }));
+    }
     if (state.patch) outline(node, patchOn(gridOf(one)), ["under", "mark"]);
     const limit = one.limits[state.component].toPrecision(3);
     const ends = $$(".scale span", section);
