@@ -69,7 +69,7 @@ class PictureSystem:
         fill = Interpolation(torch.as_tensor(free)[None], self.grid).matrix().toarray()[:, free]
         own, mass = (fill.T @ matrix @ fill for matrix in (self._own, self._mass))
         known = fill.T @ self._known[:, :-1]
-        # W_own v = mu B v: every eigenvalue then only shifts a diagonal. Of small matrices threads make nothing quicker.
+        # W_own v = mu B v: every eigenvalue then only shifts a diagonal. Small matrices want no threads.
         with threadpool_limits(1 if len(free) <= SERIAL_CELLS else None):
             strength, basis = linalg.eigh(own, mass)
         hold = (1 - eigenvalue)[None] - strength[:, None]
