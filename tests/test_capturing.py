@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from spectral_toolkit.errors import (
     SpectralToolkitError,
 )
 from spectral_toolkit.models import Model, attention, load_model
+from spectral_toolkit.models.model import evaluating
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 QKV = ("query", "key", "value")
@@ -280,6 +282,45 @@ def test_compiled_layers_are_named_as_the_plain_ones() -> None:
     for index in range(2):
         module.layers[index] = torch.compile(module.layers[index], backend="eager")
     xr.testing.assert_identical(st.capture(module, pictures(), quantities=("query", "token"), progress=False), plain)
+
+
+@pytest.mark.parametrize("where", ["in place", "blocks", "forward"])
+def test_compiled_modules_run_uncompiled_meanwhile(where: str) -> None:
+    module: Any = BY_NAME["vit"].make()
+    plain = st.capture(module, pictures(), quantities=("query", "token"), progress=False)
+    # In one graph or not at all: the compiler must not get to see what a capture does.
+    if where == "in place":
+        module.compile(backend="eager", fullgraph=True)
+    elif where == "blocks":
+        for block in module.layers:
+            block.compile(backend="eager", fullgraph=True)
+    else:
+        module.forward = torch.compile(module.forward, backend="eager", fullgraph=True)
+    xr.testing.assert_identical(st.capture(module, pictures(), quantities=("query", "token"), progress=False), plain)
+
+
+def test_modules_run_compiled_again_after_captures_that_overlap() -> None:
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    begun, ended = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with evaluating([], seed=0):
+            begun.set()
+            ended.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(first)
+        begun.wait(60)
+        with evaluating([], seed=0):  # begins later than the other, and ends later too
+            ended.set()
+            run.result()
+    torch.compile(torch.nn.Linear(2, 2), backend=backend)(torch.ones(1, 2))
+    assert compiled
 
 
 def test_training_goes_on_after_a_capture() -> None:
