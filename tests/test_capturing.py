@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 import xarray as xr
 from model_zoo import BY_NAME, CASES, Case, joined, pictures
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
@@ -255,6 +256,41 @@ def test_nested_configurations_keep_their_own_setting() -> None:
     assert acts.attrs["attention"] == "eager"
     assert state(module) == found
     assert module.config.vision_config._attn_implementation == "eager"
+
+
+def copied_block() -> Any:
+    module: Any = BY_NAME["vit"].make()
+    module.layers[1] = copy.deepcopy(module.layers[1])
+    return module
+
+
+def inside_an_encoder_and_decoder() -> Any:
+    text: Any = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 40,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
+    decoder = tf.BertLMHeadModel(tf.BertConfig(**text, is_decoder=True, add_cross_attention=True))
+    return tf.VisionEncoderDecoderModel(encoder=BY_NAME["vit"].make(), decoder=decoder).eval()
+
+
+@pytest.mark.parametrize("make", [copied_block, inside_an_encoder_and_decoder])
+def test_blocks_may_have_a_configuration_of_their_own(make: Any) -> None:
+    module = make()
+    towers = [part.config for part in module.modules() if isinstance(part, tf.ViTModel)]
+    blocks = [part.config for part in module.modules() if type(part).__name__ == "ViTAttention"]
+    assert {id(config) for config in blocks} - {id(config) for config in towers}
+    for config in blocks:
+        config._attn_implementation = "eager"
+    plain, found = st.capture(BY_NAME["vit"].make(), pictures(), progress=False), state(module)
+    acts = st.capture(module, pictures(), progress=False)
+    assert "eager" in acts.attrs["attention"]
+    assert state(module) == found
+    assert {config._attn_implementation for config in blocks} == {"eager"}
+    for mine, theirs in zip(acts.children.values(), plain.children.values(), strict=True):
+        np.testing.assert_allclose(mine["key"], theirs["key"], atol=1e-6)
 
 
 def test_autocast_of_the_caller_changes_nothing() -> None:

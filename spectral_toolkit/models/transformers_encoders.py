@@ -128,7 +128,7 @@ class EncoderModel(Model):
 
     @property
     def implementation(self) -> str:
-        return attention.implementation(self.tower)
+        return attention.implementation(self.attentions.values())
 
     def config_sha256(self) -> str:
         settings = json.dumps(_computing(self.config.to_dict()), sort_keys=True, default=str)
