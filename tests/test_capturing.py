@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 import xarray as xr
 from model_zoo import BY_NAME, CASES, Case, joined, pictures
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
@@ -22,6 +24,7 @@ from spectral_toolkit.errors import (
     SpectralToolkitError,
 )
 from spectral_toolkit.models import Model, attention, load_model
+from spectral_toolkit.models.model import evaluating
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 QKV = ("query", "key", "value")
@@ -255,6 +258,41 @@ def test_nested_configurations_keep_their_own_setting() -> None:
     assert module.config.vision_config._attn_implementation == "eager"
 
 
+def copied_block() -> Any:
+    module: Any = BY_NAME["vit"].make()
+    module.layers[1] = copy.deepcopy(module.layers[1])
+    return module
+
+
+def inside_an_encoder_and_decoder() -> Any:
+    text: Any = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 40,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
+    decoder = tf.BertLMHeadModel(tf.BertConfig(**text, is_decoder=True, add_cross_attention=True))
+    return tf.VisionEncoderDecoderModel(encoder=BY_NAME["vit"].make(), decoder=decoder).eval()
+
+
+@pytest.mark.parametrize("make", [copied_block, inside_an_encoder_and_decoder])
+def test_blocks_may_have_a_configuration_of_their_own(make: Any) -> None:
+    module = make()
+    towers = [part.config for part in module.modules() if isinstance(part, tf.ViTModel)]
+    blocks = [part.config for part in module.modules() if type(part).__name__ == "ViTAttention"]
+    assert {id(config) for config in blocks} - {id(config) for config in towers}
+    for config in blocks:
+        config._attn_implementation = "eager"
+    plain, found = st.capture(BY_NAME["vit"].make(), pictures(), progress=False), state(module)
+    acts = st.capture(module, pictures(), progress=False)
+    assert "eager" in acts.attrs["attention"]
+    assert state(module) == found
+    assert {config._attn_implementation for config in blocks} == {"eager"}
+    for mine, theirs in zip(acts.children.values(), plain.children.values(), strict=True):
+        np.testing.assert_allclose(mine["key"], theirs["key"], atol=1e-6)
+
+
 def test_autocast_of_the_caller_changes_nothing() -> None:
     module = BY_NAME["vit"].make()
     plain = st.capture(module, pictures(), progress=False)
@@ -280,6 +318,45 @@ def test_compiled_layers_are_named_as_the_plain_ones() -> None:
     for index in range(2):
         module.layers[index] = torch.compile(module.layers[index], backend="eager")
     xr.testing.assert_identical(st.capture(module, pictures(), quantities=("query", "token"), progress=False), plain)
+
+
+@pytest.mark.parametrize("where", ["in place", "blocks", "forward"])
+def test_compiled_modules_run_uncompiled_meanwhile(where: str) -> None:
+    module: Any = BY_NAME["vit"].make()
+    plain = st.capture(module, pictures(), quantities=("query", "token"), progress=False)
+    # In one graph or not at all: the compiler must not get to see what a capture does.
+    if where == "in place":
+        module.compile(backend="eager", fullgraph=True)
+    elif where == "blocks":
+        for block in module.layers:
+            block.compile(backend="eager", fullgraph=True)
+    else:
+        module.forward = torch.compile(module.forward, backend="eager", fullgraph=True)
+    xr.testing.assert_identical(st.capture(module, pictures(), quantities=("query", "token"), progress=False), plain)
+
+
+def test_modules_run_compiled_again_after_captures_that_overlap() -> None:
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    begun, ended = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with evaluating([], seed=0):
+            begun.set()
+            ended.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(first)
+        begun.wait(60)
+        with evaluating([], seed=0):  # begins later than the other, and ends later too
+            ended.set()
+            run.result()
+    torch.compile(torch.nn.Linear(2, 2), backend=backend)(torch.ones(1, 2))
+    assert compiled
 
 
 def test_training_goes_on_after_a_capture() -> None:

@@ -247,6 +247,54 @@ def test_a_layer_that_is_never_called_is_noticed() -> None:
         st.capture(module, pictures(), progress=False)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_mask_that_differs_from_picture_to_picture_is_refused(batch_size: int) -> None:
+    module: Any = BY_NAME["vit"].make()
+
+    def mask(part: Any, args: Any, kwargs: Any) -> Any:
+        hidden = args[0]
+        bias = torch.zeros(len(hidden), 1, hidden.shape[1], hidden.shape[1])
+        for place, picture in enumerate(hidden):
+            bias[place, ..., 1 + int(picture.abs().sum() * 1000) % 16] = -torch.inf
+        return (hidden, bias), kwargs
+
+    for block in module.layers:
+        block.register_forward_pre_hook(mask, with_kwargs=True)
+    with pytest.raises(UnsupportedModelError, match="the same attention bias.*each picture by a call of its own"):
+        st.capture(module, pictures(), batch_size=batch_size, progress=False)
+    alone = [st.capture(module, picture, progress=False) for picture in pictures()]
+    hidden_keys = [int(acts["layers.0"]["attention_bias"].to_numpy()[0, 0].argmin()) for acts in alone]
+    assert len(set(hidden_keys)) > 1
+
+
+def test_projections_of_the_users_own_need_no_sizes() -> None:
+    class Adapter(torch.nn.Module):
+        def __init__(self, inside: torch.nn.Module) -> None:
+            super().__init__()
+            self.inside = inside
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return self.inside(hidden)
+
+    module: Any = BY_NAME["vit"].make()
+    plain = st.capture(module, pictures(), progress=False)
+    for block in module.layers:
+        for name in ("q_proj", "k_proj", "v_proj"):
+            setattr(block.attention, name, Adapter(getattr(block.attention, name)))
+    adapted = st.capture(module, pictures(), progress=False)
+    for layer in plain.children:
+        xr.testing.assert_identical(adapted[layer].to_dataset(), plain[layer].to_dataset())
+
+
+def test_a_block_in_two_places_is_refused_with_a_way_out() -> None:
+    module: Any = BY_NAME["vit"].make()
+    module.layers[1] = module.layers[0]
+    with pytest.raises(UnsupportedModelError, match="twice in one pass.*copy.deepcopy"):
+        st.capture(module, pictures(), progress=False)
+    module.layers[1] = copy.deepcopy(module.layers[0])
+    assert len(st.capture(module, pictures(), progress=False).children) == 2
+
+
 def test_a_model_that_refuses_the_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     module = BY_NAME["vit"].make()
     monkeypatch.setattr(type(module), "set_attn_implementation", lambda self, name: None)

@@ -237,7 +237,7 @@ class _Recorder:
         self._place: tuple[int, ...] | None = None
         self._passed: set[tuple[int, ...]] = set()
         self._seen: set[tuple[str, str]] = set()
-        self._described: set[str] = set()
+        self._described: dict[str, torch.Tensor] = {}
 
     def begin(self, batch: slice) -> None:
         self._batch = batch
@@ -275,7 +275,8 @@ class _Recorder:
     def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
         if (layer, quantity) in self._seen:
             raise UnsupportedModelError(
-                f"{self._plan.model.name} uses layer {layer!r} twice in one pass; which {quantity} is meant is unclear."
+                f"{self._plan.model.name} uses layer {layer!r} twice in one pass, and which {quantity} is meant is "
+                "unclear: leave it out of layers=..., or put a copy.deepcopy of it in one of its places."
             )
         self._seen.add((layer, quantity))
         n_special = len(self._plan.model.special_tokens_of(layer, quantity))
@@ -311,20 +312,21 @@ class _Recorder:
             )
 
     def describe(self, layer: str, scale: float, bias: torch.Tensor | None) -> None:
-        if layer in self._described:
-            return
-        self._described.add(layer)
-        self._sink.describe(layer, scale, None if bias is None else self._bias(layer, bias))
-
-    def _bias(self, layer: str, bias: torch.Tensor) -> np.ndarray | None:
-        """The bias of one layer, (head, query, key); None where it changes nothing."""
-        if not bool(torch.any(bias != 0)):
-            return None
-        if bias.shape[0] > 1 and not bool(torch.all(bias == bias[:1])):
+        if bias is not None and not bool(torch.any(bias != 0)):
+            bias = None  # it changes nothing
+        sums = torch.zeros(0) if bias is None else _sums(bias)
+        alike = bias is None or bias.shape[0] == 1 or bool(torch.all(bias == bias[:1]))
+        if not alike or not torch.equal(sums, self._described.get(layer, sums)):
             raise UnsupportedModelError(
-                f"Layer {layer!r} of {self._plan.model.name} adds another attention bias to every picture, which has "
-                "no place in a tree of activations: capture one picture at a time with batch_size=1."
+                f"Layer {layer!r} of {self._plan.model.name} does not add the same attention bias to every picture, "
+                "and a tree of activations holds one for all: capture each picture by a call of its own."
             )
+        if layer not in self._described:
+            self._sink.describe(layer, scale, None if bias is None else self._bias(layer, bias))
+            self._described[layer] = sums
+
+    def _bias(self, layer: str, bias: torch.Tensor) -> np.ndarray:
+        """The bias of one layer, (head, query, key)."""
         spec = self._plan.bias(layer)
         # Minus infinity (a token is not seen) becomes the lowest number: softmax sees no difference.
         lowest = float(np.finfo(spec.dtype).min)
@@ -336,3 +338,9 @@ class _Recorder:
                 f"The attention bias of layer {layer!r} holds NaN or infinity: the weights are damaged."
             )
         return array
+
+
+def _sums(bias: torch.Tensor) -> torch.Tensor:
+    """What tells one bias from another without keeping it: its sums over queries and over keys, what hides clipped."""
+    one = bias[0].detach().clamp(min=-1e4)
+    return torch.cat([one.sum(dim=axis, dtype=torch.float32).flatten() for axis in (-1, -2)]).cpu()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -170,6 +170,11 @@ def _switch(tower: Any, configs: list[Any], listeners: dict[torch.nn.Module, Lis
         _switched.setdefault(id(config), _Switched(own[id(config)])).captures += 1
     try:
         tower.set_attn_implementation(NAME)
+        if tower.config._attn_implementation == NAME:
+            # A copied block, and a tower that another model gave its own configuration, are not reached by the switch.
+            for config in (getattr(module, "config", None) for module in listeners):
+                if config is not None and id(config) in own:
+                    config._attn_implementation_internal = NAME
     except BaseException:
         _put_back(configs)
         raise
@@ -206,8 +211,10 @@ def _configs(tower: torch.nn.Module) -> list[Any]:
     return list(found.values())
 
 
-def implementation(tower: Any) -> str:
-    """Name of what computes the attention of ``tower`` in a capture, for the provenance."""
-    own = _own(tower.config)
-    used = delegate(own)
-    return str(used) if used == own or own is None else f"{used} (in place of {own})"
+def implementation(modules: Iterable[Any]) -> str:
+    """Name of what computes in attention ``modules`` during a capture, for the provenance; names where they differ."""
+    names = {}
+    for own in (_own(module.config) for module in modules):
+        used = delegate(own)
+        names[str(used) if used == own or own is None else f"{used} (in place of {own})"] = None
+    return ", ".join(names)

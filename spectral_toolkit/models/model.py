@@ -315,15 +315,41 @@ def sha256_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     return digest.hexdigest()
 
 
+_counting = threading.Lock()
+_n_uncompiled = 0
+_stance = ExitStack()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Compiled modules run as written: the compiler would follow them into what a capture records."""
+    # The stance is one for the whole process: the last to leave, in whichever thread, puts it back.
+    global _n_uncompiled
+    with _counting:
+        if not _n_uncompiled:
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _n_uncompiled += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _n_uncompiled -= 1
+            if not _n_uncompiled:
+                _stance.close()
+
+
 @contextmanager
 def evaluating(modules: Sequence[torch.nn.Module], seed: int) -> Iterator[None]:
-    """Evaluation mode, no gradients and a seeded generator; training flags and random state are put back."""
+    """Evaluation mode, no gradients, no compiled code and a seeded generator; training flags and random state are put
+    back.
+    """
     flags = [(part, part.training) for module in modules for part in module.modules()]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     # no_grad rather than inference_mode: models cache tensors (rotary tables), and one made in inference mode
     # would break the user's next training step.
     # The caller's autocast would compute in another precision than the one recorded.
     with ExitStack() as stack:
+        stack.enter_context(uncompiled())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=devices))

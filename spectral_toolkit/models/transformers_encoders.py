@@ -116,19 +116,19 @@ class EncoderModel(Model):
     def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
         part = self.attentions[layer]
         heads = getattr(part, "num_heads", None) or part.num_attention_heads
-        value_heads = heads // getattr(part, "num_key_value_groups", 1)
+        # Not from the projections: adapters of the user's own may stand in their place.
         return LayerShape(
             grid=(size[0] // self.patch_size[0], size[1] // self.patch_size[1]),
             heads=heads,
-            channels=part.q_proj.out_features // heads,
-            value_channels=part.v_proj.out_features // value_heads,
-            features=part.q_proj.in_features,
+            channels=part.head_dim,
+            value_channels=part.head_dim,
+            features=self.config.hidden_size,
             biased=any(getattr(self.config, f"use_{kind}relative_position_bias", False) for kind in ("", "shared_")),
         )
 
     @property
     def implementation(self) -> str:
-        return attention.implementation(self.tower)
+        return attention.implementation(self.attentions.values())
 
     def config_sha256(self) -> str:
         settings = json.dumps(_computing(self.config.to_dict()), sort_keys=True, default=str)

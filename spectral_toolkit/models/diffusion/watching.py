@@ -49,7 +49,7 @@ Listener = Callable[[Seen], None]
 def watching(listeners: Mapping[torch.nn.Module, Listener], name: str) -> Iterator[None]:
     """Have every call of the attention modules told to their listeners; leave no trace afterwards.
 
-    Compiled modules run uncompiled meanwhile. ``name`` is the model's, for messages.
+    ``name`` is the model's, for messages.
 
     Raises
     ------
@@ -65,8 +65,7 @@ def watching(listeners: Mapping[torch.nn.Module, Listener], name: str) -> Iterat
                 raise SpectralToolkitError(f"{name} is being captured already: wait for the first capture to end.")
             own[module] = before
             object.__setattr__(module, "forward", _watched(module, module.forward, listener, name))
-        with torch.compiler.set_stance("force_eager"):
-            yield
+        yield
     finally:
         for module, before in own.items():
             module.__dict__.pop("forward", None)
