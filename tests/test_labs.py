@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
+import xarray as xr
 from nbgrader import utils
 from nbgrader.api import Gradebook
 from nbgrader.validator import Validator
 from notebook_outputs import remote_resources
 from traitlets.config import Config
+
+import spectral_toolkit as st
+from spectral_toolkit.views.report import render_report
 
 LABS = Path(__file__).resolve().parents[1] / "notebooks" / "labs"
 
@@ -114,6 +121,100 @@ def test_minutes_are_those_of_the_rule_on_the_page(name: str, repository: Path) 
     assert f"About {minutes} minutes" in " ".join(read(LABS / f"{name}.ipynb").cells[0].source.split())
     (row,) = [line for line in (repository / "docs" / "labs.md").read_text().splitlines() if f"{name}.ipynb" in line]
     assert row.endswith(f" {minutes} |")
+
+
+def check(number: int, key: str, names: dict[str, Any]) -> None:
+    """Run one check of a lab, hidden tests included, on the names it finds."""
+    exec(cells_of(number)[key], names)
+
+
+def cells_of(number: int) -> dict[str, str]:
+    """The code cells of a lab's solution that have a name."""
+    cells = read(LABS / "solutions" / f"{NAMES[number - 1]}.ipynb").cells
+    return {cell.metadata.nbgrader.grade_id: cell.source for cell in cells if "nbgrader" in cell.metadata}
+
+
+SIX_NODES = """W = np.zeros((6, 6))
+for i, j in [(0, 1), (0, 2), (1, 2), (2, 3), (1, 3), (3, 4), (4, 5)]:
+    W[i, j] = W[j, i] = 1 / (1 + j)
+"""
+WRONG = {
+    "every tie counted in both directions": (
+        1,
+        "cut-values",
+        "def cut(W, side): return 2 * W[side][:, ~side].sum()",
+        "counts once",
+    ),
+    "partings as lists": (
+        1,
+        "brute-force",
+        "good = bipartitions\ndef bipartitions(n): return [side.tolist() for side in good(n)]",
+        "a boolean array",
+    ),
+    "partings as numbers": (
+        1,
+        "brute-force",
+        "good = bipartitions\ndef bipartitions(n): return [side.astype(int) for side in good(n)]",
+        "a boolean array",
+    ),
+    "the value first": (
+        1,
+        "brute-force",
+        "good = best_bipartition\ndef best_bipartition(W, value): return good(W, value)[::-1]",
+        "first the side",
+    ),
+    "the value first, of thresholds": (
+        1,
+        "round",
+        "good = best_threshold\ndef best_threshold(W, x): return good(W, x)[::-1]",
+        "first the side",
+    ),
+    "labels shuffled in place": (
+        3,
+        "shuffle",
+        "def shuffled(labels, seed=0):\n    labels[:] = np.roll(labels, 1, axis=0)\n    return labels",
+        "stay as they were",
+    ),
+    "components counted from 0": (
+        4,
+        "readable",
+        "good = readable\ndef readable(eig): return [number - 1 for number in good(eig)]",
+        "the first is 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_answer_is_told_what_is_wrong(case: str) -> None:
+    number, key, answer, told = WRONG[case]
+    names: dict[str, Any] = {"np": np, "xr": xr, "itertools": itertools, "answers": {}, "names": []}
+    exec(SIX_NODES, names)
+    wanted = {1: ["degrees", "cut-values", "brute-force", "eigenvectors", "round"], 3: ["shuffle"], 4: ["readable"]}
+    for needed in wanted[number]:
+        exec(cells_of(number)[needed], names)
+    check(number, f"{key}-check", dict(names))
+    exec(answer, names)
+    with pytest.raises(AssertionError, match=told):
+        check(number, f"{key}-check", names)
+
+
+def test_a_right_answer_may_be_a_list() -> None:
+    names: dict[str, Any] = {"np": np}
+    exec("def shuffled(labels, seed=0): return [labels[place - 1] for place in range(len(labels))]", names)
+    check(3, "shuffle-check", names)
+
+
+def test_a_bundle_will_do_for_an_investigation(tmp_path: Path) -> None:
+    """Lab 4 asks for a model, or for a bundle, which has none."""
+    quantities = ("query", "key", "value", "token")
+    acts = st.capture("scenes", st.scenes.sample(6, seed=0).pixels, quantities=quantities, progress=False)
+    st.save_bundle(tmp_path / "class.zip", acts)
+    names: dict[str, Any] = {"Path": Path, "activations": st.load_bundle(tmp_path / "class.zip").activations}
+    check(4, "capture-check", names)
+    two = names["activations"].isel(image=[0, 1])
+    answers = {kind: st.solve(st.affinity(two, kind), n_eigenvectors=3) for kind in ("qk", "vv")}
+    names["report_path"] = render_report(two, answers, tmp_path / "investigation.html")
+    check(4, "report-check", names)
 
 
 @pytest.mark.slow
