@@ -16,7 +16,18 @@ import holoviews as hv
 import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
 import numpy as np
 from bokeh.layouts import column as stacked
-from bokeh.models import CrosshairTool, CustomJS, Div, HoverTool, ImageRGBA, Quad, Segment, Text
+from bokeh.models import (
+    ColumnDataSource,
+    CrosshairTool,
+    CustomJS,
+    Div,
+    GlyphRenderer,
+    HoverTool,
+    ImageRGBA,
+    Quad,
+    Segment,
+    Text,
+)
 
 from ..composite import enlarge
 from ..outline import CASING, CASING_WIDTH, INK, INK_WIDTH
@@ -92,8 +103,7 @@ class TileFigure:
         self._pictures, self._colours = (renderer.data_source for renderer in images)
         self._frames = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Quad))
         self._captions = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Text))
-        casing, ink = (renderer for renderer in self.figure.renderers if isinstance(renderer.glyph, Segment))
-        ink.data_source = self._lines = casing.data_source  # the same lines twice, sent once
+        self._lines = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Segment))
         next(r for r in self.figure.renderers if isinstance(r.glyph, Quad)).glyph.line_color = "ink"
         self._captions_shrink()
         self.hover = HoverTool(renderers=[images[1]], tooltips=VALUE, description="Values under the cursor")
@@ -272,9 +282,6 @@ def _drawn(name: str) -> Any:
     dot = np.zeros((2, 2), dtype=np.uint8)
     picture = hv.RGB((*_centres(), dot, dot, dot), bounds=bounds, group="Picture")
     colours = hv.RGB((*_centres(), dot, dot, dot, dot), bounds=bounds, vdims=list("RGBA"), group="Colours")
-    casing, cut = (hv.Segments([(0.0, 0.0, 0.0, 0.0)], group=group) for group in ("Casing", "Cut"))
-    casing.opts(backend="bokeh", color=CASING, line_width=CASING_WIDTH, line_cap="square")
-    cut.opts(backend="bokeh", color=INK, line_width=INK_WIDTH, line_cap="square")
     frames = hv.Rectangles([(0.0, 0.0, 1.0, 1.0)], group="Frames")
     captions = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Captions")
     frames.opts(backend="bokeh", fill_color=None, line_width=2.5)
@@ -285,7 +292,7 @@ def _drawn(name: str) -> Any:
         text_baseline="bottom",
         text_color="#1a1a1a",
     )
-    view = hv.Overlay([picture, colours, casing, cut, frames, captions])
+    view = hv.Overlay([picture, colours, frames, captions])
     view.opts(
         backend="bokeh",
         width=100,
@@ -304,12 +311,24 @@ def _drawn(name: str) -> Any:
     )
     drawn = render(view)
     drawn.name = name
+    _add_lines(drawn)
     drawn.toolbar.update(logo=None, autohide=True)
     for side in ("left", "right", "top", "bottom"):
         setattr(drawn, f"min_border_{side}", 0)
     drawn.update(toolbar_inner=True, outline_line_color=None, sizing_mode="scale_width", title=None)
     drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool | CrosshairTool)]
     return drawn
+
+
+def _add_lines(drawn: Any) -> None:
+    """Lines of a cut, below frames and words: drawn twice from one source, by Bokeh itself, which is quicker here."""
+    above = [renderer for renderer in drawn.renderers if not isinstance(renderer.glyph, ImageRGBA)]
+    source = ColumnDataSource()
+    lines = [
+        GlyphRenderer(data_source=source, glyph=Segment(line_color=colour, line_width=width, line_cap="square"))
+        for colour, width in ((CASING, CASING_WIDTH), (INK, INK_WIDTH))
+    ]
+    drawn.renderers = [*(one for one in drawn.renderers if one not in above), *lines, *above]
 
 
 # Words fill the width that the picture has, and ask for none of their own.

@@ -204,7 +204,7 @@ function showShare(section, one) {
   const lost = new Set(one.isolated.map(([row, column]) => row * columns + column));
   const counted = above(field(one, state.component)).filter((_, place) => !lost.has(place));
   const share = counted.filter(Boolean).length / Math.max(1, counted.length);
-  node.textContent = `Above ${state.threshold.toFixed(2)}: ${Math.round(100 * share)} % of the patches.`;
+  node.textContent = `Above ${state.threshold.toFixed(2).replace("-", "−")}: ${Math.round(100 * share)} % of the patches.`;
 }
 
 function showNumbers(section, one) {
@@ -446,7 +446,7 @@ function showOpacity() {
 }
 
 function showThreshold() {
-  $("#threshold-value").textContent = Number($("#threshold").value).toFixed(2);
+  $("#threshold-value").textContent = Number($("#threshold").value).toFixed(2).replace("-", "−");
 }
 
 function listenToTabs() {
