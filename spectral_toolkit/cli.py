@@ -31,6 +31,7 @@ from .command_inputs import (
     refuse_missing,
     split,
     stored_layers,
+    stored_weights,
 )
 from .errors import SpectralToolkitError
 from .outputs import refuse_foreign, refuse_unwritable, write_store
@@ -232,18 +233,13 @@ def solve(
         return  # pictures solved alone are no work for several processes
     captured = open_activations(activations)
     names = layer_names(captured)
-    wanted = stored_layers(layers, names)
-    weights = {
-        names[int(name)] if name not in names and name.isdecimal() and int(name) < len(names) else name: value
-        for name, value in numbers_by_name(weight, "--weight").items()
-    }
     options_of_kernel: dict[str, Any] = dict(numbers_by_name(kernel_option, "--kernel-option"))
     graph = st.affinity(
         captured,
         affinity,
         kernel=kernel,
-        layers=wanted,
-        weights=weights or None,
+        layers=stored_layers(layers, names),
+        weights=stored_weights(weight, names) or None,
         heads=heads,
         scope=scope,
         search=search,

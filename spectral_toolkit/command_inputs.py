@@ -70,6 +70,14 @@ def stored_layers(text: str, names: Sequence[str]) -> str | list[str]:
     return list(dict.fromkeys(names[item] if isinstance(item, int) else item for item in wanted))
 
 
+def stored_weights(texts: Sequence[str] | None, names: Sequence[str]) -> dict[str, float]:
+    """What ``--weight`` gives to the layers that a store holds, which it may call by their numbers."""
+    return {
+        names[int(name)] if name not in names and name.isdecimal() and int(name) < len(names) else name: value
+        for name, value in numbers_by_name(texts, "--weight").items()
+    }
+
+
 def numbers_by_name(texts: Sequence[str] | None, option: str) -> dict[str, float]:
     """Read options such as ``--weight blocks.3=0.5``, each of which may be repeated.
 

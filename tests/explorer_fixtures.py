@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from comm.base_comm import BaseComm
 from tree_factory import make_tree
 
 from spectral_toolkit.views.explorer import Explorer
+from spectral_toolkit.views.explorer.tiles import TileFigure
 
 GRID = (6, 8)
 
@@ -68,3 +70,29 @@ def buttons(box: widgets.Box) -> list[widgets.Button]:
         found += buttons(child) if isinstance(child, widgets.Box) else []
         found += [child] if isinstance(child, widgets.Button) else []
     return found
+
+
+def seen(explorer: Explorer) -> str:
+    """All that a page would show, as one text to compare."""
+    parts: list[Any] = [explorer._legend.value, explorer._trust.value, explorer._row_legend.value]
+    for figure in explorer._pictures.figures:
+        if figure.root.visible:
+            parts += [figure.title.text, *(_source_of(figure))]
+    if explorer._rows is not None and explorer._rows.widget.layout.display != "none":
+        parts += _source_of(explorer._rows.figure)
+    for chart in (explorer._spectrum, explorer._layers):
+        if chart is not None and chart.widget.layout.display != "none":
+            parts += [str(renderer.data_source.data) for renderer in _renderers(chart)]
+    parts += [widget.layout.display for widget in explorer._stage.children]
+    return json.dumps(parts)
+
+
+def _renderers(chart: Any) -> list[Any]:
+    return chart.chart.figure.renderers
+
+
+def _source_of(figure: TileFigure) -> list[str]:
+    return [
+        str([np.asarray(value).tolist() for column in source.data.values() for value in column])
+        for source in (figure._pictures, figure._colours, figure._frames, figure._captions)
+    ]

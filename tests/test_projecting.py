@@ -231,6 +231,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
     ):
         with pytest.raises(SolverError, match=message):
             st.project(new, answer, fitted)  # pyright: ignore[reportArgumentType]
+    other = part(acts, 0, 1, 2, 3)
+    other.attrs["pictures_sha256"] = "c"
+    with pytest.raises(SolverError, match="activations_pictures_sha256=None and the graph has 'c'"):
+        st.project(new, eig, other)
     other_model, mine = part(acts, 4), part(acts, 0, 1, 2, 3)
     other_model.attrs.update(weights_sha256="b", model="other")
     mine.attrs.update(weights_sha256="a", model="mine")

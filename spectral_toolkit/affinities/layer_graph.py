@@ -26,6 +26,8 @@ DENSE_BYTES = 2 * 2**30
 """A layer whose matrix would take more, for one image in float32, is never formed: its products are made of tiles."""
 CACHE_BYTES = 4 * 2**30
 """What the matrices of all layers together may take, for one image; beyond it the finest are made of tiles too."""
+CONTENT = ("weights_sha256", "config_sha256", "pictures_sha256")
+"""Attributes of activations that say which model and which pictures they are of."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,12 @@ class LayerGraph:
             "heads": self.recipe.heads,
             "scope": self.recipe.scope,
         }
+
+    @property
+    def content(self) -> dict[str, object]:
+        """What an answer says of the model and the pictures, as attributes: as far as that must be the same."""
+        told = {f"activations_{name}": self.activations.attrs.get(name) for name in CONTENT}
+        return {name: value for name, value in told.items() if value is not None}
 
     def image_index(self, image: int | str) -> int:
         """Position of an image given by name or number."""

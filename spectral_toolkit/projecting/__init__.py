@@ -131,7 +131,7 @@ class _Layer:
 
 def _fitted_vectors(eig: xr.Dataset, graph: DatasetGraph) -> Float[Tensor, "images k y x"]:
     """The eigenvectors of the fitted pictures, checked to be those of the graph."""
-    for name, own in graph.attrs.items():
+    for name, own in {**graph.attrs, **graph.content}.items():
         if eig.attrs.get(name) != own:
             raise SolverError(
                 f"eig was solved with {name}={eig.attrs.get(name)!r} and the graph has {own!r}: give the graph it was "

@@ -17,9 +17,6 @@ THRESHOLD = 0.85
 """On 48 scenes (seed 5) value graphs are cut into parts nearest to the things (adjusted Rand index) at about 0.85, by
 weights of `scenes` of different steps; query-key graphs are cut up to the limit below by any."""
 
-_CONTENT = ("weights_sha256", "config_sha256", "pictures_sha256")
-"""What activations say of where they come from, as far as it must be the same."""
-
 
 def segment_by_cuts(
     points: Embedding, graph: LayerGraph, threshold: float, most: int, seed: int
@@ -79,10 +76,10 @@ def positions(points: Embedding, graph: LayerGraph) -> list[int]:
     RegionsError
         If the eigenvectors were not solved from it.
     """
-    # A part of the pictures may have been captured anew.
-    content = {name for name in _CONTENT if name != "pictures_sha256" or tuple(points.names) == graph.images}
-    content = {f"activations_{name}": value for name, value in graph.activations.attrs.items() if name in content}
-    for name, own in {**graph.attrs, **content}.items():
+    told = {**graph.attrs, **graph.content}
+    if tuple(points.names) != graph.images:  # a part of the pictures may have been captured anew
+        told.pop("activations_pictures_sha256", None)
+    for name, own in told.items():
         if name != "scope" and points.attrs.get(name, own) != own:
             raise RegionsError(
                 f"The eigenvectors have {name} {points.attrs[name]!r} and the graph {own!r}: give the graph that they "

@@ -77,13 +77,15 @@ def is_above(field: np.ndarray, threshold: float, limit: float) -> np.ndarray:
     return field > threshold * limit
 
 
-def check_threshold(threshold: object) -> float:
-    """A part of the largest magnitude, from -1 to 1.
+def check_threshold(threshold: object) -> float | None:
+    """A part of the largest magnitude, from -1 to 1; None stays None.
 
     Raises
     ------
     SpectralToolkitError
     """
+    if threshold is None:
+        return None
     if not isinstance(threshold, numbers.Real) or isinstance(threshold, bool) or not -1 <= float(threshold) <= 1:
         raise SpectralToolkitError(
             f"threshold={threshold!r} is out of range: expected a number from -1 to 1, the part of the eigenvector's "

@@ -7,6 +7,7 @@ draws from the bottom; `_FRAME` turns its axis round, and that is the only place
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import holoviews as hv
@@ -34,7 +35,6 @@ from .wording import component_title, three_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-from dataclasses import dataclass
 
 _Styled = TypeVar("_Styled", bound=hv.core.Dimensioned)
 
@@ -141,12 +141,8 @@ def overlay(
     if {"component": component, "components": components}[unused] is not None:
         raise SpectralToolkitError(f"{unused}= means nothing to kind={kind!r}: use {used}=, or another kind.")
     check_opacity(opacity)
-    if threshold is not None:
-        check_threshold(threshold)
-        if kind != "component":
-            raise SpectralToolkitError(
-                f"threshold= means nothing to kind={kind!r}: use kind='component', or leave it out."
-            )
+    if check_threshold(threshold) is not None and kind != "component":
+        raise SpectralToolkitError(f"threshold= means nothing to kind={kind!r}: use kind='component', or leave it out.")
     chosen = choose_images(eig, image)
     if not chosen:
         raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
@@ -229,10 +225,7 @@ def _scaling(eig: xr.Dataset, index: int, components: Sequence[int], like: xr.Da
 
 
 def _draw_components(
-    shown: ShownPicture,
-    eig: xr.Dataset,
-    components: Sequence[int],
-    style: _Style,
+    shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], style: _Style
 ) -> list[hv.Overlay]:
     picture = picture_element(shown)
     above = isolated_elements(eig, shown.index)
@@ -253,12 +246,7 @@ def _draw_components(
     return views
 
 
-def _draw_three(
-    shown: ShownPicture,
-    eig: xr.Dataset,
-    components: Sequence[int],
-    style: _Style,
-) -> hv.Overlay:
+def _draw_three(shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], style: _Style) -> hv.Overlay:
     fields = eig["eigenvector"].sel(component=list(components)).transpose("image", "y", "x", "component").values
     limit = robust_limit(_scaling(eig, shown.index, components, style.like))
     values = fields[shown.index]

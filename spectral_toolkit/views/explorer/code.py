@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..recipe import call, capture_lines
-from .session import Question, can_be_written_out, cut_component, questions
+from .session import Question, can_be_written_out, questions
 from .state import Facts, State, moved
 
 
@@ -75,8 +75,8 @@ def _solving(state: State, question: Question, suffix: str, facts: Facts, pictur
         "opacity": state.opacity,
         "smooth": state.smooth or None,
     }
-    if cut_component(state) is not None:
-        shown["threshold"] = state.threshold
+    if state.cut is not None:
+        shown["threshold"] = state.cut
         if can_be_written_out(facts.grid_of(weights)):
             lines.append(f"costs{suffix} = st.cut_costs(eig{suffix}, graph{suffix}, {state.component})")
     if state.view == "grid":

@@ -173,7 +173,7 @@ class Controls:
         _display(self.opacity, coloured)
         _display(self.smooth, state.view in ("picture", "grid", "rgb"))
         _display(self.is_cut, state.view == "picture")
-        _display(self.cut, state.view == "picture" and state.threshold is not None)
+        _display(self.cut, state.cut is not None)
         for box in self.three:
             _display(box, state.view == "rgb")
         _display(self.n_segments, state.view == "segments")

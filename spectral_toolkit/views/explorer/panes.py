@@ -82,9 +82,9 @@ def _component(state: State, side: Side, picture: ShownPicture, number: int, bel
     isolated = _isolated(side, fine.shape)
     colours = _with_opacity(colour_field(fine, limit), state.opacity, isolated)
     tile = Tile(colours, values, below, framed=_tapped(side))
-    if state.threshold is None or state.view != "picture":
+    if state.cut is None:
         return tile
-    above = is_above(fine, state.threshold, limit)
+    above = is_above(fine, state.cut, limit)
     colours[~above & ~isolated, 3] = 0  # what no affinity reaches stays grey on either side
     return replace(tile, lines=boundary(above))
 

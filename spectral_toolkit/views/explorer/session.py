@@ -79,11 +79,6 @@ def questions(state: State, facts: Facts) -> list[Question]:
     ]
 
 
-def cut_component(state: State) -> int | None:
-    """The eigenvector whose cuts a state asks the costs of, or None."""
-    return state.component if state.view == "picture" and state.threshold is not None else None
-
-
 def can_be_written_out(grid: Sequence[int]) -> bool:
     """Whether the joint graph over a grid is small enough, so that what a cut costs can be computed."""
     return grid[0] * grid[1] <= MOST_DENSE
@@ -198,7 +193,7 @@ class Session:
                 side.segments = get(key, lambda check, e=eig: _segments(e, state.n_segments))
             if state.view == "instances":
                 side.instances = get(("instances", question), lambda check, e=eig: _instances(e))
-            if cut_component(state) is not None:
+            if state.cut is not None:
                 key = ("costs", question, state.component)
                 side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
             if state.patch is not None:

@@ -100,6 +100,11 @@ class State:
     heads: bool = False
     mask_outliers: bool = False
 
+    @property
+    def cut(self) -> float | None:
+        """The threshold, in the view that shows a cut; None in all others."""
+        return self.threshold if self.view == "picture" else None
+
     def to_dict(self) -> dict[str, Any]:
         """As plain Python that JSON can hold."""
         return json.loads(json.dumps(asdict(self)))
@@ -197,7 +202,7 @@ def checked(state: State, facts: Facts) -> State:
             raise SpectralToolkitError(f"{name}={getattr(state, name)!r} is neither True nor False.")
     if not _is_number(state.opacity) or not 0 <= state.opacity <= 1:
         raise SpectralToolkitError(f"opacity={state.opacity!r} is out of range: expected a number from 0 to 1.")
-    threshold = None if state.threshold is None else round(check_threshold(state.threshold), 2)
+    threshold = check_threshold(state.threshold)
     three = tuple(state.three) if isinstance(state.three, Sequence) and not isinstance(state.three, str) else ()
     if len(three) != 3:
         raise SpectralToolkitError(
@@ -226,7 +231,7 @@ def checked(state: State, facts: Facts) -> State:
         patch=patch,
         opacity=float(state.opacity),
         three=three,
-        threshold=threshold,
+        threshold=None if threshold is None else round(threshold, 2),
     )
 
 

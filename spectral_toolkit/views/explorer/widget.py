@@ -25,7 +25,7 @@ from .controls import Controls
 from .keeping import captured, fitting, freezing_settings, state_of
 from .offline import Loader, Stage
 from .picture import Layers, Pictures, Rows, Spectrum
-from .session import Answer, Session, cut_component, questions
+from .session import Answer, Session, questions
 from .state import VIEWS, State, checked, checked_weights, moved
 from .worker import Worker
 
@@ -534,7 +534,8 @@ def _wanted(state: State, session: Session) -> object:
     """What must be computed for a state: two states of equal wants differ in looks only."""
     regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
     rows = (state.patch, state.heads and state.patch is not None)
-    return (tuple(questions(state, session.facts)), regions, cut_component(state), rows)
+    cut = None if state.cut is None else state.component
+    return (tuple(questions(state, session.facts)), regions, cut, rows)
 
 
 def close_whole(widget: Any) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import xarray as xr
 
 from ...affinities.table import default_kernel
+from ...regions.joint import MOST_DENSE
 from ...trust import Statement
 from ..colour import DIVERGING, SEQUENTIAL, css_gradient
 from ..wording import component_flags, statistic
@@ -118,7 +119,7 @@ def short_title(side: Side) -> str:
 
 def legend(state: State) -> str:
     """How to read the colours, below the picture."""
-    if state.view == "picture" and state.threshold is not None:
+    if state.cut is not None:
         return (
             f'<span class="st-bar" style="background:{css_gradient(DIVERGING)}"></span>'
             "Only the side above the threshold is coloured; the line is the cut. A normalised cut of 0 cuts no tie, 1 "
@@ -154,15 +155,15 @@ def legend(state: State) -> str:
 
 def cut_cost(state: State, sides: Sequence[Side]) -> str:
     """How much of the picture is above the threshold, and what that cut costs, for every setting shown."""
-    if state.threshold is None or state.view != "picture":
+    if state.cut is None:
         return ""
     lines = []
     for side in sides:
         head = f"<b>{short_title(side)}</b> " if len(sides) > 1 else ""
         if side.costs is None:
-            lines.append(f"{head}more than 4,096 patches: what a cut costs is not computed.")
+            lines.append(f"{head}more than {MOST_DENSE:,} patches: what a cut costs is not computed.")
             continue
-        at = side.costs.sel(threshold=state.threshold, method="nearest")
+        at = side.costs.sel(threshold=state.cut, method="nearest")
         share, cost, best = float(at["share"]), float(at["normalised_cut"]), float(side.costs["best"])
         if math.isnan(cost):
             lines.append(f"{head}{share:.0%} of the patches: no cut.")

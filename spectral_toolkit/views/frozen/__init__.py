@@ -229,10 +229,9 @@ def _checked_start(
         "other_preset": presets,
     }
     for name, value in start.items():
-        if name == "patch" or (name == "threshold" and value is None):
-            continue
         if name == "threshold":
             check_threshold(value)
+        if name in ("patch", "threshold"):
             continue
         if name not in allowed:
             raise SpectralToolkitError(f"start has no {name!r}: it may hold {', '.join(allowed)}, threshold and patch.")

@@ -92,17 +92,20 @@ function labelsOf(one) {
   return state.view === "segments" ? array(one.segments) : instanceLabels(one);
 }
 
-function colours(one) {
+function colours(one, sides) {
   if (state.view === "rgb") return threeColours(one);
   if (state.view === "segments" || state.view === "instances") return labelColours(labelsOf(one));
-  const values = field(one, state.component);
-  const pixels = mapped(values, head.maps.signs);
-  if (state.threshold !== null) above(values).forEach((is, place) => is || (pixels[4 * place + 3] = 0));
+  const pixels = mapped(field(one, state.component), head.maps.signs);
+  if (sides) sides.forEach((is, place) => is || (pixels[4 * place + 3] = 0));
   return pixels;
 }
 
-// Fields are kept in 255 steps from the lowest to the highest colour.
-const above = (values) => [...values].map((value) => (2 * value) / 255 - 1 > state.threshold);
+// Which patches are above the threshold, or null where nothing is cut. Fields are kept in 255 steps from the lowest to the
+// highest colour.
+function sidesOf(one) {
+  if (state.view !== "component" || state.threshold === null) return null;
+  return [...field(one, state.component)].map((value) => (2 * value) / 255 - 1 > state.threshold);
+}
 
 // Where neighbours lie on different sides, as the path of an SVG; the picture's own edge is no part of it.
 function boundary(sides, [rows, columns]) {
@@ -196,13 +199,13 @@ function readout(side) {
 }
 
 // The share of patches above the threshold; what no affinity reaches does not count.
-function showShare(section, one) {
+function showShare(section, one, sides) {
   const node = $(".share", section);
-  node.hidden = state.view !== "component" || state.threshold === null;
-  if (node.hidden) return;
+  node.hidden = !sides;
+  if (!sides) return;
   const [, columns] = gridOf(one);
   const lost = new Set(one.isolated.map(([row, column]) => row * columns + column));
-  const counted = above(field(one, state.component)).filter((_, place) => !lost.has(place));
+  const counted = sides.filter((_, place) => !lost.has(place));
   const share = counted.filter(Boolean).length / Math.max(1, counted.length);
   node.textContent = `Above ${state.threshold.toFixed(2).replace("-", "−")}: ${Math.round(100 * share)} % of the patches.`;
 }
@@ -345,12 +348,13 @@ function paintSide(side) {
   $(".small", section).hidden = large;
   if (large) {
     const node = $(".stage", section);
-    show(node, gridOf(one), colours(one), `${title(side)}, over ${head.images[state.image].name}. Arrow keys choose a patch.`);
+    const sides = sidesOf(one);
+    show(node, gridOf(one), colours(one, sides), `${title(side)}, over ${head.images[state.image].name}. Arrow keys choose a patch.`);
     // A colour between two labels would be a third.
     $("canvas", node).classList.toggle("labels", ["segments", "instances"].includes(state.view));
     hatch(node, one.isolated);
-    if (state.view === "component" && state.threshold !== null) {
-      const d = boundary(above(field(one, state.component)), gridOf(one));
+    if (sides) {
+      const d = boundary(sides, gridOf(one));
       for (const name of ["casing", "cut"]) $("svg", node).append(draw("path", { d, class: name }));
     }
     if (state.patch) outline(node, patchOn(gridOf(one)), ["under", "mark"]);
@@ -359,7 +363,7 @@ function paintSide(side) {
     ends[0].textContent = `−${limit}`;
     ends[1].textContent = limit;
     $(".scale", section).hidden = state.view !== "component";
-    showShare(section, one);
+    showShare(section, one, sides);
     showRows(section, side, one);
   } else if (state.view === "grid") showGrid(section, one);
   else showSpectrum(section, one);
