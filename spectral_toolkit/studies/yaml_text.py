@@ -123,7 +123,7 @@ class _Builder:
         if self._n_values > MAX_VALUES:
             raise self._fail(event, f"more than {MAX_VALUES:,} values, with every alias written out")
 
-    def _value(self, event: yaml.Event, path: str, depth: int) -> Any:
+    def _value(self, event: Any, path: str, depth: int) -> Any:
         mark = event.start_mark
         self.places.setdefault(path, (mark.line + 1, mark.column + 1))
         if isinstance(event, yaml.AliasEvent):
