@@ -242,9 +242,10 @@ def _try_out(source: str, folder: Path, class_name: str) -> None:
     """Build a component without numbers first; classes that are not of diffusers are left to it."""
     import diffusers
 
-    made_of = getattr(diffusers, OLDER_NAMES.get(class_name, class_name), None)
-    if made_of is not None and (folder / "config.json").is_file():
-        config = _json(folder / "config.json")
+    config = _json(folder / "config.json")
+    family = find_family([class_name], config)
+    made_of = getattr(diffusers, class_name if family is None else family.tower, None)
+    if made_of is not None and config:
         name = "config.json" if (folder / "model_index.json").is_file() else f"{folder.name}/config.json"
         try_out(source, lambda: made_of.from_config(config), stored_shapes(source, folder), name)
 
