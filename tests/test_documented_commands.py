@@ -37,7 +37,7 @@ KNOWN = OF_SHELLS | INSTALLED | {"spectral-toolkit", "python", "pip", "make", "n
 
 def text_of(page: Path) -> str:
     if page.suffix == ".md":
-        return page.read_text()
+        return page.read_text().split("<!-- messages -->")[0]  # messages of errors are no commands
     cells = json.loads(page.read_text())["cells"]
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
