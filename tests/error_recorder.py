@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,14 +33,13 @@ def record_errors(folder: Path) -> None:
 def write(places: set[tuple[str, int]], path: Path) -> None:
     """The keys of the messages that were made at these files and lines."""
     sys.path.insert(0, str(ROOT / "docs"))
-    from make_errors import PACKAGE, messages
-
+    make_errors = import_module("make_errors")
     found = sorted(
         {
             one.key
-            for one in messages()
+            for one in make_errors.messages()
             for file, line in places
-            if file == str(PACKAGE / one.file) and one.lines[0] <= line <= one.lines[1]
+            if file == str(make_errors.PACKAGE / one.file) and one.lines[0] <= line <= one.lines[1]
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from spectral_toolkit.errors import SpectralToolkitError, StudyError
 @pytest.fixture
 def make_errors(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(repository / "docs"))
-    import make_errors
-
-    return make_errors
+    return import_module("make_errors")
 
 
 def test_the_table_is_current(make_errors: Any) -> None:
