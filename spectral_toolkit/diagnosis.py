@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .console import any_letters
 from .errors import first_line
 
 Level = Literal["ok", "note", "problem"]
@@ -126,7 +127,8 @@ def doctor(*, quiet: bool = False) -> Diagnosis:
     versions = {name: installed[name] for name in sorted(wanted) if name in installed}
     diagnosis = Diagnosis(tuple(findings), versions)
     if not quiet:
-        print(diagnosis)
+        with any_letters():
+            print(diagnosis)
     return diagnosis
 
 

@@ -167,7 +167,7 @@ def folder_of_diffusers(path: Path) -> bool:
     if (path / "model_index.json").is_file():
         return True
     try:
-        return "_diffusers_version" in json.loads((path / "config.json").read_text())
+        return "_diffusers_version" in json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 

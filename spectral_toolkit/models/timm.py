@@ -23,7 +23,7 @@ def refuse_module(module: Any) -> None:
 def refuse_folder(source: str, path: Path) -> None:
     """Raise ``UnsupportedModelError`` for a folder as timm saves its models."""
     try:
-        config = json.loads((path / "config.json").read_text())
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return
     if isinstance(config, dict) and "architecture" in config and "pretrained_cfg" in config:
