@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -52,6 +52,12 @@ class _Entry:
     size: tuple[int, int]
     read: Callable[[], np.ndarray]
     content: Callable[[], bytes | memoryview]
+    file: Path | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Functions that know their picture cannot be pickled: a file is opened again, all else goes along as pixels.
+        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("read", "content")}
+        return _entry_again, (self.read() if self.file is None else self.file, facts)
 
 
 class Pictures(Sequence[np.ndarray]):
@@ -100,10 +106,7 @@ class Pictures(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> np.ndarray | Pictures:
         if isinstance(index, slice):
             return Pictures(
-                [
-                    _Entry(name, entry.size, entry.read, entry.content)
-                    for name, entry in zip(self.names[index], self._entries[index], strict=True)
-                ]
+                [replace(entry, name=name) for name, entry in zip(self.names[index], self._entries[index], strict=True)]
             )
         return self._entries[index].read()
 
@@ -153,7 +156,7 @@ def load_images(source: Any) -> Pictures:
 def _entries(source: Any) -> Iterator[_Entry]:
     if isinstance(source, Pictures):
         for name, entry in zip(source.names, source._entries, strict=True):
-            yield _Entry(name, entry.size, entry.read, entry.content)
+            yield replace(entry, name=name)
     elif isinstance(source, (str, os.PathLike)):
         yield from _path_entries(os.fsdecode(source))
     elif isinstance(source, Image.Image):
@@ -205,7 +208,12 @@ def _path_entries(text: str) -> Iterator[_Entry]:
     else:
         raise SpectralToolkitError(f"The picture {text!r} does not exist: check the path.")
     for file in found:
-        yield _file_entry(file)
+        yield replace(_file_entry(file), file=file.absolute())
+
+
+def _entry_again(source: Path | np.ndarray, facts: dict[str, Any]) -> _Entry:
+    """An entry out of a pickle, as a worker of a DataLoader gets it."""
+    return replace(_file_entry(source) if isinstance(source, Path) else _array_entry(source, ""), **facts)
 
 
 def _file_entry(path: Path) -> _Entry:
