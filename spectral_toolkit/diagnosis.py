@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import first_line
+from .settings import computing
 
 Level = Literal["ok", "note", "problem"]
 
@@ -93,6 +94,7 @@ class Diagnosis:
         return f"<Diagnosis: {'healthy' if self.healthy else 'problems'}, {len(self.findings)} findings>"
 
 
+@computing
 def doctor(*, quiet: bool = False) -> Diagnosis:
     """Look at this installation: versions, device, what notebooks need, and combinations known to fail.
 

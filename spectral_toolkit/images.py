@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import SpectralToolkitError
+from .settings import computing
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -116,6 +117,7 @@ class Pictures(Sequence[np.ndarray]):
         return f"<Pictures: {len(self)} ({shown})>"
 
 
+@computing
 def load_images(source: Any) -> Pictures:
     """Make a lazy sequence of RGB pictures from whatever holds pictures.
 

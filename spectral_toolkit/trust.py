@@ -11,6 +11,7 @@ import xarray as xr
 
 from .activations import DRAWS, image_names, layer_names
 from .errors import ActivationsError
+from .settings import computing
 from .solvers.answer import ZERO_EIGENVALUE
 
 Level = Literal["ok", "note", "warning"]
@@ -37,6 +38,7 @@ class Statement:
     text: str
 
 
+@computing
 def trust_statements(
     eig: xr.Dataset,
     activations: xr.DataTree | None = None,
@@ -245,6 +247,7 @@ def _outlying_tokens(masks: Mapping[str, xr.DataArray]) -> list[Statement]:
     ]
 
 
+@computing
 def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
     """Which tokens (y, x) have a norm more than five robust standard deviations above the median.
 
@@ -272,6 +275,7 @@ def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
     return norm > median + OUTLYING_NORM * max(spread, 1e-6 * median)
 
 
+@computing
 def outlying_masks(activations: xr.DataTree, images: Iterable[object] | None = None) -> dict[str, xr.DataArray]:
     """Outlying tokens of every layer and image, as :func:`spectral_toolkit.affinity` takes them for ``mask``.
 

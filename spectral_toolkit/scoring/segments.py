@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ..errors import SpectralToolkitError
 from ..regions.kmeans import kmeans
+from ..settings import computing
 
 OVERCLUSTERED = 40
 _ALONE = (
@@ -21,6 +22,7 @@ _ALONE = (
 )
 
 
+@computing
 def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> xr.Dataset:
     """Score segments against labels, over all images jointly.
 

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from ..comparing.angles import principal_angles
+from ..settings import computing
 from ..solvers.answer import DEGENERATE_GAP
 from .cache import Cache, open_answer
 from .config import Study, Tolerances
@@ -110,6 +111,7 @@ class Check:
         return [*lines, f"{self.n_compared} numbers compared with tolerances: {found}"]
 
 
+@computing
 def check_study(
     config: str | os.PathLike[str] | Mapping[str, Any] | Study,
     old: str | os.PathLike[str],

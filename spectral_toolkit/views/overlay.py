@@ -17,6 +17,7 @@ from holoviews.core.util import dimension_sanitizer
 
 from ..activations import patch_centres
 from ..errors import SpectralToolkitError
+from ..settings import computing
 from .colour import DIVERGING, ISOLATED, hex_colours
 from .composite import (
     check_opacity,
@@ -51,6 +52,7 @@ _LETTER_WIDTH = 6  # pixels of a letter of the title, on average
 _TITLE_LINES = 3
 
 
+@computing
 def overlay(
     images: Any,
     eig: xr.Dataset,
