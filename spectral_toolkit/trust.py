@@ -135,6 +135,7 @@ def _weak_cut(eig: xr.Dataset) -> list[Statement]:
     ]
 
 
+@computing
 def is_flat(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     """Whether eigenvalues (k,) hardly differ, so that no eigenvector stands out: unrelated patches give such rows.
 
@@ -154,6 +155,7 @@ def is_flat(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     return bool(affinity[-1] > FLAT_ROW * affinity[0] and not stands_out)
 
 
+@computing
 def doubt(eigenvalue: np.ndarray, eigengap: np.ndarray) -> str:
     """Why eigenvalues (k,) say that there may be nothing to find, in a few words; empty where they do not.
 
@@ -167,6 +169,7 @@ def doubt(eigenvalue: np.ndarray, eigengap: np.ndarray) -> str:
     return "flat row of eigenvalues" if is_flat(eigenvalue, eigengap) else ""
 
 
+@computing
 def suggests_groups(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     """Whether the widest of the eigengaps (k,) may be read as a number of groups: not of a weak cut or a flat row.
 

@@ -3,7 +3,7 @@
 Both keep state that decides numbers: torch an autocast, gradients, a default dtype and device, the precision of
 products, which algorithms it may choose; NumPy what it does with a division by zero. Every public function computes
 under the settings that the two start with, products of float32 in full, and puts the caller's back when it returns or
-raises. `computing` is the only place where this is done.
+raises: `computing` sees to it, and nothing else does.
 
 Some settings belong to the thread that makes them, others to the whole process. The latter are held as long as any of
 our functions runs in any thread, so other threads see them meanwhile. Two things stay the caller's: the number of
@@ -36,10 +36,18 @@ def computing(function: Callable[P, R]) -> Callable[P, R]:
     (torch.float32, torch.float64)
     >>> torch.set_default_dtype(torch.float32)
     """
+    return _under_own_settings(function, gradients=False)
 
+
+def differentiable(function: Callable[P, R]) -> Callable[P, R]:
+    """The same, for a function through which the caller may differentiate."""
+    return _under_own_settings(function, gradients=None)
+
+
+def _under_own_settings(function: Callable[P, R], *, gradients: bool | None) -> Callable[P, R]:
     @functools.wraps(function)
     def under_own_settings(*args: P.args, **kwargs: P.kwargs) -> R:
-        with own_settings():
+        with own_settings(gradients=gradients):
             return function(*args, **kwargs)
 
     vars(under_own_settings)["is_computing"] = True

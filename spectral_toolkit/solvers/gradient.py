@@ -25,6 +25,7 @@ from ..affinities.pencil import JointPencil, positive_members
 from ..affinities.resampling import Grid
 from ..affinities.table import KERNELS
 from ..errors import SolverError
+from ..settings import differentiable
 from ..settings.drawing import drawing
 from .checkpoints import Checkpoint, fingerprint
 from .descent import Progress, overlap, singular_pairs
@@ -50,6 +51,7 @@ MOST_BYTES = 4 * 2**30
 """What the matrices of all heads may take at once: this method holds each, where the exact one holds their mean."""
 
 
+@differentiable
 def objective(
     affinities: Sequence[Tensor],
     features: Tensor,
