@@ -204,7 +204,7 @@ CALLS: dict[str, Callable[[Givens], Any]] = {
     "refine": lambda g: st.refine(g.segments, g.picture),
     "prepare_labels": lambda g: st.prepare_labels(g.acts, g.labels),
     "pathways": lambda g: st.pathways(
-        g.acts, g.labels, n_eigenvectors=2, n_bootstrap=5, model=g.vit, progress=False, device="cpu"
+        g.acts, g.labels, kinds="vv", n_eigenvectors=2, n_bootstrap=5, model=g.vit, progress=False, device="cpu"
     ),
     "evaluate": lambda g: st.evaluate(g.segments, np.zeros((3, 4, 6), int) + np.arange(6) % 2),
     "trust_statements": lambda g: [str(s) for s in trust.trust_statements(g.eig.isel(image=0))],
@@ -212,9 +212,15 @@ CALLS: dict[str, Callable[[Givens], Any]] = {
     "generate": lambda g: st.scenes.generate(n=1, steps=2),
     "sample": lambda g: st.scenes.sample(1, seed=3, size=32),
     "frozen": lambda g: re.sub(
-        "seconds</th><td>[0-9.e-]+", "", st.frozen(g.acts, n_eigenvectors=2, n_segments=2, device="cpu").html
+        "seconds</th><td>[0-9.e-]+",
+        "",
+        st.frozen(
+            g.acts.isel(image=slice(1)), kinds=["vv"], presets=["all"], n_eigenvectors=2, n_segments=2, device="cpu"
+        ).html,
     ),
-    "overlay": lambda g: drawn(st.overlay(g.acts, st.solve(st.affinity(g.acts, "vv", device="cpu"), 2))),
+    "overlay": lambda g: drawn(
+        st.overlay(g.acts.isel(image=[0]), st.solve(st.affinity(g.acts.isel(image=[0]), "vv", device="cpu"), 2))
+    ),
 }
 
 
