@@ -22,6 +22,10 @@ def attention_tree(query: np.ndarray, key: np.ndarray, scale: float = 1.0) -> xr
     return xr.DataTree.from_dict({"block.0": node.assign_attrs(scale=scale)})
 
 
+def values_of(tree: xr.DataTree, name: str) -> np.ndarray:
+    return tree.children["block.0"].dataset[name].values
+
+
 def antipodal(size: float, dtype: str, seed: int = 0, n: int = 24, channels: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Queries and keys that nearly are plus or minus one vector: many logits of ``size`` are nearly equal."""
     rng = np.random.default_rng(seed)
@@ -54,7 +58,7 @@ def test_attention_of_large_tied_logits_is_right(size: float, dtype: str) -> Non
 def test_gaussians_of_outliers_are_right(bandwidth: float, dtype: str) -> None:
     rng = np.random.default_rng(0)
     tree = make_tree([(5, 8)], heads=2, dtype=dtype)
-    value = tree["block.0"]["value"].values
+    value = values_of(tree, "value")
     value[0, :, 0, :4] *= 500  # outliers, which are far from the others and near each other
     value[0, :, 0, :4] += (rng.normal(size=(2, 4, 4)) * 1e-3).astype(dtype)
     value[0, :, 1, :4] = value[0, :, 0, :1]
@@ -97,12 +101,15 @@ def test_ordinary_activations_are_compared_in_their_own_precision(module, monkey
 def test_an_image_is_as_it_would_be_alone() -> None:
     """One image of large logits does not change how the others of its batch are computed."""
     tree = make_tree([(4, 5)], images=3, dtype="float32")
-    tree["block.0"]["query"].values[1] *= 1e4
-    tree["block.0"]["value"].values[1, :, 0, 0] *= 1e5
-    for settings in ({"kind": "qk"}, {"kind": "vv", "kernel": "rbf", "bandwidth": 0.05}):
-        together = st.affinity(tree, **settings, device="cpu")
+    values_of(tree, "query")[1] *= 1e4
+    values_of(tree, "value")[1, :, 0, 0] *= 1e5
+    for graph_of in (
+        lambda tree: st.affinity(tree, "qk", device="cpu"),
+        lambda tree: st.affinity(tree, "vv", kernel="rbf", bandwidth=0.05, device="cpu"),
+    ):
+        together = graph_of(tree)
         for image in range(3):
-            alone = st.affinity(tree.isel(image=[image]), **settings, device="cpu").to_dense()["block.0"]
+            alone = graph_of(tree.isel(image=[image])).to_dense()["block.0"]
             np.testing.assert_array_equal(together.to_dense(image)["block.0"], alone)
         st.solve(together, 2)
     assert careful_images(torch.tensor([[float("inf"), float("nan"), 0.0]]), torch.float32) == [[0], [0], []]

@@ -93,7 +93,7 @@ def seed_all(seed: int) -> None:
 
 def state() -> dict[str, Any]:
     """Everything of the caller's that could be changed."""
-    generator = np.random.get_state()
+    generator: Any = np.random.get_state()
     return {
         "autocast": [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda", "mps")],
         "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
@@ -111,8 +111,8 @@ def state() -> dict[str, Any]:
         "denormals": sys.float_info.min / 2 > 0,
         "NumPy": np.geterr(),
         "random": (
-            torch.random.default_generator.get_state().numpy().tobytes(),
-            generator[1].tobytes(),  # pyright: ignore[reportAttributeAccessIssue]
+            torch.default_generator.get_state().numpy().tobytes(),
+            generator[1].tobytes(),
             generator[2:],
         ),  # Python's own is drawn from by beartype, which checks types during tests
     }
@@ -147,6 +147,8 @@ class Givens:
         fitted = make_tree([(4, 6), (3, 3)], images=2, special=1, bias=True, dtype="float32", seed=1)
         graph = st.affinity(fitted, "vv", scope="dataset", within=5, across=5, device="cpu")
         self.fitted = st.solve(graph, 2), graph
+        denoiser: Any = st.load_model("scenes-diffusion")
+        self.denoiser = denoiser.at(n_timesteps=1)
         self.picture = np.random.default_rng(1).integers(0, 255, (3, 32, 48, 3)).astype(np.uint8)
 
 
@@ -168,9 +170,7 @@ BRIEF = {"steps": 4}
 CALLS: dict[str, Callable[[Givens], Any]] = {
     "capture": lambda g: st.capture(g.vit, g.pictures, quantities=("query", "key", "value", "token"), progress=False),
     "capture scenes": lambda g: st.capture("scenes", g.pictures, layers=[-1], size=32, progress=False),
-    "capture scenes-diffusion": lambda g: st.capture(
-        st.load_model("scenes-diffusion").at(n_timesteps=1), g.pictures, layers=[-1], progress=False
-    ),
+    "capture scenes-diffusion": lambda g: st.capture(g.denoiser, g.pictures, layers=[-1], progress=False),
     "estimate_memory": lambda g: st.estimate_memory(g.vit, g.pictures).forward,
     "estimate_bytes": lambda g: estimate_bytes(g.vit, g.pictures),
     "solve softmax": lambda g: solved(g.tree),
@@ -300,9 +300,9 @@ LEGACY = {
 }
 
 
-def precisions() -> dict[object, object]:
+def precisions() -> dict[Any, Any]:
     """What every backend multiplies in, and what the older switches say, which may be nothing."""
-    found: dict[object, object] = {place: torch._C._get_fp32_precision_getter(*place) for place in PRECISIONS}
+    found: dict[Any, Any] = {place: torch._C._get_fp32_precision_getter(*place) for place in PRECISIONS}
     for name, read in (
         ("matmul", torch.get_float32_matmul_precision),
         ("tf32", lambda: torch.backends.cuda.matmul.allow_tf32),

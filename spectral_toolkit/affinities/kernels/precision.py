@@ -25,4 +25,4 @@ def careful_images(size: torch.Tensor, dtype: torch.dtype) -> list[list[int]]:
     """
     # Written so that what has overflowed is too large, too.
     too_large = ~(size * torch.finfo(dtype).eps <= ROUNDING)
-    return [column.nonzero()[:, 0].tolist() for column in too_large.T.cpu()]
+    return [[image for image, flag in enumerate(column) if flag] for column in too_large.T.tolist()]

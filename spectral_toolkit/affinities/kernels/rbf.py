@@ -40,7 +40,11 @@ def prepare(features: LayerFeatures, *, bandwidth: float = 0.5) -> Rows:
     n_heads = features.left.shape[1]
     careful = [
         {
-            image: _centred(*(doubled(side[image, head])[None, None] for side in _sides(features)), bandwidth)
+            image: _centred(
+                doubled(features.left[image, head])[None, None],
+                doubled(features.right[image, head])[None, None],
+                bandwidth,
+            )
             for image in images
         }
         for head, images in enumerate(careful_images(all_heads.size, features.left.dtype))
@@ -56,10 +60,6 @@ def prepare(features: LayerFeatures, *, bandwidth: float = 0.5) -> Rows:
         return sum_over_heads(n_heads, of_head).div_(n_heads)
 
     return rows
-
-
-def _sides(features: LayerFeatures) -> tuple[torch.Tensor, torch.Tensor]:
-    return features.left, features.right
 
 
 def _centred(left: torch.Tensor, right: torch.Tensor, bandwidth: float) -> _Centred:

@@ -38,13 +38,12 @@ def prepare(features: LayerFeatures) -> Rows:
             bias = None
             if features.bias is not None:
                 bias = features.bias[head % len(features.bias), n_special + start : n_special + stop]
-            weights = _softmax(queries[:, head, start:stop] @ keys[:, head].transpose(-1, -2), bias)
+            weights = _softmax(queries[:, head, start:stop] @ keys[:, head].transpose(-1, -2), bias, n_heads)
             for image in careful[head]:
                 query, key = doubled(features.left[image, head, start:stop]) * scale, doubled(keys[image, head])
                 logits = query @ key.T
                 _check_decided(logits if bias is None else logits + doubled(bias), query, key, features.layer)
-                weights[image] = _softmax(logits, None if bias is None else doubled(bias))
-            weights /= n_heads
+                weights[image] = _softmax(logits, None if bias is None else doubled(bias), n_heads)
             return weights[..., n_special:]
 
         return sum_over_heads(n_heads, of_head)
@@ -52,12 +51,13 @@ def prepare(features: LayerFeatures) -> Rows:
     return rows
 
 
-def _softmax(logits: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _softmax(logits: torch.Tensor, bias: torch.Tensor | None, n_heads: int) -> torch.Tensor:
+    """Softmax over the last dimension, over the number of heads, in place."""
     if bias is not None:
         logits += bias
     logits -= logits.amax(dim=-1, keepdim=True)
     logits.exp_()
-    logits /= logits.sum(dim=-1, keepdim=True)
+    logits /= logits.sum(dim=-1, keepdim=True) * n_heads
     return logits
 
 
@@ -65,8 +65,8 @@ def _check_decided(logits: torch.Tensor, query: torch.Tensor, key: torch.Tensor,
     """Refuse logits as large as the largest of their row to within what double precision rounds them by."""
     reach = query.norm(dim=-1), key.norm(dim=-1)
     eps = torch.finfo(logits.dtype).eps
-    if float(reach[0].max() * reach[1].max()) * eps <= DOUBLE_ROUNDING:
-        return
+    if float(reach[0].max() * reach[1].max()) * eps <= DOUBLE_ROUNDING or not bool(torch.isfinite(logits).all()):
+        return  # what is not finite is refused where degrees are looked at
     rounding = eps * reach[0][:, None] * reach[1]
     largest, place = logits.max(dim=-1, keepdim=True)
     rounding = rounding + rounding.gather(-1, place)
