@@ -33,8 +33,10 @@ from .command_inputs import (
     stored_layers,
     stored_weights,
 )
+from .console import any_letters
 from .errors import SpectralToolkitError
 from .outputs import refuse_foreign, refuse_unwritable, write_store
+from .serving.pages import IDLE_MINUTES, MOST_PAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -411,10 +413,19 @@ def explore(
     ] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: any that is free]")] = None,
     browser: Annotated[bool, typer.Option(help="Open it in the browser, or only say where it is.")] = True,
+    max_pages: Annotated[
+        int, typer.Option(min=1, help="Pages that may be open at once, each with a kernel of about 600 MB.")
+    ] = MOST_PAGES,
+    idle_minutes: Annotated[
+        float, typer.Option(min=1, help="After so many minutes without use, the kernel of a page ends.")
+    ] = IDLE_MINUTES,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Open the explorer as an app in the browser, on this machine only and behind a token."""
+    """Open the explorer as an app in the browser, on this machine only and behind a token.
+
+    The kernel of a closed page ends within a minute.
+    """
     from .bundling import load_bundle
     from .serving import explorer_code, serve
 
@@ -435,6 +446,8 @@ def explore(
         explorer_code(arguments, os.getcwd(), bundle=bundle is not None),
         port=port,
         open_browser=browser,
+        max_pages=max_pages,
+        idle_minutes=idle_minutes,
         announce=typer.echo,
     )
 
@@ -454,6 +467,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # cores, one of them busy, solved the demo in 12 s, and in 0.1 s with this. Whoever sets the variable is obeyed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with any_letters():
+        return _run(given)
+
+
+def _run(given: list[str]) -> int:
     if given[0] in _LOADING and not {"-h", "--help"} & set(given) and sys.stderr.isatty() and not launched():
         print("Loading torch and its libraries: a few seconds.", file=sys.stderr, flush=True)
     with warnings.catch_warnings():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .console import any_letters
 from .errors import first_line
 from .settings import computing
 
@@ -128,7 +129,8 @@ def doctor(*, quiet: bool = False) -> Diagnosis:
     versions = {name: installed[name] for name in sorted(wanted) if name in installed}
     diagnosis = Diagnosis(tuple(findings), versions)
     if not quiet:
-        print(diagnosis)
+        with any_letters():
+            print(diagnosis)
     return diagnosis
 
 
