@@ -15,6 +15,7 @@ from typing import Literal
 
 from .console import any_letters
 from .errors import first_line
+from .settings import computing
 
 Level = Literal["ok", "note", "problem"]
 
@@ -94,6 +95,7 @@ class Diagnosis:
         return f"<Diagnosis: {'healthy' if self.healthy else 'problems'}, {len(self.findings)} findings>"
 
 
+@computing
 def doctor(*, quiet: bool = False) -> Diagnosis:
     """Look at this installation: versions, device, what notebooks need, and combinations known to fail.
 

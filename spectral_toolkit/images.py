@@ -24,6 +24,7 @@ from PIL import Image
 from .decoding import picture_size, read_picture, rgb_of
 from .errors import SpectralToolkitError
 from .pixel_values import HALF_LEVEL, to_rgb, to_uint8
+from .settings import computing
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -118,6 +119,7 @@ class Pictures(Sequence[np.ndarray]):
         return f"<Pictures: {len(self)} ({shown})>"
 
 
+@computing
 def load_images(source: Any) -> Pictures:
     """Make a lazy sequence of RGB pictures from whatever holds pictures.
 

@@ -18,6 +18,7 @@ PACKAGE = Path(spectral_toolkit.__file__).parent
 ORDER = (
     "errors",
     "console",
+    "settings",
     "outputs",
     "devices",
     "collectives",

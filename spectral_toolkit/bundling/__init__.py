@@ -20,6 +20,7 @@ from ..activations import image_names, layer_names
 from ..errors import BundleError, SpectralToolkitError, first_line
 from ..images import Pictures, load_images
 from ..matching import are_named, picture_order
+from ..settings import computing
 from .arrays import from_files, memory_of, to_files
 from .containers import damaged, read_members, refuse_existing, write_members
 from .contents import (
@@ -73,6 +74,7 @@ class Bundle:
         return f"<Bundle: {len(image_names(self.activations))} images, {layers} layers, eigenvectors: {answers}>"
 
 
+@computing
 def save_bundle(
     path: str | os.PathLike[str],
     acts: xr.DataTree,
@@ -162,6 +164,7 @@ def save_bundle(
     return target
 
 
+@computing
 def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Bundle:
     """Read a bundle, from wherever it came; no model, no GPU and no network are needed.
 

@@ -16,6 +16,7 @@ from ..affinities import affinity
 from ..affinities.dataset_graph import too_fine
 from ..affinities.features import KINDS
 from ..errors import ActivationsError, SpectralToolkitError
+from ..settings import computing
 from ..solvers import solve
 from .controls import pixel_tree, shuffled, untrained_tree
 from .labels import finest_grid, prepare_labels
@@ -27,6 +28,7 @@ WITHOUT_LABELS = ("where_plain", "image_share", "r2_position")
 SCORES = ("where", "what", "what_plain", *WITHOUT_LABELS, "matched_miou", "overclustered_miou", "ari")
 
 
+@computing
 def pathways(
     acts: xr.DataTree,
     labels: Any = None,

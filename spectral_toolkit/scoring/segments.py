@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from ..errors import SpectralToolkitError
+from ..settings import computing
 
 OVERCLUSTERED = 40
 STARTS, STARTS_OVERCLUSTERED = 32, 16
@@ -29,6 +30,7 @@ _ALONE = (
 )
 
 
+@computing
 def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> xr.Dataset:
     """Score segments against labels, over all images jointly.
 

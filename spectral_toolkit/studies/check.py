@@ -17,6 +17,7 @@ import xarray as xr
 
 from ..comparing.angles import principal_angles
 from ..errors import StudyError, first_line
+from ..settings import computing
 from ..solvers.answer import DEGENERATE_GAP
 from .cache import Cache, open_answer
 from .claim import locked
@@ -116,6 +117,7 @@ class Check:
         return [*lines, f"{self.n_compared} numbers compared with tolerances: {found}"]
 
 
+@computing
 def check_study(
     config: str | os.PathLike[str] | Mapping[str, Any] | Study,
     old: str | os.PathLike[str],

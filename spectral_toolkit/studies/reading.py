@@ -17,6 +17,7 @@ from ..affinities.features import KINDS
 from ..affinities.presets import PRESETS
 from ..affinities.table import HEADS, KERNELS, SCOPES, check_combination
 from ..errors import AffinityError, StudyError
+from ..settings import computing
 from .config import (
     AffinityChoice,
     LayerChoice,
@@ -43,6 +44,7 @@ _REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict, _REPR.maxstring, _
 _STUDY_KEYS = (*(one.name for one in fields(Study) if one.name != "folder"), "kernel")
 
 
+@computing
 def read_study(source: str | os.PathLike[str] | Mapping[str, Any], *, folder: str | os.PathLike[str] = ".") -> Study:
     """Read what a study asks for.
 

@@ -14,6 +14,7 @@ import xarray as xr
 from ..capturing import capture
 from ..errors import SpectralToolkitError, StoreError, StudyError
 from ..outputs import refuse_file, write_whole
+from ..settings import computing
 from ..trust import outlying_masks
 from .cache import Cache, open_answer
 from .claim import claimed
@@ -59,6 +60,7 @@ class StudyResult:
         return open_answer(self.zarr / self.record["cells"][cell]["group"])
 
 
+@computing
 def run_study(
     config: str | os.PathLike[str] | Mapping[str, Any] | Study,
     out: str | os.PathLike[str] = "study.html",
