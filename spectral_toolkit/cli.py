@@ -33,6 +33,7 @@ from .command_inputs import (
     stored_layers,
     stored_weights,
 )
+from .console import any_letters
 from .errors import SpectralToolkitError
 from .outputs import refuse_foreign, refuse_unwritable, write_store
 from .serving.pages import IDLE_MINUTES, MOST_PAGES
@@ -466,6 +467,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # cores, one of them busy, solved the demo in 12 s, and in 0.1 s with this. Whoever sets the variable is obeyed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with any_letters():
+        return _run(given)
+
+
+def _run(given: list[str]) -> int:
     if given[0] in _LOADING and not {"-h", "--help"} & set(given) and sys.stderr.isatty() and not launched():
         print("Loading torch and its libraries: a few seconds.", file=sys.stderr, flush=True)
     with warnings.catch_warnings():

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .console import any_letters
 from .errors import first_line
+from .settings import computing
 
 Level = Literal["ok", "note", "problem"]
 
@@ -93,6 +95,7 @@ class Diagnosis:
         return f"<Diagnosis: {'healthy' if self.healthy else 'problems'}, {len(self.findings)} findings>"
 
 
+@computing
 def doctor(*, quiet: bool = False) -> Diagnosis:
     """Look at this installation: versions, device, what notebooks need, and combinations known to fail.
 
@@ -126,7 +129,8 @@ def doctor(*, quiet: bool = False) -> Diagnosis:
     versions = {name: installed[name] for name in sorted(wanted) if name in installed}
     diagnosis = Diagnosis(tuple(findings), versions)
     if not quiet:
-        print(diagnosis)
+        with any_letters():
+            print(diagnosis)
     return diagnosis
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from .activations import DRAWS, image_coordinates, image_names, layer_names
 from .errors import ActivationsError
+from .settings import computing
 from .solvers.answer import ZERO_EIGENVALUE
 
 Level = Literal["ok", "note", "warning"]
@@ -37,6 +38,7 @@ class Statement:
     text: str
 
 
+@computing
 def trust_statements(
     eig: xr.Dataset,
     activations: xr.DataTree | None = None,
@@ -133,6 +135,7 @@ def _weak_cut(eig: xr.Dataset) -> list[Statement]:
     ]
 
 
+@computing
 def is_flat(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     """Whether eigenvalues (k,) hardly differ, so that no eigenvector stands out: unrelated patches give such rows.
 
@@ -152,6 +155,7 @@ def is_flat(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     return bool(affinity[-1] > FLAT_ROW * affinity[0] and not stands_out)
 
 
+@computing
 def doubt(eigenvalue: np.ndarray, eigengap: np.ndarray) -> str:
     """Why eigenvalues (k,) say that there may be nothing to find, in a few words; empty where they do not.
 
@@ -165,6 +169,7 @@ def doubt(eigenvalue: np.ndarray, eigengap: np.ndarray) -> str:
     return "flat row of eigenvalues" if is_flat(eigenvalue, eigengap) else ""
 
 
+@computing
 def suggests_groups(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
     """Whether the widest of the eigengaps (k,) may be read as a number of groups: not of a weak cut or a flat row.
 
@@ -245,6 +250,7 @@ def _outlying_tokens(masks: Mapping[str, xr.DataArray]) -> list[Statement]:
     ]
 
 
+@computing
 def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
     """Which tokens (y, x) have a norm more than five robust standard deviations above the median.
 
@@ -277,6 +283,7 @@ def _norm(token: xr.DataArray) -> xr.DataArray:
     return norm.mean([name for name in DRAWS if name in norm.dims])
 
 
+@computing
 def token_norms(activations: xr.DataTree) -> dict[str, xr.DataArray]:
     """How long the token of every patch is, in every layer; ``st.overlay`` draws them.
 
@@ -306,6 +313,7 @@ def token_norms(activations: xr.DataTree) -> dict[str, xr.DataArray]:
     }
 
 
+@computing
 def outlying_masks(activations: xr.DataTree, images: Iterable[object] | None = None) -> dict[str, xr.DataArray]:
     """Outlying tokens of every layer and image, as :func:`spectral_toolkit.affinity` takes them for ``mask``.
 

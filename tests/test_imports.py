@@ -17,9 +17,13 @@ PACKAGE = Path(spectral_toolkit.__file__).parent
 # Upper may not import lower.
 ORDER = (
     "errors",
+    "console",
+    "settings",
     "outputs",
     "devices",
     "collectives",
+    "pixel_values",
+    "decoding",
     "images",
     "matching",
     "scenes",

@@ -14,6 +14,7 @@ import xarray as xr
 from ..activations import check_tree, image_names, layer_names
 from ..devices import resolve_device
 from ..errors import AffinityError
+from ..settings import computing
 from .approximate_neighbours import check_installed
 from .dataset_graph import DatasetGraph, too_fine
 from .layer_graph import DENSE_BYTES, LayerGraph, Member, Recipe, Weights, make_members, resolve_weights
@@ -22,6 +23,7 @@ from .table import KERNELS, SEARCHES, check_combination, default_kernel
 __all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel"]
 
 
+@computing
 def affinity(
     acts: xr.DataTree,
     kind: str = "qk",

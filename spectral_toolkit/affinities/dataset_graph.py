@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..collectives import share_of, world_size
 from ..errors import AffinityError
+from ..settings import computing
 from .approximate_neighbours import nearest_by_index
 from .dataset_operators import Factors, SparseOperator, StoredFactorOperator
 from .dataset_shards import ShardedFactorOperator, ShardedSparseOperator
@@ -70,6 +71,7 @@ class DatasetGraph(LayerGraph):
         self._recall: dict[tuple[str, int], float] = {}
         self._temporary: list[tempfile.TemporaryDirectory[str]] = []
 
+    @computing
     def operators(self, member: Member, images: slice = slice(None)) -> Operator:
         """The affinity of one member, over all images."""
         start, stop, _ = images.indices(len(self.images))
@@ -79,6 +81,7 @@ class DatasetGraph(LayerGraph):
             )
         return super().operators(member, images)
 
+    @computing
     def to_dense(self, image: int | str | None = None) -> dict[str, np.ndarray]:
         """Every layer's affinity W over all patches, or those among the patches of one image; not of layers left out.
 
@@ -109,6 +112,7 @@ class DatasetGraph(LayerGraph):
             dense[member.name] = matrix[own, own]
         return dense
 
+    @computing
     def neighbours(self, layer: str, head: int = 0) -> Neighbours:
         """Directed edges of one layer and head: see `spectral_toolkit.affinities.neighbours.Neighbours`.
 

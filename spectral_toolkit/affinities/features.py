@@ -151,11 +151,26 @@ def _scale(node: xr.DataTree, layer: str) -> float:
 
 def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int], like: Tensor) -> Tensor:
     heads, tokens = expected
-    variable = node.dataset["attention_bias"].transpose("head", "query_token", "key_token")
+    dims = ("head", "query_token", "key_token")
+    variable = node.dataset["attention_bias"]
+    if not set(dims) <= set(variable.dims):
+        raise ActivationsError(
+            f"'attention_bias' of layer {layer!r} has dimensions {tuple(map(str, variable.dims))}; expected {dims}: "
+            "capture the layer again, or use kernel='cosine'."
+        )
     try:
-        values = np.asarray(variable.values, dtype=np.float64)
+        values = np.asarray(variable.transpose(..., *dims).values, dtype=np.float64)
     except _DAMAGE as error:
         raise _damaged("attention_bias", repr(layer), error) from error
+    # Trees that were joined along their images, say, have one bias for each of them.
+    values = values.reshape(-1, *values.shape[-3:])
+    if (values != values[:1]).any():
+        further = " and ".join(str(dim) for dim in variable.dims if dim not in dims)
+        raise ActivationsError(
+            f"'attention_bias' of layer {layer!r} is not the same for every {further}, and a graph has one for all: "
+            "solve captures with different biases one by one, or use kernel='cosine'."
+        )
+    values = values[0]
     if values.shape != (heads, tokens, tokens):
         raise ActivationsError(
             f"'attention_bias' of layer {layer!r} has shape {values.shape}; expected {(heads, tokens, tokens)}: heads, "

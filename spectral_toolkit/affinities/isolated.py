@@ -32,7 +32,7 @@ class Interpolation:
             return x
         x = torch.where(self.free[:, None], x, 0.0)
         for image, cells, neighbours, weights in self._stencils:
-            x[image].index_add_(1, cells, x[image][:, neighbours] * weights.to(x.dtype))
+            _add_at(x[image], cells, x[image][:, neighbours] * weights.to(x.dtype))
         return x
 
     def transpose(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k n"]:
@@ -40,7 +40,7 @@ class Interpolation:
             return x
         x = x.clone()
         for image, cells, neighbours, weights in self._stencils:
-            x[image].index_add_(1, neighbours, x[image][:, cells] * weights.to(x.dtype))
+            _add_at(x[image], neighbours, x[image][:, cells] * weights.to(x.dtype))
         return torch.where(self.free[:, None], x, 0.0)
 
     def matrix(self) -> sparse.csr_array:
@@ -55,6 +55,14 @@ class Interpolation:
             weights.append(parts.astype(float))
         entries = (np.concatenate(rows), np.concatenate(columns))
         return sparse.csr_array((np.concatenate(weights), entries), shape=(n_images * n,) * 2)
+
+
+def _add_at(x: Tensor, columns: Tensor, values: Tensor) -> None:
+    """Add to columns of x (k, n), some of them several times, in an order that is the same every time."""
+    if x.device.type == "cpu":
+        x.index_add_(1, columns, values)
+    else:  # where `index_add_` adds in whatever order threads come, this sorts first
+        x.index_put_((torch.arange(len(x), device=x.device)[:, None], columns[None]), values, accumulate=True)
 
 
 def _stencil(free: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:

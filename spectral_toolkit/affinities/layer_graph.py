@@ -15,6 +15,7 @@ import xarray as xr
 
 from ..activations import image_names
 from ..errors import AffinityError
+from ..settings import computing
 from .features import KINDS, layer_shape, read_features
 from .operators import DenseOperator, LowRankOperator, Operator, Rows, TiledOperator, WalkOperator, dense_from_rows
 from .resampling import Grid
@@ -143,6 +144,7 @@ class LayerGraph:
     def weights(self) -> dict[str, float]:
         return dict(self._weights)
 
+    @computing
     def reweight(self, weights: Weights) -> LayerGraph:
         """The same graph under other weights; operators already built are shared.
 
@@ -163,6 +165,7 @@ class LayerGraph:
         other._weights = resolve_weights(weights, self.members, start)
         return other
 
+    @computing
     def operators(self, member: Member, images: slice) -> Operator:
         """The affinity operator of one member for a slice of the images."""
         start, stop, _ = images.indices(len(self.images))
@@ -188,6 +191,7 @@ class LayerGraph:
     def _dense_members(self) -> frozenset[str]:
         return dense_members(self.members, self.recipe.kernel, self.dense_bytes, self.cache_bytes)
 
+    @computing
     def to_dense(self, image: int | str = 0) -> dict[str, np.ndarray]:
         """Every layer's affinity W of one image, as the solver sees it but for the scaling of its total degree.
 

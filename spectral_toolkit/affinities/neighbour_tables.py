@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import StoreError
 from .neighbours import Neighbours
 
-FORMAT = 2
+FORMAT = 3
 """Part of every name: raised when what is written, or how it is searched, changes."""
 _ABOUT = "about.json"
 
@@ -69,7 +69,7 @@ def find_table(folder: Path, name: str, search: Callable[[], tuple[Neighbours, f
         with placed(path) as half:
             np.save(half / "indices.npy", found.indices.cpu().numpy())
             np.save(half / "similarity.npy", found.similarity.cpu().numpy())
-            (half / _ABOUT).write_text(json.dumps({"within": found.within, "recall": recall}))
+            (half / _ABOUT).write_text(json.dumps({"within": found.within, "recall": recall}), encoding="utf-8")
     neighbours, recall = _read(path, mapped=not held)
     return Table(recall, neighbours if held else None, path)
 
@@ -127,7 +127,7 @@ def check_room(folder: Path, needed: float) -> None:
 
 def _read(path: Path, *, mapped: bool) -> tuple[Neighbours, float | None]:
     try:
-        about = json.loads((path / _ABOUT).read_text())
+        about = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
         # Mapped for copying on write, as torch wants to be able to write; nobody does.
         indices, similarity = (
             torch.as_tensor(np.load(path / f"{part}.npy", mmap_mode="c" if mapped else None))

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ..activations import image_coordinates, patch_centres
 from ..errors import AffinityError
+from ..settings import computing
 from .layer_graph import LayerGraph, Member
 from .pencil import JointPencil, base_grid
 from .resampling import Grid, Resampling
 
 
+@computing
 def affinity_row(
     graph: LayerGraph, cell: tuple[int, int], image: int | str = 0
 ) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:

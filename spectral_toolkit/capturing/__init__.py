@@ -6,6 +6,7 @@ models know how their attention is watched. Everything that touches a model is u
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from ..errors import ActivationsError, CaptureMemoryError, SpectralToolkitError,
 from ..images import load_images
 from ..models import Model, load_model
 from ..models.model import evaluating
+from ..settings import computing
+from ..settings.drawing import Draws
 from .memory import MemorySink, Sink
 from .plan import Plan, available_memory, format_bytes, make_plan
 from .stores import ZarrSink
@@ -30,6 +33,7 @@ __all__ = ["capture", "estimate_bytes"]
 _DEFAULT = ("query", "key", "value")
 
 
+@computing
 def capture(
     model: Any,
     images: Any,
@@ -69,7 +73,9 @@ def capture(
     batch_size
         Pictures per forward pass.
     seed
-        For models that draw random numbers; the global random state is left as it was.
+        For models that draw random numbers, from torch, NumPy or Python; the state of their generators is left as it
+        was. Such a model is shown the images one by one: what is drawn for an image follows from ``seed`` and the image
+        alone, whatever the batch size, the other images and interruptions.
     progress
         Whether to show a progress bar, with the number of bytes.
     size
@@ -120,6 +126,7 @@ def capture(
     return sink.tree()
 
 
+@computing
 def estimate_bytes(
     model: Any,
     images: Any,
@@ -144,6 +151,7 @@ def estimate_bytes(
     return _plan(model, images, layers, quantities, size, 1, 0).nbytes
 
 
+@computing
 def make_capture_plan(
     model: Any,
     images: Any,
@@ -204,26 +212,47 @@ def _run(plan: Plan, sink: Sink, progress: bool) -> None:
         title += f", rank 0 of {n_processes}"
     with (
         tqdm(total=len(plan.pictures), initial=len(plan.pictures) - n_waiting, desc=title, disable=not shown) as bar,
-        evaluating(model.parts, plan.seed),
+        evaluating(model.parts, plan.seed, model.device) as draws,
         model.recording(recorder),
     ):
+        together = True
         for batch in sink.waiting:
             pictures = [plan.pictures[index] for index in range(batch.start, batch.stop)]
             pixels = np.stack([model.processor.resize(picture, plan.size) for picture in pictures])
             sink.begin(batch, pixels)
-            recorder.begin(batch)
-            # Each batch draws its own numbers, whichever batches this process has seen before.
-            torch.manual_seed(int(np.random.SeedSequence([plan.seed, batch.start]).generate_state(1, np.uint64)[0]))
-            try:
-                model.run(pixels, recorder.begin_pass)
-            except torch.OutOfMemoryError as error:
-                raise CaptureMemoryError(
-                    f"The forward pass of {len(pixels)} pictures does not fit on {model.device}: lower "
-                    f"batch_size={plan.batch_size} or size={plan.size}."
-                ) from error
-            recorder.end()
+            if together:
+                together = not _pass(plan, recorder, draws, batch, pixels, slice(0, len(pixels))) or len(pixels) == 1
+            if not together:
+                # A model that draws draws for a whole batch at once. By itself an image has numbers of its own,
+                # whichever images are captured beside it.
+                for place in range(len(pixels)):
+                    _pass(plan, recorder, draws, batch, pixels, slice(place, place + 1))
             sink.commit()
             bar.update(len(pixels))
+
+
+def _pass(plan: Plan, recorder: _Recorder, draws: Draws, batch: slice, pixels: np.ndarray, rows: slice) -> bool:
+    """Run some images of a batch through the model; whether it drew random numbers."""
+    shown = pixels[rows]
+    recorder.begin(batch, rows)
+    draws.seed(_seed_of(plan.seed, shown[0]))
+    began = draws.states()
+    try:
+        plan.model.run(shown, recorder.begin_pass)
+    except torch.OutOfMemoryError as error:
+        raise CaptureMemoryError(
+            f"The forward pass of {len(shown)} pictures does not fit on {plan.model.device}: lower "
+            f"batch_size={plan.batch_size} or size={plan.size}."
+        ) from error
+    recorder.end()
+    return draws.states() != began
+
+
+def _seed_of(seed: int, pixels: np.ndarray) -> int:
+    """Where the draws for one image begin: it follows from the capture's seed and the image alone."""
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
+    sequence = np.random.SeedSequence([seed, int.from_bytes(digest, "little")])
+    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 class _Recorder:
@@ -232,15 +261,18 @@ class _Recorder:
     def __init__(self, plan: Plan, sink: Sink):
         self.layers, self.quantities = plan.layers, plan.quantities
         self._plan, self._sink = plan, sink
-        self._batch = slice(0, 0)
+        self._rows = slice(0, 0)
+        self._names: Sequence[str] = ()
         self._sizes = tuple(len(values) for values in plan.model.draws.values())
         self._place: tuple[int, ...] | None = None
         self._passed: set[tuple[int, ...]] = set()
         self._seen: set[tuple[str, str]] = set()
         self._described: dict[str, torch.Tensor] = {}
 
-    def begin(self, batch: slice) -> None:
-        self._batch = batch
+    def begin(self, batch: slice, rows: slice) -> None:
+        """Some images of a batch follow, in any number of passes."""
+        self._rows = rows
+        self._names = self._plan.pictures.names[batch.start :][rows]
         self._place = None
         self._passed.clear()
 
@@ -281,7 +313,7 @@ class _Recorder:
         self._seen.add((layer, quantity))
         n_special = len(self._plan.model.special_tokens_of(layer, quantity))
         specs = self._plan.arrays(layer)
-        n_images, grid = self._batch.stop - self._batch.start, self._plan.shapes[layer].grid
+        n_images, grid = len(self._names), self._plan.shapes[layer].grid
         n_tokens = n_special + grid[0] * grid[1]
         if tensor.shape[0] != n_images or tensor.shape[-2] != n_tokens:
             raise UnsupportedModelError(
@@ -294,7 +326,7 @@ class _Recorder:
             self._put(layer, f"special_{quantity}", tensor[..., :n_special, :])
 
     def _put(self, layer: str, name: str, tensor: torch.Tensor) -> None:
-        target = self._sink.target(layer, name)[(slice(None), *(self._place or ()))]
+        target = self._sink.target(layer, name)[(self._rows, *(self._place or ()))]
         stored = torch.from_numpy(target)
         if stored.shape != tensor.shape:
             raise UnsupportedModelError(
@@ -305,7 +337,7 @@ class _Recorder:
         # A sum is finite only if all its terms are, and costs a fraction of looking at each one.
         if not bool(torch.isfinite(stored.sum())) and not np.isfinite(target).all():
             bad = next(index for index, picture in enumerate(target) if not np.isfinite(picture).all())
-            image = self._plan.pictures.names[self._batch.start + bad]
+            image = self._names[bad]
             raise ActivationsError(
                 f"{name} of layer {layer!r} holds NaN or infinity in image {image!r}: the model overflowed or its "
                 "weights are damaged; load it with dtype='float32', or leave the image out."

@@ -280,8 +280,8 @@ def available_memory() -> int:
     """Bytes that can still be had, within the limit of a container if there is one."""
     free = psutil.virtual_memory().available
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8").strip()
         return min(free, max(0, int(limit) - int(used)))
     except (OSError, ValueError):  # no container, or one without a limit ("max")
         return free

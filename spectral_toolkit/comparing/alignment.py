@@ -7,11 +7,13 @@ import xarray as xr
 
 from ..affinities.layer_graph import LayerGraph
 from ..errors import ComparisonError
+from ..settings import computing
 from ..solvers.answer import degenerate_groups
 from .angles import Product, centred
 from .answers import CELLS, common
 
 
+@computing
 def align(eig: xr.Dataset, reference: xr.Dataset, *, inner: str | LayerGraph = CELLS) -> xr.Dataset:
     """Align eigenvectors to a reference, so that the two can be looked at side by side.
 

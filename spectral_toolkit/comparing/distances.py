@@ -10,6 +10,7 @@ import xarray as xr
 
 from ..affinities.layer_graph import LayerGraph
 from ..errors import ComparisonError
+from ..settings import computing
 from ..solvers import solve
 from ..solvers.answer import DEGENERATE_GAP
 from .angles import centred, orthonormal, principal_angles
@@ -19,6 +20,7 @@ PAIRS = ("same", "all")
 MEASURES = ("geodesic", "chordal", "overlap")
 
 
+@computing
 def subspace_distance(
     a: xr.Dataset, b: xr.Dataset, n_eigenvectors: int | None = None, *, inner: str | LayerGraph = CELLS
 ) -> xr.Dataset:
@@ -93,6 +95,7 @@ def subspace_distance(
     )
 
 
+@computing
 def layer_distances(
     a: LayerGraph,
     b: LayerGraph,

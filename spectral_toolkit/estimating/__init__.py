@@ -18,6 +18,7 @@ from ..capturing.plan import Plan, format_bytes
 from ..errors import UnsupportedModelError
 from ..models import Model
 from ..models.model import evaluating
+from ..settings import computing
 from ..solvers import BATCH_ELEMENTS, BATCH_ELEMENTS_DEFAULT
 from .tracing import peak_bytes
 
@@ -70,6 +71,7 @@ class MemoryEstimate:
         return "\n".join(f"{name:<16} {format_bytes(n):>10}" for name, n in rows.items())
 
 
+@computing
 def estimate_memory(
     model: Any,
     images: Any,
@@ -139,7 +141,7 @@ def _weight_bytes(model: Model) -> int:
 def _forward_bytes(plan: Plan) -> int:
     model = plan.model
     pixels = np.zeros((min(plan.batch_size, len(plan.pictures)), *plan.size, 3), np.uint8)
-    with evaluating(model.parts, plan.seed):
+    with evaluating(model.parts, plan.seed, model.device):
         try:
             return peak_bytes(lambda convert: model.one_pass(pixels, convert))
         except Exception as error:

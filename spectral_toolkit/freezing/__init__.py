@@ -17,6 +17,7 @@ from ..affinities.presets import PRESETS, preset_weights
 from ..affinities.table import kernels_of
 from ..errors import SpectralToolkitError
 from ..regions import instances, segment
+from ..settings import computing
 from ..solvers import solve
 from ..trust import Statement, outlying_masks, trust_statements
 from .rows import Sources, all_joint_rows, all_layer_rows, choose_sources
@@ -85,6 +86,7 @@ class Content:
         return self.settings[self.kinds.index(kind) * len(self.presets) + self.presets.index(preset)]
 
 
+@computing
 def freeze(
     acts: xr.DataTree,
     *,

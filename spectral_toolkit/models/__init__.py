@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from ..devices import resolve_device
 from ..errors import SpectralToolkitError, UnsupportedModelError
+from ..settings import computing
 from . import families, loading, timm
 from .diffusion import families as denoisers
 from .diffusion import loading as diffusion_loading
@@ -32,6 +33,7 @@ SUPPORTED = tuple(family.describe() for family in (*families.FAMILIES, *denoiser
 _IDLE = re.compile(r"^(pooler|head)\.|(^|\.)mask_token$")
 
 
+@computing
 def load_model(
     source: Any,
     *,

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 
 from ..errors import SpectralToolkitError, UnsupportedModelError
+from ..settings import computing, own_settings
+from ..settings.drawing import Draws, drawing
 from .processing import Processing
 
 UNROTATED = ("query_unrotated", "key_unrotated")
@@ -120,6 +122,13 @@ class Model(ABC):
     """Largest batch the model can take, None where there is no limit."""
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     """Libraries whose versions belong to the provenance."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A lock belongs to one object in one process: copies and pickles get one of their own.
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
 
     @property
     def parts(self) -> tuple[torch.nn.Module, ...]:
@@ -277,6 +286,7 @@ class Model(ABC):
             if name not in self.unused_weights:
                 yield name.replace("_orig_mod.", ""), tensor
 
+    @computing
     def weights_sha256(self) -> str:
         """Hash over the names, types and bytes of the tower's weights.
 
@@ -339,27 +349,26 @@ def uncompiled() -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(modules: Sequence[torch.nn.Module], seed: int) -> Iterator[None]:
-    """Evaluation mode, no gradients, no compiled code and a seeded generator; training flags and random state are put
-    back.
+def evaluating(modules: Sequence[torch.nn.Module], seed: int, device: torch.device | None = None) -> Iterator[Draws]:
+    """Evaluation mode, our own settings, no compiled code and seeded generators; training flags and random state are
+    put back.
+
+    What a model computes depends on its weights and their precision alone: not on an autocast, a default dtype or a
+    default device of the caller's. Tensors that a model makes without naming a device lie where the model does.
     """
     flags = [(part, part.training) for module in modules for part in module.modules()]
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    # no_grad rather than inference_mode: models cache tensors (rotary tables), and one made in inference mode
-    # would break the user's next training step.
-    # The caller's autocast would compute in another precision than the one recorded.
     with ExitStack() as stack:
         stack.enter_context(uncompiled())
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng(devices=devices))
-        for kind in ("cpu", "cuda"):
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        torch.manual_seed(seed)
+        # Gradients are off rather than in inference mode: models cache tensors (rotary tables), and one made in
+        # inference mode would break the user's next training step.
+        stack.enter_context(own_settings())
+        if device is not None and device.type != "cpu":
+            stack.enter_context(device)
+        draws = stack.enter_context(drawing(seed, device))
         try:
             for module in modules:
                 module.eval()
-            yield
+            yield draws
         finally:
             for part, training in flags:
                 part.training = training

@@ -23,8 +23,8 @@ def refuse_module(module: Any) -> None:
 def refuse_folder(source: str, path: Path) -> None:
     """Raise ``UnsupportedModelError`` for a folder as timm saves its models."""
     try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError):
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return
     if isinstance(config, dict) and "architecture" in config and "pretrained_cfg" in config:
         raise _refused(repr(source))

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 from ..errors import SpectralToolkitError, UnsupportedModelError
+from ..settings import computing
+from ..settings.drawing import drawing
 from . import attention
 from .model import UNROTATED, LayerShape, Model, Recorder
 
@@ -134,6 +136,7 @@ class EncoderModel(Model):
         settings = json.dumps(_computing(self.config.to_dict()), sort_keys=True, default=str)
         return hashlib.sha256(settings.encode()).hexdigest()
 
+    @computing
     def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
         outer: Any = self.module
         if not hasattr(outer, "config"):
@@ -141,8 +144,7 @@ class EncoderModel(Model):
                 f"{type(outer).__name__} has no configuration, so it cannot be built with fresh weights: load the "
                 "transformers model inside it."
             )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with drawing(seed):
             module = type(outer)(copy.deepcopy(outer.config))
         learned, kept = dict(outer.named_parameters()), []
         with torch.no_grad():

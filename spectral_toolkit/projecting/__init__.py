@@ -20,6 +20,7 @@ from ..affinities.pencil import positive_members
 from ..affinities.resampling import Grid, Resampling
 from ..devices import working_dtype
 from ..errors import ActivationsError, SolverError
+from ..settings import computing
 from . import knn, shifted_cosine
 from .rebuilding import graph_of
 from .system import PictureSystem, Solution
@@ -33,6 +34,7 @@ ENTRIES_AT_ONCE = 2**25
 """Matrix entries of the pictures that are laid in together, 256 MiB in float64."""
 
 
+@computing
 def project(
     acts: xr.DataTree,
     eig: xr.Dataset,
@@ -214,7 +216,7 @@ def _assembled(
     names, by_cell = image_names(acts), ("image", "y", "x")
     remarks = [f"Laid into the eigenvectors of {len(graph.images)} other pictures, which these did not change."]
     for doubt in _doubts(names, found, eig["component"].values):
-        warnings.warn(doubt, stacklevel=3)
+        warnings.warn(doubt, stacklevel=4)
         remarks.append(doubt)
     if eig.attrs.get("notes"):
         remarks.append(f"Of the others: {eig.attrs['notes']}")

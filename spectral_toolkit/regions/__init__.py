@@ -9,6 +9,7 @@ import xarray as xr
 
 from ..affinities.layer_graph import LayerGraph
 from ..errors import RegionsError
+from ..settings import computing
 from .arguments import (
     EMBEDDING,
     METHODS,
@@ -31,6 +32,7 @@ from .trees import hierarchy, limit_note, recut, written
 __all__ = ["METHODS", "cut_costs", "hierarchy", "instances", "recut", "refine", "segment"]
 
 
+@computing
 def segment(
     eig: xr.Dataset,
     n_segments: int | str = "auto",
@@ -140,6 +142,7 @@ def segment(
     )
 
 
+@computing
 def instances(
     eig: xr.Dataset,
     *,

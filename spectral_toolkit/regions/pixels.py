@@ -14,6 +14,7 @@ from scipy import ndimage
 from ..errors import RegionsError
 from ..images import load_images
 from ..matching import analysed_box, analysed_part, are_named, picture_order
+from ..settings import computing
 from .adjacency import connected_parts
 from .arguments import within
 from .embedding import listed
@@ -22,6 +23,7 @@ MIDDLE = 0.8
 """Where a part is too thin for the margin, pixels this much of its largest depth inside it stay."""
 
 
+@computing
 def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: float = 500.0) -> xr.DataArray:
     """Take segments or masks from cells to pixels.
 

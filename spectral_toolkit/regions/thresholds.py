@@ -13,6 +13,7 @@ from ..activations import names_array
 from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid, Resampling
 from ..errors import RegionsError
+from ..settings import computing
 from .arguments import whole
 from .cutting import split_costs
 from .embedding import embed
@@ -23,6 +24,7 @@ STEPS = 200
 """Steps from the least threshold to the largest, unless others are given."""
 
 
+@computing
 def cut_costs(
     eig: xr.Dataset, graph: LayerGraph, component: int = 1, *, thresholds: Sequence[float] | np.ndarray | None = None
 ) -> xr.Dataset:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from ..activations import as_stack
 from ..errors import RegionsError
+from ..settings import computing
 from .cutting import Tree
 from .embedding import most_tried, titles
 from .label_maps import NO_SEGMENT
@@ -58,6 +59,7 @@ def limit_note(tree: str, threshold: float) -> str:
     return most_tried(limited)
 
 
+@computing
 def hierarchy(segments: xr.DataArray) -> xr.Dataset:
     """How segments made by recursive cuts came about.
 
@@ -107,6 +109,7 @@ def hierarchy(segments: xr.DataArray) -> xr.Dataset:
     )
 
 
+@computing
 def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     """The segments that a lower threshold would have left, without solving anything again.
 

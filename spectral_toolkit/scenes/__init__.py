@@ -10,6 +10,7 @@ import operator
 from typing import TYPE_CHECKING
 
 from ..errors import SpectralToolkitError
+from ..settings import computing
 from .generating import generate
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = ["generate", "sample"]
 PATCH = 8
 
 
+@computing
 def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dataset:
     """Draw ``n`` scenes with their ground truth.
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SpectralToolkitError
+from ..settings import computing
 
 if TYPE_CHECKING:
     import xarray
 
 
+@computing
 def generate(caption: str = "", n: int = 4, *, seed: int = 0, steps: int = 30, guidance: float = 2.0) -> xarray.Dataset:
     """Draw pictures of what a caption names, with the bundled model ``scenes-diffusion``.
 

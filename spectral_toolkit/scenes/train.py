@@ -178,7 +178,7 @@ def _export(run: Run, folder: Path) -> dict[str, Any]:
         "image_mean": [MEAN] * 3,
         "image_std": [STD] * 3,
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
     return {}
 
 

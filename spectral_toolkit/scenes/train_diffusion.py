@@ -114,7 +114,7 @@ def _export(run: Run, folder: Path) -> dict[str, Any]:
         "transformer": ["diffusers", "FluxTransformer2DModel"],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     facts: dict[str, Any] = {"stored_as": "float16", "versions": {"diffusers": version("diffusers")}}
     if run.recipe.align:
         digest = hashlib.sha256((WEIGHTS / "scenes" / "model.safetensors").read_bytes()).hexdigest()

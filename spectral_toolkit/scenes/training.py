@@ -225,7 +225,7 @@ def export(task: Task, run: Run, folder: Path, facts: dict[str, Any] | None = No
             {key: round(value, 6) for key, value in row.items()} for row in run.curve[:: max(1, len(run.curve) // 150)]
         ],
     }
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def train(

@@ -9,6 +9,7 @@ import xarray as xr
 
 from ..activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
 from ..errors import ActivationsError, SpectralToolkitError
+from ..settings import computing
 
 IGNORE = -1
 _BOX = ("box_top", "box_left", "box_bottom", "box_right")
@@ -20,6 +21,7 @@ def finest_grid(acts: xr.DataTree) -> tuple[int, int]:
     return max(((size["y"], size["x"]) for size in sizes), key=lambda grid: grid[0] * grid[1])
 
 
+@computing
 def prepare_labels(acts: xr.DataTree, labels: Any, *, grid: tuple[int, int] | None = None) -> xr.DataArray:
     """Bring label maps to the cells of a capture.
 

@@ -136,7 +136,7 @@ def serve(
         notebook.metadata["title"] = "Explorer"
         nbformat.write(notebook, path)
         door = Path(folder) / "open.html"
-        door.write_text(f'<meta http-equiv="refresh" content="0;url={address}">')
+        door.write_text(f'<meta http-equiv="refresh" content="0;url={address}">', encoding="utf-8")
         settings = {
             **_SETTINGS,
             "Voila.port": chosen,

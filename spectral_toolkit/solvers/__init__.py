@@ -17,6 +17,7 @@ from ..affinities.pencil import base_grid, n_nodes, positive_members
 from ..affinities.resampling import Grid
 from ..devices import threads_for
 from ..errors import SolverError
+from ..settings import computing
 from .answer import assemble, warm_start
 
 METHODS: dict[str, str] = {"exact": "exact", "gradient": "gradient"}
@@ -37,6 +38,7 @@ BATCH_ELEMENTS = {"cpu": 2**22}
 BATCH_ELEMENTS_DEFAULT = 2**27
 
 
+@computing
 def solve(
     graph: LayerGraph,
     n_eigenvectors: int = 10,

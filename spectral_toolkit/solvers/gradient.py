@@ -25,6 +25,8 @@ from ..affinities.pencil import JointPencil, positive_members
 from ..affinities.resampling import Grid
 from ..affinities.table import KERNELS
 from ..errors import SolverError
+from ..settings import differentiable
+from ..settings.drawing import drawing
 from .checkpoints import Checkpoint, fingerprint
 from .descent import Progress, overlap, singular_pairs
 from .exact import spectrum_of
@@ -49,6 +51,7 @@ MOST_BYTES = 4 * 2**30
 """What the matrices of all heads may take at once: this method holds each, where the exact one holds their mean."""
 
 
+@differentiable
 def objective(
     affinities: Sequence[Tensor],
     features: Tensor,
@@ -313,9 +316,8 @@ def descend(
     saved = None if store is None else store.read()
     if saved is not None and saved["finished"]:
         return {**saved, "features": saved["features"].to(device)}
-    # Made on the CPU whatever the device, so that a seed means the same everywhere; nobody else's random state moves.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    # Made on the CPU whatever the device, so that a seed means the same everywhere.
+    with drawing(seed):
         generator = Generator(grid, n_features)
     generator.to(device)
     optimiser = torch.optim.Adam(generator.parameters(), lr=learning_rate)
@@ -328,9 +330,10 @@ def descend(
     stopped = False
     with tqdm(total=steps, initial=step, desc="gradient", disable=progress is not True) as bar:
         while step < steps and not stopped:
-            optimiser.zero_grad()
-            value = loss(generator())
-            value.backward()
+            with torch.enable_grad():
+                optimiser.zero_grad()
+                value = loss(generator())
+                value.backward()
             optimiser.step()
             step += 1
             number = float(value.detach())

@@ -265,10 +265,11 @@ def _step_batch(
     matrices = [batch_matrix(graph, one, batch) for one in edges]
     total = 0.0
     for _ in range(INNER_STEPS):
-        optimiser.zero_grad(set_to_none=True)
-        value = batch_objective(torch.stack(chosen), edges, matrices)
-        if edges:
-            value.backward()
+        with torch.enable_grad():
+            optimiser.zero_grad(set_to_none=True)
+            value = batch_objective(torch.stack(chosen), edges, matrices)
+            if edges:
+                value.backward()
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in chosen]
         for one, gradient in zip(chosen, all_reduce(torch.stack(gradients)), strict=True):
             one.grad = gradient

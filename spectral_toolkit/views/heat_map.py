@@ -9,6 +9,7 @@ import holoviews as hv
 import numpy as np
 
 from ..errors import SpectralToolkitError
+from ..settings import computing
 from .figures import short_names
 from .notebook import load_bokeh
 
@@ -20,6 +21,7 @@ _DARK = 0.55
 _ROW, _COLUMN, _MARGIN = 26, 84, 150
 
 
+@computing
 def heat_map(scores: xr.Dataset, *, names: tuple[str, ...] | None = None) -> hv.Layout:
     """Draw scores of :func:`spectral_toolkit.pathways` as heat maps side by side.
 

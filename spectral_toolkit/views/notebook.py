@@ -6,10 +6,12 @@ import functools
 
 import holoviews as hv
 
+from ..settings import computing
 from .bokeh_sent import note_sent, send_where_missing
 from .local_styles import use_local_styles
 
 
+@computing
 def extension() -> None:
     """Let HoloViews draw by Bokeh in this notebook, from installed packages alone: nothing is asked of the network.
 

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import SpectralToolkitError
+from ..settings import computing
 from .colour import DIVERGING, ISOLATED, hex_colours
 from .composite import (
     check_opacity,
@@ -51,6 +52,7 @@ _LAYOUT_WIDTH = 300
 _SINGLE_WIDTH = 480
 
 
+@computing
 def overlay(
     images: Any,
     eig: xr.Dataset | xr.DataArray | Mapping[str, xr.Dataset | xr.DataArray],

@@ -13,6 +13,7 @@ import xarray as xr
 from ..errors import SpectralToolkitError
 from ..images import load_images
 from ..outputs import is_ours, write_whole
+from ..settings import computing
 from .colour import DIVERGING, css_gradient
 from .composite import check_opacity
 from .page import Caption, build_page, kind_of, provenance
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _NEEDED = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group", "isolated")
 
 
+@computing
 def report(
     model: Model | Any,
     images: Any,

@@ -4,32 +4,78 @@ from __future__ import annotations
 
 import torch
 
+from ...errors import AffinityError
 from ..features import LayerFeatures
 from ..operators import Rows
 from .heads import sum_over_heads
+from .precision import DOUBLE_ROUNDING, careful_images, doubled
+
+NOTHING = 40
+"""A logit so far below the largest has a weight of less than 1e-17."""
 
 
 def prepare(features: LayerFeatures) -> Rows:
-    """Rows of softmax(scale q k' + bias), special tokens dropped after the softmax, heads averaged."""
+    """Rows of softmax(scale q k' + bias), special tokens dropped after the softmax, heads averaged.
+
+    Logits so large that rounding would show in the weights are computed in double precision, image by image.
+    """
     n_special = 0
     keys = features.right
     if features.special_right is not None:
         n_special = features.special_right.shape[2]
         keys = torch.cat([features.special_right, keys], dim=2)
     assert features.scale is not None
-    queries = features.left * features.scale
+    scale = features.scale
+    queries = features.left * scale
     n_heads = keys.shape[1]
+    size = queries.norm(dim=-1).amax(-1) * keys.norm(dim=-1).amax(-1)
+    if features.bias is not None:
+        size = size + features.bias.amax().clamp_min(0.0)
+    careful = careful_images(size, queries.dtype)
 
     def rows(start: int, stop: int) -> torch.Tensor:
         def of_head(head: int) -> torch.Tensor:
-            logits = queries[:, head, start:stop] @ keys[:, head].transpose(-1, -2)
+            bias = None
             if features.bias is not None:
-                logits += features.bias[head % len(features.bias), n_special + start : n_special + stop]
-            logits -= logits.amax(dim=-1, keepdim=True)
-            logits.exp_()
-            logits /= logits.sum(dim=-1, keepdim=True) * n_heads
-            return logits[..., n_special:]
+                bias = features.bias[head % len(features.bias), n_special + start : n_special + stop]
+            weights = _softmax(queries[:, head, start:stop] @ keys[:, head].transpose(-1, -2), bias, n_heads)
+            for image in careful[head]:
+                query, key = doubled(features.left[image, head, start:stop]) * scale, doubled(keys[image, head])
+                logits = query @ key.T
+                _check_decided(logits if bias is None else logits + doubled(bias), query, key, features.layer)
+                weights[image] = _softmax(logits, None if bias is None else doubled(bias), n_heads)
+            return weights[..., n_special:]
 
         return sum_over_heads(n_heads, of_head)
 
     return rows
+
+
+def _softmax(logits: torch.Tensor, bias: torch.Tensor | None, n_heads: int) -> torch.Tensor:
+    """Softmax over the last dimension, over the number of heads, in place."""
+    if bias is not None:
+        logits += bias
+    logits -= logits.amax(dim=-1, keepdim=True)
+    logits.exp_()
+    logits /= logits.sum(dim=-1, keepdim=True) * n_heads
+    return logits
+
+
+def _check_decided(logits: torch.Tensor, query: torch.Tensor, key: torch.Tensor, layer: str) -> None:
+    """Refuse logits as large as the largest of their row to within what double precision rounds them by."""
+    reach = query.norm(dim=-1), key.norm(dim=-1)
+    eps = torch.finfo(logits.dtype).eps
+    if float(reach[0].max() * reach[1].max()) * eps <= DOUBLE_ROUNDING or not bool(torch.isfinite(logits).all()):
+        return  # what is not finite is refused where degrees are looked at
+    rounding = eps * reach[0][:, None] * reach[1]
+    largest, place = logits.max(dim=-1, keepdim=True)
+    rounding = rounding + rounding.gather(-1, place)
+    rival = (largest - logits <= NOTHING + rounding) & (rounding > DOUBLE_ROUNDING)
+    rival.scatter_(-1, place, False)
+    if bool(rival.any()):
+        raise AffinityError(
+            f"The logits of layer {layer!r} reach {float(logits.abs().max()):.0e}, where double precision rounds by "
+            f"{float(rounding[rival].max()):.0e}, and several of one row are as large as the largest to within that, "
+            "so which patches attend to which cannot be told: divide the queries or the layer's scale by a power of "
+            "ten, or use kernel='cosine'."
+        )

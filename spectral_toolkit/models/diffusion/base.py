@@ -46,6 +46,8 @@ import numpy as np
 import torch
 
 from ...errors import SpectralToolkitError, UnsupportedModelError
+from ...settings import computing
+from ...settings.drawing import drawing
 from ..model import Model, Recorder
 from .encoding import encode, latent_factor, overflows
 from .noising import BETWEEN, N_TIMESTEPS, drawn_timesteps, noise_of, noised, steps_of
@@ -137,6 +139,7 @@ class DiffusionModel(WatchedModel):
 
     # --- timesteps, noise, prompt ------------------------------------------------------------------------------------
 
+    @computing
     def at(
         self,
         *,
@@ -298,9 +301,9 @@ class DiffusionModel(WatchedModel):
         tower: Any = self.tower
         return type(tower).from_config(tower.config)
 
+    @computing
     def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             fresh = self.untrained_tower()
         _move(fresh.eval(), self.device, self.dtype)
         other = _shallow(self)

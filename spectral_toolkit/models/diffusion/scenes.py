@@ -93,7 +93,7 @@ def load_scenes_diffusion(folder: Path, device: torch.device, dtype: torch.dtype
             "'spectral-toolkit[diffusers]'."
         ) from error
     tower: Any = FluxTransformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype or torch.float32)
-    record = json.loads((folder / "training.json").read_text())
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     tower.to(device).eval()
     size = record["recipe"]["size"]
     shown = Processing((flow.MEAN,) * 3, (flow.STD,) * 3, size=(size, size), source="of the model's training")

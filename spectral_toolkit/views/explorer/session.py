@@ -18,6 +18,7 @@ from ...affinities.rows import affinity_row
 from ...errors import SpectralToolkitError
 from ...regions import cut_costs, instances, segment
 from ...regions.joint import MOST_DENSE
+from ...settings import computing
 from ...solvers import solve
 from ...trust import Statement, outlying_masks, token_norms, trust_statements
 from ..composite import shrink
@@ -121,10 +122,12 @@ class Session:
         self._results: OrderedDict[Hashable, Any] = OrderedDict()
         self._latest: dict[Hashable, xr.Dataset] = {}
 
+    @computing
     def answer(self, state: State, check: Check) -> Answer:
         """Compute what a state shows; ``check`` is called often, and what it raises ends the work."""
         return self._compose(state, lambda key, make: self._made(key, make, check))
 
+    @computing
     def kept(self, state: State) -> Answer | None:
         """The same if all of it has been computed before, else None."""
         try:
@@ -132,6 +135,7 @@ class Session:
         except _MissingError:
             return None
 
+    @computing
     def norms(self, image: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Norms of the tokens of every layer that has them, (y, x), and which are outlying."""
         norms, outlying = token_norms(self._one(image)), self._outlying(image)
@@ -145,6 +149,7 @@ class Session:
         """The same picture for small tiles, no side above ``side`` pixels."""
         return self._kept_or_made(("small", image, side), lambda: shrink(self.picture(image).pixels, side))
 
+    @computing
     def solved_for_all(self, question: Question) -> xr.Dataset:
         """The answer to a question for every picture, to be kept in a bundle."""
         settings = self._settings(question)

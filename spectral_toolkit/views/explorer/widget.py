@@ -228,6 +228,18 @@ class Explorer(widgets.VBox):
             self.layout.close()
         super().close()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise SpectralToolkitError(
+            "An explorer is tied to the page that shows it and cannot be pickled or copied: keep its state and "
+            "activations, and make another with Explorer(activations, state=state)."
+        )
+
+    def __copy__(self) -> Any:
+        return self.__reduce_ex__(4)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self.__reduce_ex__(4)
+
     def _end(self) -> None:
         if not getattr(self, "_open", False):  # ended already, or never begun because the input was refused
             return

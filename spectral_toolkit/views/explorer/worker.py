@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from ...settings import own_settings
+
 Request = TypeVar("Request")
 
 Check = Callable[..., None]
@@ -119,7 +121,8 @@ class Worker(Generic[Request]):
 
         answer, error = None, None
         try:
-            answer = self._compute(request, check)
+            with own_settings():  # of this thread, whichever it is
+                answer = self._compute(request, check)
         except CancelledError:
             return
         except Exception as raised:  # whatever went wrong is shown to the user, who can change the setting
@@ -145,7 +148,8 @@ class Worker(Generic[Request]):
             if outcome is None or number != self._number or outcome[0] != number:
                 return
             self._outcome = None
-        self._deliver(*outcome[1:])
+        with own_settings():
+            self._deliver(*outcome[1:])
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -16,6 +16,7 @@ from ...affinities.presets import PRESETS
 from ...bundling import Bundle
 from ...errors import SpectralToolkitError
 from ...freezing import freeze
+from ...settings import computing
 from ..composite import check_opacity, check_threshold
 from ..page import kind_of, provenance
 from ..shown import shown_pictures
@@ -78,6 +79,7 @@ class Frozen:
         return f"<Frozen: {self._title}, {len(self.html) / 1e6:.1f} MB; .save(path) writes it to a file>"
 
 
+@computing
 def frozen(
     source: Any,
     path: str | os.PathLike[str] | None = None,

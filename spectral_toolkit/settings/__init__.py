@@ -1,0 +1,84 @@
+"""Our own settings: what torch and NumPy are set to while one of our functions runs, whatever the caller has set.
+
+Both keep state that decides numbers: torch an autocast, gradients, a default dtype and device, the precision of
+products, which algorithms it may choose; NumPy what it does with a division by zero. Every public function computes
+under the settings that the two start with, products of float32 in full, and puts the caller's back when it returns or
+raises: `computing` sees to it, and nothing else does.
+
+Some settings belong to the thread that makes them, others to the whole process. The latter are held as long as any of
+our functions runs in any thread, so other threads see them meanwhile. Two things stay the caller's: the number of
+threads, which is a resource (`devices.threads_for`), and the random generators, which we never draw from.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def computing(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function under `own_settings`, without gradients. Every public function is decorated with this.
+
+    Examples
+    --------
+    >>> import torch
+    >>> @computing
+    ... def precision():
+    ...     return torch.get_default_dtype()
+    >>> torch.set_default_dtype(torch.float64)
+    >>> precision(), torch.get_default_dtype()
+    (torch.float32, torch.float64)
+    >>> torch.set_default_dtype(torch.float32)
+    """
+    return _under_own_settings(function, gradients=False)
+
+
+def differentiable(function: Callable[P, R]) -> Callable[P, R]:
+    """The same, for a function through which the caller may differentiate."""
+    return _under_own_settings(function, gradients=None)
+
+
+def _under_own_settings(function: Callable[P, R], *, gradients: bool | None) -> Callable[P, R]:
+    @functools.wraps(function)
+    def under_own_settings(*args: P.args, **kwargs: P.kwargs) -> R:
+        with own_settings(gradients=gradients):
+            return function(*args, **kwargs)
+
+    vars(under_own_settings)["is_computing"] = True
+    return under_own_settings
+
+
+@contextmanager
+def own_settings(*, gradients: bool | None = False) -> Iterator[None]:
+    """The settings that torch and NumPy start with, and products in full precision; the caller's are put back.
+
+    Parameters
+    ----------
+    gradients
+        Whether gradients are recorded; None leaves that to the caller.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with torch.autocast("cpu", torch.bfloat16), own_settings():
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.float32
+    """
+    with ExitStack() as stack:
+        if "numpy" in sys.modules:
+            import numpy as np
+
+            stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
+        # A caller who has not loaded torch has set nothing of it, and need not wait for it.
+        if "torch" in sys.modules:
+            from .torch_state import PROCESS, settle_thread
+
+            settle_thread(stack, gradients)
+            stack.enter_context(PROCESS)
+        yield

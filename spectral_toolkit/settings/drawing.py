@@ -1,0 +1,73 @@
+"""The random generators of the process, which are the caller's: lent to code of others, and put back."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class Draws:
+    """Torch's, NumPy's and Python's own generators, from which code of others may draw."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.of_torch = [torch.default_generator]
+        kind = "cpu" if device is None else device.type
+        if kind == "cuda" or torch.cuda.is_initialized():
+            torch.cuda.init()
+            self.of_torch += torch.cuda.default_generators
+        if kind == "mps":
+            self.of_torch.append(torch.mps._get_default_mps_generator())
+
+    def seed(self, seed: int) -> None:
+        """Seed them all; the same number seeds torch's as ``torch.manual_seed`` does."""
+        for generator in self.of_torch:
+            generator.manual_seed(seed)
+        np.random.seed(np.random.SeedSequence(seed).generate_state(8))
+        random.seed(seed)
+
+    def states(self) -> list[Any]:
+        """What they hold; other than before if something was drawn."""
+        of_torch = [generator.get_state().numpy().tobytes() for generator in self.of_torch]
+        return [*of_torch, pickle.dumps(np.random.get_state()), random.getstate()]
+
+
+@contextmanager
+def drawing(seed: int, device: torch.device | None = None) -> Iterator[Draws]:
+    """Seed the generators that code of others draws from, and put them back where they were.
+
+    Parameters
+    ----------
+    seed
+        What they begin from.
+    device
+        Whose generators are seeded beside the CPU's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with drawing(3) as draws:
+    ...     began = draws.states()
+    ...     first = torch.rand(2)
+    ...     draws.states() == began
+    False
+    >>> with drawing(3):
+    ...     bool((torch.rand(2) == first).all())
+    True
+    """
+    draws = Draws(device)
+    of_torch = [(generator, generator.get_state()) for generator in draws.of_torch]
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    try:
+        draws.seed(seed)
+        yield draws
+    finally:
+        for generator, state in of_torch:
+            generator.set_state(state)
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)

@@ -1,0 +1,115 @@
+"""Exponentials of large numbers: right where single precision would not do, refused where double would not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from tree_factory import make_tree
+
+import spectral_toolkit as st
+from spectral_toolkit.affinities.features import read_features
+from spectral_toolkit.affinities.kernels import rbf, softmax
+from spectral_toolkit.affinities.kernels.precision import careful_images
+from spectral_toolkit.errors import AffinityError
+
+
+def attention_tree(query: np.ndarray, key: np.ndarray, scale: float = 1.0) -> xr.DataTree:
+    """One image, one head, patches in a row."""
+    dims = ("image", "head", "y", "x", "channel")
+    node = xr.Dataset({"query": (dims, query[None, None, None]), "key": (dims, key[None, None, None])})
+    return xr.DataTree.from_dict({"block.0": node.assign_attrs(scale=scale)})
+
+
+def values_of(tree: xr.DataTree, name: str) -> np.ndarray:
+    return tree.children["block.0"].dataset[name].values
+
+
+def antipodal(size: float, dtype: str, seed: int = 0, n: int = 24, channels: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and keys that nearly are plus or minus one vector: many logits of ``size`` are nearly equal."""
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=channels)
+    direction *= size**0.5 / np.linalg.norm(direction)
+    sides = [
+        direction * rng.choice([-1.0, 1.0], size=(n, 1)) + rng.normal(size=(n, channels)) / size**0.5 for _ in range(2)
+    ]
+    return sides[0].astype(dtype), sides[1].astype(dtype)
+
+
+def wide_softmax(query: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Attention in extended precision, made symmetric."""
+    logits = (query.astype(np.longdouble)[:, None] * key.astype(np.longdouble)[None]).sum(-1)
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    return ((weights + weights.T) / 2).astype(float)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("size", [1e2, 7e3, 1e5, 2e7, 1e9])
+def test_attention_of_large_tied_logits_is_right(size: float, dtype: str) -> None:
+    query, key = antipodal(size, dtype)
+    found = st.affinity(attention_tree(query, key), device="cpu").to_dense()["block.0"]
+    np.testing.assert_allclose(found, wide_softmax(query, key), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bandwidth", [0.5, 0.06, 1e-3, 1e-6])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_gaussians_of_outliers_are_right(bandwidth: float, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    tree = make_tree([(5, 8)], heads=2, dtype=dtype)
+    value = values_of(tree, "value")
+    value[0, :, 0, :4] *= 500  # outliers, which are far from the others and near each other
+    value[0, :, 0, :4] += (rng.normal(size=(2, 4, 4)) * 1e-3).astype(dtype)
+    value[0, :, 1, :4] = value[0, :, 0, :1]
+    found = st.affinity(tree, "vv", kernel="rbf", bandwidth=bandwidth, device="cpu").to_dense()["block.0"]
+    heads = value[0].reshape(2, 40, -1).astype(np.longdouble)
+    square = ((heads[:, :, None] - heads[:, None]) ** 2).sum(-1)
+    expected = np.exp(-square / (2 * bandwidth**2 * square.mean((1, 2), keepdims=True))).mean(0).astype(float)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_double_precision_cannot_tell_apart_is_refused() -> None:
+    query, key = antipodal(1e14, "float64")
+    graph = st.affinity(attention_tree(query, key), device="cpu")
+    with pytest.raises(AffinityError, match="logits of layer 'block.0' reach 1e.14, where double precision rounds"):
+        st.solve(graph, 2)
+    # The advice of the message is good.
+    st.solve(st.affinity(attention_tree(query / 1e7, key), device="cpu"), 2)
+    st.solve(st.affinity(attention_tree(query, key), kernel="cosine", device="cpu"), 2)
+
+
+def test_what_is_decided_is_answered_however_large() -> None:
+    """Every patch attends to itself alone; one without a query, to all alike."""
+    query = np.eye(6) * 1e20
+    query[5] = 0
+    found = st.affinity(attention_tree(query, np.eye(6)), device="cpu").to_dense()["block.0"]
+    expected = np.eye(6)
+    expected[5] = 1 / 6
+    np.testing.assert_allclose(found, (expected + expected.T) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("module", [softmax, rbf])
+def test_ordinary_activations_are_compared_in_their_own_precision(module, monkeypatch) -> None:
+    """Double precision takes longer, and is for few."""
+    monkeypatch.setattr(module, "doubled", lambda x: pytest.fail("not needed"))
+    tree = make_tree([(6, 8)], dtype="float32", special=1)
+    features = read_features(tree, "block.0", "qk", slice(0, 1), torch.device("cpu"), for_softmax=True)
+    assert module.prepare(features)(0, 48).dtype == torch.float32
+
+
+def test_an_image_is_as_it_would_be_alone() -> None:
+    """One image of large logits does not change how the others of its batch are computed."""
+    tree = make_tree([(4, 5)], images=3, dtype="float32")
+    values_of(tree, "query")[1] *= 1e4
+    values_of(tree, "value")[1, :, 0, 0] *= 1e5
+    for graph_of in (
+        lambda tree: st.affinity(tree, "qk", device="cpu"),
+        lambda tree: st.affinity(tree, "vv", kernel="rbf", bandwidth=0.05, device="cpu"),
+    ):
+        together = graph_of(tree)
+        for image in range(3):
+            alone = graph_of(tree.isel(image=[image])).to_dense()["block.0"]
+            np.testing.assert_array_equal(together.to_dense(image)["block.0"], alone)
+        st.solve(together, 2)
+    assert careful_images(torch.tensor([[float("inf"), float("nan"), 0.0]]), torch.float32) == [[0], [0], []]

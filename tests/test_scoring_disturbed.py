@@ -1,0 +1,46 @@
+"""No score hangs on rounding: activations disturbed as another processor would leave them give the same scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import spectral_toolkit as st
+from spectral_toolkit.models import bundled_models, loading
+from spectral_toolkit.scoring.paths import SCORES
+
+ROUNDING = 2e-7
+"""Relative, about two units in the last place of single precision."""
+N_SCENES, N_DISTURBED, MOST = 20, 10, 0.01
+
+
+def disturbed(activations: xr.DataTree, seed: int) -> xr.DataTree:
+    """The same tree with every query, key and value off by rounding."""
+    rng = np.random.default_rng(seed)
+    tree = activations.copy()
+    for layer in tree.children.values():
+        for name in ("query", "key", "value"):
+            values = layer[name].values
+            noisy = values.astype(np.float64) * (1 + ROUNDING * rng.standard_normal(values.shape))
+            layer[name] = layer[name].copy(data=noisy.astype(values.dtype))
+    return tree
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", bundled_models())
+def test_rounding_moves_no_score(name: str) -> None:
+    if (loading.WEIGHTS / name / "model_index.json").exists():
+        pytest.importorskip("diffusers")
+    scenes = st.scenes.sample(N_SCENES, seed=0)
+    model = st.load_model(name, device="cpu")
+    activations = st.capture(model, scenes["pixels"], layers=model.layers[-2:], progress=False)
+    settings = {"controls": False, "n_bootstrap": 1, "progress": False, "device": "cpu"}
+    runs = [
+        st.pathways(activations if seed == 0 else disturbed(activations, seed), scenes["label"], **settings)
+        for seed in range(N_DISTURBED + 1)
+    ]
+    for score in SCORES:
+        found = np.stack([run[score].values for run in runs])
+        moved = np.abs(found[1:] - found[0]).max(axis=0)
+        assert moved.max() <= MOST, f"{score} of {list(runs[0].kind.values)} moves by {moved.max(axis=1)}"
