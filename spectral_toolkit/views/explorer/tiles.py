@@ -343,8 +343,17 @@ def _title_html(head: str, more: str) -> str:
 
 
 def render(view: hv.Overlay) -> Any:
-    """A view as a Bokeh figure, without loading BokehJS into the page: `offline` does that."""
-    return hv.render(view, backend="bokeh")
+    """A view as a Bokeh figure, without loading BokehJS into the page: `offline` does that.
+
+    HoloViews' plot, which only made the figure, has itself called when Bokeh's current document ends. That never ends
+    in a notebook, and would keep the plot and with it all that it drew.
+    """
+    renderer: Any = hv.renderer("bokeh")
+    plot = renderer.get_plot(view)
+    figure = plot.state
+    plot.cleanup()
+    renderer.last_plot = None
+    return figure
 
 
 def _centres() -> tuple[np.ndarray, np.ndarray]:
