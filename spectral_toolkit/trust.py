@@ -11,6 +11,7 @@ import xarray as xr
 
 from .activations import DRAWS, image_names, layer_names
 from .errors import ActivationsError
+from .matching import hash_coordinate, image_hashes, refuse_other_images
 from .solvers.answer import ZERO_EIGENVALUE
 
 Level = Literal["ok", "note", "warning"]
@@ -77,7 +78,12 @@ def trust_statements(
             f"The answer holds {eig.sizes['image']} images: choose one, as in eig.isel(image=0), to judge it."
         )
     if outlying is None:
-        outlying = {} if activations is None else outlying_masks(activations, eig["image"].values.ravel())
+        outlying = {}
+        if activations is not None:
+            names = [str(name) for name in eig["image"].values.ravel()]
+            hashes = image_hashes(eig, names), image_hashes(activations, names)
+            refuse_other_images(names, *hashes, ("the answer", "the activations"), ActivationsError)
+            outlying = outlying_masks(activations, names)
     statements = [
         _convergence(eig),
         *_pieces(eig),
@@ -296,13 +302,15 @@ def outlying_masks(activations: xr.DataTree, images: Iterable[object] | None = N
     0
     """
     names = image_names(activations)
+    hashes = image_hashes(activations, names)
     places = range(len(names)) if images is None else [names.index(str(image)) for image in images]
     masks = {}
     for name in layer_names(activations):
         variables = activations.children[name].dataset
         if "token" in variables:
             each = [outlying_tokens(variables["token"].isel(image=place)) for place in places]
-            masks[name] = xr.concat(each, dim="image").transpose("image", "y", "x")
+            mask = xr.concat(each, dim="image").transpose("image", "y", "x")
+            masks[name] = mask.assign_coords(hash_coordinate([hashes[place] for place in places]))
     return masks
 
 

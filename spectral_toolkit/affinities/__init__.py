@@ -14,6 +14,7 @@ import xarray as xr
 from ..activations import check_tree, image_names, layer_names
 from ..devices import resolve_device
 from ..errors import AffinityError
+from ..matching import image_hashes, refuse_other_images
 from .approximate_neighbours import check_installed
 from .dataset_graph import DatasetGraph, too_fine
 from .layer_graph import DENSE_BYTES, LayerGraph, Member, Recipe, Weights, make_members, resolve_weights
@@ -206,13 +207,21 @@ def _checked_mask(mask: object, acts: xr.DataTree) -> dict[str, np.ndarray]:
         return {}
     if not isinstance(mask, Mapping):
         raise AffinityError(f"mask is a {type(mask).__name__}: give a mapping from layers to booleans (image, y, x).")
-    checked = {}
+    checked, names = {}, image_names(acts)
     for layer, values in mask.items():
         if layer not in acts.children:
             raise AffinityError(f"mask names {layer!r}, which is no layer: use {', '.join(layer_names(acts))}.")
         sizes = {name: acts.children[layer].sizes[name] for name in ("image", "y", "x")}
         if not isinstance(values, xr.DataArray) or dict(values.sizes) != sizes or values.dtype != bool:
             raise AffinityError(f"mask of layer {layer!r} is not understood: expected booleans of sizes {sizes}.")
+        if "image" in values.coords:
+            if (given := [str(name) for name in values["image"].values]) != names:
+                raise AffinityError(
+                    f"mask of layer {layer!r} is of other images than the activations, or in another order (it begins "
+                    f"with {given[0]!r}): choose them with .sel(image=...)."
+                )
+            hashes = image_hashes(values, names), image_hashes(acts, names)
+            refuse_other_images(names, *hashes, (f"mask of layer {layer!r}", "the activations"), AffinityError)
         checked[layer] = values.transpose("image", "y", "x").values
     return checked
 

@@ -28,7 +28,9 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from .. import collectives
+from ..activations import names_array
 from ..errors import StoreError, first_line
+from ..images import IMAGE_HASH
 from .plan import FORMAT, ArraySpec, Plan, differences
 
 _PROGRESS = "_progress"
@@ -39,7 +41,7 @@ _CIRCUMSTANCES = ("device", "attention", "versions")
 """What a finished store may differ in from this session; an unfinished one may not, or its two parts would differ."""
 
 
-_NEVER_ZERO = ("image", "original_height", "original_width", "box_bottom", "box_right", "special")
+_NEVER_ZERO = ("image", IMAGE_HASH, "original_height", "original_width", "box_bottom", "box_right", "special")
 """Coordinates that are neither zero nor empty anywhere."""
 
 
@@ -51,6 +53,7 @@ class ZarrSink:
         self._root = zarr.open_group(path, mode="r+", use_consolidated=False)
         self._batch = slice(0, 0)
         self._pixels: np.ndarray | None = None
+        self._hashes = names_array([])
         self._buffers = {
             (layer, name): np.empty((plan.batch_size, *spec.shape), spec.dtype)
             for layer in plan.layers
@@ -99,8 +102,8 @@ class ZarrSink:
             sink._end()
         return sink
 
-    def begin(self, batch: slice, pixels: np.ndarray) -> None:
-        self._batch, self._pixels = batch, pixels
+    def begin(self, batch: slice, pixels: np.ndarray, hashes: Sequence[str]) -> None:
+        self._batch, self._pixels, self._hashes = batch, pixels, names_array(hashes)
 
     def target(self, layer: str, name: str) -> np.ndarray:
         return self._buffers[layer, name][: self._batch.stop - self._batch.start]
@@ -118,6 +121,8 @@ class ZarrSink:
     def commit(self) -> None:
         assert self._pixels is not None
         _write(self._root, "pixels", self._batch, self._pixels)
+        if IMAGE_HASH in self._root:  # a store begun by an earlier version has none
+            _write(self._root, IMAGE_HASH, self._batch, self._hashes)
         for layer, name in self._buffers:
             _write(self._root, f"{layer}/{name}", self._batch, self.target(layer, name))
         self._wait_for_descriptions()
@@ -176,9 +181,12 @@ def _create(path: Path, plan: Plan) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        nodes = {"/": plan.root(), **{layer: plan.node(layer) for layer in plan.layers}}
+        # The hashes are known when the images have been read, and written with them.
+        root_node = plan.root(hashes=names_array([""] * len(plan.pictures)))
+        nodes = {"/": root_node, **{layer: plan.node(layer) for layer in plan.layers}}
+        by_image = {"/": {IMAGE_HASH: {"chunks": (1,)}}}
         with _library_warnings():
-            xr.DataTree.from_dict(nodes).to_zarr(making / "store", zarr_format=3, consolidated=False)
+            xr.DataTree.from_dict(nodes).to_zarr(making / "store", zarr_format=3, consolidated=False, encoding=by_image)
         root = zarr.open_group(making / "store", mode="r+", use_consolidated=False)
         _create_array(root, "pixels", *_by_image(plan, plan.pixels))
         for layer in plan.layers:
@@ -309,6 +317,8 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
             if found.tolist() != expected.values.tolist():
                 return f"{place}{name} is not that of these pictures and layers"
 
+    if IMAGE_HASH in root and not all(np.asarray(cast(zarr.Array, root[IMAGE_HASH])[...])[images]):
+        return f"{IMAGE_HASH} is missing"
     files: list[tuple[zarr.Array, tuple[Any, ...], Path, int]] = []
     expected = {"pixels": plan.pixels}
     expected |= {f"{layer}/{name}": spec for layer in plan.layers for name, spec in plan.arrays(layer).items()}

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import SpectralToolkitError
+from ..matching import image_hashes, refuse_other_images
 from .paths import interval, score
 from .variance import about_intervals, resamples
 
@@ -74,6 +75,8 @@ def answer_scores(
                 "labels name other images than the answer, or the same in another order: choose them with "
                 ".sel(image=eig['image']), or drop their names with .drop_vars('image')."
             )
+        names = list(map(str, named[0] if named else range(n_images)))
+        refuse_other_images(names, image_hashes(eig, names), image_hashes(labels, names), ("the answer", "labels"))
         if not (cells >= 0).any():
             raise SpectralToolkitError("labels ignore every cell (-1): there is nothing to score against.")
         cells = cells.reshape(n_images, math.prod(grid))

@@ -9,6 +9,7 @@ import xarray as xr
 
 from ..activations import check_tree, image_names, layer_names, patch_centres
 from ..errors import ActivationsError, SpectralToolkitError
+from ..matching import hash_coordinate, image_hashes, refuse_other_images
 
 IGNORE = -1
 _BOX = ("box_top", "box_left", "box_bottom", "box_right")
@@ -60,7 +61,7 @@ def prepare_labels(acts: xr.DataTree, labels: Any, *, grid: tuple[int, int] | No
     check_tree(acts)
     names = image_names(acts)
     rows, columns = _checked_grid(grid, acts)
-    maps = _maps(labels, names)
+    maps = _maps(labels, acts, names)
     if isinstance(labels, xr.DataArray) and {"y", "x"} <= set(labels.dims):
         if any(one.shape != (rows, columns) for one in maps):
             raise SpectralToolkitError(
@@ -70,7 +71,8 @@ def prepare_labels(acts: xr.DataTree, labels: Any, *, grid: tuple[int, int] | No
         cells = np.stack(maps)
     else:
         cells = np.stack([_majority(_crop(acts, one, index), rows, columns) for index, one in enumerate(maps)])
-    coords = {"image": names, "y": patch_centres(rows), "x": patch_centres(columns)}
+    coords: dict[str, Any] = {"image": names, "y": patch_centres(rows), "x": patch_centres(columns)}
+    coords |= hash_coordinate(image_hashes(acts, names))
     attrs = {"ignore": IGNORE, "grid": f"{rows}x{columns}"}
     return xr.DataArray(cells, coords, ("image", "y", "x"), name="label", attrs=attrs)
 
@@ -84,7 +86,7 @@ def _checked_grid(grid: Any, acts: xr.DataTree) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
 
-def _maps(labels: Any, names: list[str]) -> list[np.ndarray]:
+def _maps(labels: Any, acts: xr.DataTree, names: list[str]) -> list[np.ndarray]:
     if isinstance(labels, xr.DataArray):
         if labels.ndim != 3 or "image" not in labels.dims:
             raise SpectralToolkitError(
@@ -99,6 +101,8 @@ def _maps(labels: Any, names: list[str]) -> list[np.ndarray]:
                 "labels name other images than the capture, or the same in another order: choose them with "
                 ".sel(image=acts['image']), or drop their names with .drop_vars('image')."
             )
+        hashes = image_hashes(labels, names), image_hashes(acts, names)
+        refuse_other_images(names, *hashes, ("labels", "the capture"))
         labels = labels.to_numpy()
     try:
         maps = [np.asarray(one) for one in labels]

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from ..errors import SpectralToolkitError
+from ..matching import image_hashes, refuse_other_images
 from ..regions.kmeans import kmeans
 
 OVERCLUSTERED = 40
@@ -64,6 +65,8 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> 
         raise SpectralToolkitError(
             "segments and labels name other images, or in another order: reorder one with .sel(image=...)."
         )
+    names = list(map(str, named[0] if named else range(len(found))))
+    refuse_other_images(names, image_hashes(segments, names), image_hashes(labels, names), ("segments", "labels"))
     if not (wanted >= 0).any():
         raise SpectralToolkitError("labels ignore every cell (-1): there is nothing to score against.")
     least = int(wanted.max()) + 1

@@ -12,6 +12,7 @@ import xarray as xr
 
 from ..errors import SpectralToolkitError
 from ..images import load_images
+from ..matching import image_hashes, refuse_other_images
 from ..outputs import is_ours, write_whole
 from .colour import DIVERGING, css_gradient
 from .composite import check_opacity
@@ -264,6 +265,8 @@ def _check_answers(solved: Mapping[str, xr.Dataset]) -> None:
                 f"The answers {first!r} and {other!r} are of different images ({len(names[first])} and "
                 f"{len(names[other])}): solve both from the same activations."
             )
+        hashes = image_hashes(solved[first], names[first]), image_hashes(solved[other], names[first])
+        refuse_other_images(names[first], *hashes, (f"the answer {first!r}", f"the answer {other!r}"))
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

@@ -19,6 +19,7 @@ from ...errors import SpectralToolkitError
 from ...regions import cut_costs, instances, segment
 from ...regions.joint import MOST_DENSE
 from ...solvers import solve
+from ...solvers.answer import image_coordinates
 from ...trust import Statement, outlying_masks, trust_statements
 from ..composite import shrink
 from ..shown import ShownPicture, shown_pictures
@@ -316,5 +317,4 @@ def _grid(node: xr.DataTree) -> tuple[int, int]:
 
 
 def _boxes(activations: xr.DataTree) -> dict[str, Any]:
-    wanted = ("box_top", "box_left", "box_bottom", "box_right", "original_height", "original_width")
-    return {name: activations.coords[name].variable for name in wanted if name in activations.coords}
+    return dict(image_coordinates(activations))
