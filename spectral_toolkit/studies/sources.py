@@ -34,12 +34,15 @@ class PictureSet:
         One integer map (height, width) per picture; None where nobody labelled them.
     expression, labels_expression
         Python that yields the same, run in the folder of the study's file.
+    ignore
+        Labels that mean 'no label', besides -1.
     """
 
     pictures: Pictures
     labels: list[np.ndarray] | None
     expression: str
     labels_expression: str | None
+    ignore: tuple[int, ...] = ()
 
     @property
     def labels_sha256(self) -> str | None:
@@ -49,6 +52,8 @@ class PictureSet:
         digest = sha256()
         for one in self.labels:
             digest.update(f"{one.shape}".encode() + np.ascontiguousarray(one, dtype="<i8").tobytes())
+        if self.ignore:
+            digest.update(repr(sorted(self.ignore)).encode())
         return digest.hexdigest()
 
 
@@ -67,7 +72,8 @@ def load_pictures(choice: PictureChoice, folder: Path) -> PictureSet:
         drawn = sample(asked.n, seed=asked.seed, size=asked.size)
         source = f"st.scenes.sample({asked.n}, seed={asked.seed}, size={asked.size})"
         labels = list(drawn["label"].to_numpy())
-        return PictureSet(load_images(drawn["pixels"]), labels, f"{source}.pixels", f"{source}.label")
+        expressions = f"{source}.pixels", f"{source}.label"
+        return PictureSet(load_images(drawn["pixels"]), labels, *expressions, choice.ignore)
     found = [_found(pattern, folder) for pattern in choice.files]
     pictures = load_images(found[0] if len(found) == 1 else found)
     written = [portable(pattern) for pattern in choice.files]
@@ -75,7 +81,7 @@ def load_pictures(choice: PictureChoice, folder: Path) -> PictureSet:
     if not choice.labels:
         return PictureSet(pictures, None, expression, None)
     from_files = f"label_maps({[portable(pattern) for pattern in choice.labels]!r}, images)"
-    return PictureSet(pictures, label_maps(choice.labels, pictures, folder), expression, from_files)
+    return PictureSet(pictures, label_maps(choice.labels, pictures, folder), expression, from_files, choice.ignore)
 
 
 def label_maps(
