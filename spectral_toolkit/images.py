@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import SpectralToolkitError
+from .outputs import local_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -194,12 +195,8 @@ def _entries(source: Any) -> Iterator[_Entry]:
 def _path_entries(text: str) -> Iterator[_Entry]:
     if not text.strip():
         raise SpectralToolkitError(f"The path {text!r} is empty: expected {_ACCEPTED}.")
-    text = os.path.expanduser(text)
-    path = Path(text)
-    try:
-        path.exists()
-    except OSError as error:  # such as a name that no file system can hold
-        raise SpectralToolkitError(f"The path {_short(text)} cannot be used: {error.strerror}.") from error
+    path = local_path(text, "images", error=SpectralToolkitError)
+    text = str(path) if text.startswith("~") else text
     # An existing path wins over its reading as a pattern: names of files may hold square brackets.
     if path.is_dir():
         # Hidden files are none of the user's pictures: macOS puts "._cat.png" beside "cat.png".

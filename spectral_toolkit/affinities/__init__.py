@@ -15,6 +15,7 @@ from ..activations import check_tree, image_names, layer_names
 from ..devices import resolve_device
 from ..errors import AffinityError
 from ..matching import image_hashes, refuse_other_images
+from ..outputs import remove_remains, writable_path
 from .approximate_neighbours import check_installed
 from .dataset_graph import DatasetGraph, too_fine
 from .layer_graph import DENSE_BYTES, LayerGraph, Member, Recipe, Weights, make_members, resolve_weights
@@ -242,11 +243,10 @@ def _checked_folder(folder: object, kernel: str) -> Path | None:
         return None
     if kernel != "knn":
         raise AffinityError(f"folder={str(folder)!r} means nothing to kernel={kernel!r}: leave it out, or use 'knn'.")
-    if not isinstance(folder, str | os.PathLike) or not str(folder):
-        raise AffinityError(f"folder={folder!r} is not understood: expected a path, or None.")
-    path = Path(os.fsdecode(folder))
+    path = writable_path(folder, "folder", error=AffinityError)
     if path.exists() and not path.is_dir():
         raise AffinityError(f"folder={str(path)!r} is a file, and a folder is needed for the tables: choose another.")
+    remove_remains(path)
     return path
 
 

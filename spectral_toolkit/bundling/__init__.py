@@ -20,6 +20,7 @@ from ..activations import image_names, layer_names
 from ..errors import BundleError, SpectralToolkitError, first_line
 from ..images import Pictures, load_images
 from ..matching import image_hashes, paired_pictures
+from ..outputs import local_path
 from .arrays import from_files, to_files
 from .containers import damaged, read_members, refuse_existing, write_members
 from .contents import as_answers, build_tree, check_activations, check_eigenvectors, check_given, layer_dataset
@@ -285,10 +286,7 @@ def _checked_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _checked_path(path: Any) -> Path:
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        shown = repr(path) if isinstance(path, str | int | None) else f"<{type(path).__name__}>"
-        raise BundleError(f"path={shown} is no path: give a name such as 'scenes.zip'.")
-    return Path(path).expanduser()
+    return local_path(path, error=BundleError)
 
 
 def _program() -> str:

@@ -26,6 +26,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging as progress
 
 from ..errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError, first_line
+from ..outputs import local_path
 from . import families, timm
 
 WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
@@ -121,7 +122,7 @@ def locate(source: str, revision: str | None) -> Place:
     """Look for a bundled name, a local folder or a hub name, in this order."""
     if source in bundled_models():
         return Place(source, str(WEIGHTS / source), True)
-    path = Path(source).expanduser()
+    path = local_path(source, "source", error=ModelNotFoundError)
     if path.is_dir():
         of_diffusers = folder_of_diffusers(path)
         timm.refuse_folder(source, path)

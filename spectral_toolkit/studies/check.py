@@ -15,6 +15,8 @@ import numpy as np
 import xarray as xr
 
 from ..comparing.angles import principal_angles
+from ..errors import StudyError
+from ..outputs import local_path
 from ..solvers.answer import DEGENERATE_GAP
 from .cache import Cache, open_answer
 from .config import Study, Tolerances
@@ -137,7 +139,7 @@ def check_study(
         If ``old`` holds no numbers of a study.
     """
     study = config if isinstance(config, Study) else read_study(config)
-    path = Path(old)
+    path = local_path(old, "--check", error=StudyError)
     before = read_record(path)
     plan = plan_study(study)
     folder = _working_folder(path)

@@ -17,6 +17,7 @@ from ..affinities.features import KINDS
 from ..affinities.presets import PRESETS
 from ..affinities.table import HEADS, KERNELS, SCOPES, check_combination
 from ..errors import AffinityError, StudyError
+from ..outputs import local_path
 from .config import (
     AffinityChoice,
     LayerChoice,
@@ -58,7 +59,7 @@ def read_study(source: str | os.PathLike[str] | Mapping[str, Any], *, folder: st
     """
     if isinstance(source, Mapping):
         return _study(_Reader("the study"), dict(source), Path(folder))
-    path = Path(source)
+    path = local_path(source, "config", error=StudyError)
     name = path.name
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)

@@ -12,8 +12,8 @@ from typing import Any
 import xarray as xr
 
 from ..capturing import capture
-from ..errors import SpectralToolkitError, StoreError, StudyError
-from ..outputs import refuse_file, refuse_foreign, write_whole
+from ..errors import SpectralToolkitError, StoreError, StudyError, UnwritableError
+from ..outputs import refuse_foreign, writable_path, write_whole
 from ..trust import outlying_masks
 from .cache import Cache, open_answer
 from .computing import compute_cell
@@ -109,7 +109,6 @@ def run_study(
     page, numbers_path, store, folder = output_paths(out)
     for path in (page, numbers_path, store):
         refuse_foreign(path, overwrite=overwrite)
-    refuse_file(page.parent)
     say = tell or (lambda line: None)
     plan = plan_study(study)
     cache = Cache(folder)
@@ -196,6 +195,8 @@ def _captured(group: Group, study: Study, model: Any, cache: Cache, progress: bo
 
     try:
         return run()
+    except UnwritableError:
+        raise  # room is not made by beginning anew
     except StoreError:
         # It is ours, made a moment or a day ago, and can be made again.
         shutil.rmtree(store, ignore_errors=True)
@@ -210,7 +211,7 @@ def output_paths(out: str | os.PathLike[str]) -> tuple[Path, Path, Path, Path]:
     StudyError
         If the name is that of a folder or has another ending.
     """
-    page = Path(out)
+    page = writable_path(out, "out", error=StudyError)
     if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
         raise StudyError(
             f"out={str(out)!r} is no name for a page: give one that ends in .html, such as 'study.html'; .json and "

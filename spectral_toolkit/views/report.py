@@ -13,7 +13,7 @@ import xarray as xr
 from ..errors import SpectralToolkitError
 from ..images import load_images
 from ..matching import image_hashes, refuse_other_images
-from ..outputs import is_ours, write_whole
+from ..outputs import is_ours, writable_path, write_whole
 from .colour import DIVERGING, css_gradient
 from .composite import check_opacity
 from .page import Caption, build_page, kind_of, provenance
@@ -270,9 +270,7 @@ def _check_answers(solved: Mapping[str, xr.Dataset]) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise SpectralToolkitError(f"path={path!r} is no path: give the name of a file, such as 'report.html'.")
-    target = Path(path)
+    target = writable_path(path)
     if target.is_dir():
         raise SpectralToolkitError(f"path={str(path)!r} is a folder: give the name of a file, such as 'report.html'.")
     if target.exists() and target.stat().st_size and not is_ours(target):
