@@ -86,7 +86,7 @@ def paired_pictures(
             yield np.asarray(pictures[order[index]])
             continue
         pixels, found = pictures.hashed(order[index])
-        refuse_other_images([names[index]], [found], [hashes[index]], ("the pictures given", f"the {what}"))
+        refuse_other_images([names[index]], [found], [hashes[index]], ("the pictures given", what))
         yield np.asarray(pixels)
 
 

@@ -24,7 +24,7 @@ from ..errors import StoreError, UnwritableError
 from ..outputs import beside
 from .neighbours import Neighbours
 
-FORMAT = 2
+FORMAT = 3
 """Part of every name: raised when what is written, or how it is searched, changes."""
 _ABOUT = "about.json"
 

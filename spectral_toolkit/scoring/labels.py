@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..activations import check_tree, image_names, layer_names, patch_centres
+from ..activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
 from ..errors import ActivationsError, SpectralToolkitError
-from ..matching import hash_coordinate, image_hashes, refuse_other_images
+from ..matching import image_hashes, refuse_other_images
 
 IGNORE = -1
 """The label of what has none; the only one that is left out unasked."""
@@ -95,8 +95,7 @@ def prepare_labels(
     else:
         cells = np.stack([_majority(_crop(acts, one, index), rows, columns) for index, one in enumerate(maps)])
     warn_of_no_label(cells)
-    coords: dict[str, Any] = {"image": names, "y": patch_centres(rows), "x": patch_centres(columns)}
-    coords |= hash_coordinate(image_hashes(acts, names))
+    coords = {"image": names, **image_coordinates(acts), "y": patch_centres(rows), "x": patch_centres(columns)}
     attrs = {"ignore": IGNORE, "grid": f"{rows}x{columns}"}
     return xr.DataArray(cells, coords, ("image", "y", "x"), name="label", attrs=attrs)
 

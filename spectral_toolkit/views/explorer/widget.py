@@ -119,10 +119,12 @@ class Explorer(widgets.VBox):
         """
         bundle = load_bundle(path)
         settings.setdefault("state", state_of(bundle))
-        return cls(bundle.activations, bundle.pictures, **settings)
+        explorer = cls(bundle.activations, bundle.pictures, **settings)
+        explorer._bundle = _in_full(path)
+        return explorer
 
-    def _start(self, session: Session, source: str | None, state: State) -> None:
-        self._session, self._source, self._state = session, source, state
+    def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
+        self._session, self._source, self._state, self._bundle = session, source, state, bundle
         self._name = f"st-explorer-{next(_NUMBERS)}"
         self._answer: Answer | None = None
         self._asked: object = None
@@ -183,7 +185,8 @@ class Explorer(widgets.VBox):
 
     def code(self) -> str:
         """Python that computes what is shown, to run in another kernel."""
-        return as_code(self._state, self._session.facts, _text_keys(self.activations.attrs), self._source)
+        attrs = _text_keys(self.activations.attrs)
+        return as_code(self._state, self._session.facts, attrs, self._source, self._bundle)
 
     def save_figure(self, path: str) -> str:
         """Save the picture that is shown, as PNG or SVG by the ending; returns the path, numbered if it was taken."""
@@ -225,6 +228,18 @@ class Explorer(widgets.VBox):
         if self.comm is not None:
             self.layout.close()
         super().close()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise SpectralToolkitError(
+            "An explorer is tied to the page that shows it and cannot be pickled or copied: keep its state and "
+            "activations, and make another with Explorer(activations, state=state)."
+        )
+
+    def __copy__(self) -> Any:
+        return self.__reduce_ex__(4)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self.__reduce_ex__(4)
 
     def _end(self) -> None:
         if not getattr(self, "_open", False):  # ended already, or never begun because the input was refused
@@ -338,7 +353,7 @@ class Explorer(widgets.VBox):
         state = checked(fitting(state_of(bundle), session), session.facts)
         text = self._path.value
         self._end()
-        self._start(session, None, state)
+        self._start(session, None, state, _in_full(path))
         self._path.value = text
         return f"Opened {path}."
 
@@ -571,8 +586,12 @@ def _auto() -> widgets.Layout:
 
 
 def _saved(path: str | os.PathLike[str]) -> str:
-    """Where a file went, in full: a reader of the page does not know the kernel's folder."""
-    return f"Saved {Path(path).resolve()}."
+    return f"Saved {_in_full(path)}."
+
+
+def _in_full(path: str | os.PathLike[str]) -> str:
+    """Where a file is: a reader of the page, or of the code, does not know the kernel's folder."""
+    return str(Path(path).expanduser().resolve())
 
 
 def _nothing(*_: object) -> None:
