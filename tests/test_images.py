@@ -78,7 +78,7 @@ def test_every_source_gives_the_same_pictures(name: str) -> None:
 def test_paths_patterns_and_folders(folder: Path) -> None:
     assert st.load_images(folder).names == ("a.png", "b.png", "c.bmp")
     assert st.load_images(str(folder / "*.png")).names == ("a.png", "b.png")
-    assert st.load_images(str(folder / "**" / "a.png")).names == ("a.png", "a.png (2)")
+    assert st.load_images(str(folder / "**" / "a.png")).names == (f"{folder.name}/a.png", "deeper/a.png")
     pictures = st.load_images([folder / "c.bmp", str(folder / "a.png"), RGB])
     assert pictures.names == ("c.bmp", "a.png", "image_2")
     np.testing.assert_array_equal(pictures[1], RGB)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...errors import SpectralToolkitError
+from ...outputs import local_path, write_whole
 from ..composite import enlarge
 from ..outline import CASING, CASING_WIDTH, INK, INK_WIDTH
 from .tiles import Place, Tile, line_columns
@@ -61,8 +61,9 @@ def save_png(panels: Sequence[Panel], path: Path) -> Path:
                 corners += [(left + box[2]) * _SCALE, (_HEAD + box[3]) * _SCALE]
                 draw.rectangle(corners, outline=box[4], width=2 * _SCALE)
         left += panel.width + _SPACE
-    with _writing(path):
-        sheet.save(path, "PNG")
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_whole(path, buffer.getvalue())
     return path
 
 
@@ -95,8 +96,7 @@ def save_svg(panels: Sequence[Panel], path: Path) -> Path:
                     f'height="{edge[3] - edge[1]:g}" fill="none" stroke="{edge[4]}" stroke-width="2"/>'
                 )
         left += panel.width + _SPACE
-    with _writing(path):
-        path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
+    write_whole(path, "\n".join([*parts, "</svg>\n"]).encode())
     return path
 
 
@@ -110,7 +110,7 @@ def free_path(text: str, ending: str) -> Path:
     """
     if not text.strip():
         raise SpectralToolkitError("No name was given: write one such as 'explorer' into the field beside the buttons.")
-    path = Path(os.path.expanduser(text.strip()))
+    path = local_path(text.strip())
     if path.suffix.lower() != ending:
         path = path.with_name(path.name + ending)
     if not path.parent.is_dir():
@@ -120,22 +120,6 @@ def free_path(text: str, ending: str) -> Path:
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
         number += 1
     return candidate
-
-
-class _writing:  # noqa: N801
-    """An error of the file system as one sentence."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise SpectralToolkitError(
-                f"{str(self.path)!r} cannot be written ({error.strerror}): choose another place."
-            ) from error
 
 
 def _whole(panels: Sequence[Panel]) -> tuple[float, float]:

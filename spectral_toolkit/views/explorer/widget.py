@@ -18,6 +18,7 @@ import xarray as xr
 
 from ...bundling import load_bundle, save_bundle
 from ...errors import SpectralToolkitError
+from ...outputs import local_path
 from ..frozen import Frozen, frozen
 from . import save, wording
 from .code import as_code
@@ -344,7 +345,7 @@ class Explorer(widgets.VBox):
         return f"{_saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or the button Load bundle."
 
     def _load_bundle(self) -> str:
-        path = Path(self._path.value.strip()).expanduser()
+        path = local_path(self._path.value.strip())
         if not path.exists() and path.with_name(f"{path.name}.zip").exists():
             path = path.with_name(f"{path.name}.zip")
         bundle = load_bundle(path)
