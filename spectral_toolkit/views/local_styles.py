@@ -20,7 +20,8 @@ from typing import Any
 
 import holoviews as hv
 
-from .bokeh_sent import note_sent, send_where_missing
+from .bokeh_sent import send_where_missing
+from .bokehjs import IS_WHOLE
 
 _MISSING = (
     "BokehJS is not in this page: run this cell again. If that is not enough, run "
@@ -56,7 +57,8 @@ def with_word_on_bokeh(text: str) -> str:
     script = f"""
 setTimeout(() => {{
   const place = document.getElementById({json.dumps(root[1])});
-  if (place && !(window.Bokeh && window.Bokeh.Panel)) place.textContent = {json.dumps(_MISSING)};
+  const there = [window.Bokeh, ...(window.Bokeh?.versions?.values() ?? [])].some({IS_WHOLE});
+  if (place && !there) place.textContent = {json.dumps(_MISSING)};
 }}, {_PATIENCE});
 """
     return before + script + end + after
@@ -71,11 +73,6 @@ def use_local_styles() -> None:
 
     class LocalStyles(kind):
         has_local_styles = True
-
-        @classmethod
-        def load_nb(cls, *arguments: Any, **options: Any) -> None:
-            super().load_nb(*arguments, **options)
-            note_sent()  # hv.extension calls this, then sends BokehJS
 
         def components(self, *arguments: Any, **options: Any) -> Any:
             send_where_missing()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import math
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -28,8 +28,6 @@ from .picture import Layers, Pictures, Rows, Spectrum
 from .session import Answer, Session, questions
 from .state import VIEWS, State, checked, checked_weights, moved
 from .worker import Worker
-
-_NUMBERS = itertools.count()
 
 PATIENCE = 0.15
 """Seconds that a change waits for its answer before the picture is dimmed and the notebook goes on."""
@@ -122,7 +120,7 @@ class Explorer(widgets.VBox):
 
     def _start(self, session: Session, source: str | None, state: State) -> None:
         self._session, self._source, self._state = session, source, state
-        self._name = f"st-explorer-{next(_NUMBERS)}"
+        self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # one page may show explorers of several kernels
         self._answer: Answer | None = None
         self._asked: object = None
         self._worker: Worker[State] = Worker(
