@@ -28,6 +28,7 @@ from .composite import (
     robust_limit,
     symmetric_limit,
 )
+from .fitting import PAGE, fits, fitting_columns
 from .notebook import load_bokeh
 from .outline import CASING, CASING_WIDTH, INK, INK_WIDTH, boundary
 from .shown import ShownPicture, choose_images, shown_pictures
@@ -44,9 +45,11 @@ KINDS = ("component", "grid", "rgb")
 _BOUNDS = (0.0, 0.0, 1.0, 1.0)
 _FRAME = {"invert_yaxis": True, "xaxis": None, "yaxis": None, "toolbar": "above", "active_tools": []}
 _SMOOTH_SIDE = 256  # pixels of the longer side of an interpolated field: more cannot be seen
-_GRID_WIDTH = 180
+_GRID_WIDTH = 150
 _LAYOUT_WIDTH = 300
 _SINGLE_WIDTH = 480
+_LEAST_WIDTH = 60
+_BESIDE = 74  # pixels of a colour bar with its numbers, and of the space between figures
 _LETTER_WIDTH = 6  # pixels of a letter of the title, on average
 _TITLE_LINES = 3
 
@@ -103,9 +106,10 @@ def overlay(
         Another answer, on whose scale the colours are: of :func:`spectral_toolkit.project` the one that pictures were
         laid into, so that a colour is one value in both.
     width
-        Width of each picture on the page, in screen pixels; the height follows from its shape.
+        Width of each picture on the page, in screen pixels; the height follows from its shape. None takes what fits
+        900 pixels. In a notebook whose cell is narrower than the figure, pictures are smaller and rows shorter.
     columns
-        Pictures in a row, where there are several.
+        Pictures in a row, where there are several; None takes as many as fit 900 pixels.
     max_side
         Longer side to which pictures are reduced, in pixels; None shows them at full resolution.
 
@@ -149,11 +153,12 @@ def overlay(
     load_bokeh()
     shown = shown_pictures(images, eig, chosen, max_side)
     usual = _GRID_WIDTH if kind == "grid" else _SINGLE_WIDTH if len(chosen) == 1 else _LAYOUT_WIDTH
-    style = _Style(opacity, smooth, threshold, _checked_like(like), width or usual)
+    style = _Style(opacity, smooth, threshold, _checked_like(like), width or _fitting_width(usual, columns))
+    most = columns or max(1, PAGE // (style.width + _BESIDE))
     if kind == "grid":
         wanted = _checked_components(eig, components)
         views = [view for picture in shown for view in _draw_components(picture, eig, wanted, style)]
-        return _layout(views, columns or min(len(wanted), 5))
+        return _layout(views, columns or fitting_columns(len(wanted), most))
     if kind == "rgb":
         three = _checked_components(eig, components or _all_components(eig)[:3])
         if len(three) != 3:
@@ -172,7 +177,7 @@ def overlay(
             for picture in shown
             for drawn in [_draw_components(picture, eig, wanted, style)]
         ]
-    return views[0] if len(views) == 1 else _layout(views, columns or 3)
+    return views[0] if len(views) == 1 else _layout(views, most)
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,11 @@ class _Style:
     threshold: float | None
     like: xr.Dataset | None
     width: int
+
+
+def _fitting_width(usual: int, columns: int | None) -> int:
+    """Width of a picture so that a row of them fits the page."""
+    return usual if columns is None else max(_LEAST_WIDTH, min(usual, PAGE // columns - _BESIDE))
 
 
 def _all_components(eig: xr.Dataset) -> list[int]:
@@ -229,7 +239,7 @@ def _draw_components(
 ) -> list[hv.Overlay]:
     picture = picture_element(shown)
     above = isolated_elements(eig, shown.index)
-    titles = _even([component_title(eig, shown.index, number, shown.name) for number in components], style.width)
+    titles = _even([component_title(eig, shown.index, number, shown.name) for number in components], style.width + 40)
     views = []
     for component, title in zip(components, titles, strict=True):
         limit = colour_limit(eig, shown.index, component, style.like)
@@ -298,6 +308,7 @@ def _coloured(field: hv.Image, limit: float, opacity: float) -> hv.Image:
         clim=(-limit, limit),
         alpha=opacity,
         colorbar=True,
+        clabel="",
         colorbar_opts={"width": 10, "padding": 4, "bar_line_color": None, "major_label_text_font_size": "8pt"},
         tools=["hover"],
         hover_tooltips=_tooltips(["value"]),
@@ -366,12 +377,13 @@ def _framed(view: hv.Overlay, shown: ShownPicture, width: int, title: str) -> hv
         frame_height=max(1, round(width * shown.aspect)),
         title=title,
         fontsize={"title": "8pt"},
+        hooks=[fits],
         **_FRAME,
     )
 
 
 def _even(titles: Sequence[str], width: int) -> list[str]:
-    """Titles broken to the width of their figures and of one height, so that neighbours stay in line."""
+    """Titles broken to a width and of one height, so that neighbours stay in line; a colour bar adds to the width."""
     broken = [
         [part for line in title.split("\n") for part in textwrap.wrap(line, max(20, width // _LETTER_WIDTH))]
         for title in titles
@@ -382,7 +394,7 @@ def _even(titles: Sequence[str], width: int) -> list[str]:
 
 def _layout(views: Sequence[Any], columns: int) -> hv.Layout:
     # Every picture keeps its own colours and cursor: axes of one name would otherwise be linked, and rescaled as one.
-    return _styled(hv.Layout(list(views)).cols(columns), shared_axes=False)
+    return _styled(hv.Layout(list(views)).cols(columns), shared_axes=False, title="")  # the slider says it
 
 
 def _styled(element: _Styled, **options: Any) -> _Styled:

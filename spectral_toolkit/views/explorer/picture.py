@@ -10,13 +10,14 @@ from bokeh.events import Tap
 from bokeh.layouts import row
 from bokeh.models import CrosshairTool, Span
 
+from ..fitting import fitting_columns
 from . import panes, wording
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
 from .save import Panel
 from .session import Answer
 from .state import State, moved
-from .tiles import LABEL, THREE, VALUE, TileFigure, fitting_columns
+from .tiles import LABEL, THREE, VALUE, TileFigure
 
 WIDTH = 520  # screen pixels of a picture alone, where the page has room for them
 COMPARED = 390  # of each of two
