@@ -118,6 +118,11 @@ class Rows:
         with self.widget.together():
             self.figure.show(tiles, width=width, aspect=answer.picture.aspect, columns=columns)
 
+    def panels(self) -> list[Panel]:
+        """What the figure shows, to be saved."""
+        one = self.figure
+        return [Panel(one.tiles, one.places, (one.width, one.height), "The tapped patch")]
+
     def _on_tap(self, event: Any) -> None:
         hit = self.figure.hit(event.x, event.y)
         if hit is not None:

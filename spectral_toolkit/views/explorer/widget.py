@@ -15,6 +15,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import xarray as xr
+from PIL import Image
 
 from ...bundling import load_bundle, save_bundle
 from ...errors import SpectralToolkitError
@@ -25,8 +26,10 @@ from .controls import Controls
 from .keeping import captured, fitting, freezing_settings, state_of
 from .offline import Loader, Stage
 from .picture import Layers, Pictures, Rows, Spectrum
+from .save import sheet
 from .session import Answer, Session, questions
 from .state import VIEWS, State, checked, checked_weights, moved
+from .still import Still, below_each_other, chart_sheet
 from .worker import Worker
 
 PATIENCE = 0.15
@@ -129,6 +132,7 @@ class Explorer(widgets.VBox):
         # Pages have a thread of their own: they take a minute, and need nothing that answers are computed from.
         self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
         views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
+        self._still = Still(self._name)
         self._controls = Controls(session.facts, self._on_change, views, self._name)
         self._pictures = Pictures(self._on_change)
         self._rows: Rows | None = None
@@ -215,6 +219,22 @@ class Explorer(widgets.VBox):
         """
         return frozen(self.activations, path, **{**freezing_settings(self._state, self._session), **settings})
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The widget; before it a still picture, which is what a page without the kernel shows."""
+        self._still.show(self._drawn)
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        # Whoever cannot show the widget shows nothing in its place: the still picture is there already.
+        return {"application/vnd.jupyter.widget-view+json": view, "text/html": " ", "text/plain": repr(self)}
+
+    def _drawn(self) -> Image.Image:
+        """The view as a picture."""
+        view = self._state.view
+        chart = self._spectrum if view == "spectrum" else self._layers if view == "layers" else None
+        shown = [sheet(self._pictures.panels()) if chart is None else chart_sheet(chart.chart.figure)]
+        if self._state.patch is not None and self._rows is not None:
+            shown.append(sheet(self._rows.panels()))
+        return below_each_other(shown)
+
     def close(self) -> None:
         """Stop computing, and let go of widgets, figures, activations and answers."""
         self._end()
@@ -227,6 +247,7 @@ class Explorer(widgets.VBox):
         if not getattr(self, "_open", False):  # ended already, or never begun because the input was refused
             return
         self._open = False
+        self._still.close()
         self._worker.close()
         self._page_maker.close()
         live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
@@ -242,7 +263,7 @@ class Explorer(widgets.VBox):
         self._style = widgets.HTML(layout=widgets.Layout(display="none"))
         thumbs = [self._session.small(place, 116) for place in range(len(self._controls.thumbs))]
         style = files("spectral_toolkit.views.explorer").joinpath("style.css").read_text(encoding="utf-8")
-        self._style.value = f"<style>{style}{self._controls.set_thumbnails(thumbs)}</style>"
+        self._style.value = f"<style>{style}{self._still.hidden}{self._controls.set_thumbnails(thumbs)}</style>"
         self._busy = widgets.HTML('<span class="st-spin"></span>Solving ...')
         self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=_auto())
         self._cancel.on_click(lambda _: self._stop())
@@ -465,6 +486,7 @@ class Explorer(widgets.VBox):
         self._controls.lowest.disabled = self._lowest_cut() is None
         self._row_legend.value = wording.row_legend(state, answer.sides[0].eig)
         self._stale(False)
+        self._still.follow(self._drawn)
 
     def _display(self, shown: list[Any]) -> None:
         made = [part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None]
