@@ -93,6 +93,29 @@ def patch_centres(n: int) -> np.ndarray:
     return (np.arange(n) + 0.5) / n
 
 
+def image_coordinates(activations: xr.DataTree) -> dict[str, xr.Variable]:
+    """What a tree knows of each of its images besides the name: original sizes and boxes."""
+    return {
+        str(name): coordinate.variable
+        for name, coordinate in activations.coords.items()
+        if name != "image" and coordinate.dims == ("image",)
+    }
+
+
+def as_stack(array: xr.DataArray) -> xr.DataArray:
+    """An array of one image, such as ``segments.isel(image=0)``, as a stack of one; what it says of the image stays.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> as_stack(xr.DataArray([[1, 2]], {"image": "a.png"}, ("y", "x"))).image.values.tolist()
+    ['a.png']
+    """
+    import xarray as xr
+
+    return array if "image" in array.dims else xr.concat([array], "image", coords="all")
+
+
 def check_tree(activations: xr.DataTree) -> None:
     """Refuse a tree whose layers cannot be read side by side.
 

@@ -35,6 +35,7 @@ from .command_inputs import (
 )
 from .errors import SpectralToolkitError
 from .outputs import refuse_foreign, refuse_unwritable, write_store
+from .serving.pages import IDLE_MINUTES, MOST_PAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -411,10 +412,19 @@ def explore(
     ] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: any that is free]")] = None,
     browser: Annotated[bool, typer.Option(help="Open it in the browser, or only say where it is.")] = True,
+    max_pages: Annotated[
+        int, typer.Option(min=1, help="Pages that may be open at once, each with a kernel of about 600 MB.")
+    ] = MOST_PAGES,
+    idle_minutes: Annotated[
+        float, typer.Option(min=1, help="After so many minutes without use, the kernel of a page ends.")
+    ] = IDLE_MINUTES,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Open the explorer as an app in the browser, on this machine only and behind a token."""
+    """Open the explorer as an app in the browser, on this machine only and behind a token.
+
+    The kernel of a closed page ends within a minute.
+    """
     from .bundling import load_bundle
     from .serving import explorer_code, serve
 
@@ -435,6 +445,8 @@ def explore(
         explorer_code(arguments, os.getcwd(), bundle=bundle is not None),
         port=port,
         open_browser=browser,
+        max_pages=max_pages,
+        idle_minutes=idle_minutes,
         announce=typer.echo,
     )
 

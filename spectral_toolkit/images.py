@@ -13,15 +13,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from .decoding import picture_size, read_picture, rgb_of
 from .errors import SpectralToolkitError
+from .pixel_values import HALF_LEVEL, to_rgb, to_uint8
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,9 +42,6 @@ _ACCEPTED = (
 _ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
 _TAIL = 64
 """Files of these kinds end so, within the last few bytes; all others are decoded to see whether they are whole."""
-_DARK = 65_535 / 8
-"""A 16-bit picture without a brighter pixel is most likely one of 12 bits or fewer."""
-_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap height and width
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,12 @@ class _Entry:
     size: tuple[int, int]
     read: Callable[[], np.ndarray]
     content: Callable[[], bytes | memoryview]
+    file: Path | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Functions that know their picture cannot be pickled: a file is opened again, all else goes along as pixels.
+        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("read", "content")}
+        return _entry_again, (self.read() if self.file is None else self.file, facts)
 
 
 class Pictures(Sequence[np.ndarray]):
@@ -101,10 +106,7 @@ class Pictures(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> np.ndarray | Pictures:
         if isinstance(index, slice):
             return Pictures(
-                [
-                    _Entry(name, entry.size, entry.read, entry.content)
-                    for name, entry in zip(self.names[index], self._entries[index], strict=True)
-                ]
+                [replace(entry, name=name) for name, entry in zip(self.names[index], self._entries[index], strict=True)]
             )
         return self._entries[index].read()
 
@@ -154,11 +156,11 @@ def load_images(source: Any) -> Pictures:
 def _entries(source: Any) -> Iterator[_Entry]:
     if isinstance(source, Pictures):
         for name, entry in zip(source.names, source._entries, strict=True):
-            yield _Entry(name, entry.size, entry.read, entry.content)
+            yield replace(entry, name=name)
     elif isinstance(source, (str, os.PathLike)):
         yield from _path_entries(os.fsdecode(source))
     elif isinstance(source, Image.Image):
-        yield _array_entry(_rgb_from_pil(source), Path(getattr(source, "filename", "") or "").name)
+        yield _array_entry(rgb_of(source), Path(getattr(source, "filename", "") or "").name)
     elif hasattr(source, "data_vars"):  # a Dataset, or a DataTree
         yield from _dataset_entries(source)
     elif hasattr(source, "dims") and hasattr(source, "coords"):
@@ -206,26 +208,19 @@ def _path_entries(text: str) -> Iterator[_Entry]:
     else:
         raise SpectralToolkitError(f"The picture {text!r} does not exist: check the path.")
     for file in found:
-        yield _file_entry(file)
+        yield replace(_file_entry(file), file=file.absolute())
+
+
+def _entry_again(source: Path | np.ndarray, facts: dict[str, Any]) -> _Entry:
+    """An entry out of a pickle, as a worker of a DataLoader gets it."""
+    return replace(_file_entry(source) if isinstance(source, Path) else _array_entry(source, ""), **facts)
 
 
 def _file_entry(path: Path) -> _Entry:
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(_ORIENTATION, 1) >= 5:
-                width, height = height, width
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SpectralToolkitError(f"The file {str(path)!r} cannot be read as a picture: {error}.") from error
+    size = picture_size(path)
 
     def read() -> np.ndarray:
-        try:
-            with Image.open(path) as image:
-                return _rgb_from_pil(image)
-        except SpectralToolkitError as error:
-            raise SpectralToolkitError(f"The picture {str(path)!r} cannot be used: {error}") from error
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-            raise SpectralToolkitError(f"The picture {str(path)!r} is damaged or gone: {error}.") from error
+        return read_picture(path)
 
     def content() -> bytes:
         try:
@@ -239,29 +234,7 @@ def _file_entry(path: Path) -> _Entry:
 
     # Names are written to stores and pages, which hold UTF-8 only; a file's name may be any bytes.
     name = os.fsencode(path.name).decode("utf-8", "replace")
-    return _Entry(name, (height, width), read, content)
-
-
-def _rgb_from_pil(image: Image.Image) -> np.ndarray:
-    # PIL clips deep grey at 255 when it converts. What the numbers mean follows from the mode, never from their size: a
-    # dark 16-bit picture stays dark. A PGM of 16 bits arrives in 32.
-    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-    image = ImageOps.exif_transpose(image)
-    if deep:
-        if 0 < np.asarray(image).max() < _DARK:
-            # The same words for every picture, so that Python says them once and not for each of a folder.
-            warnings.warn(
-                "A 16-bit picture has no value above an eighth of 65,535 and is taken for nearly black: if its values "
-                "fill fewer bits, such as 12, give an array of floats from 0 to 1, as values / 4095, in its place.",
-                stacklevel=2,
-            )
-        return _rgb(np.clip(np.asarray(image) / 257, 0, 255).round().astype(np.uint8))
-    if image.mode in ("I", "F"):
-        return _rgb(_to_uint8(np.asarray(image)))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(image.convert("RGB"))
+    return _Entry(name, size, read, content)
 
 
 def _dataset_entries(source: xr.Dataset | xr.DataTree) -> Iterator[_Entry]:
@@ -285,7 +258,7 @@ def _data_array_entries(array: xr.DataArray) -> Iterator[_Entry]:
             "least 1."
         )
     if "image" not in array.dims:
-        yield _array_entry(_rgb(_to_uint8(array.transpose(*spatial).to_numpy())), "")
+        yield _array_entry(to_rgb(to_uint8(array.transpose(*spatial).to_numpy())), "")
         return
     array = array.transpose("image", *spatial)
     names = array.coords["image"].to_numpy() if "image" in array.coords else range(array.sizes["image"])
@@ -297,18 +270,19 @@ def _data_array_entries(array: xr.DataArray) -> Iterator[_Entry]:
 
 def _lazy_entry(picture: xr.DataArray, name: str) -> _Entry:
     def read() -> np.ndarray:
-        return _rgb(_to_uint8(picture.to_numpy()))
+        return to_rgb(to_uint8(picture.to_numpy()))
 
     size = (picture.sizes["y_px"], picture.sizes["x_px"])
     return _Entry(name, size, read, lambda: np.ascontiguousarray(read()).data)
 
 
 def _array_entries(source: Any) -> Iterator[_Entry]:
+    slack = HALF_LEVEL
     torch = sys.modules.get("torch")  # whoever holds a tensor has loaded it
     if torch is not None and isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         if source.dtype == torch.bfloat16:  # which NumPy does not know
-            source = source.float()
+            source, slack = source.float(), torch.finfo(source.dtype).eps  # the step above 1, which is two levels
     array = np.asarray(source)
     channels_last = array.ndim > 1 and array.shape[-1] in (1, 3, 4)
     channels_first = array.ndim in (3, 4) and array.shape[-3] in (1, 3, 4) and not channels_last
@@ -326,7 +300,7 @@ def _array_entries(source: Any) -> Iterator[_Entry]:
             "(image, height, width, 3), that is (N, H, W, 3)."
         )
     for picture in pictures:
-        yield _array_entry(_rgb(_to_uint8(picture)), "")
+        yield _array_entry(to_rgb(to_uint8(picture, slack)), "")
 
 
 def _array_entry(picture: np.ndarray, name: str) -> _Entry:
@@ -335,37 +309,6 @@ def _array_entry(picture: np.ndarray, name: str) -> _Entry:
         raise SpectralToolkitError(f"An array of shape {picture.shape} holds no pixels.")
     height, width = picture.shape[:2]
     return _Entry(name, (height, width), lambda: picture, lambda: picture.data)
-
-
-def _to_uint8(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * 255
-    if np.issubdtype(array.dtype, np.floating):
-        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
-        if not (low >= 0 and high <= 1):
-            raise SpectralToolkitError(
-                f"A picture of floats holds values from {low:g} to {high:g}; expected 0 to 1 (or uint8 from 0 to 255)."
-            )
-        return (array * 255).round().astype(np.uint8)
-    if np.issubdtype(array.dtype, np.integer):
-        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-        if low >= 0 and high <= 255:
-            return array.astype(np.uint8)
-        raise SpectralToolkitError(f"A picture of integers holds values from {low} to {high}; expected 0 to 255.")
-    raise SpectralToolkitError(f"An array of type {array.dtype} is not a picture; expected uint8 or floats.")
-
-
-def _rgb(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.shape[-1] == 1:
-        return np.repeat(array, 3, axis=-1)
-    if array.shape[-1] == 4:
-        alpha = array[..., 3:].astype(np.float64) / 255
-        return (array[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-    return array
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:

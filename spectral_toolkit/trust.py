@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from .activations import DRAWS, image_names, layer_names
+from .activations import DRAWS, image_coordinates, image_names, layer_names
 from .errors import ActivationsError
 from .solvers.answer import ZERO_EIGENVALUE
 
@@ -265,11 +265,45 @@ def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
     >>> int(outlying_tokens(xr.DataArray(values, dims=("y", "x", "feature"))).sum())
     1
     """
-    norm = (token.astype(float) ** 2).sum("feature") ** 0.5
-    norm = norm.mean([name for name in DRAWS if name in norm.dims])
+    norm = _norm(token)
     median = float(norm.median())
     spread = 1.4826 * float(abs(norm - median).median())
     return norm > median + OUTLYING_NORM * max(spread, 1e-6 * median)
+
+
+def _norm(token: xr.DataArray) -> xr.DataArray:
+    """Lengths of tokens (..., y, x); of a denoiser their mean over its draws."""
+    norm = (token.astype(float) ** 2).sum("feature") ** 0.5
+    return norm.mean([name for name in DRAWS if name in norm.dims])
+
+
+def token_norms(activations: xr.DataTree) -> dict[str, xr.DataArray]:
+    """How long the token of every patch is, in every layer; ``st.overlay`` draws them.
+
+    Parameters
+    ----------
+    activations
+        A tree of activations.
+
+    Returns
+    -------
+    dict
+        Name of the layer to norms (image, y, x); of a denoiser means over its draws. Layers without ``token`` are left
+        out.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> token = xr.DataArray(np.ones((1, 2, 2, 4)), dims=("image", "y", "x", "feature"))
+    >>> token_norms(xr.DataTree.from_dict({"block.0": xr.Dataset({"token": token})}))["block.0"].values.tolist()
+    [[[2.0, 2.0], [2.0, 2.0]]]
+    """
+    known = image_coordinates(activations)
+    return {
+        name: _norm(node.dataset["token"]).transpose("image", "y", "x").assign_coords(known).rename("norm")
+        for name in layer_names(activations)
+        if "token" in (node := activations.children[name]).data_vars
+    }
 
 
 def outlying_masks(activations: xr.DataTree, images: Iterable[object] | None = None) -> dict[str, xr.DataArray]:
@@ -297,12 +331,13 @@ def outlying_masks(activations: xr.DataTree, images: Iterable[object] | None = N
     """
     names = image_names(activations)
     places = range(len(names)) if images is None else [names.index(str(image)) for image in images]
+    known = {name: coordinate[list(places)] for name, coordinate in image_coordinates(activations).items()}
     masks = {}
     for name in layer_names(activations):
         variables = activations.children[name].dataset
         if "token" in variables:
             each = [outlying_tokens(variables["token"].isel(image=place)) for place in places]
-            masks[name] = xr.concat(each, dim="image").transpose("image", "y", "x")
+            masks[name] = xr.concat(each, dim="image").transpose("image", "y", "x").assign_coords(known)
     return masks
 
 

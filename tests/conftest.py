@@ -58,6 +58,11 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("repeatable")
 
+if folder := os.environ.get("SPECTRAL_TOOLKIT_RECORD_ERRORS"):  # for docs/make_errors.py
+    from error_recorder import record_errors
+
+    record_errors(Path(folder).absolute())
+
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

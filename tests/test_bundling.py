@@ -107,7 +107,11 @@ NAMES = some.text("aB.<>&\"' é漢😀%:*?\\\n{}$", min_size=1, max_size=12)
 @some.composite
 def trees(draw: some.DrawFn) -> xr.DataTree:
     images = draw(some.lists(NAMES, min_size=1, max_size=3, unique=True))
-    layers = draw(some.lists(NAMES, min_size=1, max_size=3, unique=True))
+    layers = draw(
+        some.lists(
+            NAMES.filter(lambda name: not {".", ".."} & set(name.split("\\"))), min_size=1, max_size=3, unique=True
+        )
+    )
     dtype = draw(some.sampled_from([np.float16, np.float32, np.float64]))
     children = {}
     for depth, layer in enumerate(layers):
@@ -199,6 +203,10 @@ def test_what_cannot_be_kept_is_told_before_anything_is_written(tmp_path: Path) 
         st.save_bundle(path, activations(), settings={"f": np.pi, "g": object()})
     with pytest.raises(SpectralToolkitError, match="only='some' is not understood"):
         st.save_bundle(path, activations(), only="some")  # pyright: ignore[reportArgumentType]
+    for name in ("..", ".", "a\\..\\b", "a" * 256, "é" * 128, "a\0b"):
+        layers = {name: activations().children[LAYERS[0]]}
+        with pytest.raises(ActivationsError, match="layers cannot be called"):
+            st.save_bundle(path, xr.DataTree(activations().to_dataset(), children=layers))
     odd = activations()
     odd[LAYERS[0]] = xr.DataTree(layer_of(odd, LAYERS[0]).assign({"<b>": ("image", np.zeros(2))}))
     with pytest.raises(ActivationsError, match="cannot be the name of a variable"):

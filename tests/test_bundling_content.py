@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from bundle_fixtures import DEEP, FIRST, QUERY, Edit, edited, members_of, put, replaced, rewritten, without
@@ -87,6 +93,11 @@ HONEST: dict[str, tuple[Edit, str]] = {
     "attributes are a list": (edited(f"{FIRST}/zarr.json", attributes=[]), "attributes that are no mapping"),
     "layers twice": (edited(MANIFEST, layers=[LAYERS[0]] * 3), "layers cannot be called"),
     "layer with a slash": (edited(MANIFEST, layers=["../x", *LAYERS[1:]]), "layers cannot be called"),
+    **{
+        f"layer {name[:9]!r}": (edited(MANIFEST, layers=[name, *LAYERS[1:]]), "layers cannot be called '")
+        for name in (".", "..", "/etc", "a/b", "..\\a", "a\\.", "a\0b", "a" * 256, "é" * 128)
+    },
+    "layer without a name": (edited(MANIFEST, layers=["", *LAYERS[1:]]), "layers are no list of names"),
     "layers are numbers": (edited(MANIFEST, layers=[1, 2, 3]), "layers are no list of names"),
     "half a character": (edited(MANIFEST, layers=["\ud800", *LAYERS[1:]]), "cannot be used"),
     "settings are a list": (edited(MANIFEST, settings=[1]), "the settings are no mapping"),
@@ -113,6 +124,86 @@ def test_the_cases_are_not_refused_for_another_reason(bundle: Path, tmp_path: Pa
     members = members_of(bundle)
     HONEST[case][0](members)
     assert list(st.load_bundle(rewritten(tmp_path / "fine.zip", members)).eigenvectors) == ["qk", "vv"]
+
+
+# What it takes in memory.
+
+
+def _large(path: Path, *edits: Edit, shape: tuple[int, ...] = SHAPE, dtype: str = "float16") -> Path:
+    """A bundle of one layer with one quantity of that shape, all zero."""
+    members = members_of(path)
+    kept = (f"{FIRST}/query/", f"{FIRST}/zarr.json", "activations/zarr.json", "activations/image/", MANIFEST)
+    for name in [name for name in members if not name.startswith(kept)]:
+        del members[name]
+    for edit in (
+        edited(MANIFEST, layers=["a"], eigenvectors=[], pictures=[]),
+        replaced(f"{FIRST}/query", np.zeros(shape, dtype)),
+        edited(QUERY, attributes={}),
+        *edits,
+    ):
+        edit(members)
+    rewritten(path, members)
+    with zipfile.ZipFile(path) as archive:
+        whole = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in whole.items():
+            archive.writestr(name, data)
+    return path
+
+
+WIDE = (2, 2, 4, 8, 20_000)
+
+
+def _many_images(members: dict[str, bytes]) -> None:
+    names = np.array([f"{index:06}" for index in range(20_000)])
+    metadata = json.loads(members["activations/image/zarr.json"])
+    metadata["data_type"]["configuration"]["length_bytes"] = 24
+    metadata["shape"] = metadata["chunk_grid"]["configuration"]["chunk_shape"] = [names.size]
+    members["activations/image/zarr.json"] = json.dumps(metadata).encode()
+    members["activations/image/c/0"] = names.tobytes() + struct.pack("<I", google_crc32c.value(names.tobytes()))
+
+
+LARGE: dict[str, tuple[tuple[Edit, ...], tuple[int, ...], str]] = {
+    "as it is": ((), WIDE, "float16"),
+    "doubles": ((), WIDE, "float64"),
+    "becomes four times as much": ((edited(QUERY, attributes__original_dtype="float64"),), WIDE, "float16"),
+    "becomes twice as much": ((edited(QUERY, attributes__original_dtype="float32"),), WIDE, "float16"),
+    "lists in attributes": ((edited(QUERY, attributes__x=[[]] * 200_000),), SHAPE, "float16"),
+    "mappings in attributes": ((edited(QUERY, attributes__x={str(n): {} for n in range(40_000)}),), SHAPE, "float16"),
+    "settings": ((edited(MANIFEST, settings={"x": [[]] * 200_000}),), SHAPE, "float16"),
+    "names": ((_many_images,), (20_000, 1, 1, 1, 1), "float16"),
+    "rows": ((), (2, 1, 20_000, 1, 1), "float16"),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_max_bytes_is_the_most_that_is_ever_taken(bundle: Path, case: str) -> None:
+    edits, shape, dtype = LARGE[case]
+    st.load_bundle(bundle)  # whatever is loaded and cached once
+    path = _large(bundle, *edits, shape=shape, dtype=dtype)
+
+    def peak_of(limit: int) -> tuple[int, BundleError | None]:
+        tracemalloc.start()
+        try:
+            st.load_bundle(path, max_bytes=limit)
+            refused = None
+        except BundleError as error:
+            refused = error
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        return peak, refused
+
+    limit, peak, refused = 1, 0, BundleError()
+    while refused is not None:  # what it would take is told as far as it was read
+        peak, refused = peak_of(limit)
+        assert peak <= max(limit, 300_000)  # the sentence takes some as well
+        if refused is not None:
+            needed = re.search(r"would take ([\d,]+) bytes of memory, more than max_bytes=", str(refused))
+            assert needed is not None, str(refused)
+            assert int(needed[1].replace(",", "")) > limit
+            limit = int(needed[1].replace(",", ""))
+    assert limit < 20 * peak  # and no wild guess
 
 
 def test_a_bundle_without_pixels_has_no_pictures(bundle: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_neighbours_are_those_of_the_slow_search(cells, images, within, across, 
     seed=some.integers(0, 99),
 )
 def test_of_equal_similarities_the_first_columns_are_taken(cells, images, within, across, tile, by_numpy, seed) -> None:
-    """Numbers of few bits, whose products are exact: most similarities have many equals, and only order decides."""
+    """Vectors of few directions: most similarities have many equals but for rounding, and only order decides."""
     rng = np.random.default_rng(seed)
     left, right = (rng.integers(-1, 2, (cells * images, 3)) / 2 for _ in range(2))
     rows, columns = (torch.as_tensor(side, dtype=torch.float32) for side in (left, right))
@@ -88,7 +88,8 @@ def test_of_equal_similarities_the_first_columns_are_taken(cells, images, within
         mock.patch.object(neighbours, "_by_numpy", return_value=by_numpy),
     ):
         found = nearest(rows, columns, cells, within=within, across=across, threshold=0.2)
-    n, similarity = len(left), left @ right.T
+    lengths = [np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9) for side in (left, right)]
+    n, similarity = len(left), np.round((left / lengths[0]) @ (right / lengths[1]).T, 10)
     image = np.arange(n) // cells
     indices, value = found.indices.numpy(), found.similarity.numpy()
     for row in range(n):
@@ -101,7 +102,31 @@ def test_of_equal_similarities_the_first_columns_are_taken(cells, images, within
             parts += [column if similarity[row, column] > 0.2 else -1 for column in best]
         assert indices[row].tolist() == parts
         kept = indices[row] >= 0
-        assert value[row, kept].tolist() == similarity[row, indices[row, kept]].tolist()
+        np.testing.assert_allclose(value[row, kept], similarity[row, indices[row, kept]], atol=1e-6)
+
+
+@pytest.mark.parametrize("by_numpy", [True, False])
+@pytest.mark.parametrize("spread", [1e-3, 1e-4])
+def test_vectors_that_hardly_differ_are_ranked_by_double_precision(spread: float, by_numpy: bool) -> None:
+    """A large bias: every cosine is 1 to within 1e-6, where single precision has a dozen different numbers."""
+    rng = np.random.default_rng(0)
+    bias = rng.normal(size=8)
+    queries, keys = (bias + spread * rng.normal(size=(40 * 12, 8)) for _ in range(2))
+    keys[rng.random(len(keys)) < 0.3] *= -1  # so that their mean says nothing
+    with (
+        mock.patch.multiple(neighbours, ROWS=64, COLUMNS=128),
+        mock.patch.object(neighbours, "_by_numpy", return_value=by_numpy),
+    ):
+        rows, columns = (torch.as_tensor(side, dtype=torch.float32) for side in (queries, keys))
+        found = nearest(rows, columns, 12, within=5, across=20)
+    exact = [side.double().numpy() for side in (rows, columns)]
+    left, right = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in exact)
+    similarity, image = left @ right.T, np.arange(len(left)) // 12
+    for part, same in ((found.indices[:, :5], True), (found.indices[:, 5:], False)):
+        wanted = np.where((image[:, None] == image) == same, similarity, -1)
+        best = np.maximum(-np.sort(-wanted, axis=1)[:, : part.shape[1]], 0.0)
+        reached = np.where(part.numpy() >= 0, np.take_along_axis(wanted, part.numpy().clip(0), axis=1), 0.0)
+        assert np.abs(np.where(best > 0.1, best, 0.0) - reached).max() < 2e-12
 
 
 def test_rows_found_by_several_threads_are_those_of_one() -> None:

@@ -19,11 +19,11 @@ from ipywidgets.widgets.widget import _instances
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.views.elements import _FRAME, rgb_element
 from spectral_toolkit.views.explorer import Explorer, State
 from spectral_toolkit.views.explorer.keeping import freezing_settings
 from spectral_toolkit.views.explorer.session import Session
 from spectral_toolkit.views.explorer.tiles import Place, Tile, TileFigure, image_columns
-from spectral_toolkit.views.overlay import _FRAME, rgb_element
 
 
 def tap(figure: TileFigure, tile: int, row: int, column: int) -> None:

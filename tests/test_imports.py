@@ -20,6 +20,8 @@ ORDER = (
     "outputs",
     "devices",
     "collectives",
+    "pixel_values",
+    "decoding",
     "images",
     "matching",
     "scenes",

@@ -246,4 +246,4 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         (other_model, of_a_model, "model 'other', whose weights are not those of 'mine'"),
     ):
         with pytest.raises(ActivationsError, match=message):
-            st.project(tree, eig, fitted)
+            st.project(tree, st.solve(fitted, 2), fitted)

@@ -119,7 +119,8 @@ def test_resamples_are_seeded_and_begin_with_every_image_once() -> None:
 
 def test_resamples_without_any_label_have_no_score() -> None:
     labels = np.array([[0, 1, 1], [-1, -1, -1]])
-    found = segments.segment_scores(labels + 1, labels + 1, labels, np.array([[1.0, 1.0], [0.0, 2.0], [2.0, 0.0]]))
+    own = labels[None] + 1
+    found = segments.segment_scores(own, own, labels, np.array([[1.0, 1.0], [0.0, 2.0], [2.0, 0.0]]))
     for name in ("matched_miou", "overclustered_miou", "ari"):
         np.testing.assert_array_equal(found[name], [1.0, np.nan, 1.0])
 
@@ -178,18 +179,29 @@ def test_clusters_and_their_scores() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (4, 10))
     rows = np.eye(3)[labels] + 0.01 * rng.normal(size=(4, 10, 3))
-    found = segments.clusters(rows.reshape(-1, 3), 3, 0).reshape(4, 10)
-    assert (found == segments.clusters(rows.reshape(-1, 3), 3, 0).reshape(4, 10)).all()
-    weights = variance.resamples(4, 5, 0)
+    found = segments.partitions(rows.reshape(-1, 3), 3, 4, 0).reshape(4, 4, 10)
+    assert (found == segments.partitions(rows.reshape(-1, 3), 3, 4, 0).reshape(4, 4, 10)).all()
+    weights = variance.resamples(4, 7, 0)
     scores = segments.segment_scores(found, found, labels, weights)
-    assert all(value == pytest.approx(np.ones(6)) for value in scores.values())
-    assert segments.clusters(np.zeros((5, 2)), 3, 0).max() == 0
-    shuffled = rng.permutation(found.ravel()).reshape(4, 10)
+    assert all(value == pytest.approx(np.ones(8)) for value in scores.values())
+    assert segments.partitions(np.zeros((5, 2)), 3, 4, 0).tolist() == [[0] * 5]
+    shuffled = rng.permuted(found.reshape(4, -1), axis=1).reshape(4, 4, 10)
     many = segments.segment_scores(shuffled, shuffled, labels, weights)
-    drawn = np.repeat(np.arange(4), weights[3].astype(int))
-    one = evaluate(shuffled[drawn][:, None], labels[drawn][:, None])
+    drawn = np.repeat(np.arange(4), weights[6].astype(int))
+    by_start = [evaluate(one[:, None], labels[:, None]) for one in shuffled]
+    second = evaluate(shuffled[1][drawn][:, None], labels[drawn][:, None])  # resamples take turns with the starts
     for name in many:
-        assert many[name][3] == pytest.approx(float(one[name]))
+        assert many[name][0] == pytest.approx(np.mean([float(one[name]) for one in by_start]))
+        assert many[name][6] == pytest.approx(float(second[name]))
+
+
+def test_centres_are_found_from_some_rows_and_all_rows_take_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 500)
+    rows = np.eye(3)[truth] + 0.01 * rng.normal(size=(500, 3))
+    monkeypatch.setattr(segments, "MOST_FITTED", 50)
+    for found in segments.partitions(rows, 3, 2, 0):
+        assert adjusted_rand_score(truth, found) == 1
 
 
 def test_what_a_resample_lacks_is_not_scored_by_its_noise() -> None:

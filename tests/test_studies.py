@@ -93,7 +93,7 @@ def test_what_is_missing_and_what_is_no_yaml(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     for text, message in (
         ("pictures: {a: {scenes: 2}}", "'models' is missing"),
-        ("models: [scenes", "study.yaml, line 1: not YAML"),
+        ("models: [scenes", "study.yaml, line 1, column 16: not YAML that can be read"),
         ("models: scenes\nmodels: other", "'models' stands there twice"),
         ("!!python/object/apply:os.system ['true']", "not YAML that can be read"),
         ("- scenes", "expected a study with any of the keys"),
@@ -112,7 +112,7 @@ def test_numbers_of_yaml_and_ranges_of_layers(tmp_path: Path) -> None:
         "models: scenes\npictures: '*.png'\ntolerance: 1e-7\nlayers: [0-2, [4, -1], early]\nkernel: {vv: rbf}"
     )
     study = read_study(path)
-    assert study.tolerance == 1e-7  # a text to YAML 1.1
+    assert study.tolerance == 1e-7
     assert [choice.layers for choice in study.layers] == [(0, 1, 2), (4, -1), "early"]
     assert [choice.kernel for choice in study.affinities] == [None, "rbf"]
     assert study.folder == tmp_path
@@ -178,7 +178,7 @@ def test_what_is_unchanged_comes_from_the_cache(mine: Path) -> None:
     with pytest.raises(StoreError, match="exists already"):
         run_study(SMALL, out, progress=False)
     said: list[str] = []
-    more = {**SMALL, "title": "Another", "affinities": ["vv", "qk", "kk"], "layers": ["late"]}
+    more = {**SMALL, "show": 1, "affinities": ["vv", "qk", "kk"], "layers": ["late"]}
     assert run_study(more, out, overwrite=True, progress=False, tell=said.append).from_cache == 2
     assert said[0] == "3 cells: 2 from the cache, 1 to compute"
     # A damaged cell is no cell.

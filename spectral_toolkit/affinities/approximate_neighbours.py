@@ -11,7 +11,17 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from ..errors import AffinityError
-from .neighbours import NONE, Neighbours, decoded, keys_of, largest, nearest, share_among_threads, values_of
+from .neighbours import (
+    NONE,
+    SPARE,
+    Keys,
+    Neighbours,
+    as_exact,
+    exact_keys,
+    largest,
+    nearest,
+    share_among_threads,
+)
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -56,8 +66,8 @@ def nearest_by_index(
 
     The index is an inverted file: vectors are sorted into lists by the nearest of many centres, and a row is compared
     with those of the lists whose centres it is most similar to. How many is doubled until 0.95 of the true neighbours
-    of a sample of rows are found; neighbours within the image are always exact. The same seed throughout, so that two
-    runs find the same.
+    of a sample of rows are found; neighbours within the image are always exact. What is found is put in the order of
+    double precision, as by `nearest`. The same seed throughout, so that two runs find the same.
 
     Parameters
     ----------
@@ -87,18 +97,22 @@ def nearest_by_index(
     generator = np.random.default_rng(0)
     tried, judged = (torch.from_numpy(generator.permutation(len(rows))[:SAMPLE]) for _ in range(2))
     truth = index.exact(rows, tried)
-    while index.probes < index.n_lists and _recall(index.search(rows, tried), truth) < WANTED_RECALL:
+    while index.probes < index.n_lists and _recall(index.found(rows, tried), truth) < WANTED_RECALL:
         index.probes = min(2 * index.probes, index.n_lists)
-    recall = _recall(index.search(rows, judged), index.exact(rows, judged))
+    recall = _recall(index.found(rows, judged), index.exact(rows, judged))
     indices = torch.full((nodes.stop - nodes.start, k), NONE, dtype=torch.int32)
     similarity = torch.zeros(len(indices), k, dtype=left.dtype)
+
+    lowest = float(np.nextafter(threshold, 2.0))
+    exact_left, exact_right = as_exact(left.cpu()), as_exact(right.cpu())
 
     def look(image: int) -> None:
         of_image = torch.arange(image * cells, (image + 1) * cells)
         place = of_image - nodes.start
-        keys = index.search(rows, of_image).to(left.device)
-        columns, values = decoded(keys, left[of_image.to(left.device)], right)
-        indices[place], similarity[place] = columns.cpu(), values.cpu()
+        found = index.search(rows, of_image, k + k // SPARE)
+        best = largest(exact_keys(index.keys, found, exact_left[of_image], exact_right, lowest), k)
+        indices[place] = index.keys.columns(best).to(indices.dtype)
+        similarity[place] = index.keys.values(best).to(similarity.dtype)
 
     if k:
         share_among_threads(look, list(range(images.start, images.stop)))
@@ -115,6 +129,7 @@ class _Index:
 
         self._faiss: ModuleType | Any = faiss
         self.right, self.cells, self.k, self.threshold = right, cells, k, threshold
+        self.keys = Keys(len(right))
         vectors = np.ascontiguousarray(right.numpy())
         n, channels = vectors.shape
         self.n_lists = max(1, min(round(LISTS * n**0.5), n // TRAINING_PER_LIST))
@@ -133,11 +148,13 @@ class _Index:
         finally:
             faiss.omp_set_num_threads(before)
 
-    def search(self, left: Float32[Tensor, "nodes channels"], rows: Int64[Tensor, " rows"]) -> Int64[Tensor, "rows k"]:
+    def search(
+        self, left: Float32[Tensor, "nodes channels"], rows: Int64[Tensor, " rows"], k: int | None = None
+    ) -> Int64[Tensor, "rows k"]:
         """Keys of the best of some rows in other images, falling; 0 where no more were found."""
-        faiss = self._faiss
-        keys = torch.zeros(len(rows), self.k, dtype=torch.int64)
-        if not self.k:
+        faiss, k = self._faiss, self.k if k is None else k
+        keys = torch.zeros(len(rows), k, dtype=torch.int64)
+        if not k:
             return keys
         faiss.omp_set_num_threads(1)  # of this thread; several of them search at once
         for image in (rows // self.cells).unique().tolist():
@@ -146,12 +163,14 @@ class _Index:
             others = faiss.IDSelectorNot(own)
             parameters = faiss.SearchParametersIVF(sel=others, nprobe=self.probes)
             queries = np.ascontiguousarray(left[rows[of_image]].numpy())
-            values, columns = (
-                torch.from_numpy(part) for part in self._index.search(queries, self.k, params=parameters)
-            )
+            values, columns = (torch.from_numpy(part) for part in self._index.search(queries, k, params=parameters))
             found = (columns >= 0) & (values > self.threshold)
-            keys[of_image] = largest(torch.where(found, keys_of(values, columns), 0), self.k)
+            keys[of_image] = largest(torch.where(found, self.keys.of(values, columns), 0), k)
         return keys
+
+    def found(self, left: Float32[Tensor, "nodes channels"], rows: Int64[Tensor, " rows"]) -> Float[Tensor, "rows k"]:
+        """Similarities of what `search` finds; 0 where there are no more."""
+        return self.keys.values(self.search(left, rows))
 
     def exact(self, left: Float32[Tensor, "nodes channels"], rows: Int64[Tensor, " rows"]) -> Float32[Tensor, "rows k"]:
         """Similarities of the true best of some rows in other images, falling; 0 where there are no more."""
@@ -164,10 +183,9 @@ class _Index:
         return best
 
 
-def _recall(found: Int64[Tensor, "rows k"], truth: Float32[Tensor, "rows k"]) -> float:
+def _recall(found: Float[Tensor, "rows k"], truth: Float32[Tensor, "rows k"]) -> float:
     """The part of the true neighbours that were found, or others just as similar in their stead."""
     there = truth > 0
     worst = torch.where(there, truth, 2.0).amin(dim=1, keepdim=True)
-    values = values_of(found)
-    good = (values >= worst - TIE).sum(dim=1).minimum(there.sum(dim=1))
+    good = (found >= worst - TIE).sum(dim=1).minimum(there.sum(dim=1))
     return float(good.sum()) / float(there.sum()) if bool(there.any()) else float("nan")

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import StoreError
 from .neighbours import Neighbours
 
-FORMAT = 2
+FORMAT = 3
 """Part of every name: raised when what is written, or how it is searched, changes."""
 _ABOUT = "about.json"
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from ..devices import one_thread
+from ..devices import one_thread, working_dtype
 
 ROWS, COLUMNS = 512, 2**15
 """Tile of similarities looked at in one go, 64 MiB a thread: with narrower ones there is more to merge, with taller
@@ -22,10 +24,11 @@ LARGEST_GROUP = 64
 """So many columns are first looked at through their maximum, where there are enough of them."""
 GROUPS_PER_PLACE = 4
 """Groups there should be for every neighbour looked for: with fewer, too many of them hold one."""
+SPARE = 4
+"""The search in single precision finds a quarter more neighbours than are wanted, so that the exact order of those at
+the end can be told from the others."""
 NONE = -1
 """Stands where there is no further neighbour."""
-_LAST = 2**31 - 1
-"""A column c is written as _LAST - c, so that of equal similarities the earlier column is the larger key."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,20 @@ def nearest(
 ) -> Neighbours:
     """The most similar nodes of every node, in its own image and in the others.
 
-    Every pair is compared, in single precision; of equally similar nodes the one with the lower number comes first. A
-    tile of similarities is reduced to the maxima of small groups of columns: the k best of a row lie in the k groups
+    Every pair is compared; of equally similar nodes the one with the lower number comes first. The order is that of
+    double precision. Heads whose queries or keys hardly differ are common (a large bias decides them), their cosines
+    lie within 1e-6 of each other, and single precision would rank them by its rounding, otherwise on every processor.
+    A first search in single precision finds a few more than are wanted; these are compared anew. A row is searched
+    again in double precision where a bound of the rounding errors leaves open that others belong among its best.
+
+    A tile of similarities is reduced to the maxima of small groups of columns: the k best of a row lie in the k groups
     with the largest maxima, and only those are looked at. On a CPU torch's threads share the rows.
 
     Parameters
     ----------
     left, right
-        Unit vectors (nodes, channels) of the rows and of the columns; zero vectors are similar to nothing.
+        Vectors (nodes, channels) of the rows and of the columns, of length 1 but for rounding; zero vectors are similar
+        to nothing.
     cells
         Nodes of one image; images follow each other.
     within, across
@@ -83,13 +92,12 @@ def nearest(
     [[0, 2], [1, 2], [2, 0], [3, 1]]
     """
     own, others = min(within, cells), max(min(across, len(right) - cells), 0)
-    search = _Search(right.float(), cells, own, others, threshold)
+    search = _Ranking(left, right, cells, own, others, threshold, first)
     indices = torch.empty(len(left), own + others, dtype=torch.int32, device=left.device)
     similarity = left.new_empty(len(left), own + others)
 
     def look(rows: slice) -> None:
-        keys = search.keys(left[rows].float(), first + rows.start)
-        indices[rows], similarity[rows] = decoded(keys, left[rows], right)
+        indices[rows], similarity[rows] = search.best(rows)
 
     blocks = [slice(start, min(start + ROWS, len(left))) for start in range(0, len(left), ROWS)]
     if _by_numpy(left):
@@ -115,17 +123,96 @@ def share_among_threads(look: Callable[[Block], None], blocks: list[Block]) -> N
             raise
 
 
-class _Search:
-    """All columns, laid out for the search, and what is looked for among them.
+class Keys:
+    """Neighbours as whole numbers that sort as they do: by similarity and, where that is equal, the earlier first.
 
-    A neighbour is a key: its similarity's bits (which rise with it, above 0) and then its column backwards, so that
-    the larger key is the better neighbour, and of equal ones the earlier. 0 is no neighbour.
+    The similarity, rounded to about 1e-12, stands above the column counted backwards: what differs by the rounding of
+    a sum alone counts as equal. 0 is no neighbour.
     """
 
-    def __init__(self, right: Float32[Tensor, "nodes channels"], cells: int, own: int, others: int, threshold: float):
-        self.right, self.cells, self.own, self.others = right, cells, own, others
-        self.lowest = float(np.nextafter(np.float32(threshold), np.float32(2)))
+    def __init__(self, n_columns: int) -> None:
+        self._bits = max(n_columns, 2).bit_length()
+        self._one = 2.0 ** min(62 - self._bits, 40)
+        self._last = 2**self._bits - 1
+
+    def of(self, values: Float[Tensor, "*shape"], columns: Tensor) -> Int64[Tensor, "*shape"]:
+        """Keys of similarities above 0."""
+        keys = (values.double() * self._one).round_().long()
+        keys <<= self._bits
+        keys |= self._last - columns
+        return keys
+
+    def columns(self, keys: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+        """The columns, -1 where there is none."""
+        return torch.where(keys > 0, self._last - (keys & self._last), NONE)
+
+    def values(self, keys: Int64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        """The similarities, rounded; 0 where there is none."""
+        return (keys >> self._bits).double() / self._one
+
+
+class _Ranking:
+    """The best of every row in the order of double precision, mostly found in single precision."""
+
+    def __init__(
+        self, left: Tensor, right: Tensor, cells: int, own: int, others: int, threshold: float, first: int
+    ) -> None:
+        self.left, self.right = as_exact(left), as_exact(right)
+        self.dtype, self.device = left.dtype, left.device
+        self.cells, self.own, self.others, self.first = cells, own, others, first
+        self.keys = Keys(len(right))
+        self.lowest = float(np.nextafter(threshold, 2.0))
+        # A sum of so many products of single precision is wrong by no more than this.
+        self.error = (left.shape[1] + 4) * 2.0**-24
+        spare = min(others // SPARE + 1, len(right) - cells - others) if others else 0
+        floor = max(self.lowest - self.error, float(np.finfo(np.float32).tiny))
+        self.quick = _Search(self.right.float().to(right.device), self.keys, cells, others + spare, floor)
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _slow(self) -> _Search:
+        return _Search(self.right, self.keys, self.cells, self.others, self.lowest)
+
+    def best(self, rows: slice) -> tuple[Int[Tensor, "rows k"], Float[Tensor, "rows k"]]:
+        """Columns and similarities, in the own image and then in others, each part by falling similarity."""
+        queries, start = self.left[rows], self.first + rows.start
+        keys = torch.cat([self._within(queries, start), self._across(queries, start)], dim=1)
+        columns, values = self.keys.columns(keys), self.keys.values(keys)
+        return columns.to(self.device, torch.int32), values.to(self.device, self.dtype)
+
+    def _within(self, queries: Tensor, start: int) -> Int64[Tensor, "rows k"]:
+        table = torch.zeros(len(queries), self.cells, dtype=torch.int64, device=queries.device)
+        for rows, image in own_images(self.cells, start, len(queries)):
+            columns = torch.arange(image * self.cells, (image + 1) * self.cells, device=queries.device)
+            similarity = queries[rows] @ self.right[columns[0] : columns[-1] + 1].T
+            table[rows] = torch.where(similarity >= self.lowest, self.keys.of(similarity, columns), 0)
+        return largest(table, self.own)
+
+    def _across(self, queries: Tensor, start: int) -> Int64[Tensor, "rows k"]:
+        if not self.others:
+            return torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
+        found = self.quick.keys_of(queries.to(self.device, torch.float32), start).to(queries.device)
+        best = largest(exact_keys(self.keys, found, queries, self.right, self.lowest), self.others)
+        # What was not found is no better than the last that was, but for rounding.
+        most = self.keys.values(found[:, -1]) + self.error
+        least = self.keys.values(best[:, -1]).clamp_min(self.lowest)
+        unsure = ((found[:, -1] > 0) & (found.shape[1] < self.quick.n_others) & (most >= least)).nonzero()[:, 0]
+        if len(unsure):
+            with self._lock:
+                slow = self._slow
+            for image in ((start + unsure) // self.cells).unique().tolist():
+                of_image = unsure[(start + unsure) // self.cells == image]
+                best[of_image] = slow.keys_of(queries[of_image], image * self.cells)
+        return best
+
+
+class _Search:
+    """All columns, laid out for the search in other images, in the precision that they have."""
+
+    def __init__(self, right: Float[Tensor, "nodes channels"], keys: Keys, cells: int, others: int, lowest: float):
+        self.keys, self.cells, self.others, self.lowest = keys, cells, others, lowest
         n = len(right)
+        self.n_others = n - cells
         widest = n / (GROUPS_PER_PLACE * max(others, 1))
         self.group = min(LARGEST_GROUP, 2 ** max(3, int(math.log2(max(widest, 1)))))
         n_panels = math.ceil(n / COLUMNS)
@@ -140,28 +227,9 @@ class _Search:
         self.panels = padded.view(n_panels, self.group, self.step, -1).transpose(1, 2).reshape(n_panels, self.width, -1)
         self._buffers: list[Tensor] = []
 
-    def keys(self, queries: Float32[Tensor, "rows channels"], start: int) -> Int64[Tensor, "rows k"]:
-        """The best of every row, in its own image and then in others, each part by falling similarity."""
-        return torch.cat([self._within(queries, start), self._across(queries, start)], dim=1)
-
-    def _own_images(self, start: int, n_rows: int) -> Iterator[tuple[slice, int]]:
-        """Which of the rows lie in which image."""
-        for image in range(start // self.cells, (start + n_rows - 1) // self.cells + 1):
-            begin = image * self.cells - start
-            yield slice(max(begin, 0), min(begin + self.cells, n_rows)), image
-
-    def _within(self, queries: Tensor, start: int) -> Tensor:
-        table = torch.zeros(len(queries), self.cells, dtype=torch.int64, device=queries.device)
-        for rows, image in self._own_images(start, len(queries)):
-            columns = torch.arange(image * self.cells, (image + 1) * self.cells, device=queries.device)
-            similarity = queries[rows] @ self.right[columns[0] : columns[-1] + 1].T
-            table[rows] = torch.where(similarity >= self.lowest, keys_of(similarity, columns), 0)
-        return largest(table, self.own)
-
-    def _across(self, queries: Tensor, start: int) -> Tensor:
+    def keys_of(self, queries: Float[Tensor, "rows channels"], start: int) -> Int64[Tensor, "rows k"]:
+        """The best of rows that follow each other, or are all of the image that begins at ``start``; falling."""
         best = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
-        if not self.others:
-            return best
         floors = queries.new_full((len(queries),), self.lowest)
         try:
             buffer = self._buffers.pop()
@@ -173,13 +241,14 @@ class _Search:
             rows, keys, floors = self._candidates(similarity, number * self.width, floors, fresh=number == 0)
             best = _merged(best, rows, keys, self.others)
             # A later column must be better than the last so far: as good would not do.
-            floors = torch.nextafter(values_of(best[:, -1]), queries.new_tensor(2.0)).maximum(floors)
+            last = self.keys.values(best[:, -1]).to(floors)
+            floors = torch.nextafter(last, queries.new_tensor(2.0)).maximum(floors)
         self._buffers.append(buffer)
         return best
 
     def _hide_own(self, similarity: Tensor, start: int, first: int) -> None:
         grouped = similarity.unflatten(1, (self.step, self.group))
-        for rows, image in self._own_images(start, len(similarity)):
+        for rows, image in own_images(self.cells, start, len(similarity)):
             begin, end = (min(max(edge * self.cells - first, 0), self.width) for edge in (image, image + 1))
             for member in range(begin // self.step, math.ceil(end / self.step)):
                 before = member * self.step
@@ -204,29 +273,36 @@ class _Search:
         place = found // self.group
         rows = rows[place]
         columns = first + (found - place * self.group) * self.step + hits[place] - rows * self.step
-        return rows, keys_of(members.flatten()[found], columns), floors
+        return rows, self.keys.of(members.flatten()[found], columns), floors
 
 
-def keys_of(values: Float32[Tensor, "*shape"], columns: Tensor) -> Int64[Tensor, "*shape"]:
-    keys = values.view(torch.int32).long()
-    keys <<= 32
-    keys |= _LAST - columns
-    return keys
+def own_images(cells: int, start: int, n_rows: int) -> Iterator[tuple[slice, int]]:
+    """Which of the rows lie in which image."""
+    for image in range(start // cells, (start + n_rows - 1) // cells + 1):
+        begin = image * cells - start
+        yield slice(max(begin, 0), min(begin + cells, n_rows)), image
 
 
-def values_of(keys: Int64[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
-    return (keys >> 32).to(torch.int32).view(torch.float32)
+def as_exact(vectors: Float[Tensor, "nodes channels"]) -> Float64[Tensor, "nodes channels"]:
+    """Double precision (on the CPU, where the device has none), of length 1 in it."""
+    if vectors.dtype == torch.float64:
+        return vectors
+    vectors = (vectors.cpu() if working_dtype(vectors.device) != torch.float64 else vectors).double()
+    length = vectors.norm(dim=1, keepdim=True)
+    return vectors / torch.where(length > 0, length, 1.0)
 
 
-def decoded(
-    keys: Int64[Tensor, "rows k"], left: Float[Tensor, "rows channels"], right: Float[Tensor, "nodes channels"]
-) -> tuple[Int[Tensor, "rows k"], Float[Tensor, "rows k"]]:
-    """The columns that keys stand for, -1 where there is none, and the similarities, as precise as the vectors are."""
-    columns = torch.where(keys > 0, _LAST - (keys & _LAST), NONE)
-    if left.dtype == torch.float32:
-        return columns.to(torch.int32), values_of(keys)
-    pairs = (left[:, None] * right[columns.clamp_min(0)]).sum(dim=2)  # searched for in single precision
-    return columns.to(torch.int32), torch.where(keys > 0, pairs, 0.0)
+def exact_keys(
+    keys: Keys,
+    found: Int64[Tensor, "rows k"],
+    queries: Float64[Tensor, "rows channels"],
+    right: Float64[Tensor, "nodes channels"],
+    lowest: float,
+) -> Int64[Tensor, "rows k"]:
+    """Keys of the same columns by their similarity in double precision; 0 for those below the lowest."""
+    columns = keys.columns(found)
+    values = torch.bmm(right[columns.clamp_min(0)], queries[:, :, None])[:, :, 0]
+    return torch.where((columns >= 0) & (values >= lowest), keys.of(values, columns), 0)
 
 
 def _merged(
@@ -250,14 +326,14 @@ def _by_numpy(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _reaching(values: Float32[Tensor, "rows columns"], floors: Float32[Tensor, " rows"]) -> Int64[Tensor, " found"]:
+def _reaching(values: Float[Tensor, "rows columns"], floors: Float[Tensor, " rows"]) -> Int64[Tensor, " found"]:
     """Flat positions of the values that are not below their row's floor."""
     if _by_numpy(values):
         return torch.from_numpy(np.flatnonzero(values.numpy() >= floors.numpy()[:, None]))
     return (values >= floors[:, None]).flatten().nonzero()[:, 0]
 
 
-def _kth_largest(values: Float32[Tensor, "rows columns"], k: int) -> Float32[Tensor, " rows"]:
+def _kth_largest(values: Float[Tensor, "rows columns"], k: int) -> Float[Tensor, " rows"]:
     place = values.shape[1] - k
     if _by_numpy(values):
         return torch.from_numpy(np.partition(values.numpy(), place, axis=1)[:, place].copy())

@@ -10,7 +10,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import patch_centres
+from ..activations import image_coordinates, patch_centres
 from ..errors import AffinityError
 from .layer_graph import LayerGraph, Member
 from .pencil import JointPencil, base_grid
@@ -37,7 +37,8 @@ def affinity_row(
         The joint row (y, x) on the base grid, sum_l w_l s_l G_l' W_l G_l with the weights over the largest and every
         layer scaled to one total degree, as the solver sees it; and per entry of ``graph.layers``, whatever its weight,
         the row of W_l (y, x) on the layer's own grid. Where that is coarser or finer than the base grid, the patch is
-        what the solver makes of it there: an area average, or an interpolation.
+        what the solver makes of it there: an area average, or an interpolation. Each names its image, and those on the
+        base grid the patch, in ``attrs["patch"]``; :func:`spectral_toolkit.overlay` draws one, or all by name.
 
     Examples
     --------
@@ -54,10 +55,18 @@ def affinity_row(
     index = graph.image_index(image)
     grid = base_grid(graph)
     cells = [_checked_cell(cell, grid)]
+    known = {name: one[index] for name, one in image_coordinates(graph.activations).items()}
+    coords = {"image": graph.images[index], **known}
+
+    def labelled(rows: Tensor, own: Grid) -> xr.DataArray:
+        attrs = {"patch": list(cells[0])} if own == grid else {}
+        centres = {"y": patch_centres(own[0]), "x": patch_centres(own[1])}
+        return xr.DataArray(rows[0].reshape(own).cpu().numpy(), {**coords, **centres}, ("y", "x"), "affinity", attrs)
+
     layers = {
-        member.name: _labelled(member_rows(graph, member, index, cells, grid), member.grid) for member in graph.members
+        member.name: labelled(member_rows(graph, member, index, cells, grid), member.grid) for member in graph.members
     }
-    return _labelled(joint_rows(graph, index, cells, grid), grid), layers
+    return labelled(joint_rows(graph, index, cells, grid), grid), layers
 
 
 def joint_rows(graph: LayerGraph, image: int, cells: Sequence[tuple[int, int]], grid: Grid) -> Float[Tensor, "k n"]:
@@ -83,11 +92,6 @@ def _indicators(
     for place, (row, column) in enumerate(cells):
         ones[0, place, row * grid[1] + column] = 1.0
     return ones
-
-
-def _labelled(rows: Tensor, grid: Grid) -> xr.DataArray:
-    values = rows[0].reshape(grid).cpu().numpy()
-    return xr.DataArray(values, {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}, ("y", "x"))
 
 
 def _checked_cell(cell: tuple[int, int], grid: Grid) -> tuple[int, int]:

@@ -20,9 +20,17 @@ from ..activations import image_names, layer_names
 from ..errors import BundleError, SpectralToolkitError, first_line
 from ..images import Pictures, load_images
 from ..matching import are_named, picture_order
-from .arrays import from_files, to_files
+from .arrays import from_files, memory_of, to_files
 from .containers import damaged, read_members, refuse_existing, write_members
-from .contents import as_answers, build_tree, check_activations, check_eigenvectors, check_given, layer_dataset
+from .contents import (
+    as_answers,
+    build_tree,
+    check_activations,
+    check_eigenvectors,
+    check_given,
+    check_layer_names,
+    layer_dataset,
+)
 
 __all__ = ["Bundle", "load_bundle", "save_bundle"]
 
@@ -162,7 +170,8 @@ def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> 
     path
         What ``st.save_bundle`` wrote: a zip file or a folder.
     max_bytes
-        The most it may take in memory; told from its declared sizes before anything is read, and never exceeded.
+        The most it may take in memory, and reading it meanwhile; told from what it declares before its numbers are
+        read, and never exceeded.
 
     Returns
     -------
@@ -188,19 +197,18 @@ def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> 
     target = _checked_path(path)
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float) or not max_bytes >= 0:
         raise BundleError(f"max_bytes={max_bytes!r} is no number of bytes: give one such as 2 * 2**30.")
-    manifest, files = read_members(target, max_bytes)
+    manifest, described, chunks = read_members(target, max_bytes, memory_of)
     try:
-        return _assembled(manifest, files)
-    except Exception as error:  # zarr, xarray and NumPy each raise their own kinds
+        return _assembled(manifest, from_files(described, chunks))
+    except Exception as error:  # xarray, pandas and NumPy each raise their own kinds
         raise damaged(target, first_line(error)) from error
 
 
-def _assembled(manifest: dict[str, Any], files: dict[str, bytes]) -> Bundle:
+def _assembled(manifest: dict[str, Any], groups: dict[str, xr.Dataset]) -> Bundle:
     layers, keys, names = (_names(manifest, entry) for entry in ("layers", "eigenvectors", "pictures"))
     settings = manifest.get("settings", {})
     if not isinstance(settings, dict):
         raise ValueError("the settings are no mapping")
-    groups = from_files(files)
     root = groups.get(_ACTIVATIONS)
     if root is None or not layers:
         raise ValueError("it holds no activations")
@@ -238,10 +246,12 @@ def _names(manifest: dict[str, Any], entry: str) -> list[str]:
     names = manifest.get(entry, [])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{entry} are no list of names")
-    if len(set(names)) != len(names) or any("/" in name for name in names if entry == "layers"):
+    if len(set(names)) != len(names):
         raise ValueError(f"{entry} cannot be called {str(names)[:60]}")
     for name in names:
         name.encode("utf-8")  # a lone surrogate can be written nowhere
+    if entry == "layers":
+        check_layer_names(names)
     return names
 
 

@@ -1,22 +1,25 @@
 """xarray objects as the files of a zarr store in memory, and back: a short list of what may be in one, and no more.
 
 An array is one chunk of little-endian numbers or fixed-length text with a checksum: no compression that could swell,
-no filter, no pickle, no reference to anything outside. Every piece of metadata is compared with that list before zarr
-sees it.
+no filter, no pickle, no reference to anything outside. Every piece of metadata is compared with that list, and what
+all of it would take in memory is told, before a chunk is read. The bytes of a chunk then *are* the array: zarr writes
+bundles, and reading them needs neither zarr nor a second copy.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import struct
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import xarray as xr
 from zarr.codecs import Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from ..errors import ActivationsError
@@ -28,7 +31,15 @@ DTYPES = {
 }  # fmt: skip
 """Types of numbers that a bundle may hold, and their bytes."""
 
+ORIGINAL = "original_dtype"
+"""The attribute of a variable that was rounded: the type it had, which it is given again."""
+
 _CHECKSUM_BYTES = 4
+_ENTRY_BYTES = 256
+"""What an entry of a coordinate or a name costs at the most: as text, in an index, in a set and in lists of names."""
+_LISTED = {"image", "component", "y", "x"}
+"""Dimensions whose entries are listed one by one when a tree is looked at, whether or not they have coordinates."""
+_PIECE = 2**16
 _MAX_DIMS = 8
 _MAX_TEXT = 4 * 4096  # bytes of one name
 _METADATA = "zarr.json"
@@ -74,67 +85,130 @@ def to_files(groups: Mapping[str, xr.Dataset]) -> dict[str, bytes]:
     return {name: buffer.to_bytes() for name, buffer in sorted(store._store_dict.items())}
 
 
-def from_files(files: Mapping[str, bytes]) -> dict[str, xr.Dataset]:
-    """Datasets by group path, from files that were verified; everything is read.
+@dataclass(frozen=True)
+class _Array:
+    """What metadata says of one array; ``chunk`` is the name of the file with its numbers."""
+
+    chunk: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+    attrs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Group:
+    arrays: dict[str, _Array]
+    attrs: dict[str, Any]
+
+
+def memory_of(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> int:
+    """What the datasets take at the most while they are made and looked at, in bytes beyond those of the files.
+
+    Parameters
+    ----------
+    described
+        The files of metadata.
+    sizes
+        Bytes of all files, by name.
 
     Raises
     ------
     ValueError
         If anything in the store is not on the list of what a bundle may hold.
     """
+    total = largest = 0
+    for group in _groups(described, sizes).values():
+        named = {
+            dim: size for array in group.arrays.values() for dim, size in zip(array.dims, array.shape, strict=True)
+        }
+        total += _ENTRY_BYTES * sum(size for dim, size in named.items() if dim in _LISTED)
+        for array in group.arrays.values():
+            count = math.prod(array.shape)
+            if array.dtype.kind == "U" or len(array.shape) == 1:
+                total += (_ENTRY_BYTES + 2 * array.dtype.itemsize) * count
+            original = array.attrs.get(ORIGINAL)
+            if isinstance(original, str) and original in DTYPES:
+                total += (DTYPES[original] - array.dtype.itemsize) * count
+                largest = max(largest, array.dtype.itemsize * count)
+            largest = max(largest, count)  # of truth values, one a number: is it finite?
+    return total + largest
+
+
+def from_files(described: Mapping[str, bytes], chunks: dict[str, bytearray]) -> dict[str, xr.Dataset]:
+    """Datasets by group path, from files that were verified, in whose bytes their numbers stay; ``chunks`` is emptied.
+
+    Raises
+    ------
+    ValueError
+        If anything in the store is not on the list of what a bundle may hold.
+    """
+    groups = _groups(described, {name: len(data) for name, data in {**described, **chunks}.items()})
+    return {name: _dataset(group, chunks) for name, group in groups.items() if group.arrays}
+
+
+def _groups(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[str, _Group]:
     wanted: set[str] = set()
-    arrays: dict[str, list[str]] = {}
-    for name in files:
+    arrays: dict[str, dict[str, _Array]] = {}
+    attributes: dict[str, dict[str, Any]] = {}
+    for name, data in described.items():
         if name != _METADATA and not name.endswith(f"/{_METADATA}"):
             continue
         node = name.removesuffix(_METADATA).rstrip("/")
-        metadata = parse_json(files[name])
+        metadata = parse_json(data)
         if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
             raise ValueError(f"{name} is not metadata of zarr 3")
         wanted.add(name)
         if metadata.get("node_type") == "array":
-            chunk, n_bytes = _check_array(name, metadata)
-            chunk = f"{node}/{chunk}"
-            if chunk not in files:
-                raise ValueError(f"{chunk} is missing")
-            if len(files[chunk]) != n_bytes:
-                raise ValueError(f"{chunk} has {len(files[chunk])} bytes, its shape and type need {n_bytes}")
-            wanted.add(chunk)
-            group, _, array = node.rpartition("/")
-            arrays.setdefault(group, []).append(array)
+            array = _checked_array(node, name, metadata)
+            if array.chunk not in sizes:
+                raise ValueError(f"{array.chunk} is missing")
+            n_bytes = math.prod(array.shape) * array.dtype.itemsize + _CHECKSUM_BYTES
+            if sizes[array.chunk] != n_bytes:
+                raise ValueError(f"{array.chunk} has {sizes[array.chunk]} bytes, its shape and type need {n_bytes}")
+            wanted.add(array.chunk)
+            group, _, last = node.rpartition("/")
+            arrays.setdefault(group, {})[last] = array
         elif metadata.get("node_type") == "group":
-            _check_group(name, metadata)
-            arrays.setdefault(node, [])
+            _check_keys(name, metadata, _GROUP_KEYS)
+            attributes[node] = metadata.get("attributes", {})
         else:
             raise ValueError(f"{name} is neither an array nor a group")
-    if stray := set(files) - wanted:
+    if stray := set(sizes) - wanted:
         raise ValueError(f"{min(stray)} belongs to no array")
-    store = MemoryStore({name: default_buffer_prototype().buffer.from_bytes(data) for name, data in files.items()})
-    return {group: _read_group(store, group) for group, names in arrays.items() if names}
+    return {node: _Group(arrays.get(node, {}), attrs) for node, attrs in attributes.items()}
 
 
-def _read_group(store: MemoryStore, group: str) -> xr.Dataset:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="zarr")
-        dataset = xr.open_zarr(
-            store, group=group, consolidated=False, zarr_format=3, chunks=None, decode_times=False,
-            mask_and_scale=False, concat_characters=False,
-        ).load()  # fmt: skip
-    for name, variable in dataset.variables.items():
-        if variable.dtype.kind not in "biufU":
-            raise ValueError(f"{group}/{name} has type {variable.dtype}")
-        if variable.dtype.kind == "U":
-            for text in variable.values.ravel().tolist():
-                text.encode("utf-8")  # a lone surrogate can be written nowhere
-        variable.encoding = {}
-    # A store lists its arrays in no order.
-    in_order = {name: dataset[name] for name in sorted(dataset.data_vars, key=str)}
-    return xr.Dataset(in_order, coords=dataset.coords, attrs=dataset.attrs)
+def _dataset(group: _Group, chunks: dict[str, bytearray]) -> xr.Dataset:
+    variables = {
+        name: xr.Variable(array.dims, _values(array, chunks.pop(array.chunk)), array.attrs)
+        for name, array in sorted(group.arrays.items())  # a store lists its arrays in no order
+    }
+    # Which variables are coordinates is said in attributes, as everywhere in zarr and netCDF.
+    return xr.decode_cf(
+        xr.Dataset(variables, attrs=group.attrs), decode_times=False, decode_timedelta=False, mask_and_scale=False,
+        concat_characters=False,
+    )  # fmt: skip
 
 
-def _check_array(name: str, metadata: dict[str, Any]) -> tuple[str, int]:
-    """The key of an array's only chunk below the array, and its size in bytes."""
-    if set(metadata) - _ARRAY_KEYS or metadata.get("storage_transformers", []) != []:
+def _values(array: _Array, data: bytearray) -> np.ndarray:
+    """The numbers where they are."""
+    stored = np.frombuffer(data, np.uint8)
+    content = stored[:-_CHECKSUM_BYTES]
+    if struct.pack("<I", google_crc32c.value(content)) != bytes(data[-_CHECKSUM_BYTES:]):  # pyright: ignore
+        raise ValueError(f"{array.chunk} has a wrong checksum")
+    if array.dtype.kind == "U":
+        letters = content.view("<u4")
+        for start in range(0, letters.size, _PIECE):
+            piece = letters[start : start + _PIECE]
+            if (piece > 0x10FFFF).any() or ((piece >= 0xD800) & (piece <= 0xDFFF)).any():
+                raise ValueError(f"{array.chunk} holds what is no text, or half a character")
+    return content.view(array.dtype).reshape(array.shape)
+
+
+def _checked_array(node: str, name: str, metadata: dict[str, Any]) -> _Array:
+    _check_keys(name, metadata, _ARRAY_KEYS)
+    if metadata.get("storage_transformers", []) != []:
         raise ValueError(f"{name} holds more than a bundle needs")
     shape = metadata.get("shape")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMS or not all(_is_size(size) for size in shape):
@@ -148,10 +222,10 @@ def _check_array(name: str, metadata: dict[str, Any]) -> tuple[str, int]:
         raise ValueError(f"{name} names its dimensions {str(names)[:60]}")
     data_type = metadata.get("data_type")
     if isinstance(data_type, str) and data_type in DTYPES:
-        item = DTYPES[data_type]
+        dtype = np.dtype(data_type).newbyteorder("<")
     else:
-        item = _text_bytes(data_type)
-        if not item:
+        dtype = np.dtype(f"<U{_text_bytes(data_type) // 4}")
+        if not dtype.itemsize:
             raise ValueError(f"{name} has type {str(data_type)[:60]}, which bundles do not hold")
     if metadata.get("chunk_grid") != {"name": "regular", "configuration": {"chunk_shape": shape}}:
         raise ValueError(f"{name} is not one chunk")
@@ -159,8 +233,8 @@ def _check_array(name: str, metadata: dict[str, Any]) -> tuple[str, int]:
         raise ValueError(f"{name} names its chunk in another way than bundles do")
     if not _plain_codecs(metadata.get("codecs")):
         raise ValueError(f"{name} is coded by {str(metadata.get('codecs'))[:80]}, which bundles do not use")
-    _check_attributes(name, metadata)
-    return "/".join(["c", *["0"] * len(shape)]), math.prod(shape) * item + _CHECKSUM_BYTES
+    chunk = "/".join([node, "c", *["0"] * len(shape)])
+    return _Array(chunk, dtype, tuple(shape), tuple(names), metadata.get("attributes", {}))
 
 
 def _plain_codecs(codecs: Any) -> bool:
@@ -183,13 +257,9 @@ def _text_bytes(data_type: Any) -> int:
     return length if length % 4 == 0 and length <= _MAX_TEXT else 0
 
 
-def _check_group(name: str, metadata: dict[str, Any]) -> None:
-    if set(metadata) - _GROUP_KEYS:
+def _check_keys(name: str, metadata: dict[str, Any], allowed: set[str]) -> None:
+    if set(metadata) - allowed:
         raise ValueError(f"{name} holds more than a bundle needs")
-    _check_attributes(name, metadata)
-
-
-def _check_attributes(name: str, metadata: dict[str, Any]) -> None:
     if not isinstance(metadata.get("attributes", {}), dict):
         raise ValueError(f"{name} has attributes that are no mapping")
 

@@ -1,6 +1,6 @@
 """Named bytes in one zip file or one folder, with a manifest of sizes and hashes; nothing here knows what they mean.
 
-Reading trusts nothing: sizes are compared with a limit before anything is read, no more is ever read than was
+Reading trusts nothing: what it would take is compared with a limit before it is read, no more is ever read than was
 declared, files that the manifest does not name are never opened, nothing is extracted to a disk and no link is
 followed. Writing is all or nothing.
 """
@@ -17,7 +17,9 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +32,41 @@ VERSION = 1
 MAX_FILES = 50_000
 MAX_MANIFEST_BYTES = 16 * 2**20
 
+MemoryOf = Callable[[Mapping[str, bytes], Mapping[str, int]], int]
+
+
+@dataclass(frozen=True)
+class _Container:
+    """How to look whether a file of that name and size is there (that of the manifest is not known), and to read it."""
+
+    check: Callable[[str, int | None], int]
+    read: Callable[[str, int | None], bytearray]
+
+
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.json)?(/[A-Za-z0-9_]+(\.json)?)*")
 """Names of our own making are plain; any other is refused, whatever it would do on whichever system."""
+_JSON_SWELLS = 32
+"""Bytes of memory that a byte of JSON may turn into: "[]," is a list, of 56 bytes and its place in another."""
+_FILE_BYTES = 2048
+"""What a file costs beyond its bytes: its entry in the list of files, its names, the objects around its numbers."""
+_PIECE = 2**16  # bytes that are decompressed at a time
 _DIRECTORY_BYTES = 16 * 2**20  # of a zip's own list of files; 50,000 of ours take 5 MB
 _END = struct.Struct("<4s4H2LH")  # the record that ends a zip
 _DATE = (1980, 1, 1, 0, 0, 0)  # equal content gives equal bytes
 
 
-def read_members(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest and all files that it names, each of the declared size and hash.
+def read_members(
+    path: Path, max_bytes: float, memory_of: MemoryOf
+) -> tuple[dict[str, Any], dict[str, bytes], dict[str, bytearray]]:
+    """The manifest, the files of JSON, and all other files that it names, each of the declared size and hash.
+
+    Parameters
+    ----------
+    max_bytes
+        The most that reading may take at any moment, with whatever is made of it.
+    memory_of
+        What is made of the files takes in memory, told from the JSON among them and the sizes of all, in bytes beyond
+        their own; ValueError says what is wrong with them. Nothing else is read before.
 
     Raises
     ------
@@ -46,13 +74,39 @@ def read_members(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, 
         If there is no bundle, it is damaged, or it would take more than ``max_bytes``.
     """
     try:
-        if path.is_dir():
-            return _read_folder(path, max_bytes)
-        if path.is_file():
-            return _read_zip(path, max_bytes)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        if not path.is_dir() and not path.is_file():
+            raise BundleError(
+                f"{str(path)!r} is no file and no folder: give the path of a bundle that st.save_bundle wrote."
+            )
+        with (_folder if path.is_dir() else _zip)(path, max_bytes) as container:
+            if (listed := _JSON_SWELLS * container.check(MANIFEST, None)) > max_bytes:
+                raise _too_large(path, listed, max_bytes)
+            data = container.read(MANIFEST, None)
+            manifest = _checked_manifest(path, data)
+            entries: dict[str, Any] = manifest["files"]
+            sizes = {name: entry["bytes"] for name, entry in entries.items()}
+            json_bytes = len(data) + sum(size for name, size in sizes.items() if _is_json(name))
+            if (total := sum(sizes.values())) > max_bytes:
+                raise _too_large(path, total, max_bytes)
+            total += _FILE_BYTES * len(sizes) + _JSON_SWELLS * json_bytes
+            if total > max_bytes:
+                raise _too_large(path, total, max_bytes, was_read="nothing but its list of files")
+            for name, size in sizes.items():
+                container.check(name, size)
+            described = {name: bytes(_verified(path, name, container, entries)) for name in sizes if _is_json(name)}
+            try:
+                total += memory_of(described, sizes)
+            except ValueError as error:
+                raise damaged(path, first_line(error)) from error
+            if total > max_bytes:
+                raise _too_large(path, total, max_bytes, was_read="nothing but its metadata")
+            return (
+                manifest,
+                described,
+                {name: _verified(path, name, container, entries) for name in sizes if not _is_json(name)},
+            )
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise damaged(path, first_line(error)) from error
-    raise BundleError(f"{str(path)!r} is no file and no folder: give the path of a bundle that st.save_bundle wrote.")
 
 
 def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes], *, overwrite: bool) -> None:
@@ -114,7 +168,7 @@ def damaged(path: Path, reason: str) -> BundleError:
     )
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes | bytearray) -> Any:
     """JSON without NaN, without a key given twice, and without recursion that would end in a crash."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,7 +211,11 @@ def _is_manifest(manifest: Any) -> bool:
     )
 
 
-def _checked_manifest(path: Path, data: bytes, max_bytes: int) -> dict[str, Any]:
+def _is_json(name: str) -> bool:
+    return name.endswith(".json")
+
+
+def _checked_manifest(path: Path, data: bytearray) -> dict[str, Any]:
     try:
         manifest = parse_json(data)
     except ValueError as error:
@@ -177,30 +235,26 @@ def _checked_manifest(path: Path, data: bytes, max_bytes: int) -> dict[str, Any]
     files = manifest.get("files")
     if not isinstance(files, dict) or not 0 < len(files) <= MAX_FILES:
         raise damaged(path, f"{MANIFEST} lists no files, or more than {MAX_FILES:,}")
-    total = 0
     for name, entry in files.items():
         if not _NAME.fullmatch(name) or name == MANIFEST:
             raise damaged(path, f"{_short(name)} is no name that a bundle gives")
         size = entry.get("bytes") if isinstance(entry, dict) else None
         if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(entry.get("sha256"), str):
             raise damaged(path, f"{MANIFEST} gives no size and hash for {_short(name)}")
-        total += size
-    if total > max_bytes:
-        raise _too_large(path, total, max_bytes)
     return manifest
 
 
-def _verified(path: Path, name: str, data: bytes, entry: Mapping[str, Any]) -> bytes:
-    if len(data) != entry["bytes"]:
-        raise damaged(path, f"{_short(name)} does not have the {entry['bytes']:,} bytes that {MANIFEST} gives")
-    if _sha256(data) != entry["sha256"]:
+def _verified(path: Path, name: str, container: _Container, entries: Mapping[str, Any]) -> bytearray:
+    data = container.read(name, entries[name]["bytes"])
+    if _sha256(data) != entries[name]["sha256"]:
         raise damaged(path, f"{_short(name)} is not what {MANIFEST} has the hash of")
     return data
 
 
-def _read_zip(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+@contextmanager
+def _zip(path: Path, max_bytes: float) -> Iterator[_Container]:
     with path.open("rb") as file:
-        _check_end_record(path, file)
+        _check_end_record(path, file, max_bytes)
         with zipfile.ZipFile(file) as archive:
             infos: dict[str, zipfile.ZipInfo] = {}
             total = 0
@@ -212,26 +266,25 @@ def _read_zip(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, byt
                     raise damaged(path, f"it holds {_short(info.filename)} twice")
                 infos[info.filename] = info
                 total += info.file_size
-            if total > max_bytes + MAX_MANIFEST_BYTES:
+            if total > max_bytes:
                 raise _too_large(path, total, max_bytes)
             if MANIFEST not in infos:
-                raise BundleError(
-                    f"{str(path)!r} is not a bundle: it holds no {MANIFEST}; give what st.save_bundle wrote."
-                )
-            if infos[MANIFEST].file_size > MAX_MANIFEST_BYTES:
-                raise damaged(path, f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES:,} bytes")
-            manifest = _checked_manifest(path, _inflate(path, archive, infos[MANIFEST]), max_bytes)
-            members = {}
-            for name, entry in manifest["files"].items():
+                raise _no_manifest(path)
+
+            def check(name: str, size: int | None) -> int:
                 if name not in infos:
                     raise damaged(path, f"{_short(name)} is missing")
-                if infos[name].file_size != entry["bytes"]:
+                said = infos[name].file_size
+                if size is None and said > MAX_MANIFEST_BYTES:
+                    raise damaged(path, f"{name} is larger than {MAX_MANIFEST_BYTES:,} bytes")
+                if size is not None and said != size:
                     raise damaged(path, f"{_short(name)} does not have the size that {MANIFEST} gives")
-                members[name] = _verified(path, name, _inflate(path, archive, infos[name]), entry)
-            return manifest, members
+                return said
+
+            yield _Container(check, lambda name, _: _inflate(path, archive, infos[name]))
 
 
-def _check_end_record(path: Path, file: Any) -> None:
+def _check_end_record(path: Path, file: Any, max_bytes: float) -> None:
     """Bound the list of files before the library reads it into memory; zips of more than 4 GB are none of ours."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END.size - 2**16))
@@ -246,6 +299,8 @@ def _check_end_record(path: Path, file: Any) -> None:
         raise damaged(path, "it is a zip file of the 64-bit kind")
     if fields[4] > MAX_FILES or fields[5] > _DIRECTORY_BYTES:
         raise damaged(path, f"it holds more than {MAX_FILES:,} files")
+    if (listed := 2 * fields[5] + _FILE_BYTES * fields[4]) > max_bytes:
+        raise _too_large(path, listed, max_bytes)
     file.seek(0)
 
 
@@ -262,41 +317,58 @@ def _check_entry(path: Path, info: zipfile.ZipInfo) -> None:
         raise damaged(path, f"{_short(name)} is compressed by a method that bundles do not use")
 
 
-def _inflate(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+def _inflate(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytearray:
+    data = bytearray(info.file_size)
     with archive.open(info) as file:
-        data = file.read(info.file_size + 1)
-    if len(data) != info.file_size:
-        raise damaged(path, f"{_short(info.filename)} is longer or shorter than it says")
+        if not _fill(data, file):
+            raise damaged(path, f"{_short(info.filename)} is longer or shorter than it says")
     return data
 
 
-def _read_folder(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _fill(data: bytearray, file: Any) -> bool:
+    """Read a file into memory of its size, piece by piece; whether it has just that size."""
+    place, view = 0, memoryview(data)
+    while place < len(data) and (n_bytes := file.readinto(view[place : place + _PIECE])):
+        place += n_bytes
+    return place == len(data) and not file.read(1)
+
+
+@contextmanager
+def _folder(path: Path, max_bytes: float) -> Iterator[_Container]:
     if not (path / MANIFEST).exists():
-        raise BundleError(f"{str(path)!r} is not a bundle: it holds no {MANIFEST}; give what st.save_bundle wrote.")
-    manifest = _checked_manifest(path, _read_file(path, MANIFEST, MAX_MANIFEST_BYTES), max_bytes)
-    members = {}
-    for name, entry in manifest["files"].items():
-        members[name] = _verified(path, name, _read_file(path, name, entry["bytes"]), entry)
-    return manifest, members
+        raise _no_manifest(path)
+
+    yield _Container(
+        lambda name, size: _checked_size(path, name, size), lambda name, size: _read_file(path, name, size)
+    )
 
 
-def _read_file(root: Path, name: str, limit: int) -> bytes:
-    """At most ``limit`` bytes of a plain file, reached without a link from the bundle's own folder."""
-    place, mode = root, 0
+def _checked_size(root: Path, name: str, expected: int | None) -> int:
+    """The size of a plain file, reached without a link from the bundle's own folder."""
+    place, found = root, root.lstat()
     for part in name.split("/"):
         place = place / part
         try:
-            mode = place.lstat().st_mode
+            found = place.lstat()
         except OSError as error:
             raise damaged(root, f"{_short(name)} is missing") from error
-        if stat.S_ISLNK(mode):
+        if stat.S_ISLNK(found.st_mode):
             raise damaged(root, f"{_short(name)} is a link, not a file")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise damaged(root, f"{_short(name)} is no plain file")
-    if place.stat().st_size > limit:
-        raise damaged(root, f"{_short(name)} is larger than it should be")
-    with place.open("rb") as file:
-        return file.read(limit + 1)
+    if expected is None and found.st_size > MAX_MANIFEST_BYTES:
+        raise damaged(root, f"{name} is larger than {MAX_MANIFEST_BYTES:,} bytes")
+    if expected is not None and found.st_size != expected:
+        raise damaged(root, f"{_short(name)} does not have the size that {MANIFEST} gives")
+    return found.st_size
+
+
+def _read_file(root: Path, name: str, size: int | None) -> bytearray:
+    data = bytearray(_checked_size(root, name, size))
+    with (root / name).open("rb") as file:
+        if not _fill(data, file):
+            raise damaged(root, f"{_short(name)} changed while it was read")
+    return data
 
 
 def _make_zip(path: Path, everything: Mapping[str, bytes]) -> None:
@@ -315,14 +387,18 @@ def _make_folder(path: Path, everything: Mapping[str, bytes]) -> None:
         place.write_bytes(data)
 
 
-def _too_large(path: Path, total: int, max_bytes: int) -> BundleError:
+def _too_large(path: Path, total: int, max_bytes: float, *, was_read: str = "nothing") -> BundleError:
     return BundleError(
-        f"The bundle {str(path)!r} would take {total:,} bytes of memory, more than max_bytes={max_bytes:,}: nothing "
+        f"The bundle {str(path)!r} would take {total:,} bytes of memory, more than max_bytes={max_bytes:,}: {was_read} "
         "was read. Give a larger max_bytes if you trust it."
     )
 
 
-def _sha256(data: bytes) -> str:
+def _no_manifest(path: Path) -> BundleError:
+    return BundleError(f"{str(path)!r} is not a bundle: it holds no {MANIFEST}; give what st.save_bundle wrote.")
+
+
+def _sha256(data: bytes | bytearray) -> str:
     return hashlib.sha256(data).hexdigest()
 
 

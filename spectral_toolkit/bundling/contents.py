@@ -11,11 +11,11 @@ import xarray as xr
 
 from ..activations import DRAWS, QUANTITIES, UNROTATED, check_tree, image_names, layer_names
 from ..errors import ActivationsError, SpectralToolkitError
+from .arrays import ORIGINAL
 
 _VIEW = (*QUANTITIES, *UNROTATED, "special_key", "attention_bias")
 """What the explorer reads of a layer: special tokens take part in the softmax as keys only."""
 
-_ORIGINAL = "original_dtype"
 _ROUNDED = "rounded_to"
 _DIMS: dict[str, tuple[set[str], ...]] = {
     **dict.fromkeys(("query", "key", "query_unrotated", "key_unrotated"), ({"image", "head", "y", "x", "channel"},)),
@@ -28,6 +28,7 @@ _DIMS: dict[str, tuple[set[str], ...]] = {
     "pixels": ({"image", "y_px", "x_px", "rgb"},),
 }
 _DRAWS = set(DRAWS)
+_MAX_NAME = 255  # bytes of a file's name, on every system
 _PER_COMPONENT = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group")
 
 
@@ -50,7 +51,7 @@ def _rounded(variable: xr.DataArray) -> xr.DataArray:
         half = variable.astype(np.float16)
     if not bool((np.isfinite(half) == np.isfinite(variable)).all()):
         return variable
-    return half.assign_attrs({**variable.attrs, _ORIGINAL: str(variable.dtype)})
+    return half.assign_attrs({**variable.attrs, ORIGINAL: str(variable.dtype)})
 
 
 def restored(dataset: xr.Dataset) -> tuple[xr.Dataset, bool]:
@@ -58,7 +59,7 @@ def restored(dataset: xr.Dataset) -> tuple[xr.Dataset, bool]:
     rounded = False
     for name in list(dataset.data_vars):
         attrs = dict(dataset[name].attrs)
-        original = attrs.pop(_ORIGINAL, None)
+        original = attrs.pop(ORIGINAL, None)
         if original is None:
             continue
         if original not in ("float32", "float64") or dataset[name].dtype != np.float16:
@@ -80,6 +81,17 @@ def build_tree(root: xr.Dataset, layers: Mapping[str, xr.Dataset]) -> xr.DataTre
     if rounded:
         tree.attrs[_ROUNDED] = "float16"
     return tree
+
+
+def check_layer_names(names: Sequence[str]) -> None:
+    """Refuse names that lead out of their place where groups of a tree become folders; ValueError says which."""
+    for name in names:
+        parts = name.replace("\\", "/").split("/")
+        if not name or "/" in name or "\0" in name or {".", ".."} & set(parts) or len(name.encode()) > _MAX_NAME:
+            raise ValueError(
+                f"layers cannot be called {name[:60]!r}: a name has 1 to {_MAX_NAME} bytes without '/', and no part "
+                "of it is '.' or '..'"
+            )
 
 
 def check_activations(tree: xr.DataTree) -> None:
@@ -175,6 +187,7 @@ def check_given(tree: xr.DataTree, answers: Mapping[str, xr.Dataset]) -> None:
     """The same checks before writing, so that no bundle is written that could not be read."""
     check_tree(tree)
     try:
+        check_layer_names(layer_names(tree))
         check_activations(tree)
         for key, eig in answers.items():
             check_eigenvectors(key, eig, image_names(tree))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Iterator
@@ -21,12 +22,16 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging as progress
+from transformers.utils.hub import cached_file
 
-from ..errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError, first_line
+from ..errors import ModelNotFoundError, UnsupportedModelError, first_line
 from . import families, timm
+from .building import Shapes, stored_shapes, try_out
+from .folder_settings import check_settings, one_line, read_settings_file, unreadable
 
 WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
 """Folder of the models that come with the package; each is an ordinary transformers folder."""
@@ -95,26 +100,49 @@ def fetch(
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
     with quiet(), bars(shown=not local):
         config = _fetch_config(source, location, common)
+        weights = _weights_here(source, Path(location)) if local else None
         if not trust_remote_code and not families.config_is_supported(config):
             architecture = next(iter(getattr(config, "architectures", None) or []), type(config).__name__)
             raise families.unsupported(f"{source!r} ({architecture})")
+        if not (trust_remote_code and getattr(config, "auto_map", None)):  # code of its own may not know how
+            try_out(source, lambda: AutoModel.from_config(copy.deepcopy(config)), weights, "config.json")
         module, info = _fetch_weights(source, location, config, dtype, safetensors_only, common)
-        settings = read_settings(location, revision=revision, local_files_only=local)
+        settings = read_settings(location, source, revision=revision, local_files_only=local)
     commit = getattr(config, "_commit_hash", None) or revision or ""
     return Loaded(module, settings, str(commit), frozenset(info.get("missing_keys", ())))
 
 
-def read_settings(location: str, **options: Any) -> dict[str, Any] | None:
+def read_settings(location: str, source: str | None = None, **options: Any) -> dict[str, Any] | None:
     """The picture settings kept beside a model, or None where there are none."""
+    path = _file(location, "preprocessor_config.json", options)
+    if path is not None:
+        read_settings_file(source or location, path)
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(location, **options)
-    except (OSError, ValueError) as error:
-        if "valid JSON" in str(error):
-            raise SpectralToolkitError(
-                f"The picture settings beside {location!r} are not JSON: mend or remove preprocessor_config.json."
-            ) from error
+    except (OSError, ValueError):
         return None
+    except Exception as error:  # such as a processor_config.json that is a list
+        raise unreadable(
+            source or location, f"has picture settings that are not readable ({one_line(error)})"
+        ) from error
     return settings
+
+
+def _file(location: str, name: str, options: dict[str, Any]) -> Path | None:
+    """A file of a folder, or of the hub's cache if it is there or can be fetched."""
+    try:
+        found = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **options)
+    except (OSError, ValueError):  # no such model, or none that can be reached: said when it is loaded
+        return None
+    return None if found is None else Path(found)
+
+
+def _weights_here(source: str, folder: Path) -> Shapes | None:
+    """Shapes of the weights that transformers will read from a folder."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists() or not index.is_file():
+        return stored_shapes(source, folder)
+    return stored_shapes(source, folder, read_settings_file(source, index))
 
 
 def locate(source: str, revision: str | None) -> Place:
@@ -140,7 +168,7 @@ def folder_of_diffusers(path: Path) -> bool:
         return True
     try:
         return "_diffusers_version" in json.loads((path / "config.json").read_text())
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -178,8 +206,13 @@ def _probe(source: str, revision: str | None) -> Place:
 
 
 def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
+    where = {name: common[name] for name in ("revision", "local_files_only")}
+    if (path := _file(location, "config.json", where)) is not None:
+        check_settings(source, path, frozenset(family.model_type for family in families.FAMILIES))
     try:
-        return AutoConfig.from_pretrained(location, **common)
+        config = AutoConfig.from_pretrained(location, **common)
+        config.return_dict = True  # which decides only the form of what a model returns, and some need it themselves
+        return config
     except (OSError, GatedRepoError) as error:
         raise _explain(source, error) from error
     except (ValueError, KeyError) as error:
@@ -188,8 +221,10 @@ def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
                 f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
             ) from error
         raise families.unsupported(
-            repr(source), f"has a configuration this version of transformers cannot read ({first_line(error)})"
+            repr(source), f"has a configuration this version of transformers cannot read ({one_line(error)})"
         ) from error
+    except Exception as error:  # a setting of another type than expected fails anywhere
+        raise unreadable(source, f"has a config.json that transformers cannot use ({one_line(error)})") from error
 
 
 def _fetch_weights(
@@ -218,11 +253,11 @@ def _fetch_weights(
             ) from error
         raise families.unsupported(f"{source!r} ({type(config).__name__})", "cannot be loaded") from error
     except (RuntimeError, TypeError) as error:
-        raise not_found(source, f"has a config.json that does not fit its weights ({first_line(error)})") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise not_found(source, f"has damaged weights ({first_line(error)})") from error
+        raise not_found(source, f"has a config.json that does not fit its weights ({one_line(error)})") from error
+    except SafetensorError as error:
+        raise not_found(source, f"has damaged weights ({one_line(error)})") from error
+    except Exception as error:  # packages that a configuration asks for, settings of the wrong type
+        raise unreadable(source, f"cannot be loaded ({one_line(error)})") from error
 
 
 def _explain(source: str, error: BaseException) -> ModelNotFoundError:

@@ -121,6 +121,13 @@ class Model(ABC):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     """Libraries whose versions belong to the provenance."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A lock belongs to one object in one process: copies and pickles get one of their own.
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
     @property
     def parts(self) -> tuple[torch.nn.Module, ...]:
         """Every module that takes part in a capture."""

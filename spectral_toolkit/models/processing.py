@@ -22,6 +22,7 @@ from ..errors import SpectralToolkitError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
+MAX_SIDE = 65_536
 _KNOWN = (
     "image_mean",
     "image_std",
@@ -132,7 +133,7 @@ def _per_channel(name: str, value: Any, default: tuple[float, ...]) -> tuple[flo
         return default
     try:
         values = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _bad(name, value, "expected one number, or three") from error
     if values.ndim == 0:
         values = np.full(3, values)
@@ -148,7 +149,7 @@ def _per_channel(name: str, value: Any, default: tuple[float, ...]) -> tuple[flo
 def _factor(value: Any, default: float) -> float:
     try:
         factor = default if value is None else float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _bad("rescale_factor", value, "expected a number, usually 1/255") from error
     if not 0 < factor < float("inf"):
         raise _bad("rescale_factor", value, "expected a finite number above 0, usually 1/255")
@@ -170,13 +171,18 @@ def _fixed_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     """Where the processor always yields one size, that size."""
     size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
     if isinstance(size, int):
-        return (size, size)
-    if isinstance(size, Mapping) and size.get("height") and size.get("width"):
-        try:
-            return (int(size["height"]), int(size["width"]))
-        except (TypeError, ValueError) as error:
-            raise _bad("size", dict(size), "expected whole numbers of pixels") from error
-    return None
+        sides = [size, size]
+    elif isinstance(size, Mapping) and "height" in size and "width" in size:
+        sides = [size["height"], size["width"]]
+    elif size is None or isinstance(size, Mapping | list | tuple):
+        return None
+    else:
+        raise _bad("size", size, "expected one number, or {'height': ..., 'width': ...}")
+    if sides == [None, None]:
+        return None
+    if not all(isinstance(side, int) and not isinstance(side, bool) and 0 < side <= MAX_SIDE for side in sides):
+        raise _bad("size", size, f"expected whole numbers of pixels from 1 to {MAX_SIDE}")
+    return (sides[0], sides[1])
 
 
 def _bad(name: str, value: Any, expected: str) -> SpectralToolkitError:

@@ -24,7 +24,7 @@ def refuse_folder(source: str, path: Path) -> None:
     """Raise ``UnsupportedModelError`` for a folder as timm saves its models."""
     try:
         config = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
     if isinstance(config, dict) and "architecture" in config and "pretrained_cfg" in config:
         raise _refused(repr(source))

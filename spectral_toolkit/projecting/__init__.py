@@ -13,14 +13,13 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import check_tree, image_names, layer_names, names_array, patch_centres
+from ..activations import check_tree, image_coordinates, image_names, layer_names, names_array, patch_centres
 from ..affinities.dataset_graph import DatasetGraph
 from ..affinities.layer_graph import LayerGraph, Member, make_members
 from ..affinities.pencil import positive_members
 from ..affinities.resampling import Grid, Resampling
 from ..devices import working_dtype
 from ..errors import ActivationsError, SolverError
-from ..solvers.answer import image_coordinates
 from . import knn, shifted_cosine
 from .rebuilding import graph_of
 from .system import PictureSystem, Solution

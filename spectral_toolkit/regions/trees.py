@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..activations import as_stack
 from ..errors import RegionsError
 from .cutting import Tree
 from .embedding import most_tried, titles
@@ -90,7 +91,7 @@ def hierarchy(segments: xr.DataArray) -> xr.Dataset:
     [[-1, 0, 0]]
     """
     if _is_one_of_several(segments):
-        return hierarchy(_stacked(segments)).isel(image=0, missing_dims="ignore")
+        return hierarchy(as_stack(segments)).isel(image=0, missing_dims="ignore")
     entries = _entries(segments)
     n_nodes = max(len(entry["parent"]) for entry in entries)
     variables: dict[str, np.ndarray] = {}
@@ -133,7 +134,7 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or threshold != threshold:
         raise RegionsError(f"threshold={threshold!r} is not understood: expected a number from 0 to 2.")
     if _is_one_of_several(segments):
-        return recut(_stacked(segments), threshold).isel(image=0)
+        return recut(as_stack(segments), threshold).isel(image=0)
     entries = _entries(segments)
     joint = segments.attrs.get("scope") == "dataset"
     labels = segments.transpose("image", "y", "x").values.copy()
@@ -166,11 +167,6 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
 def _is_one_of_several(segments: object) -> bool:
     """Whether one picture was taken out, as ``segments.isel(image=0)``; what are no segments is told elsewhere."""
     return isinstance(segments, xr.DataArray) and "image" not in segments.dims
-
-
-def _stacked(segments: xr.DataArray) -> xr.DataArray:
-    """One picture taken out of several, as a stack of one."""
-    return xr.concat([segments], "image", coords="all")
 
 
 def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], list[int]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..activations import check_tree, image_names, layer_names, patch_centres
+from ..activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
 from ..errors import ActivationsError, SpectralToolkitError
 
 IGNORE = -1
@@ -70,7 +70,7 @@ def prepare_labels(acts: xr.DataTree, labels: Any, *, grid: tuple[int, int] | No
         cells = np.stack(maps)
     else:
         cells = np.stack([_majority(_crop(acts, one, index), rows, columns) for index, one in enumerate(maps)])
-    coords = {"image": names, "y": patch_centres(rows), "x": patch_centres(columns)}
+    coords = {"image": names, **image_coordinates(acts), "y": patch_centres(rows), "x": patch_centres(columns)}
     attrs = {"ignore": IGNORE, "grid": f"{rows}x{columns}"}
     return xr.DataArray(cells, coords, ("image", "y", "x"), name="label", attrs=attrs)
 

@@ -16,11 +16,10 @@ from ..affinities import affinity
 from ..affinities.dataset_graph import too_fine
 from ..affinities.features import KINDS
 from ..errors import ActivationsError, SpectralToolkitError
-from ..regions.kmeans import N_INIT
 from ..solvers import solve
 from .controls import pixel_tree, shuffled, untrained_tree
 from .labels import finest_grid, prepare_labels
-from .segments import OVERCLUSTERED, clusters, segment_scores
+from .segments import OVERCLUSTERED, STARTS, STARTS_OVERCLUSTERED, partitions, segment_scores
 from .variance import DEGREE, KNOTS, RIDGE, about_intervals, resamples, shares
 
 JOINT, PIXELS, UNTRAINED, SHUFFLED = "joint", "raw pixels", "untrained model", "shuffled labels"
@@ -88,7 +87,8 @@ def pathways(
         eigenvectors; ``what``: the share of category beyond position; ``where_plain``, ``what_plain``,
         ``image_share``: omega squared of one factor, position, category, or which image a cell is in; ``r2_position``:
         R^2 of a smooth regression on (x, y) (ridge on tensor products of cubic B-splines); ``matched_miou`` and ``ari``
-        in [-1, 1] of k-means with as many clusters as categories, ``overclustered_miou`` of 40 clusters. Coordinate
+        in [-1, 1] of k-means with as many clusters as categories, ``overclustered_miou`` of 40 clusters, each the mean
+        over several starts of k-means, whose spread the interval holds too. Coordinate
         ``role (layer)``: ``"layer"``, ``"joint"`` or ``"control"``. Write ``scores["where"]``: xarray has a method
         ``scores.where``.
 
@@ -184,7 +184,8 @@ def pathways(
             "n_bootstrap": n_bootstrap,
             "confidence": float(confidence),
             "seed": seed,
-            "clusters": f"k-means, {N_INIT} starts; {OVERCLUSTERED} clusters over-clustered",
+            "clusters": f"k-means, mean of {STARTS} starts; {OVERCLUSTERED} clusters over-clustered, mean of "
+            f"{STARTS_OVERCLUSTERED}",
             "r2_model": f"ridge, penalty {RIDGE:g}, tensor products of B-splines of degree {DEGREE}, {KNOTS} knots",
             "notes": " ".join(dict.fromkeys(note for note in notes if note)),
             **{f"activations_{name}": value for name, value in acts.attrs.items()},
@@ -225,7 +226,8 @@ def score(
         return scores
     flat = values.reshape(-1, values.shape[-1])
     n_categories = len(np.unique(cells[cells >= 0]))
-    matched, over = (clusters(flat, n, seed).reshape(cells.shape) for n in (n_categories, OVERCLUSTERED))
+    wanted = ((n_categories, STARTS), (OVERCLUSTERED, STARTS_OVERCLUSTERED))
+    matched, over = (partitions(flat, n, starts, seed).reshape(-1, *cells.shape) for n, starts in wanted)
     return scores | segment_scores(matched, over, cells, weights)
 
 

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..activations import names_array, patch_centres
+from ..activations import image_coordinates, names_array, patch_centres
 from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid, Resampling
 from ..devices import working_dtype
@@ -212,15 +212,6 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
     columns = torch.as_tensor(values).flatten(1, 2).transpose(1, 2).contiguous().to(device=graph.device, dtype=dtype)
     columns = Resampling((vectors.sizes["y"], vectors.sizes["x"]), grid)(columns)
     return WarmStart(as_one(columns) if graph.recipe.scope == "dataset" else columns)
-
-
-def image_coordinates(activations: xr.DataTree) -> dict[str, xr.Variable]:
-    """What a tree knows of each of its images besides the name: original sizes and boxes."""
-    return {
-        str(name): coordinate.variable
-        for name, coordinate in activations.coords.items()
-        if name != "image" and coordinate.dims == ("image",)
-    }
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -16,6 +16,9 @@ from ..errors import StoreError
 _TAG = "CACHEDIR.TAG"
 _SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir: backup programs pass it by
 _OURS = "# Cells of a spectral_toolkit study, by content hash. It may be deleted at any time when no study runs."
+LOCK = "lock"
+_FIRST = {_TAG, LOCK}
+"""What a cache holds from its first moment on."""
 _STORE, _NUMBERS = "eigenvectors.zarr", "numbers.json"
 
 
@@ -31,15 +34,22 @@ class Cache:
     def __init__(self, folder: Path):
         self.folder = folder
         tag = folder / _TAG
-        if folder.exists():
+        try:
             known = tag.is_file() and _OURS in tag.read_text(encoding="utf-8", errors="replace")
-            if not folder.is_dir() or (not known and any(folder.iterdir())):
+            # Another run may be making it at this moment.
+            others = folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - _FIRST)
+            if others and not known:
                 raise StoreError(
                     f"{str(folder)!r} exists and is no cache of a study: move it away, or choose another --out."
                 )
-        folder.mkdir(parents=True, exist_ok=True)
-        if not tag.is_file():
-            tag.write_text(f"{_SIGNATURE}\n{_OURS}\n", encoding="utf-8")
+            folder.mkdir(parents=True, exist_ok=True)
+            if not known:
+                tag.write_text(f"{_SIGNATURE}\n{_OURS}\n", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(
+                f"{str(folder)!r} cannot be written ({error.strerror or error}): make room there, or choose another "
+                "--out."
+            ) from error
 
     def cell(self, content: str) -> Path:
         """Folder of a cell, whether it is there or not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,10 @@ import numpy as np
 import xarray as xr
 
 from ..comparing.angles import principal_angles
+from ..errors import StudyError, first_line
 from ..solvers.answer import DEGENERATE_GAP
 from .cache import Cache, open_answer
+from .claim import locked
 from .config import Study, Tolerances
 from .numbers import read_record, study_record
 from .plan import plan_study
@@ -24,6 +27,7 @@ from .reading import read_study
 from .running import compute
 
 _CELL = ("model", "pictures", "affinity", "layers")
+_BY_LAYER = {"layer_share": "share of the eigenvalue", "layer_mass": "mass"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Check:
     changed
         What differs of versions, code, weights, pictures and settings: the likely causes.
     n_compared
-        How many numbers and subspaces were compared.
+        How many numbers and subspaces were compared; those that moved are among them.
     n_unsettled
         How many groups of components were left out: the next eigenvalue is as good as equal and was not asked for, so
         which vectors of that space an answer holds is chance.
@@ -106,7 +110,9 @@ class Check:
             lines.append(
                 f"{self.n_unsettled} groups of components were left out: the eigenvalue after them is as good as equal"
             )
-        found = f"{len(self.moved)} moved" if self.moved else "none moved"
+        found = f"{len(self.moved)} of them moved" if self.moved else "none moved"
+        if self.missing:
+            found += f"; {len(self.missing)} cells are missing"
         return [*lines, f"{self.n_compared} numbers compared with tolerances: {found}"]
 
 
@@ -138,26 +144,45 @@ def check_study(
     """
     study = config if isinstance(config, Study) else read_study(config)
     path = Path(old)
-    before = read_record(path)
+    before = _comparable(path)
     plan = plan_study(study)
-    folder = _working_folder(path)
-    cache = Cache(folder)
-    numbers, _ = compute(plan, cache, progress=progress, tell=tell or (lambda line: None))
-    after = study_record(plan, numbers)
-    contents = {row["group"]: row["content_sha256"] for row in after["cells"]}
-    store = path.with_suffix(".zarr")
-    check = compare(
-        before,
-        after,
-        study.check,
-        eigenvectors=(
-            (lambda group: open_answer(store / group), lambda group: cache.eigenvectors(contents[group]))
-            if store.is_dir()
-            else None
-        ),
-    )
-    shutil.rmtree(folder, ignore_errors=True)
+    cache = Cache(_working_folder(path))
+    with locked(cache):
+        numbers, _ = compute(plan, cache, progress=progress, tell=tell or (lambda line: None))
+        after = study_record(plan, numbers)
+        contents = {row["group"]: row["content_sha256"] for row in after["cells"]}
+        store = path.with_suffix(".zarr")
+        check = compare(
+            before,
+            after,
+            study.check,
+            eigenvectors=(
+                (lambda group: open_answer(store / group), lambda group: cache.eigenvectors(contents[group]))
+                if store.is_dir()
+                else None
+            ),
+        )
+        shutil.rmtree(cache.folder, ignore_errors=True)
     return check
+
+
+def _comparable(path: Path) -> dict[str, Any]:
+    """The old numbers, of which everything is there that a comparison reads: told before anything is computed."""
+    before = read_record(path)
+    try:
+        compare(before, before, Tolerances())
+        for cell in before["cells"]:
+            if not re.fullmatch(r"[\w-]+", cell["group"]):
+                raise ValueError("the name of a group")
+            for answer in cell["answers"]:
+                if len({len(answer[name]) for name in ("eigenvalue", "eigengap", "converged", "degenerate_group")}) > 1:
+                    raise ValueError("lists of several lengths")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise StudyError(
+            f"{str(path)!r} lacks numbers of a study, or holds others ({type(error).__name__}: {first_line(error)}): "
+            "give the JSON that an earlier study wrote, as it was written."
+        ) from error
+    return before
 
 
 def _working_folder(old: Path) -> Path:
@@ -176,31 +201,25 @@ def compare(
 ) -> Check:
     """Compare two records, and eigenvectors where functions from a cell's group to the old and new ones are given."""
     olds, news = _by_cell(before), _by_cell(after)
-    moved: list[Moved] = []
-    count = _Count()
+    found: list[Moved | None] = []
+    unsettled: list[str] = []
     for key, old in olds.items():
         if key not in news:
             continue
         where, new = " · ".join(key), news[key]
-        moved += _compared_answers(where, old, new, tolerances, count)
-        moved += _compared_scores(where, old.get("scores"), new.get("scores"), tolerances.score, count)
+        found += _compared_answers(where, old, new, tolerances)
+        found += _compared_scores(where, old.get("scores"), new.get("scores"), tolerances.score)
         if eigenvectors is not None:
-            moved += _compared_spaces(where, old, new, eigenvectors, tolerances.subspace, count)
+            found += _compared_spaces(where, old, new, eigenvectors, tolerances.subspace, unsettled)
     return Check(
-        moved=moved,
+        moved=[one for one in found if one is not None],
         missing=[" · ".join(key) for key in olds if key not in news],
         added=[" · ".join(key) for key in news if key not in olds],
         changed=list(_changes(before, after)),
-        n_compared=count.compared,
-        n_unsettled=count.unsettled,
+        n_compared=len(found),
+        n_unsettled=len(unsettled),
         subspaces=eigenvectors is not None,
     )
-
-
-@dataclass
-class _Count:
-    compared: int = 0
-    unsettled: int = 0
 
 
 def _by_cell(record: Mapping[str, Any]) -> dict[tuple[str, ...], Mapping[str, Any]]:
@@ -215,34 +234,34 @@ def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str
 
 
 def _compared_answers(
-    where: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerances: Tolerances, count: _Count
-) -> Iterator[Moved]:
+    where: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerances: Tolerances
+) -> Iterator[Moved | None]:
+    """One item for everything compared, as in all that follow: None where it stayed within its tolerance."""
     for image, before, after in _pairs(old, new):
         place = where if image is None else f"{where} · {image}"
         if after is None or len(before["eigenvalue"]) != len(after["eigenvalue"]):
             found = "none" if after is None else len(after["eigenvalue"])
             yield Moved(place, "number of eigenvectors", len(before["eigenvalue"]), found, None, None)
             continue
+        layers = {name: [layer for layer in before[name] if layer in after[name]] for name in _BY_LAYER}
+        for layer in dict.fromkeys(layer for name in _BY_LAYER for layer in before[name] if layer not in layers[name]):
+            yield Moved(place, f"layer {layer}", "there", "gone", None, None)
         for name in ("eigenvalue", "eigengap"):
             for component, pair in enumerate(zip(before[name], after[name], strict=True), start=1):
-                yield from _beyond(place, f"{name} {component}", pair[0], pair[1], tolerances.eigenvalue, count)
+                yield _beyond(place, f"{name} {component}", pair[0], pair[1], tolerances.eigenvalue)
         for component, pair in enumerate(zip(before["converged"], after["converged"], strict=True), start=1):
-            count.compared += 1
-            if pair[0] != pair[1]:
-                words = [("converged" if one else "not converged") for one in pair]
-                yield Moved(place, f"component {component}", words[0], words[1], None, None)
+            words = [("converged" if one else "not converged") for one in pair]
+            same = words[0] == words[1]
+            yield None if same else Moved(place, f"component {component}", words[0], words[1], None, None)
         groups = _groups(before, after)
-        for name, words in (("layer_share", "share of the eigenvalue"), ("layer_mass", "mass")):
+        for name, words in _BY_LAYER.items():
             for group in groups:
                 if not _is_settled(group, before, after):
                     continue
-                for layer in before[name]:
-                    if layer not in after[name]:
-                        yield Moved(place, f"layer {layer}", "there", "gone", None, None)
-                        continue
+                for layer in layers[name]:
                     pair = [_part(answer, name, layer, group) for answer in (before, after)]
                     what = f"{words} of components {_range(group)} in layer {layer}"
-                    yield from _beyond(place, what, pair[0], pair[1], tolerances.share, count)
+                    yield _beyond(place, what, pair[0], pair[1], tolerances.share)
 
 
 def _part(answer: Mapping[str, Any], name: str, layer: str, group: Sequence[int]) -> float | None:
@@ -259,25 +278,20 @@ def _compared_scores(
     old: Mapping[str, Any] | None,
     new: Mapping[str, Any] | None,
     tolerance: float,
-    count: _Count,
-) -> Iterator[Moved]:
+) -> Iterator[Moved | None]:
     if not old:
         return
     found = (new or {}).get("values", {})
     for name, value in old["values"].items():
         now = found.get(name, {}).get("value")
-        yield from _beyond(where, f"score {name}", value["value"], now, tolerance, count)
+        yield _beyond(where, f"score {name}", value["value"], now, tolerance)
 
 
-def _beyond(where: str, what: str, old: Any, new: Any, tolerance: float, count: _Count) -> Iterator[Moved]:
-    count.compared += 1
+def _beyond(where: str, what: str, old: Any, new: Any, tolerance: float) -> Moved | None:
     if old is None or new is None:
-        if old is not new:
-            yield Moved(where, what, old, new, None, None)
-        return
+        return None if old is new else Moved(where, what, old, new, None, None)
     difference = abs(float(new) - float(old))
-    if not difference <= tolerance:
-        yield Moved(where, what, old, new, difference, tolerance)
+    return None if difference <= tolerance else Moved(where, what, old, new, difference, tolerance)
 
 
 def _groups(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[int]]:
@@ -316,8 +330,8 @@ def _compared_spaces(
     new: Mapping[str, Any],
     eigenvectors: tuple[Callable[[str], xr.Dataset], Callable[[str], xr.Dataset]],
     tolerance: float,
-    count: _Count,
-) -> Iterator[Moved]:
+    unsettled: list[str],
+) -> Iterator[Moved | None]:
     try:
         was = eigenvectors[0](old["group"])
     except ValueError as error:
@@ -341,13 +355,11 @@ def _compared_spaces(
             continue
         for group in _groups(before, after):
             if not _is_settled(group, before, after):
-                count.unsettled += 1
+                unsettled.append(f"{place}: {_range(group)}")
                 continue
-            count.compared += 1
             sine = sine_between(pair[0][:, group], pair[1][:, group])
-            if not sine <= tolerance:
-                what = f"eigenvectors {_range(group)}, sine of the largest angle"
-                yield Moved(place, what, 0.0, sine, sine, tolerance)
+            what = f"eigenvectors {_range(group)}, sine of the largest angle"
+            yield None if sine <= tolerance else Moved(place, what, 0.0, sine, sine, tolerance)
 
 
 def _columns(eig: xr.Dataset) -> np.ndarray:

@@ -100,7 +100,13 @@ def read_record(path: Path) -> dict[str, Any]:
             raise ValueError("it does not begin as the numbers of a study do")
         if not isinstance(record.get("schema"), int) or not all(
             isinstance(record.get(name), kind)
-            for name, kind in (("cells", list), ("models", list), ("pictures", list), ("provenance", dict))
+            for name, kind in (
+                ("cells", list),
+                ("models", list),
+                ("pictures", list),
+                ("study", dict),
+                ("provenance", dict),
+            )
         ):
             raise ValueError("parts of it are missing")
     except FileNotFoundError as error:

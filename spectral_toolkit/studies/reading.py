@@ -6,12 +6,12 @@ import difflib
 import math
 import os
 import re
+import reprlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ..affinities.features import KINDS
 from ..affinities.presets import PRESETS
@@ -27,11 +27,19 @@ from .config import (
     Tolerances,
     portable,
 )
+from .yaml_text import Places, read_yaml
 
 EACH = "each"
 """The choice of layers that stands for every layer alone."""
 MAX_SCENES = 100_000
+MAX_LAYERS = 10_000
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
+_LONGEST_TEXT = 4096
+_LAST_STEP = re.compile(r"(\[\d*\]|\.?[^.\[]*|.)\Z", re.DOTALL)
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters but line breaks and tabs, and halves of characters, which no file can hold."""
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict, _REPR.maxstring, _REPR.maxother = 4, 10, 10, 10, 78, 78
 _STUDY_KEYS = (*(one.name for one in fields(Study) if one.name != "folder"), "kernel")
 
 
@@ -59,68 +67,50 @@ def read_study(source: str | os.PathLike[str] | Mapping[str, Any], *, folder: st
     if isinstance(source, Mapping):
         return _study(_Reader("the study"), dict(source), Path(folder))
     path = Path(source)
-    name = path.name
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError as error:
-        raise StudyError(f"There is no file {str(path)!r}: give the YAML file of a study.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{str(path)!r} cannot be read as text ({error}): give the YAML file of a study.") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or type(error).__name__
-        raise StudyError(f"{name}{place}: not YAML that can be read ({problem}): mend it there.") from error
-    return _study(_Reader(name), content, path.resolve().parent)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain data only, and no key twice: the first of two would be dropped without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            name = getattr(key, "value", None)
-            if isinstance(name, str) and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", key.start_mark)
-            seen.add(name if isinstance(name, str) else id(key))
-        return super().construct_mapping(node, deep)
+    content, places = read_yaml(path)
+    return _study(_Reader(path.name, places), content, path.resolve().parent)
 
 
 class _Reader:
     """Values of a mapping, checked; ``name`` says in every message where they come from."""
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, places: Places | None = None):
+        self.name, self._places = name, places or {}
+
+    def at(self, key: str) -> str:
+        """The name, and line and column of the value, or of the nearest around it, where they are known."""
+        while self._places and key not in self._places:
+            key = _LAST_STEP.sub("", key)
+        return f"{self.name}, line {self._places[key][0]}, column {self._places[key][1]}" if self._places else self.name
 
     def fail(self, key: str, value: Any, expected: str) -> StudyError:
-        shown = repr(value)
-        return StudyError(
-            f"{self.name}: {key} is {shown if len(shown) <= 80 else shown[:77] + '...'}: expected {expected}."
-        )
+        return StudyError(f"{self.at(key)}: {key or 'the whole'} is {_shown(value)}: expected {expected}.")
 
     def mapping(self, key: str, value: Any, known: tuple[str, ...], what: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise self.fail(key, value, f"{what} with any of the keys {', '.join(known)}")
         for name in value:
             if name not in known:
-                close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-                hint = f"did you mean {close[0]!r}? " if close else ""
+                hint = f"did you mean {close!r}? " if (close := _closest(name, known, cutoff=0.5)) else ""
                 inside = f"{key}.{name}" if key else str(name)
                 raise StudyError(
-                    f"{self.name}: {inside!r} is no key of {what}: {hint}Known are {', '.join(sorted(known))}."
+                    f"{self.at(inside)}: {_shown(inside)} is no key of {what}: {hint}Known are "
+                    f"{', '.join(sorted(known))}."
                 )
         return value
 
     def text(self, key: str, value: Any) -> str:
         if not isinstance(value, str) or not value.strip():
-            raise self.fail(key, value, "a text")
+            raise self.fail(key, value, "a text" + (", in quotes" if isinstance(value, bool | int | float) else ""))
+        if len(value) > _LONGEST_TEXT or _NO_TEXT.search(value):
+            raise self.fail(
+                key, value, f"a text of at most {_LONGEST_TEXT} characters, none of them a control character"
+            )
         return value
 
     def one_of(self, key: str, value: Any, known: tuple[str, ...]) -> str:
-        if value not in known or not isinstance(value, str):
-            close = difflib.get_close_matches(str(value), known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+        if not isinstance(value, str) or value not in known:
+            hint = f" (did you mean {close!r}?)" if (close := _closest(value, known)) else ""
             raise self.fail(key, value, f"one of {', '.join(known)}{hint}")
         return value
 
@@ -130,9 +120,9 @@ class _Reader:
         return value
 
     def number(self, key: str, value: Any, fits: Callable[[float], bool], expected: str) -> float:
-        try:  # 1e-6 without a point is a text to YAML 1.1
+        try:
             found = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found = math.nan
         if not math.isfinite(found) or not fits(found):
             raise self.fail(key, value, expected)
@@ -150,11 +140,30 @@ class _Reader:
         return list(items)
 
     def distinct(self, key: str, labels: list[str]) -> None:
-        for label in labels:
-            if labels.count(label) > 1:
+        for label, n_items in Counter(labels).items():
+            if n_items > 1:
                 raise StudyError(
-                    f"{self.name}: two items of {key} are called {label!r}: give one of them a label of its own."
+                    f"{self.at(key)}: two items of {key} are called {_shown(label)}: give one of them a label of its "
+                    "own."
                 )
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence: on one line, and short however large it is."""
+    if value is None:
+        return "empty"
+    try:
+        text = " ".join(_REPR.repr(value).splitlines())
+    except ValueError:  # Python writes no number of more than 4300 digits
+        text = f"a {type(value).__name__} too long to write"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _closest(name: Any, known: tuple[str, ...], cutoff: float = 0.6) -> str | None:
+    close = (
+        difflib.get_close_matches(name, known, n=1, cutoff=cutoff) if isinstance(name, str) and len(name) < 80 else []
+    )
+    return close[0] if close else None
 
 
 def _study(reader: _Reader, content: Any, folder: Path) -> Study:
@@ -274,7 +283,7 @@ def _affinities(reader: _Reader, value: Any, kernels: Any, scope: str) -> tuple[
         try:
             check_combination(kind, kernel, heads, scope, numbers)
         except AffinityError as error:
-            raise StudyError(f"{reader.name}: {key}: {error}") from error
+            raise StudyError(f"{reader.at(key)}: {key}: {error}") from error
         parts = [kind, *([given["kernel"]] if "kernel" in given else []), *(["each head"] if heads == "each" else [])]
         parts += [f"{name} {number:g}" for name, number in numbers.items()]
         label = reader.text(f"{key}.label", given.get("label", " ".join(parts)))
@@ -303,7 +312,11 @@ def _layers(reader: _Reader, value: Any) -> tuple[LayerChoice, ...]:
         if not numbers or not all(isinstance(one, int | str) and not isinstance(one, bool) for one in numbers):
             expected = f"{', '.join((*PRESETS, EACH))}, the name or number of a layer, or a list of these"
             raise reader.fail(key, item, expected)
-        expanded = [layer for one in numbers for layer in _expanded(reader, key, one)]
+        expanded: list[int | str] = []
+        for one in numbers:
+            expanded += _expanded(reader, key, one)
+            if len(expanded) > MAX_LAYERS:
+                raise reader.fail(key, item, f"at most {MAX_LAYERS} layers")
         choices.append(LayerChoice(name or ", ".join(map(str, numbers)), tuple(expanded)))
     reader.distinct("layers", [choice.label for choice in choices])
     return tuple(choices)
@@ -311,7 +324,9 @@ def _layers(reader: _Reader, value: Any) -> tuple[LayerChoice, ...]:
 
 def _expanded(reader: _Reader, key: str, item: int | str) -> list[int | str]:
     """Ranges such as 2-5 as numbers, both ends included."""
-    match = re.fullmatch(r"(\d{1,4})-(\d{1,4})", item) if isinstance(item, str) else None
+    if isinstance(item, int):
+        return [reader.whole(key, item, -MAX_LAYERS, MAX_LAYERS)]
+    match = re.fullmatch(r"(\d{1,4})-(\d{1,4})", reader.text(key, item))
     if match is None:
         return [item]
     first, last = int(match[1]), int(match[2])

@@ -13,9 +13,10 @@ import xarray as xr
 
 from ..capturing import capture
 from ..errors import SpectralToolkitError, StoreError, StudyError
-from ..outputs import refuse_file, refuse_foreign, write_whole
+from ..outputs import refuse_file, write_whole
 from ..trust import outlying_masks
 from .cache import Cache, open_answer
+from .claim import claimed
 from .computing import compute_cell
 from .config import Study
 from .numbers import dumped, study_record, write_zarr
@@ -79,7 +80,8 @@ def run_study(
     out
         The HTML file; ``.json``, ``.zarr`` and ``.cache`` stand beside it under the same name.
     overwrite
-        Whether to replace an earlier result.
+        Whether to replace an earlier result of this study, which is known by its title; without one, by its models and
+        pictures. Those of another study are never replaced.
     progress
         Whether to show bars.
     tell
@@ -92,7 +94,8 @@ def run_study(
     Raises
     ------
     StudyError
-        If the study asks for something impossible.
+        If the study asks for something impossible, results of another study are in the way, or another run is at work
+        there.
     StoreError
         If something else is where a result should go, or an earlier result is and ``overwrite`` is False.
 
@@ -106,29 +109,21 @@ def run_study(
     ['scenes · made · vv · 0']
     """
     study = config if isinstance(config, Study) else read_study(config)
-    page, numbers_path, store, folder = output_paths(out)
-    for path in (page, numbers_path, store):
-        refuse_foreign(path, overwrite=overwrite)
+    *outputs, folder = output_paths(out)
+    page, numbers_path, store = outputs
     refuse_file(page.parent)
-    say = tell or (lambda line: None)
-    plan = plan_study(study)
-    cache = Cache(folder)
-    numbers, n_cached = compute(plan, cache, progress=progress, tell=say)
-    record = study_record(plan, numbers)
-    stores = {
-        row["group"]: cache.store(cell.content_sha256) for row, cell in zip(record["cells"], plan.cells, strict=True)
-    }
     name = Path(config).name if isinstance(config, str | os.PathLike) else "study.yaml"
-    html, shown = study_page(
-        plan,
-        record,
-        _Answers(cache, {row["group"]: row["content_sha256"] for row in record["cells"]}),
-        command=command_line(name, page.name),
-    )
-    write_zarr(stores, store)
-    write_whole(page, html.encode())
-    write_whole(numbers_path, dumped(record))  # last: where it is, the study is whole
-    cache.keep_only({cell.content_sha256 for cell in plan.cells})
+    with claimed(study, outputs, folder, overwrite=overwrite) as cache:
+        plan = plan_study(study)
+        numbers, n_cached = compute(plan, cache, progress=progress, tell=tell or (lambda line: None))
+        record = study_record(plan, numbers)
+        contents = {row["group"]: row["content_sha256"] for row in record["cells"]}
+        command = command_line(name, page.name)
+        html, shown = study_page(plan, record, _Answers(cache, contents), command=command)
+        write_zarr({group: cache.store(content) for group, content in contents.items()}, store)
+        write_whole(page, html.encode())
+        write_whole(numbers_path, dumped(record))  # last: where it is, the study is whole
+        cache.keep_only(set(contents.values()))
     return StudyResult(record, page, numbers_path, store, n_cached, shown, [cell.label for cell in plan.cells])
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from ..errors import StudyError
+from ..decoding import read_numbers
+from ..errors import SpectralToolkitError, StudyError
 from ..images import Pictures, load_images
 from ..scenes import sample
 from .config import ModelChoice, PictureChoice, Study, portable
@@ -111,9 +111,8 @@ def label_maps(patterns: list[str] | tuple[str, ...], names: Any, folder: Path |
 
 def _label_map(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture)
-    except (OSError, UnidentifiedImageError) as error:
+        pixels = read_numbers(path)
+    except SpectralToolkitError as error:
         raise StudyError(f"The label map {path.name!r} cannot be read as a picture: save it as PNG.") from error
     if pixels.ndim != 2 or pixels.dtype.kind not in "iub":
         raise StudyError(

@@ -31,6 +31,9 @@ SEQUENTIAL = _from_hex(colorcet.CET_CBL2)
 
 _OKABE_ITO = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 
+N_LABEL_COLOURS = len(_OKABE_ITO) + len(colorcet.glasbey_light)
+"""How many labels can be given colours of their own."""
+
 ISOLATED = (118, 118, 118)
 """Grey of cells that no affinity reaches; no map above holds it."""
 

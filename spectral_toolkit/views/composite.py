@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SpectralToolkitError
-from .colour import DIVERGING
+from .colour import DIVERGING, ISOLATED, SEQUENTIAL, categorical
 
 
 def symmetric_limit(fields: np.ndarray) -> float:
@@ -120,6 +120,87 @@ def colour_three(fields: np.ndarray, limit: float) -> np.ndarray:
         )
     levels = np.arange(256, dtype=np.uint8)[:, None]
     return colour_field(fields, limit, levels)[..., 0]
+
+
+def label_colours(labels: np.ndarray, opacity: float, *, unlabelled: bool = True) -> np.ndarray:
+    """Labels, each in a colour of its own; below zero there is none.
+
+    Parameters
+    ----------
+    labels
+        Integers, shape (y, x).
+    opacity
+        Of the colours, 0 to 1.
+    unlabelled
+        Whether patches without a label are grey and nearly opaque; they are clear otherwise.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (y, x, 4).
+
+    Examples
+    --------
+    >>> label_colours(np.array([[0, -1]]), 1.0).tolist()
+    [[[0, 114, 178, 255], [118, 118, 118, 230]]]
+    """
+    colours = categorical(max(int(labels.max(initial=-1)) + 1, 1))[np.clip(labels, 0, None)]
+    if unlabelled:
+        return with_opacity(colours, opacity, labels < 0)
+    alpha = np.where(labels < 0, 0, round(255 * opacity)).astype(np.uint8)
+    return np.concatenate([colours, alpha[..., None]], axis=-1)
+
+
+def stacked_masks(masks: np.ndarray) -> np.ndarray:
+    """Masks that may overlap as one label map: the smaller lies above the larger, and -1 is where there is none.
+
+    Parameters
+    ----------
+    masks
+        Booleans, shape (instance, y, x).
+
+    Returns
+    -------
+    numpy.ndarray
+        Integers, shape (y, x): the place of the mask that is seen.
+
+    Examples
+    --------
+    >>> stacked_masks(np.array([[[True, False, False]], [[True, True, False]]])).tolist()
+    [[0, 1, -1]]
+    """
+    labels = np.full(masks.shape[1:], -1)
+    for place in np.argsort(-masks.reshape(len(masks), -1).sum(axis=1), kind="stable"):
+        labels[masks[place]] = place
+    return labels
+
+
+def magnitude_colours(values: np.ndarray, highest: float, opacity: float) -> np.ndarray:
+    """Numbers from zero (black) to ``highest`` (white), shape (y, x), as uint8 colours (y, x, 4)."""
+    fraction = np.clip(values / highest, 0.0, 1.0) if highest > 0 else np.zeros_like(values)
+    colours = SEQUENTIAL[np.rint(np.nan_to_num(fraction) * (len(SEQUENTIAL) - 1)).astype(np.intp)]
+    return np.concatenate([colours, np.full((*values.shape, 1), round(255 * opacity), np.uint8)], axis=-1)
+
+
+def highest_other(row: np.ndarray, patch: tuple[int, int] | None) -> float:
+    """The end of the colours of a patch's affinities: it is often tied to itself so strongly that all else were black.
+
+    Examples
+    --------
+    >>> highest_other(np.array([[9.0, 2.0]]), (0, 0))
+    2.0
+    """
+    others = row.copy()
+    if patch is not None:
+        others[patch] = 0.0
+    return float(others.max()) or float(row.max())
+
+
+def with_opacity(colours: np.ndarray, opacity: float, grey: np.ndarray) -> np.ndarray:
+    """RGBA of one opacity; what is grey is nearly opaque, so that nobody takes it for a value."""
+    alpha = np.where(grey, 230, round(255 * opacity)).astype(np.uint8)
+    solid = np.where(grey[..., None], np.array(ISOLATED, dtype=np.uint8), colours)
+    return np.concatenate([solid, alpha[..., None]], axis=-1)
 
 
 def resize_field(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

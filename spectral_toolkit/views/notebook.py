@@ -54,7 +54,7 @@ def _unseen() -> Iterator[None]:
     """Keep what is displayed from the page: ``hv.extension`` displays Panel's loader, and `send` has one of ours."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     publisher = getattr(shell, "display_pub", None)
-    if not hasattr(publisher, "register_hook"):  # no kernel: what is displayed is text
+    if publisher is None or not hasattr(publisher, "register_hook"):  # no kernel: what is displayed is text
         yield
         return
 

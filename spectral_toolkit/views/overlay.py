@@ -1,21 +1,15 @@
-"""Eigenvectors over pictures, as HoloViews objects drawn by Bokeh.
-
-Coordinates are those of the data: ``x`` and ``y`` are fractions of the picture, ``y`` counts from the top. Bokeh
-draws from the bottom; `_FRAME` turns its axis round, and that is the only place where anything is flipped.
-"""
+"""Results over pictures, as HoloViews objects drawn by Bokeh: eigenvectors here, all others in `overlay_fields`."""
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import holoviews as hv
 import numpy as np
 import xarray as xr
-from holoviews.core.util import dimension_sanitizer
 
-from ..activations import patch_centres
 from ..errors import SpectralToolkitError
 from .colour import DIVERGING, ISOLATED, hex_colours
 from .composite import (
@@ -28,35 +22,41 @@ from .composite import (
     robust_limit,
     symmetric_limit,
 )
-from .fitting import PAGE, fits, fitting_columns
+from .elements import (
+    cells_element,
+    even_titles,
+    framed,
+    layout,
+    mark_elements,
+    picture_element,
+    rgb_element,
+    styled,
+    tooltips,
+)
+from .fitting import PAGE, fitting_columns
 from .notebook import load_bokeh
 from .outline import CASING, CASING_WIDTH, INK, INK_WIDTH, boundary
+from .overlay_fields import DRAWN, Marked, as_field, check_part, draw_field
 from .shown import ShownPicture, choose_images, shown_pictures
 from .wording import component_title, three_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_Styled = TypeVar("_Styled", bound=hv.core.Dimensioned)
-
 KINDS = ("component", "grid", "rgb")
 """What `overlay` can draw."""
 
-_BOUNDS = (0.0, 0.0, 1.0, 1.0)
-_FRAME = {"invert_yaxis": True, "xaxis": None, "yaxis": None, "toolbar": "above", "active_tools": []}
 _SMOOTH_SIDE = 256  # pixels of the longer side of an interpolated field: more cannot be seen
 _GRID_WIDTH = 150
 _LAYOUT_WIDTH = 300
 _SINGLE_WIDTH = 480
 _LEAST_WIDTH = 60
 _BESIDE = 74  # pixels of a colour bar with its numbers, and of the space between figures
-_LETTER_WIDTH = 6  # pixels of a letter of the title, on average
-_TITLE_LINES = 3
 
 
 def overlay(
     images: Any,
-    eig: xr.Dataset,
+    eig: xr.Dataset | xr.DataArray | Mapping[str, xr.Dataset | xr.DataArray],
     *,
     image: int | str | Sequence[int | str] | None = None,
     component: int | None = None,
@@ -69,12 +69,18 @@ def overlay(
     width: int | None = None,
     columns: int | None = None,
     max_side: int | None = None,
+    marked: Any = None,
 ) -> hv.Overlay | hv.HoloMap | hv.Layout:
-    """Lay eigenvectors over the pictures they were computed from.
+    """Lay eigenvectors, segments, instances or any other result over the pictures they were computed from.
 
-    Blue and gold are the two signs of an eigenvector and white is zero; which side is which means nothing by
-    itself, but is the same every time (the solver fixes it). Point at a cell to read its value, position and row and
-    column. Grey hatched cells are joined to nothing by the affinity; their values are interpolated.
+    Of eigenvectors, blue and gold are the two signs and white is zero; which side is which means nothing by itself, but
+    is the same every time (the solver fixes it). Point at a cell to read its value, position and row and column. Grey
+    hatched cells are joined to nothing by the affinity; their values are interpolated.
+
+    Segments, label maps and masks have one colour for each label, as in the explorer: patches without a label are grey,
+    what is in no mask is clear, and of masks that overlap the smaller lies above. Maps of numbers, such as the
+    affinities of a patch or the norms of tokens, go from black at zero to white at their largest value; where they have
+    negative values, they are coloured like eigenvectors.
 
     Parameters
     ----------
@@ -82,7 +88,9 @@ def overlay(
         Anything `load_images` takes, or a tree of activations (its pixels). Pictures of any size; only the part that
         was analysed is shown, in the shape of the original.
     eig
-        Eigenvectors as returned by ``st.solve``.
+        Eigenvectors as returned by ``st.solve``, ``st.project`` or ``st.align``; segments of ``st.segment`` or masks of
+        ``st.instances``, also as ``st.refine`` returns them; label maps, such as those of ``st.prepare_labels``;
+        numbers or booleans (image, y, x); or a mapping from names to such results, drawn one after the other.
     image
         Which images: a position, a name, or several; all of them if None.
     component
@@ -112,12 +120,16 @@ def overlay(
         Pictures in a row, where there are several; None takes as many as fit 900 pixels.
     max_side
         Longer side to which pictures are reduced, in pixels; None shows them at full resolution.
+    marked
+        Patches to frame: a list of (row, column), booleans (image, y, x), or a mapping from the names of a mapping of
+        results to these.
 
     Returns
     -------
     holoviews.Overlay, holoviews.HoloMap or holoviews.Layout
         One picture with one component or in RGB is an Overlay, with a slider over components a HoloMap; several
-        pictures, or a grid, are a Layout of these. The eigenvector is the element ``Image`` named ``Eigenvector``.
+        pictures, or a grid, are a Layout of these. The eigenvector is the element ``Image`` named ``Eigenvector``, and
+        what else is drawn is named ``Labels``, ``Instances`` or ``Map``.
 
     Notes
     -----
@@ -127,7 +139,7 @@ def overlay(
     Raises
     ------
     SpectralToolkitError
-        If a picture, component or kind is asked for that does not exist.
+        If a picture, component or kind is asked for that does not exist, or the result does not lie over pictures.
 
     Examples
     --------
@@ -138,6 +150,9 @@ def overlay(
     >>> view = overlay(picture, eig, component=1)
     >>> view.Eigenvector.I.vdims
     [Dimension('value'), Dimension('row'), Dimension('column')]
+    >>> segments = xr.DataArray(np.arange(12).reshape(1, 3, 4) // 5, dims=("image", "y", "x"))
+    >>> overlay(picture, segments).Labels.I.dimension_values("value", flat=False)[0].tolist()
+    [0, 0, 0, 0]
     """
     if kind not in KINDS:
         raise SpectralToolkitError(f"kind={kind!r} is not a kind of overlay: use one of {', '.join(map(repr, KINDS))}.")
@@ -147,37 +162,103 @@ def overlay(
     check_opacity(opacity)
     if check_threshold(threshold) is not None and kind != "component":
         raise SpectralToolkitError(f"threshold= means nothing to kind={kind!r}: use kind='component', or leave it out.")
-    chosen = choose_images(eig, image)
-    if not chosen:
-        raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
+    named = dict(eig) if isinstance(eig, Mapping) and not isinstance(eig, xr.Dataset) else {"": eig}
+    if not named:
+        raise SpectralToolkitError(f"eig is an empty mapping: give {DRAWN}.")
+    look = _Look(
+        kind, component, components, opacity, smooth, threshold, _checked_like(like), width, columns, len(named) > 1
+    )
     load_bokeh()
-    shown = shown_pictures(images, eig, chosen, max_side)
-    usual = _GRID_WIDTH if kind == "grid" else _SINGLE_WIDTH if len(chosen) == 1 else _LAYOUT_WIDTH
-    style = _Style(opacity, smooth, threshold, _checked_like(like), width or _fitting_width(usual, columns))
-    most = columns or max(1, PAGE // (style.width + _BESIDE))
-    if kind == "grid":
-        wanted = _checked_components(eig, components)
-        views = [view for picture in shown for view in _draw_components(picture, eig, wanted, style)]
-        return _layout(views, columns or fitting_columns(len(wanted), most))
-    if kind == "rgb":
-        three = _checked_components(eig, components or _all_components(eig)[:3])
+    views: list[Any] = []
+    n_pictures = 0
+    for name, result in named.items():
+        marks = Marked(marked, str(name))
+        if isinstance(result, xr.DataArray) and "component" in result.dims:
+            result = result.to_dataset(name="eigenvector")
+        if isinstance(result, xr.Dataset) and ("eigenvector" in result or not result.data_vars):
+            chosen = choose_images(result, image)
+            pictures = shown_pictures(images, result, chosen, max_side)
+            views += _draw_eigenvectors(pictures, result, look, marks, look.width_of(len(chosen)))
+        else:
+            look.check_without_components()
+            field = as_field(result, str(name))
+            chosen = choose_images(field.array, image)
+            pictures = shown_pictures(images, field.array, chosen, max_side)
+            check_part(images, field)
+            views += draw_field(pictures, field, marks, opacity, look.width_of(len(chosen)))
+        n_pictures += len(chosen)
+    if not views:
+        raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
+    if len(views) == 1 and kind != "grid":
+        return views[0]
+    most = max(1, PAGE // (look.width_of(len(views)) + _BESIDE))
+    return layout(views, columns or (fitting_columns(len(views) // n_pictures, most) if kind == "grid" else most))
+
+
+def _draw_eigenvectors(
+    pictures: Iterable[ShownPicture], eig: xr.Dataset, look: _Look, marked: Marked, width: int
+) -> list[Any]:
+    """The overlays of one result, in the order in which they are laid out."""
+    style = _Style(look.opacity, look.smooth, look.threshold, look.like, width, marked)
+    if look.kind == "grid":
+        wanted = _checked_components(eig, look.components)
+        return [view for picture in pictures for view in _draw_components(picture, eig, wanted, style)]
+    if look.kind == "rgb":
+        three = _checked_components(eig, look.components or _all_components(eig)[:3])
         if len(three) != 3:
             raise SpectralToolkitError(
                 f"components={tuple(three)} cannot be red, green and blue: exactly three are needed"
                 f" (these eigenvectors have {eig.sizes['component']})."
             )
-        views = [_draw_three(picture, eig, three, style) for picture in shown]
-    elif component is not None:
-        wanted = _checked_components(eig, [component])
-        views = [_draw_components(picture, eig, wanted, style)[0] for picture in shown]
-    else:
-        wanted = _all_components(eig)
-        views = [
-            hv.HoloMap(dict(zip(wanted, drawn, strict=True)), "component")
-            for picture in shown
-            for drawn in [_draw_components(picture, eig, wanted, style)]
-        ]
-    return views[0] if len(views) == 1 else _layout(views, most)
+        return [_draw_three(picture, eig, three, style) for picture in pictures]
+    if look.component is not None:
+        wanted = _checked_components(eig, [look.component])
+        return [_draw_components(picture, eig, wanted, style)[0] for picture in pictures]
+    wanted = _all_components(eig)
+    return [
+        hv.HoloMap(dict(zip(wanted, drawn, strict=True)), "component")
+        for picture in pictures
+        for drawn in [_draw_components(picture, eig, wanted, style)]
+    ]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What `overlay` was asked to draw, by its arguments of these names, and whether that is of several results."""
+
+    kind: str
+    component: int | None
+    components: Sequence[int] | None
+    opacity: float
+    smooth: bool
+    threshold: float | None
+    like: xr.Dataset | None
+    width: int | None
+    columns: int | None
+    several: bool
+
+    def width_of(self, n_pictures: int) -> int:
+        """Of each picture on the page."""
+        small = self.kind == "grid" or self.several
+        usual = _GRID_WIDTH if small else _SINGLE_WIDTH if n_pictures == 1 else _LAYOUT_WIDTH
+        fitting = usual if self.columns is None else max(_LEAST_WIDTH, PAGE // self.columns - _BESIDE)
+        return self.width or min(usual, fitting)
+
+    def check_without_components(self) -> None:
+        """Refuse what means something to eigenvectors only."""
+        used = {
+            "kind": self.kind != "component",
+            "component": self.component is not None,
+            "components": self.components is not None,
+            "smooth": bool(self.smooth),
+            "threshold": self.threshold is not None,
+            "like": self.like is not None,
+        }
+        for name in (name for name, is_used in used.items() if is_used):
+            raise SpectralToolkitError(
+                f"{name}= means nothing to a result without components, such as segments: leave it out, or give "
+                "eigenvectors."
+            )
 
 
 @dataclass(frozen=True)
@@ -189,11 +270,7 @@ class _Style:
     threshold: float | None
     like: xr.Dataset | None
     width: int
-
-
-def _fitting_width(usual: int, columns: int | None) -> int:
-    """Width of a picture so that a row of them fits the page."""
-    return usual if columns is None else max(_LEAST_WIDTH, min(usual, PAGE // columns - _BESIDE))
+    marked: Marked
 
 
 def _all_components(eig: xr.Dataset) -> list[int]:
@@ -238,8 +315,11 @@ def _draw_components(
     shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], style: _Style
 ) -> list[hv.Overlay]:
     picture = picture_element(shown)
-    above = isolated_elements(eig, shown.index)
-    titles = _even([component_title(eig, shown.index, number, shown.name) for number in components], style.width + 40)
+    grid = (eig.sizes["y"], eig.sizes["x"])
+    above = [*isolated_elements(eig, shown.index), *mark_elements(style.marked.of(shown.index), grid)]
+    titles = even_titles(
+        [component_title(eig, shown.index, number, shown.name) for number in components], style.width + 40
+    )
     views = []
     for component, title in zip(components, titles, strict=True):
         limit = colour_limit(eig, shown.index, component, style.like)
@@ -252,57 +332,39 @@ def _draw_components(
             layers = [picture, _colours_element(fine, limit, style), *cut, _coloured(field, limit, 0.0)]
         else:
             layers = [picture, _coloured(field, limit, style.opacity)]
-        views.append(_framed(hv.Overlay([*layers, *above]), shown, style.width, title))
+        views.append(framed(hv.Overlay([*layers, *above]), shown, style.width, title))
     return views
 
 
 def _draw_three(shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], style: _Style) -> hv.Overlay:
     fields = eig["eigenvector"].sel(component=list(components)).transpose("image", "y", "x", "component").values
     limit = robust_limit(_scaling(eig, shown.index, components, style.like))
-    values = fields[shown.index]
+    values = fine = fields[shown.index]
     if style.smooth:
-        values = np.stack([_interpolated(values[..., channel], shown) for channel in range(3)], axis=-1)
-    colours = _styled(rgb_element(colour_three(values, limit), "Three"), alpha=style.opacity)
+        fine = np.stack([_interpolated(values[..., channel], shown) for channel in range(3)], axis=-1)
+    colours = styled(rgb_element(colour_three(fine, limit), "Three"), alpha=style.opacity)
     names = [f"component {number}" for number in components]
-    hover = _styled(
-        _cells(fields[shown.index], names, "Eigenvectors"),
+    hover = styled(
+        cells_element(fields[shown.index], names, "Eigenvectors"),
         alpha=0.0,
         colorbar=False,
         tools=["hover"],
-        hover_tooltips=_tooltips(names),
+        hover_tooltips=tooltips(names),
     )
-    layers = [picture_element(shown), colours, hover, *isolated_elements(eig, shown.index)]
-    (title,) = _even([three_title(eig, shown.index, components, shown.name)], style.width)
-    return _framed(hv.Overlay(layers), shown, style.width, title)
-
-
-def picture_element(shown: ShownPicture) -> hv.RGB:
-    """The picture, in the frame of the eigenvectors."""
-    return rgb_element(shown.pixels, "Picture")
-
-
-def rgb_element(colours: np.ndarray, group: str) -> hv.RGB:
-    """uint8 colours, shape (y, x, 3 or 4), row 0 at the top, as an element in the frame of the eigenvectors."""
-    ys, xs = (patch_centres(size) for size in colours.shape[:2])
-    channels = [*hv.RGB.vdims, hv.RGB.alpha_dimension][: colours.shape[2]]
-    return hv.RGB((xs, ys, *np.moveaxis(colours, -1, 0)), kdims=_kdims(), vdims=channels, bounds=_BOUNDS, group=group)
+    marks = mark_elements(style.marked.of(shown.index), values.shape[:2])
+    layers = [picture_element(shown), colours, hover, *isolated_elements(eig, shown.index), *marks]
+    (title,) = even_titles([three_title(eig, shown.index, components, shown.name)], style.width)
+    return framed(hv.Overlay(layers), shown, style.width, title)
 
 
 def field_element(eig: xr.Dataset, index: int, component: int) -> hv.Image:
     """One eigenvector of one picture, with the row and column of every cell for the cursor."""
     field = eig["eigenvector"].isel(image=index).sel(component=component).transpose("y", "x").values
-    return _cells(field[..., None], ["value"], "Eigenvector")
-
-
-def _cells(fields: np.ndarray, names: Sequence[str], group: str) -> hv.Image:
-    n_rows, n_columns = fields.shape[:2]
-    row, column = np.mgrid[:n_rows, :n_columns]
-    data = (patch_centres(n_columns), patch_centres(n_rows), *np.moveaxis(fields, -1, 0), row, column)
-    return hv.Image(data, kdims=_kdims(), vdims=[*names, "row", "column"], bounds=_BOUNDS, group=group)
+    return cells_element(field[..., None], ["value"], "Eigenvector")
 
 
 def _coloured(field: hv.Image, limit: float, opacity: float) -> hv.Image:
-    return _styled(
+    return styled(
         field,
         cmap=hex_colours(DIVERGING),
         clim=(-limit, limit),
@@ -311,16 +373,9 @@ def _coloured(field: hv.Image, limit: float, opacity: float) -> hv.Image:
         clabel="",
         colorbar_opts={"width": 10, "padding": 4, "bar_line_color": None, "major_label_text_font_size": "8pt"},
         tools=["hover"],
-        hover_tooltips=_tooltips(["value"]),
+        hover_tooltips=tooltips(["value"]),
         clipping_colors={"NaN": (0, 0, 0, 0)},
     )
-
-
-def _tooltips(names: Sequence[str]) -> list[tuple[str, str]]:
-    # HoloViews hands Bokeh the first dimension of an image under the name ``image``.
-    columns = ["image", *(dimension_sanitizer(name) for name in names[1:])]
-    values = [(name, f"@{column}{{0.0000}}") for name, column in zip(names, columns, strict=True)]
-    return [*values, ("cell (row, column)", "@{row}, @{column}"), ("position (y, x)", "$y{0.00}, $x{0.00}")]
 
 
 def _colours_element(fine: np.ndarray, limit: float, style: _Style) -> hv.RGB:
@@ -328,7 +383,7 @@ def _colours_element(fine: np.ndarray, limit: float, style: _Style) -> hv.RGB:
     if style.threshold is not None:
         above = np.where(is_above(fine, style.threshold, limit), 255, 0).astype(np.uint8)
         colours = np.concatenate([colours, above[..., None]], axis=-1)
-    return _styled(rgb_element(colours, "Colours"), alpha=style.opacity)
+    return styled(rgb_element(colours, "Colours"), alpha=style.opacity)
 
 
 def _cut_elements(side: np.ndarray) -> list[hv.Element]:
@@ -336,8 +391,8 @@ def _cut_elements(side: np.ndarray) -> list[hv.Element]:
     ends = tuple(boundary(side).T)
     lines = [hv.Segments(ends, kdims=["x", "y", "right", "bottom"], group=group) for group in ("Casing", "Cut")]
     return [
-        _styled(lines[0], color=CASING, line_width=CASING_WIDTH, line_cap="square"),
-        _styled(lines[1], color=INK, line_width=INK_WIDTH, line_cap="square"),
+        styled(lines[0], color=CASING, line_width=CASING_WIDTH, line_cap="square"),
+        styled(lines[1], color=INK, line_width=INK_WIDTH, line_cap="square"),
     ]
 
 
@@ -358,46 +413,9 @@ def isolated_elements(eig: xr.Dataset, index: int) -> list[hv.Element]:
     rows, cols = np.nonzero(mask)
     left, right, top, bottom = cols / n_columns, (cols + 1) / n_columns, rows / n_rows, (rows + 1) / n_rows
     grey = "#" + bytes(ISOLATED).hex()
-    cells = hv.Rectangles((left, top, right, bottom), kdims=["x", "y", "right", "bottom"], group="Isolated")
+    squares = hv.Rectangles((left, top, right, bottom), kdims=["x", "y", "right", "bottom"], group="Isolated")
     diagonals = hv.Segments((left, bottom, right, top), kdims=["x", "y", "right", "bottom"], group="Hatching")
     return [
-        _styled(cells, color=grey, alpha=0.55, line_color=None),
-        _styled(diagonals, color="white", line_width=1.5),
+        styled(squares, color=grey, alpha=0.55, line_color=None),
+        styled(diagonals, color="white", line_width=1.5),
     ]
-
-
-def _kdims() -> list[hv.Dimension]:
-    return [hv.Dimension("x", range=(0, 1)), hv.Dimension("y", range=(0, 1))]
-
-
-def _framed(view: hv.Overlay, shown: ShownPicture, width: int, title: str) -> hv.Overlay:
-    return _styled(
-        view,
-        frame_width=width,
-        frame_height=max(1, round(width * shown.aspect)),
-        title=title,
-        fontsize={"title": "8pt"},
-        hooks=[fits],
-        **_FRAME,
-    )
-
-
-def _even(titles: Sequence[str], width: int) -> list[str]:
-    """Titles broken to a width and of one height, so that neighbours stay in line; a colour bar adds to the width."""
-    broken = [
-        [part for line in title.split("\n") for part in textwrap.wrap(line, max(20, width // _LETTER_WIDTH))]
-        for title in titles
-    ]
-    n_lines = max([_TITLE_LINES, *map(len, broken)])
-    return ["\n".join(lines + ["\u00a0"] * (n_lines - len(lines))) for lines in broken]
-
-
-def _layout(views: Sequence[Any], columns: int) -> hv.Layout:
-    # Every picture keeps its own colours and cursor: axes of one name would otherwise be linked, and rescaled as one.
-    return _styled(hv.Layout(list(views)).cols(columns), shared_axes=False, title="")  # the slider says it
-
-
-def _styled(element: _Styled, **options: Any) -> _Styled:
-    """Options for Bokeh, whatever backend is the current one."""
-    element.opts(backend="bokeh", **options)
-    return element

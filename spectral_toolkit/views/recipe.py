@@ -94,6 +94,9 @@ def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str,
     if "source" not in (loading or {}) and _CLASS.fullmatch(str(attrs.get("model", ""))):
         # A live object without a name is recorded by its class, which nobody could load.
         lines = [f"model = st.load_model(my_model)  # my_model: the {attrs['model']} that was in memory"]
+    if timesteps := _listed(attrs, "timesteps"):  # of a denoiser: what it was shown
+        told = {"n_draws": attrs.get("n_draws"), "prompt": attrs.get("prompt") or None, "seed": attrs.get("noise_seed")}
+        lines.append(call("model = model.at", [f"timesteps={timesteps!r}"], told))
     if digest := attrs.get("weights_sha256"):
         lines.append(f"assert model.weights_sha256() == {str(digest)!r}, 'other weights'")
     lines.append(f"images = st.load_images({pictures})")

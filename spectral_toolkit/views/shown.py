@@ -58,9 +58,18 @@ def eigenvector_names(eig: xr.Dataset) -> list[str]:
     return [str(index) for index in range(eig.sizes["image"])]
 
 
-def choose_images(eig: xr.Dataset, image: Any = None) -> list[int]:
+def result_names(result: xr.Dataset | xr.DataArray) -> list[str]:
+    """Names of the images of eigenvectors, or of an array over ``image``; numbers as text where there are none."""
+    if not isinstance(result, xr.DataArray):
+        return eigenvector_names(result)
+    if "image" in result.coords:
+        return [str(name) for name in result.coords["image"].values]
+    return [str(index) for index in range(result.sizes["image"])]
+
+
+def choose_images(result: xr.Dataset | xr.DataArray, image: Any = None) -> list[int]:
     """Positions of the images asked for: None means all, else a name, a position, or several of them."""
-    names = eigenvector_names(eig)
+    names = result_names(result)
     if image is None:
         return list(range(len(names)))
     if isinstance(image, slice):
@@ -77,40 +86,40 @@ def choose_images(eig: xr.Dataset, image: Any = None) -> list[int]:
             positions.append(int(item) % len(names))
         else:
             raise SpectralToolkitError(
-                f"image={item!r} is none of the {len(names)} images of these eigenvectors: give a position from 0 to "
+                f"image={item!r} is none of the {len(names)} images of this result: give a position from 0 to "
                 f"{len(names) - 1} or one of the names {_few(names)}."
             )
     return positions
 
 
 def shown_pictures(
-    images: Any, eig: xr.Dataset, image: Any = None, max_side: int | None = None
+    images: Any, result: xr.Dataset | xr.DataArray, image: Any = None, max_side: int | None = None
 ) -> Iterator[ShownPicture]:
-    """Yield the pictures under the eigenvectors asked for, one at a time.
+    """Yield the pictures under the result asked for, one at a time.
 
     Parameters
     ----------
     images
         Whatever `load_images` takes, or a tree of activations that holds pixels. Pictures are found by name where
-        every name of ``eig`` is among theirs; arrays have no names, and go by position.
-    eig
-        As returned by ``st.solve``.
+        every name of ``result`` is among theirs; arrays have no names, and go by position.
+    result
+        Eigenvectors as returned by ``st.solve``, or an array over ``image``, such as segments.
     image
         See `choose_images`.
     max_side
         Longer side of the pictures in pixels; None leaves them as they are.
     """
-    chosen = choose_images(eig, image)
-    names = eigenvector_names(eig)
+    chosen = choose_images(result, image)
+    names = result_names(result)
     # The pixels of a tree are what the model saw, already cut to the box.
     already_cut = isinstance(images, xr.DataTree)
     pictures = load_images(images)
-    order = picture_order(pictures.names, names, "eigenvectors", named=are_named(images))
+    order = picture_order(pictures.names, names, "a result", named=are_named(images))
     for index in chosen:
         pixels = np.asarray(pictures[order[index]])
-        box = analysed_box(eig.coords, index)
+        box = analysed_box(result.coords, index)
         if box is not None and not already_cut:
-            pixels = analysed_part(pixels, box, eig.coords, index)
+            pixels = analysed_part(pixels, box, result.coords, index)
         height, width = pixels.shape[:2] if box is None else (box[2] - box[0], box[3] - box[1])
         if max_side is not None:
             pixels = shrink(pixels, max_side)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from eigen_fixtures import activations
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 from real_jupyter import complaints
 from watched_page import pixels
 
@@ -24,9 +28,35 @@ import spectral_toolkit as st
 pytestmark = pytest.mark.browser
 
 
+@dataclass
+class Running:
+    """A running app, which shows a bundle and lets two pages be open at once; its token is part of its address."""
+
+    address: str
+    process: int
+
+    @property
+    def base(self) -> str:
+        return self.address.split("/?token=")[0]
+
+    @property
+    def token(self) -> str:
+        return self.address.split("/?token=")[1]
+
+    def kernels(self) -> list[int]:
+        """Processes of kernels."""
+        children = psutil.Process(self.process).children(recursive=True)
+        return [one.pid for one in children if "ipykernel_launcher" in " ".join(one.cmdline())]
+
+    def wait_for_kernels(self, n: int, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while len(self.kernels()) != n and time.monotonic() < until:
+            time.sleep(0.5)
+        assert len(self.kernels()) == n
+
+
 @pytest.fixture(scope="module")
-def app(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running app, which shows a bundle; its token is part of it."""
+def app(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("app")
     st.save_bundle(folder / "small.zip", activations())
     home = folder / "home"
@@ -41,6 +71,7 @@ def app(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "spectral_toolkit", "explore", "--bundle", "small.zip", "--no-browser"]
+    command += ["--max-pages", "2"]
     with (folder / "errors.log").open("w") as errors:
         server = subprocess.Popen(
             command,
@@ -57,7 +88,7 @@ def app(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             line = server.stdout.readline()
             address = re.fullmatch(r"The explorer is at (http://127\.0\.0\.1:\d+/\?token=\w{48}) \(.*\)\n", line)
             assert address, line + (folder / "errors.log").read_text()
-            yield address[1]
+            yield Running(address[1], server.pid)
         finally:
             server.send_signal(signal.SIGINT)
             try:
@@ -78,16 +109,22 @@ def status(url: str) -> tuple[int, str]:
         return error.code, error.url
 
 
-def test_the_explorer_as_an_app(app: str, chromium: Browser) -> None:
-    base, _ = app.split("/?token=")
+def opened(page: Page, app: Running) -> Page:
+    """A page that has come up, connected to its kernel."""
+    page.goto(app.address, timeout=240_000)
+    page.get_by_role("button", name="Save bundle").wait_for(timeout=240_000)
+    return page
+
+
+def test_the_explorer_as_an_app(app: Running, chromium: Browser) -> None:
+    base = app.base
     page = chromium.new_page(viewport={"width": 1280, "height": 1000})
     messages: list[str] = []
     asked: list[str] = []
     page.on("console", lambda message: messages.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(app, timeout=240_000)
-    page.get_by_role("button", name="Save bundle").wait_for(timeout=120_000)
+    opened(page, app)
     figure = page.locator(".bk-Figure").first
     figure.wait_for(timeout=120_000)
     page.wait_for_timeout(1500)
@@ -97,10 +134,90 @@ def test_the_explorer_as_an_app(app: str, chromium: Browser) -> None:
     own = (base, "ws" + base.removeprefix("http"), "data:", "blob:")
     assert [url for url in asked if not url.startswith(own)] == []
     assert complaints(messages) == []
+    page.close()
+    app.wait_for_kernels(0, 60)
 
 
-def test_nobody_comes_in_without_the_token(app: str) -> None:
-    base, token = app.split("/?token=")
+def test_closed_and_reloaded_pages_leave_no_kernel(app: Running, chromium: Browser, chromium_path: str) -> None:
+    first, second = (opened(chromium.new_page(), app) for _ in range(2))
+    one_too_many = chromium.new_page()
+    answer = one_too_many.goto(app.address)
+    assert answer is not None
+    assert answer.status == 503
+    assert "2 pages of the explorer are open already" in one_too_many.locator("body").inner_text()
+    before = set(app.kernels())
+    assert len(before) == 2
+    first.reload(timeout=240_000)  # at the bound: the page that goes makes room for the one that comes
+    first.get_by_role("button", name="Save bundle").wait_for(timeout=240_000)
+    app.wait_for_kernels(2, 60)
+    assert len(before & set(app.kernels())) == 1
+    first.close(run_before_unload=True)
+    app.wait_for_kernels(1, 60)
+    second.evaluate("location.href = 'about:blank'")
+    app.wait_for_kernels(0, 60)
+    # A browser that dies says no goodbye, nor does one that goes away while its page is made.
+    others = {one.pid for one in psutil.Process().children(recursive=True)}
+    doomed = chromium.browser_type.launch(executable_path=chromium_path, args=["--no-sandbox", "--disable-gpu"])
+    opened(doomed.new_page(), app)
+    leaving = doomed.new_page()
+    leaving.goto(app.address, wait_until="commit", timeout=240_000)
+    app.wait_for_kernels(2, 60)
+    for one in psutil.Process().children(recursive=True):
+        if one.pid not in others and "chrom" in one.name():
+            one.kill()
+    app.wait_for_kernels(0, 60)
+
+
+def test_a_page_whose_kernel_is_gone_says_so(app: Running, chromium: Browser) -> None:
+    page = opened(chromium.new_page(), app)
+    (kernel,) = app.kernels()
+    assert page.locator("#st-ended").count() == 0
+    identity = page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
+    assert '"ended": null' in page.evaluate(f"fetch('/voila/api/ended/{identity}').then((answer) => answer.text())")
+    other = page.evaluate(
+        "fetch('/voila/api/ended/00000000-0000-0000-0000-000000000000').then((answer) => answer.text())"
+    )
+    assert "reload the page" in other
+    page.close()
+    app.wait_for_kernels(0, 60)
+    assert not psutil.pid_exists(kernel)
+
+
+def test_other_pages_cannot_connect_to_a_kernel(app: Running, chromium: Browser) -> None:
+    page = opened(chromium.new_page(), app)
+    identity = page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
+    cookies = "; ".join(f"{one['name']}={one['value']}" for one in page.context.cookies())
+    host = app.base.removeprefix("http://")
+    path = f"/api/kernels/{identity}/channels"
+    for origin, expected in ((app.base, 101), ("http://evil.example", 403), ("http://127.0.0.1:1", 403), ("null", 403)):
+        for known in ({"Cookie": cookies}, {"Authorization": f"token {app.token}"}):
+            assert handshake(host, path, {**known, "Origin": origin}) == expected, (origin, known)
+        assert handshake(host, f"{path}?token={app.token}", {"Origin": origin}) == expected
+    assert handshake(host, path, {"Origin": app.base}) == 403, "nor without the token"
+    for origin in ({}, {"Origin": "http://evil.example"}):
+        request = urllib.request.Request(
+            f"{app.base}/voila/api/shutdown/{identity}", b"", {"Cookie": cookies, **origin}, method="POST"
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert refused.value.code in (403, 404)
+    page.close()
+    app.wait_for_kernels(0, 60)
+
+
+def handshake(host: str, path: str, headers: dict[str, str]) -> int:
+    """The code with which a server answers the beginning of a websocket."""
+    name, port = host.split(":")
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: Upgrade", "Upgrade: websocket"]
+    lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    lines += [f"{header}: {value}" for header, value in headers.items()]
+    with socket.create_connection((name, int(port)), timeout=60) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(1024).split()[1])
+
+
+def test_nobody_comes_in_without_the_token(app: Running) -> None:
+    base, token = app.base, app.token
     for path in ("/", "/?token=wrong", "/voila/render/explorer.ipynb"):
         code, url = status(base + path)
         assert code in (403, 404) or "/login" in url, path

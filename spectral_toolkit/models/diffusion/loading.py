@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError, first_line
+from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
+from ..building import stored_shapes, try_out
+from ..folder_settings import check_settings, one_line, read_settings_file
 from ..loading import not_found, quiet
 from ..processing import HALF, Processing
 from .base import DiffusionModel
@@ -120,6 +122,7 @@ def from_name(
         if not folder.is_dir():
             folder = _download(location, weights["use_safetensors"], trust_remote_code, common)
         commit = folder.name if folder.parent.name == "snapshots" else revision or ""
+        _check_files(source, folder)
         index = _json(folder / "model_index.json")
         if index:
             loaded = _load_pipeline(source, folder, index, dtype, weights, trust_remote_code, safetensors_only)
@@ -182,6 +185,9 @@ def _load_pipeline(
     if find_family([class_name], config) is None:
         raise unsupported(f"{source!r} ({class_name})")
     needed = [name for name in index if name == component or name.startswith(_NEEDED)]
+    for name in needed:
+        if isinstance(index[name], list) and (name == component or name.startswith("vae")):
+            _try_out(source, folder / name, str(index[name][1]))
     if safetensors_only:
         for name in needed:
             _check_safe(source, folder / name)
@@ -208,7 +214,40 @@ def _load_component(source: str, folder: Path, weights: dict[str, Any], safetens
         raise unsupported(f"{source!r} ({class_name})")
     if safetensors_only:
         _check_safe(source, folder)
+    _try_out(source, folder, class_name)
     return AutoModel.from_pretrained(str(folder), local_files_only=True, **weights)
+
+
+def _check_files(source: str, folder: Path) -> None:
+    """Every file of settings that is read below; those of tokenizers are left to them."""
+    for path in [
+        folder / "model_index.json",
+        *sorted(folder.glob("*.index.json")),
+        *sorted(folder.glob("*/*.index.json")),
+    ]:
+        if path.is_file():
+            read_settings_file(source, path)
+    found = [
+        folder / "config.json",
+        *sorted(folder.glob("*/config.json")),
+        *sorted(folder.glob("*/scheduler_config.json")),
+    ]
+    for path in found:
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            check_settings(source, path, name=name, plain=not name.startswith("text_encoder"))
+
+
+def _try_out(source: str, folder: Path, class_name: str) -> None:
+    """Build a component without numbers first; classes that are not of diffusers are left to it."""
+    import diffusers
+
+    config = _json(folder / "config.json")
+    family = find_family([class_name], config)
+    made_of = getattr(diffusers, class_name if family is None else family.tower, None)
+    if made_of is not None and config:
+        name = "config.json" if (folder / "model_index.json").is_file() else f"{folder.name}/config.json"
+        try_out(source, lambda: made_of.from_config(config), stored_shapes(source, folder), name)
 
 
 def _tower_of(source: str, index: dict[str, Any]) -> tuple[str, str]:
@@ -216,7 +255,7 @@ def _tower_of(source: str, index: dict[str, Any]) -> tuple[str, str]:
     towers = {family.tower for family in FAMILIES} | set(OLDER_NAMES)
     for component in dict.fromkeys(family.component for family in FAMILIES):
         entry = index.get(component)
-        if isinstance(entry, list | tuple) and entry[1] in towers:
+        if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1] in towers:
             return component, str(entry[1])
     raise unsupported(f"{source!r} ({index.get('_class_name')})")
 
@@ -251,7 +290,7 @@ def _explained(source: str) -> Iterator[None]:
                 f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
             ) from error
         # diffusers raises errors of many kinds for files that are missing, damaged or of another model.
-        raise not_found(source, f"cannot be loaded by diffusers ({first_line(error)})") from error
+        raise not_found(source, f"cannot be loaded by diffusers ({one_line(error)})") from error
 
 
 def _part(what: str, given: Any, pipeline: Any, label: str) -> Any:
@@ -286,6 +325,6 @@ def _origin(pipeline: Any, tower: Any) -> str:
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -7,8 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..colour import ISOLATED, SEQUENTIAL, categorical
-from ..composite import colour_field, colour_three, is_above, resize_field, robust_limit, symmetric_limit
+from ..composite import (
+    colour_field,
+    colour_three,
+    highest_other,
+    is_above,
+    label_colours,
+    magnitude_colours,
+    resize_field,
+    robust_limit,
+    stacked_masks,
+    symmetric_limit,
+    with_opacity,
+)
 from ..figures import short_names
 from ..outline import boundary
 from ..shown import ShownPicture
@@ -17,6 +28,8 @@ from .state import State
 from .tiles import Tile
 
 _SMOOTH = 256
+ROWS_OPACITY = 0.88
+"""Of a patch's affinities over the picture."""
 
 
 def main_tiles(state: State, side: Side, picture: ShownPicture, small: np.ndarray) -> list[Tile]:
@@ -36,7 +49,7 @@ def norm_tiles(norms: Mapping[str, tuple[np.ndarray, np.ndarray]], small: np.nda
     """Norms of the tokens, a layer a tile, outlying ones framed."""
     return [
         Tile(
-            _sequential(norm, float(norm.max()), opacity),
+            magnitude_colours(norm, float(norm.max()), opacity),
             norm,
             small,
             f"layer {short}" + (f", {int(outlying.sum())} outlying" if outlying.any() else ""),
@@ -60,7 +73,7 @@ def row_tiles(side: Side, small: np.ndarray) -> list[Tile]:
         framed = [] if cell is None else [cell]
         tiles.append(
             Tile(
-                _sequential(row, _highest_other(row, cell), 0.88),
+                magnitude_colours(row, highest_other(row, cell), ROWS_OPACITY),
                 row,
                 small,
                 caption + (" (off)" if off else ""),
@@ -80,7 +93,7 @@ def _component(state: State, side: Side, picture: ShownPicture, number: int, bel
     limit = symmetric_limit(values)
     fine = _smoothed(values, state.smooth, picture)
     isolated = _isolated(side, fine.shape)
-    colours = _with_opacity(colour_field(fine, limit), state.opacity, isolated)
+    colours = with_opacity(colour_field(fine, limit), state.opacity, isolated)
     tile = Tile(colours, values, below, framed=_tapped(side))
     if state.cut is None:
         return tile
@@ -116,7 +129,7 @@ def _three(state: State, side: Side, picture: ShownPicture) -> Tile:
         fine = np.stack([_smoothed(values[..., channel], True, picture) for channel in range(3)], axis=-1)
     colours = colour_three(fine, limit)
     return Tile(
-        _with_opacity(colours, state.opacity, _isolated(side, colours.shape[:2])),
+        with_opacity(colours, state.opacity, _isolated(side, colours.shape[:2])),
         values,
         picture.pixels,
         framed=_tapped(side),
@@ -124,24 +137,15 @@ def _three(state: State, side: Side, picture: ShownPicture) -> Tile:
 
 
 def _labels(state: State, side: Side, labels: np.ndarray, picture: ShownPicture) -> Tile:
-    table = categorical(max(int(labels.max()) + 1, 1))
-    colours = table[np.clip(labels, 0, None).astype(int)]
-    return Tile(
-        _with_opacity(colours, state.opacity, labels < 0), labels.astype(float), picture.pixels, framed=_tapped(side)
-    )
+    colours = label_colours(labels, state.opacity)
+    return Tile(colours, labels.astype(float), picture.pixels, framed=_tapped(side))
 
 
 def _instances(state: State, side: Side, masks: np.ndarray, picture: ShownPicture) -> Tile:
-    """Masks (instance, y, x), which may overlap: the smaller lies above the larger; what is in none stays clear."""
-    table = categorical(max(len(masks), 1))
-    labels = np.full(masks.shape[1:], -1)
-    sizes = masks.astype(bool).reshape(len(masks), -1).sum(axis=1)
-    for place in np.argsort(-sizes, kind="stable"):
-        labels[masks[place].astype(bool)] = place
-    colours = table[np.clip(labels, 0, None)]
-    opacity = np.where(labels < 0, 0.0, state.opacity)
-    rgba = np.concatenate([colours, np.rint(255 * opacity)[..., None].astype(np.uint8)], axis=-1)
-    return Tile(rgba, np.where(labels < 0, np.nan, labels + 1.0), picture.pixels, framed=_tapped(side))
+    """What is in no mask stays clear."""
+    labels = stacked_masks(masks)
+    colours = label_colours(labels, state.opacity, unlabelled=False)
+    return Tile(colours, labels.astype(float), picture.pixels, framed=_tapped(side))
 
 
 def _smoothed(values: np.ndarray, smooth: bool, picture: ShownPicture) -> np.ndarray:
@@ -150,27 +154,6 @@ def _smoothed(values: np.ndarray, smooth: bool, picture: ShownPicture) -> np.nda
     longer = max(1.0, picture.aspect)
     shape = (round(_SMOOTH * picture.aspect / longer), round(_SMOOTH / longer))
     return resize_field(values, (max(shape[0], values.shape[0]), max(shape[1], values.shape[1])))
-
-
-def _with_opacity(colours: np.ndarray, opacity: float, grey: np.ndarray) -> np.ndarray:
-    """RGBA of one opacity; what is grey is opaque, so that nobody takes it for a value."""
-    alpha = np.where(grey, 230, round(255 * opacity)).astype(np.uint8)
-    solid = np.where(grey[..., None], np.array(ISOLATED, dtype=np.uint8), colours)
-    return np.concatenate([solid, alpha[..., None]], axis=-1)
-
-
-def _sequential(values: np.ndarray, highest: float, opacity: float) -> np.ndarray:
-    fraction = np.clip(values / highest, 0.0, 1.0) if highest > 0 else np.zeros_like(values)
-    colours = SEQUENTIAL[np.rint(fraction * (len(SEQUENTIAL) - 1)).astype(np.intp)]
-    return np.concatenate([colours, np.full((*values.shape, 1), round(255 * opacity), np.uint8)], axis=-1)
-
-
-def _highest_other(row: np.ndarray, cell: tuple[int, int] | None) -> float:
-    """The end of the colours: a patch is often tied to itself so strongly that all else would be black."""
-    others = row.copy()
-    if cell is not None:
-        others[cell] = 0.0
-    return float(others.max()) or float(row.max())
 
 
 def _isolated(side: Side, shape: tuple[int, int]) -> np.ndarray:

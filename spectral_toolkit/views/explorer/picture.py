@@ -167,8 +167,6 @@ def full_width() -> widgets.Layout:
     return widgets.Layout(width="100%")
 
 
-def _named(answer: Answer) -> list[tuple[str, Any]]:
-    names = [wording.short_title(side) for side in answer.sides]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({which})" for name, which in zip(names, ("first", "second"), strict=True)]
-    return [(name, side.eig) for name, side in zip(names, answer.sides, strict=True)]
+def _named(answer: Answer) -> dict[str, Any]:
+    names = wording.setting_names([side.question.affinity for side in answer.sides])
+    return {name: side.eig for name, side in zip(names, answer.sides, strict=True)}

@@ -19,7 +19,7 @@ from ...errors import SpectralToolkitError
 from ...regions import cut_costs, instances, segment
 from ...regions.joint import MOST_DENSE
 from ...solvers import solve
-from ...trust import Statement, outlying_masks, trust_statements
+from ...trust import Statement, outlying_masks, token_norms, trust_statements
 from ..composite import shrink
 from ..shown import ShownPicture, shown_pictures
 from .state import Facts, State, moved
@@ -134,15 +134,8 @@ class Session:
 
     def norms(self, image: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Norms of the tokens of every layer that has them, (y, x), and which are outlying."""
-        found = {}
-        for name in self.facts.layers:
-            variables = self.activations.children[name].dataset
-            if "token" in variables:
-                token = variables["token"].isel(image=image).transpose(..., "y", "x", "feature")
-                norm = np.linalg.norm(token.values.astype(np.float64), axis=-1)
-                norm = norm.reshape(-1, *norm.shape[-2:]).mean(0)  # over a denoiser's draws
-                found[name] = (norm, self._outlying(image)[name].values[0])
-        return found
+        norms, outlying = token_norms(self._one(image)), self._outlying(image)
+        return {name: (norm.values[0], outlying[name].values[0]) for name, norm in norms.items()}
 
     def picture(self, image: int) -> ShownPicture:
         """One picture in the shape of the original."""

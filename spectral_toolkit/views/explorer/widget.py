@@ -21,6 +21,7 @@ from ...bundling import load_bundle, save_bundle
 from ...errors import SpectralToolkitError
 from ..frozen import Frozen, frozen
 from . import save, wording
+from .closing import close_whole, inside
 from .code import as_code
 from .controls import Controls
 from .keeping import captured, fitting, freezing_settings, state_of
@@ -119,10 +120,12 @@ class Explorer(widgets.VBox):
         """
         bundle = load_bundle(path)
         settings.setdefault("state", state_of(bundle))
-        return cls(bundle.activations, bundle.pictures, **settings)
+        explorer = cls(bundle.activations, bundle.pictures, **settings)
+        explorer._bundle = _in_full(path)
+        return explorer
 
-    def _start(self, session: Session, source: str | None, state: State) -> None:
-        self._session, self._source, self._state = session, source, state
+    def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
+        self._session, self._source, self._state, self._bundle = session, source, state, bundle
         self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # one page may show explorers of several kernels
         self._answer: Answer | None = None
         self._asked: object = None
@@ -184,7 +187,8 @@ class Explorer(widgets.VBox):
 
     def code(self) -> str:
         """Python that computes what is shown, to run in another kernel."""
-        return as_code(self._state, self._session.facts, _text_keys(self.activations.attrs), self._source)
+        attrs = _text_keys(self.activations.attrs)
+        return as_code(self._state, self._session.facts, attrs, self._source, self._bundle)
 
     def save_figure(self, path: str) -> str:
         """Save the picture that is shown, as PNG or SVG by the ending; returns the path, numbered if it was taken."""
@@ -243,6 +247,18 @@ class Explorer(widgets.VBox):
             self.layout.close()
         super().close()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise SpectralToolkitError(
+            "An explorer is tied to the page that shows it and cannot be pickled or copied: keep its state and "
+            "activations, and make another with Explorer(activations, state=state)."
+        )
+
+    def __copy__(self) -> Any:
+        return self.__reduce_ex__(4)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self.__reduce_ex__(4)
+
     def _end(self) -> None:
         if not getattr(self, "_open", False):  # ended already, or never begun because the input was refused
             return
@@ -251,7 +267,7 @@ class Explorer(widgets.VBox):
         self._worker.close()
         self._page_maker.close()
         live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
-        for widget in [*live, *_inside(self)]:
+        for widget in [*live, *inside(self)]:
             close_whole(widget)
         self.children = ()
         self._session.close()
@@ -356,7 +372,7 @@ class Explorer(widgets.VBox):
         state = checked(fitting(state_of(bundle), session), session.facts)
         text = self._path.value
         self._end()
-        self._start(session, None, state)
+        self._start(session, None, state, _in_full(path))
         self._path.value = text
         return f"Opened {path}."
 
@@ -558,24 +574,6 @@ def _wanted(state: State, session: Session) -> object:
     return (tuple(questions(state, session.facts)), regions, cut, rows)
 
 
-def close_whole(widget: Any) -> None:
-    """Close a widget with its layout and style, which are widgets too that nobody else would close."""
-    widget.unobserve_all()
-    for part in ("layout", "style"):
-        if getattr(widget, part, None) is not None:
-            getattr(widget, part).close()
-    widget.close()
-
-
-def _inside(box: widgets.Box) -> list[widgets.Widget]:
-    found: list[widgets.Widget] = []
-    for child in box.children:
-        if isinstance(child, widgets.Box):
-            found += _inside(child)
-        found.append(child)
-    return found
-
-
 def _script_text(text: str) -> str:
     """Text as JavaScript writes it, harmless inside a script element."""
     return json.dumps(text).replace("</", "<\\/")
@@ -590,8 +588,12 @@ def _auto() -> widgets.Layout:
 
 
 def _saved(path: str | os.PathLike[str]) -> str:
-    """Where a file went, in full: a reader of the page does not know the kernel's folder."""
-    return f"Saved {Path(path).resolve()}."
+    return f"Saved {_in_full(path)}."
+
+
+def _in_full(path: str | os.PathLike[str]) -> str:
+    """Where a file is: a reader of the page, or of the code, does not know the kernel's folder."""
+    return str(Path(path).expanduser().resolve())
 
 
 def _nothing(*_: object) -> None:

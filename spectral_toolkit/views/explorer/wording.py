@@ -117,6 +117,20 @@ def short_title(side: Side) -> str:
     return AFFINITIES[side.question.affinity].button
 
 
+def setting_names(affinities: Sequence[str]) -> list[str]:
+    """The settings that are compared, by affinity, each with a name of its own.
+
+    Examples
+    --------
+    >>> setting_names(["qk", "vv"]), setting_names(["qk", "qk"])
+    (['QK', 'VV'], ['QK (first)', 'QK (second)'])
+    """
+    names = [AFFINITIES[affinity].button for affinity in affinities]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({which})" for name, which in zip(names, ("first", "second"), strict=True)]
+    return names
+
+
 def legend(state: State) -> str:
     """How to read the colours, below the picture."""
     if state.cut is not None:

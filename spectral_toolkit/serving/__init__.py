@@ -13,16 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import SpectralToolkitError
+from ..errors import SpectralToolkitError
+from .pages import IDLE_MINUTES, MOST_PAGES
 
 ADDRESS = "127.0.0.1"
 """This machine only: nobody else in the network can knock."""
 
-_TEMPLATE = Path(__file__).parent / "views" / "templates" / "app"
 _SETTINGS: dict[str, Any] = {
     "Voila.ip": ADDRESS,
     "Voila.port_retries": 0,
     "Voila.log_level": "ERROR",
+    "VoilaConfiguration.multi_kernel_manager_class": "spectral_toolkit.serving.app.Kernels",
     "VoilaConfiguration.allow_template_override": "NO",
     "VoilaConfiguration.allow_theme_override": "NO",
     # The notebook is all there is in its folder; nothing is to be had from it.
@@ -78,7 +79,13 @@ def explorer_code(arguments: str, folder: str, *, bundle: bool = False) -> str:
 
 
 def serve(
-    code: str, *, port: int | None = None, open_browser: bool = True, announce: Callable[[str], object] = print
+    code: str,
+    *,
+    port: int | None = None,
+    open_browser: bool = True,
+    max_pages: int = MOST_PAGES,
+    idle_minutes: float = IDLE_MINUTES,
+    announce: Callable[[str], object] = print,
 ) -> None:
     """Show what a cell displays as a page of its own, until interrupted.
 
@@ -90,6 +97,10 @@ def serve(
         On this machine; None takes any that is free.
     open_browser
         Whether to open the page.
+    max_pages
+        How many pages may be open at once; each has a kernel of its own. One more is told so in a sentence.
+    idle_minutes
+        After how long the kernel of a page that nobody uses ends. That of a closed page ends within a minute.
     announce
         Called with one line: the address, with its token.
 
@@ -100,14 +111,20 @@ def serve(
     """
     try:
         import nbformat
+        import voila  # noqa: F401, asked for by name, as our module of it may be loaded already
 
-        app = _voila()
+        from .app import App
     except ImportError as error:
         raise SpectralToolkitError(
             f"The app needs the library {error.name!r}: pip install 'spectral-toolkit[app]', or open the explorer in a "
             "notebook, st.Explorer(model, images)."
         ) from error
+    for name, value in (("max_pages", max_pages), ("idle_minutes", idle_minutes)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise SpectralToolkitError(f"{name}={value!r} is out of range: expected a number above 0.")
     chosen = _free_port(port)
+    app = App()
+    app.most_pages, app.idle_minutes = int(max_pages), idle_minutes
     token = secrets.token_hex(24)
     address = f"http://{ADDRESS}:{chosen}/?token={token}"
     before = os.getcwd()
@@ -138,18 +155,6 @@ def serve(
             app.start()
         finally:
             os.chdir(before)  # the folder goes away
-
-
-def _voila() -> Any:
-    """Voila with our page in front of its own."""
-    from voila.app import Voila
-
-    class App(Voila):
-        def setup_template_dirs(self) -> None:
-            super().setup_template_dirs()
-            self.template_paths = [str(_TEMPLATE), *self.template_paths]
-
-    return App()
 
 
 def _arguments(settings: dict[str, Any]) -> list[str]:

@@ -1,0 +1,149 @@
+"""A study takes its outputs for itself: no other run works there meanwhile, and what it replaces is its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import StoreError, StudyError, first_line
+from ..outputs import refuse_foreign, write_whole
+from .cache import LOCK, Cache
+from .config import Study
+from .numbers import read_record
+
+_OWNER = "study.json"
+
+
+@contextmanager
+def locked(cache: Cache) -> Iterator[None]:
+    """Nobody else computes into this cache meanwhile, in this process or another on this machine.
+
+    The system holds the lock for as long as the process lives, so that nothing is left to clear away after ``kill -9``.
+
+    Raises
+    ------
+    StudyError
+        If another run is under way there.
+    """
+    path = cache.folder / LOCK
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise StoreError(
+            f"{str(path)!r} cannot be written ({error.strerror or error}): make room there, or choose another --out."
+        ) from error
+    with file:
+        # An earlier run may have removed the folder between our opening the file and locking it: then it is nobody's.
+        if not _lock(file) or not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise StudyError(
+                f"Another run is at work in {str(cache.folder)!r}: wait until it has ended, or choose another --out."
+            )
+        yield
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Whether the file is ours now; given back when it is closed, or the process ends in whatever way."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        raise StoreError(
+            f"{file.name!r} lies where files cannot be locked ({error.strerror or error}), so two runs could spoil "
+            "each other's work: choose another --out."
+        ) from error
+    return True
+
+
+@contextmanager
+def claimed(study: Study, outputs: Sequence[Path], folder: Path, *, overwrite: bool) -> Iterator[Cache]:
+    """The cache of a study whose outputs may be written: nothing else is there, or an earlier result of its own.
+
+    A study is known by its title; without one by its models and pictures, of which some must be the same.
+
+    Parameters
+    ----------
+    outputs
+        Page, numbers and eigenvectors.
+    folder
+        The cache.
+    overwrite
+        Whether an earlier result of its own may be replaced.
+
+    Raises
+    ------
+    StudyError
+        If another study's results or cells are there, or another run is under way.
+    StoreError
+        If something else is there, or an earlier result of its own and ``overwrite`` is False.
+    """
+    for path in outputs:
+        refuse_foreign(path, overwrite=True)
+    numbers = next(path for path in outputs if path.suffix == ".json")
+    found = {numbers: identity(read_record(numbers)["study"])} if numbers.exists() else {}
+    found |= {folder: owner} if (owner := _owner(folder)) is not None else {}
+    mine = identity(study.record())
+    for place, other in found.items():
+        if not _same(mine, other):
+            raise StudyError(
+                f"{str(place)!r} belongs to another study, {str(other['title'])[:80]!r}, and not to this one, "
+                f"{str(mine['title'])[:80]!r}: give another name to write to (out, or --out). A study is known by its "
+                "title, and without one by its models and pictures."
+            )
+    for path in outputs:
+        if path.exists() and not found:
+            raise StudyError(
+                f"{str(path)!r} was written by spectral-toolkit, but by no study that is known here: remove it, or "
+                "choose another --out."
+            )
+        refuse_foreign(path, overwrite=overwrite)
+    cache = Cache(folder)
+    with locked(cache):
+        write_whole(folder / _OWNER, json.dumps({"study": study.record()}, ensure_ascii=False).encode())
+        yield cache
+
+
+def identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a study's settings tells it from others.
+
+    Examples
+    --------
+    >>> identity({"title": "Four scenes", "models": [{"label": "scenes"}], "pictures": [{"label": "made"}], "seed": 3})
+    {'title': 'Four scenes', 'models': ['scenes'], 'pictures': ['made']}
+    """
+    return {
+        "title": record.get("title"),
+        **{kind: [one["label"] for one in record.get(kind, ())] for kind in ("models", "pictures")},
+    }
+
+
+def _same(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two identities are of one study: it may have been edited since."""
+    if mine["title"] != other["title"]:
+        return False
+    return mine["title"] != Study.title or all(set(mine[kind]) & set(other[kind]) for kind in ("models", "pictures"))
+
+
+def _owner(folder: Path) -> dict[str, Any] | None:
+    """Whose cells are there; None where nobody has said so."""
+    try:
+        return identity(json.loads((folder / _OWNER).read_text(encoding="utf-8"))["study"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(
+            f"{str(folder / _OWNER)!r} does not say whose cells lie beside it ({first_line(error)}): remove "
+            f"{folder.name!r}."
+        ) from error
