@@ -36,11 +36,11 @@ class Panel:
         return max(self.size[0], 1.1 * ImageFont.load_default(13).getlength(_plain(self.title)))
 
 
-def save_png(panels: Sequence[Panel], path: Path) -> Path:
-    """Panels side by side as a PNG of twice the size on the screen."""
+def sheet(panels: Sequence[Panel]) -> Image.Image:
+    """Panels side by side, of twice the size on the screen."""
     width, height = _whole(panels)
-    sheet = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), "white")
-    draw = ImageDraw.Draw(sheet)
+    drawn = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), "white")
+    draw = ImageDraw.Draw(drawn)
     large, small = (ImageFont.load_default(size * _SCALE) for size in (13, 11))
     left = 0.0
     for panel in panels:
@@ -48,7 +48,7 @@ def save_png(panels: Sequence[Panel], path: Path) -> Path:
         for tile, place in zip(panel.tiles, panel.places, strict=True):
             at = (round((left + place.left) * _SCALE), round((_HEAD + place.top) * _SCALE))
             size = (round(place.height * _SCALE), round(place.width * _SCALE))
-            sheet.paste(Image.fromarray(_composed(tile, size)), at)
+            drawn.paste(Image.fromarray(_composed(tile, size)), at)
             for colour, wide in _STROKES:
                 for x0, y0, x1, y1 in _ends(tile, place, left):
                     half = wide / 2  # lines end square, so that corners are closed
@@ -61,14 +61,19 @@ def save_png(panels: Sequence[Panel], path: Path) -> Path:
                 corners += [(left + box[2]) * _SCALE, (_HEAD + box[3]) * _SCALE]
                 draw.rectangle(corners, outline=box[4], width=2 * _SCALE)
         left += panel.width + _SPACE
+    return drawn
+
+
+def save_png(panels: Sequence[Panel], path: Path) -> Path:
+    """The same as a PNG."""
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    sheet(panels).save(buffer, "PNG")
     write_whole(path, buffer.getvalue())
     return path
 
 
 def save_svg(panels: Sequence[Panel], path: Path) -> Path:
-    """The same as an SVG: pictures as they are, patches with sharp edges, words as words."""
+    """Panels side by side as an SVG: pictures as they are, patches with sharp edges, words as words."""
     width, height = _whole(panels)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
