@@ -118,7 +118,7 @@ def test_a_broken_table_or_folder_says_so(tmp_path: Path, monkeypatch: pytest.Mo
         graph_of(acts, folder="/proc/below").neighbours("block.0")
     with pytest.raises(AffinityError, match="means nothing to kernel='shifted_cosine'"):
         st.affinity(acts, "vv", kernel="shifted_cosine", scope="dataset", folder=tmp_path)
-    with pytest.raises(AffinityError, match="folder=7 is not understood"):
+    with pytest.raises(AffinityError, match="folder=7 is not a path"):
         graph_of(acts, folder=7)
     monkeypatch.setattr(neighbour_tables.shutil, "disk_usage", lambda _: mock.Mock(free=1000))
     full = graph_of(acts, folder=tmp_path / "full", across=6)

@@ -186,7 +186,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "data array without rows": (xr.DataArray(STACK[:, :0], dims=DIMS), "holds no pictures"),
     "data array of two channels": (xr.DataArray(STACK[..., :2], dims=DIMS), "rgb must be 3"),
     "empty path": ("", "is empty"),
-    "endless path": ("x" * 5000, "(cannot be used: File name too long|does not exist)"),
+    "endless path": ("x" * 5000, "(cannot be used \\(File name too long\\)|does not exist)"),
     "empty generator": (iter(()), "There is no picture in"),
     "one dimension": (np.zeros(8), "is not a picture"),
     "floats out of range": (RGB.astype(float), "expected 0 to 1"),

@@ -150,6 +150,8 @@ def locate(source: str, revision: str | None) -> Place:
     """Look for a bundled name, a local folder or a hub name, in this order."""
     if source in bundled_models():
         return Place(source, str(WEIGHTS / source), True)
+    if not source.strip():
+        raise not_found(source, "has no name")
     path = local_path(source, "source", error=ModelNotFoundError)
     if path.is_dir():
         of_diffusers = folder_of_diffusers(path)
