@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from .decoding import picture_size, read_picture, rgb_of
+from .described import Described, few
 from .errors import SpectralToolkitError
 from .outputs import local_path
 from .pixel_values import HALF_LEVEL, to_rgb, to_uint8
@@ -72,7 +73,7 @@ class _Entry:
         return _entry_again, (self.read() if self.file is None else self.file, facts)
 
 
-class Pictures(Sequence[np.ndarray]):
+class Pictures(Described, Sequence[np.ndarray]):
     """A lazy sequence of uint8 RGB arrays of shape (height, width, 3).
 
     Attributes
@@ -137,9 +138,12 @@ class Pictures(Sequence[np.ndarray]):
     def __iter__(self) -> Iterator[np.ndarray]:
         return (entry.read() for entry in self._entries)
 
-    def __repr__(self) -> str:
-        shown = ", ".join(self.names[:3]) + (", ..." if len(self) > 3 else "")
-        return f"<Pictures: {len(self)} ({shown})>"
+    def _facts(self) -> dict[str, object]:
+        sizes = list(dict.fromkeys(f"{height}x{width}" for height, width in (one.size for one in self._entries)))
+        return {"pictures": few(self.names), "height x width": few(sizes)}
+
+    def _line(self) -> str:
+        return f"<Pictures: {few(self.names)}>"
 
 
 @computing

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 
 from ..activations import image_names
+from ..described import Described, few
 from ..errors import AffinityError
 from ..matching import image_hashes
 from ..settings import computing
@@ -71,7 +72,7 @@ class Recipe:
     options: tuple[tuple[str, float | str], ...] = ()
 
 
-class LayerGraph:
+class LayerGraph(Described):
     """Affinities of all layers of one capture; made by :func:`spectral_toolkit.affinity`.
 
     Operators are built when first asked for and kept while they fit in ``cache_bytes``, so that solving again
@@ -285,11 +286,28 @@ class LayerGraph:
             return None
         return torch.as_tensor(~masked[images], device=self.device).flatten(1)
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, object]:
+        recipe = self.recipe
+        grids = sorted({member.grid for member in self.members}, reverse=True)
+        weights = {name: weight for name, weight in self.weights.items() if weight != 1}
+        return {
+            "affinity": recipe.kind,
+            "kernel": recipe.kernel,
+            "heads": recipe.heads,
+            "scope": recipe.scope,
+            "layers": few(self.layers),
+            "grids": ", ".join(f"{rows}x{columns}" for rows, columns in grids),
+            "weights other than 1": ", ".join(f"{name} {weight:g}" for name, weight in weights.items()),
+            "images": few(self.images),
+            "device": self.device,
+        }
+
+    def _line(self) -> str:
         recipe = self.recipe
         grids = sorted({member.grid for member in self.members}, reverse=True)
         return (
-            f"LayerGraph({recipe.kind!r}, kernel={recipe.kernel!r}, heads={recipe.heads!r}, scope={recipe.scope!r}: "
+            f"{type(self).__name__}({recipe.kind!r}, kernel={recipe.kernel!r}, heads={recipe.heads!r}, "
+            f"scope={recipe.scope!r}: "
             f"{len(self.members)} layers on {', '.join(f'{rows}x{columns}' for rows, columns in grids)}, "
             f"{len(self.images)} images)"
         )

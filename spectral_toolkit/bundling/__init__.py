@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from ..activations import image_names, layer_names
+from ..described import Described, few, shortened
 from ..errors import BundleError, SpectralToolkitError, first_line
 from ..images import Pictures, load_images
 from ..matching import image_hashes, paired_pictures
@@ -42,7 +43,7 @@ MAX_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Bundle(Described):
     """What was read from a bundle, all of it in memory.
 
     Attributes
@@ -69,9 +70,18 @@ class Bundle:
     provenance: dict[str, Any] = field(default_factory=dict)
     written_by: str = ""
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "model": self.provenance.get("model"),
+            "images": few(image_names(self.activations)),
+            "layers": few(layer_names(self.activations)),
+            "eigenvectors": few(list(self.eigenvectors)),
+            "written by": self.written_by,
+        }
+
+    def _line(self) -> str:
         layers = len(layer_names(self.activations))
-        answers = ", ".join(self.eigenvectors) or "none"
+        answers = shortened(", ".join(self.eigenvectors) or "none", 60)
         return f"<Bundle: {len(image_names(self.activations))} images, {layers} layers, eigenvectors: {answers}>"
 
 

@@ -47,7 +47,7 @@ class StudyResult:
         Names of the cells in words, in order.
     """
 
-    record: dict[str, Any]
+    record: dict[str, Any] = field(repr=False)
     html: Path
     json: Path
     zarr: Path

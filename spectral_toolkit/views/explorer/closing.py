@@ -1,4 +1,4 @@
-"""Closing widgets, with what nobody else would close."""
+"""Widgets closed whole, with all that belongs to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def close_whole(widget: Any) -> None:
 
 
 def inside(box: widgets.Box) -> list[widgets.Widget]:
-    """All widgets of a box and of the boxes in it."""
+    """All widgets in a box, and in the boxes in it."""
     found: list[widgets.Widget] = []
     for child in box.children:
         if isinstance(child, widgets.Box):

@@ -80,6 +80,14 @@ def questions(state: State, facts: Facts) -> list[Question]:
     ]
 
 
+def wanted(state: State, facts: Facts) -> object:
+    """What must be computed for a state: two states of equal wants differ in looks only."""
+    regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
+    rows = (state.patch, state.heads and state.patch is not None)
+    cut = None if state.cut is None else state.component
+    return (tuple(questions(state, facts)), regions, cut, rows)
+
+
 def can_be_written_out(grid: Sequence[int]) -> bool:
     """Whether the joint graph over a grid is small enough, so that what a cut costs can be computed."""
     return grid[0] * grid[1] <= MOST_DENSE

@@ -18,6 +18,7 @@ import xarray as xr
 from PIL import Image
 
 from ...bundling import load_bundle, save_bundle
+from ...described import Described, few
 from ...errors import SpectralToolkitError
 from ...outputs import local_path
 from ..frozen import Frozen, frozen
@@ -25,11 +26,11 @@ from . import save, wording
 from .closing import close_whole, inside
 from .code import as_code
 from .controls import Controls
-from .keeping import captured, fitting, freezing_settings, state_of
+from .keeping import captured, contrast, fitting, freezing_settings, state_of
 from .offline import Loader, Stage
 from .picture import Layers, Pictures, Rows, Spectrum
 from .save import sheet
-from .session import Answer, Session, questions
+from .session import Answer, Session, questions, wanted
 from .state import VIEWS, State, checked, checked_weights, moved
 from .still import Still, below_each_other, chart_sheet
 from .worker import Worker
@@ -38,7 +39,7 @@ PATIENCE = 0.15
 """Seconds that a change waits for its answer before the picture is dimmed and the notebook goes on."""
 
 
-class Explorer(widgets.VBox):
+class Explorer(Described, widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
 
     Every control has its twin in `state`: assigning another state moves the controls and the picture.
@@ -240,6 +241,19 @@ class Explorer(widgets.VBox):
             shown.append(sheet(self._rows.panels()))
         return below_each_other(shown)
 
+    def _facts(self) -> dict[str, Any]:
+        if not getattr(self, "_open", False):
+            return {"state": "closed"}
+        facts, state = self._session.facts, self._state
+        compared = f" beside {state.other_affinity}" if state.compare else ""
+        return {
+            "view": state.view,
+            "affinity": f"{state.affinity}{compared}",
+            "eigenvectors": state.n_eigenvectors,
+            "images": few(facts.images),
+            "layers": few(facts.layers),
+        }
+
     def close(self) -> None:
         """Stop computing, and let go of widgets, figures, activations and answers."""
         self._end()
@@ -431,7 +445,7 @@ class Explorer(widgets.VBox):
         same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity
         if asked and same and "other_affinity" not in changes:
             # Twice the same would teach nothing: the other side moves on.
-            state = replace(state, other_affinity=_contrast(state.affinity, facts.kinds))
+            state = replace(state, other_affinity=contrast(state.affinity, facts.kinds))
         n = state.n_eigenvectors
         if "component" not in changes and isinstance(n, int) and 1 <= n < state.component:
             state = replace(state, component=n)
@@ -454,12 +468,12 @@ class Explorer(widgets.VBox):
             self._worker.cancel()
             self._show(answer)
             return
-        wanted = _wanted(self._state, self._session)
-        if wanted != self._asked:
-            self._asked = wanted
+        now = wanted(self._state, self._session.facts)
+        if now != self._asked:
+            self._asked = now
             self._worker.ask(self._state, patience=PATIENCE)
             if self._asked is not None:
-                self._mark_busy(wanted)
+                self._mark_busy(now)
 
     def _deliver(self, _asked: State, answer: Answer | None, error: Exception | None) -> None:
         if answer is not None:
@@ -509,9 +523,9 @@ class Explorer(widgets.VBox):
         made = [part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None]
         rows = [] if self._rows is None else [self._rows.widget]
         for widget in made + rows:
-            wanted = None if any(widget is one for one in shown) else "none"
-            if widget.layout.display != wanted:
-                widget.layout.display = wanted
+            display = None if any(widget is one for one in shown) else "none"
+            if widget.layout.display != display:
+                widget.layout.display = display
         if self._page_ready and (self._stage.children, self._rows_stage.children) != (tuple(made), tuple(rows)):
             self._fill()
 
@@ -542,8 +556,8 @@ class Explorer(widgets.VBox):
         self._message.value = f'<span class="st-error">{html.escape(text)}</span>' if text else ""
 
     def _is_current(self) -> bool:
-        wanted = _wanted(self._state, self._session)
-        return self._answer is not None and wanted == _wanted(self._answer.state, self._session)
+        now = wanted(self._state, self._session.facts)
+        return self._answer is not None and now == wanted(self._answer.state, self._session.facts)
 
     def _require_current(self) -> None:
         if not self._is_current():
@@ -559,20 +573,6 @@ def _reason(error: Exception | None) -> str:
 
 def _run(action: Callable[[], str], _check: object) -> str:
     return action()
-
-
-def _contrast(kind: str, kinds: tuple[str, ...]) -> str:
-    """What to show beside an affinity: where beside what, if it can be."""
-    wanted = "qk" if kind == "vv" else "vv"
-    return wanted if wanted in kinds else kind
-
-
-def _wanted(state: State, session: Session) -> object:
-    """What must be computed for a state: two states of equal wants differ in looks only."""
-    regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
-    rows = (state.patch, state.heads and state.patch is not None)
-    cut = None if state.cut is None else state.component
-    return (tuple(questions(state, session.facts)), regions, cut, rows)
 
 
 def _script_text(text: str) -> str:
