@@ -21,6 +21,7 @@ from ..bokeh_sent import current_run
 MOST = 120_000
 """Bytes of a picture: it is kept twice in the notebook, for pages and for what is printed."""
 
+_WIDEST = 1000  # pixels of its longer side
 _REST = 1.0  # seconds without a change before the picture follows
 _WORDS = "A still picture of the explorer. Run the cells above this one, then this cell, for the explorer itself."
 _INK = "#1a1a1a"
@@ -83,11 +84,12 @@ class Still:
 
 def small_png(picture: Image.Image, most: int = MOST) -> bytes:
     """A picture as a PNG of at most so many bytes: fewer colours first, then fewer pixels."""
-    tried: Image.Image = picture
+    tried = picture.copy()
+    tried.thumbnail((_WIDEST, _WIDEST))  # encoding takes time, too, before the first view
     while True:
         for one in (tried, tried.quantize(256, dither=Image.Dither.NONE)):
             buffer = io.BytesIO()
-            one.save(buffer, "PNG", optimize=True)
+            one.save(buffer, "PNG")
             if buffer.tell() <= most:
                 return buffer.getvalue()
         tried = tried.resize((max(1, tried.width * 3 // 4), max(1, tried.height * 3 // 4)), Image.Resampling.LANCZOS)
