@@ -14,7 +14,9 @@ import torch
 import xarray as xr
 
 from ..activations import image_names
+from ..described import Described, few
 from ..errors import AffinityError
+from ..matching import image_hashes
 from ..settings import computing
 from .features import KINDS, layer_shape, read_features
 from .operators import DenseOperator, LowRankOperator, Operator, Rows, TiledOperator, WalkOperator, dense_from_rows
@@ -70,7 +72,7 @@ class Recipe:
     options: tuple[tuple[str, float | str], ...] = ()
 
 
-class LayerGraph:
+class LayerGraph(Described):
     """Affinities of all layers of one capture; made by :func:`spectral_toolkit.affinity`.
 
     Operators are built when first asked for and kept while they fit in ``cache_bytes``, so that solving again
@@ -82,8 +84,8 @@ class LayerGraph:
         Names in depth order; with ``heads="each"`` one entry per head, ``"<layer>[<head>]"``.
     weights : dict[str, float]
         One non-negative weight per entry of ``layers``.
-    images : tuple of str
-        Names of the images.
+    images, hashes : tuple of str
+        Names of the images, and the hashes of their pixels; empty where the activations know none.
     subspaces : dict
         Room for solvers: per batch of images and grid, a fingerprint of the last answer and the subspace it was
         found in, which holds more than the answer and makes a warm start from that answer quicker.
@@ -110,6 +112,7 @@ class LayerGraph:
         self.cache_bytes = cache_bytes
         self.mask = dict(mask or {})
         self.images = tuple(image_names(activations))
+        self.hashes = tuple(image_hashes(activations, self.images))
         self.left_out = tuple(left_out)
         self._default_weights = {m.name: 0.0 if m.layer in self.left_out else 1.0 for m in self.members}
         self._weights = resolve_weights(weights, self.members, self._default_weights)
@@ -283,11 +286,28 @@ class LayerGraph:
             return None
         return torch.as_tensor(~masked[images], device=self.device).flatten(1)
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, object]:
+        recipe = self.recipe
+        grids = sorted({member.grid for member in self.members}, reverse=True)
+        weights = {name: weight for name, weight in self.weights.items() if weight != 1}
+        return {
+            "affinity": recipe.kind,
+            "kernel": recipe.kernel,
+            "heads": recipe.heads,
+            "scope": recipe.scope,
+            "layers": few(self.layers),
+            "grids": ", ".join(f"{rows}x{columns}" for rows, columns in grids),
+            "weights other than 1": ", ".join(f"{name} {weight:g}" for name, weight in weights.items()),
+            "images": few(self.images),
+            "device": self.device,
+        }
+
+    def _line(self) -> str:
         recipe = self.recipe
         grids = sorted({member.grid for member in self.members}, reverse=True)
         return (
-            f"LayerGraph({recipe.kind!r}, kernel={recipe.kernel!r}, heads={recipe.heads!r}, scope={recipe.scope!r}: "
+            f"{type(self).__name__}({recipe.kind!r}, kernel={recipe.kernel!r}, heads={recipe.heads!r}, "
+            f"scope={recipe.scope!r}: "
             f"{len(self.members)} layers on {', '.join(f'{rows}x{columns}' for rows, columns in grids)}, "
             f"{len(self.images)} images)"
         )

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 
+from ..described import Described, few
 from ..errors import SpectralToolkitError, UnsupportedModelError
 from ..settings import computing, own_settings
 from ..settings.drawing import Draws, drawing
@@ -80,7 +81,7 @@ class Recorder(Protocol):
 
 
 @dataclass
-class Model(ABC):
+class Model(Described, ABC):
     """A model whose attention can be captured; made by ``load_model``.
 
     Attributes
@@ -122,6 +123,19 @@ class Model(ABC):
     """Largest batch the model can take, None where there is no limit."""
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     """Libraries whose versions belong to the provenance."""
+
+    def _facts(self) -> dict[str, Any]:
+        parameters = list(self.tower.parameters())
+        first = parameters[0] if parameters else None
+        return {
+            "name": self.name,
+            "family": self.family,
+            "layers": few(self.layers),
+            "special tokens": few(self.special_tokens),
+            "parameters": f"{sum(one.numel() for one in parameters):,}",
+            "on": "" if first is None else f"{first.device}, {str(first.dtype).removeprefix('torch.')}",
+            "revision": self.revision,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         # A lock belongs to one object in one process: copies and pickles get one of their own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -45,8 +46,11 @@ class Running:
 
     def kernels(self) -> list[int]:
         """Processes of kernels."""
-        children = psutil.Process(self.process).children(recursive=True)
-        return [one.pid for one in children if "ipykernel_launcher" in " ".join(one.cmdline())]
+        found = []
+        for one in psutil.Process(self.process).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                found += [one.pid] if "ipykernel_launcher" in " ".join(one.cmdline()) else []
+        return found
 
     def wait_for_kernels(self, n: int, seconds: float) -> None:
         until = time.monotonic() + seconds

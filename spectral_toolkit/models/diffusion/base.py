@@ -102,6 +102,10 @@ class DiffusionModel(WatchedModel):
                 "is nothing to capture."
             )
 
+    def _facts(self) -> dict[str, Any]:
+        timesteps = ", ".join(map(str, self.timesteps))
+        return {**super()._facts(), "timesteps": timesteps, "draws": self.n_draws, "prompt": self.prompt}
+
     # --- what a family fills in --------------------------------------------------------------------------------------
 
     def find_layers(self) -> tuple[str, ...]:

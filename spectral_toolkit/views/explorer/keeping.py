@@ -43,6 +43,12 @@ def state_of(bundle: Bundle) -> State:
         return State()
 
 
+def contrast(kind: str, kinds: tuple[str, ...]) -> str:
+    """What to show beside an affinity: where beside what, if it can be."""
+    wanted = "qk" if kind == "vv" else "vv"
+    return wanted if wanted in kinds else kind
+
+
 def fitting(state: State, session: Session) -> State:
     """What a user did, with everything else brought into range: no control may lead to an error."""
     facts = session.facts

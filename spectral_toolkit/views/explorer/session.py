@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from ...activations import check_tree, image_names, layer_names
+from ...activations import check_tree, image_coordinates, image_names, layer_names
 from ...affinities import LayerGraph, affinity
 from ...affinities.features import KINDS
 from ...affinities.rows import affinity_row
@@ -78,6 +78,14 @@ def questions(state: State, facts: Facts) -> list[Question]:
         Question(state.image, *side, _key(weights), state.n_eigenvectors, state.mask_outliers)
         for side, weights in zip(sides, facts.weights_shown(state), strict=False)
     ]
+
+
+def wanted(state: State, facts: Facts) -> object:
+    """What must be computed for a state: two states of equal wants differ in looks only."""
+    regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
+    rows = (state.patch, state.heads and state.patch is not None)
+    cut = None if state.cut is None else state.component
+    return (tuple(questions(state, facts)), regions, cut, rows)
 
 
 def can_be_written_out(grid: Sequence[int]) -> bool:
@@ -314,5 +322,4 @@ def _grid(node: xr.DataTree) -> tuple[int, int]:
 
 
 def _boxes(activations: xr.DataTree) -> dict[str, Any]:
-    wanted = ("box_top", "box_left", "box_bottom", "box_right", "original_height", "original_width")
-    return {name: activations.coords[name].variable for name in wanted if name in activations.coords}
+    return dict(image_coordinates(activations))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import math
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -15,27 +15,31 @@ from typing import Any
 
 import ipywidgets as widgets
 import xarray as xr
+from PIL import Image
 
 from ...bundling import load_bundle, save_bundle
+from ...described import Described, few
 from ...errors import SpectralToolkitError
+from ...outputs import local_path
 from ..frozen import Frozen, frozen
 from . import save, wording
+from .closing import close_whole, inside
 from .code import as_code
 from .controls import Controls
-from .keeping import captured, fitting, freezing_settings, state_of
+from .keeping import captured, contrast, fitting, freezing_settings, state_of
 from .offline import Loader, Stage
 from .picture import Layers, Pictures, Rows, Spectrum
-from .session import Answer, Session, questions
+from .save import sheet
+from .session import Answer, Session, questions, wanted
 from .state import VIEWS, State, checked, checked_weights, moved
+from .still import Still, below_each_other, chart_sheet
 from .worker import Worker
-
-_NUMBERS = itertools.count()
 
 PATIENCE = 0.15
 """Seconds that a change waits for its answer before the picture is dimmed and the notebook goes on."""
 
 
-class Explorer(widgets.VBox):
+class Explorer(Described, widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
 
     Every control has its twin in `state`: assigning another state moves the controls and the picture.
@@ -124,7 +128,7 @@ class Explorer(widgets.VBox):
 
     def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
         self._session, self._source, self._state, self._bundle = session, source, state, bundle
-        self._name = f"st-explorer-{next(_NUMBERS)}"
+        self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # one page may show explorers of several kernels
         self._answer: Answer | None = None
         self._asked: object = None
         self._worker: Worker[State] = Worker(
@@ -133,6 +137,7 @@ class Explorer(widgets.VBox):
         # Pages have a thread of their own: they take a minute, and need nothing that answers are computed from.
         self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
         views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
+        self._still = Still(self._name)
         self._controls = Controls(session.facts, self._on_change, views, self._name)
         self._pictures = Pictures(self._on_change)
         self._rows: Rows | None = None
@@ -220,6 +225,35 @@ class Explorer(widgets.VBox):
         """
         return frozen(self.activations, path, **{**freezing_settings(self._state, self._session), **settings})
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The widget; before it a still picture, which is what a page without the kernel shows."""
+        self._still.show(self._drawn)
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        # Whoever cannot show the widget shows nothing in its place: the still picture is there already.
+        return {"application/vnd.jupyter.widget-view+json": view, "text/html": " ", "text/plain": repr(self)}
+
+    def _drawn(self) -> Image.Image:
+        """The view as a picture."""
+        view = self._state.view
+        chart = self._spectrum if view == "spectrum" else self._layers if view == "layers" else None
+        shown = [sheet(self._pictures.panels()) if chart is None else chart_sheet(chart.chart.figure)]
+        if self._state.patch is not None and self._rows is not None:
+            shown.append(sheet(self._rows.panels()))
+        return below_each_other(shown)
+
+    def _facts(self) -> dict[str, Any]:
+        if not getattr(self, "_open", False):
+            return {"state": "closed"}
+        facts, state = self._session.facts, self._state
+        compared = f" beside {state.other_affinity}" if state.compare else ""
+        return {
+            "view": state.view,
+            "affinity": f"{state.affinity}{compared}",
+            "eigenvectors": state.n_eigenvectors,
+            "images": few(facts.images),
+            "layers": few(facts.layers),
+        }
+
     def close(self) -> None:
         """Stop computing, and let go of widgets, figures, activations and answers."""
         self._end()
@@ -244,10 +278,11 @@ class Explorer(widgets.VBox):
         if not getattr(self, "_open", False):  # ended already, or never begun because the input was refused
             return
         self._open = False
+        self._still.close()
         self._worker.close()
         self._page_maker.close()
         live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
-        for widget in [*live, *_inside(self)]:
+        for widget in [*live, *inside(self)]:
             close_whole(widget)
         self.children = ()
         self._session.close()
@@ -259,7 +294,7 @@ class Explorer(widgets.VBox):
         self._style = widgets.HTML(layout=widgets.Layout(display="none"))
         thumbs = [self._session.small(place, 116) for place in range(len(self._controls.thumbs))]
         style = files("spectral_toolkit.views.explorer").joinpath("style.css").read_text(encoding="utf-8")
-        self._style.value = f"<style>{style}{self._controls.set_thumbnails(thumbs)}</style>"
+        self._style.value = f"<style>{style}{self._still.hidden}{self._controls.set_thumbnails(thumbs)}</style>"
         self._busy = widgets.HTML('<span class="st-spin"></span>Solving ...')
         self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=_auto())
         self._cancel.on_click(lambda _: self._stop())
@@ -344,7 +379,7 @@ class Explorer(widgets.VBox):
         return f"{_saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or the button Load bundle."
 
     def _load_bundle(self) -> str:
-        path = Path(self._path.value.strip()).expanduser()
+        path = local_path(self._path.value.strip())
         if not path.exists() and path.with_name(f"{path.name}.zip").exists():
             path = path.with_name(f"{path.name}.zip")
         bundle = load_bundle(path)
@@ -410,7 +445,7 @@ class Explorer(widgets.VBox):
         same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity
         if asked and same and "other_affinity" not in changes:
             # Twice the same would teach nothing: the other side moves on.
-            state = replace(state, other_affinity=_contrast(state.affinity, facts.kinds))
+            state = replace(state, other_affinity=contrast(state.affinity, facts.kinds))
         n = state.n_eigenvectors
         if "component" not in changes and isinstance(n, int) and 1 <= n < state.component:
             state = replace(state, component=n)
@@ -433,12 +468,12 @@ class Explorer(widgets.VBox):
             self._worker.cancel()
             self._show(answer)
             return
-        wanted = _wanted(self._state, self._session)
-        if wanted != self._asked:
-            self._asked = wanted
+        now = wanted(self._state, self._session.facts)
+        if now != self._asked:
+            self._asked = now
             self._worker.ask(self._state, patience=PATIENCE)
             if self._asked is not None:
-                self._mark_busy(wanted)
+                self._mark_busy(now)
 
     def _deliver(self, _asked: State, answer: Answer | None, error: Exception | None) -> None:
         if answer is not None:
@@ -482,14 +517,15 @@ class Explorer(widgets.VBox):
         self._controls.lowest.disabled = self._lowest_cut() is None
         self._row_legend.value = wording.row_legend(state, answer.sides[0].eig)
         self._stale(False)
+        self._still.follow(self._drawn)
 
     def _display(self, shown: list[Any]) -> None:
         made = [part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None]
         rows = [] if self._rows is None else [self._rows.widget]
         for widget in made + rows:
-            wanted = None if any(widget is one for one in shown) else "none"
-            if widget.layout.display != wanted:
-                widget.layout.display = wanted
+            display = None if any(widget is one for one in shown) else "none"
+            if widget.layout.display != display:
+                widget.layout.display = display
         if self._page_ready and (self._stage.children, self._rows_stage.children) != (tuple(made), tuple(rows)):
             self._fill()
 
@@ -520,8 +556,8 @@ class Explorer(widgets.VBox):
         self._message.value = f'<span class="st-error">{html.escape(text)}</span>' if text else ""
 
     def _is_current(self) -> bool:
-        wanted = _wanted(self._state, self._session)
-        return self._answer is not None and wanted == _wanted(self._answer.state, self._session)
+        now = wanted(self._state, self._session.facts)
+        return self._answer is not None and now == wanted(self._answer.state, self._session.facts)
 
     def _require_current(self) -> None:
         if not self._is_current():
@@ -537,38 +573,6 @@ def _reason(error: Exception | None) -> str:
 
 def _run(action: Callable[[], str], _check: object) -> str:
     return action()
-
-
-def _contrast(kind: str, kinds: tuple[str, ...]) -> str:
-    """What to show beside an affinity: where beside what, if it can be."""
-    wanted = "qk" if kind == "vv" else "vv"
-    return wanted if wanted in kinds else kind
-
-
-def _wanted(state: State, session: Session) -> object:
-    """What must be computed for a state: two states of equal wants differ in looks only."""
-    regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
-    rows = (state.patch, state.heads and state.patch is not None)
-    cut = None if state.cut is None else state.component
-    return (tuple(questions(state, session.facts)), regions, cut, rows)
-
-
-def close_whole(widget: Any) -> None:
-    """Close a widget with its layout and style, which are widgets too that nobody else would close."""
-    widget.unobserve_all()
-    for part in ("layout", "style"):
-        if getattr(widget, part, None) is not None:
-            getattr(widget, part).close()
-    widget.close()
-
-
-def _inside(box: widgets.Box) -> list[widgets.Widget]:
-    found: list[widgets.Widget] = []
-    for child in box.children:
-        if isinstance(child, widgets.Box):
-            found += _inside(child)
-        found.append(child)
-    return found
 
 
 def _script_text(text: str) -> str:
