@@ -103,7 +103,7 @@ def read_members(
                 described,
                 {name: _verified(path, name, container, entries) for name in sizes if not _is_json(name)},
             )
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise damaged(path, first_line(error)) from error
 
 
