@@ -149,20 +149,16 @@ def reached(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def aims() -> str:
-    """What was aimed at, and what the published scores are, and what they are without alignment."""
+    """What was aimed at, and what the published scores are."""
     published = json.loads((DOCS / "scores.json").read_text())
     lines = ["| model | all layers jointly | aim: above | published | |", "|---|---|---|---|---|"]
     for name, wanted in AIMS.items():
         entry = published[name]
-        rows = {f"`{name}`": entry}
-        if "aligned_with" in entry:
-            rows |= {f"`{other['folder']}`, without alignment": other for other in entry.get("beside", [])}
-        for title, row in rows.items():
-            numbers = reached(row["full"]["scores"])
-            for what, aim in wanted.items():
-                shown = f"{numbers[what]:,.0f}" if numbers[what] >= 100 else f"{numbers[what]:.3g}"
-                verdict = "reached" if numbers[what] > aim else "**not reached**"
-                lines.append(f"| {title} | {what} | {aim:g} | {shown} | {verdict} |")
+        numbers = reached(entry["full"]["scores"])
+        for what, aim in wanted.items():
+            shown = f"{numbers[what]:,.0f}" if numbers[what] >= 100 else f"{numbers[what]:.3g}"
+            verdict = "reached" if numbers[what] > aim else "**not reached**"
+            lines.append(f"| `{name}` | {what} | {aim:g} | {shown} | {verdict} |")
     return "\n".join(lines)
 
 

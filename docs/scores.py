@@ -4,9 +4,7 @@ Measures and writes docs/scores.json; renders from it docs/scores.md, the table 
 docs/images. What has been measured of a model is kept in out/scores, kind by kind, while neither its weights nor our
 code change, so that an interrupted run goes on; a model whose quick measurement comes out as published, under the same
 weights, is not measured again. ``--render`` renders without measuring, ``--scenes 8 --into FOLDER`` tries the whole of
-it on few scenes and writes nothing into the repository. ``--beside NAME FOLDER ABOUT`` measures weights that
-are kept as FOLDER in checkpoints/beside, whose numbers must stand beside those of the bundled model NAME: of before its
-queries and keys were decayed, without alignment, or of its twin with rotary positions.
+it on few scenes and writes nothing into the repository.
 """
 
 from __future__ import annotations
@@ -31,7 +29,6 @@ TOLERANCE, CLUSTERS_TOLERANCE, CLUSTERS_MEAN_TOLERANCE = 0.005, 0.15, 0.02
 """How far a quick score may be from the published one: another processor's rounding changed shares by less than 1e-4,
 and moved a few clusters to another optimum of k-means (by up to 0.13, on average by less than 0.01)."""
 QUANTITIES = {"qk": ("query", "key"), "vv": ("value",), "qk_unrotated": ("query_unrotated", "key_unrotated")}
-BESIDE, BESIDE_KINDS = ROOT / "checkpoints" / "beside", ("qk", "vv")
 CLUSTERED = ("matched_miou", "overclustered_miou", "ari")
 Scores = dict[str, dict[str, dict[str, list[float | None]]]]
 """kind -> row -> score -> estimate and both ends of its interval; None where there is none."""
@@ -250,7 +247,6 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
             **({"aligned_with": aligned} if aligned else {}),
             **({"decayed": decayed} if decayed else {}),
             **({"positions": positions} if (positions := record.get("recipe", {}).get("positions")) else {}),
-            **({"beside": entry["beside"]} if "beside" in entry else {}),
         }
         places.docs.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(published, indent=1) + "\n")
@@ -268,41 +264,6 @@ def _decays(recipe: dict[str, Any]) -> dict[str, float]:
     return {} if queries == keys == others else {"queries": queries, "keys": keys, "others": others}
 
 
-def load_beside(folder: str) -> Any:
-    """Other weights of a bundled model."""
-    path = BESIDE / folder
-    if not (path / "model_index.json").exists():
-        import spectral_toolkit as st
-
-        return st.load_model(path, device="cpu")
-    import torch
-
-    from spectral_toolkit.models.diffusion.scenes import load_scenes_diffusion
-
-    return load_scenes_diffusion(path, torch.device("cpu"), None)
-
-
-def publish_beside(name: str, folder: str, about: str, places: Places) -> None:
-    """Measure other weights as the model's own are, without controls, and keep the joint answer's scores."""
-    target = places.docs / "scores.json"
-    published = json.loads(target.read_text())
-    model, noise = at_chosen_noise(load_beside(folder), N_SCENES, places)
-    quick = measure_quickly(model, kinds=BESIDE_KINDS, kept=places.kept)
-    full = measure(model, N_SCENES, kinds=BESIDE_KINDS, controlled=(), kept=places.kept, say=True)
-    full |= {"scores": {kind: {JOINT: rows[JOINT]} for kind, rows in full["scores"].items()}, "roles": {JOINT: JOINT}}
-    row = {
-        "folder": folder,
-        "about": about,
-        "full": full,
-        "quick": quick,
-        **({} if noise is None else {"noise": noise}),
-    }
-    others = [one for one in published[name].get("beside", []) if one["folder"] != folder]
-    published[name]["beside"] = [*others, row]
-    target.write_text(json.dumps(published, indent=1) + "\n")
-    render(published, places.docs, places.readme)
-
-
 def _tell(message: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr, flush=True)
 
@@ -316,13 +277,8 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="only render what is in docs/scores.json")
     parser.add_argument("--scenes", type=int, default=N_SCENES, help="for a trial, with --into")
     parser.add_argument("--into", type=Path, help="a folder for a trial; nothing is written elsewhere")
-    parser.add_argument(
-        "--beside", nargs=3, metavar=("NAME", "FOLDER", "ABOUT"), help="measure other weights of a model"
-    )
     arguments = parser.parse_args()
     places = Places()
-    if arguments.beside and arguments.into is not None:
-        parser.error("--beside is published beside other numbers; it has no trial.")
     if arguments.into is not None:
         into = arguments.into
         places = Places(into, into / "README.md", into / "kept", trial=True)
@@ -333,10 +289,6 @@ def main() -> None:
         parser.error("--scenes is for trials: give --into, so that nothing of it is published.")
     if arguments.render:
         render(json.loads((places.docs / "scores.json").read_text()), places.docs, places.readme)
-        return
-    if arguments.beside:
-        name, folder, about = arguments.beside
-        publish_beside(name, folder, about, places)
         return
     publish(arguments.models or list(bundled_models()), places, n_scenes=arguments.scenes)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import SpectralToolkitError, StoreError
+from .outputs import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +129,7 @@ def read_pictures(sources: list[str], seed: int) -> Any:
 
     for source in sources:
         # A file or pattern of that name wins, however unlikely.
-        if not source.startswith("scenes:") or Path(source).exists():
+        if not source.startswith("scenes:") or local_path(source, "--images").exists():
             continue
         count = int(match[1]) if (match := re.fullmatch(r"scenes:(\d{1,9})", source)) else 0
         if len(sources) > 1 or not 1 <= count <= MAX_SCENES:
@@ -164,7 +165,7 @@ def open_activations(path: Path, option: str = "--activations") -> xr.DataTree:
 
 def refuse_missing(option: str, path: Path, command: str) -> None:
     """Refuse a store that is not there, before anything is loaded that takes seconds."""
-    if not path.is_dir():
+    if not local_path(path, option).is_dir():
         raise StoreError(f"{option} {str(path)!r} is no folder: give the zarr folder that '{command}' wrote.")
 
 

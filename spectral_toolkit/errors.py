@@ -26,6 +26,10 @@ class StoreError(SpectralToolkitError):
     """A store on disk is damaged, foreign, or belongs to another capture."""
 
 
+class UnwritableError(StoreError):
+    """A result cannot be written: the disk is full, the folder is not ours, or what was begun there was deleted."""
+
+
 class BundleError(StoreError):
     """A bundle is damaged, too large, of a later version, or none; or something else is where one should go."""
 

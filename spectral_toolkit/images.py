@@ -24,6 +24,7 @@ from PIL import Image
 from .decoding import picture_size, read_picture, rgb_of
 from .described import Described, few
 from .errors import SpectralToolkitError
+from .outputs import local_path
 from .pixel_values import HALF_LEVEL, to_rgb, to_uint8
 from .settings import computing
 
@@ -45,16 +46,26 @@ _ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
 _TAIL = 64
 """Files of these kinds end so, within the last few bytes; all others are decoded to see whether they are whole."""
 
+IMAGE_HASH = "image_sha256"
+"""Coordinate along ``image`` of every result: `pixels_sha256` of the image that it is of."""
+_ORIGINAL_SIZE = ("original_height", "original_width")
+
 
 @dataclass(frozen=True)
 class _Entry:
-    """One picture: its size without reading the pixels, and how to read and to fingerprint them."""
+    """One picture: its size without reading the pixels, and how to read and to fingerprint them.
+
+    ``path`` says where a file is, for a name that is to be told from others. ``sha256`` is the hash of the image as it
+    was before it was resized to these pixels; empty where these are the image itself.
+    """
 
     name: str
     size: tuple[int, int]
     read: Callable[[], np.ndarray]
     content: Callable[[], bytes | memoryview]
     file: Path | None = None
+    path: str = ""
+    sha256: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Functions that know their picture cannot be pickled: a file is opened again, all else goes along as pixels.
@@ -68,7 +79,10 @@ class Pictures(Described, Sequence[np.ndarray]):
     Attributes
     ----------
     names
-        One unique name per picture: the file name, or ``image_0``, ``image_1``, ... where there is none.
+        One unique name per picture: the file name, with as many of its folders (``good/000.png``) as tell files of one
+        name apart; or ``image_0``, ``image_1``, ... where there is none.
+    paths
+        Where the files are; empty for what is no file.
     sizes
         ``(height, width)`` in pixels of every picture, after its EXIF orientation is applied.
 
@@ -81,7 +95,8 @@ class Pictures(Described, Sequence[np.ndarray]):
 
     def __init__(self, entries: Sequence[_Entry]):
         self._entries = tuple(entries)
-        self.names = _unique([entry.name for entry in self._entries])
+        self.names = _unique(self._entries)
+        self.paths = tuple(entry.path for entry in self._entries)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -96,6 +111,12 @@ class Pictures(Described, Sequence[np.ndarray]):
             digest.update(repr(entry.size).encode())
         return digest.hexdigest()
 
+    def hashed(self, index: int) -> tuple[np.ndarray, str]:
+        """One picture, and the hash by which the same image is known again at any size: see `pixels_sha256`."""
+        entry = self._entries[index]
+        pixels = entry.read()
+        return pixels, entry.sha256 or pixels_sha256(pixels)
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -107,10 +128,12 @@ class Pictures(Described, Sequence[np.ndarray]):
 
     def __getitem__(self, index: int | slice) -> np.ndarray | Pictures:
         if isinstance(index, slice):
-            return Pictures(
-                [replace(entry, name=name) for name, entry in zip(self.names[index], self._entries[index], strict=True)]
-            )
+            return Pictures(list(self._named())[index])
         return self._entries[index].read()
+
+    def _named(self) -> Iterator[_Entry]:
+        """The entries under the names that they have here."""
+        return (replace(entry, name=name) for name, entry in zip(self.names, self._entries, strict=True))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (entry.read() for entry in self._entries)
@@ -161,12 +184,12 @@ def load_images(source: Any) -> Pictures:
 
 def _entries(source: Any) -> Iterator[_Entry]:
     if isinstance(source, Pictures):
-        for name, entry in zip(source.names, source._entries, strict=True):
-            yield replace(entry, name=name)
+        yield from source._named()
     elif isinstance(source, (str, os.PathLike)):
         yield from _path_entries(os.fsdecode(source))
     elif isinstance(source, Image.Image):
-        yield _array_entry(rgb_of(source), Path(getattr(source, "filename", "") or "").name)
+        path = getattr(source, "filename", "") or ""
+        yield _array_entry(rgb_of(source), Path(path).name, path)
     elif hasattr(source, "data_vars"):  # a Dataset, or a DataTree
         yield from _dataset_entries(source)
     elif hasattr(source, "dims") and hasattr(source, "coords"):
@@ -183,12 +206,8 @@ def _entries(source: Any) -> Iterator[_Entry]:
 def _path_entries(text: str) -> Iterator[_Entry]:
     if not text.strip():
         raise SpectralToolkitError(f"The path {text!r} is empty: expected {_ACCEPTED}.")
-    text = os.path.expanduser(text)
-    path = Path(text)
-    try:
-        path.exists()
-    except OSError as error:  # such as a name that no file system can hold
-        raise SpectralToolkitError(f"The path {_short(text)} cannot be used: {error.strerror}.") from error
+    path = local_path(text, "images", error=SpectralToolkitError)
+    text = str(path) if text.startswith("~") else text
     # An existing path wins over its reading as a pattern: names of files may hold square brackets.
     if path.is_dir():
         # Hidden files are none of the user's pictures: macOS puts "._cat.png" beside "cat.png".
@@ -238,9 +257,7 @@ def _file_entry(path: Path) -> _Entry:
             read()
         return found
 
-    # Names are written to stores and pages, which hold UTF-8 only; a file's name may be any bytes.
-    name = os.fsencode(path.name).decode("utf-8", "replace")
-    return _Entry(name, size, read, content)
+    return _Entry(_text(path.name), size, read, content, path=os.path.abspath(path))
 
 
 def _dataset_entries(source: xr.Dataset | xr.DataTree) -> Iterator[_Entry]:
@@ -264,7 +281,8 @@ def _data_array_entries(array: xr.DataArray) -> Iterator[_Entry]:
             "least 1."
         )
     if "image" not in array.dims:
-        yield _array_entry(to_rgb(to_uint8(array.transpose(*spatial).to_numpy())), "")
+        pixels = to_rgb(to_uint8(array.transpose(*spatial).to_numpy()))
+        yield replace(_array_entry(pixels, ""), sha256=_original_sha256(array, pixels.shape[:2]))
         return
     array = array.transpose("image", *spatial)
     names = array.coords["image"].to_numpy() if "image" in array.coords else range(array.sizes["image"])
@@ -279,7 +297,15 @@ def _lazy_entry(picture: xr.DataArray, name: str) -> _Entry:
         return to_rgb(to_uint8(picture.to_numpy()))
 
     size = (picture.sizes["y_px"], picture.sizes["x_px"])
-    return _Entry(name, size, read, lambda: np.ascontiguousarray(read()).data)
+    return _Entry(name, size, read, lambda: np.ascontiguousarray(read()).data, sha256=_original_sha256(picture, size))
+
+
+def _original_sha256(picture: xr.DataArray, size: tuple[int, ...]) -> str:
+    """The hash of the image that these pixels were resized from; of pixels as they were, their own is surer."""
+    known = {name: picture.coords[name].item() for name in (IMAGE_HASH, *_ORIGINAL_SIZE) if name in picture.coords}
+    if len(known) < 3 or tuple(known[name] for name in _ORIGINAL_SIZE) == size:
+        return ""
+    return str(known[IMAGE_HASH])
 
 
 def _array_entries(source: Any) -> Iterator[_Entry]:
@@ -309,27 +335,62 @@ def _array_entries(source: Any) -> Iterator[_Entry]:
         yield _array_entry(to_rgb(to_uint8(picture, slack)), "")
 
 
-def _array_entry(picture: np.ndarray, name: str) -> _Entry:
+def _array_entry(picture: np.ndarray, name: str, path: str = "") -> _Entry:
     picture = np.array(picture, order="C")  # a copy: what the user does to the array later changes no picture
     if picture.size == 0:
         raise SpectralToolkitError(f"An array of shape {picture.shape} holds no pixels.")
     height, width = picture.shape[:2]
-    return _Entry(name, (height, width), lambda: picture, lambda: picture.data)
+    return _Entry(name, (height, width), lambda: picture, lambda: picture.data, path=path and os.path.abspath(path))
 
 
-def _unique(names: Sequence[str]) -> tuple[str, ...]:
-    """Positions for the nameless, and ``name (2)`` for the second picture of a name."""
+def _unique(entries: Sequence[_Entry]) -> tuple[str, ...]:
+    """Names that are told apart: positions for the nameless, files of one name with their folders.
+
+    What has one name and one path, or no path, becomes ``name (2)``.
+    """
+    names = [entry.name or f"image_{index}" for index, entry in enumerate(entries)]
+    while grown := {
+        place: longer
+        for place in _mixed_up(names, entries)
+        if len(longer := _longer(names[place], entries[place].path)) > len(names[place])
+    }:
+        for place, name in grown.items():
+            names[place] = name
     taken: set[str] = set()
-    unique = []
-    for index, name in enumerate(names):
-        wanted = name or f"image_{index}"
+    for place, wanted in enumerate(names):
         candidate, copy = wanted, 1
         while candidate in taken:
             copy += 1
             candidate = f"{wanted} ({copy})"
         taken.add(candidate)
-        unique.append(candidate)
-    return tuple(unique)
+        names[place] = candidate
+    return tuple(names)
+
+
+def _mixed_up(names: Sequence[str], entries: Sequence[_Entry]) -> list[int]:
+    """Places of names that stand for files in several places."""
+    paths: dict[str, set[str]] = {}
+    for name, entry in zip(names, entries, strict=True):
+        paths.setdefault(name, set()).add(entry.path)
+    return [place for place, name in enumerate(names) if len(paths[name]) > 1]
+
+
+def _longer(name: str, path: str) -> str:
+    """The name with one more of its path's folders before it; as it is where there is none."""
+    folders = _text(str(Path(path).parent)).replace(os.sep, "/").split("/")[: -name.count("/") or None]
+    return f"{folders[-1]}/{name}" if path and folders and folders[-1] else name
+
+
+def pixels_sha256(pixels: np.ndarray) -> str:
+    """Hash of an image's pixels as `load_images` reads them, uint8 (height, width, 3), whatever file they were in."""
+    digest = hashlib.sha256(repr(pixels.shape[:2]).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def _text(name: str) -> str:
+    """The name of a file as UTF-8 has it, in which stores and pages are written; a file's name may be any bytes."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _short(value: Any) -> str:

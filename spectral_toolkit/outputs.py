@@ -1,16 +1,24 @@
-"""Files and folders we write: never over what is not ours, and whole or not at all."""
+"""Files and folders we write: on this machine, never over what is not ours, and whole or not at all.
+
+Whatever is given as a path, to write or to read, goes through `local_path` or `writable_path`. What is half done lies
+in a folder of `beside`, whose name says which process made it: what killed ones left is removed by the next.
+"""
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import shutil
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .errors import StoreError
+from .errors import SpectralToolkitError, StoreError, UnwritableError, first_line
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,40 +27,146 @@ STUDY_FORMAT = "spectral_toolkit study"
 STUDY_BEGINS = f'{{\n "format": "{STUDY_FORMAT}"'.encode()
 """The first bytes of a study's numbers: the key comes first, whatever else the file holds."""
 _PAGE = b'name="generator" content="spectral_toolkit'
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[:/]")
+"""What begins with a scheme; pathlib makes one slash of two, and fsspec puts several schemes in a row."""
+_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
+_REMAINS = re.compile(rf"\..*\.{_MACHINE}-(\d+)-[^.]*")
+"""Names of `beside`: that of the target, the machine, the process, and a few letters at random."""
+
+
+def local_path(value: Any, name: str = "path", *, error: type[SpectralToolkitError] = StoreError) -> Path:
+    """The path of this machine that a user gave, ``~`` expanded.
+
+    Parameters
+    ----------
+    value
+        A text or a path.
+    name
+        Of the argument, for the message.
+    error
+        What is raised.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If it is none: a URL, empty, or nothing that a file system can hold.
+
+    Examples
+    --------
+    >>> local_path("results/../a.zarr").name
+    'a.zarr'
+    >>> try:
+    ...     local_path("s3://bucket/a.zarr", "store")
+    ... except StoreError as error:
+    ...     print(str(error)[:64])
+    store='s3://bucket/a.zarr' is a URL, and only files of this mach
+    """
+    if not isinstance(value, str | os.PathLike) or not (text := os.fsdecode(value)).strip():
+        shown = repr(value) if isinstance(value, str | bytes | int | float | None) else f"<{type(value).__name__}>"
+        raise error(f"{name}={shown} is not a path: give the name of a file or folder, such as 'results/a'.")
+    shown = repr(text if len(text) <= 80 else f"{text[:77]}...")
+    if _URL.match(text):
+        here = repr(text.rstrip("/").rpartition("/")[2][-40:] or "results")
+        raise error(
+            f"{name}={shown} is a URL, and only files of this machine are read and written: give a path here, such as "
+            f"{here}, and copy from or to the other place by its own tools."
+        )
+    try:
+        path = Path(text).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)
+    except (OSError, ValueError, RuntimeError) as problem:  # too long, a zero byte, no such user, no right to look
+        raise error(f"{name}={shown} cannot be used ({_reason(problem)}): give another path.") from problem
+    return path
+
+
+def writable_path(value: Any, name: str = "path", *, error: type[SpectralToolkitError] = StoreError) -> Path:
+    """Where to write: as `local_path`, and what a link leads to in the place of the link.
+
+    Raises
+    ------
+    SpectralToolkitError
+        Besides, if a link leads nowhere, or a file is where a folder is needed.
+    """
+    path = local_path(value, name, error=error)
+    if path.is_symlink():
+        try:
+            path = path.resolve(strict=True)
+        except (OSError, RuntimeError) as problem:  # a circle of links is the latter
+            raise error(
+                f"{name}={str(path)!r} is a link that leads nowhere: make what it leads to, remove it, or give another "
+                "path."
+            ) from problem
+    for place in path.parents:
+        if place.is_dir():
+            break
+        if place.exists():
+            raise error(f"{str(place)!r} is a file, and a folder is needed there: choose another --out or path.")
+    return path
+
+
+def unwritable(path: Path, error: OSError) -> UnwritableError:
+    """What is said where the file system refuses."""
+    return UnwritableError(
+        f"{str(path)!r} cannot be written ({_reason(error)}): make room there, or choose another --out or path."
+    )
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A new folder beside a path, on the same disk, to make something in; gone in the end, however that comes.
+
+    Raises
+    ------
+    OSError
+        If there can be none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_remains(path.parent)
+    making = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.{_MACHINE}-{os.getpid()}-", dir=path.parent))
+    try:
+        yield making
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove what processes that were killed on this machine left half done in a folder."""
+    import psutil
+
+    with suppress(OSError):
+        for place in list(folder.iterdir()):
+            match = _REMAINS.fullmatch(place.name)
+            if match and place.is_dir() and not place.is_symlink() and not psutil.pid_exists(int(match[1])):
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write beside the target and move into place, so that an earlier file is never half replaced."""
-    partial = path.with_name(path.name + ".partial")
+    path = writable_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
+        with beside(path) as making:
+            (making / "new").write_bytes(data)
+            (making / "new").replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def refuse_file(folder: Path) -> None:
-    """A folder for results must not be, nor lie in, a file; told before anything is computed."""
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise StoreError(f"{str(place)!r} is a file, and a folder is needed there: choose another --out.")
+        raise unwritable(path, error) from error
 
 
 def refuse_unwritable(path: Path) -> None:
     """Where a result is to go, something must be able to be written; told before anything is computed."""
-    refuse_file(path.parent)
+    path = writable_path(path, "--out")
     # Folders are made when there is something to put into them: until then the nearest that exists stands for them.
     place = next(parent for parent in path.absolute().parents if parent.is_dir())
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def refuse_foreign(path: Path, *, overwrite: bool) -> None:
     """Existing output may only be replaced if it is ours and the user asked for it."""
+    path = writable_path(path, "--out")
     if not path.exists() and not path.is_symlink():
         return
     if not is_ours(path):
@@ -94,23 +208,18 @@ def whole_store(path: Path) -> Iterator[Path]:
     StoreError
         If it cannot be written, or something of somebody else's is there by then.
     """
+    path = writable_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder of our own, whose name nobody else can have taken; the store lies in it, with the usual permissions.
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with beside(path) as making:  # the store lies in it, with the usual permissions
+            with warnings.catch_warnings():
+                # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its
+                # specification.
+                warnings.filterwarnings("ignore", module="zarr")
+                yield making / "store"
+            refuse_foreign(path, overwrite=True)  # somebody may have put something there in the meantime
+            exchange(making / "store", path, aside=making / "old")
     except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        with warnings.catch_warnings():
-            # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its specification.
-            warnings.filterwarnings("ignore", module="zarr")
-            yield temporary / "store"
-        refuse_foreign(path, overwrite=True)  # somebody may have put something there in the meantime
-        exchange(temporary / "store", path, aside=temporary / "old")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise unwritable(path, error) from error
 
 
 def exchange(new: Path, path: Path, *, aside: Path) -> None:
@@ -128,7 +237,5 @@ def exchange(new: Path, path: Path, *, aside: Path) -> None:
         raise
 
 
-def _unwritable(path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"{str(path)!r} cannot be written ({error.strerror or error}): make room there, or choose another --out."
-    )
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or first_line(error)

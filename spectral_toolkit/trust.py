@@ -11,6 +11,7 @@ import xarray as xr
 
 from .activations import DRAWS, image_coordinates, image_names, layer_names
 from .errors import ActivationsError
+from .matching import image_hashes, refuse_other_images
 from .settings import computing
 from .solvers.answer import ZERO_EIGENVALUE
 
@@ -79,7 +80,12 @@ def trust_statements(
             f"The answer holds {eig.sizes['image']} images: choose one, as in eig.isel(image=0), to judge it."
         )
     if outlying is None:
-        outlying = {} if activations is None else outlying_masks(activations, eig["image"].values.ravel())
+        outlying = {}
+        if activations is not None:
+            names = [str(name) for name in eig["image"].values.ravel()]
+            hashes = image_hashes(eig, names), image_hashes(activations, names)
+            refuse_other_images(names, *hashes, ("the answer", "the activations"), ActivationsError)
+            outlying = outlying_masks(activations, names)
     statements = [
         _convergence(eig),
         *_pieces(eig),

@@ -197,7 +197,7 @@ def test_what_the_finder_leaves_in_a_folder_does_no_harm(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("path", ["", 7, None])
 def test_a_path_that_is_none(path: Any) -> None:
-    with pytest.raises(BundleError, match="is no path"):
+    with pytest.raises(BundleError, match="is not a path"):
         st.load_bundle(path)
 
 

@@ -78,7 +78,7 @@ def test_every_source_gives_the_same_pictures(name: str) -> None:
 def test_paths_patterns_and_folders(folder: Path) -> None:
     assert st.load_images(folder).names == ("a.png", "b.png", "c.bmp")
     assert st.load_images(str(folder / "*.png")).names == ("a.png", "b.png")
-    assert st.load_images(str(folder / "**" / "a.png")).names == ("a.png", "a.png (2)")
+    assert st.load_images(str(folder / "**" / "a.png")).names == (f"{folder.name}/a.png", "deeper/a.png")
     pictures = st.load_images([folder / "c.bmp", str(folder / "a.png"), RGB])
     assert pictures.names == ("c.bmp", "a.png", "image_2")
     np.testing.assert_array_equal(pictures[1], RGB)
@@ -186,7 +186,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "data array without rows": (xr.DataArray(STACK[:, :0], dims=DIMS), "holds no pictures"),
     "data array of two channels": (xr.DataArray(STACK[..., :2], dims=DIMS), "rgb must be 3"),
     "empty path": ("", "is empty"),
-    "endless path": ("x" * 5000, "(cannot be used: File name too long|does not exist)"),
+    "endless path": ("x" * 5000, "(cannot be used \\(File name too long\\)|does not exist)"),
     "empty generator": (iter(()), "There is no picture in"),
     "one dimension": (np.zeros(8), "is not a picture"),
     "floats out of range": (RGB.astype(float), "expected 0 to 1"),

@@ -381,7 +381,7 @@ def test_report_wants_an_affinity_and_a_file(tmp_path: Path) -> None:
         st.report(model, pictures(), tmp_path / "a.html", affinities=())
     with pytest.raises(SpectralToolkitError, match="is a folder"):
         st.report(model, pictures(), tmp_path)
-    with pytest.raises(SpectralToolkitError, match="path=3 is no path"):
+    with pytest.raises(SpectralToolkitError, match="path=3 is not a path"):
         st.report(model, pictures(), 3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SpectralToolkitError, match="kernel names 'v', which is none of the affinities asked for"):
         st.report(model, pictures(), tmp_path / "a.html", affinities=("vv",), kernel={"v": "rbf"})

@@ -86,21 +86,6 @@ def test_a_quick_measurement_comes_out_as_published(name: str) -> None:
     assert scores.differences(again["scores"], PUBLISHED[name]["quick"]["scores"]) == []
 
 
-BESIDE = [other for entry in PUBLISHED.values() for other in entry.get("beside", [])]
-
-
-@pytest.mark.parametrize("other", BESIDE, ids=[other["folder"] for other in BESIDE])
-def test_numbers_beside_them_are_of_the_weights_that_are_kept(other: dict[str, Any]) -> None:
-    if "noise" in other:
-        pytest.importorskip("diffusers")
-    model = scores.load_beside(other["folder"])
-    if "noise" in other:
-        model = model.at(timesteps=round(1000 * other["noise"]["chosen"]))
-    assert other["full"]["weights_sha256"] == other["quick"]["weights_sha256"] == model.weights_sha256()
-    again = scores.measure_quickly(model, other["quick"]["scenes"], kinds=scores.BESIDE_KINDS)
-    assert scores.differences(again["scores"], other["quick"]["scores"]) == []
-
-
 # --- the machinery, on a model that nobody trained -------------------------------------------------------------------
 
 

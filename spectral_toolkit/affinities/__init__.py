@@ -14,6 +14,8 @@ import xarray as xr
 from ..activations import check_tree, image_names, layer_names
 from ..devices import resolve_device
 from ..errors import AffinityError
+from ..matching import image_hashes, refuse_other_images
+from ..outputs import remove_remains, writable_path
 from ..settings import computing
 from .approximate_neighbours import check_installed
 from .dataset_graph import DatasetGraph, too_fine
@@ -208,13 +210,21 @@ def _checked_mask(mask: object, acts: xr.DataTree) -> dict[str, np.ndarray]:
         return {}
     if not isinstance(mask, Mapping):
         raise AffinityError(f"mask is a {type(mask).__name__}: give a mapping from layers to booleans (image, y, x).")
-    checked = {}
+    checked, names = {}, image_names(acts)
     for layer, values in mask.items():
         if layer not in acts.children:
             raise AffinityError(f"mask names {layer!r}, which is no layer: use {', '.join(layer_names(acts))}.")
         sizes = {name: acts.children[layer].sizes[name] for name in ("image", "y", "x")}
         if not isinstance(values, xr.DataArray) or dict(values.sizes) != sizes or values.dtype != bool:
             raise AffinityError(f"mask of layer {layer!r} is not understood: expected booleans of sizes {sizes}.")
+        if "image" in values.coords:
+            if (given := [str(name) for name in values["image"].values]) != names:
+                raise AffinityError(
+                    f"mask of layer {layer!r} is of other images than the activations, or in another order (it begins "
+                    f"with {given[0]!r}): choose them with .sel(image=...)."
+                )
+            hashes = image_hashes(values, names), image_hashes(acts, names)
+            refuse_other_images(names, *hashes, (f"mask of layer {layer!r}", "the activations"), AffinityError)
         checked[layer] = values.transpose("image", "y", "x").values
     return checked
 
@@ -235,11 +245,10 @@ def _checked_folder(folder: object, kernel: str) -> Path | None:
         return None
     if kernel != "knn":
         raise AffinityError(f"folder={str(folder)!r} means nothing to kernel={kernel!r}: leave it out, or use 'knn'.")
-    if not isinstance(folder, str | os.PathLike) or not str(folder):
-        raise AffinityError(f"folder={folder!r} is not understood: expected a path, or None.")
-    path = Path(os.fsdecode(folder))
+    path = writable_path(folder, "folder", error=AffinityError)
     if path.exists() and not path.is_dir():
         raise AffinityError(f"folder={str(path)!r} is a file, and a folder is needed for the tables: choose another.")
+    remove_remains(path)
     return path
 
 

@@ -16,6 +16,7 @@ import xarray as xr
 from ..activations import image_names
 from ..described import Described, few
 from ..errors import AffinityError
+from ..matching import image_hashes
 from ..settings import computing
 from .features import KINDS, layer_shape, read_features
 from .operators import DenseOperator, LowRankOperator, Operator, Rows, TiledOperator, WalkOperator, dense_from_rows
@@ -83,8 +84,8 @@ class LayerGraph(Described):
         Names in depth order; with ``heads="each"`` one entry per head, ``"<layer>[<head>]"``.
     weights : dict[str, float]
         One non-negative weight per entry of ``layers``.
-    images : tuple of str
-        Names of the images.
+    images, hashes : tuple of str
+        Names of the images, and the hashes of their pixels; empty where the activations know none.
     subspaces : dict
         Room for solvers: per batch of images and grid, a fingerprint of the last answer and the subspace it was
         found in, which holds more than the answer and makes a warm start from that answer quicker.
@@ -111,6 +112,7 @@ class LayerGraph(Described):
         self.cache_bytes = cache_bytes
         self.mask = dict(mask or {})
         self.images = tuple(image_names(activations))
+        self.hashes = tuple(image_hashes(activations, self.images))
         self.left_out = tuple(left_out)
         self._default_weights = {m.name: 0.0 if m.layer in self.left_out else 1.0 for m in self.members}
         self._weights = resolve_weights(weights, self.members, self._default_weights)

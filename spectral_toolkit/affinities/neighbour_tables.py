@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import StoreError
+from ..errors import StoreError, UnwritableError
+from ..outputs import beside
 from .neighbours import Neighbours
 
 FORMAT = 3
@@ -84,27 +84,21 @@ def placed(path: Path) -> Iterator[Path]:
         If it cannot be made or filled.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(prefix=f".{path.name[:16]}.", dir=path.parent))
-    except OSError as error:
-        raise StoreError(
-            f"folder={str(path.parent)!r} cannot be written to ({error.strerror or error}): choose another."
-        ) from error
-    try:
-        yield half
-        try:
-            half.rename(path)
-        except OSError:
-            if not path.is_dir():  # somebody else has finished the same one
-                raise
+        with beside(path) as making:
+            half = making / "table"
+            half.mkdir()
+            yield half
+            try:
+                half.rename(path)
+            except OSError:
+                if not path.is_dir():  # somebody else has finished the same one
+                    raise
     except OSError as error:
         # NumPy says of a full disk only how many numbers it could write.
-        raise StoreError(
+        raise UnwritableError(
             f"folder={str(path.parent)!r} cannot be written to ({error.strerror or f'is the disk full? {error}'}): "
             "make room there, or choose another."
         ) from error
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
 
 
 def check_room(folder: Path, needed: float) -> None:

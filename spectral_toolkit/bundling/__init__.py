@@ -20,7 +20,8 @@ from ..activations import image_names, layer_names
 from ..described import Described, few, shortened
 from ..errors import BundleError, SpectralToolkitError, first_line
 from ..images import Pictures, load_images
-from ..matching import are_named, picture_order
+from ..matching import image_hashes, paired_pictures
+from ..outputs import local_path
 from ..settings import computing
 from .arrays import from_files, memory_of, to_files
 from .containers import damaged, read_members, refuse_existing, write_members
@@ -158,7 +159,7 @@ def save_bundle(
         for place, layer in enumerate(layers)
     }
     groups |= {f"{_EIGENVECTORS}/answer_{place:04d}": eig for place, eig in enumerate(answers.values())}
-    shown = _shown(images, names, max_side) if images is not None else {}
+    shown = _shown(images, acts, max_side) if images is not None else {}
     groups |= {
         f"{_PICTURES}/picture_{place:04d}": xr.Dataset({"pixels": (("y_px", "x_px", "rgb"), pixels)})
         for place, pixels in enumerate(shown.values())
@@ -234,14 +235,15 @@ def _assembled(manifest: dict[str, Any], groups: dict[str, xr.Dataset]) -> Bundl
         raise ValueError("a layer holds no queries, keys, values or tokens, or stands at another depth")
     images = image_names(tree)
     for key, eig in answers.items():
-        check_eigenvectors(key, eig, images)
+        check_eigenvectors(key, eig, tree)
     if names and names != images:
         raise ValueError("its pictures are not those of the activations")
     pictures = None
     if shown:
+        known = xr.Dataset(coords={name: one for name, one in root.coords.items() if one.dims == ("image",)})
         pictures = load_images(
-            [xr.DataArray(pixels[None], dims=("image", "y_px", "x_px", "rgb"), coords={"image": [name]})
-             for name, pixels in zip(names, shown, strict=True)]
+            [xr.DataArray(pixels[None], known.isel(image=[place]).coords, ("image", "y_px", "x_px", "rgb"))
+             for place, pixels in enumerate(shown)]
         )  # fmt: skip
     elif "pixels" in tree.data_vars:
         pictures = load_images(tree)
@@ -281,15 +283,15 @@ def _pixels(dataset: xr.Dataset) -> np.ndarray:
     return pixels.values
 
 
-def _shown(images: Any, names: list[str], max_side: int) -> dict[str, np.ndarray]:
+def _shown(images: Any, acts: xr.DataTree, max_side: int) -> dict[str, np.ndarray]:
     """Originals by the name they have in the activations, reduced to ``max_side``."""
     from PIL import Image
 
-    pictures = load_images(images)
-    order = picture_order(pictures.names, names, "activations", named=are_named(images))
+    names = image_names(acts)
     shown = {}
-    for name, place in zip(names, order, strict=True):
-        picture = Image.fromarray(np.asarray(pictures[place]))
+    pictures = paired_pictures(images, names, image_hashes(acts, names), "activations")
+    for name, pixels in zip(names, pictures, strict=True):
+        picture = Image.fromarray(pixels)
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
         shown[name] = np.asarray(picture)
     return shown
@@ -307,10 +309,7 @@ def _checked_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _checked_path(path: Any) -> Path:
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        shown = repr(path) if isinstance(path, str | int | None) else f"<{type(path).__name__}>"
-        raise BundleError(f"path={shown} is no path: give a name such as 'scenes.zip'.")
-    return Path(path).expanduser()
+    return local_path(path, error=BundleError)
 
 
 def _program() -> str:

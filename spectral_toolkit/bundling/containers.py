@@ -11,10 +11,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, first_line
-from ..outputs import exchange
+from ..outputs import beside, exchange
 
 MANIFEST = "bundle.json"
 FORMAT = "spectral_toolkit bundle"
@@ -105,7 +103,7 @@ def read_members(
                 described,
                 {name: _verified(path, name, container, entries) for name in sizes if not _is_json(name)},
             )
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise damaged(path, first_line(error)) from error
 
 
@@ -128,18 +126,12 @@ def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
             f"{MAX_FILES:,} or {MAX_MANIFEST_BYTES:,}: leave out layers, or shorten the settings."
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with beside(path) as making:
+            (_make_zip if is_zip_name(path) else _make_folder)(making / "new", everything)
+            refuse_existing(path, overwrite=overwrite)  # somebody may have put something there in the meantime
+            exchange(making / "new", path, aside=making / "old")
     except OSError as error:
         raise BundleError(f"The bundle {str(path)!r} cannot be written: {first_line(error)}.") from error
-    try:
-        (_make_zip if is_zip_name(path) else _make_folder)(making / "new", everything)
-        refuse_existing(path, overwrite=overwrite)  # somebody may have put something there in the meantime
-        exchange(making / "new", path, aside=making / "old")
-    except OSError as error:
-        raise BundleError(f"The bundle {str(path)!r} cannot be written: {first_line(error)}.") from error
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
 
 
 def is_zip_name(path: Path) -> bool:

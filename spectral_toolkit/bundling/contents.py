@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import xarray as xr
 
 from ..activations import DRAWS, QUANTITIES, UNROTATED, check_tree, image_names, layer_names
 from ..errors import ActivationsError, SpectralToolkitError
+from ..matching import image_hashes, refuse_other_images
 from .arrays import ORIGINAL
 
 _VIEW = (*QUANTITIES, *UNROTATED, "special_key", "attention_bias")
@@ -126,8 +127,9 @@ def _is_broken(values: np.ndarray, *, may_mask: bool) -> bool:
     return not bool(np.isfinite(values).all())
 
 
-def check_eigenvectors(key: str, eig: xr.Dataset, images: Sequence[str]) -> None:
-    """Refuse what is no answer of ``st.solve`` for these images; ValueError says why."""
+def check_eigenvectors(key: str, eig: xr.Dataset, tree: xr.DataTree) -> None:
+    """Refuse what is no answer of ``st.solve`` for the images of a tree; ValueError says why."""
+    images = image_names(tree)
     if missing := [name for name in ("eigenvector", *_PER_COMPONENT, "isolated") if name not in eig.data_vars]:
         raise ValueError(f"the answer {key!r} lacks {', '.join(missing)}")
     vectors = eig["eigenvector"]
@@ -137,6 +139,8 @@ def check_eigenvectors(key: str, eig: xr.Dataset, images: Sequence[str]) -> None
         raise ValueError(f"isolated of the answer {key!r} has dimensions {eig['isolated'].dims}")
     if vectors.sizes["image"] != len(images) or ("image" in eig.coords and _texts(eig["image"]) != list(images)):
         raise ValueError(f"the answer {key!r} is of other images than the activations")
+    hashes = image_hashes(eig, images), image_hashes(tree, images)
+    refuse_other_images(images, *hashes, (f"the answer {key!r}", "the activations"))
     numbers = eig.coords["component"].values if "component" in eig.coords else np.array([])
     if numbers.dtype.kind != "i" or len(set(numbers.tolist())) != vectors.sizes["component"]:
         raise ValueError(f"the components of the answer {key!r} are not numbered")
@@ -190,7 +194,7 @@ def check_given(tree: xr.DataTree, answers: Mapping[str, xr.Dataset]) -> None:
         check_layer_names(layer_names(tree))
         check_activations(tree)
         for key, eig in answers.items():
-            check_eigenvectors(key, eig, image_names(tree))
+            check_eigenvectors(key, eig, tree)
     except SpectralToolkitError:
         raise
     except ValueError as error:

@@ -87,10 +87,11 @@ def capture(
     -------
     xarray.DataTree
         Root: ``pixels (image, y_px, x_px, rgb)``, the coordinates ``image``, ``original_height``,
-        ``original_width`` and ``box_*`` along it, and the provenance in its attributes. One child per layer, in
-        depth order, with ``query``, ``key``, ``value`` of dimensions ``(image, head, y, x, channel)``, ``token
-        (image, y, x, feature)``, the special tokens apart as ``special_query (image, head, special, channel)`` and
-        so on, ``attention_bias (head, query_token, key_token)`` where the model adds one, and the attributes
+        ``original_width``, ``box_*`` and ``image_sha256`` along it, and the provenance in its attributes. The hash is
+        of the image's pixels before they were resized: results are only paired where it is the same. One child per
+        layer, in depth order, with ``query``, ``key``, ``value`` of dimensions ``(image, head, y, x, channel)``,
+        ``token (image, y, x, feature)``, the special tokens apart as ``special_query (image, head, special, channel)``
+        and so on, ``attention_bias (head, query_token, key_token)`` where the model adds one, and the attributes
         ``depth`` and ``scale``. Floats are float32 unless the model runs in float16 or float64.
 
     Raises
@@ -217,9 +218,10 @@ def _run(plan: Plan, sink: Sink, progress: bool) -> None:
     ):
         together = True
         for batch in sink.waiting:
-            pictures = [plan.pictures[index] for index in range(batch.start, batch.stop)]
+            read = [plan.pictures.hashed(place) for place in range(batch.start, batch.stop)]
+            pictures, hashes = zip(*read, strict=True)
             pixels = np.stack([model.processor.resize(picture, plan.size) for picture in pictures])
-            sink.begin(batch, pixels)
+            sink.begin(batch, pixels, hashes)
             if together:
                 together = not _pass(plan, recorder, draws, batch, pixels, slice(0, len(pixels))) or len(pixels) == 1
             if not together:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
+from ..activations import names_array
 from .plan import Plan
 
 
@@ -19,8 +20,8 @@ class Sink(Protocol):
         """Batches still to be recorded."""
         ...
 
-    def begin(self, batch: slice, pixels: np.ndarray) -> None:
-        """Start a batch."""
+    def begin(self, batch: slice, pixels: np.ndarray, hashes: Sequence[str]) -> None:
+        """Start a batch; ``hashes`` are those of the images before they were resized to ``pixels``."""
         ...
 
     def target(self, layer: str, name: str) -> np.ndarray:
@@ -49,6 +50,7 @@ class MemorySink:
         n = len(plan.pictures)
         self.waiting: Sequence[slice] = plan.batches
         self._pixels = np.empty((n, *plan.pixels.shape), plan.pixels.dtype)
+        self._hashes = names_array([""] * n)
         self._arrays = {
             (layer, name): np.empty((n, *spec.shape), spec.dtype)
             for layer in plan.layers
@@ -56,9 +58,10 @@ class MemorySink:
         }
         self._about: dict[str, tuple[float, np.ndarray | None]] = {}
 
-    def begin(self, batch: slice, pixels: np.ndarray) -> None:
+    def begin(self, batch: slice, pixels: np.ndarray, hashes: Sequence[str]) -> None:
         self._batch = batch
         self._pixels[batch] = pixels
+        self._hashes[batch] = names_array(hashes)
 
     def target(self, layer: str, name: str) -> np.ndarray:
         return self._arrays[layer, name][self._batch]
@@ -71,7 +74,7 @@ class MemorySink:
 
     def tree(self) -> xr.DataTree:
         plan = self._plan
-        root = plan.root({"pixels": (("image", *plan.pixels.dims), self._pixels)})
+        root = plan.root({"pixels": (("image", *plan.pixels.dims), self._pixels)}, self._hashes)
         children: dict[str, xr.DataTree] = {}
         for layer in plan.layers:
             specs = plan.arrays(layer)

@@ -20,7 +20,7 @@ import xarray as xr
 
 from ..activations import QUANTITIES, UNROTATED, names_array, patch_centres
 from ..errors import SpectralToolkitError
-from ..images import Pictures
+from ..images import IMAGE_HASH, Pictures
 from ..models.model import LayerShape, Model
 
 FORMAT = "spectral_toolkit activations 1"
@@ -152,13 +152,15 @@ class Plan:
             "versions": _versions(model.libraries),
         }
 
-    def root(self, data: Mapping[str, Any] | None = None) -> xr.Dataset:
-        """The root: ``data``, names and geometry of the pictures, and the provenance."""
+    def root(self, data: Mapping[str, Any] | None = None, hashes: np.ndarray | None = None) -> xr.Dataset:
+        """The root: ``data``, names, hashes if they are known yet, and geometry of the pictures, and the provenance."""
         heights, widths = np.array(self.pictures.sizes, dtype=np.int64).T
         zeros = np.zeros_like(heights)
         columns = (heights, widths, zeros, zeros, heights, widths)
         coords: dict[str, Any] = {"image": names_array(self.pictures.names)}
         coords |= {name: ("image", column) for name, column in zip(_GEOMETRY, columns, strict=True)}
+        if hashes is not None:
+            coords[IMAGE_HASH] = ("image", hashes)
         return xr.Dataset(data, coords=coords, attrs=self.attrs)
 
     def node(self, layer: str, data: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:

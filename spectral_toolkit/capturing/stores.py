@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +26,10 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from .. import collectives
-from ..errors import StoreError, first_line
+from ..activations import names_array
+from ..errors import StoreError, UnwritableError, first_line
+from ..images import IMAGE_HASH
+from ..outputs import beside, remove_remains, unwritable, writable_path
 from .plan import FORMAT, ArraySpec, Plan, differences
 
 _PROGRESS = "_progress"
@@ -39,7 +40,7 @@ _CIRCUMSTANCES = ("device", "attention", "versions")
 """What a finished store may differ in from this session; an unfinished one may not, or its two parts would differ."""
 
 
-_NEVER_ZERO = ("image", "original_height", "original_width", "box_bottom", "box_right", "special")
+_NEVER_ZERO = ("image", IMAGE_HASH, "original_height", "original_width", "box_bottom", "box_right", "special")
 """Coordinates that are neither zero nor empty anywhere."""
 
 
@@ -51,6 +52,7 @@ class ZarrSink:
         self._root = zarr.open_group(path, mode="r+", use_consolidated=False)
         self._batch = slice(0, 0)
         self._pixels: np.ndarray | None = None
+        self._hashes = names_array([])
         self._buffers = {
             (layer, name): np.empty((plan.batch_size, *spec.shape), spec.dtype)
             for layer in plan.layers
@@ -73,17 +75,17 @@ class ZarrSink:
         StoreError
             If something else is there, or the store is damaged.
         """
-        if not isinstance(store, (str, os.PathLike)) or not os.fspath(store):
-            raise StoreError(f"store={store!r} is not a path: give the folder to write to, such as 'activations.zarr'.")
-        path = Path(store).expanduser()
+        path = writable_path(store, "store")
         if collectives.rank() == 0:
-            if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-                _check(path, plan)
-            else:
-                try:
+            try:
+                if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+                    _check(path, plan)
+                    remove_remains(path.parent)
+                    _remove_partials(path)
+                else:
                     _create(path, plan)
-                except OSError as error:
-                    raise StoreError(f"The store {str(path)!r} cannot be made: {first_line(error)}.") from error
+            except OSError as error:
+                raise unwritable(path, error) from error
         collectives.barrier()
         if not path.is_dir():
             raise StoreError(
@@ -99,36 +101,67 @@ class ZarrSink:
             sink._end()
         return sink
 
-    def begin(self, batch: slice, pixels: np.ndarray) -> None:
-        self._batch, self._pixels = batch, pixels
+    def begin(self, batch: slice, pixels: np.ndarray, hashes: Sequence[str]) -> None:
+        self._batch, self._pixels, self._hashes = batch, pixels, names_array(hashes)
 
     def target(self, layer: str, name: str) -> np.ndarray:
         return self._buffers[layer, name][: self._batch.stop - self._batch.start]
 
     def describe(self, layer: str, scale: float, bias: np.ndarray | None) -> None:
-        group = self._root[layer]
-        assert isinstance(group, zarr.Group)
-        if "scale" in group.attrs or not self._describes:
-            return
-        if bias is not None:
-            spec = self._plan.bias(layer)
-            _create_array(group, "attention_bias", spec.shape, spec.shape, spec)[...] = bias
-        group.attrs["scale"] = scale  # last: it says that the layer has been described
+        with self._writing():
+            group = self._root[layer]
+            assert isinstance(group, zarr.Group)
+            if "scale" in group.attrs or not self._describes:
+                return
+            if bias is not None:
+                spec = self._plan.bias(layer)
+                _create_array(group, "attention_bias", spec.shape, spec.shape, spec)[...] = bias
+            group.attrs["scale"] = scale  # last: it says that the layer has been described
 
     def commit(self) -> None:
         assert self._pixels is not None
-        _write(self._root, "pixels", self._batch, self._pixels)
-        for layer, name in self._buffers:
-            _write(self._root, f"{layer}/{name}", self._batch, self.target(layer, name))
-        self._wait_for_descriptions()
+        with self._writing():
+            _write(self._root, "pixels", self._batch, self._pixels)
+            if IMAGE_HASH in self._root:  # a store begun by an earlier version has none
+                _write(self._root, IMAGE_HASH, self._batch, self._hashes)
+            for layer, name in self._buffers:
+                _write(self._root, f"{layer}/{name}", self._batch, self.target(layer, name))
+            self._wait_for_descriptions()
+            self._report_batch()
+            if not self.waiting:
+                self._end()
+
+    def _report_batch(self) -> None:
         number = self._batch.start // self._plan.batch_size
         try:
             _write(self._root, _PROGRESS, slice(number, number + 1), np.ones(1, np.uint8))
             self.waiting = [batch for batch in self.waiting if batch != self._batch]
-        except KeyError:  # the same capture, started twice: the other one has finished the store, with the same bytes
+        except KeyError:
+            if not _is_there(self._path):
+                raise
+            # The same capture, started twice: the other one has finished the store, with the same bytes.
             self.waiting = []
-        if not self.waiting:
-            self._end()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the file system refuses as one sentence, and nothing half written left behind."""
+        try:
+            yield
+        except (OSError, KeyError, ValueError) as error:  # of a store that is gone, zarr says that it lacks an array
+            if isinstance(error, StoreError):
+                raise
+            if not _is_there(self._path):
+                raise UnwritableError(
+                    f"The store {str(self._path)!r} was deleted or moved while the capture wrote to it: remove what is "
+                    "left there, and capture again."
+                ) from error
+            _remove_partials(self._path)
+            if not isinstance(error, OSError):
+                raise
+            raise UnwritableError(
+                f"The store {str(self._path)!r} cannot be written ({error.strerror or first_line(error)}): make room "
+                "there, and run the same capture again, which goes on where it stopped."
+            ) from error
 
     def tree(self) -> xr.DataTree:
         with _library_warnings():
@@ -159,9 +192,8 @@ class ZarrSink:
         """Drop the progress and write all metadata into one file; may be cut short and called again."""
         progress = self._path / _PROGRESS
         if progress.exists():
-            away = Path(tempfile.mkdtemp(prefix=f".{self._path.name}-", dir=self._path.parent))
-            progress.rename(away / _PROGRESS)  # at once, so that half of it is never there
-            shutil.rmtree(away)
+            with beside(self._path) as away:
+                progress.rename(away / _PROGRESS)  # at once, so that half of it is never there
         if (
             self._root.store_path.store.read_only
             or zarr.open_group(self._path, mode="r").metadata.consolidated_metadata
@@ -173,12 +205,13 @@ class ZarrSink:
 
 def _create(path: Path, plan: Plan) -> None:
     """Make the empty store beside its place and move it there, so that half a store is never there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        nodes = {"/": plan.root(), **{layer: plan.node(layer) for layer in plan.layers}}
+    with beside(path) as making:
+        # The hashes are known when the images have been read, and written with them.
+        root_node = plan.root(hashes=names_array([""] * len(plan.pictures)))
+        nodes = {"/": root_node, **{layer: plan.node(layer) for layer in plan.layers}}
+        by_image = {"/": {IMAGE_HASH: {"chunks": (1,)}}}
         with _library_warnings():
-            xr.DataTree.from_dict(nodes).to_zarr(making / "store", zarr_format=3, consolidated=False)
+            xr.DataTree.from_dict(nodes).to_zarr(making / "store", zarr_format=3, consolidated=False, encoding=by_image)
         root = zarr.open_group(making / "store", mode="r+", use_consolidated=False)
         _create_array(root, "pixels", *_by_image(plan, plan.pixels))
         for layer in plan.layers:
@@ -190,8 +223,6 @@ def _create(path: Path, plan: Plan) -> None:
         if path.exists():
             path.rmdir()
         (making / "store").rename(path)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
 
 
 def _by_image(plan: Plan, spec: ArraySpec) -> tuple[tuple[int, ...], tuple[int, ...], ArraySpec]:
@@ -219,7 +250,21 @@ def _create_array(
 
 def _write(root: zarr.Group, name: str, where: slice, values: np.ndarray) -> None:
     # By default zarr leaves out chunks that hold nothing but the fill value; every file is to be there.
-    cast(zarr.Array, root[name]).with_config({"write_empty_chunks": True})[where] = values
+    array = cast(zarr.Array, root[name]).with_config({"write_empty_chunks": True})
+    try:
+        array[where] = values
+    except FileNotFoundError:  # of a capture started twice the other one took our file for a killed process'
+        array[where] = values
+
+
+def _is_there(path: Path) -> bool:
+    return (path / "zarr.json").is_file()
+
+
+def _remove_partials(path: Path) -> None:
+    """Remove files that zarr had not yet moved to their places when a process was killed or a disk was full."""
+    for partial in path.rglob("*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def _check(path: Path, plan: Plan) -> None:
@@ -309,6 +354,8 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
             if found.tolist() != expected.values.tolist():
                 return f"{place}{name} is not that of these pictures and layers"
 
+    if IMAGE_HASH in root and not all(np.asarray(cast(zarr.Array, root[IMAGE_HASH])[...])[images]):
+        return f"{IMAGE_HASH} is missing"
     files: list[tuple[zarr.Array, tuple[Any, ...], Path, int]] = []
     expected = {"pixels": plan.pixels}
     expected |= {f"{layer}/{name}": spec for layer in plan.layers for name, spec in plan.arrays(layer).items()}

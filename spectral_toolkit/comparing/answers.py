@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ..affinities.layer_graph import LayerGraph
 from ..affinities.pencil import JointPencil
 from ..affinities.resampling import Grid, Resampling
 from ..errors import ComparisonError
+from ..matching import image_hashes, refuse_other_images
 from ..solvers import batches
 from .angles import Product
 
@@ -31,6 +32,7 @@ class Answer:
     vectors: np.ndarray
     free: np.ndarray
     names: tuple[str, ...]
+    hashes: tuple[str, ...]
     components: tuple[int, ...]
     joint: bool
     single: bool
@@ -42,7 +44,8 @@ class Answer:
     def ordered(self, names: tuple[str, ...]) -> Answer:
         """The same with its images in another order."""
         order = [self.names.index(name) for name in names]
-        return Answer(self.vectors[order], self.free[order], names, self.components, self.joint, self.single)
+        hashes = tuple(self.hashes[place] for place in order)
+        return replace(self, vectors=self.vectors[order], free=self.free[order], names=names, hashes=hashes)
 
 
 def read(eig: xr.Dataset, argument: str) -> Answer:
@@ -72,7 +75,9 @@ def read(eig: xr.Dataset, argument: str) -> Answer:
     per_image = "eigenvalue" not in eig or "image" in eig["eigenvalue"].dims
     # One image of a dataset is a problem of its own here: there is nothing else beside it.
     joint = not single and (scope == "dataset" if scope else not per_image)
-    return Answer(values, free, tuple(map(str, names)), tuple(int(n) for n in numbers), joint, single)
+    named = tuple(map(str, names))
+    hashes = tuple(image_hashes(eig, named))
+    return Answer(values, free, named, hashes, tuple(int(n) for n in numbers), joint, single)
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,10 @@ def common(eig: xr.Dataset, other: xr.Dataset, inner: str | LayerGraph, names: t
             f"Of {names[0]} and {names[1]} one was solved with scope='dataset' and the other image by image: solve "
             "both in the same way."
         )
+    second = second.ordered(first.names)
+    refuse_other_images(first.names, first.hashes, second.hashes, names, ComparisonError)
     grid = min(first.grid[0], second.grid[0]), min(first.grid[1], second.grid[1])
-    return Common(first, second.ordered(first.names), grid)
+    return Common(first, second, grid)
 
 
 def _on(values: np.ndarray, own: Grid, grid: Grid) -> np.ndarray:
@@ -150,6 +157,7 @@ def _products_of(graph: LayerGraph, both: Common) -> Iterator[tuple[Product, int
             f"inner is a graph of {len(graph.images)} images and scope={graph.recipe.scope!r}, not of those that are "
             "compared, in their order: give the graph that one of the answers was solved from, or inner='cells'."
         )
+    refuse_other_images(graph.images, graph.hashes, both.first.hashes, ("inner", "what is compared"), ComparisonError)
     for images in batches(graph):
         pencil = make_pencil(graph, images, both.grid)
         for place in range(pencil.n_images):

@@ -10,6 +10,8 @@ import xarray as xr
 
 from ..affinities.layer_graph import LayerGraph
 from ..errors import ComparisonError
+from ..images import IMAGE_HASH
+from ..matching import hash_coordinate
 from ..settings import computing
 from ..solvers import solve
 from ..solvers.answer import DEGENERATE_GAP
@@ -82,7 +84,7 @@ def subspace_distance(
     dims = () if once else ("image",)
     coords: dict[str, Any] = {"rank": np.arange(1, k + 1)}
     if not once:
-        coords["image"] = np.array(both.first.names)
+        coords |= {"image": np.array(both.first.names), **hash_coordinate(both.first.hashes)}
     measures = _measures(angles)
     return xr.Dataset(
         {
@@ -167,7 +169,7 @@ def layer_distances(
         coords = {"layer": names[0], "other_layer": names[1]}
         coords |= {"depth": ("layer", depths[0]), "other_depth": ("other_layer", depths[1])}
     if dims:
-        coords["image"] = first["image"].values
+        coords |= {name: first[name].variable for name in ("image", IMAGE_HASH) if name in first.coords}
     shape = (len(answers),) if pairs == "same" else (len(answers), len(others))
     values = {
         name: np.moveaxis(np.array([found[pair][name].values for pair in wanted]), 0, -1).reshape(

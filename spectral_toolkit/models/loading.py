@@ -29,6 +29,7 @@ from transformers.utils import logging as progress
 from transformers.utils.hub import cached_file
 
 from ..errors import ModelNotFoundError, UnsupportedModelError, first_line
+from ..outputs import local_path
 from . import families, timm
 from .building import Shapes, stored_shapes, try_out
 from .folder_settings import check_settings, one_line, read_settings_file, unreadable
@@ -149,7 +150,9 @@ def locate(source: str, revision: str | None) -> Place:
     """Look for a bundled name, a local folder or a hub name, in this order."""
     if source in bundled_models():
         return Place(source, str(WEIGHTS / source), True)
-    path = Path(source).expanduser()
+    if not source.strip():
+        raise not_found(source, "has no name")
+    path = local_path(source, "source", error=ModelNotFoundError)
     if path.is_dir():
         of_diffusers = folder_of_diffusers(path)
         timm.refuse_folder(source, path)

@@ -20,6 +20,7 @@ from ..affinities.pencil import positive_members
 from ..affinities.resampling import Grid, Resampling
 from ..devices import working_dtype
 from ..errors import ActivationsError, SolverError
+from ..matching import image_hashes, refuse_other_images
 from ..settings import computing
 from . import knn, shifted_cosine
 from .rebuilding import graph_of
@@ -140,6 +141,7 @@ def _fitted_vectors(eig: xr.Dataset, graph: DatasetGraph) -> Float[Tensor, "imag
             )
     if "image" not in eig.coords or tuple(map(str, eig["image"].values)) != graph.images:
         raise SolverError("eig is of other images than the graph: give the graph it was solved from, and all of eig.")
+    refuse_other_images(graph.images, image_hashes(eig, graph.images), graph.hashes, ("eig", "the graph"), SolverError)
     vectors = np.array(eig["eigenvector"].transpose("image", "component", "y", "x").values, dtype=np.float64)
     if not np.isfinite(vectors).all():
         raise SolverError("eig holds NaN or infinity: give an answer of st.solve as it was returned.")

@@ -109,7 +109,7 @@ def segment(
         options = {**options, "threshold": threshold}
         most = wanted if isinstance(wanted, int) else MOST
         labels, trees, numbers = segment_by_cuts(points, graph, threshold, most, seed)
-        tree = written(trees, numbers, labels, points.names)
+        tree = written(trees, numbers, labels, points.names, points.hashes)
         if wanted == "auto" and (note := limit_note(tree, threshold)):
             points.notes.append(note)
         extra["tree"] = tree

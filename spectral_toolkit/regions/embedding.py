@@ -11,6 +11,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 from ..errors import RegionsError
+from ..matching import image_hashes
 from ..trust import is_flat
 
 
@@ -28,7 +29,7 @@ class Embedding:
         Rows and columns of cells.
     joint
         Whether all pictures were solved as one, so that equal values mean the same in each.
-    names
+    names, hashes
         Of the images.
     gaps
         From every eigenvalue to the next, one row an image (the same in all if joint).
@@ -45,6 +46,7 @@ class Embedding:
     grid: tuple[int, int]
     joint: bool
     names: list[str]
+    hashes: list[str]
     gaps: Float[np.ndarray, "images components"] | None
     coords: dict[str, Any]
     attrs: dict[str, Any]
@@ -121,6 +123,7 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
         grid=(rows, columns),
         joint=joint,
         names=names,
+        hashes=image_hashes(eig, names),
         gaps=gaps,
         coords=_coords(eig, vectors, isolated),
         attrs=_provenance(eig),

@@ -12,8 +12,7 @@ from jaxtyping import Int, UInt8
 from scipy import ndimage
 
 from ..errors import RegionsError
-from ..images import load_images
-from ..matching import analysed_box, analysed_part, are_named, picture_order
+from ..matching import analysed_box, analysed_part, image_hashes, paired_pictures
 from ..settings import computing
 from .adjacency import connected_parts
 from .arguments import within
@@ -188,9 +187,7 @@ def _names(segments: xr.DataArray) -> list[str]:
 
 def _pictures(segments: xr.DataArray, names: list[str], images: Any) -> Iterator[np.ndarray]:
     """The analysed part of every picture, one at a time."""
-    pictures = load_images(images)
-    for index, place in enumerate(picture_order(pictures.names, names, "segments", named=are_named(images))):
-        pixels = np.asarray(pictures[place])
+    for index, pixels in enumerate(paired_pictures(images, names, image_hashes(segments, names), "segments")):
         box = analysed_box(segments.coords, index)
         # The pixels of a tree are what the model saw, already cut to the box.
         if box is not None and not isinstance(images, xr.DataTree):

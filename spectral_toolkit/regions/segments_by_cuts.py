@@ -8,6 +8,7 @@ from jaxtyping import Int
 from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid
 from ..errors import RegionsError
+from ..matching import refuse_other_images
 from .cutting import Tree, cut_recursively
 from .embedding import Embedding
 from .joint import cutting_grid, joint_affinities
@@ -96,7 +97,10 @@ def positions(points: Embedding, graph: LayerGraph) -> list[int]:
             f"The eigenvectors are of {len(points.names)} images and the graph of {len(graph.images)} others, or in "
             "another order: give the graph that they were solved from."
         )
-    return [graph.images.index(name) for name in points.names]
+    places = [graph.images.index(name) for name in points.names]
+    hashes = points.hashes, [graph.hashes[place] for place in places]
+    refuse_other_images(points.names, *hashes, ("the eigenvectors", "the graph"), RegionsError)
+    return places
 
 
 def _each(labels: np.ndarray, free: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:

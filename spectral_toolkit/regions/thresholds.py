@@ -13,6 +13,7 @@ from ..activations import names_array
 from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid, Resampling
 from ..errors import RegionsError
+from ..matching import hash_coordinate
 from ..settings import computing
 from .arguments import whole
 from .cutting import split_costs
@@ -116,7 +117,9 @@ def cut_costs(
         {"threshold": wanted, "component": number},
         {**points.attrs, "notes": " ".join(points.notes)},
     )
-    return costs.isel(image=0) if points.joint else costs.assign_coords(image=names_array(points.names))
+    if points.joint:
+        return costs.isel(image=0)
+    return costs.assign_coords({"image": names_array(points.names), **hash_coordinate(points.hashes)})
 
 
 def _checked(thresholds: object) -> Float[np.ndarray, " thresholds"]:

@@ -12,13 +12,17 @@ import xarray as xr
 
 from ..activations import as_stack
 from ..errors import RegionsError
+from ..images import IMAGE_HASH
+from ..matching import image_hashes
 from ..settings import computing
 from .cutting import Tree
 from .embedding import most_tried, titles
 from .label_maps import NO_SEGMENT
 
 
-def written(trees: list[Tree], numbers: list[list[int]], labels: np.ndarray, names: list[str]) -> str:
+def written(
+    trees: list[Tree], numbers: list[list[int]], labels: np.ndarray, names: list[str], hashes: list[str]
+) -> str:
     """Trees as JSON, one an image or one in all.
 
     Parameters
@@ -27,7 +31,7 @@ def written(trees: list[Tree], numbers: list[list[int]], labels: np.ndarray, nam
         Of each tree's leaves.
     labels
         Those numbers in every cell, (images, cells).
-    names
+    names, hashes
         Of the images.
     """
     entries = []
@@ -39,6 +43,7 @@ def written(trees: list[Tree], numbers: list[list[int]], labels: np.ndarray, nam
         entries.append(
             {
                 "of": names[images],
+                "sha256": hashes[images],
                 "shown": np.stack([count, first], axis=1).tolist(),  # by number: cells, and where the first one is
                 "parent": tree.parent,
                 "cut": [None if math.isnan(cost) else cost for cost in tree.cut],
@@ -105,7 +110,7 @@ def hierarchy(segments: xr.DataArray) -> xr.Dataset:
         return xr.Dataset({name: ("node", values[0]) for name, values in variables.items()})
     return xr.Dataset(
         {name: (("image", "node"), values) for name, values in variables.items()},
-        {"image": segments["image"]} if "image" in segments.coords else None,
+        {name: segments[name].variable for name in ("image", IMAGE_HASH) if name in segments.coords},
     )
 
 
@@ -197,7 +202,7 @@ def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], li
     name = {node: place for place, node in enumerate(order)}
     kept = list(number)
     return {
-        "of": entry["of"],
+        **{name: entry[name] for name in ("of", "sha256") if name in entry},
         "shown": [cells[node] for node in order],
         "parent": [number.get(parent[node], -1) for node in kept],
         "cut": [cut[node] for node in kept],
@@ -223,11 +228,13 @@ def _entries(segments: xr.DataArray) -> list[dict[str, Any]]:
         entries = [entries[place] for place in np.atleast_1d(segments["tree"].values)]
     if "image" in segments.coords:
         names = [str(name) for name in np.atleast_1d(segments["image"].values)]
-        of = [entry["of"] for entry in (entries if alone else entries * len(names))]
-        for name, own in zip(names, of, strict=True):
-            if name not in own:
+        of = [dict(zip(entry["of"], entry.get("sha256", [""] * len(entry["of"])), strict=True)) for entry in entries]
+        hashes = image_hashes(segments, names)
+        for place, name in enumerate(names):
+            own = of[place if alone else 0]
+            if name not in own or (own[name] and hashes[place] and own[name] != hashes[place]):
                 raise RegionsError(
-                    f"The segments of {name!r} carry the hierarchy of {own[0]!r}: their pictures were renamed, or "
-                    "several answers were put together; read or cut each answer as st.segment returned it."
+                    f"The segments of {name!r} carry the hierarchy of {next(iter(own))!r}: their pictures were "
+                    "renamed, or several answers were put together; read or cut each answer as st.segment returned it."
                 )
     return entries

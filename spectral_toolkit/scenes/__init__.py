@@ -44,8 +44,9 @@ def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dat
     xarray.Dataset
         ``pixels (image, y_px, x_px, rgb)`` uint8; ``label (image, y_px, x_px)`` int16, an index into
         ``attrs["categories"]``; ``instance (image, y_px, x_px)`` int16, 0 for sky, 1 for ground, 2 and up for the
-        things from back to front. ``image`` holds the names, ``scene_0000`` and so on; ``y_px`` and ``x_px`` the
-        centres of the pixels in pixels.
+        things from back to front. ``image`` holds the names, ``scene_0000`` and so on, and
+        ``image_sha256`` the hashes of the pixels, by which scenes of two series are told apart; ``y_px`` and ``x_px``
+        the centres of the pixels in pixels.
 
     Raises
     ------
@@ -64,6 +65,7 @@ def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dat
     import numpy as np
     import xarray
 
+    from ..images import IMAGE_HASH, pixels_sha256
     from .compose import CATEGORIES, render
 
     n = _whole_number("n", n)
@@ -89,6 +91,7 @@ def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dat
         },
         coords={
             "image": np.array([f"scene_{index:04d}" for index in range(n)], dtype=str),
+            IMAGE_HASH: ("image", np.array([pixels_sha256(scene.pixels) for scene in scenes], dtype=str)),
             "y_px": np.arange(height) + 0.5,
             "x_px": np.arange(width) + 0.5,
             "rgb": ["red", "green", "blue"],

@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 
 from ..errors import SpectralToolkitError
+from ..matching import image_hashes, refuse_other_images
+from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, without
 from .paths import interval, score
 from .variance import about_intervals, resamples
 
@@ -17,6 +19,7 @@ def answer_scores(
     eig: xr.Dataset,
     labels: Any = None,
     *,
+    ignore: Any = None,
     n_bootstrap: int = 200,
     confidence: float = 0.95,
     seed: int = 0,
@@ -30,6 +33,8 @@ def answer_scores(
     labels
         Integers ``(image, y, x)`` on the grid of the answer, as ``st.prepare_labels`` returns them, -1 where there is
         none; None scores position alone.
+    ignore
+        One or several labels that are left out as -1 is; see :func:`spectral_toolkit.prepare_labels`.
     n_bootstrap, confidence, seed
         As in ``st.pathways``.
 
@@ -62,7 +67,7 @@ def answer_scores(
     n_images, *grid, n_components = vectors.shape
     cells = None
     if labels is not None:
-        cells = np.asarray(labels)
+        cells = without(np.asarray(labels), checked_ignore(ignore))
         if cells.shape != (n_images, *grid):
             raise SpectralToolkitError(
                 f"labels have shape {cells.shape}, the answer's cells {(n_images, *grid)}: use st.prepare_labels."
@@ -74,8 +79,11 @@ def answer_scores(
                 "labels name other images than the answer, or the same in another order: choose them with "
                 ".sel(image=eig['image']), or drop their names with .drop_vars('image')."
             )
+        names = list(map(str, named[0] if named else range(n_images)))
+        refuse_other_images(names, image_hashes(eig, names), image_hashes(labels, names), ("the answer", "labels"))
         if not (cells >= 0).any():
-            raise SpectralToolkitError("labels ignore every cell (-1): there is nothing to score against.")
+            raise SpectralToolkitError(EVERY_CELL_IGNORED)
+        warn_of_no_label(cells)
         cells = cells.reshape(n_images, math.prod(grid))
     weights = resamples(n_images, n_bootstrap, seed)
     values = vectors.reshape(n_images, math.prod(grid), n_components)

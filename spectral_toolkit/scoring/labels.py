@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +12,17 @@ import xarray as xr
 
 from ..activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
 from ..errors import ActivationsError, SpectralToolkitError
+from ..matching import image_hashes, refuse_other_images
 from ..settings import computing
 
 IGNORE = -1
+"""The label of what has none; the only one that is left out unasked."""
+EVERY_CELL_IGNORED = (
+    "labels ignore every cell (-1, and what ignore= names): there is nothing to score against; give labels that hold a "
+    "category."
+)
+NO_LABEL = (255, 65_535)
+"""The largest numbers of 8 and 16 bits, which many data sets (VOC, Cityscapes, COCO-Stuff) write for no label."""
 _BOX = ("box_top", "box_left", "box_bottom", "box_right")
 
 
@@ -22,7 +33,13 @@ def finest_grid(acts: xr.DataTree) -> tuple[int, int]:
 
 
 @computing
-def prepare_labels(acts: xr.DataTree, labels: Any, *, grid: tuple[int, int] | None = None) -> xr.DataArray:
+def prepare_labels(
+    acts: xr.DataTree,
+    labels: Any,
+    *,
+    grid: tuple[int, int] | None = None,
+    ignore: Any = None,
+) -> xr.DataArray:
     """Bring label maps to the cells of a capture.
 
     The part of each map that was analysed (the capture's box) is laid over the grid and every cell takes the label of
@@ -40,11 +57,15 @@ def prepare_labels(acts: xr.DataTree, labels: Any, *, grid: tuple[int, int] | No
         function returned for the same grid are returned as they are.
     grid
         Rows and columns; None takes the finest layer's.
+    ignore
+        One or several labels that mean 'no label', and become -1: 255 in VOC, Cityscapes or ADE20K, 0 in COCO. By
+        default only -1 is ignored. Where 255 or 65,535 stands far above all other labels and is not ignored, a
+        UserWarning says so.
 
     Returns
     -------
     xarray.DataArray
-        int64 ``(image, y, x)`` with the coordinates of the activations.
+        int64 ``(image, y, x)`` with the coordinates of the activations; -1 where there is no label.
 
     Raises
     ------
@@ -58,11 +79,14 @@ def prepare_labels(acts: xr.DataTree, labels: Any, *, grid: tuple[int, int] | No
     ...     np.zeros((1, 2, 4, 3), np.uint8))}), "block": xr.Dataset({"value": value})})
     >>> prepare_labels(acts, [[[0, 1, 5, -1], [1, 0, 5, -1]]]).values.tolist()
     [[[0, 5]]]
+    >>> prepare_labels(acts, [[[0, 0, 255, 255], [1, 0, 5, 255]]], ignore=255).values.tolist()
+    [[[0, -1]]]
     """
     check_tree(acts)
+    left_out = checked_ignore(ignore)
     names = image_names(acts)
     rows, columns = _checked_grid(grid, acts)
-    maps = _maps(labels, names)
+    maps = _maps(labels, acts, names, left_out)
     if isinstance(labels, xr.DataArray) and {"y", "x"} <= set(labels.dims):
         if any(one.shape != (rows, columns) for one in maps):
             raise SpectralToolkitError(
@@ -72,6 +96,7 @@ def prepare_labels(acts: xr.DataTree, labels: Any, *, grid: tuple[int, int] | No
         cells = np.stack(maps)
     else:
         cells = np.stack([_majority(_crop(acts, one, index), rows, columns) for index, one in enumerate(maps)])
+    warn_of_no_label(cells)
     coords = {"image": names, **image_coordinates(acts), "y": patch_centres(rows), "x": patch_centres(columns)}
     attrs = {"ignore": IGNORE, "grid": f"{rows}x{columns}"}
     return xr.DataArray(cells, coords, ("image", "y", "x"), name="label", attrs=attrs)
@@ -86,7 +111,45 @@ def _checked_grid(grid: Any, acts: xr.DataTree) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
 
-def _maps(labels: Any, names: list[str]) -> list[np.ndarray]:
+def checked_ignore(ignore: Any) -> tuple[int, ...]:
+    """Labels to leave out besides -1, as whole numbers.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If they are none.
+    """
+    if ignore is None:
+        return ()
+    values: list[Any] = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str) else [ignore]
+    if any(isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) for value in values):
+        raise SpectralToolkitError(
+            f"ignore={ignore!r} is not understood: give the label that means 'no label', such as 255, or several as in "
+            "(0, 255)."
+        )
+    return tuple(dict.fromkeys(int(value) for value in values))
+
+
+def without(labels: np.ndarray, left_out: Sequence[int]) -> np.ndarray:
+    """Integers with -1 in the place of every label that is left out."""
+    return np.where(np.isin(labels, left_out), IGNORE, labels.astype(np.int64)) if left_out else labels
+
+
+def warn_of_no_label(labels: np.ndarray) -> None:
+    """Warn the caller's caller where the largest label is one that usually stands for none, and far above all others.
+
+    Far is a quarter of it. With a single other label, as of masks of 0 and 255, it is a category.
+    """
+    known = np.unique(labels[labels >= 0]).tolist()
+    if len(known) > 2 and known[-1] in NO_LABEL and known[-2] <= 0.75 * known[-1]:
+        warnings.warn(
+            f"The label {known[-1]} stands far above all others, of which the largest is {known[-2]}, and counts as a "
+            f"category: if it marks pixels without a label, as in many data sets, give ignore={known[-1]}.",
+            stacklevel=3,
+        )
+
+
+def _maps(labels: Any, acts: xr.DataTree, names: list[str], left_out: Sequence[int]) -> list[np.ndarray]:
     if isinstance(labels, xr.DataArray):
         if labels.ndim != 3 or "image" not in labels.dims:
             raise SpectralToolkitError(
@@ -101,6 +164,8 @@ def _maps(labels: Any, names: list[str]) -> list[np.ndarray]:
                 "labels name other images than the capture, or the same in another order: choose them with "
                 ".sel(image=acts['image']), or drop their names with .drop_vars('image')."
             )
+        hashes = image_hashes(labels, names), image_hashes(acts, names)
+        refuse_other_images(names, *hashes, ("labels", "the capture"))
         labels = labels.to_numpy()
     try:
         maps = [np.asarray(one) for one in labels]
@@ -116,12 +181,13 @@ def _maps(labels: Any, names: list[str]) -> list[np.ndarray]:
                 f"The label map of image {names[index]!r} has shape {one.shape} and type {one.dtype}; expected "
                 "integers (height, width)."
             )
-        if one.min() < IGNORE:
+        maps[index] = without(one.astype(np.int64), left_out)
+        if (least := int(maps[index].min())) < IGNORE:
             raise SpectralToolkitError(
-                f"The label map of image {names[index]!r} holds {int(one.min())}: labels are 0 and up, and -1 where "
-                "there is none."
+                f"The label map of image {names[index]!r} holds {least}: labels are 0 and up, and -1 where there is "
+                f"none; give ignore={least} if it means that."
             )
-    return [one.astype(np.int64) for one in maps]
+    return maps
 
 
 def _crop(acts: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from ..errors import ActivationsError, SpectralToolkitError
 from ..settings import computing
 from ..solvers import solve
 from .controls import pixel_tree, shuffled, untrained_tree
-from .labels import finest_grid, prepare_labels
+from .labels import EVERY_CELL_IGNORED, finest_grid, prepare_labels
 from .segments import OVERCLUSTERED, STARTS, STARTS_OVERCLUSTERED, partitions, segment_scores
 from .variance import DEGREE, KNOTS, RIDGE, about_intervals, resamples, shares
 
@@ -36,6 +36,7 @@ def pathways(
     kinds: str | Sequence[str] = ("qk", "vv"),
     n_eigenvectors: int = 15,
     kernel: str | None = None,
+    ignore: Any = None,
     controls: bool = True,
     model: Any = None,
     n_bootstrap: int = 200,
@@ -63,6 +64,8 @@ def pathways(
         How many are averaged over.
     kernel
         None takes the default for datasets, the nearest neighbours.
+    ignore
+        One or several labels that are left out as -1 is; see :func:`spectral_toolkit.prepare_labels`.
     controls
         Whether to add their rows.
     model
@@ -120,12 +123,14 @@ def pathways(
     acts, left_out = without_fine_layers(acts)
     layers = layer_names(acts)
     grid = finest_grid(acts)
-    cells = None if labels is None else prepare_labels(acts, labels, grid=grid).to_numpy().reshape(-1, math.prod(grid))
+    cells = None
+    if labels is not None:
+        cells = prepare_labels(acts, labels, grid=grid, ignore=ignore).to_numpy().reshape(-1, math.prod(grid))
     n_images = acts.children[layers[0]].sizes["image"]
     if n_images < 2:
         raise ActivationsError("pathways compares cells over several images, and the activations hold 1: capture more.")
     if cells is not None and not (cells >= 0).any():
-        raise SpectralToolkitError("labels ignore every cell (-1): there is nothing to score against.")
+        raise SpectralToolkitError(EVERY_CELL_IGNORED)
     weights = resamples(n_images, n_bootstrap, seed)
     rows = [*layers, JOINT]
     if controls:

@@ -16,7 +16,9 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from ..errors import SpectralToolkitError
+from ..matching import image_hashes, refuse_other_images
 from ..settings import computing
+from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, without
 
 OVERCLUSTERED = 40
 STARTS, STARTS_OVERCLUSTERED = 32, 16
@@ -31,7 +33,7 @@ _ALONE = (
 
 
 @computing
-def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> xr.Dataset:
+def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ignore: Any = None) -> xr.Dataset:
     """Score segments against labels, over all images jointly.
 
     Parameters
@@ -44,6 +46,8 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> 
     n_categories
         How many categories there are, labels being below it; None takes those up to the largest label. Means are over
         the categories that occur.
+    ignore
+        One or several labels that are left out as -1 is; see :func:`spectral_toolkit.prepare_labels`.
 
     Returns
     -------
@@ -64,6 +68,7 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> 
     1.0
     """
     found, wanted = (_integers(name, value) for name, value in (("segments", segments), ("labels", labels)))
+    wanted = without(wanted, checked_ignore(ignore))
     if found.shape != wanted.shape:
         raise SpectralToolkitError(
             f"segments have shape {found.shape} and labels {wanted.shape}: bring the labels to the segments' grid with "
@@ -74,8 +79,10 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> 
         raise SpectralToolkitError(
             "segments and labels name other images, or in another order: reorder one with .sel(image=...)."
         )
+    names = list(map(str, named[0] if named else range(len(found))))
+    refuse_other_images(names, image_hashes(segments, names), image_hashes(labels, names), ("segments", "labels"))
     if not (wanted >= 0).any():
-        raise SpectralToolkitError("labels ignore every cell (-1): there is nothing to score against.")
+        raise SpectralToolkitError(EVERY_CELL_IGNORED)
     least = int(wanted.max()) + 1
     if n_categories is None:
         n_categories = least
@@ -84,6 +91,7 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None) -> 
             f"n_categories={n_categories!r} does not hold label {least - 1}: expected a whole number of at least "
             f"{least}."
         )
+    warn_of_no_label(wanted)
     _, codes = np.unique(found, return_inverse=True)
     table = contingency(codes.reshape(1, -1), wanted.reshape(1, -1), int(codes.max()) + 1, int(n_categories))[0]
     iou = overclustered_iou(table)

@@ -14,6 +14,7 @@ from ..affinities.layer_graph import LayerGraph
 from ..affinities.resampling import Grid, Resampling
 from ..devices import working_dtype
 from ..errors import SolverError
+from ..matching import image_hashes, refuse_other_images
 from .spectrum import Spectrum, WarmStart
 
 DEGENERATE_GAP = 1e-3
@@ -198,6 +199,8 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
             "start was solved for other images than this graph's: give an answer for the same images in the same "
             "order, or None."
         )
+    hashes = image_hashes(start, graph.images), graph.hashes
+    refuse_other_images(graph.images, *hashes, ("start", "the graph"), SolverError)
     components = start["component"].values if "component" in start.coords else np.arange(1)
     if components[:1].tolist() not in ([0], [1]) or (np.diff(components) != 1).any():
         raise SolverError(

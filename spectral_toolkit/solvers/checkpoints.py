@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SolverError, first_line
+from ..outputs import beside, writable_path
 
 
 def fingerprint(problem: object, tensors: Iterable[Tensor]) -> str:
@@ -39,7 +40,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path, name: str, problem: str, every: int) -> None:
-        self.path = Path(path)
+        self.path = writable_path(path, "checkpoint", error=SolverError)
         self.name = name
         self.problem = problem
         self.every = every
@@ -88,13 +89,9 @@ class Checkpoint:
     @contextmanager
     def _part(self) -> Iterator[Path]:
         """A file beside the checkpoint, gone in the end."""
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                yield part
-            finally:
-                part.unlink(missing_ok=True)
+            with beside(self.path) as making:
+                yield making / "part"
         except (OSError, RuntimeError) as error:  # torch says by the latter that a disk is full
             reason = getattr(error, "strerror", None) or first_line(error)
             raise SolverError(

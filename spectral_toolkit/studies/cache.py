@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from ..errors import StoreError
+from ..outputs import beside, unwritable
 
 _TAG = "CACHEDIR.TAG"
 _SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir: backup programs pass it by
@@ -46,10 +46,7 @@ class Cache:
             if not known:
                 tag.write_text(f"{_SIGNATURE}\n{_OURS}\n", encoding="utf-8")
         except OSError as error:
-            raise StoreError(
-                f"{str(folder)!r} cannot be written ({error.strerror or error}): make room there, or choose another "
-                "--out."
-            ) from error
+            raise unwritable(folder, error) from error
 
     def cell(self, content: str) -> Path:
         """Folder of a cell, whether it is there or not."""
@@ -88,18 +85,16 @@ class Cache:
     def put(self, content: str, eig: xr.Dataset, numbers: dict[str, Any]) -> None:
         """Keep a finished cell: written under a temporary name, then moved into place."""
         target = self.cell(content)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
+        text = json.dumps({"content_sha256": content, **numbers}, allow_nan=False)
         try:
-            with warnings.catch_warnings():
+            with beside(target) as making, warnings.catch_warnings():
                 # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its standard.
                 warnings.filterwarnings("ignore", module="zarr")
                 eig.to_zarr(making / "cell" / _STORE, mode="w", consolidated=False)
-            text = json.dumps({"content_sha256": content, **numbers}, allow_nan=False)
-            (making / "cell" / _NUMBERS).write_text(text, encoding="utf-8")
-            (making / "cell").rename(target)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
+                (making / "cell" / _NUMBERS).write_text(text, encoding="utf-8")
+                (making / "cell").rename(target)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
 
     def forget_activations(self, content: str) -> None:
         """Remove activations, and what was found in them: no cell needs them any more."""

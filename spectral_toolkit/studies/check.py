@@ -17,6 +17,7 @@ import xarray as xr
 
 from ..comparing.angles import principal_angles
 from ..errors import StudyError, first_line
+from ..outputs import local_path
 from ..settings import computing
 from ..solvers.answer import DEGENERATE_GAP
 from .cache import Cache, open_answer
@@ -145,7 +146,7 @@ def check_study(
         If ``old`` holds no numbers of a study.
     """
     study = config if isinstance(config, Study) else read_study(config)
-    path = Path(old)
+    path = local_path(old, "--check", error=StudyError)
     before = _comparable(path)
     plan = plan_study(study)
     cache = Cache(_working_folder(path))

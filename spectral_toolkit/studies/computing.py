@@ -132,7 +132,8 @@ def _scores(
     joint = eig if study.scope == "dataset" else _solved(cell, study, activations, "dataset", neighbours)
     labels = None
     if group.opened.labels is not None:
-        labels = prepare_labels(activations, group.opened.labels, grid=(joint.sizes["y"], joint.sizes["x"]))
+        grid = (joint.sizes["y"], joint.sizes["x"])
+        labels = prepare_labels(activations, group.opened.labels, grid=grid, ignore=group.opened.ignore)
     scores = answer_scores(joint, labels, seed=study.seed)
     names = [str(name) for name in scores if not str(name).endswith(("_low", "_high"))]
     return {

@@ -46,12 +46,15 @@ class PictureChoice:
     ----------
     labels
         Patterns of label maps, one file per picture with the same stem; scenes have labels of their own.
+    ignore
+        Labels that mean 'no label', besides -1.
     """
 
     label: str
     files: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     scenes: ScenesChoice | None = None
+    ignore: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,8 @@ def portable(text: str) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, PictureChoice):
         paths = {one: [portable(path) for path in getattr(value, one)] for one in ("files", "labels")}
-        return {"label": value.label, **paths, "scenes": _plain(value.scenes)}
+        ignored = {"ignore": list(value.ignore)} if value.ignore else {}
+        return {"label": value.label, **paths, "scenes": _plain(value.scenes), **ignored}
     if isinstance(value, ModelChoice):
         return {**vars(value), "source": portable(value.source)}
     if isinstance(value, tuple):

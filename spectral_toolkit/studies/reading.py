@@ -17,6 +17,7 @@ from ..affinities.features import KINDS
 from ..affinities.presets import PRESETS
 from ..affinities.table import HEADS, KERNELS, SCOPES, check_combination
 from ..errors import AffinityError, StudyError
+from ..outputs import local_path
 from ..settings import computing
 from .config import (
     AffinityChoice,
@@ -68,7 +69,7 @@ def read_study(source: str | os.PathLike[str] | Mapping[str, Any], *, folder: st
     """
     if isinstance(source, Mapping):
         return _study(_Reader("the study"), dict(source), Path(folder))
-    path = Path(source)
+    path = local_path(source, "config", error=StudyError)
     content, places = read_yaml(path)
     return _study(_Reader(path.name, places), content, path.resolve().parent)
 
@@ -234,12 +235,13 @@ def _pictures(reader: _Reader, value: Any) -> tuple[PictureChoice, ...]:
 def _picture_set(reader: _Reader, key: str, name: str, item: Any) -> PictureChoice:
     if not isinstance(item, dict):
         return PictureChoice(name, files=_texts(reader, key, item))
-    given = reader.mapping(key, item, ("files", "labels", "scenes"), "a set of pictures")
+    given = reader.mapping(key, item, ("files", "labels", "scenes", "ignore"), "a set of pictures")
     if ("files" in given) == ("scenes" in given):
         raise reader.fail(key, item, "either files or scenes")
+    ignore = _ignored(reader, f"{key}.ignore", given) if "ignore" in given else ()
     if "files" in given:
         labels = _texts(reader, f"{key}.labels", given["labels"]) if "labels" in given else ()
-        return PictureChoice(name, files=_texts(reader, f"{key}.files", given["files"]), labels=labels)
+        return PictureChoice(name, files=_texts(reader, f"{key}.files", given["files"]), labels=labels, ignore=ignore)
     if "labels" in given:
         raise reader.fail(f"{key}.labels", given["labels"], "none beside scenes, which bring their own")
     scenes = given["scenes"] if not isinstance(given["scenes"], int) else {"n": given["scenes"]}
@@ -254,7 +256,14 @@ def _picture_set(reader: _Reader, key: str, name: str, item: Any) -> PictureChoi
             reader.whole(f"{key}.scenes.seed", asked.get("seed", 0), 0),
             size,
         ),
+        ignore=ignore,
     )
+
+
+def _ignored(reader: _Reader, key: str, given: dict[str, Any]) -> tuple[int, ...]:
+    if "labels" not in given and "scenes" not in given:
+        raise reader.fail(key, given["ignore"], "labels beside it, of which some are ignored")
+    return tuple(reader.whole(key, value, -(2**31), 2**31 - 1) for value in reader.listed(key, given["ignore"]))
 
 
 def _texts(reader: _Reader, key: str, value: Any) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from typing import Any
 import xarray as xr
 
 from ..capturing import capture
-from ..errors import SpectralToolkitError, StoreError, StudyError
-from ..outputs import refuse_file, write_whole
+from ..errors import SpectralToolkitError, StoreError, StudyError, UnwritableError
+from ..outputs import writable_path, write_whole
 from ..settings import computing
 from ..trust import outlying_masks
 from .cache import Cache, open_answer
@@ -113,7 +113,6 @@ def run_study(
     study = config if isinstance(config, Study) else read_study(config)
     *outputs, folder = output_paths(out)
     page, numbers_path, store = outputs
-    refuse_file(page.parent)
     name = Path(config).name if isinstance(config, str | os.PathLike) else "study.yaml"
     with claimed(study, outputs, folder, overwrite=overwrite) as cache:
         plan = plan_study(study)
@@ -193,6 +192,8 @@ def _captured(group: Group, study: Study, model: Any, cache: Cache, progress: bo
 
     try:
         return run()
+    except UnwritableError:
+        raise  # room is not made by beginning anew
     except StoreError:
         # It is ours, made a moment or a day ago, and can be made again.
         shutil.rmtree(store, ignore_errors=True)
@@ -207,7 +208,7 @@ def output_paths(out: str | os.PathLike[str]) -> tuple[Path, Path, Path, Path]:
     StudyError
         If the name is that of a folder or has another ending.
     """
-    page = Path(out)
+    page = writable_path(out, "out", error=StudyError)
     if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
         raise StudyError(
             f"out={str(out)!r} is no name for a page: give one that ends in .html, such as 'study.html'; .json and "

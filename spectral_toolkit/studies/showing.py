@@ -139,7 +139,8 @@ def _score_lines(cell: Cell, group: Group, study: Study, name: str, scores: Mapp
         if source.startswith("label_maps("):
             lines.insert(0, "from spectral_toolkit.studies.sources import label_maps")
         lines += [f"grid = ({joint}.sizes['y'], {joint}.sizes['x'])"]
-        lines += [f"labels = st.prepare_labels(acts, {source}, grid=grid)"]
+        ignored = f", ignore={group.opened.ignore!r}" if group.opened.ignore else ""
+        lines += [f"labels = st.prepare_labels(acts, {source}, grid=grid{ignored})"]
         labels = "labels"
     return [*lines, f"print(answer_scores({joint}, {labels}, seed={study.seed}))"]
 

@@ -1,17 +1,20 @@
-"""Which pages of a notebook have BokehJS, and sending it again to one that has lost it.
+"""Which pages of a notebook have BokehJS in a cell's output, and sending it again to one that has lost it.
 
-HoloViews sends BokehJS once, into the output of the cell that asks for it. That is not enough: a page that is opened
-anew while the kernel runs on may be without it, and a cell that is run again loses the output that held it, which is
-missed as soon as the saved notebook is opened. Every request to run a cell names the page's session and the cell, so
-both can be told.
+BokehJS is kept in the output of one cell, so that a saved notebook has it too. That is not enough: a page that is
+opened anew while the kernel runs on may be without it, and a cell that is run again loses the output that held it.
+Every request to run a cell names the page's session and the cell, so both can be told.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from holoviews.plotting.renderer import Renderer
+import panel
+from pyviz_comms import PYVIZ_PROXY, JupyterCommManager, nb_mime_js
+
+from .bokehjs import load_script
 
 
 @dataclass(frozen=True)
@@ -38,19 +41,25 @@ def current_run() -> Run | None:
     return Run(header["session"], parent.get("metadata", {}).get("cellId") or "", header["msg_id"])
 
 
-def note_sent() -> None:
-    """Remember that this run sends BokehJS to its page."""
+def send() -> None:
+    """Send BokehJS, and what figures need beside it to talk to the kernel, to the page that runs this cell."""
     run = current_run()
-    if run is not None:
-        _sent[run.session] = run
+    if run is None:
+        return
+    from IPython.display import publish_display_data
+
+    _sent[run.session] = run
+    style = (Path(panel.__file__).parent / "_templates" / "jupyter.css").read_text(encoding="utf-8")
+    publish_display_data({"text/html": f"<style>{style}</style>"})
+    talk = "\n".join([PYVIZ_PROXY, JupyterCommManager.js_manager, nb_mime_js])
+    publish_display_data({"application/javascript": f"{talk}\n{load_script()}"})
 
 
 def send_where_missing() -> None:
-    """Send BokehJS from the installed package if the page has none, or has just replaced the output that held it."""
+    """Send BokehJS if this page has none from us, or has just replaced the output that held it."""
     run = current_run()
     if run is None:
         return
     last = _sent.get(run.session)
     if last is None or (last.cell == run.cell != "" and last.request != run.request):
-        note_sent()
-        Renderer.load_nb(inline=True)
+        send()

@@ -14,6 +14,7 @@ import numpy as np
 from holoviews.core.util import dimension_sanitizer
 
 from ..activations import patch_centres
+from .fitting import fits
 from .shown import ShownPicture
 
 if TYPE_CHECKING:
@@ -77,12 +78,13 @@ def framed(view: hv.Overlay, shown: ShownPicture, width: int, title: str) -> hv.
         frame_height=max(1, round(width * shown.aspect)),
         title=title,
         fontsize={"title": "8pt"},
+        hooks=[fits],
         **_FRAME,
     )
 
 
 def even_titles(titles: Sequence[str], width: int) -> list[str]:
-    """Titles broken to the width of their figures and of one height, so that neighbours stay in line."""
+    """Titles broken to a width and of one height, so that neighbours stay in line."""
     broken = [
         [part for line in title.split("\n") for part in textwrap.wrap(line, max(20, width // _LETTER_WIDTH))]
         for title in titles
@@ -94,7 +96,7 @@ def even_titles(titles: Sequence[str], width: int) -> list[str]:
 def layout(views: Sequence[Any], columns: int) -> hv.Layout:
     """Several overlays, ``columns`` of them in a row."""
     # Every picture keeps its own colours and cursor: axes of one name would otherwise be linked, and rescaled as one.
-    return styled(hv.Layout(list(views)).cols(columns), shared_axes=False)
+    return styled(hv.Layout(list(views)).cols(columns), shared_axes=False, title="")  # the slider says it
 
 
 def styled(element: _Styled, **options: Any) -> _Styled:

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import SpectralToolkitError
 from ..settings import computing
 from .figures import short_names
+from .fitting import PAGE, fits_as_high
 from .notebook import load_bokeh
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 _COLOURS = colorcet.palette["fire"][::-1][:205]  # from light to red: numbers stay readable, no value is black
 _DARK = 0.55
-_ROW, _COLUMN, _MARGIN = 26, 84, 150
+_ROW, _COLUMN, _LEAST_COLUMN = 26, 84, 44
+_MARGIN = 150  # pixels of the names of layers and of a colour bar
 
 
 @computing
@@ -60,11 +62,13 @@ def heat_map(scores: xr.Dataset, *, names: tuple[str, ...] | None = None) -> hv.
                 f"The scores hold no {name!r} of dimensions (kind, layer): give the Dataset of st.pathways, and names "
                 "it holds."
             )
-    layout = hv.Layout([_panel(scores, name) for name in names]).cols(len(names))
+    column = (PAGE // len(names) - _MARGIN) // max(1, scores.sizes["kind"])
+    column = max(_LEAST_COLUMN, min(_COLUMN, column))
+    layout = hv.Layout([_panel(scores, name, column) for name in names]).cols(len(names))
     return layout.opts(shared_axes=False)  # pyright: ignore[reportReturnType]
 
 
-def _panel(scores: xr.Dataset, name: str) -> hv.Overlay:
+def _panel(scores: xr.Dataset, name: str, column: int) -> hv.Overlay:
     values = scores[name].transpose("kind", "layer")
     kinds, rows = ([str(label) for label in scores[axis].values] for axis in ("kind", "layer"))
     shown = _row_names(scores, rows)
@@ -85,7 +89,7 @@ def _panel(scores: xr.Dataset, name: str) -> hv.Overlay:
         clabel="",  # the panel says it
         xaxis="top",
         invert_yaxis=True,
-        frame_width=_COLUMN * len(kinds),
+        frame_width=column * len(kinds),
         frame_height=_ROW * len(rows),
         toolbar=None,
         title=name.replace("_", " "),
@@ -101,7 +105,7 @@ def _panel(scores: xr.Dataset, name: str) -> hv.Overlay:
             layers.append(
                 hv.Labels(part, dimensions, "text").opts(text_color="white" if dark else "black", text_font_size="9pt")
             )
-    return hv.Overlay(layers)
+    return hv.Overlay(layers).opts(backend="bokeh", hooks=[fits_as_high])  # pyright: ignore[reportReturnType]
 
 
 def _row_names(scores: xr.Dataset, rows: list[str]) -> list[str]:

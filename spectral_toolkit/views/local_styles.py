@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import holoviews as hv
+from holoviews.core import Dimensioned
 
-from .bokeh_sent import note_sent, send_where_missing
+from .bokeh_sent import send_where_missing
+from .bokehjs import IS_WHOLE
+from .fitting import fitting_script, is_fitting
 
 _MISSING = (
     "BokehJS is not in this page: run this cell again. If that is not enough, run "
@@ -50,16 +53,27 @@ def with_local_styles(text: str) -> str:
 def with_word_on_bokeh(text: str) -> str:
     """Let a figure's place say what to do where BokehJS has not come after the seconds that HoloViews waits for it."""
     root = re.search(r'<div id="([\w-]+)" data-root-id', text)
-    before, end, after = text.rpartition("</script>")
-    if root is None or not end:
+    if root is None:
         return text
     script = f"""
 setTimeout(() => {{
   const place = document.getElementById({json.dumps(root[1])});
-  if (place && !(window.Bokeh && window.Bokeh.Panel)) place.textContent = {json.dumps(_MISSING)};
+  const there = [window.Bokeh, ...(window.Bokeh?.versions?.values() ?? [])].some({IS_WHOLE});
+  if (place && !there) place.textContent = {json.dumps(_MISSING)};
 }}, {_PATIENCE});
 """
-    return before + script + end + after
+    return _with_script(text, script)
+
+
+def with_fitting(text: str) -> str:
+    """Let a figure that fits its cell do so, see `fitting`."""
+    root = re.search(r'data-root-id="([\w-]+)"', text)
+    return text if root is None else _with_script(text, fitting_script(root[1]))
+
+
+def _with_script(text: str, script: str) -> str:
+    before, end, after = text.rpartition("</script>")
+    return before + script + end + after if end else text
 
 
 def use_local_styles() -> None:
@@ -72,18 +86,17 @@ def use_local_styles() -> None:
     class LocalStyles(kind):
         has_local_styles = True
 
-        @classmethod
-        def load_nb(cls, *arguments: Any, **options: Any) -> None:
-            super().load_nb(*arguments, **options)
-            note_sent()  # hv.extension calls this, then sends BokehJS
-
-        def components(self, *arguments: Any, **options: Any) -> Any:
+        def components(self, view: Any, *arguments: Any, **options: Any) -> Any:
             send_where_missing()
-            data, metadata = super().components(*arguments, **options)
+            # Beside a figure that fills its cell there is no room for sliders.
+            fitting = isinstance(view, Dimensioned) and is_fitting(view)
+            drawing = self.instance(widget_location="top_left") if fitting and not self.widget_location else self
+            data, metadata = kind.components(drawing, view, *arguments, **options)
             shown: dict[str, Any] = dict(data or {})
             for mime, content in shown.items():
                 if isinstance(content, str):
-                    shown[mime] = with_word_on_bokeh(with_local_styles(content))
+                    text = with_word_on_bokeh(with_local_styles(content))
+                    shown[mime] = with_fitting(text) if fitting else text
             return shown, metadata
 
     LocalStyles.__name__ = kind.__name__

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import holoviews as hv
 
 from ..settings import computing
-from .bokeh_sent import note_sent, send_where_missing
+from .bokeh_sent import send, send_where_missing
 from .local_styles import use_local_styles
 
 
@@ -17,15 +20,16 @@ def extension() -> None:
 
     `overlay` and `heat_map` see to that themselves. In a notebook's first cell it does the same for figures of your
     own that come before them, which after ``hv.extension("bokeh", inline=True)`` still link to style sheets on a
-    server. Every call puts BokehJS into the page again.
+    server. Every call puts BokehJS into the page again, if it is not there.
 
     Examples
     --------
     >>> extension()
     """
-    hv.extension("bokeh", inline=True, logo=False)  # pyright: ignore[reportCallIssue]
+    with _unseen():
+        hv.extension("bokeh", logo=False)  # pyright: ignore[reportCallIssue]
     use_local_styles()
-    note_sent()
+    send()
 
 
 def load_bokeh() -> None:
@@ -39,9 +43,28 @@ def load_bokeh() -> None:
 def _load_once() -> None:
     loaded = set(hv.Store.renderers)
     if "bokeh" in loaded and getattr(hv.extension, "_loaded", False):
-        note_sent()
         return
     current = hv.Store.current_backend
-    extension()
+    with _unseen():
+        hv.extension("bokeh", logo=False)  # pyright: ignore[reportCallIssue]
     if current in loaded:
         hv.Store.set_current_backend(current)
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Keep what is displayed from the page: ``hv.extension`` displays Panel's loader, and `send` has one of ours."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    publisher = getattr(shell, "display_pub", None)
+    if publisher is None or not hasattr(publisher, "register_hook"):  # no kernel: what is displayed is text
+        yield
+        return
+
+    def swallow(_message: object) -> None:
+        return None
+
+    publisher.register_hook(swallow)
+    try:
+        yield
+    finally:
+        publisher.unregister_hook(swallow)

@@ -34,6 +34,7 @@ from .elements import (
     styled,
     tooltips,
 )
+from .fitting import PAGE, fitting_columns
 from .notebook import load_bokeh
 from .outline import CASING, CASING_WIDTH, INK, INK_WIDTH, boundary
 from .overlay_fields import DRAWN, Marked, as_field, check_part, draw_field
@@ -47,9 +48,11 @@ KINDS = ("component", "grid", "rgb")
 """What `overlay` can draw."""
 
 _SMOOTH_SIDE = 256  # pixels of the longer side of an interpolated field: more cannot be seen
-_GRID_WIDTH = 180
+_GRID_WIDTH = 150
 _LAYOUT_WIDTH = 300
 _SINGLE_WIDTH = 480
+_LEAST_WIDTH = 60
+_BESIDE = 74  # pixels of a colour bar with its numbers, and of the space between figures
 
 
 @computing
@@ -113,9 +116,10 @@ def overlay(
         Another answer, on whose scale the colours are: of :func:`spectral_toolkit.project` the one that pictures were
         laid into, so that a colour is one value in both.
     width
-        Width of each picture on the page, in screen pixels; the height follows from its shape.
+        Width of each picture on the page, in screen pixels; the height follows from its shape. None takes what fits
+        900 pixels. In a notebook whose cell is narrower than the figure, pictures are smaller and rows shorter.
     columns
-        Pictures in a row, where there are several.
+        Pictures in a row, where there are several; None takes as many as fit 900 pixels.
     max_side
         Longer side to which pictures are reduced, in pixels; None shows them at full resolution.
     marked
@@ -163,7 +167,9 @@ def overlay(
     named = dict(eig) if isinstance(eig, Mapping) and not isinstance(eig, xr.Dataset) else {"": eig}
     if not named:
         raise SpectralToolkitError(f"eig is an empty mapping: give {DRAWN}.")
-    look = _Look(kind, component, components, opacity, smooth, threshold, _checked_like(like), width, len(named) > 1)
+    look = _Look(
+        kind, component, components, opacity, smooth, threshold, _checked_like(like), width, columns, len(named) > 1
+    )
     load_bokeh()
     views: list[Any] = []
     n_pictures = 0
@@ -187,7 +193,8 @@ def overlay(
         raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
     if len(views) == 1 and kind != "grid":
         return views[0]
-    return layout(views, columns or (min(len(views) // n_pictures, 5) if kind == "grid" else 3))
+    most = max(1, PAGE // (look.width_of(len(views)) + _BESIDE))
+    return layout(views, columns or (fitting_columns(len(views) // n_pictures, most) if kind == "grid" else most))
 
 
 def _draw_eigenvectors(
@@ -229,12 +236,15 @@ class _Look:
     threshold: float | None
     like: xr.Dataset | None
     width: int | None
+    columns: int | None
     several: bool
 
     def width_of(self, n_pictures: int) -> int:
         """Of each picture on the page."""
         small = self.kind == "grid" or self.several
-        return self.width or (_GRID_WIDTH if small else _SINGLE_WIDTH if n_pictures == 1 else _LAYOUT_WIDTH)
+        usual = _GRID_WIDTH if small else _SINGLE_WIDTH if n_pictures == 1 else _LAYOUT_WIDTH
+        fitting = usual if self.columns is None else max(_LEAST_WIDTH, PAGE // self.columns - _BESIDE)
+        return self.width or min(usual, fitting)
 
     def check_without_components(self) -> None:
         """Refuse what means something to eigenvectors only."""
@@ -309,7 +319,9 @@ def _draw_components(
     picture = picture_element(shown)
     grid = (eig.sizes["y"], eig.sizes["x"])
     above = [*isolated_elements(eig, shown.index), *mark_elements(style.marked.of(shown.index), grid)]
-    titles = even_titles([component_title(eig, shown.index, number, shown.name) for number in components], style.width)
+    titles = even_titles(
+        [component_title(eig, shown.index, number, shown.name) for number in components], style.width + 40
+    )
     views = []
     for component, title in zip(components, titles, strict=True):
         limit = colour_limit(eig, shown.index, component, style.like)
@@ -360,6 +372,7 @@ def _coloured(field: hv.Image, limit: float, opacity: float) -> hv.Image:
         clim=(-limit, limit),
         alpha=opacity,
         colorbar=True,
+        clabel="",
         colorbar_opts={"width": 10, "padding": 4, "bar_line_color": None, "major_label_text_font_size": "8pt"},
         tools=["hover"],
         hover_tooltips=tooltips(["value"]),

@@ -12,7 +12,8 @@ import xarray as xr
 
 from ..errors import SpectralToolkitError
 from ..images import load_images
-from ..outputs import is_ours, write_whole
+from ..matching import image_hashes, refuse_other_images
+from ..outputs import is_ours, writable_path, write_whole
 from ..settings import computing
 from .colour import DIVERGING, css_gradient
 from .composite import check_opacity
@@ -266,12 +267,12 @@ def _check_answers(solved: Mapping[str, xr.Dataset]) -> None:
                 f"The answers {first!r} and {other!r} are of different images ({len(names[first])} and "
                 f"{len(names[other])}): solve both from the same activations."
             )
+        hashes = image_hashes(solved[first], names[first]), image_hashes(solved[other], names[first])
+        refuse_other_images(names[first], *hashes, (f"the answer {first!r}", f"the answer {other!r}"))
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise SpectralToolkitError(f"path={path!r} is no path: give the name of a file, such as 'report.html'.")
-    target = Path(path)
+    target = writable_path(path)
     if target.is_dir():
         raise SpectralToolkitError(f"path={str(path)!r} is a folder: give the name of a file, such as 'report.html'.")
     if target.exists() and target.stat().st_size and not is_ours(target):

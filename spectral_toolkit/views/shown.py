@@ -9,8 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import SpectralToolkitError
-from ..images import load_images
-from ..matching import analysed_box, analysed_part, are_named, picture_order
+from ..matching import analysed_box, analysed_part, image_hashes, paired_pictures
 from .composite import shrink
 
 if TYPE_CHECKING:
@@ -113,10 +112,8 @@ def shown_pictures(
     names = result_names(result)
     # The pixels of a tree are what the model saw, already cut to the box.
     already_cut = isinstance(images, xr.DataTree)
-    pictures = load_images(images)
-    order = picture_order(pictures.names, names, "a result", named=are_named(images))
-    for index in chosen:
-        pixels = np.asarray(pictures[order[index]])
+    pictures = paired_pictures(images, names, image_hashes(result, names), "a result", chosen)
+    for index, pixels in zip(chosen, pictures, strict=True):
         box = analysed_box(result.coords, index)
         if box is not None and not already_cut:
             pixels = analysed_part(pixels, box, result.coords, index)

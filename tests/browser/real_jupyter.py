@@ -83,7 +83,8 @@ def serving(folder: Path, app: str = "lab") -> Iterator[str]:
             "--ServerApp.port_retries=0",
             f"--IdentityProvider.token={token}",
             f"--ServerApp.root_dir={folder}",
-            "--LabApp.collaborative=False" if app == "lab" else "--ServerApp.open_browser=False",
+            # What a click on a menu does can then be asked for by name, in the page.
+            *(["--LabApp.expose_app_in_browser=True"] if app == "lab" else []),
         ],
         cwd=folder,
         env=environment,

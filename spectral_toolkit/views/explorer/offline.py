@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
-from bokeh import __version__ as bokeh_version
-from bokeh.resources import Resources
 
+from ..bokehjs import IS_WHOLE, load_script
 from .live import LiveFigure
 
 _PRESS = """
@@ -31,23 +30,21 @@ _ASK = """<script>(() => {
   const name = "%(name)s";%(press)s
   let tries = 0;
   const ask = () => {
-    const there = window.Bokeh && window.Bokeh.version === "%(version)s";
-    if (!press(there ? "ready" : "need") && tries++ < 600) setTimeout(ask, 50);
+    const whole = %(whole)s;
+    if (!press(whole(window.Bokeh) ? "ready" : "need") && tries++ < 600) setTimeout(ask, 50);
   };
   ask();
 })();</script>"""
 
-_TELL = """<script>(() => {
-  const name = "%(name)s";%(press)s
-  press("ready");
-})();</script>"""
+_TELL = """const name = "%(name)s";%(press)s
+  press("ready");"""
 
 
 class Loader(widgets.VBox):
     """Sees to it that BokehJS is in the page, then calls ``on_ready``; again for every page that opens the widget."""
 
     def __init__(self, name: str, on_ready: Callable[[], None]) -> None:
-        self._words = {"name": name, "press": _PRESS, "version": bokeh_version}
+        self._words = {"name": name, "press": _PRESS, "whole": IS_WHOLE}
         self._on_ready = on_ready
         self._output = _Asking(_ASK % self._words)
         self._buttons = []
@@ -66,10 +63,7 @@ class Loader(widgets.VBox):
         self._show(f"<script>{script}</script>")
 
     def _provide(self, _button: object) -> None:
-        # Bokeh's own scripts alone; a page of RequireJS would otherwise hand it to that and leave the window without.
-        library = "\n".join(Resources("inline", components=["bokeh", "bokeh-widgets"]).js_raw[:2])
-        guarded = f"{{ const define = undefined, module = undefined, exports = undefined; {library} }}"
-        self._show(f"<script>{guarded}</script>{_TELL % self._words}")
+        self._show(f"<script>{load_script(_TELL % self._words)}</script>")
 
     def _begin(self, _button: object) -> None:
         self._show("")

@@ -10,13 +10,14 @@ from bokeh.events import Tap
 from bokeh.layouts import row
 from bokeh.models import CrosshairTool, Span
 
+from ..fitting import fitting_columns
 from . import panes, wording
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
 from .save import Panel
 from .session import Answer
 from .state import State, moved
-from .tiles import LABEL, THREE, VALUE, TileFigure, fitting_columns
+from .tiles import LABEL, THREE, VALUE, TileFigure
 
 WIDTH = 520  # screen pixels of a picture alone, where the page has room for them
 COMPARED = 390  # of each of two
@@ -116,6 +117,11 @@ class Rows:
         width = min(800.0, 160.0 * columns)
         with self.widget.together():
             self.figure.show(tiles, width=width, aspect=answer.picture.aspect, columns=columns)
+
+    def panels(self) -> list[Panel]:
+        """What the figure shows, to be saved."""
+        one = self.figure
+        return [Panel(one.tiles, one.places, (one.width, one.height), "The tapped patch")]
 
     def _on_tap(self, event: Any) -> None:
         hit = self.figure.hit(event.x, event.y)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...errors import SpectralToolkitError
+from ...outputs import local_path, write_whole
 from ..composite import enlarge
 from ..outline import CASING, CASING_WIDTH, INK, INK_WIDTH
 from .tiles import Place, Tile, line_columns
@@ -36,11 +36,11 @@ class Panel:
         return max(self.size[0], 1.1 * ImageFont.load_default(13).getlength(_plain(self.title)))
 
 
-def save_png(panels: Sequence[Panel], path: Path) -> Path:
-    """Panels side by side as a PNG of twice the size on the screen."""
+def sheet(panels: Sequence[Panel]) -> Image.Image:
+    """Panels side by side, of twice the size on the screen."""
     width, height = _whole(panels)
-    sheet = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), "white")
-    draw = ImageDraw.Draw(sheet)
+    drawn = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), "white")
+    draw = ImageDraw.Draw(drawn)
     large, small = (ImageFont.load_default(size * _SCALE) for size in (13, 11))
     left = 0.0
     for panel in panels:
@@ -48,7 +48,7 @@ def save_png(panels: Sequence[Panel], path: Path) -> Path:
         for tile, place in zip(panel.tiles, panel.places, strict=True):
             at = (round((left + place.left) * _SCALE), round((_HEAD + place.top) * _SCALE))
             size = (round(place.height * _SCALE), round(place.width * _SCALE))
-            sheet.paste(Image.fromarray(_composed(tile, size)), at)
+            drawn.paste(Image.fromarray(_composed(tile, size)), at)
             for colour, wide in _STROKES:
                 for x0, y0, x1, y1 in _ends(tile, place, left):
                     half = wide / 2  # lines end square, so that corners are closed
@@ -61,13 +61,19 @@ def save_png(panels: Sequence[Panel], path: Path) -> Path:
                 corners += [(left + box[2]) * _SCALE, (_HEAD + box[3]) * _SCALE]
                 draw.rectangle(corners, outline=box[4], width=2 * _SCALE)
         left += panel.width + _SPACE
-    with _writing(path):
-        sheet.save(path, "PNG")
+    return drawn
+
+
+def save_png(panels: Sequence[Panel], path: Path) -> Path:
+    """The same as a PNG."""
+    buffer = io.BytesIO()
+    sheet(panels).save(buffer, "PNG")
+    write_whole(path, buffer.getvalue())
     return path
 
 
 def save_svg(panels: Sequence[Panel], path: Path) -> Path:
-    """The same as an SVG: pictures as they are, patches with sharp edges, words as words."""
+    """Panels side by side as an SVG: pictures as they are, patches with sharp edges, words as words."""
     width, height = _whole(panels)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
@@ -95,8 +101,7 @@ def save_svg(panels: Sequence[Panel], path: Path) -> Path:
                     f'height="{edge[3] - edge[1]:g}" fill="none" stroke="{edge[4]}" stroke-width="2"/>'
                 )
         left += panel.width + _SPACE
-    with _writing(path):
-        path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
+    write_whole(path, "\n".join([*parts, "</svg>\n"]).encode())
     return path
 
 
@@ -110,7 +115,7 @@ def free_path(text: str, ending: str) -> Path:
     """
     if not text.strip():
         raise SpectralToolkitError("No name was given: write one such as 'explorer' into the field beside the buttons.")
-    path = Path(os.path.expanduser(text.strip()))
+    path = local_path(text.strip())
     if path.suffix.lower() != ending:
         path = path.with_name(path.name + ending)
     if not path.parent.is_dir():
@@ -120,22 +125,6 @@ def free_path(text: str, ending: str) -> Path:
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
         number += 1
     return candidate
-
-
-class _writing:  # noqa: N801
-    """An error of the file system as one sentence."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise SpectralToolkitError(
-                f"{str(self.path)!r} cannot be written ({error.strerror}): choose another place."
-            ) from error
 
 
 def _whole(panels: Sequence[Panel]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from ...activations import check_tree, image_names, layer_names
+from ...activations import check_tree, image_coordinates, image_names, layer_names
 from ...affinities import LayerGraph, affinity
 from ...affinities.features import KINDS
 from ...affinities.rows import affinity_row
@@ -322,5 +322,4 @@ def _grid(node: xr.DataTree) -> tuple[int, int]:
 
 
 def _boxes(activations: xr.DataTree) -> dict[str, Any]:
-    wanted = ("box_top", "box_left", "box_bottom", "box_right", "original_height", "original_width")
-    return {name: activations.coords[name].variable for name in wanted if name in activations.coords}
+    return dict(image_coordinates(activations))

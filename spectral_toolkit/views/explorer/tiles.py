@@ -6,7 +6,6 @@ axis round in the same way, and nothing else is ever flipped.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -358,14 +357,3 @@ def render(view: hv.Overlay) -> Any:
 
 def _centres() -> tuple[np.ndarray, np.ndarray]:
     return np.array([0.25, 0.75]), np.array([0.25, 0.75])
-
-
-def fitting_columns(n_tiles: int, most: int) -> int:
-    """Columns that leave the last row fullest, at most ``most``.
-
-    Examples
-    --------
-    >>> fitting_columns(8, 5), fitting_columns(3, 5), fitting_columns(7, 4)
-    (4, 3, 4)
-    """
-    return min(math.ceil(n_tiles / math.ceil(n_tiles / most)), n_tiles)

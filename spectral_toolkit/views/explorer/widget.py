@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import math
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -15,10 +15,12 @@ from typing import Any
 
 import ipywidgets as widgets
 import xarray as xr
+from PIL import Image
 
 from ...bundling import load_bundle, save_bundle
 from ...described import Described, few
 from ...errors import SpectralToolkitError
+from ...outputs import local_path
 from ..frozen import Frozen, frozen
 from . import save, wording
 from .closing import close_whole, inside
@@ -27,11 +29,11 @@ from .controls import Controls
 from .keeping import captured, contrast, fitting, freezing_settings, state_of
 from .offline import Loader, Stage
 from .picture import Layers, Pictures, Rows, Spectrum
+from .save import sheet
 from .session import Answer, Session, questions, wanted
 from .state import VIEWS, State, checked, checked_weights, moved
+from .still import Still, below_each_other, chart_sheet
 from .worker import Worker
-
-_NUMBERS = itertools.count()
 
 PATIENCE = 0.15
 """Seconds that a change waits for its answer before the picture is dimmed and the notebook goes on."""
@@ -126,7 +128,7 @@ class Explorer(Described, widgets.VBox):
 
     def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
         self._session, self._source, self._state, self._bundle = session, source, state, bundle
-        self._name = f"st-explorer-{next(_NUMBERS)}"
+        self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # one page may show explorers of several kernels
         self._answer: Answer | None = None
         self._asked: object = None
         self._worker: Worker[State] = Worker(
@@ -135,6 +137,7 @@ class Explorer(Described, widgets.VBox):
         # Pages have a thread of their own: they take a minute, and need nothing that answers are computed from.
         self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
         views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
+        self._still = Still(self._name)
         self._controls = Controls(session.facts, self._on_change, views, self._name)
         self._pictures = Pictures(self._on_change)
         self._rows: Rows | None = None
@@ -222,6 +225,22 @@ class Explorer(Described, widgets.VBox):
         """
         return frozen(self.activations, path, **{**freezing_settings(self._state, self._session), **settings})
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The widget; before it a still picture, which is what a page without the kernel shows."""
+        self._still.show(self._drawn)
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        # Whoever cannot show the widget shows nothing in its place: the still picture is there already.
+        return {"application/vnd.jupyter.widget-view+json": view, "text/html": " ", "text/plain": repr(self)}
+
+    def _drawn(self) -> Image.Image:
+        """The view as a picture."""
+        view = self._state.view
+        chart = self._spectrum if view == "spectrum" else self._layers if view == "layers" else None
+        shown = [sheet(self._pictures.panels()) if chart is None else chart_sheet(chart.chart.figure)]
+        if self._state.patch is not None and self._rows is not None:
+            shown.append(sheet(self._rows.panels()))
+        return below_each_other(shown)
+
     def _facts(self) -> dict[str, Any]:
         if not getattr(self, "_open", False):
             return {"state": "closed"}
@@ -259,6 +278,7 @@ class Explorer(Described, widgets.VBox):
         if not getattr(self, "_open", False):  # ended already, or never begun because the input was refused
             return
         self._open = False
+        self._still.close()
         self._worker.close()
         self._page_maker.close()
         live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
@@ -274,7 +294,7 @@ class Explorer(Described, widgets.VBox):
         self._style = widgets.HTML(layout=widgets.Layout(display="none"))
         thumbs = [self._session.small(place, 116) for place in range(len(self._controls.thumbs))]
         style = files("spectral_toolkit.views.explorer").joinpath("style.css").read_text(encoding="utf-8")
-        self._style.value = f"<style>{style}{self._controls.set_thumbnails(thumbs)}</style>"
+        self._style.value = f"<style>{style}{self._still.hidden}{self._controls.set_thumbnails(thumbs)}</style>"
         self._busy = widgets.HTML('<span class="st-spin"></span>Solving ...')
         self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=_auto())
         self._cancel.on_click(lambda _: self._stop())
@@ -359,7 +379,7 @@ class Explorer(Described, widgets.VBox):
         return f"{_saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or the button Load bundle."
 
     def _load_bundle(self) -> str:
-        path = Path(self._path.value.strip()).expanduser()
+        path = local_path(self._path.value.strip())
         if not path.exists() and path.with_name(f"{path.name}.zip").exists():
             path = path.with_name(f"{path.name}.zip")
         bundle = load_bundle(path)
@@ -497,6 +517,7 @@ class Explorer(Described, widgets.VBox):
         self._controls.lowest.disabled = self._lowest_cut() is None
         self._row_legend.value = wording.row_legend(state, answer.sides[0].eig)
         self._stale(False)
+        self._still.follow(self._drawn)
 
     def _display(self, shown: list[Any]) -> None:
         made = [part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None]

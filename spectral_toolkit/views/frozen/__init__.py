@@ -16,6 +16,7 @@ from ...affinities.presets import PRESETS
 from ...bundling import Bundle
 from ...errors import SpectralToolkitError
 from ...freezing import freeze
+from ...outputs import local_path, write_whole
 from ...settings import computing
 from ..composite import check_opacity, check_threshold
 from ..page import kind_of, provenance
@@ -50,12 +51,9 @@ class Frozen:
         SpectralToolkitError
             If something else is there.
         """
-        target = Path(path).expanduser()
+        target = local_path(path)
         _refuse_foreign(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        partial.write_bytes(self.html.encode())
-        partial.replace(target)
+        write_whole(target, self.html.encode())
         return target
 
     def _repr_html_(self) -> str:
@@ -164,7 +162,7 @@ def frozen(
             "st.frozen((model, images), path)."
         )
     if path is not None:
-        _refuse_foreign(Path(path).expanduser())
+        _refuse_foreign(local_path(path))
     activations, pictures = _opened(source, images, seed, progress)
     content = freeze(
         activations,

@@ -1,0 +1,165 @@
+"""Explorers, overlays, heat maps and other figures in one page of JupyterLab, in any order: all of them are drawn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+
+import nbformat
+import pytest
+from PIL import Image
+from playwright.sync_api import Error, Locator, sync_playwright
+from real_jupyter import complaints, notebook, serving
+from test_explorer_browser import PATIENCE, Bench, launch
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+START = (
+    "import holoviews as hv\nimport xarray as xr\nimport spectral_toolkit as st\n"
+    "acts = st.capture('scenes', st.scenes.sample(1, seed=0), progress=False)\n"
+    "eig = st.solve(st.affinity(acts, 'vv'), 3)"
+)
+EXPLORER = "explorer = st.Explorer(acts)\nexplorer"
+OVERLAY = "st.overlay(acts, eig)"
+HEAT_MAP = (
+    "scores = xr.Dataset({'where': (('kind', 'layer'), [[0.9, 0.8]])}, {'kind': ['qk'], 'layer': ['a', 'joint']})\n"
+    "st.heat_map(scores, names=('where',))"
+)
+OWN = "hv.Curve([1, 2, 3])"
+LIVE = "hv.DynamicMap(lambda n: hv.Curve(range(n)), kdims=hv.Dimension('n', values=[3, 9]))"
+BARE = (
+    "from bokeh.io import output_notebook, show\nfrom bokeh.plotting import figure\n"
+    "from bokeh.resources import Resources\noutput_notebook(Resources('inline'), hide_banner=True)\n"
+    "plot = figure(width=200, height=200)\nplot.line([1, 2], [1, 2])\nshow(plot)"
+)
+"""BokehJS without Panel's models, as other libraries leave it in a page."""
+FIGURES = (EXPLORER, OVERLAY, HEAT_MAP, OWN, LIVE, BARE)
+
+
+class Lab(Bench):
+    """One page of JupyterLab, in which notebooks are opened beside each other."""
+
+    def load(self, served: str) -> None:
+        """Load the page anew, without a notebook in it."""
+        base, token = served.split("|")
+        self.page.goto(f"{base}/lab?token={token}&reset")
+        self.page.wait_for_selector(".jp-Launcher", timeout=PATIENCE * 1000)
+        self.messages.clear()
+
+    def show(self, name: str, *cells: str) -> None:
+        """Make a notebook, open it in this page, and run its cells one after the other."""
+        nbformat.write(notebook(*cells), self.folder / name)
+        self.command("docmanager:open", {"path": name})
+        self.wait(
+            lambda: self.in_front("one.sessionContext?.session?.kernel?.connectionStatus") == "connected", "A kernel"
+        )
+        for place in range(len(cells)):
+            self.run(place)
+
+    def run(self, place: int) -> None:
+        """Run one cell of the notebook in front, and see that what it shows is drawn."""
+        self.in_front(f"one.content.activeCellIndex = {place}")
+        self.command("notebook:run-cell")
+        code = self.in_front(f"one.content.widgets[{place}].model.sharedModel.source")
+        cell = self.page.locator(".jp-NotebookPanel:visible .jp-CodeCell").nth(place)
+        self.wait(lambda: cell.locator(".jp-InputPrompt").inner_text().strip("[]: ").isdigit(), f"The end of {code!r}")
+        if code in FIGURES:
+            self.wait(lambda: _is_drawn(cell.locator(".bk-Figure:visible")), f"The figure of {code!r}")
+
+    def columns(self, place: int) -> int:
+        """In how many columns the figures of a cell are; 0 where one is outside the cell, or has lost its shape."""
+        output = self.page.locator(".jp-NotebookPanel:visible .jp-CodeCell").nth(place).locator(".jp-OutputArea-output")
+        room = output.last.bounding_box()
+        boxes = [one.bounding_box() for one in output.locator(".bk-Figure:visible").all()]
+        if room is None or not all(box and box["x"] + box["width"] <= room["x"] + room["width"] for box in boxes):
+            return 0
+        frames = self.page.evaluate(
+            "() => [...Bokeh.documents].flatMap((one) => one.roots()).flatMap((root) => [...root.references()])"
+            ".filter((one) => one.tags?.length === 1 && one.tags[0] === 'st-fits')"
+            ".map((one) => one.inner_width / one.inner_height)"
+        )
+        if any(abs(ratio - 1) > 0.02 for ratio in frames):  # scenes are square
+            return 0
+        return len({round(box["x"]) for box in boxes if box})
+
+    def command(self, name: str, arguments: dict[str, str] | None = None) -> None:
+        """What a menu of JupyterLab would do."""
+        self.page.evaluate("([name, given]) => jupyterapp.commands.execute(name, given)", [name, arguments or {}])
+
+    def in_front(self, code: str) -> object:
+        """What JavaScript says of the notebook in front, which it knows as ``one``."""
+        return self.page.evaluate(f"() => {{ const one = jupyterapp.shell.currentWidget; return {code}; }}")
+
+
+def _is_drawn(figures: Locator) -> bool:
+    """Whether there is a figure that is not blank."""
+    try:
+        shot = figures.first.screenshot() if figures.count() else b""
+    except Error:  # it is just being drawn anew
+        return False
+    colours = Image.open(io.BytesIO(shot)).convert("RGB").getcolors(1 << 20) if shot else []
+    return colours is None or len(colours) > 20
+
+
+@pytest.fixture(scope="module")
+def lab(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Lab]]:
+    """Gives a page that was loaded anew."""
+    folder = tmp_path_factory.mktemp("orders")
+    with serving(folder) as served, sync_playwright() as playwright:
+        browser = launch(playwright, chromium_path)
+        made = Lab(browser.new_context(viewport={"width": 1280, "height": 1500}).new_page(), folder)
+
+        def fresh() -> Lab:
+            made.load(served)
+            return made
+
+        yield fresh
+        local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
+        assert [url for url in made.requests if not url.startswith(local)] == []
+        browser.close()
+
+
+def test_after_an_explorer_everything_is_drawn_in_every_notebook_of_the_page(lab: Callable[[], Lab]) -> None:
+    page = lab()
+    page.show("first.ipynb", START, EXPLORER, OVERLAY, HEAT_MAP, OWN, "st.extension()", LIVE, "explorer.close()")
+    page.run(2)
+    page.show("second.ipynb", START, EXPLORER, OVERLAY)
+    page.run(1)
+    page.run(2)
+    assert complaints(page.messages) == []
+
+
+def test_a_restarted_kernel_draws_again_in_the_same_page(lab: Callable[[], Lab]) -> None:
+    page = lab()
+    page.show("restarted.ipynb", START, OVERLAY, EXPLORER)
+    assert complaints(page.messages) == []
+    page.page.evaluate("() => { jupyterapp.commands.execute('notebook:restart-kernel'); }")
+    page.page.locator(".jp-Dialog .jp-mod-accept").first.click()
+    page.wait(lambda: page.in_front("one.sessionContext.session.kernel.status") == "idle", "A new kernel")
+    for place in (0, 2, 1):
+        page.run(place)
+
+
+def test_after_bokeh_without_panel_everything_is_drawn(lab: Callable[[], Lab]) -> None:
+    page = lab()
+    page.show("bare.ipynb", BARE, START, OVERLAY, EXPLORER, OWN)
+    assert complaints(page.messages) == []
+
+
+def test_no_figure_is_wider_than_its_cell_and_none_loses_its_shape(lab: Callable[[], Lab]) -> None:
+    page = lab()
+    kinds = "{'kind': list('abcde'), 'layer': ['a', 'joint']}"
+    scores = f"xr.Dataset({{n: (('kind', 'layer'), [[0.9, 0.8]] * 5) for n in ('where', 'what')}}, {kinds})"
+    cells = ("st.overlay(acts, eig, kind='grid')", "st.overlay(acts, eig)", f"st.heat_map({scores})")
+    start = START.replace("sample(1", "sample(2").replace("'vv'), 3", "'vv'), 8")
+    try:
+        for width, columns in ((1094, (4, 2, 2)), (800, (3, 2, 1))):
+            page.page.set_viewport_size({"width": width, "height": 1500})
+            if width == 1094:
+                page.show("wide.ipynb", start, *cells)
+            for place, expected in enumerate(columns, 1):
+                page.run(place)
+                page.wait(lambda place=place, n=expected: page.columns(place) == n, f"{expected} columns at {width}")
+    finally:
+        page.page.set_viewport_size({"width": 1280, "height": 1500})
+    assert complaints(page.messages) == []
