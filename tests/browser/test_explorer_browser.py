@@ -399,7 +399,8 @@ def test_a_reloaded_page_shows_what_is_now(bench: Bench, solve: Callable[..., np
     bench.page.keyboard.press("Control+s")
     bench.page.wait_for_timeout(1500)
     saved = (bench.folder / "explorer.ipynb").read_text()
-    assert len(saved) < 60_000  # no BokehJS, no pictures
+    assert len(saved) < 450_000  # no BokehJS, and one picture, twice
+    assert "A still picture of the explorer" in saved
     assert "bokeh" not in saved.lower()
     bench.page.reload()
     bench.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)

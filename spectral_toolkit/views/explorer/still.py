@@ -72,8 +72,9 @@ class Still:
         if get_ipython() is None:
             return
         png = base64.b64encode(small_png(draw())).decode("ascii")
-        # In a page that cannot find the widget, its place says only that.
-        place = f".jp-OutputArea-child:has(.{self._name}-still) + .jp-OutputArea-child > .jupyter-widgets:not(:has(*))"
+        # In a page that cannot find the widget, its place says only that, in words without any element.
+        after = f".jp-OutputArea-child:has(.{self._name}-still) + .jp-OutputArea-child"
+        place = f"{after} > .jp-OutputArea-output:not(:has(*))"
         html = (
             f'<style>{place} {{ display: none; }}</style><div class="{self._name}-still">'
             f'<img style="max-width:100%" alt="{_WORDS}" src="data:image/png;base64,{png}"><p>{_WORDS}</p></div>'
