@@ -164,7 +164,7 @@ def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int], like: Tensor
         raise _damaged("attention_bias", repr(layer), error) from error
     # Trees that were joined along their images, say, have one bias for each of them.
     values = values.reshape(-1, *values.shape[-3:])
-    if (values != values[:1]).any():
+    if not all(np.array_equal(one, values[0], equal_nan=True) for one in values[1:]):  # NaN is refused below
         further = " and ".join(str(dim) for dim in variable.dims if dim not in dims)
         raise ActivationsError(
             f"'attention_bias' of layer {layer!r} is not the same for every {further}, and a graph has one for all: "
