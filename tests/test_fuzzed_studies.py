@@ -43,7 +43,7 @@ LINES = some.sampled_from(
 @some.composite
 def files(draw: some.DrawFn) -> bytes:
     """A study in which words and lines are others, then written in one encoding or another, with bytes changed."""
-    lines: list[str] = GOOD.splitlines()
+    lines = [str(line) for line in GOOD.splitlines()]
     for _ in range(draw(some.integers(1, 3))):
         place = draw(some.integers(0, len(lines) - 1))
         deed = draw(some.sampled_from(("word", "word", "line", "gone", "indent")))

@@ -21,9 +21,9 @@ def disturbed(activations: xr.DataTree, seed: int) -> xr.DataTree:
     tree = activations.copy()
     for layer in tree.children.values():
         for name in ("query", "key", "value"):
-            values = layer[name].values
-            noisy = values.astype(np.float64) * (1 + ROUNDING * rng.standard_normal(values.shape))
-            layer[name] = layer[name].copy(data=noisy.astype(values.dtype))
+            quantity = layer.dataset[name]
+            noisy = quantity.values.astype(np.float64) * (1 + ROUNDING * rng.standard_normal(quantity.shape))
+            layer[name] = quantity.copy(data=noisy.astype(quantity.dtype))
     return tree
 
 

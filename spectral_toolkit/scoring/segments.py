@@ -183,9 +183,9 @@ def partitions(
     seeds = generator.integers(2**31, size=starts if n > 1 else 1)
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.filterwarnings("ignore", category=ConvergenceWarning)  # rows that differ by rounding alone
-        return np.stack(
-            [KMeans(n, n_init=1, random_state=int(one)).fit(fitted).predict(values) for one in seeds]
-        ).astype(np.int64)
+        once: Any = {"n_init": 1}  # scikit-learn's annotation knows words alone
+        fits = [KMeans(n, random_state=int(one), **once).fit(fitted) for one in seeds]
+        return np.stack([fit.predict(values) for fit in fits]).astype(np.int64)
 
 
 def segment_scores(

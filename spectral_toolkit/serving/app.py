@@ -54,7 +54,8 @@ class PageHandler(TornadoVoilaHandler):
             self.finish(f"{title}<p style='font:16px system-ui;margin:3em'>{escape(self.pages.full)}</p>")
             return
         _ON_START.set(lambda kernel: self.pages.started(self, kernel))
-        await super().get(path)
+        shown: Any = super().get(path)
+        await shown
 
     def on_finish(self) -> None:
         """The page is out."""
@@ -111,26 +112,24 @@ class App(Voila):
         super().setup_template_dirs()
         self.template_paths = [str(TEMPLATE), *self.template_paths]
 
-    def init_settings(self) -> dict[str, Any]:
+    def init_settings(self) -> Any:
         """As Voila's, with the pages that are open."""
-        settings = super().init_settings()
+        settings: Any = super().init_settings()
         self.pages = Pages(self.kernel_manager, most=self.most_pages, idle_minutes=self.idle_minutes)
         self.tidying = PeriodicCallback(self.pages.tidy, 1000 * TIDY_SECONDS)
         self.tidying.start()
         return {**settings, "spectral_toolkit_pages": self.pages}
 
-    def init_handlers(self) -> list[Any]:
+    def init_handlers(self) -> Any:
         """As Voila's, with ours in place of some."""
-        base = self.server_url.rstrip("/")
+        base = str(self.server_url).rstrip("/")
+        voilas: Any = super().init_handlers()
         own = [
             (rf"{base}/api/kernels/{_KERNEL}/channels", SocketHandler),
             (rf"{base}/voila/api/shutdown/{_KERNEL}", LeavingHandler),
             (rf"{base}/voila/api/ended/{_KERNEL}", EndedHandler),
         ]
-        others = [
-            (rule[0], PageHandler, *rule[2:]) if rule[1] is TornadoVoilaHandler else rule
-            for rule in super().init_handlers()
-        ]
+        others = [(rule[0], PageHandler, *rule[2:]) if rule[1] is TornadoVoilaHandler else rule for rule in voilas]
         return [*own, *others]
 
 

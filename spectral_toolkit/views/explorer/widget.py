@@ -7,7 +7,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -189,7 +189,7 @@ class Explorer(Described, widgets.VBox):
 
     def code(self) -> str:
         """Python that computes what is shown, to run in another kernel."""
-        attrs = _text_keys(self.activations.attrs)
+        attrs = {str(name): value for name, value in self.activations.attrs.items()}
         return as_code(self._state, self._session.facts, attrs, self._source, self._bundle)
 
     def save_figure(self, path: str) -> str:
@@ -578,10 +578,6 @@ def _run(action: Callable[[], str], _check: object) -> str:
 def _script_text(text: str) -> str:
     """Text as JavaScript writes it, harmless inside a script element."""
     return json.dumps(text).replace("</", "<\\/")
-
-
-def _text_keys(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(name): value for name, value in attrs.items()}
 
 
 def _auto() -> widgets.Layout:
