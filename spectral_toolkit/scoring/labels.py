@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numbers
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,7 +138,7 @@ def without(labels: np.ndarray, left_out: Sequence[int]) -> np.ndarray:
 
 
 def warn_of_no_label(labels: np.ndarray) -> None:
-    """Warn the caller's caller where the largest label is one that usually stands for none, and far above all others.
+    """Warn the user where the largest label is one that usually stands for none, and far above all others.
 
     Far is a quarter of it. With a single other label, as of masks of 0 and 255, it is a category.
     """
@@ -145,8 +147,16 @@ def warn_of_no_label(labels: np.ndarray) -> None:
         warnings.warn(
             f"The label {known[-1]} stands far above all others, of which the largest is {known[-2]}, and counts as a "
             f"category: if it marks pixels without a label, as in many data sets, give ignore={known[-1]}.",
-            stacklevel=3,
+            stacklevel=_outside(),
         )
+
+
+def _outside() -> int:
+    """How many frames up, from the function that warns, the first is that is not ours: the line that a user wrote."""
+    ours, level, frame = str(Path(__file__).parents[1]), 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _maps(labels: Any, acts: xr.DataTree, names: list[str], left_out: Sequence[int]) -> list[np.ndarray]:
