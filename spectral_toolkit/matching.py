@@ -180,7 +180,7 @@ def analysed_part(pixels: np.ndarray, box: Box, coords: Mapping[Any, xr.DataArra
 
 def _hash(value: Any) -> str:
     """As text; what stands for a missing one where results were put together is none."""
-    return value if isinstance(value, str) else ""
+    return str(value) if isinstance(value, str) else ""
 
 
 def _places(names: Sequence[str]) -> list[str] | None:

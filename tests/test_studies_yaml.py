@@ -109,8 +109,8 @@ def test_what_is_no_file_or_too_large(path: Path, tmp_path: Path) -> None:
         (tmp_path / "pipe", "is not a file"),
         (tmp_path, "is not a file"),
         (path / "below", "There is no file"),
-        (tmp_path / "a\0b", "cannot be read"),
-        (tmp_path / ("x" * 300), "cannot be read"),
+        (tmp_path / "a\0b", "cannot be used"),
+        (tmp_path / ("x" * 300), "cannot be used"),
     ):
         with pytest.raises(StudyError, match=re.escape(says)):
             read_study(place)
