@@ -66,22 +66,6 @@ class Lab(Bench):
         if code in FIGURES:
             self.wait(lambda: _is_drawn(cell.locator(".bk-Figure:visible")), f"The figure of {code!r}")
 
-    def columns(self, place: int) -> int:
-        """In how many columns the figures of a cell are; 0 where one is outside the cell, or has lost its shape."""
-        output = self.page.locator(".jp-NotebookPanel:visible .jp-CodeCell").nth(place).locator(".jp-OutputArea-output")
-        room = output.last.bounding_box()
-        boxes = [one.bounding_box() for one in output.locator(".bk-Figure:visible").all()]
-        if room is None or not all(box and box["x"] + box["width"] <= room["x"] + room["width"] for box in boxes):
-            return 0
-        frames = self.page.evaluate(
-            "() => [...Bokeh.documents].flatMap((one) => one.roots()).flatMap((root) => [...root.references()])"
-            ".filter((one) => one.tags?.length === 1 && one.tags[0] === 'st-fits')"
-            ".map((one) => one.inner_width / one.inner_height)"
-        )
-        if any(abs(ratio - 1) > 0.02 for ratio in frames):  # scenes are square
-            return 0
-        return len({round(box["x"]) for box in boxes if box})
-
     def command(self, name: str, arguments: dict[str, str] | None = None) -> None:
         """What a menu of JupyterLab would do."""
         self.page.evaluate("([name, given]) => jupyterapp.commands.execute(name, given)", [name, arguments or {}])
@@ -143,23 +127,4 @@ def test_a_restarted_kernel_draws_again_in_the_same_page(lab: Callable[[], Lab])
 def test_after_bokeh_without_panel_everything_is_drawn(lab: Callable[[], Lab]) -> None:
     page = lab()
     page.show("bare.ipynb", BARE, START, OVERLAY, EXPLORER, OWN)
-    assert complaints(page.messages) == []
-
-
-def test_no_figure_is_wider_than_its_cell_and_none_loses_its_shape(lab: Callable[[], Lab]) -> None:
-    page = lab()
-    kinds = "{'kind': list('abcde'), 'layer': ['a', 'joint']}"
-    scores = f"xr.Dataset({{n: (('kind', 'layer'), [[0.9, 0.8]] * 5) for n in ('where', 'what')}}, {kinds})"
-    cells = ("st.overlay(acts, eig, kind='grid')", "st.overlay(acts, eig)", f"st.heat_map({scores})")
-    start = START.replace("sample(1", "sample(2").replace("'vv'), 3", "'vv'), 8")
-    try:
-        for width, columns in ((1094, (4, 2, 2)), (800, (3, 2, 1))):
-            page.page.set_viewport_size({"width": width, "height": 1500})
-            if width == 1094:
-                page.show("wide.ipynb", start, *cells)
-            for place, expected in enumerate(columns, 1):
-                page.run(place)
-                page.wait(lambda place=place, n=expected: page.columns(place) == n, f"{expected} columns at {width}")
-    finally:
-        page.page.set_viewport_size({"width": 1280, "height": 1500})
     assert complaints(page.messages) == []
