@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.dataset_graph import DatasetGraph
-from spectral_toolkit.affinities.dataset_pencil import make_pencil
-from spectral_toolkit.affinities.pencil import JointPencil
-from spectral_toolkit.affinities.resampling import Resampling
-from spectral_toolkit.solvers.answer import as_one
+from spectral_toolkit._affinity.dataset_graph import DatasetGraph
+from spectral_toolkit._affinity.dataset_pencil import make_pencil
+from spectral_toolkit._affinity.pencil import JointPencil
+from spectral_toolkit._affinity.resampling import Resampling
 from spectral_toolkit.solvers.descent import singular_pairs
 from spectral_toolkit.solvers.gradient_dataset import (
     BATCH,
@@ -27,6 +26,7 @@ from spectral_toolkit.solvers.gradient_dataset import (
     descend_dataset,
     edges_of,
 )
+from spectral_toolkit.solvers.result import as_one
 
 N_SCENES, SEED = 256, 20261124
 

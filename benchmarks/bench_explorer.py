@@ -29,7 +29,7 @@ config = DINOv3ViTConfig(hidden_size=256, intermediate_size=512, num_hidden_laye
                          patch_size=8, image_size=256)
 model = st.load_model(DINOv3ViTModel(config), device="cpu")
 pictures = st.scenes.sample(1, seed=0, size=256).pixels
-from spectral_toolkit.views.explorer import State
+from spectral_toolkit._views.widget import State
 explorer = st.Explorer(model, pictures, size=(256, 256), progress=False, state=State(compare=False, affinity="vv"))
 explorer
 """
@@ -39,7 +39,7 @@ import json, time
 import spectral_toolkit as st
 model = st.load_model("scenes")
 pictures = st.scenes.sample(4, seed=0, size=128).pixels
-from spectral_toolkit.views.explorer import Explorer
+from spectral_toolkit._views.widget import Explorer
 began = time.time()
 explorer = Explorer(model, pictures, size=(128, 128), progress=False)
 open("first.json", "w").write(json.dumps(began))
@@ -49,7 +49,7 @@ explorer
 RUN = f"""
 import asyncio
 layer = explorer._session.facts.layers[3]
-graph = explorer._session.graph(__import__("spectral_toolkit.views.explorer.session", fromlist=["x"]).questions(
+graph = explorer._session.graph(__import__("spectral_toolkit._explorer.session", fromlist=["x"]).questions(
     explorer.state, explorer._session.facts)[0])
 eig = st.solve(graph, 8)
 alone = []

@@ -11,8 +11,8 @@ import faiss
 import numpy as np
 import torch
 
-from spectral_toolkit.affinities.approximate_neighbours import nearest_by_index
-from spectral_toolkit.affinities.neighbours import nearest
+from spectral_toolkit._affinity.approximate_neighbours import nearest_by_index
+from spectral_toolkit._affinity.neighbours import nearest
 
 from .bench_dataset import CHANNELS, SIDE, made_values
 

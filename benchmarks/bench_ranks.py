@@ -49,7 +49,7 @@ def work(path: Path) -> None:
     import xarray as xr
 
     import spectral_toolkit as st
-    from spectral_toolkit.collectives import all_reduce, join, rank
+    from spectral_toolkit._compute.processes import all_reduce, join, rank
 
     affinity, solve = st.affinity, st.solve
     with join():

@@ -12,7 +12,7 @@ import torch
 
 import spectral_toolkit as st
 from benchmarks.workload import mixed_resolution_activations
-from spectral_toolkit.affinities.pencil import JointPencil
+from spectral_toolkit._affinity.pencil import JointPencil
 from spectral_toolkit.solvers.gradient import descend, head_affinities, objective
 
 N_EIGENVECTORS = 20

@@ -43,8 +43,8 @@ def main() -> None:
     import xarray as xr
 
     import spectral_toolkit as st
-    from spectral_toolkit.affinities.dataset_graph import DatasetGraph
-    from spectral_toolkit.affinities.neighbours import nearest
+    from spectral_toolkit._affinity.dataset_graph import DatasetGraph
+    from spectral_toolkit._affinity.neighbours import nearest
 
     from .bench_dataset import write_activations
 

@@ -20,7 +20,7 @@ import psutil
 import torch
 
 import spectral_toolkit as st
-from spectral_toolkit.capturing.plan import format_bytes
+from spectral_toolkit._capture.plan import format_bytes
 
 SIDE = 512
 theirs: Any = diffusers

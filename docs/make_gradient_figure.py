@@ -30,7 +30,7 @@ LOGGED = sorted({round(10**power) for power in np.linspace(0, np.log10(STEPS), 6
 def compare(acts: Any, kind: str, n_features: int) -> dict[str, Any]:
     """Both solvers on one graph, and the features that descent passed through."""
     import spectral_toolkit as st
-    from spectral_toolkit.affinities.pencil import JointPencil
+    from spectral_toolkit._affinity.pencil import JointPencil
     from spectral_toolkit.solvers.descent import singular_pairs
     from spectral_toolkit.solvers.gradient import descend, head_affinities, objective
 
@@ -111,7 +111,7 @@ def numbers(measured: dict[tuple[str, int], dict[str, Any]], weights: str) -> st
 
 def tile(values: np.ndarray, grid: tuple[int, int], like: np.ndarray) -> Image.Image:
     """An eigenvector in the diverging colours, white at zero, with the sign of another."""
-    from spectral_toolkit.views.colour import DIVERGING
+    from spectral_toolkit._render.colour import DIVERGING
 
     values = values * (1 if values @ like >= 0 else -1)
     level = np.clip(values / np.quantile(np.abs(values), 0.98), -1, 1)

@@ -18,8 +18,8 @@ TILE, GAP, LEFT, BARS = 110, 16, 160, 60
 def figure(seed: int = 0, n_eigenvectors: int = 4) -> str:
     """The figure as SVG."""
     import spectral_toolkit as st
-    from spectral_toolkit.views.composite import colour_field, symmetric_limit
-    from spectral_toolkit.views.figures import picture_uri, tile_uri
+    from spectral_toolkit._render.composite import colour_field, symmetric_limit
+    from spectral_toolkit._render.marks import picture_uri, tile_uri
 
     acts = st.capture("scenes", st.scenes.sample(1, seed=seed).pixels, progress=False)
     parts = [_image(picture_uri(acts.dataset["pixels"].values[0]), 0, 44)]

@@ -26,7 +26,7 @@ TIMESTEP = 300
 
 def records() -> dict[str, dict[str, Any]]:
     """The record of every bundled model."""
-    from spectral_toolkit.models import bundled_models, loading
+    from spectral_toolkit._models import bundled_models, loading
 
     return {name: json.loads(loading.training_record(name).read_text()) for name in bundled_models()}
 
@@ -37,7 +37,9 @@ def records() -> dict[str, dict[str, Any]]:
 def score(name: str, checkpoint: Path) -> dict[str, float]:
     """Where and what of all layers jointly, of one checkpoint, on `N_SCENES` scenes."""
     import spectral_toolkit as st
-    from spectral_toolkit.scenes import train, train_diffusion, training
+    from training import diffusion as train_diffusion
+    from training import scenes as train
+    from training import shared as training
 
     generative = name == "scenes-diffusion"
     task = train_diffusion.TASK if generative else train.TASK
@@ -47,7 +49,7 @@ def score(name: str, checkpoint: Path) -> dict[str, float]:
         if generative:
             import torch
 
-            from spectral_toolkit.models.diffusion.scenes import load_scenes_diffusion
+            from spectral_toolkit._models.diffusion.scenes import load_scenes_diffusion
 
             model: Any = load_scenes_diffusion(Path(folder), torch.device("cpu"), None).at(timesteps=TIMESTEP)
         else:
@@ -64,7 +66,7 @@ def score(name: str, checkpoint: Path) -> dict[str, float]:
 
 def add_scores(name: str, checkpoints: list[Path], key: str) -> None:
     """Measure checkpoints and keep their scores in the record."""
-    from spectral_toolkit.models import loading
+    from spectral_toolkit._models import loading
 
     path = loading.training_record(name)
     record = json.loads(path.read_text())

@@ -11,8 +11,8 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 def kernel_table() -> str:
     """Kernels and the affinities they work on, from the table that errors and dispatch read."""
-    from spectral_toolkit.affinities.features import KINDS
-    from spectral_toolkit.affinities.table import KERNELS, default_kernel
+    from spectral_toolkit._affinity.features import KINDS
+    from spectral_toolkit._affinity.table import KERNELS, default_kernel
 
     lines = ["| kernel | scope | " + " | ".join(f"`{kind}`" for kind in KINDS) + " | of left *l* and right *r* |"]
     lines.append("|---" * (len(KINDS) + 3) + "|")
@@ -32,7 +32,7 @@ def kernel_table() -> str:
 
 def model_table() -> str:
     """Model families, from the table that ``load_model`` reads."""
-    from spectral_toolkit.models.families import FAMILIES
+    from spectral_toolkit._models.families import FAMILIES
 
     sizes = {
         "own": "its own",
@@ -53,7 +53,7 @@ def model_table() -> str:
 
 def denoiser_table() -> str:
     """Denoisers of diffusers, from the table that ``load_model`` reads."""
-    from spectral_toolkit.models.diffusion.families import FAMILIES
+    from spectral_toolkit._models.diffusion.families import FAMILIES
 
     lines = ["| family | class in diffusers | in a pipeline | what is captured |", "|---|---|---|---|"]
     lines += [f"| {line.label} | `{line.tower}` | `{line.component}` | {line.layers} |" for line in FAMILIES]
@@ -62,7 +62,7 @@ def denoiser_table() -> str:
 
 def region_table() -> str:
     """Ways to make segments, from the table that ``segment`` reads."""
-    from spectral_toolkit.regions import METHODS
+    from spectral_toolkit._analysis.regions import METHODS
 
     lines = ["| method | what it does | `n_segments` | a number means | options | graph |", "|---|---|---|---|---|---|"]
     for name, line in METHODS.items():

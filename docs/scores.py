@@ -147,7 +147,7 @@ def choose_noise(
     say: bool = False,
 ) -> dict[str, Any]:
     """The noise level at which QK where and VV what, of all layers jointly, add up to most; on other scenes."""
-    from spectral_toolkit.models.diffusion.noising import steps_of
+    from spectral_toolkit._models.diffusion.noising import steps_of
 
     found = {}
     for timestep in timesteps:
@@ -172,7 +172,7 @@ def choose_noise(
 
 def at_chosen_noise(model: Any, n_scenes: int, places: Places) -> tuple[Any, dict[str, Any] | None]:
     """The model at the noise chosen for it, and how that was chosen; other models as they are."""
-    from spectral_toolkit.models.diffusion.noising import steps_of
+    from spectral_toolkit._models.diffusion.noising import steps_of
 
     if not hasattr(model, "at"):
         return model, None
@@ -213,7 +213,7 @@ def differences(found: Scores, wanted: Scores) -> list[str]:
 def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_quick: int = N_QUICK) -> dict[str, Any]:
     """Measure what is missing or out of date, and write everything after every model."""
     import spectral_toolkit as st
-    from spectral_toolkit.models import loading
+    from spectral_toolkit._models import loading
 
     target = places.docs / "scores.json"
     published = json.loads(target.read_text()) if target.exists() else {}
@@ -273,7 +273,7 @@ def _tell(message: str) -> None:
 
 def main() -> None:
     """Read the command line."""
-    from spectral_toolkit.models import bundled_models
+    from spectral_toolkit._models import bundled_models
 
     parser = argparse.ArgumentParser(description="Publish the bundled models' scores.")
     parser.add_argument("models", nargs="*", help="bundled models; all by default")

@@ -91,21 +91,21 @@ def __dir__():
 
 if TYPE_CHECKING:
     from . import errors, scenes, solvers, studies
-    from .affinities import affinity
-    from .bundling import load_bundle, save_bundle
-    from .capturing import capture
-    from .comparing import align, layer_distances, subspace_distance
-    from .diagnosis import doctor
-    from .estimating import estimate_memory
-    from .images import load_images
-    from .models import load_model
-    from .projecting import project
-    from .regions import cut_costs, instances, refine, segment
-    from .scoring import evaluate, pathways, prepare_labels
+    from ._affinity import affinity
+    from ._analysis.comparison import align, layer_distances, subspace_distance
+    from ._analysis.memory import estimate_memory
+    from ._analysis.regions import cut_costs, instances, refine, segment
+    from ._analysis.scores import evaluate, pathways, prepare_labels
+    from ._capture import capture
+    from ._io.bundles import load_bundle, save_bundle
+    from ._io.images import load_images
+    from ._models import load_model
+    from ._views.frozen_page import frozen
+    from ._views.heat_map import heat_map
+    from ._views.notebook import extension
+    from ._views.overlay import overlay
+    from ._views.report import report
+    from ._views.widget import Explorer
+    from .cli.doctor import doctor
     from .solvers import solve
-    from .views.explorer import Explorer
-    from .views.frozen import frozen
-    from .views.heat_map import heat_map
-    from .views.notebook import extension
-    from .views.overlay import overlay
-    from .views.report import report
+    from .solvers.extension import project

@@ -18,7 +18,7 @@ import xarray as xr
 from eigen_fixtures import activations, eigenvectors
 
 import spectral_toolkit as st
-from spectral_toolkit.bundling.containers import MANIFEST
+from spectral_toolkit._io.bundles.containers import MANIFEST
 
 ANSWERS = {"qk": eigenvectors("qk"), "vv": eigenvectors("vv")}
 FIRST = "activations/layer_0000"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from watched_page import Watched
 
-    from spectral_toolkit.views.explorer import Explorer
+    from spectral_toolkit._views.widget import Explorer
 
 # Before anything imports them: annotated shapes and types of the numerical parts are checked at every call. The public
 # functions are left out: what they say of a wrong type is theirs to test.
@@ -127,7 +127,7 @@ def shared_explorer() -> Iterator[Explorer]:
     """One explorer for all tests that can put it back: drawing its figures takes longer than they do."""
     from explorer_fixtures import capture_of, kept_comms
 
-    from spectral_toolkit.views.explorer import Explorer
+    from spectral_toolkit._views.widget import Explorer
 
     with kept_comms():
         tree = capture_of()
@@ -140,7 +140,7 @@ def shared_explorer() -> Iterator[Explorer]:
 @pytest.fixture
 def explorer(shared_explorer: Explorer) -> Explorer:
     """The shared explorer, as it began."""
-    from spectral_toolkit.views.explorer import State
+    from spectral_toolkit._views.widget import State
 
     shared_explorer.state = State()
     return shared_explorer

@@ -16,8 +16,8 @@ import sys
 
 
 def die(where: str) -> None:
-    import spectral_toolkit.affinities.dataset_graph as graphs
-    import spectral_toolkit.capturing.stores as stores
+    import spectral_toolkit._affinity.dataset_graph as graphs
+    import spectral_toolkit._capture.stores as stores
 
     rank, method, calls, *how = where.split(":")
     if os.environ["RANK"] != rank:
@@ -49,8 +49,8 @@ def round_differently() -> None:
 
 
 def run(commands: list[list[str]]) -> int:
+    from spectral_toolkit._compute.processes import join
     from spectral_toolkit.cli import main
-    from spectral_toolkit.collectives import join
 
     if "DIES" in os.environ:
         die(os.environ["DIES"])

@@ -10,7 +10,7 @@ import json
 import numpy as np
 import xarray as xr
 
-from spectral_toolkit.activations import patch_centres
+from spectral_toolkit._io.activations import patch_centres
 
 LAYERS = ("encoder.layer.0.attention", "encoder.layer.1.attention", "encoder.layer.2.attention")
 

@@ -15,8 +15,8 @@ import xarray as xr
 from comm.base_comm import BaseComm
 from tree_factory import make_tree
 
-from spectral_toolkit.views.explorer import Explorer
-from spectral_toolkit.views.explorer.tiles import TileFigure
+from spectral_toolkit._views.widget import Explorer
+from spectral_toolkit._views.widget.tiles import TileFigure
 
 GRID = (6, 8)
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 import xarray as xr
 
-from spectral_toolkit.affinities.resampling import Resampling
+from spectral_toolkit._affinity.resampling import Resampling
 
 QUANTITIES = {"qk": ("query", "key"), "vv": ("value",) * 2, "kk": ("key",) * 2, "qq": ("query",) * 2}
 QUANTITIES["qk_unrotated"] = ("query_unrotated", "key_unrotated")

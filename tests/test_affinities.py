@@ -14,9 +14,9 @@ from hypothesis import strategies as st_
 from tree_factory import make_tree, values_of
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities import KERNELS
-from spectral_toolkit.affinities.operators import DenseOperator, LowRankOperator, TiledOperator, accumulate, symmetrise_
-from spectral_toolkit.affinities.resampling import Resampling
+from spectral_toolkit._affinity import KERNELS
+from spectral_toolkit._affinity.operators import DenseOperator, LowRankOperator, TiledOperator, accumulate, symmetrise_
+from spectral_toolkit._affinity.resampling import Resampling
 from spectral_toolkit.errors import ActivationsError, AffinityError, StoreError
 
 COMBINATIONS = [(kind, kernel) for kernel, line in KERNELS.items() if "image" in line.scopes for kind in line.kinds]
@@ -92,7 +92,7 @@ def test_operators_agree_with_each_other(n, rank, images, columns, symmetric, se
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_products_are_added_tile_by_tile(monkeypatch, exact, symmetric):
-    monkeypatch.setattr("spectral_toolkit.affinities.operators.FACTOR_ELEMENTS", 50)
+    monkeypatch.setattr("spectral_toolkit._affinity.operators.FACTOR_ELEMENTS", 50)
     left, right = torch.rand(2, 2, 23, 3)
     operator = LowRankOperator(left, left if symmetric else right)
     x, total = torch.rand(2, 2, 4, 23, dtype=torch.float64)
@@ -106,8 +106,8 @@ def test_products_are_added_tile_by_tile(monkeypatch, exact, symmetric):
 
 
 def test_single_precision_operators_multiply_exactly_when_asked(monkeypatch):
-    monkeypatch.setattr("spectral_toolkit.affinities.operators.TILE_ELEMENTS", 50)
-    monkeypatch.setattr("spectral_toolkit.affinities.operators.FACTOR_ELEMENTS", 50)
+    monkeypatch.setattr("spectral_toolkit._affinity.operators.TILE_ELEMENTS", 50)
+    monkeypatch.setattr("spectral_toolkit._affinity.operators.FACTOR_ELEMENTS", 50)
     left = torch.rand(1, 23, 3)
     matrix = left @ left.transpose(-1, -2)
     x = torch.rand(1, 2, 23, dtype=torch.float64)
@@ -125,7 +125,7 @@ def test_symmetrising_by_blocks_is_symmetrising():
 
 @pytest.mark.parametrize("kind", ["vv", "qk"])
 def test_large_layers_are_recomputed_in_tiles_with_the_same_answer(kind, monkeypatch):
-    monkeypatch.setattr("spectral_toolkit.affinities.operators.TILE_ELEMENTS", 100)
+    monkeypatch.setattr("spectral_toolkit._affinity.operators.TILE_ELEMENTS", 100)
     tree = make_tree([(5, 6)], special=1)
     dense = st.affinity(tree, kind, device="cpu")
     tiled = st.affinity(tree, kind, device="cpu", dense_bytes=100)

@@ -9,9 +9,9 @@ import xarray as xr
 from tree_factory import make_tree
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.features import read_features
-from spectral_toolkit.affinities.kernels import rbf, softmax
-from spectral_toolkit.affinities.kernels.precision import careful_images
+from spectral_toolkit._affinity.features import read_features
+from spectral_toolkit._affinity.kernels import rbf, softmax
+from spectral_toolkit._affinity.kernels.precision import careful_images
 from spectral_toolkit.errors import AffinityError
 
 

@@ -9,9 +9,9 @@ import xarray as xr
 from tree_factory import make_tree, values_of
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.rows import affinity_row
+from spectral_toolkit._affinity.rows import affinity_row
+from spectral_toolkit._analysis.trust import outlying_masks
 from spectral_toolkit.errors import AffinityError
-from spectral_toolkit.trust import outlying_masks
 
 
 @pytest.mark.parametrize("kind", ["qk", "vv"])

@@ -16,8 +16,8 @@ from hypothesis import strategies as some
 from hypothesis.extra import numpy as some_arrays
 
 import spectral_toolkit as st
-from spectral_toolkit.activations import patch_centres
-from spectral_toolkit.bundling import containers
+from spectral_toolkit._io.activations import patch_centres
+from spectral_toolkit._io.bundles import containers
 from spectral_toolkit.errors import ActivationsError, BundleError, SpectralToolkitError
 
 

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import spectral_toolkit as st
-from spectral_toolkit.bundling import containers
-from spectral_toolkit.bundling.containers import MANIFEST
+from spectral_toolkit._io.bundles import containers
+from spectral_toolkit._io.bundles.containers import MANIFEST
 from spectral_toolkit.errors import BundleError
 
 

@@ -16,7 +16,7 @@ from bundle_fixtures import DEEP, FIRST, QUERY, Edit, edited, members_of, put, r
 from eigen_fixtures import LAYERS
 
 import spectral_toolkit as st
-from spectral_toolkit.bundling.containers import MANIFEST
+from spectral_toolkit._io.bundles.containers import MANIFEST
 from spectral_toolkit.errors import BundleError
 
 EIG = "eigenvectors/answer_0000"

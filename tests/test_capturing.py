@@ -20,11 +20,9 @@ from model_zoo import BY_NAME, CASES, Case, joined, pictures
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
 import spectral_toolkit as st
-from spectral_toolkit.errors import (
-    SpectralToolkitError,
-)
-from spectral_toolkit.models import Model, attention, load_model
-from spectral_toolkit.models.model import evaluating
+from spectral_toolkit._models import Model, attention, load_model
+from spectral_toolkit._models.model import evaluating
+from spectral_toolkit.errors import SpectralToolkitError
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 QKV = ("query", "key", "value")

@@ -15,14 +15,9 @@ from model_zoo import BY_NAME, CASES, Case, joined, pictures
 from PIL import Image
 
 import spectral_toolkit as st
-from spectral_toolkit.capturing import estimate_bytes
-from spectral_toolkit.errors import (
-    ActivationsError,
-    CaptureMemoryError,
-    SpectralToolkitError,
-    UnsupportedModelError,
-)
-from spectral_toolkit.models import attention, load_model
+from spectral_toolkit._capture import estimate_bytes
+from spectral_toolkit._models import attention, load_model
+from spectral_toolkit.errors import ActivationsError, CaptureMemoryError, SpectralToolkitError, UnsupportedModelError
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 QKV = ("query", "key", "value")
@@ -187,7 +182,7 @@ def test_a_batch_is_no_larger_than_the_pictures(tmp_path: Any) -> None:
 
 
 def test_a_batch_too_large_for_memory_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spectral_toolkit.capturing.available_memory", lambda: 100)
+    monkeypatch.setattr("spectral_toolkit._capture.available_memory", lambda: 100)
     with pytest.raises(CaptureMemoryError, match=r"One batch of 3 pictures .* lower batch_size=3"):
         st.capture(BY_NAME["vit"].make(), pictures(), store=tmp_path / "a", progress=False)
     assert not list(tmp_path.iterdir())
@@ -213,7 +208,7 @@ def test_a_size_that_is_no_multiple_of_the_patch_is_the_trained_grid(name: str) 
 
 
 def test_available_memory_is_the_default_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spectral_toolkit.capturing.available_memory", lambda: 10)
+    monkeypatch.setattr("spectral_toolkit._capture.available_memory", lambda: 10)
     with pytest.raises(CaptureMemoryError, match="10 bytes are available"):
         st.capture(BY_NAME["vit"].make(), pictures(), progress=False)
 

@@ -20,7 +20,7 @@ from tree_factory import make_tree
 
 import spectral_toolkit as st
 from spectral_toolkit.cli import main
-from spectral_toolkit.command_inputs import parse_layers
+from spectral_toolkit.cli.inputs import parse_layers
 from spectral_toolkit.errors import SpectralToolkitError
 
 

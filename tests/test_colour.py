@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spectral_toolkit._render import colour
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views import colour
 
 # Viénot, Brettel and Mollon 1999, on linear RGB.
 PROTANOPIA = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])

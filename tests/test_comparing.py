@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.dataset_pencil import make_pencil
-from spectral_toolkit.comparing.alignment import turn
-from spectral_toolkit.comparing.angles import centred, orthonormal, principal_angles
+from spectral_toolkit._affinity.dataset_pencil import make_pencil
+from spectral_toolkit._analysis.comparison.alignment import turn
+from spectral_toolkit._analysis.comparison.angles import centred, orthonormal, principal_angles
 from spectral_toolkit.errors import ComparisonError
 from tests.tree_factory import make_tree
 

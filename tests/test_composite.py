@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from spectral_toolkit._render import composite
+from spectral_toolkit._render.colour import DIVERGING
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views import composite
-from spectral_toolkit.views.colour import DIVERGING
 
 
 def slow_colours(field: np.ndarray, limit: float) -> np.ndarray:

@@ -13,8 +13,8 @@ from eigen_fixtures import eigenvectors
 from test_imports import SOURCES
 
 import spectral_toolkit as st
+from spectral_toolkit._io.console import any_letters
 from spectral_toolkit.cli import main
-from spectral_toolkit.console import any_letters
 
 NAMES = ("łódź 猫 🐈", os.fsdecode(b"caf\xe9"))  # letters of no Western code page, and bytes that are no text
 
@@ -59,7 +59,7 @@ def test_a_command_ends_well_whatever_its_console_can_write(
 
 def test_warnings_and_the_doctor_print_any_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(monkeypatch, "ascii")
-    monkeypatch.setattr("spectral_toolkit.diagnosis.Diagnosis.__str__", lambda _: NAMES[0])
+    monkeypatch.setattr("spectral_toolkit.cli.doctor.Diagnosis.__str__", lambda _: NAMES[0])
     st.doctor()
     with any_letters():
         print(*NAMES)

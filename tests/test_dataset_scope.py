@@ -16,11 +16,11 @@ from reference import pencil_of_everything, slow_neighbours
 from tree_factory import make_tree
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities import dataset_graph, neighbours
-from spectral_toolkit.affinities.dataset_graph import DatasetGraph
-from spectral_toolkit.affinities.dataset_operators import StoredFactorOperator
-from spectral_toolkit.affinities.neighbours import nearest
-from spectral_toolkit.affinities.stored_edges import StoredSparseOperator
+from spectral_toolkit._affinity import dataset_graph, neighbours
+from spectral_toolkit._affinity.dataset_graph import DatasetGraph
+from spectral_toolkit._affinity.dataset_operators import StoredFactorOperator
+from spectral_toolkit._affinity.neighbours import nearest
+from spectral_toolkit._affinity.stored_edges import StoredSparseOperator
 from spectral_toolkit.errors import AffinityError, SolverError
 
 PAIRS = [(kind, kernel) for kind in ("qk", "vv") for kernel in ("knn", "shifted_cosine")]
@@ -266,7 +266,7 @@ def test_what_is_not_offered_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_search_of_hours_is_not_made_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     acts = make_tree([(4, 4)], images=3)
-    monkeypatch.setattr("spectral_toolkit.affinities.MOST_PAIRS", 10)
+    monkeypatch.setattr("spectral_toolkit._affinity.MOST_PAIRS", 10)
     graph = st.affinity(acts, "vv", scope="dataset")
     assert graph.recipe.kernel == "shifted_cosine"
     assert "Shifted cosine instead of knn" in st.solve(graph, 2).attrs["notes"]

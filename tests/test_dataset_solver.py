@@ -15,9 +15,9 @@ from reference import pencil_of_everything
 from tree_factory import make_tree, values_of
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.dataset_pencil import make_pencil
-from spectral_toolkit.affinities.isolated import Interpolation
-from spectral_toolkit.trust import trust_statements
+from spectral_toolkit._affinity.dataset_pencil import make_pencil
+from spectral_toolkit._affinity.isolated import Interpolation
+from spectral_toolkit._analysis.trust import trust_statements
 
 
 @settings(max_examples=10)

@@ -15,14 +15,14 @@ from reference import slow_neighbours
 from tree_factory import make_tree, values_of
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities import approximate_neighbours, dataset_graph, neighbour_tables, stored_edges
-from spectral_toolkit.affinities.approximate_neighbours import nearest_by_index
-from spectral_toolkit.affinities.dataset_graph import DatasetGraph
-from spectral_toolkit.affinities.neighbours import Neighbours, nearest
-from spectral_toolkit.affinities.stored_edges import StoredSparseOperator
+from spectral_toolkit._affinity import approximate_neighbours, dataset_graph, neighbour_tables, stored_edges
+from spectral_toolkit._affinity.approximate_neighbours import nearest_by_index
+from spectral_toolkit._affinity.dataset_graph import DatasetGraph
+from spectral_toolkit._affinity.neighbours import Neighbours, nearest
+from spectral_toolkit._affinity.stored_edges import StoredSparseOperator
+from spectral_toolkit._analysis.trust import trust_statements
 from spectral_toolkit.cli import main
 from spectral_toolkit.errors import AffinityError, StoreError
-from spectral_toolkit.trust import trust_statements
 
 OPTIONS: dict[str, Any] = {"scope": "dataset", "within": 6, "across": 7, "device": "cpu"}
 

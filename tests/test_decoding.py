@@ -35,7 +35,7 @@ from file_fixtures import (
 from PIL import Image, TiffImagePlugin
 
 import spectral_toolkit as st
-from spectral_toolkit.decoding import read_numbers
+from spectral_toolkit._io.decoding import read_numbers
 from spectral_toolkit.errors import SpectralToolkitError
 
 RNG = np.random.default_rng(0)

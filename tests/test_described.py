@@ -13,10 +13,10 @@ from explorer_fixtures import KeepingComm, capture_of
 from IPython.core.formatters import DisplayFormatter
 
 import spectral_toolkit as st
-from spectral_toolkit import images
-from spectral_toolkit.described import Described
-from spectral_toolkit.models.model import Model
-from spectral_toolkit.views.explorer import Explorer
+from spectral_toolkit._io import images
+from spectral_toolkit._io.reprs import Described
+from spectral_toolkit._models.model import Model
+from spectral_toolkit._views.widget import Explorer
 
 HOSTILE = "<img src=x onerror=alert(1)>\n" + 200 * "a"
 

@@ -7,7 +7,7 @@ import torch
 from tree_factory import make_tree
 
 import spectral_toolkit as st
-from spectral_toolkit.devices import resolve_device, threads_for, working_dtype
+from spectral_toolkit._compute.devices import resolve_device, threads_for, working_dtype
 from spectral_toolkit.errors import SpectralToolkitError
 
 

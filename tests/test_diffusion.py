@@ -22,8 +22,8 @@ from model_zoo import pictures
 from PIL import Image
 
 import spectral_toolkit as st
+from spectral_toolkit._models.diffusion import families
 from spectral_toolkit.errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
-from spectral_toolkit.models.diffusion import families
 
 CASES = (*UNETS, *transformers.CASES)
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -192,7 +192,7 @@ def test_noise_follows_from_seed_and_picture_alone() -> None:
 
 def test_noise_is_that_of_the_scheduler_however_it_is_set() -> None:
     """Latents (1 - a) as in DDPM, whatever walks back and whatever steps the user's own scheduler is set to."""
-    from spectral_toolkit.models.diffusion.noising import noised
+    from spectral_toolkit._models.diffusion.noising import noised
 
     latents, noise = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
     betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -250,8 +250,8 @@ def test_the_denoiser_is_shown_what_its_pipeline_would_show(monkeypatch: pytest.
 
 
 def test_vaes_scale_and_shift_as_they_say() -> None:
-    from spectral_toolkit.models.diffusion.encoding import encode
-    from spectral_toolkit.models.processing import HALF, Processing
+    from spectral_toolkit._models.diffusion.encoding import encode
+    from spectral_toolkit._models.processing import HALF, Processing
 
     pixels, shown = pictures()[:1, :16, :16], Processing(HALF, HALF)
     with torch.no_grad():
@@ -349,7 +349,7 @@ def test_half_precision_files_are_found(tmp_path: Path) -> None:
 
 def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub says that a repository is of diffusers; diffusers fetches it."""
-    from spectral_toolkit.models import loading
+    from spectral_toolkit._models import loading
 
     stable_diffusion().save_pretrained(tmp_path / "snapshots" / "abc")
 

@@ -18,10 +18,10 @@ from model_zoo import pictures
 from tree_factory import make_tree
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.rows import affinity_row
-from spectral_toolkit.bundling import load_bundle
-from spectral_toolkit.scoring import controls
-from spectral_toolkit.trust import outlying_masks
+from spectral_toolkit._affinity.rows import affinity_row
+from spectral_toolkit._analysis.scores import controls
+from spectral_toolkit._analysis.trust import outlying_masks
+from spectral_toolkit._io.bundles import load_bundle
 
 DRAWS = ("timestep", "noise")
 
@@ -150,7 +150,7 @@ def test_an_interrupted_capture_goes_on(model: Any, tmp_path: Path, monkeypatch:
 
 
 def test_bytes_are_known_beforehand(model: Any, acts: xr.DataTree) -> None:
-    from spectral_toolkit.capturing import estimate_bytes
+    from spectral_toolkit._capture import estimate_bytes
 
     held = sum(array.nbytes for node in acts.subtree for array in node.data_vars.values())
     assert estimate_bytes(model, pictures(), quantities=("query", "key", "value", "token")) == held
@@ -253,11 +253,11 @@ def test_matrices_of_all_layers_stay_within_one_budget() -> None:
 
 def test_no_matrix_of_a_head_is_formed_beyond_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of the softmax, row block by row block, against all heads written out."""
-    from spectral_toolkit.affinities import operators
+    from spectral_toolkit._affinity import operators
 
     monkeypatch.setattr(operators, "TILE_ELEMENTS", 7 * 30)
     largest: list[int] = []
-    from spectral_toolkit.affinities.kernels import softmax
+    from spectral_toolkit._affinity.kernels import softmax
 
     heads = softmax.sum_over_heads
     monkeypatch.setattr(

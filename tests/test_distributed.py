@@ -15,10 +15,10 @@ import pytest
 import torch
 import xarray as xr
 
-from spectral_toolkit.affinities import dataset_shards
-from spectral_toolkit.affinities.neighbours import Neighbours
+from spectral_toolkit._affinity import dataset_shards
+from spectral_toolkit._affinity.neighbours import Neighbours
+from spectral_toolkit._compute.processes import rank, share_of, world_size
 from spectral_toolkit.cli import main
-from spectral_toolkit.collectives import rank, share_of, world_size
 
 PROBLEMS = (("vv", "knn"), ("qk", "knn"), ("qk", "shifted_cosine"))
 WORKER = Path(__file__).with_name("distributed_worker.py")

@@ -146,7 +146,7 @@ def test_every_command_exists(page: Path) -> None:
         words for words in commands(text_of(page)) if page.name != "errors.md" or words[0] != "make"
     ]  # "make room"
     if page.name == "models.md":  # how models were trained: records, with the options that there were
-        lines = [words[:3] if "spectral_toolkit.scenes.train" in " ".join(words) else words for words in lines]
+        lines = [words[:3] if "training.scenes" in " ".join(words) else words for words in lines]
     faults = [f"{shlex.join(words)}: {found}" for words in lines if (found := fault(words))]
     assert not faults
 
@@ -166,7 +166,7 @@ def test_there_are_commands_to_check() -> None:
         ("spectral-toolkit report --cofnig x", "spectral-toolkit report has no --cofnig"),
         ("python -m spectral_toolkit report --config x", ""),
         ("python -m spectral_toolkit.scenes.trian", "there is no module spectral_toolkit.scenes.trian"),
-        ("python -m spectral_toolkit.scenes.train --stepps 3", "spectral_toolkit.scenes.train has no --stepps"),
+        ("python -m training.scenes --stepps 3", "training.scenes has no --stepps"),
         ("python -m benchmarks nothing", "there is no benchmark nothing"),
         ("python docs/make_nothing.py", "there is no docs/make_nothing.py"),
         ("jupyter lab", ""),

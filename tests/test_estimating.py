@@ -10,8 +10,8 @@ import torch
 from model_zoo import BY_NAME, pictures
 
 import spectral_toolkit as st
+from spectral_toolkit._analysis.memory.tracing import peak_bytes
 from spectral_toolkit.errors import AffinityError, UnsupportedModelError
-from spectral_toolkit.estimating.tracing import peak_bytes
 
 
 class Counting(torch.nn.Module):

@@ -13,8 +13,8 @@ import pytest
 from explorer_fixtures import capture_of, kept_comms, press
 
 import spectral_toolkit as st
-from spectral_toolkit.views.explorer import Explorer
-from spectral_toolkit.views.explorer.state import VIEWS
+from spectral_toolkit._explorer.state import VIEWS
+from spectral_toolkit._views.widget import Explorer
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -10,10 +10,10 @@ from explorer_fixtures import GRID, KeepingComm, capture_of, press, seen
 from tree_factory import values_of
 
 import spectral_toolkit as st
+from spectral_toolkit._render.colour import ISOLATED
+from spectral_toolkit._render.outline import boundary
+from spectral_toolkit._views.widget import Explorer, State
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views.colour import ISOLATED
-from spectral_toolkit.views.explorer import Explorer, State
-from spectral_toolkit.views.outline import boundary
 
 
 def test_a_cut_colours_one_side_and_says_what_it_costs(explorer: Explorer) -> None:
@@ -91,7 +91,7 @@ def test_what_no_affinity_reaches_stays_grey_on_both_sides_of_a_cut(comms: type[
 def test_a_picture_of_too_many_patches_is_cut_and_says_that_the_cost_is_not_known(
     comms: type[KeepingComm], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spectral_toolkit.views.explorer.session.MOST_DENSE", 10)
+    monkeypatch.setattr("spectral_toolkit._explorer.session.MOST_DENSE", 10)
     explorer = Explorer(capture_of(images=1), device="cpu", state=State(threshold=0.1))
     assert "what a cut costs is not computed" in explorer._controls.cut_cost.value
     assert len(explorer._pictures.figures[0]._lines.data["x0"])

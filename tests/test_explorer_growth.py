@@ -7,7 +7,7 @@ from collections import Counter
 
 from explorer_fixtures import KeepingComm, capture_of
 
-from spectral_toolkit.views.explorer import Explorer
+from spectral_toolkit._views.widget import Explorer
 
 KINDS = ("spectral_toolkit", "bokeh", "holoviews", "ipywidgets", "param", "pandas", "xarray", "comm.")
 

@@ -15,10 +15,11 @@ from explorer_fixtures import KeepingComm, buttons, capture_of, kept_comms, pres
 from PIL import Image
 
 import spectral_toolkit as st
+from spectral_toolkit._explorer.start import freezing_settings
+from spectral_toolkit._views.widget import Explorer, State, save
+from spectral_toolkit._views.widget import explorer as widget
+from spectral_toolkit._views.widget.tiles import Place, Tile
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views.explorer import Explorer, State, save, widget
-from spectral_toolkit.views.explorer.keeping import freezing_settings
-from spectral_toolkit.views.explorer.tiles import Place, Tile
 
 
 @pytest.mark.parametrize("view", ["picture", "grid", "rgb", "segments", "instances", "norms"])

@@ -15,11 +15,11 @@ import pytest
 import xarray as xr
 from explorer_fixtures import capture_of
 
+from spectral_toolkit._explorer.code import as_code
+from spectral_toolkit._explorer.session import Session, questions
+from spectral_toolkit._explorer.state import VIEWS, State, checked
+from spectral_toolkit._explorer.worker import CancelledError, Worker
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views.explorer.code import as_code
-from spectral_toolkit.views.explorer.session import Session, questions
-from spectral_toolkit.views.explorer.state import VIEWS, State, checked
-from spectral_toolkit.views.explorer.worker import CancelledError, Worker
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_errors_are_delivered_and_not_lost() -> None:
 
 
 def test_only_what_changed_is_computed_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spectral_toolkit.views.explorer import session as module
+    from spectral_toolkit._explorer import session as module
 
     solved: list[str] = []
     real = module.solve

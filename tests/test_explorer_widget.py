@@ -18,12 +18,12 @@ from explorer_fixtures import GRID, KeepingComm, capture_of, press, seen
 from ipywidgets.widgets.widget import _instances
 
 import spectral_toolkit as st
+from spectral_toolkit._explorer.session import Session
+from spectral_toolkit._explorer.start import freezing_settings
+from spectral_toolkit._views.elements import _FRAME, rgb_element
+from spectral_toolkit._views.widget import Explorer, State
+from spectral_toolkit._views.widget.tiles import Place, Tile, TileFigure, image_columns
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views.elements import _FRAME, rgb_element
-from spectral_toolkit.views.explorer import Explorer, State
-from spectral_toolkit.views.explorer.keeping import freezing_settings
-from spectral_toolkit.views.explorer.session import Session
-from spectral_toolkit.views.explorer.tiles import Place, Tile, TileFigure, image_columns
 
 
 def tap(figure: TileFigure, tile: int, row: int, column: int) -> None:
@@ -449,7 +449,7 @@ def test_while_it_computes_the_picture_is_dimmed_and_never_wrong(comms: type[Kee
 
 
 def test_a_dragged_weight_is_followed_by_the_picture(comms: type[KeepingComm], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spectral_toolkit.views.explorer.widget.PATIENCE", 30.0)
+    monkeypatch.setattr("spectral_toolkit._views.widget.explorer.PATIENCE", 30.0)
 
     async def play() -> None:
         explorer = Explorer(capture_of(), device="cpu")

@@ -21,13 +21,13 @@ from PIL import Image
 from test_report import HOSTILE, Elements
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.presets import PRESETS, preset_weights
-from spectral_toolkit.affinities.resampling import Resampling
+from spectral_toolkit._affinity.presets import PRESETS, preset_weights
+from spectral_toolkit._affinity.resampling import Resampling
+from spectral_toolkit._explorer.patch_rows import Sources, all_joint_rows, all_layer_rows, choose_sources
+from spectral_toolkit._explorer.precomputed import freeze
+from spectral_toolkit._render.composite import colour_field, symmetric_limit
+from spectral_toolkit._views.frozen_page.packing import quantised_field, quantised_rows
 from spectral_toolkit.errors import AffinityError, SpectralToolkitError
-from spectral_toolkit.freezing import freeze
-from spectral_toolkit.freezing.rows import Sources, all_joint_rows, all_layer_rows, choose_sources
-from spectral_toolkit.views.composite import colour_field, symmetric_limit
-from spectral_toolkit.views.frozen.packing import quantised_field, quantised_rows
 
 
 def unpacked(html: str) -> tuple[dict[str, Any], bytes]:
@@ -70,7 +70,7 @@ def test_the_page_holds_what_the_solver_says(page: Any) -> None:
 def test_colours_of_bytes_are_those_of_the_report() -> None:
     field = np.random.default_rng(0).normal(size=(5, 7))
     limit = symmetric_limit(field)
-    from spectral_toolkit.views.colour import DIVERGING
+    from spectral_toolkit._render.colour import DIVERGING
 
     assert np.array_equal(DIVERGING[quantised_field(field, limit)], colour_field(field, limit))
 

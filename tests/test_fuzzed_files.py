@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import spectral_toolkit as st
-from spectral_toolkit.bundling.containers import MANIFEST
+from spectral_toolkit._io.bundles.containers import MANIFEST
 from spectral_toolkit.errors import BundleError, SpectralToolkitError
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

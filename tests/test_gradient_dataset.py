@@ -11,7 +11,7 @@ import xarray as xr
 from tree_factory import make_tree
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.dataset_graph import DatasetGraph
+from spectral_toolkit._affinity.dataset_graph import DatasetGraph
 from spectral_toolkit.errors import SolverError
 from spectral_toolkit.solvers import gradient_dataset
 from spectral_toolkit.solvers.gradient_dataset import batch_matrix, batch_objective, edges_of

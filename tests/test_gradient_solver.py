@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities import LayerGraph
+from spectral_toolkit._affinity import LayerGraph
 from spectral_toolkit.errors import SolverError
 from spectral_toolkit.solvers.gradient import head_affinities, objective
 from tests.reference import head_vectors

@@ -15,8 +15,8 @@ import xarray as xr
 from PIL import Image
 
 import spectral_toolkit as st
+from spectral_toolkit._io.images import Pictures
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.images import Pictures
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 STACK = np.stack([RGB, RGB[::-1]])

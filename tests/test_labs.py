@@ -20,7 +20,7 @@ from notebook_outputs import remote_resources
 from traitlets.config import Config
 
 import spectral_toolkit as st
-from spectral_toolkit.views.report import render_report
+from spectral_toolkit._views.report import render_report
 
 LABS = Path(__file__).resolve().parents[1] / "notebooks" / "labs"
 

@@ -17,9 +17,9 @@ from model_zoo import BY_NAME, CASES, Case, pictures
 from PIL import Image
 
 import spectral_toolkit as st
+from spectral_toolkit._models import SUPPORTED, bundled_models, families, load_model, loading
+from spectral_toolkit._models.processing import Processing
 from spectral_toolkit.errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
-from spectral_toolkit.models import SUPPORTED, bundled_models, families, load_model, loading
-from spectral_toolkit.models.processing import Processing
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 THREE_WAYS_OUT = r"three ways out: give a local folder .*bundled model .*log in with `hf auth login`"

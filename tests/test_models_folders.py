@@ -16,8 +16,8 @@ from diffusion_zoo import stable_diffusion
 from model_zoo import BY_NAME
 
 import spectral_toolkit as st
+from spectral_toolkit._models import building, loading
 from spectral_toolkit.errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
-from spectral_toolkit.models import building, loading
 
 
 @pytest.fixture(scope="module")

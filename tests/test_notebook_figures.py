@@ -16,8 +16,8 @@ from eigen_fixtures import activations, eigenvectors
 from notebook_outputs import remote_resources
 
 import spectral_toolkit as st
-from spectral_toolkit.views import bokeh_sent
-from spectral_toolkit.views.notebook import load_bokeh
+from spectral_toolkit._views import bokeh_sent
+from spectral_toolkit._views.notebook import load_bokeh
 
 
 @pytest.fixture

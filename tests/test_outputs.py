@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from spectral_toolkit._io.outputs import whole_store
 from spectral_toolkit.errors import StoreError
-from spectral_toolkit.outputs import whole_store
 
 
 def write(path: Path, text: str) -> None:
@@ -22,7 +22,7 @@ def write(path: Path, text: str) -> None:
 @pytest.fixture
 def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store that counts as ours."""
-    monkeypatch.setattr("spectral_toolkit.outputs.is_ours", lambda path: True)
+    monkeypatch.setattr("spectral_toolkit._io.outputs.is_ours", lambda path: True)
     write(tmp_path / "e.zarr", "earlier")
     return tmp_path / "e.zarr"
 

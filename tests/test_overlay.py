@@ -16,10 +16,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from panel.io.resources import CDN_DIST
 
 import spectral_toolkit as st
+from spectral_toolkit._render.composite import colour_field, colour_three, robust_limit
+from spectral_toolkit._render.outline import boundary
+from spectral_toolkit._views.local_styles import with_local_styles
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views.composite import colour_field, colour_three, robust_limit
-from spectral_toolkit.views.local_styles import with_local_styles
-from spectral_toolkit.views.outline import boundary
 
 
 def option(element, name: str):

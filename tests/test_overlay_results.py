@@ -12,13 +12,13 @@ from eigen_fixtures import activations, pictures
 from explorer_fixtures import capture_of
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.rows import affinity_row
+from spectral_toolkit._affinity.rows import affinity_row
+from spectral_toolkit._analysis.regions import hierarchy, recut
+from spectral_toolkit._analysis.trust import outlying_masks, token_norms
+from spectral_toolkit._render.colour import ISOLATED, SEQUENTIAL, categorical
+from spectral_toolkit._render.composite import label_colours
+from spectral_toolkit._views.charts import layers_chart, spectrum_chart
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.regions import hierarchy, recut
-from spectral_toolkit.trust import outlying_masks, token_norms
-from spectral_toolkit.views.charts import layers_chart, spectrum_chart
-from spectral_toolkit.views.colour import ISOLATED, SEQUENTIAL, categorical
-from spectral_toolkit.views.composite import label_colours
 
 
 @pytest.fixture(scope="module")

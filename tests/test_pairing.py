@@ -15,15 +15,15 @@ import xarray as xr
 from PIL import Image
 
 import spectral_toolkit as st
-from spectral_toolkit import trust
+from spectral_toolkit._analysis import trust
+from spectral_toolkit._analysis.regions import hierarchy
+from spectral_toolkit._analysis.scores.results import answer_scores
+from spectral_toolkit._explorer.session import Session
+from spectral_toolkit._io.images import IMAGE_HASH, pixels_sha256
+from spectral_toolkit._io.pairing import image_hashes
+from spectral_toolkit._views.report import report_html
 from spectral_toolkit.errors import SpectralToolkitError, StudyError
-from spectral_toolkit.images import IMAGE_HASH, pixels_sha256
-from spectral_toolkit.matching import image_hashes
-from spectral_toolkit.regions import hierarchy
-from spectral_toolkit.scoring.answers import answer_scores
 from spectral_toolkit.studies.sources import label_maps
-from spectral_toolkit.views.explorer.session import Session
-from spectral_toolkit.views.report import report_html
 
 NAMES = ["000.png", "001.png"]
 

@@ -21,13 +21,13 @@ import xarray as xr
 from tree_factory import make_tree
 
 import spectral_toolkit as st
+from spectral_toolkit._io.outputs import beside, remove_remains, write_store, write_whole
+from spectral_toolkit._views.report import render_report
+from spectral_toolkit._views.widget.save import free_path, save_png
 from spectral_toolkit.cli import main
 from spectral_toolkit.errors import SpectralToolkitError, StoreError, UnwritableError
-from spectral_toolkit.outputs import beside, remove_remains, write_store, write_whole
 from spectral_toolkit.studies import run_study
 from spectral_toolkit.studies.cache import Cache
-from spectral_toolkit.views.explorer.save import free_path, save_png
-from spectral_toolkit.views.report import render_report
 
 IMAGES = st.scenes.sample(3, seed=0).pixels
 STUDY = {"models": "scenes", "pictures": {"made": {"scenes": 1}}, "affinities": "vv", "layers": [[0]],
@@ -152,7 +152,7 @@ def test_a_folder_that_may_not_be_written_to_or_looked_into(
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("spectral_toolkit.outputs.tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("spectral_toolkit._io.outputs.tempfile.mkdtemp", refuse)
     for name in WRITERS:
         if name not in ("explorer", "study"):
             with pytest.raises(SpectralToolkitError, match="Permission denied"):
@@ -266,7 +266,7 @@ def test_errors_of_the_disk_while_a_capture_writes(at: int, tmp_path: Path, monk
 
 @pytest.mark.parametrize("what", ["store", "folder above"])
 def test_a_store_that_is_deleted_meanwhile(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spectral_toolkit.capturing.stores import ZarrSink
+    from spectral_toolkit._capture.stores import ZarrSink
 
     begin = ZarrSink.begin
 

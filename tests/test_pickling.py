@@ -17,8 +17,8 @@ from model_zoo import BY_NAME
 from PIL import Image
 
 import spectral_toolkit as st
+from spectral_toolkit._views.widget import Explorer
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.views.explorer import Explorer
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     "copy": copy.copy,

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import spectral_toolkit as st
+from spectral_toolkit._analysis.regions import METHODS, kmeans
 from spectral_toolkit.errors import RegionsError
-from spectral_toolkit.regions import METHODS, kmeans
 
 
 def eig_of(fields: np.ndarray, eigenvalue: float = 0.2, **settings_: Any) -> xr.Dataset:

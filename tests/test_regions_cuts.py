@@ -16,10 +16,10 @@ from scipy.linalg import eigh
 from tree_factory import make_tree, values_of
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.resampling import Resampling
+from spectral_toolkit._affinity.resampling import Resampling
+from spectral_toolkit._analysis.regions import cutting, hierarchy, joint, recut
+from spectral_toolkit._analysis.regions.adjacency import connected_parts
 from spectral_toolkit.errors import RegionsError
-from spectral_toolkit.regions import cutting, hierarchy, joint, recut
-from spectral_toolkit.regions.adjacency import connected_parts
 
 
 def slow_cut(affinity: np.ndarray, side: np.ndarray) -> float:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from sklearn.metrics import silhouette_score
 
-from spectral_toolkit.regions import kmeans, merging
-from spectral_toolkit.regions.adjacency import connected_parts, touching
-from spectral_toolkit.regions.label_maps import by_size, filled
+from spectral_toolkit._analysis.regions import kmeans, merging
+from spectral_toolkit._analysis.regions.adjacency import connected_parts, touching
+from spectral_toolkit._analysis.regions.label_maps import by_size, filled
 
 
 def slow_parts(labels: np.ndarray) -> np.ndarray:

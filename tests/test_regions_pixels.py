@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import spectral_toolkit as st
+from spectral_toolkit._analysis.regions import pixels
+from spectral_toolkit._io.pairing import picture_order
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.matching import picture_order
-from spectral_toolkit.regions import pixels
 
 
 def cells(values: Any, **coords: Any) -> xr.DataArray:
@@ -111,7 +111,7 @@ def test_any_sizes_have_an_answer(seed: int, rows: int, columns: int, height: in
 
 def slow_certain(codes: np.ndarray, grid: tuple[int, int], margin: float) -> np.ndarray:
     """Distances to every pixel of another segment, one by one; parts by their deepest pixel."""
-    from spectral_toolkit.regions.adjacency import connected_parts
+    from spectral_toolkit._analysis.regions.adjacency import connected_parts
 
     sides = [n / p for n, p in zip(grid, codes.shape, strict=True)]
     depth = np.full(codes.shape, np.inf)

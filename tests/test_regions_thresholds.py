@@ -13,8 +13,8 @@ from reference import resampling_matrix
 from tree_factory import make_tree, values_of
 
 import spectral_toolkit as st
+from spectral_toolkit._analysis.regions.joint import joint_affinities
 from spectral_toolkit.errors import RegionsError
-from spectral_toolkit.regions.joint import joint_affinities
 
 
 def joint(graph: Any, image: int | None, n_images: int, free: np.ndarray) -> np.ndarray:

@@ -19,13 +19,13 @@ from eigen_fixtures import LAYERS, activations, eigenvectors, pictures
 from PIL import Image
 
 import spectral_toolkit as st
+from spectral_toolkit._explorer.recipe import capture_lines, recipe, solve_lines
+from spectral_toolkit._io.images import load_images
+from spectral_toolkit._render import marks as figures
+from spectral_toolkit._render.composite import colour_field
+from spectral_toolkit._views.report import render_report, report_html
+from spectral_toolkit._views.report_data import KINDS, build_page
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.images import load_images
-from spectral_toolkit.views import figures
-from spectral_toolkit.views.composite import colour_field
-from spectral_toolkit.views.page import KINDS, build_page
-from spectral_toolkit.views.recipe import capture_lines, recipe, solve_lines
-from spectral_toolkit.views.report import render_report, report_html
 
 HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}&amp;"
 

@@ -13,17 +13,11 @@ from transformers import AutoImageProcessor, AutoModel
 import spectral_toolkit
 from spectral_toolkit import scenes
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.scenes import (
-    backbones,
-    compose,
-    objectives,
-    palette,
-    series,
-    shapes,
-    train,
-    train_diffusion,
-    training,
-)
+from spectral_toolkit.scenes import compose, palette, shapes
+from training import backbones, objectives, series
+from training import diffusion as train_diffusion
+from training import scenes as train
+from training import shared as training
 
 WEIGHTS = Path(spectral_toolkit.__file__).parent / "scenes" / "weights" / "scenes"
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "scenes" / training.CHECKPOINT

@@ -14,7 +14,9 @@ from spectral_toolkit.scenes.compose import CATEGORIES
 
 pytest.importorskip("diffusers")
 
-from spectral_toolkit.scenes import flow, train_diffusion, training
+from spectral_toolkit.scenes import flow
+from training import diffusion as train_diffusion
+from training import shared as training
 
 TINY = train_diffusion.Recipe(
     n_scenes=3, size=32, batch=2, steps=4, width=32, layers=3, heads=2, warmup=1, bfloat16=False

@@ -13,8 +13,8 @@ from PIL import Image
 from tree_factory import make_tree
 
 import spectral_toolkit as st
+from spectral_toolkit._analysis.scores.results import answer_scores
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.scoring.answers import answer_scores
 from spectral_toolkit.studies import run_study
 from spectral_toolkit.studies.reading import read_study
 

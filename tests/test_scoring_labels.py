@@ -11,7 +11,7 @@ from transformers import ViTConfig, ViTModel
 from tree_factory import make_tree
 
 import spectral_toolkit as st
-from spectral_toolkit.scoring import prepare_labels
+from spectral_toolkit._analysis.scores import prepare_labels
 
 
 def tree_of(originals: list[tuple[int, int]], captured: tuple[int, int], grid: tuple[int, int]) -> xr.DataTree:

@@ -10,10 +10,10 @@ from test_scoring_scores import slow_shares
 from transformers import ViTConfig, ViTModel
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities import dataset_graph
+from spectral_toolkit._affinity import dataset_graph
+from spectral_toolkit._analysis.scores import controls, paths
+from spectral_toolkit._analysis.scores.results import answer_scores
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.scoring import controls, paths
-from spectral_toolkit.scoring.answers import answer_scores
 
 QUICK = {"progress": False, "device": "cpu", "n_bootstrap": 20}
 

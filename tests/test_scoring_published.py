@@ -15,7 +15,7 @@ from model_zoo import BY_NAME
 from PIL import Image
 
 import spectral_toolkit as st
-from spectral_toolkit.models import loading
+from spectral_toolkit._models import loading
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))

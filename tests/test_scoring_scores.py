@@ -12,8 +12,8 @@ from hypothesis import strategies as some
 from sklearn.linear_model import Ridge
 from sklearn.metrics import adjusted_rand_score
 
+from spectral_toolkit._analysis.scores import evaluate, paths, segments, variance
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.scoring import evaluate, paths, segments, variance
 
 
 def dummies(factor: np.ndarray) -> np.ndarray:

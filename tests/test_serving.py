@@ -11,7 +11,7 @@ import pytest
 from eigen_fixtures import activations
 
 import spectral_toolkit as st
-from spectral_toolkit import serving
+from spectral_toolkit.cli import app as serving
 from spectral_toolkit.cli import main
 from spectral_toolkit.errors import SpectralToolkitError
 

@@ -21,12 +21,12 @@ import xarray as xr
 from tree_factory import make_tree
 
 import spectral_toolkit as st
-from spectral_toolkit import trust
-from spectral_toolkit.affinities.rows import affinity_row
-from spectral_toolkit.capturing import estimate_bytes
-from spectral_toolkit.regions import hierarchy, recut
-from spectral_toolkit.settings import computing, own_settings
-from spectral_toolkit.settings.torch_state import PRECISIONS
+from spectral_toolkit._affinity.rows import affinity_row
+from spectral_toolkit._analysis import trust
+from spectral_toolkit._analysis.regions import hierarchy, recut
+from spectral_toolkit._capture import estimate_bytes
+from spectral_toolkit._compute.settings import computing, own_settings
+from spectral_toolkit._compute.torch_state import PRECISIONS
 from spectral_toolkit.solvers.gradient import objective
 
 # --- states a caller may have brought about --------------------------------------------------------------------------
@@ -380,7 +380,7 @@ def public_functions() -> dict[str, Callable[..., Any]]:
         where, _, last = path.rpartition(".")
         holder = import_module(path) if kind == "module" else getattr(import_module(where), last)
         wanted = re.findall(r"\w+", members)
-        if path == "spectral_toolkit.trust":
+        if path == "spectral_toolkit._analysis.trust":
             wanted = [key for key, value in vars(trust).items() if getattr(value, "__module__", "") == path]
         found |= {path: holder, **{f"{path}.{one}": getattr(holder, one) for one in wanted if one[0] != "_"}}
     return {name: value for name, value in found.items() if inspect.isfunction(value)}
@@ -397,8 +397,10 @@ def test_every_public_function_computes_under_our_settings(name: str) -> None:
 def test_the_walk_finds_them() -> None:
     found = public_functions()
     assert {"spectral_toolkit.solve", "spectral_toolkit.solvers.gradient.objective"} <= set(found)
-    assert {"spectral_toolkit.trust.outlying_masks", "spectral_toolkit.regions.hierarchy"} <= set(found)
-    assert "spectral_toolkit.affinities.layer_graph.LayerGraph.to_dense" in found
+    assert {"spectral_toolkit._analysis.trust.outlying_masks", "spectral_toolkit._analysis.regions.hierarchy"} <= set(
+        found
+    )
+    assert "spectral_toolkit._affinity.layer_graph.LayerGraph.to_dense" in found
     assert len(found) > 30
 
 
@@ -412,13 +414,13 @@ def test_nothing_draws_from_generators_that_are_the_callers() -> None:
     package = Path(st.__file__).parent
     sources = {path.relative_to(package).as_posix(): path.read_text() for path in package.rglob("*.py")}
     found = {name for name, text in sources.items() if shared.search(text)} - TRAINING
-    assert found == {"settings/drawing.py", "solvers/gradient.py"}  # whose features are made inside `drawing`
+    assert found == {"_compute/random_state.py", "solvers/gradient.py"}  # whose features are made inside `drawing`
 
 
 TRAINING = {
-    "scenes/training.py",
-    "scenes/train.py",
-    "scenes/train_diffusion.py",
-    "scenes/objectives.py",
+    "training/shared.py",
+    "training/scenes.py",
+    "training/diffusion.py",
+    "training/objectives.py",
     "scenes/flow.py",
 }

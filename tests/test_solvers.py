@@ -19,7 +19,7 @@ from tree_factory import make_tree, tree_of, values_of
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
-from spectral_toolkit.solvers.answer import canonical_sign, degenerate_groups
+from spectral_toolkit.solvers.result import canonical_sign, degenerate_groups
 
 TOLERANCE = 1e-8
 
@@ -148,7 +148,7 @@ def test_one_layer_is_the_spectral_embedding_of_scikit_learn(kernel, grid, monke
 
     import torch
 
-    from spectral_toolkit.affinities.operators import DenseOperator
+    from spectral_toolkit._affinity.operators import DenseOperator
 
     operator = DenseOperator(torch.as_tensor(matrix)[None])
     monkeypatch.setattr(type(graph), "operators", lambda self, member, images: operator)

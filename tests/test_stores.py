@@ -18,9 +18,9 @@ from model_zoo import BY_NAME, pictures
 from torch.nn.utils import prune
 
 import spectral_toolkit as st
-from spectral_toolkit.capturing import stores
+from spectral_toolkit._capture import stores
+from spectral_toolkit._models import load_model
 from spectral_toolkit.errors import ActivationsError, StoreError
-from spectral_toolkit.models import load_model
 
 QUANTITIES = ("query", "key", "value", "token")
 IMAGES = np.concatenate([pictures(), pictures()[:, ::-1]])[:5]
@@ -288,7 +288,7 @@ def test_other_library_versions_matter_only_while_it_is_unfinished(
 ) -> None:
     interrupt("vit", tmp_path / "begun.zarr", 1)
     run("vit", tmp_path / "finished.zarr")
-    monkeypatch.setattr("spectral_toolkit.capturing.plan._versions", lambda libraries: "99")
+    monkeypatch.setattr("spectral_toolkit._capture.plan._versions", lambda libraries: "99")
     run("vit", tmp_path / "finished.zarr")
     with pytest.raises(StoreError, match="versions is"):
         run("vit", tmp_path / "begun.zarr")

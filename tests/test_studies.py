@@ -15,13 +15,13 @@ import xarray as xr
 from PIL import Image
 
 import spectral_toolkit as st
+from spectral_toolkit._views.study_page import scores_shown
 from spectral_toolkit.cli import main
 from spectral_toolkit.errors import SpectralToolkitError, StoreError, StudyError
 from spectral_toolkit.studies import check_study, plan, read_study, run_study, running
 from spectral_toolkit.studies.check import compare, sine_between
 from spectral_toolkit.studies.config import Tolerances
 from spectral_toolkit.studies.numbers import dumped
-from spectral_toolkit.views.study_page import scores_shown
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 SMALL: dict[str, Any] = {

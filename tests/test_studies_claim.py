@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 import spectral_toolkit as st
+from spectral_toolkit._views.report import report_html
 from spectral_toolkit.cli import main
 from spectral_toolkit.errors import StoreError, StudyError
 from spectral_toolkit.studies import check_study, run_study, running
 from spectral_toolkit.studies.cache import Cache
 from spectral_toolkit.studies.claim import locked
 from spectral_toolkit.studies.numbers import dumped
-from spectral_toolkit.views.report import report_html
 
 TINY: dict[str, Any] = {
     "title": "Tiny",

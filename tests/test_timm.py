@@ -16,7 +16,7 @@ SENTENCE = "is a model of timm, which is not supported, .* without torchvision: 
 
 
 def test_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spectral_toolkit.models import loading
+    from spectral_toolkit._models import loading
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the hub was asked")

@@ -8,8 +8,8 @@ import xarray as xr
 from tree_factory import make_tree, tree_of, values_of
 
 import spectral_toolkit as st
+from spectral_toolkit._analysis.trust import outlying_tokens, trust_statements
 from spectral_toolkit.errors import ActivationsError
-from spectral_toolkit.trust import outlying_tokens, trust_statements
 
 
 def answer(tree, n_eigenvectors=2, kind="vv", **options):

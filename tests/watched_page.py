@@ -10,7 +10,7 @@ import xarray as xr
 from PIL import Image
 from playwright.sync_api import Locator, Page
 
-from spectral_toolkit.views import composite
+from spectral_toolkit._render import composite
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"></script><script>document.title='taken'</script>"
 

@@ -1,6 +1,6 @@
 """The embedded default: pictures with full ground truth, and the small transformer trained on them.
 
-``sample`` draws scenes; ``python -m spectral_toolkit.scenes.train`` trains the bundled model, whose weights lie in
+``sample`` draws scenes; ``python -m training.scenes`` trains the bundled model, whose weights lie in
 ``weights/scenes`` and are loaded by ``spectral_toolkit.load_model("scenes")``.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING
 
+from .._compute.settings import computing
 from ..errors import SpectralToolkitError
-from ..settings import computing
 from .generating import generate
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dat
     import numpy as np
     import xarray
 
-    from ..images import IMAGE_HASH, pixels_sha256
+    from .._io.images import IMAGE_HASH, pixels_sha256
     from .compose import CATEGORIES, render
 
     n = _whole_number("n", n)

@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._compute.settings import computing
 from ..errors import SpectralToolkitError
-from ..settings import computing
 
 if TYPE_CHECKING:
     import xarray

@@ -12,13 +12,13 @@ from types import ModuleType
 
 import xarray as xr
 
-from ..affinities.layer_graph import LayerGraph
-from ..affinities.pencil import base_grid, n_nodes, positive_members
-from ..affinities.resampling import Grid
-from ..devices import threads_for
+from .._affinity.layer_graph import LayerGraph
+from .._affinity.pencil import base_grid, n_nodes, positive_members
+from .._affinity.resampling import Grid
+from .._compute.devices import threads_for
+from .._compute.settings import computing
 from ..errors import SolverError
-from ..settings import computing
-from .answer import assemble, warm_start
+from .result import assemble, warm_start
 
 METHODS: dict[str, str] = {"exact": "exact", "gradient": "gradient"}
 """Method name to the module of this package that offers ``solve_images``."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .._io.outputs import beside, writable_path
 from ..errors import SolverError, first_line
-from ..outputs import beside, writable_path
 
 
 def fingerprint(problem: object, tensors: Iterable[Tensor]) -> str:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..affinities.pencil import JointPencil
+from .._affinity.pencil import JointPencil
 from ..errors import SolverError
 
 N_GUARD = 4

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..affinities.pencil import JointPencil
+from .._affinity.pencil import JointPencil
 from ..errors import SolverError
 from .davidson import RitzPairs
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..affinities.pencil import JointPencil
+from .._affinity.pencil import JointPencil
 from .davidson import RitzPairs
 
 Progress = bool | Callable[[int, int, float], object]

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..affinities.dataset_pencil import make_pencil
-from ..affinities.layer_graph import LayerGraph
-from ..affinities.pencil import JointPencil, n_nodes
-from ..affinities.resampling import Grid
+from .._affinity.dataset_pencil import make_pencil
+from .._affinity.layer_graph import LayerGraph
+from .._affinity.pencil import JointPencil, n_nodes
+from .._affinity.resampling import Grid
 from ..errors import SolverError
 from .davidson import N_GUARD, WIDTH, Report, RitzPairs, block_davidson, smallest_block
 from .dense import dense_pairs

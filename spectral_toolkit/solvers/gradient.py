@@ -18,15 +18,15 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..affinities.dataset_graph import DatasetGraph
-from ..affinities.features import read_features
-from ..affinities.layer_graph import LayerGraph, Member, masked_rows
-from ..affinities.pencil import JointPencil, positive_members
-from ..affinities.resampling import Grid
-from ..affinities.table import KERNELS
+from .._affinity.dataset_graph import DatasetGraph
+from .._affinity.features import read_features
+from .._affinity.layer_graph import LayerGraph, Member, masked_rows
+from .._affinity.pencil import JointPencil, positive_members
+from .._affinity.resampling import Grid
+from .._affinity.table import KERNELS
+from .._compute.random_state import drawing
+from .._compute.settings import differentiable
 from ..errors import SolverError
-from ..settings import differentiable
-from ..settings.drawing import drawing
 from .checkpoints import Checkpoint, fingerprint
 from .descent import Progress, overlap, singular_pairs
 from .exact import spectrum_of

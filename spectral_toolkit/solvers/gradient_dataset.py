@@ -17,17 +17,17 @@ import torch.nn.functional as functional
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..affinities.dataset_graph import DatasetGraph
-from ..affinities.dataset_pencil import make_pencil
-from ..affinities.pencil import positive_members
-from ..affinities.resampling import Grid, Resampling
-from ..collectives import all_gather_rows, all_reduce, barrier, rank, world_size
+from .._affinity.dataset_graph import DatasetGraph
+from .._affinity.dataset_pencil import make_pencil
+from .._affinity.pencil import positive_members
+from .._affinity.resampling import Grid, Resampling
+from .._compute.processes import all_gather_rows, all_reduce, barrier, rank, world_size
 from ..errors import SolverError
-from .answer import as_one
 from .checkpoints import Checkpoint, fingerprint
 from .descent import Progress, overlap, singular_pairs
 from .exact import check_number, spectrum_of
 from .plateau import Plateau
+from .result import as_one
 from .spectrum import Spectrum
 
 SIDE = 32

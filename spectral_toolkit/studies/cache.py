@@ -10,8 +10,8 @@ from typing import Any
 
 import xarray as xr
 
+from .._io.outputs import beside, unwritable
 from ..errors import StoreError
-from ..outputs import beside, unwritable
 
 _TAG = "CACHEDIR.TAG"
 _SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir: backup programs pass it by

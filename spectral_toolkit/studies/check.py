@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..comparing.angles import principal_angles
+from .._analysis.comparison.angles import principal_angles
+from .._compute.settings import computing
+from .._io.outputs import local_path
 from ..errors import StudyError, first_line
-from ..outputs import local_path
-from ..settings import computing
-from ..solvers.answer import DEGENERATE_GAP
+from ..solvers.result import DEGENERATE_GAP
 from .cache import Cache, open_answer
 from .claim import locked
 from .config import Study, Tolerances

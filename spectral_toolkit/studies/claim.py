@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from .._io.outputs import refuse_foreign, write_whole
 from ..errors import StoreError, StudyError, first_line
-from ..outputs import refuse_foreign, write_whole
 from .cache import LOCK, Cache
 from .config import Study
 from .numbers import read_record

@@ -11,12 +11,12 @@ from typing import Any
 
 import xarray as xr
 
-from ..affinities import affinity
-from ..affinities.dataset_graph import DatasetGraph
-from ..scoring import prepare_labels
-from ..scoring.answers import answer_scores
+from .._affinity import affinity
+from .._affinity.dataset_graph import DatasetGraph
+from .._analysis.scores import prepare_labels
+from .._analysis.scores.results import answer_scores
+from .._analysis.trust import trust_statements
 from ..solvers import solve
-from ..trust import trust_statements
 from .config import Study
 from .plan import Cell, Group
 
@@ -39,7 +39,7 @@ def compute_cell(
     activations
         Of the whole group.
     outlying
-        As `spectral_toolkit.trust.outlying_masks` found in them.
+        As `spectral_toolkit._analysis.trust.outlying_masks` found in them.
     neighbours
         Where a search for neighbours keeps what it finds, for the next cell and the next run.
 

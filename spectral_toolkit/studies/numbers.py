@@ -15,8 +15,8 @@ from typing import Any
 
 import zarr
 
+from .._io.outputs import STUDY_FORMAT, whole_store
 from ..errors import StudyError
-from ..outputs import STUDY_FORMAT, whole_store
 from .plan import Cell, StudyPlan, arithmetic, code_sha256, versions
 
 SCHEMA = 1

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..affinities.features import KINDS
-from ..affinities.presets import PRESETS, preset_weights
-from ..affinities.table import default_kernel
-from ..capturing.plan import choose_layers, make_plan
-from ..devices import resolve_device, some_threads
+from .._affinity.features import KINDS
+from .._affinity.presets import PRESETS, preset_weights
+from .._affinity.table import default_kernel
+from .._capture.plan import choose_layers, make_plan
+from .._compute.devices import resolve_device, some_threads
 from ..errors import SpectralToolkitError, StudyError
 from .config import AffinityChoice, LayerChoice, ModelChoice, PictureChoice, Study
 from .reading import EACH
 from .sources import PictureSet, load_pictures, load_study_model
 
 if TYPE_CHECKING:
-    from ..models import Model
+    from .._models import Model
 
 LIBRARIES = ("spectral-toolkit", "torch", "transformers", "diffusers", "numpy", "scipy", "scikit-learn", "xarray")
 """Those whose version may change a number."""

@@ -13,22 +13,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..affinities.features import KINDS
-from ..affinities.presets import PRESETS
-from ..affinities.table import HEADS, KERNELS, SCOPES, check_combination
+from .._affinity.features import KINDS
+from .._affinity.presets import PRESETS
+from .._affinity.table import HEADS, KERNELS, SCOPES, check_combination
+from .._compute.settings import computing
+from .._io.outputs import local_path
 from ..errors import AffinityError, StudyError
-from ..outputs import local_path
-from ..settings import computing
-from .config import (
-    AffinityChoice,
-    LayerChoice,
-    ModelChoice,
-    PictureChoice,
-    ScenesChoice,
-    Study,
-    Tolerances,
-    portable,
-)
+from .config import AffinityChoice, LayerChoice, ModelChoice, PictureChoice, ScenesChoice, Study, Tolerances, portable
 from .yaml_text import Places, read_yaml
 
 EACH = "each"

@@ -11,11 +11,11 @@ from typing import Any
 
 import xarray as xr
 
-from ..capturing import capture
+from .._analysis.trust import outlying_masks
+from .._capture import capture
+from .._compute.settings import computing
+from .._io.outputs import writable_path, write_whole
 from ..errors import SpectralToolkitError, StoreError, StudyError, UnwritableError
-from ..outputs import writable_path, write_whole
-from ..settings import computing
-from ..trust import outlying_masks
 from .cache import Cache, open_answer
 from .claim import claimed
 from .computing import compute_cell

@@ -9,10 +9,10 @@ from typing import Any
 
 import xarray as xr
 
-from ..trust import Statement
-from ..views.page import Caption, provenance
-from ..views.recipe import call, capture_lines, figure_recipe, solve_lines
-from ..views.study_page import ShownCell, ShownGroup, scores_shown, shown_group, study_html
+from .._analysis.trust import Statement
+from .._explorer.recipe import call, capture_lines, figure_recipe, solve_lines
+from .._views.report_data import Caption, provenance
+from .._views.study_page import ShownCell, ShownGroup, scores_shown, shown_group, study_html
 from .config import Study, portable
 from .plan import Cell, Group, StudyPlan
 
@@ -125,7 +125,7 @@ def cell_recipe(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Ma
 
 
 def _score_lines(cell: Cell, group: Group, study: Study, name: str, scores: Mapping[str, Any]) -> list[str]:
-    lines = ["from spectral_toolkit.scoring.answers import answer_scores"]
+    lines = ["from spectral_toolkit._analysis.scores.results import answer_scores"]
     joint = name
     if study.scope == "image":
         joint = f"{name}_joint"

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..decoding import read_numbers
+from .._io.decoding import read_numbers
+from .._io.images import Pictures, load_images
 from ..errors import SpectralToolkitError, StudyError
-from ..images import Pictures, load_images
 from ..scenes import sample
 from .config import ModelChoice, PictureChoice, Study, portable
 
 if TYPE_CHECKING:
-    from ..models import Model
+    from .._models import Model
 
 _WILD = "*?["
 
@@ -175,7 +175,7 @@ def _label_map(path: Path) -> np.ndarray:
 
 def load_study_model(choice: ModelChoice, study: Study) -> Model:
     """Load a model by name, or from a folder beside the study's file."""
-    from ..models import load_model
+    from .._models import load_model
 
     return load_model(
         model_source(choice, study.folder), device=study.device, dtype=choice.dtype, revision=choice.revision

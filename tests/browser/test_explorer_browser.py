@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Error, Page, sync_playwright
 from real_jupyter import address, complaints, notebook, serving
 
 import spectral_toolkit as st
-from spectral_toolkit.views.composite import blend, colour_field, symmetric_limit
+from spectral_toolkit._render.composite import blend, colour_field, symmetric_limit
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Locator, Page
 from watched_page import HOSTILE, Watched, expected, pixels
 
 import spectral_toolkit as st
-from spectral_toolkit.affinities.presets import preset_weights
-from spectral_toolkit.views import composite
+from spectral_toolkit._affinity.presets import preset_weights
+from spectral_toolkit._render import composite
 
 pytestmark = pytest.mark.browser
 

@@ -15,8 +15,8 @@ from playwright.sync_api import Browser
 from watched_page import HOSTILE, Watched, pixels
 
 import spectral_toolkit as st
-from spectral_toolkit.views import composite
-from spectral_toolkit.views.report import render_report
+from spectral_toolkit._render import composite
+from spectral_toolkit._views.report import render_report
 
 pytestmark = pytest.mark.browser
 

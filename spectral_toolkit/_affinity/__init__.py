@@ -1,0 +1,273 @@
+"""From activations to affinities: kinds, kernels, and the graph of layers a solver works on."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from .._compute.devices import resolve_device
+from .._compute.settings import computing
+from .._io.activations import check_tree, image_names, layer_names
+from .._io.outputs import remove_remains, writable_path
+from .._io.pairing import image_hashes, refuse_other_images
+from ..errors import AffinityError
+from .approximate_neighbours import check_installed
+from .dataset_graph import DatasetGraph, too_fine
+from .layer_graph import DENSE_BYTES, LayerGraph, Member, Recipe, Weights, make_members, resolve_weights
+from .table import KERNELS, SEARCHES, check_combination, default_kernel
+
+__all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel"]
+
+
+@computing
+def affinity(
+    acts: xr.DataTree,
+    kind: str = "qk",
+    *,
+    kernel: str | None = None,
+    heads: str = "mean",
+    scope: str = "image",
+    weights: Weights = None,
+    layers: str | Sequence[str] = "all",
+    device: str = "auto",
+    dense_bytes: float = DENSE_BYTES,
+    mask: Mapping[str, xr.DataArray] | None = None,
+    search: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    **options: float,
+) -> LayerGraph:
+    """Turn every layer of a capture into an affinity between its patches.
+
+    Nothing large is computed here: operators are built when a solver first asks for them, then kept; ``acts`` must not
+    be changed afterwards.
+
+    Parameters
+    ----------
+    acts
+        Activations from :func:`spectral_toolkit.capture`, or a tree built by hand with the same names.
+    kind
+        What is compared: ``"qk"`` queries with keys, ``"vv"`` values, ``"kk"`` keys, ``"qq"`` queries,
+        ``"token"`` the residual stream, ``"qk_unrotated"`` queries with keys before their rotary positions.
+    kernel
+        ``"softmax"`` (the model's own attention; ``"qk"`` only, where it is the default), ``"cosine"`` (default of
+        the other kinds), ``"shifted_cosine"`` or ``"rbf"``; with ``scope="dataset"`` ``"knn"`` (cosine, kept between
+        a patch and the nearest in its image and in the others; the default) or ``"shifted_cosine"`` (exact at any size,
+        and the default where the search for neighbours would take hours, which ``notes`` then says). Every affinity is
+        made symmetric, (W + W') / 2, head by head, and keeps its diagonal.
+    heads
+        ``"mean"`` averages the heads of a layer; ``"each"`` makes every head a layer of its own, ``"<layer>[<head>]"``,
+        with its own weight and share.
+    scope
+        ``"image"``: every picture alone. ``"dataset"``: one problem over all pictures, with edges inside them and
+        between them; the activations are read layer by layer, so they may lie in a store larger than memory. Where
+        layers differ in resolution, those of more than 32 x 32 patches are left out (weight 0), as in the source paper,
+        and ``notes`` says so: name them in ``weights`` or ``layers`` to have them.
+    weights
+        Layer weights >= 0: a mapping from names (others stay 1), one number per layer in the order of ``layers``, or
+        None for all ones. Draws of a denoiser (``timestep``, ``noise``) are averaged over like heads, head by head and
+        draw by draw; select one before with ``acts.sel(timestep=...)``.
+    layers
+        ``"all"`` or the names of those to use.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    dense_bytes
+        A layer whose matrix (n_l^2 float32 for one image, one for all heads and draws) would exceed this is never
+        formed; its products are recomputed in tiles of 64 MiB, which ``notes`` then says. 2 GiB by default; all layers
+        together may take 4 GiB, and the finest are recomputed beyond that. A matrix for each head is never formed.
+    mask
+        Tokens to leave out, layer by layer: a mapping from names of layers to booleans (image, y, x), true where the
+        token is to have no affinity to any other, such as :func:`spectral_toolkit._analysis.trust.outlying_masks` finds. A cell
+        masked in every layer is isolated. Of scope ``"image"`` only.
+    search
+        How knn finds neighbours in other images: ``"exact"`` (the default) compares every pair; ``"faiss"`` looks
+        through a part of an index, for large sets (needs faiss-cpu). How many of the true neighbours it found, measured
+        on 256 patches a layer and head, is said in the graph's and the answer's ``notes``; it looks until that is about
+        0.95 or more. Neighbours in the same image are always exact.
+    folder
+        Where knn keeps what it finds, a table for each layer and head, made if it does not exist: another graph of the
+        same activations and settings, after an interruption or tomorrow, reads them instead of searching again. Where
+        neighbours do not fit in memory, their edges lie there too; without a folder, in a temporary one. It may be
+        deleted at any time when no graph uses it.
+    **options
+        ``threshold`` in [0, 1) (cosine; default 0.1: similarities at or below it count as zero, as in the source
+        paper's dataset protocol), ``bandwidth`` > 0 (rbf; default 0.5, in units of the root mean square distance of a
+        layer and head), ``steps`` >= 1 (walk the row-normalised affinity that many steps), ``within`` and ``across``
+        (knn; default 50 each: how many neighbours a patch has, per layer and head, in its image and in the others;
+        ``threshold`` applies too).
+
+    Returns
+    -------
+    LayerGraph
+
+    Raises
+    ------
+    AffinityError
+        If the combination does not exist or an option is out of range.
+    ActivationsError
+        If a layer lacks the quantity.
+    StoreError
+        When a solver asks for neighbours: if ``folder`` cannot be written to, is too small, or holds damaged tables.
+
+    References
+    ----------
+    Zhang, Yunis & Maire, CVPR 2024, arXiv 2312.06716, section 3: the affinities. Ivanova et al., arXiv 2412.04678:
+    the walk.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> affinity(acts, "vv", device="cpu")
+    LayerGraph('vv', kernel='cosine', heads='mean', scope='image': 1 layers on 3x4, 1 images)
+    """
+    check_tree(acts)
+    if kernel is not None and not isinstance(kernel, str):
+        raise AffinityError(f"kernel={kernel!r} is not a name: use one of {', '.join(map(repr, KERNELS))}.")
+    if not isinstance(dense_bytes, numbers.Real) or not dense_bytes >= 0:
+        raise AffinityError(f"dense_bytes={dense_bytes!r} is not a number of bytes: expected a number of at least 0.")
+    chosen: dict[str, float | str] = {**options, **({} if search is None else {"search": search})}
+    by_default = kernel is None and not chosen and folder is None
+    kernel = check_combination(kind, kernel, heads, scope, chosen)
+    checked = tuple((name, _checked_option(name, value)) for name, value in sorted(options.items()))
+    # The default is not spelled out, so that a graph is the same whether it was asked for or not.
+    checked += (("search", _checked_search(search)),) if search not in (None, "exact") else ()
+    kept = _checked_folder(folder, kernel)
+    names = layer_names(acts)
+    if not isinstance(layers, str | list | tuple):
+        raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
+    if not isinstance(layers, str):
+        unknown = [name for name in layers if name not in names]
+        if unknown or not layers:
+            raise AffinityError(
+                f"layers={list(layers)!r} names {unknown or 'nothing'}: use 'all' or names among {', '.join(names)}."
+            )
+        names = [name for name in names if name in layers]
+        weights = _by_name(weights, layers, names, heads)
+    elif layers != "all":
+        raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
+    members = make_members(acts, names, kind, heads)
+    masked = _checked_mask(mask, acts)
+    if scope == "dataset":
+        if masked:
+            raise AffinityError("mask is not offered with scope='dataset': leave it out, or use scope='image'.")
+        remark = ""
+        # Layers asked for by name are all wanted.
+        cells = {member.layer: member.n_cells for member in members}
+        left_out = too_fine(cells) if isinstance(layers, str) else ()
+        default = {member.name: 0.0 if member.layer in left_out else 1.0 for member in members}
+        weight = resolve_weights(weights, members, default)
+        pairs = _pairs_to_compare([m for m in members if weight[m.name] > 0], len(image_names(acts)))
+        if by_default and pairs > MOST_PAIRS:
+            kernel, checked = "shifted_cosine", ()
+            remark = (
+                f"Shifted cosine instead of knn, whose search would compare {pairs:.1e} pairs of vectors "
+                "(search='faiss' compares fewer)."
+            )
+        return DatasetGraph(
+            acts,
+            members,
+            Recipe(kind, kernel, heads, scope, checked),
+            weights=weights,
+            device=resolve_device(device),
+            folder=kept,
+            remark=remark,
+            left_out=left_out,
+        )
+    return LayerGraph(
+        acts,
+        members,
+        Recipe(kind, kernel, heads, scope, checked),
+        weights=weights,
+        device=resolve_device(device),
+        dense_bytes=dense_bytes,
+        mask=masked,
+    )
+
+
+def _by_name(weights: Weights, layers: Sequence[str], names: list[str], heads: str) -> Weights:
+    """Weights in the order in which layers were named, where that is not their order in depth, as a mapping."""
+    if weights is None or isinstance(weights, Mapping) or list(layers) == names:
+        return weights
+    values = list(np.atleast_1d(np.asarray(weights)))
+    if heads != "mean" or len(values) != len(names) or len(layers) != len(names):
+        raise AffinityError(
+            f"weights={values!r} cannot be told apart by place, as layers={list(layers)!r} are not in order of depth: "
+            "give a mapping from names to weights."
+        )
+    return dict(zip(layers, values, strict=True))
+
+
+def _checked_mask(mask: object, acts: xr.DataTree) -> dict[str, np.ndarray]:
+    if mask is None:
+        return {}
+    if not isinstance(mask, Mapping):
+        raise AffinityError(f"mask is a {type(mask).__name__}: give a mapping from layers to booleans (image, y, x).")
+    checked, names = {}, image_names(acts)
+    for layer, values in mask.items():
+        if layer not in acts.children:
+            raise AffinityError(f"mask names {layer!r}, which is no layer: use {', '.join(layer_names(acts))}.")
+        sizes = {name: acts.children[layer].sizes[name] for name in ("image", "y", "x")}
+        if not isinstance(values, xr.DataArray) or dict(values.sizes) != sizes or values.dtype != bool:
+            raise AffinityError(f"mask of layer {layer!r} is not understood: expected booleans of sizes {sizes}.")
+        if "image" in values.coords:
+            if (given := [str(name) for name in values["image"].values]) != names:
+                raise AffinityError(
+                    f"mask of layer {layer!r} is of other images than the activations, or in another order (it begins "
+                    f"with {given[0]!r}): choose them with .sel(image=...)."
+                )
+            hashes = image_hashes(values, names), image_hashes(acts, names)
+            refuse_other_images(names, *hashes, (f"mask of layer {layer!r}", "the activations"), AffinityError)
+        checked[layer] = values.transpose("image", "y", "x").values
+    return checked
+
+
+MOST_PAIRS = 4e12
+"""Comparisons that a search for neighbours makes unasked: about an hour on two cores."""
+
+
+def _checked_search(search: object) -> str:
+    if search not in SEARCHES:
+        raise AffinityError(f"search={search!r} is not offered: use one of {', '.join(map(repr, SEARCHES))}.")
+    check_installed()
+    return str(search)
+
+
+def _checked_folder(folder: object, kernel: str) -> Path | None:
+    if folder is None:
+        return None
+    if kernel != "knn":
+        raise AffinityError(f"folder={str(folder)!r} means nothing to kernel={kernel!r}: leave it out, or use 'knn'.")
+    path = writable_path(folder, "folder", error=AffinityError)
+    if path.exists() and not path.is_dir():
+        raise AffinityError(f"folder={str(path)!r} is a file, and a folder is needed for the tables: choose another.")
+    remove_remains(path)
+    return path
+
+
+def _pairs_to_compare(members: Sequence[Member], n_images: int) -> float:
+    layers = {member.layer: member for member in members}.values()
+    return float(sum(m.n_heads * (m.n_cells * n_images) ** 2 for m in layers))
+
+
+_OPTION_RANGES = {
+    "threshold": ("a number in [0, 1)", lambda value: 0 <= value < 1),
+    "bandwidth": ("a number above 0", lambda value: value > 0),
+    "within": ("a whole number of at least 1", lambda value: value >= 1 and value == int(value)),
+    "across": ("a whole number of at least 0", lambda value: value >= 0 and value == int(value)),
+    "steps": ("a whole number of at least 1", lambda value: value >= 1 and value == int(value)),
+}
+
+
+def _checked_option(name: str, value: float) -> float:
+    expected, fits = _OPTION_RANGES[name]
+    if isinstance(value, bool) or not (isinstance(value, numbers.Real) and math.isfinite(value) and fits(value)):
+        raise AffinityError(f"{name}={value!r} is out of range: expected {expected}.")
+    return float(value)

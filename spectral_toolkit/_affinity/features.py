@@ -1,0 +1,255 @@
+"""Reading one layer's vectors out of a tree of activations, checked, as torch tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from .._io.activations import DRAWS, UNROTATED, image_names
+from ..errors import ActivationsError, StoreError, first_line
+from .resampling import Grid
+
+KINDS: dict[str, tuple[str, str]] = {
+    "qk": ("query", "key"),
+    "vv": ("value", "value"),
+    "kk": ("key", "key"),
+    "qq": ("query", "query"),
+    "token": ("token", "token"),
+    "qk_unrotated": ("query_unrotated", "key_unrotated"),
+}
+"""Which two quantities each kind of affinity compares: rows against columns."""
+
+_DAMAGE = (ValueError, OSError, RuntimeError, KeyError)
+"""What zarr and its codecs raise where a store is damaged."""
+_ROTARY_ONLY = " (of a model with rotary positions)"
+
+
+@dataclass(frozen=True)
+class LayerFeatures:
+    """Two sets of vectors to compare, for a few images at once.
+
+    ``left`` and ``right`` have shape (images, heads, n, channels), patches row by row; for a symmetric kind
+    they are the same tensor. ``special_right`` (images, heads, special, channels) and ``bias``
+    (heads, special + n, special + n) are what the model's own attention needs beside them.
+
+    Of a denoiser the heads of every draw (timestep and noise) follow each other: ``heads`` is draws times heads, and
+    the bias, the same in all draws, may have fewer.
+    """
+
+    layer: str
+    grid: Grid
+    left: Float[Tensor, "images heads n channels"]
+    right: Float[Tensor, "images heads n channels"]
+    special_right: Float[Tensor, "images heads special channels"] | None = None
+    scale: float | None = None
+    bias: Float[Tensor, "biases tokens tokens"] | None = None
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.left is self.right
+
+    @property
+    def n(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def pick(self, heads: Sequence[int]) -> LayerFeatures:
+        """The same layer seen through some heads only."""
+        keep = list(heads)
+        left = self.left[:, keep]
+        return LayerFeatures(
+            layer=self.layer,
+            grid=self.grid,
+            left=left,
+            right=left if self.is_symmetric else self.right[:, keep],
+            special_right=None if self.special_right is None else self.special_right[:, keep],
+            scale=self.scale,
+            bias=None if self.bias is None else self.bias[[head % len(self.bias) for head in keep]],
+        )
+
+
+def layer_shape(node: xr.DataTree, layer: str, kind: str) -> tuple[Grid, int, int, int]:
+    """Grid, number of heads, of draws and of channels of a layer, without reading its values."""
+    quantity = _variable(node, layer, KINDS[kind][0], kind)
+    grid = (quantity.sizes["y"], quantity.sizes["x"])
+    draws = math.prod(quantity.sizes.get(name, 1) for name in DRAWS)
+    return grid, quantity.sizes.get("head", 1), draws, quantity.sizes["feature" if kind == "token" else "channel"]
+
+
+def read_features(
+    activations: xr.DataTree, layer: str, kind: str, images: slice, device: torch.device, *, for_softmax: bool = False
+) -> LayerFeatures:
+    """Vectors of one layer for a slice of the images.
+
+    Half precision is read as float32; float64 stays float64, so affinities are as exact as their input.
+
+    Raises
+    ------
+    ActivationsError
+        If a quantity is missing, has other dimensions than the data model's, or holds NaN or infinity.
+    StoreError
+        If it lies in a store and cannot be read from there.
+    """
+    node = activations.children[layer]
+    left_name, right_name = KINDS[kind]
+    left_values = _variable(node, layer, left_name, kind)
+    left = _patches(activations, left_values, layer, images, device)
+    right = left
+    if right_name != left_name:
+        right_values = _variable(node, layer, right_name, kind)
+        if right_values.sizes != left_values.sizes:
+            raise ActivationsError(
+                f"Layer {layer!r}: {left_name} has sizes {dict(left_values.sizes)} but {right_name} has "
+                f"{dict(right_values.sizes)}; the two must agree to be compared."
+            )
+        right = _patches(activations, right_values, layer, images, device)
+    grid = (left_values.sizes["y"], left_values.sizes["x"])
+    if not for_softmax:
+        return LayerFeatures(layer, grid, left, right)
+    scale = _scale(node, layer)
+    special = None
+    n_special = node.sizes.get("special", 0)
+    if n_special and f"special_{right_name}" not in node.data_vars:
+        raise ActivationsError(
+            f"Layer {layer!r} has {n_special} special tokens but no 'special_{right_name}', over which softmax must "
+            f"run too: capture {right_name!r} again, drop the dimension 'special', or use kernel='cosine'."
+        )
+    if f"special_{right_name}" in node.data_vars and node.sizes.get("special", 0) > 0:
+        values = node.dataset[f"special_{right_name}"]
+        draws = [dim for dim in DRAWS if dim in values.dims]
+        values = values.transpose("image", *draws, "head", "special", "channel")
+        special = _tensor(activations, values, layer, images, device).flatten(1, -3)
+    bias = None
+    if "attention_bias" in node.data_vars:
+        bias = _bias(node, layer, (left_values.sizes["head"], n_special + left.shape[2]), left)
+    return LayerFeatures(layer, grid, left, right, special, scale, bias)
+
+
+def _scale(node: xr.DataTree, layer: str) -> float:
+    if "scale" not in node.attrs:
+        raise ActivationsError(
+            f"Layer {layer!r} has no attribute 'scale', which softmax needs (what multiplies q k'): set "
+            "node.attrs['scale'], or use kernel='cosine'."
+        )
+    try:
+        scale = float(node.attrs["scale"])
+    except (TypeError, ValueError):
+        scale = math.nan
+    if not (math.isfinite(scale) and scale > 0):
+        raise ActivationsError(
+            f"Layer {layer!r} has scale={node.attrs['scale']!r}: expected what multiplies q k' before the softmax, a "
+            "finite number above 0."
+        )
+    return scale
+
+
+def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int], like: Tensor) -> Tensor:
+    heads, tokens = expected
+    dims = ("head", "query_token", "key_token")
+    variable = node.dataset["attention_bias"]
+    if not set(dims) <= set(variable.dims):
+        raise ActivationsError(
+            f"'attention_bias' of layer {layer!r} has dimensions {tuple(map(str, variable.dims))}; expected {dims}: "
+            "capture the layer again, or use kernel='cosine'."
+        )
+    try:
+        values = np.asarray(variable.transpose(..., *dims).values, dtype=np.float64)
+    except _DAMAGE as error:
+        raise _damaged("attention_bias", repr(layer), error) from error
+    # Trees that were joined along their images, say, have one bias for each of them.
+    values = values.reshape(-1, *values.shape[-3:])
+    if not all(np.array_equal(one, values[0], equal_nan=True) for one in values[1:]):  # NaN is refused below
+        further = " and ".join(str(dim) for dim in variable.dims if dim not in dims)
+        raise ActivationsError(
+            f"'attention_bias' of layer {layer!r} is not the same for every {further}, and a graph has one for all: "
+            "solve captures with different biases one by one, or use kernel='cosine'."
+        )
+    values = values[0]
+    if values.shape != (heads, tokens, tokens):
+        raise ActivationsError(
+            f"'attention_bias' of layer {layer!r} has shape {values.shape}; expected {(heads, tokens, tokens)}: heads, "
+            "and special tokens and patches twice."
+        )
+    if np.isnan(values).any() or np.isposinf(values).any():
+        raise ActivationsError(f"'attention_bias' of layer {layer!r} holds NaN or +infinity: capture the layer again.")
+    # Minus infinity hides a token; the lowest number does the same, and leaves a row that hides all of them defined.
+    lowest = torch.finfo(like.dtype).min
+    return torch.as_tensor(np.maximum(values, lowest)).to(device=like.device, dtype=like.dtype)
+
+
+def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArray:
+    expected = ("image", "y", "x", "feature") if name == "token" else ("image", "head", "y", "x", "channel")
+    if name not in node.data_vars:
+        present = ", ".join(str(variable) for variable in node.data_vars) or "nothing"
+        raise ActivationsError(
+            f"Affinity {kind!r} needs {name!r} of layer {layer!r}, which holds {present}: capture it with "
+            f"quantities=(..., {name!r}){_ROTARY_ONLY if name in UNROTATED else ''} or choose another kind."
+        )
+    variable = node.dataset[name]
+    if "value_channel" in variable.dims:  # values of another width than queries and keys
+        variable = variable.rename(value_channel="channel")
+    draws = tuple(dim for dim in DRAWS if dim in variable.dims)
+    if set(variable.dims) != {*expected, *draws}:
+        raise ActivationsError(
+            f"{name!r} of layer {layer!r} has dimensions {tuple(map(str, variable.dims))}; expected {expected}."
+        )
+    return variable.transpose(expected[0], *draws, *expected[1:])
+
+
+def _patches(
+    activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice, device: torch.device
+) -> Tensor:
+    values = _tensor(activations, variable, layer, images, device)
+    if variable.name == "token":
+        values = values.unsqueeze(-4)
+    # Heads of every draw after each other.
+    return values.flatten(1, -4).flatten(2, 3)
+
+
+def _tensor(
+    activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice, device: torch.device
+) -> Tensor:
+    try:
+        values = np.ascontiguousarray(variable.isel(image=images).values)
+    except _DAMAGE:
+        _find_damage(activations, variable, layer, images)
+        raise
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ActivationsError(
+            f"{variable.name!r} of layer {layer!r} has dtype {values.dtype}; expected a floating-point type."
+        )
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        index = range(*images.indices(variable.sizes["image"]))[int(np.argmin(finite))]
+        raise ActivationsError(
+            f"{variable.name!r} of layer {layer!r} holds NaN or infinity in image {image_names(activations)[index]!r}: "
+            "leave the image or the layer out, or capture again in float32."
+        )
+    dtype = torch.float64 if values.dtype == np.float64 and device.type != "mps" else torch.float32
+    if not values.flags.writeable:
+        values = values.copy()
+    return torch.as_tensor(values).to(device=device, dtype=dtype)
+
+
+def _find_damage(activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice) -> None:
+    """Say which of the images cannot be read."""
+    for index in range(*images.indices(variable.sizes["image"])):
+        try:
+            variable.isel(image=index).load()
+        except _DAMAGE as error:
+            raise _damaged(
+                str(variable.name), f"{layer!r} in image {image_names(activations)[index]!r}", error
+            ) from error
+
+
+def _damaged(name: str, where: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"{name!r} of layer {where} cannot be read from its store ({first_line(error)}): capture again to another "
+        "folder, or leave the image or the layer out."
+    )

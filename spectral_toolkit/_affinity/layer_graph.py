@@ -1,0 +1,388 @@
+"""LayerGraph: one affinity operator per layer of a capture, and the layers' weights."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+
+from .._compute.settings import computing
+from .._io.activations import image_names
+from .._io.pairing import image_hashes
+from .._io.reprs import Described, few
+from ..errors import AffinityError
+from .features import KINDS, layer_shape, read_features
+from .operators import DenseOperator, LowRankOperator, Operator, Rows, TiledOperator, WalkOperator, dense_from_rows
+from .resampling import Grid
+from .table import KERNELS
+
+Weights = Mapping[str, float] | Sequence[float] | None
+
+DENSE_BYTES = 2 * 2**30
+"""A layer whose matrix would take more, for one image in float32, is never formed: its products are made of tiles."""
+CACHE_BYTES = 4 * 2**30
+"""What the matrices of all layers together may take, for one image; beyond it the finest are made of tiles too."""
+CONTENT = ("weights_sha256", "config_sha256", "pictures_sha256")
+"""Attributes of activations that say which model and which pictures they are of."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One operator of the graph: a layer, or one head of it.
+
+    ``n_heads`` counts the heads of all draws of a denoiser, which are averaged as heads are; ``head`` is one of the
+    model's own.
+    """
+
+    name: str
+    layer: str
+    head: int | None
+    grid: Grid
+    rank: int
+    n_heads: int = 1
+    n_draws: int = 1
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The heads of the layer that it is made of, of every draw."""
+        if self.head is None:
+            return tuple(range(self.n_heads))
+        return tuple(range(self.head, self.n_heads, self.n_heads // self.n_draws))
+
+    @property
+    def n_cells(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the numbers of a graph, but for activations and weights."""
+
+    kind: str
+    kernel: str
+    heads: str
+    scope: str
+    options: tuple[tuple[str, float | str], ...] = ()
+
+
+class LayerGraph(Described):
+    """Affinities of all layers of one capture; made by :func:`spectral_toolkit.affinity`.
+
+    Operators are built when first asked for and kept while they fit in ``cache_bytes``, so that solving again
+    under other weights rebuilds nothing. The activations must not be changed meanwhile.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        Names in depth order; with ``heads="each"`` one entry per head, ``"<layer>[<head>]"``.
+    weights : dict[str, float]
+        One non-negative weight per entry of ``layers``.
+    images, hashes : tuple of str
+        Names of the images, and the hashes of their pixels; empty where the activations know none.
+    subspaces : dict
+        Room for solvers: per batch of images and grid, a fingerprint of the last answer and the subspace it was
+        found in, which holds more than the answer and makes a warm start from that answer quicker.
+    """
+
+    def __init__(
+        self,
+        activations: xr.DataTree,
+        members: Sequence[Member],
+        recipe: Recipe,
+        *,
+        weights: Weights = None,
+        device: torch.device,
+        dense_bytes: float = DENSE_BYTES,
+        cache_bytes: int = CACHE_BYTES,
+        mask: Mapping[str, np.ndarray] | None = None,
+        left_out: Sequence[str] = (),
+    ) -> None:
+        self.activations = activations
+        self.members = tuple(members)
+        self.recipe = recipe
+        self.device = device
+        self.dense_bytes = dense_bytes
+        self.cache_bytes = cache_bytes
+        self.mask = dict(mask or {})
+        self.images = tuple(image_names(activations))
+        self.hashes = tuple(image_hashes(activations, self.images))
+        self.left_out = tuple(left_out)
+        self._default_weights = {m.name: 0.0 if m.layer in self.left_out else 1.0 for m in self.members}
+        self._weights = resolve_weights(weights, self.members, self._default_weights)
+        self._cache: dict[tuple[str, int, int], Operator] = {}
+        self.subspaces: dict[tuple[int, int, Grid], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the answer should know of how the affinities were made."""
+        remarks = []
+        used = [member for member in self.members if self.weights[member.name] > 0]
+        tiled = [member for member in used if not self.is_dense(member)]
+        if tiled and not KERNELS[self.recipe.kernel].low_rank:
+            names = ", ".join(member.name for member in tiled)
+            pairs = sum(len(member.heads) * member.n_cells**2 for member in tiled)
+            remarks.append(
+                f"Affinities recomputed in tiles at every product, {pairs:.1e} similarities each time, as their "
+                f"matrices exceed dense_bytes, or those of all layers cache_bytes: {names}. That is slow: fewer layers "
+                "or pixels make it quick."
+            )
+        masked = {m.layer: int(self.mask[m.layer].sum()) for m in used if m.layer in self.mask}
+        if any(masked.values()):
+            counts = ", ".join(f"{count} of {layer}" for layer, count in masked.items() if count)
+            remarks.append(f"Masked tokens, which have no affinity in their layer: {counts}.")
+        return tuple(remarks)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return dict(self._weights)
+
+    @computing
+    def reweight(self, weights: Weights) -> LayerGraph:
+        """The same graph under other weights; operators already built are shared.
+
+        Parameters
+        ----------
+        weights
+            A mapping from layer names to weights >= 0 (layers not named keep theirs; the name of a layer
+            stands for all its heads), or one weight per entry of ``layers``, or None for all ones (and zero for layers
+            left out of a dataset).
+
+        Raises
+        ------
+        AffinityError
+            If a name is unknown, or a weight is negative, NaN or infinite.
+        """
+        other = copy.copy(self)
+        start = self._default_weights if weights is None else self._weights
+        other._weights = resolve_weights(weights, self.members, start)
+        return other
+
+    @computing
+    def operators(self, member: Member, images: slice) -> Operator:
+        """The affinity operator of one member for a slice of the images."""
+        start, stop, _ = images.indices(len(self.images))
+        key = (member.name, start, stop)
+        if key not in self._cache:
+            operator = self._build(member, slice(start, stop))
+            self._check(operator, member, start)
+            if self.cached_bytes + operator.n_bytes > self.cache_bytes:
+                return operator
+            self._cache[key] = operator
+        return self._cache[key]
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes held by the operators that are kept."""
+        return sum(operator.n_bytes for operator in self._cache.values())
+
+    def is_dense(self, member: Member) -> bool:
+        """Whether the member's affinity is held as a matrix rather than as factors or recomputed tiles."""
+        return member.name in self._dense_members
+
+    @functools.cached_property
+    def _dense_members(self) -> frozenset[str]:
+        return dense_members(self.members, self.recipe.kernel, self.dense_bytes, self.cache_bytes)
+
+    @computing
+    def to_dense(self, image: int | str = 0) -> dict[str, np.ndarray]:
+        """Every layer's affinity W of one image, as the solver sees it but for the scaling of its total degree.
+
+        Returns
+        -------
+        dict
+            Layer name to float64 array (n_l, n_l), symmetric, non-negative.
+        """
+        index = self.image_index(image)
+        images = slice(index, index + 1)
+        return {member.name: self.operators(member, images).dense()[0].cpu().numpy() for member in self.members}
+
+    @property
+    def attrs(self) -> dict[str, object]:
+        """What an answer says of the graph it was solved from, as attributes that every store can hold."""
+        return {
+            "affinity": self.recipe.kind,
+            "kernel": self.recipe.kernel,
+            "kernel_options": json.dumps(dict(self.recipe.options)),
+            "layers": json.dumps(self.layers),
+            "weights": json.dumps(list(self.weights.values())),
+            "heads": self.recipe.heads,
+            "scope": self.recipe.scope,
+        }
+
+    @property
+    def content(self) -> dict[str, object]:
+        """What an answer says of the model and the pictures, as attributes: as far as that must be the same."""
+        told = {f"activations_{name}": self.activations.attrs.get(name) for name in CONTENT}
+        return {name: value for name, value in told.items() if value is not None}
+
+    def image_index(self, image: int | str) -> int:
+        """Position of an image given by name or number."""
+        if isinstance(image, str) and image in self.images:
+            return self.images.index(image)
+        if isinstance(image, (int, np.integer)) and -len(self.images) <= image < len(self.images):
+            return int(image) % len(self.images)
+        raise AffinityError(
+            f"image={image!r} is not among the {len(self.images)} images: use a number below that or one of the names "
+            f"{', '.join(self.images[:5])}{', ...' if len(self.images) > 5 else ''}."
+        )
+
+    def _check(self, operator: Operator, member: Member, first: int) -> None:
+        finite = torch.isfinite(operator.degree).all(dim=1)
+        if not bool(finite.all()):
+            image = self.images[first + int(finite.to(torch.int8).argmin())]
+            raise AffinityError(
+                f"The affinities of layer {member.name!r} in image {image!r} are not finite: its {self.recipe.kind} "
+                "products overflow; check the activations, or use kernel='cosine'."
+            )
+
+    def _build(self, member: Member, images: slice) -> Operator:
+        recipe = self.recipe
+        kernel = KERNELS[recipe.kernel]
+        options = dict(recipe.options)
+        steps = int(options.pop("steps", 1))
+        features = read_features(
+            self.activations, member.layer, recipe.kind, images, self.device, for_softmax=recipe.kernel == "softmax"
+        )
+        if member.head is not None:
+            features = features.pick(member.heads)
+        n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
+        keep = self.unmasked(member, images)
+        if kernel.low_rank and not self.is_dense(member) and steps == 1:
+            left, right = kernel.module.factors(features)
+            if keep is None:
+                return LowRankOperator(left, right)
+            kept = keep.to(left)[:, :, None]
+            masked = left * kept
+            return LowRankOperator(masked, masked if left is right else right * kept)
+        rows = kernel.module.prepare(features, **options)
+        if keep is not None:
+            rows = masked_rows(rows, keep)
+        if steps > 1:
+            if n * n * 4 > self.dense_bytes:
+                raise AffinityError(
+                    f"steps={steps} needs the matrix of layer {member.name!r}, {n * n * 4:,} bytes, above "
+                    f"dense_bytes={self.dense_bytes:,}: raise dense_bytes, use steps=1 or a smaller picture."
+                )
+            return WalkOperator(dense_from_rows(rows, n, n_images), steps)
+        if not self.is_dense(member):
+            return TiledOperator(rows, n, n_images, features.left, symmetric=symmetric)
+        return DenseOperator.from_rows(rows, n, n_images, symmetric=symmetric)
+
+    def unmasked(self, member: Member, images: slice) -> torch.Tensor | None:
+        """Which tokens of a member are not masked, (images, n); None where all are kept."""
+        masked = self.mask.get(member.layer)
+        if masked is None or not masked[images].any():
+            return None
+        return torch.as_tensor(~masked[images], device=self.device).flatten(1)
+
+    def _facts(self) -> dict[str, object]:
+        recipe = self.recipe
+        grids = sorted({member.grid for member in self.members}, reverse=True)
+        weights = {name: weight for name, weight in self.weights.items() if weight != 1}
+        return {
+            "affinity": recipe.kind,
+            "kernel": recipe.kernel,
+            "heads": recipe.heads,
+            "scope": recipe.scope,
+            "layers": few(self.layers),
+            "grids": ", ".join(f"{rows}x{columns}" for rows, columns in grids),
+            "weights other than 1": ", ".join(f"{name} {weight:g}" for name, weight in weights.items()),
+            "images": few(self.images),
+            "device": self.device,
+        }
+
+    def _line(self) -> str:
+        recipe = self.recipe
+        grids = sorted({member.grid for member in self.members}, reverse=True)
+        return (
+            f"{type(self).__name__}({recipe.kind!r}, kernel={recipe.kernel!r}, heads={recipe.heads!r}, "
+            f"scope={recipe.scope!r}: "
+            f"{len(self.members)} layers on {', '.join(f'{rows}x{columns}' for rows, columns in grids)}, "
+            f"{len(self.images)} images)"
+        )
+
+
+def dense_members(
+    members: Sequence[Member], kernel: str, dense_bytes: float = DENSE_BYTES, cache_bytes: int = CACHE_BYTES
+) -> frozenset[str]:
+    """Names of the members that are held as matrices: coarse ones first, while all of them fit."""
+    low_rank = KERNELS[kernel].low_rank
+    held, total = set(), 0
+    for member in sorted(members, key=lambda member: member.n_cells):
+        n = member.n_cells
+        if (low_rank and n > 2 * member.rank) or n * n * 4 > dense_bytes:
+            continue
+        total += n * n * 4
+        if total <= cache_bytes:
+            held.add(member.name)
+    return frozenset(held)
+
+
+def masked_rows(rows: Rows, keep: torch.Tensor) -> Rows:
+    """The same rows with masked tokens tied to nothing, either way."""
+
+    def masked(start: int, stop: int) -> torch.Tensor:
+        tile = rows(start, stop)
+        kept = keep.to(tile)
+        return tile * kept[:, start:stop, None] * kept[:, None, :]
+
+    return masked
+
+
+def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, heads: str) -> list[Member]:
+    """The members of a graph, from shapes alone."""
+    members = []
+    for layer in layers:
+        grid, n_heads, n_draws, channels = layer_shape(activations.children[layer], layer, kind)
+        sides, total = len(set(KINDS[kind])), n_heads * n_draws
+        if heads == "mean":
+            members.append(Member(layer, layer, None, grid, sides * (1 + total * channels), total, n_draws))
+        else:
+            rank = sides * (1 + n_draws * channels)
+            members += [Member(f"{layer}[{h}]", layer, h, grid, rank, total, n_draws) for h in range(n_heads)]
+    return members
+
+
+def resolve_weights(weights: Weights, members: Sequence[Member], start: Mapping[str, float]) -> dict[str, float]:
+    """A weight for every member, checked; members that ``weights`` does not name keep what ``start`` has for them."""
+    resolved = dict(start)
+    if weights is None:
+        return resolved
+    if isinstance(weights, Mapping):
+        for name, weight in weights.items():
+            targets = [member.name for member in members if name in (member.name, member.layer)]
+            if not targets:
+                raise AffinityError(
+                    f"weights name {name!r}, which is no layer of this graph: use names among "
+                    f"{', '.join(member.name for member in members)}."
+                )
+            resolved.update({target: _checked_weight(target, weight) for target in targets})
+        return resolved
+    values = list(np.atleast_1d(np.asarray(weights)))
+    if len(values) != len(members):
+        raise AffinityError(
+            f"weights has {len(values)} entries but the graph has {len(members)} layers: give one weight per layer, "
+            "or a mapping from names to weights."
+        )
+    return {member.name: _checked_weight(member.name, value) for member, value in zip(members, values, strict=True)}
+
+
+def _checked_weight(name: str, weight: object) -> float:
+    try:
+        value = float(weight)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise AffinityError(f"The weight of layer {name!r} is {weight!r}: expected a finite number >= 0.")
+    return value

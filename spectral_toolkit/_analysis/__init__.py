@@ -1,0 +1,1 @@
+"""What results say: regions, scores, comparison, trust, memory. Arrays in, arrays out."""

@@ -1,0 +1,266 @@
+"""Regions: from eigenvectors to labelled segments, to masks of instances."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import xarray as xr
+
+from ..._affinity.layer_graph import LayerGraph
+from ..._compute.settings import computing
+from ...errors import RegionsError
+from .arguments import (
+    EMBEDDING,
+    METHODS,
+    check_graph,
+    check_options,
+    checked_method,
+    checked_number,
+    embedding_options,
+    whole,
+    within,
+)
+from .embedding import MOST, Embedding, embed
+from .found_instances import instances_of, parts_by_kmeans
+from .kmeans import segment_by_kmeans
+from .pixels import refine
+from .segments_by_cuts import THRESHOLD, parts_by_cuts, segment_by_cuts
+from .thresholds import cut_costs
+from .trees import hierarchy, limit_note, recut, written
+
+__all__ = ["METHODS", "cut_costs", "hierarchy", "instances", "recut", "refine", "segment"]
+
+
+@computing
+def segment(
+    eig: xr.Dataset,
+    n_segments: int | str = "auto",
+    *,
+    method: str = "kmeans",
+    graph: LayerGraph | None = None,
+    seed: int = 0,
+    **options: object,
+) -> xr.DataArray:
+    """Cut pictures into segments by their eigenvectors.
+
+    Pictures that were solved alone are grouped alone, so that segment 1 of one picture has nothing to do with segment
+    1 of another; pictures solved as one (``scope="dataset"``) are grouped as one, and a number means the same in all.
+
+    Parameters
+    ----------
+    eig
+        From :func:`spectral_toolkit.solve`, whole or one image of it (``eig.isel(image=0)``).
+    n_segments
+        With ``"kmeans"`` a whole number, or how to choose one between 2 and 10: ``"silhouette"`` (also ``"auto"``)
+        takes the number with the largest mean silhouette, over a seeded sample of 2,000 cells where there are more;
+        ``"eigengap"`` one more than there are components before the widest gap. With ``"cuts"`` an upper bound; 10 if
+        ``"auto"``.
+    method
+        ``"kmeans"``: k-means on the eigenvectors. ``"cuts"``: the joint graph is cut in two where the normalised cut is
+        smallest along its second eigenvector, and so is every part, solved anew, the cheapest cut first, while one
+        costs less than ``threshold`` (Shi & Malik 2000). Of ``eig`` this needs no more than the frame.
+    graph
+        What ``eig`` was solved from; cuts work on it, k-means has no use for it.
+    seed
+        Of the starts and of the sample.
+    **options
+        Of k-means: ``components`` (default None, all: how many eigenvectors to use, from the first), ``weighted``
+        (default True: each times sqrt(1 - eigenvalue), so that distances are those the joint affinity sees). Of cuts:
+        ``threshold`` (default 0.85; a normalised cut lies in [0, 2], one at random is about 1, and the best one of
+        unrelated patches 0.75 to 0.9: what is cut only just below the threshold may be nothing).
+
+    Returns
+    -------
+    xarray.DataArray
+        int64 ``(image, y, x)``, numbered from the largest segment, 0. Coordinates are those of ``eig``, besides
+        ``n_segments (image)`` (of all pictures together if they were solved as one) and ``isolated (image, y, x)``:
+        cells no affinity reaches are left out of the grouping and have the label of the nearest cell that one does; -1
+        where a picture has none. With k-means also ``silhouette (image)``, NaN where there are not two segments; with
+        cuts ``attrs["tree"]``, and for pictures cut one by one ``tree (image)``, which says whose is whose:
+        :func:`spectral_toolkit._analysis.regions.hierarchy` reads them, and :func:`spectral_toolkit._analysis.regions.recut` cuts elsewhere
+        without solving again.
+        ``attrs["notes"]`` says what else there is to know, also where a number was chosen that is the largest tried.
+
+    Raises
+    ------
+    RegionsError
+        If the eigenvectors cannot be used, there are fewer cells than segments, or an argument is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, spectral_toolkit as st
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=4)
+    >>> dict(st.segment(eig, 3).sizes)
+    {'image': 1, 'y': 3, 'x': 4}
+    """
+    checked_method(method, graph, options)
+    wanted = checked_number(n_segments, method)
+    seed = whole("seed", seed, 0)
+    points = embed(eig, **embedding_options(options)) if method == "kmeans" else embed(eig, weighted=False)
+    extra: dict[str, object] = {}
+    coords: dict[str, object] = {}
+    if method == "cuts":
+        assert graph is not None
+        threshold = within("threshold", options.get("threshold", THRESHOLD), 0, 2)
+        options = {**options, "threshold": threshold}
+        most = wanted if isinstance(wanted, int) else MOST
+        labels, trees, numbers = segment_by_cuts(points, graph, threshold, most, seed)
+        tree = written(trees, numbers, labels, points.names, points.hashes)
+        if wanted == "auto" and (note := limit_note(tree, threshold)):
+            points.notes.append(note)
+        extra["tree"] = tree
+        if not points.joint:
+            coords["tree"] = ("image", np.arange(len(trees)))
+    else:
+        _check_count(points, wanted)
+        labels, scores = segment_by_kmeans(points, wanted, seed)
+        coords["silhouette"] = ("image", scores)
+    found = np.full(len(labels), labels.max() + 1) if points.joint else labels.max(axis=1) + 1
+    n_isolated = int((~points.free).sum())
+    if n_isolated:
+        points.notes.append(
+            f"Cells without affinity to speak of: {n_isolated}; left out, and given the label of the nearest other."
+        )
+    return xr.DataArray(
+        labels.reshape(-1, *points.grid),
+        {**points.coords, "n_segments": ("image", found), **coords},
+        ("image", "y", "x"),
+        name="segment",
+        attrs={
+            **points.attrs,
+            "method": method,
+            "n_segments_asked": str(wanted),
+            "options": json.dumps(options, default=lambda number: number.item()),
+            "seed": seed,
+            "notes": " ".join(points.notes),
+            **extra,
+        },
+    )
+
+
+@computing
+def instances(
+    eig: xr.Dataset,
+    *,
+    graph: LayerGraph | None = None,
+    n_parts: int = 10,
+    n_instances: int | None = None,
+    overlap: float = 0.7,
+    min_score: float = 0.0,
+    smallest: int = 2,
+    seed: int = 0,
+    **options: object,
+) -> xr.DataArray:
+    """Propose masks of single things, ordered by how well the eigenvectors set them apart.
+
+    Every picture is cut into many segments, these into their connected parts, and the two touching parts that are
+    closest in eigenvector space are merged until one is left. Whatever arises on the way is a candidate. Its score is
+    the binary silhouette, the mean over all cells of the silhouettes of 'inside' and 'outside'; of candidates that
+    nearly coincide the best is kept. Masks may lie inside each other: a thing and its part are both proposed.
+
+    Parameters
+    ----------
+    eig
+        From :func:`spectral_toolkit.solve`, whole or one image of it.
+    graph
+        What ``eig`` was solved from.
+    n_parts
+        How many segments to begin with; more find smaller things, and more that is none.
+    n_instances
+        At most so many of a picture, the best; None for all.
+    overlap
+        Intersection over union above which the worse of two masks is dropped.
+    min_score
+        Masks of this score or a smaller one are dropped.
+    smallest
+        Fewest cells of a mask.
+    seed
+        Of k-means.
+    **options
+        ``components`` and ``weighted``, as of :func:`spectral_toolkit.segment`.
+
+    Returns
+    -------
+    xarray.DataArray
+        bool ``(image, instance, y, x)``, with ``score (image, instance)`` in [-1, 1] and ``n_instances (image)``:
+        pictures that have fewer than others are filled up with empty masks of score NaN. ``isolated (image, y, x)``
+        marks cells that no affinity reaches: they belong to the parts of their nearest neighbours, and count in no
+        score.
+
+    Raises
+    ------
+    RegionsError
+        If the eigenvectors cannot be used, or an argument is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, spectral_toolkit as st
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=4)
+    >>> st.instances(eig, n_instances=3).dims
+    ('image', 'instance', 'y', 'x')
+    """
+    check_graph(graph)
+    check_options("instances", EMBEDDING, options)
+    n_parts, smallest, seed = whole("n_parts", n_parts, 2), whole("smallest", smallest, 1), whole("seed", seed, 0)
+    most = None if n_instances is None else whole("n_instances", n_instances, 1)
+    overlap, min_score = within("overlap", overlap, 0, 1), within("min_score", min_score, -1, 1)
+    points = embed(eig, **embedding_options(options))
+    if graph is None:
+        labels = parts_by_kmeans(points, n_parts, seed)
+    else:
+        labels = parts_by_cuts(points, graph, n_parts, seed)
+    found = []
+    for image, (rows, free) in enumerate(zip(points.rows, points.free, strict=True)):
+        masks, scores = instances_of(
+            rows, free, labels[image], points.grid, overlap=overlap, min_score=min_score, smallest=smallest
+        )
+        found.append((masks[:most], scores[:most]))
+    counts = np.array([len(masks) for masks, _ in found])
+    all_masks = np.zeros((len(found), counts.max(), points.free.shape[1]), dtype=bool)
+    all_scores = np.full(all_masks.shape[:2], np.nan)
+    for image, (masks, scores) in enumerate(found):
+        all_masks[image, : len(masks)] = masks
+        all_scores[image, : len(masks)] = scores
+    coords = {
+        **points.coords,
+        "instance": np.arange(counts.max()),
+        "score": (("image", "instance"), all_scores),
+        "n_instances": ("image", counts),
+    }
+    return xr.DataArray(
+        all_masks.reshape(*all_masks.shape[:2], *points.grid),
+        coords,
+        ("image", "instance", "y", "x"),
+        name="instance_mask",
+        attrs={
+            **points.attrs,
+            "n_parts": n_parts,
+            "overlap": overlap,
+            "min_score": min_score,
+            "smallest": smallest,
+            "options": json.dumps(options, default=lambda number: number.item()),
+            "seed": seed,
+            "notes": " ".join(points.notes),
+        },
+    )
+
+
+def _check_count(points: Embedding, wanted: int | str) -> None:
+    """Refuse more segments than cells, and the eigengap where there is none."""
+    counts = points.free.sum(axis=1)
+    fewest, place = int(counts.min()), f"image {points.names[int(counts.argmin())]!r} has"
+    if points.joint:
+        fewest, place = int(counts.sum()), "the pictures have"
+    if isinstance(wanted, int) and 0 < fewest < wanted:
+        raise RegionsError(
+            f"n_segments={wanted} is too many: {place} {fewest} cells with any affinity. Use at most that many."
+        )
+    if wanted == "eigengap" and points.gaps is None:
+        raise RegionsError("n_segments='eigengap' needs 'eigengap' or 'eigenvalue' beside the eigenvectors.")

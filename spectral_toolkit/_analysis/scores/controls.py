@@ -1,0 +1,81 @@
+"""What eigenvectors are compared with: raw pixels, the untrained model, labels of other images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..._capture import capture
+from ..._io.activations import layer_names
+from ..._io.images import load_images
+from ..._models import load_model
+from ..._models.model import Model
+from ...errors import SpectralToolkitError, UnsupportedModelError
+
+
+def pixel_tree(acts: xr.DataTree, grid: tuple[int, int]) -> xr.DataTree:
+    """A tree of one layer whose tokens are the flattened pixels of each patch, -1 to 1."""
+    pixels = acts["pixels"].transpose("image", "y_px", "x_px", "rgb").to_numpy()
+    n, height, width, _ = pixels.shape
+    rows, columns = grid
+    if height % rows or width % columns:
+        raise SpectralToolkitError(
+            f"Pictures of {height}x{width} pixels do not divide into {rows}x{columns} patches, as the control "
+            "'raw pixels' needs: set controls=False."
+        )
+    patches = pixels.reshape(n, rows, height // rows, columns, width // columns, 3).transpose(0, 1, 3, 2, 4, 5)
+    token = patches.reshape(n, rows, columns, -1).astype(np.float32) / 127.5 - 1
+    return xr.DataTree.from_dict({"pixels": xr.Dataset({"token": (("image", "y", "x", "feature"), token)})})
+
+
+def shuffled(cells: np.ndarray, seed: int) -> np.ndarray:
+    """Labels (image, position) of another image each: a cycle through all images in random order."""
+    order = np.random.default_rng(seed).permutation(len(cells))
+    mixed = np.empty_like(cells)
+    mixed[order] = cells[np.roll(order, 1)]
+    return mixed
+
+
+def _as_noised(denoiser: Any, attrs: Mapping[Any, Any], draws: Any) -> Any:
+    """A denoiser at the timesteps, with the draws of noise and the prompt of a capture, of which some were chosen."""
+    told: dict[str, Any] = {"timesteps": [int(step) for step in np.atleast_1d(draws["timestep"].values)]}
+    if "noise" in draws:
+        told["n_draws"] = int(draws["noise"].values.max()) + 1
+    if "noise_seed" in attrs:
+        told["seed"] = int(attrs["noise_seed"])
+    if attrs.get("prompt", denoiser.prompt) != denoiser.prompt:
+        told["prompt"] = attrs["prompt"]
+    return denoiser.at(**told)
+
+
+def untrained_tree(acts: xr.DataTree, model: Any, seed: int) -> tuple[xr.DataTree | None, str]:
+    """The same capture by the same architecture with fresh weights, and what to say about it."""
+    if model is None:
+        return None, "Untrained model: not scored, as model= was not given."
+    trained = model if isinstance(model, Model) else load_model(model)
+    layers = layer_names(acts)
+    missing = [layer for layer in layers if layer not in trained.layers]
+    if missing:
+        raise SpectralToolkitError(
+            f"{trained.name} has no layer {missing[0]!r}, which the activations have: give model= the one they are of."
+        )
+    try:
+        fresh, kept = trained.untrained(seed)
+    except UnsupportedModelError as error:
+        return None, f"Untrained model: not scored. {error}"
+    quantities = list(json.loads(acts.attrs["quantities"])) if "quantities" in acts.attrs else None
+    if quantities is None:
+        quantities = [str(name) for name in acts.children[layers[0]].data_vars if name in trained.quantities]
+    size = (acts.sizes["y_px"], acts.sizes["x_px"])
+    draws = acts.children[layers[0]].coords
+    if "timestep" in draws:
+        fresh = _as_noised(fresh, acts.attrs, draws)
+    tree = capture(fresh, load_images(acts), layers=layers, quantities=quantities, size=size, seed=seed, progress=False)
+    if "noise" in draws:
+        tree = tree.sel(noise=np.atleast_1d(draws["noise"].values))
+    note = f"Untrained model: {type(fresh.module).__name__} with weights drawn from seed {seed}"
+    return tree, f"{note}; fixed tables kept: {', '.join(kept)}." if kept else f"{note}."

@@ -1,0 +1,280 @@
+"""Where and what, for every layer alone and all jointly, with the controls a reader needs beside them."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from ..._affinity import affinity
+from ..._affinity.dataset_graph import too_fine
+from ..._affinity.features import KINDS
+from ..._compute.settings import computing
+from ..._io.activations import check_tree, layer_names
+from ...errors import ActivationsError, SpectralToolkitError
+from ...solvers import solve
+from .controls import pixel_tree, shuffled, untrained_tree
+from .labels import EVERY_CELL_IGNORED, finest_grid, prepare_labels
+from .segments import OVERCLUSTERED, STARTS, STARTS_OVERCLUSTERED, partitions, segment_scores
+from .variance import DEGREE, KNOTS, RIDGE, about_intervals, resamples, shares
+
+JOINT, PIXELS, UNTRAINED, SHUFFLED = "joint", "raw pixels", "untrained model", "shuffled labels"
+WITHOUT_LABELS = ("where_plain", "image_share", "r2_position")
+SCORES = ("where", "what", "what_plain", *WITHOUT_LABELS, "matched_miou", "overclustered_miou", "ari")
+
+
+@computing
+def pathways(
+    acts: xr.DataTree,
+    labels: Any = None,
+    *,
+    kinds: str | Sequence[str] = ("qk", "vv"),
+    n_eigenvectors: int = 15,
+    kernel: str | None = None,
+    ignore: Any = None,
+    controls: bool = True,
+    model: Any = None,
+    n_bootstrap: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: bool = True,
+    device: str = "auto",
+) -> xr.Dataset:
+    """Measure how much position and how much category the eigenvectors over a dataset hold.
+
+    Every layer alone and all layers jointly are solved as one problem over all images, for every kind of affinity;
+    neighbours are searched once per layer. Controls stand in further rows: raw pixels (flattened patches in place of
+    tokens, the same row for every kind), the untrained model (same architecture, fresh weights, all layers jointly)
+    and shuffled labels (the joint eigenvectors against labels of another image).
+
+    Parameters
+    ----------
+    acts
+        Activations of several images.
+    labels
+        What :func:`spectral_toolkit.prepare_labels` takes, or what it returned; None scores position alone.
+    kinds
+        Kinds of affinity, as ``st.affinity`` takes them.
+    n_eigenvectors
+        How many are averaged over.
+    kernel
+        None takes the default for datasets, the nearest neighbours.
+    ignore
+        One or several labels that are left out as -1 is; see :func:`spectral_toolkit.prepare_labels`.
+    controls
+        Whether to add their rows.
+    model
+        For the control ``untrained model``: the one the activations are of. Without it that row is NaN, and
+        ``attrs["notes"]`` says so.
+    n_bootstrap
+        Resamples of the images for the intervals; eigenvectors and clusters stay as they are.
+    confidence
+        Of the intervals, in (0, 1).
+    seed
+        Of the bootstrap, the clusters, the shuffling, the untrained weights and the solver.
+    progress
+        Whether to show a progress bar.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+
+    Returns
+    -------
+    xarray.Dataset
+        All ``(kind, layer)``, in [0, 1] unless said otherwise, each with ``<name>_low`` and ``<name>_high``, the
+        percentile interval of the bootstrap over images, shifted by its bias; too narrow with fewer than 30 images,
+        which ``attrs["notes"]`` then says, and NaN with 2. ``where``: share of the total variance that position
+        explains beyond category, (SS_position|category - df MSE) / (SS_total + MSE), at least 0, mean over
+        eigenvectors; ``what``: the share of category beyond position; ``where_plain``, ``what_plain``,
+        ``image_share``: omega squared of one factor, position, category, or which image a cell is in; ``r2_position``:
+        R^2 of a smooth regression on (x, y) (ridge on tensor products of cubic B-splines); ``matched_miou`` and ``ari``
+        in [-1, 1] of k-means with as many clusters as categories, ``overclustered_miou`` of 40 clusters, each the mean
+        over several starts of k-means, whose spread the interval holds too. Coordinate
+        ``role (layer)``: ``"layer"``, ``"joint"`` or ``"control"``. Write ``scores["where"]``: xarray has a method
+        ``scores.where``.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If an argument is out of range, or the labels do not fit the capture.
+    ActivationsError
+        If there are fewer than 2 images.
+
+    References
+    ----------
+    Zhang, Yunis & Maire, CVPR 2024, arXiv 2312.06716, section 4: eigenvectors over a dataset, k-means and mIoU.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> value = xr.DataArray(rng.normal(size=(3, 1, 3, 3, 4)), dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block": xr.Dataset({"value": value})})
+    >>> scores = pathways(acts, kinds="vv", n_eigenvectors=2, controls=False, progress=False, device="cpu")
+    >>> scores.layer.values.tolist()
+    ['block', 'joint']
+    """
+    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    _check(kinds, n_bootstrap, confidence, seed)
+    check_tree(acts)
+    acts, left_out = without_fine_layers(acts)
+    layers = layer_names(acts)
+    grid = finest_grid(acts)
+    cells = None
+    if labels is not None:
+        cells = prepare_labels(acts, labels, grid=grid, ignore=ignore).to_numpy().reshape(-1, math.prod(grid))
+    n_images = acts.children[layers[0]].sizes["image"]
+    if n_images < 2:
+        raise ActivationsError("pathways compares cells over several images, and the activations hold 1: capture more.")
+    if cells is not None and not (cells >= 0).any():
+        raise SpectralToolkitError(EVERY_CELL_IGNORED)
+    weights = resamples(n_images, n_bootstrap, seed)
+    rows = [*layers, JOINT]
+    if controls:
+        rows += [PIXELS, UNTRAINED] + ([SHUFFLED] if cells is not None else [])
+    names = SCORES if cells is not None else WITHOUT_LABELS
+    table = {name: np.full((3, len(kinds), len(rows)), np.nan) for name in names}
+    notes = [about_intervals(n_images)]
+    if left_out:
+        notes.append(f"Left out, as in the source paper, for having more than 32 x 32 patches: {', '.join(left_out)}.")
+    kernel_used = str(kernel)
+
+    def put(kinds_at: Sequence[int], row: str, eig: xr.Dataset, of: np.ndarray | None) -> None:
+        for name, samples in score(_vectors(eig), of, grid, weights, seed).items():
+            found = samples[0], *interval(samples, confidence, -1.0 if name == "ari" else 0.0)
+            for at in kinds_at:
+                table[name][:, at, rows.index(row)] = found
+
+    fresh, reason = None, ""
+    if controls:
+        fresh, reason = untrained_tree(acts, model, seed)
+        notes.append(reason)
+    options: dict[str, Any] = {"kernel": kernel, "device": device}
+    total = len(kinds) * (len(layers) + 1) + (0 if not controls else 1 + len(kinds) * (fresh is not None))
+    with tqdm(total=total, desc="pathways", disable=not progress) as bar:
+        for at, kind in enumerate(kinds):
+            for row, eig in _solved(acts, kind, grid, n_eigenvectors, seed, options):
+                put([at], row, eig, cells)
+                if row == JOINT and SHUFFLED in rows and cells is not None:
+                    put([at], SHUFFLED, eig, shuffled(cells, seed))
+                _note(notes, eig, kind, row)
+                kernel_used = str(eig.attrs["kernel"])
+                bar.update()
+            if fresh is not None:
+                _, eig = next(_solved(fresh, kind, grid, n_eigenvectors, seed, options, joint_only=True))
+                put([at], UNTRAINED, eig, cells)
+                _note(notes, eig, kind, UNTRAINED)
+                bar.update()
+        if controls:
+            if "pixels" in acts.data_vars:
+                raw = pixel_tree(acts, grid)
+                _, eig = next(_solved(raw, "token", grid, n_eigenvectors, seed, options, joint_only=True))
+                put(range(len(kinds)), PIXELS, eig, cells)
+                _note(notes, eig, "token", PIXELS)
+            else:
+                notes.append(f"No row '{PIXELS}': the tree of activations holds no pixels, as one of st.capture does.")
+            bar.update()
+
+    roles = ["layer"] * len(layers) + ["joint"] + ["control"] * (len(rows) - len(layers) - 1)
+    suffixes = ("", "_low", "_high")
+    return xr.Dataset(
+        {f"{n}{suffix}": (("kind", "layer"), table[n][i]) for n in names for i, suffix in enumerate(suffixes)},
+        coords={"kind": list(kinds), "layer": rows, "role": ("layer", roles)},
+        attrs={
+            "n_images": n_images,
+            "n_eigenvectors": n_eigenvectors,
+            "grid": f"{grid[0]}x{grid[1]}",
+            "kernel": kernel_used,
+            "n_bootstrap": n_bootstrap,
+            "confidence": float(confidence),
+            "seed": seed,
+            "clusters": f"k-means, mean of {STARTS} starts; {OVERCLUSTERED} clusters over-clustered, mean of "
+            f"{STARTS_OVERCLUSTERED}",
+            "r2_model": f"ridge, penalty {RIDGE:g}, tensor products of B-splines of degree {DEGREE}, {KNOTS} knots",
+            "notes": " ".join(dict.fromkeys(note for note in notes if note)),
+            **{f"activations_{name}": value for name, value in acts.attrs.items()},
+        },
+    )
+
+
+def without_fine_layers(acts: xr.DataTree) -> tuple[xr.DataTree, tuple[str, ...]]:
+    """Activations without the layers that a dataset leaves out, and their names."""
+    cells = {layer: acts.children[layer].sizes["y"] * acts.children[layer].sizes["x"] for layer in layer_names(acts)}
+    left_out = too_fine(cells)
+    if not left_out:
+        return acts, ()
+    children = {name: node for name, node in acts.children.items() if name not in left_out}
+    return xr.DataTree(acts.to_dataset(inherit=False), children=children), left_out
+
+
+def interval(samples: np.ndarray, confidence: float, least: float) -> tuple[float, float]:
+    """Percentile interval of all samples but the first, the estimate, shifted by their median's distance from it.
+
+    A picture drawn twice counts its cells twice, so that noise looks like structure and small shares are too high in
+    every resample: without the shift the interval of a share near zero lies above the estimate.
+    """
+    # Resamples that leave nothing to estimate from (all one image, say) are no part of the interval.
+    drawn = samples[1:][np.isfinite(samples[1:])]
+    if not len(drawn) or not np.isfinite(samples[0]):
+        return math.nan, math.nan
+    low, middle, high = np.percentile(drawn, [50 * (1 - confidence), 50, 50 * (1 + confidence)]) - samples[0]
+    return max(least, samples[0] + low - middle), min(1.0, samples[0] + high - middle)
+
+
+def score(
+    values: np.ndarray, cells: np.ndarray | None, grid: tuple[int, int], weights: np.ndarray, seed: int
+) -> dict[str, np.ndarray]:
+    """All scores of eigenvectors (image, position, component) for every resample of the images."""
+    scores = shares(values, cells, grid, weights)
+    if cells is None:
+        return scores
+    flat = values.reshape(-1, values.shape[-1])
+    n_categories = len(np.unique(cells[cells >= 0]))
+    wanted = ((n_categories, STARTS), (OVERCLUSTERED, STARTS_OVERCLUSTERED))
+    matched, over = (partitions(flat, n, starts, seed).reshape(-1, *cells.shape) for n, starts in wanted)
+    return scores | segment_scores(matched, over, cells, weights)
+
+
+def _solved(
+    acts: xr.DataTree,
+    kind: str,
+    grid: tuple[int, int],
+    n_eigenvectors: int,
+    seed: int,
+    options: dict[str, Any],
+    joint_only: bool = False,
+) -> Iterator[tuple[str, xr.Dataset]]:
+    """The joint solve, then every layer alone; one graph, so that neighbours are searched once."""
+    graph = affinity(acts, kind, scope="dataset", **options)
+    yield JOINT, solve(graph, n_eigenvectors, grid=grid, seed=seed)
+    for layer in () if joint_only else graph.layers:
+        alone = graph.reweight({name: float(name == layer) for name in graph.layers})
+        yield layer, solve(alone, n_eigenvectors, grid=grid, seed=seed)
+
+
+def _vectors(eig: xr.Dataset) -> np.ndarray:
+    vectors = eig["eigenvector"].transpose("image", "y", "x", "component").to_numpy()
+    return vectors.reshape(len(vectors), -1, vectors.shape[-1])
+
+
+def _note(notes: list[str], eig: xr.Dataset, kind: str, row: str) -> None:
+    if not bool(eig["converged"].all()):
+        notes.append(f"{kind}, {row}: {int((~eig['converged']).sum())} eigenvectors did not converge.")
+    if eig.attrs.get("notes"):
+        notes.append(f"{kind}, {row}: {eig.attrs['notes']}")
+
+
+def _check(kinds: tuple[str, ...], n_bootstrap: int, confidence: float, seed: int) -> None:
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds or len(set(kinds)) < len(kinds):
+        raise SpectralToolkitError(f"kinds={kinds!r} is not understood: use different ones of {', '.join(KINDS)}.")
+    for name, value, least in (("n_bootstrap", n_bootstrap, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value < 2**32:
+            raise SpectralToolkitError(
+                f"{name}={value!r} is out of range: expected a whole number of at least {least}."
+            )
+    if not isinstance(confidence, numbers.Real) or not 0 < float(confidence) < 1:
+        raise SpectralToolkitError(f"confidence={confidence!r} is out of range: expected a number between 0 and 1.")

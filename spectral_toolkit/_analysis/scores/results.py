@@ -1,0 +1,103 @@
+"""Scores of one answer that is already there: what `pathways` says of a row, without solving anything."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..._io.pairing import image_hashes, refuse_other_images
+from ...errors import SpectralToolkitError
+from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, without
+from .paths import interval, score
+from .variance import about_intervals, resamples
+
+
+def answer_scores(
+    eig: xr.Dataset,
+    labels: Any = None,
+    *,
+    ignore: Any = None,
+    n_bootstrap: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> xr.Dataset:
+    """How much position and how much category the eigenvectors of a dataset hold.
+
+    Parameters
+    ----------
+    eig
+        Answer of ``st.solve`` on a graph of scope ``"dataset"``, of two images or more.
+    labels
+        Integers ``(image, y, x)`` on the grid of the answer, as ``st.prepare_labels`` returns them, -1 where there is
+        none; None scores position alone.
+    ignore
+        One or several labels that are left out as -1 is; see :func:`spectral_toolkit.prepare_labels`.
+    n_bootstrap, confidence, seed
+        As in ``st.pathways``.
+
+    Returns
+    -------
+    xarray.Dataset
+        The scores that ``st.pathways`` documents, without dimensions, each with ``<name>_low`` and ``<name>_high``.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If every image was solved alone, so that components of different images have nothing to do with each other, or
+        the labels do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, spectral_toolkit as st
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(3, 1, 3, 3, 4)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(acts, "vv", scope="dataset", device="cpu"), n_eigenvectors=2)
+    >>> sorted(answer_scores(eig, n_bootstrap=10))[:3]
+    ['image_share', 'image_share_high', 'image_share_low']
+    """
+    if "image" in eig["eigenvalue"].dims or eig.sizes["image"] < 2:
+        raise SpectralToolkitError(
+            f"This answer is of {eig.sizes['image']} images solved alone: score one of scope='dataset' over at least 2."
+        )
+    vectors = eig["eigenvector"].transpose("image", "y", "x", "component").to_numpy()
+    n_images, *grid, n_components = vectors.shape
+    cells = None
+    if labels is not None:
+        cells = without(np.asarray(labels), checked_ignore(ignore))
+        if cells.shape != (n_images, *grid):
+            raise SpectralToolkitError(
+                f"labels have shape {cells.shape}, the answer's cells {(n_images, *grid)}: use st.prepare_labels."
+            )
+        named = [x["image"].values.astype(str) for x in (eig, labels) if "image" in getattr(x, "coords", ())]
+        # Of wholly other names, or none, it is the order that counts, as in st.prepare_labels.
+        if len(named) == 2 and not np.array_equal(named[0], named[1]) and set(named[0]) & set(named[1]):
+            raise SpectralToolkitError(
+                "labels name other images than the answer, or the same in another order: choose them with "
+                ".sel(image=eig['image']), or drop their names with .drop_vars('image')."
+            )
+        names = list(map(str, named[0] if named else range(n_images)))
+        refuse_other_images(names, image_hashes(eig, names), image_hashes(labels, names), ("the answer", "labels"))
+        if not (cells >= 0).any():
+            raise SpectralToolkitError(EVERY_CELL_IGNORED)
+        warn_of_no_label(cells)
+        cells = cells.reshape(n_images, math.prod(grid))
+    weights = resamples(n_images, n_bootstrap, seed)
+    values = vectors.reshape(n_images, math.prod(grid), n_components)
+    found: dict[str, float] = {}
+    for name, samples in score(values, cells, (grid[0], grid[1]), weights, seed).items():
+        low, high = interval(samples, confidence, -1.0 if name == "ari" else 0.0)
+        found |= {name: float(samples[0]), f"{name}_low": low, f"{name}_high": high}
+    return xr.Dataset(
+        found,
+        attrs={
+            "n_bootstrap": n_bootstrap,
+            "confidence": confidence,
+            "seed": seed,
+            "kernel": eig.attrs["kernel"],
+            "notes": about_intervals(n_images),
+        },
+    )

@@ -1,0 +1,380 @@
+"""Forward passes to a tree of activations: in memory, or streamed to a zarr store picture by picture.
+
+``plan.py`` settles what will be recorded, ``memory.py`` and ``stores.py`` are the two places it can go, and the
+models know how their attention is watched. Everything that touches a model is undone when its context ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm.auto import tqdm
+
+from .._compute.processes import rank, world_size
+from .._compute.random_state import Draws
+from .._compute.settings import computing
+from .._io.images import load_images
+from .._models import Model, load_model
+from .._models.model import evaluating
+from ..errors import ActivationsError, CaptureMemoryError, SpectralToolkitError, UnsupportedModelError
+from .memory import MemorySink, Sink
+from .plan import Plan, available_memory, format_bytes, make_plan
+from .stores import ZarrSink
+
+__all__ = ["capture", "estimate_bytes"]
+
+_DEFAULT = ("query", "key", "value")
+
+
+@computing
+def capture(
+    model: Any,
+    images: Any,
+    *,
+    layers: Any = "all",
+    quantities: str | Sequence[str] = _DEFAULT,
+    store: str | os.PathLike[str] | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+    size: int | tuple[int, int] | None = None,
+    memory_limit: int | None = None,
+) -> xr.DataTree:
+    """Record queries, keys, values and tokens of a model's layers on pictures.
+
+    The model is as it was afterwards, whatever happens: attention implementation, training mode, device, precision,
+    hooks and random state. Its outputs during the capture are those it always gives in evaluation mode.
+
+    Parameters
+    ----------
+    model
+        A ``Model``, or anything ``load_model`` takes.
+    images
+        Anything ``load_images`` takes.
+    layers
+        ``"all"``, or names, numbers (negative ones count from the end), a slice, or a list of these.
+    quantities
+        Any of ``"query"``, ``"key"``, ``"value"`` (after rotary embedding and normalisation, as the softmax sees
+        them; keys and values of grouped queries are repeated to the query heads), ``"token"`` (the residual stream
+        after the block), and for models with rotary positions ``"query_unrotated"`` and ``"key_unrotated"``, queries
+        and keys after normalisation and before the rotation.
+    store
+        Path of a zarr store to stream to, picture by picture. An interrupted capture resumes there and gives the
+        same bytes; a finished one is opened and returned at once. Nothing is ever overwritten. Processes of one run
+        each write a part of it, again the same bytes: on the command line those that torchrun started, in a script of
+        your own those inside ``with spectral_toolkit._compute.processes.join():``. Without it each captures everything.
+    batch_size
+        Pictures per forward pass.
+    seed
+        For models that draw random numbers, from torch, NumPy or Python; the state of their generators is left as it
+        was. Such a model is shown the images one by one: what is drawn for an image follows from ``seed`` and the image
+        alone, whatever the batch size, the other images and interruptions.
+    progress
+        Whether to show a progress bar, with the number of bytes.
+    size
+        Pixels (height, width) all pictures are resized to, without cropping; None takes the model's own.
+    memory_limit
+        Bytes a capture without ``store`` may take; None is what is available.
+
+    Returns
+    -------
+    xarray.DataTree
+        Root: ``pixels (image, y_px, x_px, rgb)``, the coordinates ``image``, ``original_height``,
+        ``original_width``, ``box_*`` and ``image_sha256`` along it, and the provenance in its attributes. The hash is
+        of the image's pixels before they were resized: results are only paired where it is the same. One child per
+        layer, in depth order, with ``query``, ``key``, ``value`` of dimensions ``(image, head, y, x, channel)``,
+        ``token (image, y, x, feature)``, the special tokens apart as ``special_query (image, head, special, channel)``
+        and so on, ``attention_bias (head, query_token, key_token)`` where the model adds one, and the attributes
+        ``depth`` and ``scale``. Floats are float32 unless the model runs in float16 or float64.
+
+    Raises
+    ------
+    CaptureMemoryError
+        If the result would not fit in memory and no store is given.
+    StoreError
+        If the store is damaged, foreign, or holds another capture.
+    ActivationsError
+        If a layer yields NaN or infinity.
+    UnsupportedModelError
+        If the model's attention cannot be watched.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig, ViTModel
+    >>> config = ViTConfig(
+    ...     hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8
+    ... )
+    >>> acts = capture(ViTModel(config), np.zeros((48, 64, 3), dtype=np.uint8), progress=False)
+    >>> dict(acts["layers.0"]["query"].sizes)
+    {'image': 1, 'head': 2, 'y': 4, 'x': 4, 'channel': 4}
+    """
+    plan = _plan(model, images, layers, quantities, size, batch_size, seed)
+    if store is None:
+        _check_memory(plan, memory_limit)
+        sink: Sink = MemorySink(plan)
+    else:
+        _check_batch_memory(plan)
+        sink = ZarrSink.open(store, plan)
+    if sink.waiting:
+        _run(plan, sink, progress)
+    return sink.tree()
+
+
+@computing
+def estimate_bytes(
+    model: Any,
+    images: Any,
+    *,
+    layers: Any = "all",
+    quantities: str | Sequence[str] = _DEFAULT,
+    size: int | tuple[int, int] | None = None,
+) -> int:
+    """Bytes that ``capture`` with the same arguments will yield, in memory or on disk, without running the model.
+
+    An upper bound for BEiT: a relative position bias that turns out to be all zero is dropped from the capture.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig, ViTModel
+    >>> config = ViTConfig(
+    ...     hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8
+    ... )
+    >>> estimate_bytes(ViTModel(config), np.zeros((48, 64, 3), dtype=np.uint8))
+    6336
+    """
+    return _plan(model, images, layers, quantities, size, 1, 0).nbytes
+
+
+@computing
+def make_capture_plan(
+    model: Any,
+    images: Any,
+    *,
+    layers: Any = "all",
+    quantities: str | Sequence[str] = _DEFAULT,
+    size: int | tuple[int, int] | None = None,
+    batch_size: int = 8,
+) -> Plan:
+    """What ``capture`` with these arguments would record."""
+    return _plan(model, images, layers, quantities, size, batch_size, 0)
+
+
+def _plan(
+    model: Any,
+    images: Any,
+    layers: Any,
+    quantities: str | Sequence[str],
+    size: int | tuple[int, int] | None,
+    batch_size: int,
+    seed: int,
+) -> Plan:
+    pictures = load_images(images)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    return make_plan(loaded, pictures, layers, quantities, size, batch_size, seed)
+
+
+def _check_memory(plan: Plan, memory_limit: int | None) -> None:
+    limit = available_memory() if memory_limit is None else memory_limit
+    if isinstance(limit, bool) or not isinstance(limit, (int, float, np.integer)):
+        raise SpectralToolkitError(f"memory_limit={limit!r} is not a number of bytes: expected one such as 2 * 10**9.")
+    if plan.nbytes > limit:
+        raise CaptureMemoryError(
+            f"The capture would take {format_bytes(plan.nbytes)} ({plan.nbytes:,} bytes) for {len(plan.pictures)} "
+            f"pictures and {len(plan.layers)} layers, and {format_bytes(limit)} are available: stream it to disk with "
+            "store='activations.zarr', or capture fewer layers, quantities or pictures, or a smaller size."
+        )
+
+
+def _check_batch_memory(plan: Plan) -> None:
+    limit = available_memory()
+    if plan.batch_nbytes > limit:
+        raise CaptureMemoryError(
+            f"One batch of {plan.batch_size} pictures would take {format_bytes(plan.batch_nbytes)} and "
+            f"{format_bytes(limit)} are available: lower batch_size={plan.batch_size}, or capture fewer layers or "
+            "quantities, or a smaller size."
+        )
+
+
+def _run(plan: Plan, sink: Sink, progress: bool) -> None:
+    model = plan.model
+    _ = plan.attrs  # made now, so that weights that cannot be hashed are refused before the work and not after it
+    n_waiting = sum(batch.stop - batch.start for batch in sink.waiting)
+    title = f"capture {len(plan.layers)} layers, {format_bytes(plan.nbytes)}"
+    recorder = _Recorder(plan, sink)
+    shown = progress and rank() == 0
+    if (n_processes := world_size()) > 1:
+        title += f", rank 0 of {n_processes}"
+    with (
+        tqdm(total=len(plan.pictures), initial=len(plan.pictures) - n_waiting, desc=title, disable=not shown) as bar,
+        evaluating(model.parts, plan.seed, model.device) as draws,
+        model.recording(recorder),
+    ):
+        together = True
+        for batch in sink.waiting:
+            read = [plan.pictures.hashed(place) for place in range(batch.start, batch.stop)]
+            pictures, hashes = zip(*read, strict=True)
+            pixels = np.stack([model.processor.resize(picture, plan.size) for picture in pictures])
+            sink.begin(batch, pixels, hashes)
+            if together:
+                together = not _pass(plan, recorder, draws, batch, pixels, slice(0, len(pixels))) or len(pixels) == 1
+            if not together:
+                # A model that draws draws for a whole batch at once. By itself an image has numbers of its own,
+                # whichever images are captured beside it.
+                for place in range(len(pixels)):
+                    _pass(plan, recorder, draws, batch, pixels, slice(place, place + 1))
+            sink.commit()
+            bar.update(len(pixels))
+
+
+def _pass(plan: Plan, recorder: _Recorder, draws: Draws, batch: slice, pixels: np.ndarray, rows: slice) -> bool:
+    """Run some images of a batch through the model; whether it drew random numbers."""
+    shown = pixels[rows]
+    recorder.begin(batch, rows)
+    draws.seed(_seed_of(plan.seed, shown[0]))
+    began = draws.states()
+    try:
+        plan.model.run(shown, recorder.begin_pass)
+    except torch.OutOfMemoryError as error:
+        raise CaptureMemoryError(
+            f"The forward pass of {len(shown)} pictures does not fit on {plan.model.device}: lower "
+            f"batch_size={plan.batch_size} or size={plan.size}."
+        ) from error
+    recorder.end()
+    return draws.states() != began
+
+
+def _seed_of(seed: int, pixels: np.ndarray) -> int:
+    """Where the draws for one image begin: it follows from the capture's seed and the image alone."""
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
+    sequence = np.random.SeedSequence([seed, int.from_bytes(digest, "little")])
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+class _Recorder:
+    """Takes what a model reports during one forward pass after another, and puts it where the sink says."""
+
+    def __init__(self, plan: Plan, sink: Sink):
+        self.layers, self.quantities = plan.layers, plan.quantities
+        self._plan, self._sink = plan, sink
+        self._rows = slice(0, 0)
+        self._names: Sequence[str] = ()
+        self._sizes = tuple(len(values) for values in plan.model.draws.values())
+        self._place: tuple[int, ...] | None = None
+        self._passed: set[tuple[int, ...]] = set()
+        self._seen: set[tuple[str, str]] = set()
+        self._described: dict[str, torch.Tensor] = {}
+
+    def begin(self, batch: slice, rows: slice) -> None:
+        """Some images of a batch follow, in any number of passes."""
+        self._rows = rows
+        self._names = self._plan.pictures.names[batch.start :][rows]
+        self._place = None
+        self._passed.clear()
+
+    def begin_pass(self, place: tuple[int, ...]) -> None:
+        """A forward pass follows; ``place`` is where it belongs in the dimensions of the model's draws."""
+        self._end_pass()
+        self._place = place
+        self._passed.add(place)
+
+    def end(self) -> None:
+        self._end_pass()
+        assert len(self._passed) == math.prod(self._sizes), "every draw is made"
+
+    def _end_pass(self) -> None:
+        missing = (
+            []
+            if self._place is None
+            else [
+                (layer, quantity)
+                for layer in self.layers
+                for quantity in self.quantities
+                if (layer, quantity) not in self._seen
+            ]
+        )
+        if missing:
+            raise UnsupportedModelError(
+                f"{self._plan.model.name} ran without using {missing[0][1]} of layer {missing[0][0]!r} where it was "
+                "expected, so nothing can be said about that layer: leave it out of layers=..."
+            )
+        self._seen.clear()
+
+    def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
+        if (layer, quantity) in self._seen:
+            raise UnsupportedModelError(
+                f"{self._plan.model.name} uses layer {layer!r} twice in one pass, and which {quantity} is meant is "
+                "unclear: leave it out of layers=..., or put a copy.deepcopy of it in one of its places."
+            )
+        self._seen.add((layer, quantity))
+        n_special = len(self._plan.model.special_tokens_of(layer, quantity))
+        specs = self._plan.arrays(layer)
+        n_images, grid = len(self._names), self._plan.shapes[layer].grid
+        n_tokens = n_special + grid[0] * grid[1]
+        if tensor.shape[0] != n_images or tensor.shape[-2] != n_tokens:
+            raise UnsupportedModelError(
+                f"Layer {layer!r} of {self._plan.model.name} yields {quantity} of shape {tuple(tensor.shape)}; "
+                f"expected {n_images} images, {n_special} special tokens and {grid[0]} x {grid[1]} patches."
+            )
+        # The split of one axis into (y, x) is a view whatever the strides, so each number is copied once.
+        self._put(layer, quantity, tensor[..., n_special:, :].unflatten(-2, grid))
+        if f"special_{quantity}" in specs:
+            self._put(layer, f"special_{quantity}", tensor[..., :n_special, :])
+
+    def _put(self, layer: str, name: str, tensor: torch.Tensor) -> None:
+        target = self._sink.target(layer, name)[(self._rows, *(self._place or ()))]
+        stored = torch.from_numpy(target)
+        if stored.shape != tensor.shape:
+            raise UnsupportedModelError(
+                f"Layer {layer!r} of {self._plan.model.name} yields {name} of shape {tuple(tensor.shape)}; "
+                f"expected {tuple(stored.shape)}."
+            )
+        stored.copy_(tensor)
+        # A sum is finite only if all its terms are, and costs a fraction of looking at each one.
+        if not bool(torch.isfinite(stored.sum())) and not np.isfinite(target).all():
+            bad = next(index for index, picture in enumerate(target) if not np.isfinite(picture).all())
+            image = self._names[bad]
+            raise ActivationsError(
+                f"{name} of layer {layer!r} holds NaN or infinity in image {image!r}: the model overflowed or its "
+                "weights are damaged; load it with dtype='float32', or leave the image out."
+            )
+
+    def describe(self, layer: str, scale: float, bias: torch.Tensor | None) -> None:
+        if bias is not None and not bool(torch.any(bias != 0)):
+            bias = None  # it changes nothing
+        sums = torch.zeros(0) if bias is None else _sums(bias)
+        alike = bias is None or bias.shape[0] == 1 or bool(torch.all(bias == bias[:1]))
+        if not alike or not torch.equal(sums, self._described.get(layer, sums)):
+            raise UnsupportedModelError(
+                f"Layer {layer!r} of {self._plan.model.name} does not add the same attention bias to every picture, "
+                "and a tree of activations holds one for all: capture each picture by a call of its own."
+            )
+        if layer not in self._described:
+            self._sink.describe(layer, scale, None if bias is None else self._bias(layer, bias))
+            self._described[layer] = sums
+
+    def _bias(self, layer: str, bias: torch.Tensor) -> np.ndarray:
+        """The bias of one layer, (head, query, key)."""
+        spec = self._plan.bias(layer)
+        # Minus infinity (a token is not seen) becomes the lowest number: softmax sees no difference.
+        lowest = float(np.finfo(spec.dtype).min)
+        array = (
+            bias[0].detach().to("cpu", torch.float64).clamp(min=lowest).expand(spec.shape).numpy().astype(spec.dtype)
+        )
+        if not np.isfinite(array).all():
+            raise ActivationsError(
+                f"The attention bias of layer {layer!r} holds NaN or infinity: the weights are damaged."
+            )
+        return array
+
+
+def _sums(bias: torch.Tensor) -> torch.Tensor:
+    """What tells one bias from another without keeping it: its sums over queries and over keys, what hides clipped."""
+    one = bias[0].detach().clamp(min=-1e4)
+    return torch.cat([one.sum(dim=axis, dtype=torch.float32).flatten() for axis in (-1, -2)]).cpu()

@@ -1,0 +1,310 @@
+"""What a capture is going to record, settled before the first forward pass: names, shapes, bytes and provenance."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import xarray as xr
+
+from .._io.activations import QUANTITIES, UNROTATED, names_array, patch_centres
+from .._io.images import IMAGE_HASH, Pictures
+from .._models.model import LayerShape, Model
+from ..errors import SpectralToolkitError
+
+FORMAT = "spectral_toolkit activations 1"
+_GEOMETRY = ("original_height", "original_width", "box_top", "box_left", "box_bottom", "box_right")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a layer, or of the root: dimensions, the shape for one picture, and type."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A capture before it runs."""
+
+    model: Model
+    pictures: Pictures
+    layers: tuple[str, ...]
+    quantities: tuple[str, ...]
+    size: tuple[int, int]
+    batch_size: int
+    seed: int
+    _known_coords: dict[tuple[Any, ...], xr.Coordinates] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def batches(self) -> list[slice]:
+        n = len(self.pictures)
+        return [slice(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What floats are stored as: bfloat16 becomes float32, which NumPy and zarr have."""
+        return np.dtype({torch.float16: "float16", torch.float64: "float64"}.get(self.model.dtype, "float32"))
+
+    @cached_property
+    def shapes(self) -> dict[str, LayerShape]:
+        return {layer: self.model.layer_shape(layer, self.size) for layer in self.layers}
+
+    @property
+    def pixels(self) -> ArraySpec:
+        return ArraySpec(("y_px", "x_px", "rgb"), (*self.size, 3), np.dtype("uint8"))
+
+    def arrays(self, layer: str) -> dict[str, ArraySpec]:
+        """The arrays of one layer that have an ``image`` dimension, without that dimension."""
+        return self._specs[layer]
+
+    @cached_property
+    def _specs(self) -> dict[str, dict[str, ArraySpec]]:
+        return {layer: self._make_specs(layer) for layer in self.layers}
+
+    def _make_specs(self, layer: str) -> dict[str, ArraySpec]:
+        shape = self.shapes[layer]
+        draws = self.model.draws
+        names, sizes = tuple(draws), tuple(len(values) for values in draws.values())
+
+        def spec(dims: tuple[str, ...], sides: tuple[int, ...]) -> ArraySpec:
+            return ArraySpec((*names, *dims), (*sizes, *sides), self.dtype)
+
+        specs = {}
+        for quantity in self.quantities:
+            n_special = len(self.model.special_tokens_of(layer, quantity))
+            if quantity == "token":
+                specs[quantity] = spec(("y", "x", "feature"), (*shape.grid, shape.features))
+                special = spec(("special", "feature"), (n_special, shape.features))
+            else:
+                # Values may have a width of their own, and then a dimension of their own.
+                same = quantity != "value" or shape.value_channels == shape.channels
+                name, width = ("channel", shape.channels) if same else ("value_channel", shape.value_channels)
+                specs[quantity] = spec(("head", "y", "x", name), (shape.heads, *shape.grid, width))
+                special = spec(("head", "special", name), (shape.heads, n_special, width))
+            if n_special:
+                specs[f"special_{quantity}"] = special
+        return specs
+
+    def bias(self, layer: str) -> ArraySpec:
+        """The attention bias of one layer, the same for every picture."""
+        shape = self.shapes[layer]
+        n = len(self.model.special_tokens_of(layer, "key")) + math.prod(shape.grid)
+        return ArraySpec(("head", "query_token", "key_token"), (shape.heads, n, n), self.dtype)
+
+    @property
+    def _nbytes_per_image(self) -> int:
+        return self.pixels.nbytes + sum(spec.nbytes for layer in self.layers for spec in self.arrays(layer).values())
+
+    @property
+    def batch_nbytes(self) -> int:
+        """Bytes of one batch, which a store keeps in memory before it writes them."""
+        return self.batch_size * self._nbytes_per_image
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the finished tree; more than that where a bias turns out to be zero and is dropped."""
+        biases = sum(self.bias(layer).nbytes for layer in self.layers if self.shapes[layer].biased)
+        return len(self.pictures) * self._nbytes_per_image + biases
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """Provenance: everything needed to make the same capture again, as numbers and strings."""
+        model = self.model
+        return {
+            "format": FORMAT,
+            "model": model.name,
+            "family": model.family,
+            "revision": model.revision,
+            "weights_sha256": model.weights_sha256(),
+            "config_sha256": model.config_sha256(),
+            "user_hooks": model.user_hooks,
+            "processor": model.processor.to_json(),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "attention": model.implementation,
+            "image_size": json.dumps(self.size),
+            "patch_size": json.dumps(model.patch_size),
+            "layers": json.dumps(self.layers),
+            "quantities": json.dumps(self.quantities),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "pictures_sha256": self.pictures.sha256,
+            "names_sha256": hashlib.sha256("\n".join(self.pictures.names).encode()).hexdigest(),
+            **model.provenance,
+            "versions": _versions(model.libraries),
+        }
+
+    def root(self, data: Mapping[str, Any] | None = None, hashes: np.ndarray | None = None) -> xr.Dataset:
+        """The root: ``data``, names, hashes if they are known yet, and geometry of the pictures, and the provenance."""
+        heights, widths = np.array(self.pictures.sizes, dtype=np.int64).T
+        zeros = np.zeros_like(heights)
+        columns = (heights, widths, zeros, zeros, heights, widths)
+        coords: dict[str, Any] = {"image": names_array(self.pictures.names)}
+        coords |= {name: ("image", column) for name, column in zip(_GEOMETRY, columns, strict=True)}
+        if hashes is not None:
+            coords[IMAGE_HASH] = ("image", hashes)
+        return xr.Dataset(data, coords=coords, attrs=self.attrs)
+
+    def node(self, layer: str, data: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
+        """A layer: ``data``, patch centres, special tokens, depth and further attributes."""
+        # A layer may have none, whatever others have.
+        held = (self.model.special_tokens_of(layer, quantity) for quantity in self.quantities)
+        coords = self._coords(self.shapes[layer].grid, max(held, key=len, default=()))
+        return xr.Dataset(data, coords=coords, attrs={"depth": self.model.layers.index(layer), **attrs})
+
+    def _coords(self, grid: tuple[int, int], special: tuple[str, ...]) -> xr.Coordinates:
+        # Most layers share a grid, and making an index costs more than all else that a node is made of.
+        if (grid, special) not in self._known_coords:
+            coords: dict[str, Any] = {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}
+            if special:
+                coords["special"] = names_array(special)
+            coords |= self.model.draws
+            self._known_coords[grid, special] = xr.Dataset(coords=coords).coords
+        return self._known_coords[grid, special]
+
+
+@cache
+def _versions(libraries: tuple[str, ...]) -> str:
+    return json.dumps({name: version(name) for name in ("spectral-toolkit", *libraries)})
+
+
+def make_plan(
+    model: Model,
+    pictures: Pictures,
+    layers: Any,
+    quantities: str | Sequence[str],
+    size: int | tuple[int, int] | None,
+    batch_size: int,
+    seed: int,
+) -> Plan:
+    """Check what was asked and settle it."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise SpectralToolkitError(f"batch_size={batch_size!r} is not a positive integer.")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise SpectralToolkitError(f"seed={seed!r} is not an integer from 0 to 2**63 - 1.")
+    return Plan(
+        model=model,
+        pictures=pictures,
+        layers=choose_layers(model, layers),
+        quantities=_choose_quantities(model, quantities),
+        size=model.image_size(size),
+        batch_size=min(int(batch_size), len(pictures), model.images_at_once or int(batch_size)),
+        seed=int(seed),
+    )
+
+
+def choose_layers(model: Model, layers: Any) -> tuple[str, ...]:
+    """Layers by name, number (negative ones from the end), slice, or a list of these; always in depth order."""
+    if isinstance(layers, str) and layers == "all":
+        return model.layers
+    if layers is None:
+        raise SpectralToolkitError("layers=None is not understood: use layers='all' for all of them.")
+    chosen: set[str] = set()
+    for item in layers if isinstance(layers, (list, tuple, range, set, frozenset, np.ndarray)) else [layers]:
+        if isinstance(item, slice):
+            try:
+                chosen |= set(model.layers[item])
+            except TypeError as error:
+                raise SpectralToolkitError(f"layers={layers!r}: expected whole numbers in the slice.") from error
+        elif isinstance(item, (int, np.integer)) and not isinstance(item, bool):
+            if not -len(model.layers) <= item < len(model.layers):
+                raise SpectralToolkitError(
+                    f"layers={layers!r}: {model.name} has {len(model.layers)} layers, numbered 0 to "
+                    f"{len(model.layers) - 1}; there is no layer {item}."
+                )
+            chosen.add(model.layers[int(item)])
+        elif isinstance(item, str) and item in model.layers:
+            chosen.add(item)
+        else:
+            close = difflib.get_close_matches(str(item), model.layers, n=1)
+            raise SpectralToolkitError(
+                f"layers={layers!r}: {model.name} has no layer {item!r}"
+                f"{f' (did you mean {close[0]!r}?)' if close else ''}; its layers are {model.layers[0]!r} to "
+                f"{model.layers[-1]!r}, and 'all', numbers and slices are understood too."
+            )
+    if not chosen:
+        raise SpectralToolkitError(f"layers={layers!r} chooses no layer; expected 'all', names, numbers or a slice.")
+    return tuple(layer for layer in model.layers if layer in chosen)
+
+
+def _choose_quantities(model: Model, quantities: str | Sequence[str]) -> tuple[str, ...]:
+    known = (*QUANTITIES, *UNROTATED)
+    if not isinstance(quantities, Iterable):
+        raise SpectralToolkitError(f"quantities={quantities!r} is not understood: expected any of {', '.join(known)}.")
+    wanted = (quantities,) if isinstance(quantities, str) else tuple(quantities)
+    for quantity in wanted:
+        if quantity not in known:
+            raise SpectralToolkitError(f"quantities={wanted!r}: {quantity!r} is not one of {', '.join(known)}.")
+        if quantity not in model.quantities:
+            raise SpectralToolkitError(
+                f"quantities={wanted!r}: {model.name} ({model.family}) has no rotary positions, so its "
+                f"{quantity.removesuffix('_unrotated')} is not rotated; ask for "
+                f"{quantity.removesuffix('_unrotated')!r} instead of {quantity!r}."
+            )
+    if not wanted:
+        raise SpectralToolkitError(f"quantities={wanted!r} is empty; expected any of {', '.join(known)}.")
+    return tuple(quantity for quantity in known if quantity in wanted)
+
+
+def format_bytes(n: int) -> str:
+    """Bytes for people.
+
+    Examples
+    --------
+    >>> format_bytes(999), format_bytes(87_400_000)
+    ('999 bytes', '87.4 MB')
+    """
+    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6), ("kB", 3)):
+        if n >= 10**power:
+            return f"{n / 10**power:.1f} {unit}"
+    return f"{n} bytes"
+
+
+def available_memory() -> int:
+    """Bytes that can still be had, within the limit of a container if there is one."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8").strip()
+        return min(free, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return free
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], ignoring: Sequence[str] = ()) -> list[str]:
+    """Sentences' parts on the provenance entries in which two captures differ."""
+    found, wanted = _by_setting(found), _by_setting(wanted)
+    keys = [key for key in wanted if key not in ignoring and found.get(key) != wanted[key]]
+    return [f"{key} is {_shown(found.get(key))} there and {_shown(wanted[key])} here" for key in keys]
+
+
+def _by_setting(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries with each picture setting apart, so that a difference shows where it is."""
+    try:
+        settings = json.loads(attrs["processor"])
+        return {**attrs, "processor": "", **{f"processor.{key}": value for key, value in settings.items()}}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return dict(attrs)
+
+
+def _shown(value: Any) -> str:
+    text = "missing" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,222 @@
+"""All that a view without Python will need, computed beforehand: answers under several settings, and affinity rows.
+
+The counterpart that draws it is ``views/frozen``; nothing here knows of pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+
+from .._affinity import LayerGraph, affinity
+from .._affinity.presets import PRESETS, preset_weights
+from .._affinity.table import kernels_of
+from .._analysis.regions import instances, segment
+from .._analysis.trust import Statement, outlying_masks, trust_statements
+from .._compute.settings import computing
+from .._io.activations import image_names, layer_names
+from ..errors import SpectralToolkitError
+from ..solvers import solve
+from .patch_rows import Sources, all_joint_rows, all_layer_rows, choose_sources
+
+__all__ = ["Content", "Setting", "freeze"]
+
+MAX_INSTANCES = 8
+"""Of a picture, the best: colours that colour-blind readers can tell apart are no more."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One affinity under one choice of layers.
+
+    Attributes
+    ----------
+    weights
+        Weight of every layer.
+    eig
+        As ``st.solve`` returns it, for all images.
+    rows
+        Rows of the joint affinity, float32 (image, source, y, x); None where none were wanted.
+    trust
+        What to believe of it, image by image.
+    segments
+        Labels, integer (image, y, x).
+    instances
+        Masks, bool (image, instance, y, x).
+    """
+
+    kind: str
+    preset: str
+    weights: dict[str, float]
+    eig: xr.Dataset
+    rows: np.ndarray | None
+    trust: list[list[Statement]]
+    segments: np.ndarray | None = None
+    instances: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that is frozen.
+
+    Attributes
+    ----------
+    settings
+        In the order of kinds, and of presets within each.
+    layer_rows
+        By kind and layer: rows of the layer's own affinity, float32 (image, source, y, x), on at most 16 x 16 cells.
+    sources
+        Which patches the rows are of; None where none were wanted.
+    """
+
+    activations: xr.DataTree
+    images: list[str]
+    layers: list[str]
+    kinds: list[str]
+    presets: list[str]
+    settings: list[Setting]
+    layer_rows: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    sources: Sources | None = None
+
+    def setting(self, kind: str, preset: str) -> Setting:
+        """The one of that name."""
+        return self.settings[self.kinds.index(kind) * len(self.presets) + self.presets.index(preset)]
+
+
+@computing
+def freeze(
+    acts: xr.DataTree,
+    *,
+    kinds: Sequence[str] = ("qk", "vv"),
+    presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
+    kernel: str | Mapping[str, str] | None = None,
+    n_eigenvectors: int = 8,
+    regions: bool = True,
+    n_segments: int | str = "auto",
+    row_bytes: int = 4 * 2**20,
+    tolerance: float = 1e-6,
+    device: str = "auto",
+    seed: int = 0,
+) -> Content:
+    """Compute what a view without Python can switch between.
+
+    Parameters
+    ----------
+    acts
+        Activations, as ``st.capture`` returns them. Every picture is solved alone.
+    kinds
+        Affinities, as ``st.affinity`` takes them.
+    presets
+        Names of `PRESETS`, or weights of the layers by any name; layers not named have weight 0.
+    kernel
+        One for all affinities, or a mapping from kind to kernel; None takes the default of each.
+    n_eigenvectors, tolerance, seed
+        As in ``st.solve``.
+    regions
+        Whether to find segments and instances too.
+    n_segments
+        As in ``st.segment``.
+    row_bytes
+        What affinity rows may take, one byte a number: decides for how many patches they are kept. 0 keeps none.
+    device
+        Where it is computed.
+
+    Returns
+    -------
+    Content
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> content = freeze(acts, kinds=["vv"], presets=["all"], n_eigenvectors=2, device="cpu")
+    >>> content.setting("vv", "all").rows.shape
+    (1, 12, 3, 4)
+    """
+    kinds = _listed("kinds", kinds)
+    layers = layer_names(acts)
+    weights = _weights(presets, layers)
+    graphs = {
+        kind: affinity(acts, kind, kernel=chosen, device=device) for kind, chosen in kernels_of(kernel, kinds).items()
+    }
+    n_images = len(image_names(acts))
+    outlying = outlying_masks(acts)
+    grids = [(acts.children[layer].sizes["y"], acts.children[layer].sizes["x"]) for layer in layers]
+    sources = choose_sources(grids, n_images, len(kinds), len(weights), row_bytes)
+    settings = []
+    for kind, graph in graphs.items():
+        for preset, chosen in weights.items():
+            weighted = graph.reweight(chosen)
+            _check_number(n_eigenvectors, preset, weighted)
+            eig = solve(weighted, n_eigenvectors, tolerance=tolerance, seed=seed)
+            settings.append(
+                Setting(
+                    kind=kind,
+                    preset=preset,
+                    weights=chosen,
+                    eig=eig,
+                    rows=all_joint_rows(weighted, sources) if sources else None,
+                    trust=[
+                        trust_statements(
+                            eig.isel(image=index), outlying={name: mask[[index]] for name, mask in outlying.items()}
+                        )
+                        for index in range(n_images)
+                    ],
+                    **(_regions(eig, n_segments, seed) if regions else {}),
+                )
+            )
+    return Content(
+        activations=acts,
+        images=image_names(acts),
+        layers=layers,
+        kinds=kinds,
+        presets=list(weights),
+        settings=settings,
+        layer_rows={kind: all_layer_rows(graph, sources) for kind, graph in graphs.items()} if sources else {},
+        sources=sources,
+    )
+
+
+def _check_number(n_eigenvectors: int, preset: str, graph: LayerGraph) -> None:
+    cells = max((member.n_cells for member in graph.members if graph.weights[member.name] > 0), default=0)
+    if isinstance(n_eigenvectors, int) and 0 < cells <= n_eigenvectors:
+        raise SpectralToolkitError(
+            f"The layers of preset {preset!r} have {cells} patches at most, which carry {cells - 1} eigenvectors: ask "
+            f"for fewer than n_eigenvectors={n_eigenvectors}, or leave it out with presets=[...]."
+        )
+
+
+def _regions(eig: xr.Dataset, n_segments: int | str, seed: int) -> dict[str, np.ndarray]:
+    labels = segment(eig, n_segments, seed=seed)
+    masks = instances(eig, n_instances=MAX_INSTANCES, seed=seed)
+    return {
+        "segments": labels.transpose("image", "y", "x").values,
+        "instances": masks.transpose("image", "instance", "y", "x").values,
+    }
+
+
+def _listed(name: str, values: str | Sequence[str]) -> list[str]:
+    chosen = list(dict.fromkeys([values] if isinstance(values, str) else values))
+    if not chosen:
+        raise SpectralToolkitError(f"{name}=() asks for nothing: give at least one.")
+    return chosen
+
+
+def _weights(
+    presets: Sequence[str] | Mapping[str, Mapping[str, float]], layers: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    if not isinstance(presets, Mapping):
+        return {name: preset_weights(layers, name) for name in _listed("presets", presets)}
+    if not presets:
+        raise SpectralToolkitError("presets={} asks for nothing: give at least one.")
+    for name, weights in presets.items():
+        if unknown := [layer for layer in weights if layer not in layers]:
+            raise SpectralToolkitError(
+                f"The preset {name!r} names {unknown[0]!r}, which is no layer: use names among {', '.join(layers)}."
+            )
+    return {str(name): {layer: float(weights.get(layer, 0.0)) for layer in layers} for name, weights in presets.items()}

@@ -1,0 +1,224 @@
+"""Python that makes an answer again, written from what the answer says of itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import xarray as xr
+
+
+_LINE = 100
+
+
+def solve_lines(eig: xr.Dataset, name: str, activations: str = "acts") -> list[str]:
+    """Lines that compute one answer from activations and call it ``name``.
+
+    Every setting that differs from its default is spelled out; what an answer does not say of itself is left to the
+    default.
+    """
+    attrs = eig.attrs
+    options = json.loads(attrs.get("kernel_options") or "{}")
+    settings = {key: attrs.get(key) for key in ("kernel", "heads", "scope")} | options
+    graph = call(
+        "st.affinity",
+        [activations, repr(str(attrs.get("affinity", name)))],
+        settings | {"layers": _fewer_layers(eig), "weights": _weights(eig)},
+    )
+    settings = {key: attrs.get(key) for key in ("method", "tolerance", "seed")}
+    solve = call("st.solve", [f"{name}_graph"], {"n_eigenvectors": eig.sizes["component"]} | settings)
+    return [f"{name}_graph = {graph}", f"{name} = {solve}"]
+
+
+def figure_recipe(
+    key: str,
+    eig: xr.Dataset,
+    attrs: Mapping[str, Any],
+    image: str | None,
+    *,
+    pictures: str | None,
+    loading: Mapping[str, Any] | None = None,
+    heading: Sequence[str] = (),
+) -> str:
+    """A program that makes the figures of one answer: one picture's, or those of all pictures solved as one.
+
+    Parameters
+    ----------
+    key, eig
+        The answer and its name.
+    attrs
+        Attributes of the activations.
+    image
+        Name of the picture; None for what is said of all.
+    pictures
+        A Python expression for the pictures; None where nobody knows where they came from.
+    loading
+        As in `capture_lines`.
+    heading
+        Comments to begin with.
+    """
+    name = key if key.isidentifier() else "eig"
+    lines = [*heading, "import spectral_toolkit as st", ""]
+    if pictures is None:
+        lines[len(heading) : len(heading)] = ["import xarray as xr", ""]
+        lines += ["acts = xr.open_datatree('activations.zarr', engine='zarr').load()", "images = acts"]
+    else:
+        lines += capture_lines(attrs, pictures, loading)
+    lines += ["", *solve_lines(eig, name), ""]
+    shown = f"{name}.sel(image={image!r})" if image is not None and "image" in eig["eigenvalue"].dims else name
+    lines += [f"print({shown}['eigenvalue'].values, {shown}['eigengap'].values)  # the spectrum"]
+    lines += [f"print({shown}[['layer_mass', 'layer_share']].to_dataframe())  # the layers"]
+    if image is not None:
+        lines += [f"st.overlay(images, {name}, image={image!r})  # the picture"]
+    return "\n".join(lines) + "\n"
+
+
+_CLASS = re.compile(r"[A-Z]\w*(Model|Pipeline|For[A-Z]\w+|Backbone)")
+
+
+def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str, Any] | None = None) -> list[str]:
+    """Lines that load the model and the pictures and capture ``acts``, with the settings the activations tell of.
+
+    ``loading`` holds more keyword arguments of ``st.load_model``, and under ``source`` another name than the recorded.
+    """
+    more = dict(loading or {})
+    source = repr(str(more.pop("source", attrs.get("model", ""))))
+    model = call("st.load_model", [source], {"revision": attrs.get("revision") or None, **more})
+    lines = [f"model = {model}"]
+    if "source" not in (loading or {}) and _CLASS.fullmatch(str(attrs.get("model", ""))):
+        # A live object without a name is recorded by its class, which nobody could load.
+        lines = [f"model = st.load_model(my_model)  # my_model: the {attrs['model']} that was in memory"]
+    if timesteps := _listed(attrs, "timesteps"):  # of a denoiser: what it was shown
+        told = {"n_draws": attrs.get("n_draws"), "prompt": attrs.get("prompt") or None, "seed": attrs.get("noise_seed")}
+        lines.append(call("model = model.at", [f"timesteps={timesteps!r}"], told))
+    if digest := attrs.get("weights_sha256"):
+        lines.append(f"assert model.weights_sha256() == {str(digest)!r}, 'other weights'")
+    lines.append(f"images = st.load_images({pictures})")
+    if digest := attrs.get("pictures_sha256"):
+        lines.append(f"assert images.sha256 == {str(digest)!r}, 'other pictures'")
+    size = _listed(attrs, "image_size")
+    settings = {
+        "layers": _listed(attrs, "layers"),
+        "quantities": _listed(attrs, "quantities"),
+        "size": None if size is None else tuple(size),
+        "batch_size": attrs.get("batch_size"),
+        "seed": attrs.get("seed"),
+    }
+    lines.append(f"acts = {call('st.capture', ['model', 'images'], settings)}")
+    return lines
+
+
+def recipe(
+    solved: Mapping[str, xr.Dataset],
+    attrs: Mapping[str, Any],
+    *,
+    title: str,
+    pictures: str | None = None,
+    appearance: Mapping[str, Any] | None = None,
+) -> str:
+    """A program that makes a report again.
+
+    Parameters
+    ----------
+    solved
+        The answers of the report, by name of their affinity.
+    attrs
+        Attributes of the activations.
+    title
+        Title of the report.
+    pictures
+        A Python expression for the pictures; None where nobody knows where they came from: the program then starts
+        from saved activations.
+    appearance
+        More keyword arguments of `render_report`.
+    """
+    lines = ["import spectral_toolkit as st", "from spectral_toolkit._views.report import render_report", ""]
+    if pictures is None:
+        lines[0:0] = ["import xarray as xr", ""]
+        lines += [
+            "# The pictures came from a variable, so this starts from activations that were saved with",
+            "# acts.to_zarr('activations.zarr').",
+            "acts = xr.open_datatree('activations.zarr', engine='zarr').load()",
+            "images = acts",
+        ]
+    else:
+        lines += capture_lines(attrs, pictures)
+    names = {key: key if key.isidentifier() else f"eig_{place}" for place, key in enumerate(solved)}
+    for key, eig in solved.items():
+        lines += ["", *solve_lines(eig, names[key])]
+    answers = "{" + ", ".join(f"{key!r}: {names[key]}" for key in solved) + "}"
+    settings = {"images": _Name("images"), "title": title, **(appearance or {}), "pictures_source": pictures}
+    lines += ["", call("render_report", ["acts", answers, "'report.html'"], settings)]
+    return "\n".join(lines) + "\n"
+
+
+def _fewer_layers(eig: xr.Dataset) -> list[str] | None:
+    """The layers of the answer, where they are not all that were captured; heads kept apart carry other names."""
+    captured = _listed(eig.attrs, "activations_layers")
+    if captured is None or "layer" not in eig.coords or eig.attrs.get("heads") == "each":
+        return None
+    own = [str(name) for name in eig.coords["layer"].values]
+    return None if own == captured else own
+
+
+def _weights(eig: xr.Dataset) -> dict[str, float] | None:
+    if "layer_weight" not in eig:
+        return None
+    weights = eig["layer_weight"].values
+    if np.all(weights == 1):
+        return None
+    return {str(name): float(weight) for name, weight in zip(eig.coords["layer"].values, weights, strict=True)}
+
+
+def _listed(attrs: Mapping[str, Any], name: str) -> list[Any] | None:
+    """A list kept as JSON in an attribute; None where there is none."""
+    value = attrs.get(name)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else None
+
+
+def spelled(value: Any, indent: int = 0) -> str:
+    """A value as Python writes it; one item a line where a list or mapping is longer than a line."""
+    text = repr(value)
+    if indent + len(text) <= _LINE or not isinstance(value, list | dict):
+        return text
+    items = [f"{key!r}: {item!r}" for key, item in value.items()] if isinstance(value, dict) else map(repr, value)
+    margin = " " * (indent + 4)
+    return "\n".join([text[0], *(f"{margin}{item}," for item in items), " " * indent + text[-1]])
+
+
+class _Name(str):
+    """A name of the program, as distinct from a text in it."""
+
+    __repr__ = str.__str__
+
+
+def call(
+    function: str, arguments: Sequence[str], settings: Mapping[str, Any], raw: Mapping[str, str] | None = None
+) -> str:
+    """One call, on as many lines as it takes to keep each readable; ``raw`` holds arguments that are names."""
+    # Names come from a file that anyone may have written; only names may stand where the program has names.
+    named = [(key, _plain(value)) for key, value in settings.items() if value is not None and key.isidentifier()]
+    named += [(key, _Name(value)) for key, value in (raw or {}).items()]
+    line = f"{function}({', '.join([*arguments, *(f'{key}={value!r}' for key, value in named)])})"
+    if len(line) <= _LINE:
+        return line
+    lines = [f"    {', '.join(arguments)},"]
+    for key, value in named:
+        lines.append(f"    {key}={spelled(value, indent=4)},")
+    return "\n".join([f"{function}(", *lines, ")"])
+
+
+def _plain(value: Any) -> Any:
+    """Python's own numbers: ``np.int64(0)`` would not run without NumPy's name."""
+    return value.item() if isinstance(value, np.generic) else value

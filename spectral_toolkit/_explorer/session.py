@@ -1,0 +1,325 @@
+"""What the explorer shows, computed: calls of the public functions, with everything kept that can be used again."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import xarray as xr
+
+from .._affinity import LayerGraph, affinity
+from .._affinity.features import KINDS
+from .._affinity.rows import affinity_row
+from .._analysis.regions import cut_costs, instances, segment
+from .._analysis.regions.joint import MOST_DENSE
+from .._analysis.trust import Statement, outlying_masks, token_norms, trust_statements
+from .._compute.settings import computing
+from .._io.activations import check_tree, image_coordinates, image_names, layer_names
+from .._render.composite import shrink
+from .._render.underlay import ShownPicture, shown_pictures
+from ..errors import SpectralToolkitError
+from ..solvers import solve
+from .state import Facts, State, moved
+from .worker import Check
+
+_Value = TypeVar("_Value")
+
+_KEPT_GRAPHS = 6
+_KEPT_ANSWERS = 48
+_LAYERS_SHARE = 0.6  # of the bar, for making the layers' operators; the rest is the solve
+_MAX_SIDE = 512  # pixels of the longer side of a picture on the page
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything that decides the numbers of one answer, and nothing else."""
+
+    image: int
+    affinity: str
+    kernel: str | None
+    weights: tuple[tuple[str, float], ...]
+    n_eigenvectors: int
+    mask_outliers: bool
+
+
+@dataclass
+class Side:
+    """One setting's answer: eigenvectors of one picture, and what was made of them because it is shown."""
+
+    question: Question
+    eig: xr.Dataset
+    trust: list[Statement]
+    segments: np.ndarray | None = None
+    instances: np.ndarray | None = None
+    costs: xr.Dataset | None = None
+    patch: tuple[int, int] | None = None
+    joint_row: np.ndarray | None = None
+    layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Answer:
+    """What one state shows: one side, or two to compare."""
+
+    state: State
+    picture: ShownPicture
+    small: np.ndarray
+    sides: list[Side]
+
+
+def questions(state: State, facts: Facts) -> list[Question]:
+    """What a state asks: one question, or two when it compares."""
+    sides = ((state.affinity, state.kernel), (state.other_affinity, state.other_kernel))
+    return [
+        Question(state.image, *side, _key(weights), state.n_eigenvectors, state.mask_outliers)
+        for side, weights in zip(sides, facts.weights_shown(state), strict=False)
+    ]
+
+
+def wanted(state: State, facts: Facts) -> object:
+    """What must be computed for a state: two states of equal wants differ in looks only."""
+    regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
+    rows = (state.patch, state.heads and state.patch is not None)
+    cut = None if state.cut is None else state.component
+    return (tuple(questions(state, facts)), regions, cut, rows)
+
+
+def can_be_written_out(grid: Sequence[int]) -> bool:
+    """Whether the joint graph over a grid is small enough, so that what a cut costs can be computed."""
+    return grid[0] * grid[1] <= MOST_DENSE
+
+
+def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple((name, weight) for name, weight in weights.items() if weight > 0)
+
+
+class Session:
+    """Activations, and the graphs and answers made from them so far."""
+
+    def __init__(self, activations: xr.DataTree, device: str = "auto", pictures: Any = None) -> None:
+        check_tree(activations)
+        if pictures is None and "pixels" not in activations.data_vars:
+            raise SpectralToolkitError(
+                "The activations hold no pictures: put them into the root as 'pixels' (image, y_px, x_px, rgb), as "
+                "st.capture does."
+            )
+        self.activations = activations
+        self.pictures = activations if pictures is None else pictures
+        self.device = device
+        layers = tuple(layer_names(activations))
+        held = {name: set(map(str, activations.children[name].data_vars)) for name in layers}
+        kinds = tuple(kind for kind, needed in KINDS.items() if all(set(needed) <= held[name] for name in layers))
+        if not kinds:
+            raise SpectralToolkitError(
+                "The layers have no quantity in common that could be compared: capture queries and keys, or values."
+            )
+        self.facts = Facts(
+            layers=layers,
+            images=tuple(image_names(activations)),
+            kinds=kinds,
+            grids={name: _grid(activations.children[name]) for name in layers},
+            has_tokens=all("token" in held[name] for name in layers),
+        )
+        # Made on a background thread, looked up on the main one.
+        self._lock = threading.Lock()
+        self._graphs: OrderedDict[Hashable, LayerGraph] = OrderedDict()
+        self._results: OrderedDict[Hashable, Any] = OrderedDict()
+        self._latest: dict[Hashable, xr.Dataset] = {}
+
+    @computing
+    def answer(self, state: State, check: Check) -> Answer:
+        """Compute what a state shows; ``check`` is called often, and what it raises ends the work."""
+        return self._compose(state, lambda key, make: self._made(key, make, check))
+
+    @computing
+    def kept(self, state: State) -> Answer | None:
+        """The same if all of it has been computed before, else None."""
+        try:
+            return self._compose(state, self._found)
+        except _MissingError:
+            return None
+
+    @computing
+    def norms(self, image: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Norms of the tokens of every layer that has them, (y, x), and which are outlying."""
+        norms, outlying = token_norms(self._one(image)), self._outlying(image)
+        return {name: (norm.values[0], outlying[name].values[0]) for name, norm in norms.items()}
+
+    def picture(self, image: int) -> ShownPicture:
+        """One picture in the shape of the original."""
+        return self._kept_or_made(("picture", image), lambda: self._shown(image))
+
+    def small(self, image: int, side: int = 128) -> np.ndarray:
+        """The same picture for small tiles, no side above ``side`` pixels."""
+        return self._kept_or_made(("small", image, side), lambda: shrink(self.picture(image).pixels, side))
+
+    @computing
+    def solved_for_all(self, question: Question) -> xr.Dataset:
+        """The answer to a question for every picture, to be kept in a bundle."""
+        settings = self._settings(question)
+        if question.mask_outliers:
+            settings["mask"] = outlying_masks(self.activations)
+        graph = affinity(self.activations, question.affinity, **settings)
+        return solve(
+            graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)}), question.n_eigenvectors
+        )
+
+    def graph(self, question: Question) -> LayerGraph:
+        """The graph of a question, its layers weighted."""
+        key = (question.image, question.affinity, question.kernel, question.mask_outliers)
+        with self._lock:
+            graph = self._graphs.get(key)
+        if graph is None:
+            graph = affinity(self._one(question.image), question.affinity, **self._settings(question))
+            with self._lock:
+                self._graphs[key] = graph
+                while len(self._graphs) > _KEPT_GRAPHS:
+                    self._graphs.popitem(last=False)
+        return graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)})
+
+    def close(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            self._graphs.clear()
+            self._results.clear()
+            self._latest.clear()
+        self.activations = self.pictures = xr.DataTree()
+
+    def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> Answer:
+        sides = []
+        for question in questions(state, self.facts):
+            eig, trust = get(("solve", question), lambda check, q=question: self._solved(q, check))
+            side = Side(question, eig, trust)
+            if state.view == "segments":
+                key = ("segments", question, state.n_segments)
+                side.segments = get(key, lambda check, e=eig: _segments(e, state.n_segments))
+            if state.view == "instances":
+                side.instances = get(("instances", question), lambda check, e=eig: _instances(e))
+            if state.cut is not None:
+                key = ("costs", question, state.component)
+                side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
+            if state.patch is not None:
+                # The same place in the picture, whatever grid this setting has.
+                grids = self.facts.grids_shown(state)
+                patch = moved(state.patch, grids[0], grids[len(sides)])
+                side.patch = patch
+                rows = get(("rows", question, patch), lambda check, q=question, p=patch: self._rows(q, p, check))
+                side.joint_row, side.layer_rows = rows
+                if state.heads:
+                    side.layer_rows = get(
+                        ("heads", question, patch), lambda check, q=question, p=patch: self._head_rows(q, p)
+                    )
+            sides.append(side)
+        return Answer(state, self.picture(state.image), self.small(state.image), sides)
+
+    def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
+        graph = self.graph(question)
+        wanted = [member for member in graph.members if graph.weights[member.name] > 0]
+        for number, member in enumerate(wanted):  # the slow part of a first solve, which can be stopped between layers
+            check(_LAYERS_SHARE * number / len(wanted))
+            graph.operators(member, slice(0, 1))
+
+        def step(_iteration: int, _at_most: int, residual: float) -> None:
+            # The residual falls by about the same factor a step, from about 1 to the tolerance of 1e-6.
+            fallen = min(max(-np.log10(max(residual, 1e-12)) / 6, 0.0), 1.0)
+            check(_LAYERS_SHARE + (1 - _LAYERS_SHARE) * fallen)
+
+        place = (question.image, question.affinity, question.kernel, question.mask_outliers)
+        eig = solve(graph, question.n_eigenvectors, start=self._latest.get(place), progress=step)
+        self._latest[place] = eig
+        return eig, trust_statements(eig.isel(image=0), outlying=self._outlying(question.image))
+
+    def _rows(
+        self, question: Question, patch: tuple[int, int], check: Check
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        check()
+        joint, layers = affinity_row(self.graph(question), patch)
+        return joint.values, {name: row.values for name, row in layers.items()}
+
+    def _head_rows(self, question: Question, patch: tuple[int, int]) -> dict[str, np.ndarray]:
+        layers = [name for name, _ in question.weights]
+        graph = affinity(
+            self._one(question.image), question.affinity, heads="each", layers=layers, **self._settings(question)
+        )
+        _, rows = affinity_row(graph, patch)
+        return {name: row.values for name, row in rows.items()}
+
+    def _settings(self, question: Question) -> dict[str, Any]:
+        settings: dict[str, Any] = {"kernel": question.kernel, "device": self.device}
+        if question.mask_outliers:
+            settings["mask"] = self._outlying(question.image)
+        return settings
+
+    def _outlying(self, image: int) -> dict[str, xr.DataArray]:
+        """Outlying tokens of one picture (1, y, x): looked for once, as it takes as long as a warm solve."""
+        return self._kept_or_made(("outlying", image), lambda: outlying_masks(self._one(image)))
+
+    def _one(self, image: int) -> xr.DataTree:
+        """The activations of one picture: each is solved alone, so that the page need not wait for the others."""
+        return self._kept_or_made(
+            ("one", image), lambda: self.activations.isel({"image": slice(image, image + 1)}).load()
+        )
+
+    def _shown(self, image: int) -> ShownPicture:
+        names = xr.Dataset(
+            {"eigenvector": (("image", "y", "x", "component"), np.zeros((len(self.facts.images), 1, 1, 1)))},
+            {"image": list(self.facts.images), **_boxes(self.activations)},
+        )
+        return next(iter(shown_pictures(self.pictures, names, image, max_side=_MAX_SIDE)))
+
+    def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> Any:
+        with self._lock:
+            if key not in self._results:
+                raise _MissingError
+            self._results.move_to_end(key)
+            return self._results[key]
+
+    def _made(self, key: Hashable, make: Callable[[Check], _Value], check: Check) -> _Value:
+        try:
+            return self._found(key, make)
+        except _MissingError:
+            pass
+        value = make(check)
+        check()
+        with self._lock:
+            self._results[key] = value
+            while len(self._results) > _KEPT_ANSWERS:
+                self._results.popitem(last=False)
+        return value
+
+    def _kept_or_made(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
+        return self._made(key, lambda check: make(), _never)
+
+
+def _segments(eig: xr.Dataset, n_segments: int | str) -> np.ndarray:
+    return segment(eig, n_segments).isel(image=0).transpose("y", "x").values
+
+
+def _instances(eig: xr.Dataset) -> np.ndarray:
+    return instances(eig).isel(image=0).transpose("instance", "y", "x").values
+
+
+def _costs(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
+    """What every threshold costs, or None where the joint graph is too large to be written out."""
+    grid = eig.sizes["y"], eig.sizes["x"]
+    return cut_costs(eig, graph, component).isel(image=0) if can_be_written_out(grid) else None
+
+
+class _MissingError(Exception):
+    """Not computed yet."""
+
+
+def _never(*_: object) -> None:
+    return None
+
+
+def _grid(node: xr.DataTree) -> tuple[int, int]:
+    return node.sizes["y"], node.sizes["x"]
+
+
+def _boxes(activations: xr.DataTree) -> dict[str, Any]:
+    return dict(image_coordinates(activations))

@@ -1,0 +1,115 @@
+"""Where an explorer begins and what is kept of it: captures, bundles, states brought into range, the frozen page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import xarray as xr
+
+from .._affinity.presets import PRESETS, preset_weights
+from .._capture import capture
+from .._io.bundles import Bundle
+from .._io.images import load_images
+from .._models import load_model
+from .._views.report import picture_expression
+from ..errors import SpectralToolkitError
+from .session import Session
+from .state import State, checked, moved
+
+QUANTITIES = ("query", "key", "value", "token")
+"""What is captured, where the model has it."""
+
+
+def captured(model: Any, images: Any, settings: dict[str, Any]) -> tuple[xr.DataTree, Any, str | None]:
+    """The capture, the pictures to show and, where it can be said, Python for where they came from."""
+    if isinstance(model, xr.DataTree):
+        return model, images, None
+    if images is None:
+        raise SpectralToolkitError("No images were given: call Explorer(model, images).")
+    pictures = load_images(images)
+    loaded = model if hasattr(model, "quantities") else load_model(model)
+    quantities = tuple(name for name in QUANTITIES if name in loaded.quantities)
+    return capture(loaded, pictures, quantities=quantities, **settings), pictures, picture_expression(images)
+
+
+def state_of(bundle: Bundle) -> State:
+    """Where the bundle was saved; what came from outside and does not fit is left, and the default taken."""
+    try:
+        state = State.from_dict(bundle.settings)
+        session = Session(bundle.activations, pictures=bundle.pictures)
+        return checked(state, session.facts)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+        return State()
+
+
+def contrast(kind: str, kinds: tuple[str, ...]) -> str:
+    """What to show beside an affinity: where beside what, if it can be."""
+    wanted = "qk" if kind == "vv" else "vv"
+    return wanted if wanted in kinds else kind
+
+
+def fitting(state: State, session: Session) -> State:
+    """What a user did, with everything else brought into range: no control may lead to an error."""
+    facts = session.facts
+    weights = state.weights if state.weights is not None else dict.fromkeys(facts.layers, 1.0)
+    changes: dict[str, Any] = {}
+    if state.affinity not in facts.kinds and state == State(affinity=state.affinity):
+        changes["affinity"] = facts.kinds[0]
+    if state.other_affinity not in facts.kinds:
+        changes["other_affinity"] = facts.kinds[-1]
+    rows, columns = facts.grid_of(weights)
+    most = facts.most_eigenvectors(state)
+    if state.n_eigenvectors > most:
+        changes["n_eigenvectors"] = most
+    changes["component"] = min(state.component, changes.get("n_eigenvectors", state.n_eigenvectors))
+    if state.patch is not None and not (state.patch[0] < rows and state.patch[1] < columns):
+        changes["patch"] = None
+    return replace(state, **changes)
+
+
+def freezing_settings(state: State, session: Session) -> dict[str, Any]:
+    """What ``st.frozen`` has to be told for a page that begins where the explorer is."""
+    if state.mask_outliers:
+        raise SpectralToolkitError(
+            "The page without Python cannot leave out outlying tokens: switch 'Mask outlying tokens' off first."
+        )
+    facts = session.facts
+    kinds = list(dict.fromkeys([state.affinity, *(["qk", "vv"] if not state.compare else [state.other_affinity])]))
+    kernels = {state.other_affinity: state.other_kernel} if state.compare else {}
+    kernels[state.affinity] = state.kernel
+    presets: dict[str, dict[str, float]] = {name: preset_weights(facts.layers, name) for name in PRESETS}
+    weights = {layer: (state.weights or {}).get(layer, 0.0) for layer in facts.layers}
+    preset = next((name for name, own in presets.items() if own == weights), "chosen")
+    if preset == "chosen":
+        presets = {"chosen": weights, **presets}
+    kinds = [kind for kind in kinds if kind in facts.kinds]
+    view = {"picture": "component", "layers": "component", "norms": "component"}.get(state.view, state.view)
+    if view == "rgb" and state.n_eigenvectors < 3:
+        view = "component"
+    other = (state.other_affinity, preset if state.other_layers == "same" else state.other_layers)
+    compare = state.compare and other[0] in kinds and other != (state.affinity, preset)
+    # The page counts patches on the grid of its first setting.
+    grids = [facts.grid_of(one) for one in (weights, next(iter(presets.values())))]
+    return {
+        "images": session.pictures,
+        "kinds": kinds,
+        "kernel": {kind: kernel for kind, kernel in kernels.items() if kernel is not None and kind in kinds} or None,
+        "presets": presets,
+        "n_eigenvectors": state.n_eigenvectors,
+        "n_segments": state.n_segments,
+        "opacity": state.opacity,
+        "device": session.device,
+        "start": {
+            "image": state.image,
+            "kind": state.affinity,
+            "preset": preset,
+            "component": state.component,
+            "view": view,
+            "smooth": state.smooth,
+            "threshold": state.threshold,
+            "compare": compare,
+            **({"other_kind": other[0], "other_preset": other[1]} if compare else {}),
+            "patch": None if state.patch is None else moved(state.patch, *grids),
+        },
+    }

@@ -1,0 +1,265 @@
+"""Everything the explorer's controls say, as one plain dataclass."""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .._affinity.features import KINDS
+from .._affinity.presets import PRESETS as NAMED
+from .._affinity.presets import preset_weights
+from .._affinity.table import check_combination
+from .._render.composite import check_threshold
+from ..errors import SpectralToolkitError
+
+VIEWS = {
+    "picture": ("Eigenvector", "One eigenvector over the picture: blue and gold are its two sides."),
+    "grid": ("All", "Every eigenvector side by side; tap one to choose it."),
+    "rgb": ("RGB", "Three eigenvectors as red, green and blue: patches of one colour belong together."),
+    "segments": ("Segments", "The patches sorted into groups by all eigenvectors at once."),
+    "instances": ("Instances", "Connected things found by merging neighbouring segments."),
+    "spectrum": ("Spectrum", "The eigenvalues: what each cut costs, and the widest gap between two of them."),
+    "layers": ("Layers", "What this cut costs in each layer alone: low where the layer holds the grouping."),
+    "norms": ("Norms", "How long the token of each patch is in every layer; outlying ones are framed."),
+}
+"""What can be shown: name to label and explanation."""
+
+PRESETS = (*NAMED, "invert")
+MAX_WEIGHT = 2.0
+MAX_EIGENVECTORS = 24
+MAX_SEGMENTS = 12
+
+
+@dataclass(frozen=True)
+class State:
+    """What is shown, and how it is computed. Never changed in place: ``dataclasses.replace`` makes another.
+
+    Attributes
+    ----------
+    image
+        Position of the picture.
+    affinity, kernel
+        As ``st.affinity`` takes them; a kernel of None is the default of the affinity.
+    weights
+        Weight of every layer that is switched on; None stands for all layers at 1.
+    n_eigenvectors
+        How many are solved for.
+    component
+        The eigenvector shown, counted from 1.
+    three
+        The three shown as red, green and blue; the last one that is solved for stands for those beyond it.
+    n_segments
+        ``"auto"`` or a number from 2.
+    opacity
+        Of what lies over the picture, 0 to 1.
+    smooth
+        Interpolate between patches.
+    threshold
+        Where the eigenvector is cut in two, a part of its largest magnitude, -1 to 1 in steps of 0.01: only the side
+        above is coloured. None for no cut.
+    view
+        One of `VIEWS`.
+    compare
+        Whether a second setting is shown beside the first.
+    other_affinity, other_kernel, other_layers
+        The second setting; ``other_layers`` is "same", or one of "all", "early", "middle", "late".
+    patch
+        Row and column of the tapped patch, or None.
+    heads
+        Whether the tapped patch is followed through every head.
+    mask_outliers
+        Whether tokens of outlying norm are left out of their layer's affinity.
+
+    Examples
+    --------
+    >>> State.from_dict(State(affinity="vv", patch=(3, 4)).to_dict()) == State(affinity="vv", patch=(3, 4))
+    True
+    """
+
+    image: int = 0
+    affinity: str = "qk"
+    kernel: str | None = None
+    weights: dict[str, float] | None = None
+    n_eigenvectors: int = 8
+    component: int = 1
+    three: tuple[int, int, int] = (1, 2, 3)
+    n_segments: int | str = "auto"
+    opacity: float = 0.7
+    smooth: bool = False
+    threshold: float | None = None
+    view: str = "picture"
+    compare: bool = True
+    other_affinity: str = "vv"
+    other_kernel: str | None = None
+    other_layers: str = "same"
+    patch: tuple[int, int] | None = None
+    heads: bool = False
+    mask_outliers: bool = False
+
+    @property
+    def cut(self) -> float | None:
+        """The threshold, in the view that shows a cut; None in all others."""
+        return self.threshold if self.view == "picture" else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python that JSON can hold."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> State:
+        """The way back of `to_dict`; what is left out keeps its default.
+
+        Raises
+        ------
+        SpectralToolkitError
+            If there is no such field.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in values if name not in known]:
+            raise SpectralToolkitError(f"The state has no {unknown[0]!r}: its fields are {', '.join(known)}.")
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a state is checked against: the capture that is explored."""
+
+    layers: tuple[str, ...]
+    images: tuple[str, ...]
+    kinds: tuple[str, ...]
+    grids: dict[str, tuple[int, int]]
+    has_tokens: bool
+
+    def grid_of(self, weights: Mapping[str, float]) -> tuple[int, int]:
+        """The base grid under these weights: the finest layer of positive weight."""
+        on = [self.grids[name] for name in self.layers if weights.get(name, 0) > 0] or list(self.grids.values())
+        return max(on, key=lambda grid: grid[0] * grid[1])
+
+    def weights_shown(self, state: State) -> list[Mapping[str, float]]:
+        """The weights of every setting that a state shows: of one, or of two that are compared."""
+        weights = dict.fromkeys(self.layers, 1.0) if state.weights is None else state.weights
+        if not state.compare:
+            return [weights]
+        return [weights, weights if state.other_layers == "same" else self.preset(state.other_layers, weights)]
+
+    def grids_shown(self, state: State) -> list[tuple[int, int]]:
+        """The base grid of every setting that a state shows."""
+        return [self.grid_of(weights) for weights in self.weights_shown(state)]
+
+    def most_eigenvectors(self, state: State) -> int:
+        """As many as every setting that a state shows has."""
+        return min(rows * columns for rows, columns in self.grids_shown(state)) - 2
+
+    def preset(self, name: str, weights: Mapping[str, float]) -> dict[str, float]:
+        """Weights of a preset; ``"invert"`` switches on what was off, and the other way round."""
+        if name == "invert":
+            return dict.fromkeys([layer for layer in self.layers if layer not in weights] or self.layers, 1.0)
+        return {layer: weight for layer, weight in preset_weights(self.layers, name).items() if weight > 0}
+
+
+def moved(patch: Sequence[int], here: Sequence[int], there: Sequence[int]) -> tuple[int, int]:
+    """The patch of another grid in which the centre of a patch lies.
+
+    Examples
+    --------
+    >>> moved((1, 1), (8, 8), (2, 2)), moved((1, 1), (2, 2), (8, 8))
+    ((0, 0), (6, 6))
+    """
+    row, column = ((2 * place + 1) * n // (2 * m) for place, m, n in zip(patch, here, there, strict=True))
+    return row, column
+
+
+def checked(state: State, facts: Facts) -> State:
+    """The same state with every layer that is on spelled out, or one sentence on what is wrong with it."""
+    if not isinstance(state, State):
+        raise SpectralToolkitError(
+            f"The state is a {type(state).__name__}: give a State, such as dataclasses.replace(explorer.state, "
+            "affinity='vv')."
+        )
+    image = state.image
+    if isinstance(image, str) and image in facts.images:
+        image = facts.images.index(image)
+    weights = checked_weights(state.weights, facts)
+    _whole("image", image, 0, len(facts.images) - 1)
+    for name in ("affinity", "other_affinity"):
+        _one_of(name, getattr(state, name), facts.kinds if name == "affinity" or state.compare else tuple(KINDS))
+    check_combination(state.affinity, state.kernel, "mean", "image", {})
+    check_combination(state.other_affinity, state.other_kernel, "mean", "image", {})
+    _one_of("view", state.view, tuple(view for view in VIEWS if view != "norms" or facts.has_tokens))
+    _one_of("other_layers", state.other_layers, ("same", *NAMED))
+    rows, columns = facts.grid_of(weights)
+    _whole("n_eigenvectors", state.n_eigenvectors, 1, min(MAX_EIGENVECTORS, facts.most_eigenvectors(state)))
+    _whole("component", state.component, 1, state.n_eigenvectors)
+    if state.n_segments != "auto":
+        _whole("n_segments", state.n_segments, 2, MAX_SEGMENTS)
+    for name in ("smooth", "compare", "heads", "mask_outliers"):
+        if not isinstance(getattr(state, name), bool):
+            raise SpectralToolkitError(f"{name}={getattr(state, name)!r} is neither True nor False.")
+    if not _is_number(state.opacity) or not 0 <= state.opacity <= 1:
+        raise SpectralToolkitError(f"opacity={state.opacity!r} is out of range: expected a number from 0 to 1.")
+    threshold = check_threshold(state.threshold)
+    three = tuple(state.three) if isinstance(state.three, Sequence) and not isinstance(state.three, str) else ()
+    if len(three) != 3:
+        raise SpectralToolkitError(
+            f"three={state.three!r} is not understood: give three components, such as (1, 2, 3)."
+        )
+    for component in three:
+        _whole("three", component, 1, MAX_EIGENVECTORS)
+    three = tuple(min(component, state.n_eigenvectors) for component in three)
+    patch = state.patch
+    if patch is not None:
+        if len(patch) != 2:
+            raise SpectralToolkitError(f"patch={patch!r} is not understood: give a row and a column, or None.")
+        # Another choice of layers may have another grid: the patch stays where it is, or goes.
+        patch = (int(patch[0]), int(patch[1]))
+        _whole("patch row", patch[0], 0, rows - 1)
+        _whole("patch column", patch[1], 0, columns - 1)
+    if state.mask_outliers and not facts.has_tokens:
+        raise SpectralToolkitError(
+            "mask_outliers=True needs 'token' of the layers, which was not captured: capture it with quantities=(..., "
+            "'token'), or leave it False."
+        )
+    return replace(
+        state,
+        image=int(image),
+        weights=weights,
+        patch=patch,
+        opacity=float(state.opacity),
+        three=three,
+        threshold=None if threshold is None else round(threshold, 2),
+    )
+
+
+def checked_weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[str, float]:
+    """The weight of every layer that is on, in order of depth, or one sentence on what is wrong."""
+    if weights is None:
+        return dict.fromkeys(facts.layers, 1.0)
+    for name, weight in weights.items():
+        if name not in facts.layers:
+            raise SpectralToolkitError(f"weights name {name!r}, which is no layer: use {', '.join(facts.layers)}.")
+        if not _is_number(weight) or not 0 <= weight <= MAX_WEIGHT:
+            raise SpectralToolkitError(
+                f"The weight of {name!r} is {weight!r}: expected a number from 0 to {MAX_WEIGHT:g}."
+            )
+    if not any(weight > 0 for weight in weights.values()):
+        raise SpectralToolkitError("No layer has a weight above 0, so nothing ties the patches: switch one on.")
+    return {name: float(weights[name]) for name in facts.layers if name in weights}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one_of(name: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise SpectralToolkitError(f"{name}={value!r} is not offered: use one of {', '.join(map(repr, known))}.")
+
+
+def _whole(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= int(value) <= most:
+        raise SpectralToolkitError(f"{name}={value!r} is out of range: expected a whole number from {least} to {most}.")

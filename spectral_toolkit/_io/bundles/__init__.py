@@ -1,0 +1,318 @@
+"""Bundles: activations, eigenvectors, pictures and provenance in one file that opens without model, GPU or network.
+
+``containers.py`` reads and writes named bytes, ``arrays.py`` turns xarray objects into such and back, ``contents.py``
+says what belongs in a bundle. A bundle may come from anybody: nothing in it is executed, and what is not as a bundle
+should be is refused with a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from ..._compute.settings import computing
+from ...errors import BundleError, SpectralToolkitError, first_line
+from ..activations import image_names, layer_names
+from ..images import Pictures, load_images
+from ..outputs import local_path
+from ..pairing import image_hashes, paired_pictures
+from ..reprs import Described, few, shortened
+from .arrays import from_files, memory_of, to_files
+from .containers import damaged, read_members, refuse_existing, write_members
+from .contents import (
+    as_answers,
+    build_tree,
+    check_activations,
+    check_eigenvectors,
+    check_given,
+    check_layer_names,
+    layer_dataset,
+)
+
+__all__ = ["Bundle", "load_bundle", "save_bundle"]
+
+_ACTIVATIONS, _EIGENVECTORS, _PICTURES = "activations", "eigenvectors", "pictures"
+MAX_BYTES = 2 * 2**30
+"""What a bundle may take in memory unless more is allowed."""
+
+
+@dataclass(frozen=True)
+class Bundle(Described):
+    """What was read from a bundle, all of it in memory.
+
+    Attributes
+    ----------
+    activations
+        As ``st.capture`` returns them; numbers that were stored in half precision are back in their original type,
+        and the attribute ``rounded_to`` then says so.
+    eigenvectors
+        Answers of ``st.solve`` by name, in the order in which they were given.
+    pictures
+        The pictures to show, as ``st.load_images`` returns them; None where neither pictures nor pixels were kept.
+    settings
+        What a view was set to; plain JSON that came from outside: compare it with what is possible before use.
+    provenance
+        Attributes of the activations: model, weights, processor, versions.
+    written_by
+        Name and version of the program that wrote the bundle.
+    """
+
+    activations: xr.DataTree
+    eigenvectors: dict[str, xr.Dataset] = field(default_factory=dict)
+    pictures: Pictures | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    written_by: str = ""
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "model": self.provenance.get("model"),
+            "images": few(image_names(self.activations)),
+            "layers": few(layer_names(self.activations)),
+            "eigenvectors": few(list(self.eigenvectors)),
+            "written by": self.written_by,
+        }
+
+    def _line(self) -> str:
+        layers = len(layer_names(self.activations))
+        answers = shortened(", ".join(self.eigenvectors) or "none", 60)
+        return f"<Bundle: {len(image_names(self.activations))} images, {layers} layers, eigenvectors: {answers}>"
+
+
+@computing
+def save_bundle(
+    path: str | os.PathLike[str],
+    acts: xr.DataTree,
+    *,
+    eigenvectors: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
+    images: Any = None,
+    float16: bool = True,
+    only: Literal["view", "all"] = "view",
+    settings: Mapping[str, Any] | None = None,
+    max_side: int = 512,
+    overwrite: bool = False,
+) -> Path:
+    """Write what a view needs into one zip file, or into a folder.
+
+    Parameters
+    ----------
+    path
+        Ending in ``.zip`` for one file; anything else becomes a folder, which is a zarr store.
+    acts
+        Activations, as ``st.capture`` returns them.
+    eigenvectors
+        An answer of ``st.solve``, or several by name, of the same images. They are kept to the last bit.
+    images
+        The original pictures, which are sharper than what the model saw; None keeps the pixels of ``acts`` only.
+    float16
+        Store activations in half precision, about 3 digits, and note their original type. Those that have no half
+        precision (above 65,504) stay as they are.
+    only
+        ``"view"``: queries, keys, values and tokens, and the special keys: all that affinities are made of.
+        ``"all"``: everything in ``acts``.
+    settings
+        What the view is set to, in types JSON knows.
+    max_side
+        Longer side to which ``images`` are reduced, in pixels.
+    overwrite
+        Replace an earlier bundle of that name. Anything else is never replaced.
+
+    Returns
+    -------
+    pathlib.Path
+        What was written: whole, or not at all. Equal content gives equal bytes.
+
+    Raises
+    ------
+    BundleError
+        If something else is at ``path``, or it cannot be written.
+    ActivationsError
+        If ``acts`` or ``eigenvectors`` are not what they should be.
+
+    Examples
+    --------
+    >>> import tempfile, spectral_toolkit as st
+    >>> acts = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
+    >>> path = save_bundle(f"{tempfile.mkdtemp()}/scene.zip", acts)
+    >>> load_bundle(path)
+    <Bundle: 1 images, 6 layers, eigenvectors: none>
+    """
+    if only not in ("view", "all"):
+        raise SpectralToolkitError(f"only={only!r} is not understood: use 'view' or 'all'.")
+    target = _checked_path(path)
+    refuse_existing(target, overwrite=overwrite)
+    answers = as_answers(eigenvectors)
+    check_given(acts, answers)
+    layers, names = layer_names(acts), image_names(acts)
+    root = acts.to_dataset(inherit=False)
+    if "image" not in root.coords:
+        root = root.assign_coords(image=names)
+    groups = {_ACTIVATIONS: root}
+    groups |= {
+        f"{_ACTIVATIONS}/layer_{place:04d}": layer_dataset(acts, layer, only=only, float16=float16)
+        for place, layer in enumerate(layers)
+    }
+    groups |= {f"{_EIGENVECTORS}/answer_{place:04d}": eig for place, eig in enumerate(answers.values())}
+    shown = _shown(images, acts, max_side) if images is not None else {}
+    groups |= {
+        f"{_PICTURES}/picture_{place:04d}": xr.Dataset({"pixels": (("y_px", "x_px", "rgb"), pixels)})
+        for place, pixels in enumerate(shown.values())
+    }
+    manifest = {
+        "written_by": _program(),
+        "layers": layers,
+        "eigenvectors": list(answers),
+        "pictures": list(shown),
+        "settings": _checked_settings(settings),
+    }
+    write_members(target, manifest, to_files(groups), overwrite=overwrite)
+    return target
+
+
+@computing
+def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Bundle:
+    """Read a bundle, from wherever it came; no model, no GPU and no network are needed.
+
+    Parameters
+    ----------
+    path
+        What ``st.save_bundle`` wrote: a zip file or a folder.
+    max_bytes
+        The most it may take in memory, and reading it meanwhile; told from what it declares before its numbers are
+        read, and never exceeded.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    BundleError
+        If it is no bundle, too large, of a later version, damaged, or holds anything that a bundle does not. Files are
+        compared with their hashes, only numbers and text are read, and nothing is executed. A hash says that a bundle
+        is whole, not who made it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from spectral_toolkit.errors import BundleError
+    >>> try:
+    ...     load_bundle(tempfile.mkdtemp())
+    ... except BundleError as error:
+    ...     print("is not a bundle" in str(error))
+    True
+    """
+    target = _checked_path(path)
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float) or not max_bytes >= 0:
+        raise BundleError(f"max_bytes={max_bytes!r} is no number of bytes: give one such as 2 * 2**30.")
+    manifest, described, chunks = read_members(target, max_bytes, memory_of)
+    try:
+        return _assembled(manifest, from_files(described, chunks))
+    except Exception as error:  # xarray, pandas and NumPy each raise their own kinds
+        raise damaged(target, first_line(error)) from error
+
+
+def _assembled(manifest: dict[str, Any], groups: dict[str, xr.Dataset]) -> Bundle:
+    layers, keys, names = (_names(manifest, entry) for entry in ("layers", "eigenvectors", "pictures"))
+    settings = manifest.get("settings", {})
+    if not isinstance(settings, dict):
+        raise ValueError("the settings are no mapping")
+    root = groups.get(_ACTIVATIONS)
+    if root is None or not layers:
+        raise ValueError("it holds no activations")
+    kept = {name: _group(groups, f"{_ACTIVATIONS}/layer_{place:04d}") for place, name in enumerate(layers)}
+    answers = {key: _group(groups, f"{_EIGENVECTORS}/answer_{place:04d}") for place, key in enumerate(keys)}
+    shown = [_pixels(_group(groups, f"{_PICTURES}/picture_{place:04d}")) for place in range(len(names))]
+    tree = build_tree(root, kept)
+    check_activations(tree)
+    if layer_names(tree) != layers:
+        raise ValueError("a layer holds no queries, keys, values or tokens, or stands at another depth")
+    images = image_names(tree)
+    for key, eig in answers.items():
+        check_eigenvectors(key, eig, tree)
+    if names and names != images:
+        raise ValueError("its pictures are not those of the activations")
+    pictures = None
+    if shown:
+        known = xr.Dataset(coords={name: one for name, one in root.coords.items() if one.dims == ("image",)})
+        pictures = load_images(
+            [xr.DataArray(pixels[None], known.isel(image=[place]).coords, ("image", "y_px", "x_px", "rgb"))
+             for place, pixels in enumerate(shown)]
+        )  # fmt: skip
+    elif "pixels" in tree.data_vars:
+        pictures = load_images(tree)
+    return Bundle(
+        activations=tree,
+        eigenvectors=answers,
+        pictures=pictures,
+        settings=settings,
+        provenance={str(name): value for name, value in root.attrs.items()},
+        written_by=str(manifest.get("written_by", ""))[:200],
+    )
+
+
+def _names(manifest: dict[str, Any], entry: str) -> list[str]:
+    names = manifest.get(entry, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{entry} are no list of names")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{entry} cannot be called {str(names)[:60]}")
+    for name in names:
+        name.encode("utf-8")  # a lone surrogate can be written nowhere
+    if entry == "layers":
+        check_layer_names(names)
+    return names
+
+
+def _group(groups: Mapping[str, xr.Dataset], name: str) -> xr.Dataset:
+    if name not in groups:
+        raise ValueError(f"{name} is missing")
+    return groups[name]
+
+
+def _pixels(dataset: xr.Dataset) -> np.ndarray:
+    pixels = dataset["pixels"]
+    if pixels.dtype != np.uint8 or pixels.dims != ("y_px", "x_px", "rgb") or pixels.sizes["rgb"] != 3:
+        raise ValueError(f"a picture is {pixels.dtype} {dict(pixels.sizes)}")
+    return pixels.values
+
+
+def _shown(images: Any, acts: xr.DataTree, max_side: int) -> dict[str, np.ndarray]:
+    """Originals by the name they have in the activations, reduced to ``max_side``."""
+    from PIL import Image
+
+    names = image_names(acts)
+    shown = {}
+    pictures = paired_pictures(images, names, image_hashes(acts, names), "activations")
+    for name, pixels in zip(names, pictures, strict=True):
+        picture = Image.fromarray(pixels)
+        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        shown[name] = np.asarray(picture)
+    return shown
+
+
+def _checked_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    import json
+
+    try:
+        return json.loads(json.dumps(dict(settings or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise SpectralToolkitError(
+            f"settings cannot be written as JSON ({first_line(error)}): use text, numbers, lists and mappings."
+        ) from error
+
+
+def _checked_path(path: Any) -> Path:
+    return local_path(path, error=BundleError)
+
+
+def _program() -> str:
+    from ... import __version__
+
+    return f"spectral_toolkit {__version__}"

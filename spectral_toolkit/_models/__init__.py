@@ -1,0 +1,254 @@
+"""Models whose attention can be captured: loading them, and one class for all that a capture needs to know.
+
+``families.py`` holds the table of what is supported; a new family is one line there, and one file if it has a quirk.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from .._compute.devices import resolve_device
+from .._compute.settings import computing
+from ..errors import SpectralToolkitError, UnsupportedModelError
+from . import families, loading, timm
+from .diffusion import families as denoisers
+from .diffusion import loading as diffusion_loading
+from .loading import bundled_models
+from .model import LayerShape, Model
+from .processing import Processing, settings_of
+
+__all__ = ["SUPPORTED", "LayerShape", "Model", "Processing", "bundled_models", "load_model"]
+
+SUPPORTED = tuple(family.describe() for family in (*families.FAMILIES, *denoisers.FAMILIES))
+"""One line per supported family, from the table; the documentation prints them."""
+
+
+_IDLE = re.compile(r"^(pooler|head)\.|(^|\.)mask_token$")
+
+
+@computing
+def load_model(
+    source: Any,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    processor: Any = None,
+    vae: Any = None,
+    scheduler: Any = None,
+    trust_remote_code: bool = False,
+    safetensors_only: bool = True,
+) -> Model:
+    """Make a model ready for ``capture``.
+
+    Parameters
+    ----------
+    source
+        Name of a bundled model (``"scenes"``), a local folder in transformers' or diffusers' format, a name on the
+        Hugging Face hub, a live transformers model, a live pipeline or denoiser of diffusers, or a ``Model`` made
+        before. A task head is fine, and so is a multimodal model: the vision tower is picked out.
+    device
+        ``"auto"`` puts a loaded model on CUDA, else MPS, else the CPU, and leaves a live object where it is;
+        anything else moves it.
+    dtype
+        Precision of the weights, such as ``"float32"`` or ``torch.float16``. None keeps the checkpoint's, or the
+        live object's. A live object is converted itself, as by its own ``.to(dtype)``: give ``copy.deepcopy(model)``
+        to keep it as it is.
+    revision
+        Branch, tag or commit on the hub.
+    processor
+        A transformers processor or image processor, or a dictionary of its settings. None takes what lies beside
+        the model, else one made from its configuration and its family's usual normalisation; which one it was is
+        recorded in the provenance.
+    vae, scheduler
+        Live ones of diffusers, for a denoiser that comes without its pipeline, or in place of the pipeline's own.
+    trust_remote_code
+        Whether a hub model may run its own Python code. Off unless you say so.
+    safetensors_only
+        Whether to refuse weights in formats that can run code when they are loaded.
+
+    Returns
+    -------
+    Model
+        With ``name``, ``family``, ``layers`` in depth order, ``special_tokens``, ``device``, ``dtype``,
+        ``processor`` and the live ``module``. A denoiser has ``at`` besides: the same at other timesteps, with another
+        prompt or other noise.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If the name is misspelt, gated or out of reach, or has no safetensors weights.
+    UnsupportedModelError
+        If the model is not of a supported family.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig, ViTModel
+    >>> config = ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+    >>> model = load_model(ViTModel(config))
+    >>> model.family, model.layers
+    ('ViT', ('layers.0', 'layers.1'))
+    """
+    precision = _dtype(dtype)
+    around = {"vae": vae, "scheduler": scheduler}
+    if not isinstance(device, (str, torch.device)):
+        raise SpectralToolkitError(f"device={device!r} is not a device: use 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.")
+    if isinstance(source, Model):
+        model = source
+        if processor is not None:
+            model = copy.copy(source)  # shares the module; the one passed in keeps its settings
+            model.processor = _given(source.processor, processor)
+    elif isinstance(source, str) and source == "scenes-diffusion":
+        from .diffusion.scenes import load_scenes_diffusion
+
+        return load_scenes_diffusion(loading.WEIGHTS / source, resolve_device(device), precision)
+    elif isinstance(source, (str, os.PathLike)):
+        return _from_name(
+            os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only, around
+        )
+    elif diffusion_loading.is_of_diffusers(source):
+        processing = _as_made if processor is None else partial(_given, processor=processor)
+        model = diffusion_loading.from_object(source, processing, revision=revision or "", **around)
+        around = {}
+    elif isinstance(source, torch.nn.Module):
+        model = _from_module(source, revision, processor)
+    else:
+        raise UnsupportedModelError(
+            f"A model cannot be made from {type(source).__name__}: expected the name of a bundled or hub model, a "
+            f"local folder, or a live transformers model of {families.supported()}{_hint(source)}."
+        )
+    _check_around(around, model.family)
+    model.move(None if device == "auto" else resolve_device(device), precision)
+    return model
+
+
+def _from_name(
+    source: str,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    processor: Any,
+    trust_remote_code: bool,
+    safetensors_only: bool,
+    around: dict[str, Any],
+) -> Model:
+    target = resolve_device(device)
+    place = loading.locate(source, revision)
+    if place.of_diffusers:
+        return diffusion_loading.from_name(
+            source,
+            place.location,
+            _as_made if processor is None else partial(_given, processor=processor),
+            local=place.local,
+            device=target,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            safetensors_only=safetensors_only,
+            **around,
+        )
+    _check_around(around, repr(source))
+    loaded = loading.fetch(
+        place,
+        revision=revision,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        safetensors_only=safetensors_only,
+    )
+    if processor is not None:
+        processing = partial(_given, processor=processor)
+    elif loaded.settings is not None:
+        processing = partial(Processing.from_settings, loaded.settings, source="kept beside the model")
+    else:
+        processing = _as_made
+    name = source if "/" not in source or not os.path.isdir(source) else os.path.basename(os.path.abspath(source))
+    model = families.build(loaded.module, processing, name=name, revision=loaded.revision)
+    model.unused_weights = _unused(model, source, loaded.missing)
+    model.tower.to(target)
+    model.module.eval()
+    return model
+
+
+def _from_module(module: torch.nn.Module, revision: str | None, processor: Any) -> Model:
+    # A compiled module wraps the one whose modules have names.
+    module = getattr(module, "_orig_mod", module)
+    timm.refuse_module(module)
+    origin = _noted(module, "_name_or_path")
+    # Only what is on this machine already: wrapping a live object must not wait for a network.
+    beside = loading.read_settings(origin, local_files_only=True) if origin and processor is None else None
+    if processor is not None:
+        processing = partial(_given, processor=processor)
+    elif beside is not None:
+        processing = partial(Processing.from_settings, beside, source=f"kept beside {origin}")
+    else:
+        processing = _as_made
+    commit = revision or _noted(module, "_commit_hash")
+    return families.build(module, processing, name=origin or type(module).__name__, revision=commit)
+
+
+def _noted(module: torch.nn.Module, what: str) -> str:
+    """What the outermost configuration around the tower says; wrappers such as ``DataParallel`` have none."""
+    _, tower = families.find_tower(module)
+    path = next(name for name, part in module.named_modules() if part is tower)
+    steps = path.split(".") if path else []
+    around = (module.get_submodule(".".join(steps[:depth])) for depth in range(len(steps) + 1))
+    return next((str(noted) for part in around if (noted := getattr(getattr(part, "config", None), what, None))), "")
+
+
+def _as_made(defaults: Processing) -> Processing:
+    return defaults
+
+
+def _given(defaults: Processing, processor: Any) -> Processing:
+    return Processing.from_settings(settings_of(processor), defaults, "given by the caller")
+
+
+def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str]:
+    """Weights the checkpoint lacks: fine for a pooler or a mask token, which no layer sees, fatal for the rest."""
+    prefix = next((f"{name}." for name, part in model.module.named_modules() if part is model.tower and name), "")
+    inside = {name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
+    needed = sorted(name for name in inside if not _IDLE.search(name))
+    if needed:
+        raise loading.not_found(
+            source,
+            f"lacks {len(needed)} weights that its layers need, such as {needed[0]!r} (it would be random there)",
+        )
+    return frozenset(inside)
+
+
+def _check_around(around: dict[str, Any], model: str) -> None:
+    for name, given in around.items():
+        if given is not None:
+            raise SpectralToolkitError(
+                f"{name}={type(given).__name__} belongs to a denoiser of diffusers, and {model} is none, or has it "
+                "already: leave it out."
+            )
+
+
+def _hint(source: Any) -> str:
+    """What to do with things of transformers that are close to a model."""
+    if isinstance(getattr(source, "model", None), torch.nn.Module):
+        return "; pass its model, as in pipe.model"
+    if isinstance(source, PreTrainedConfig):
+        return "; a configuration has no weights, so make a model from it first, with AutoModel.from_config"
+    if hasattr(source, "image_processor_type") or hasattr(source, "image_mean") or hasattr(source, "image_processor"):
+        return "; a processor goes into processor=..., beside the model"
+    return ""
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
+        raise SpectralToolkitError(
+            f"dtype={dtype!r} is not a precision: use 'float32', 'float16', 'bfloat16', 'float64' or None."
+        )
+    return found

@@ -1,0 +1,302 @@
+"""Fetching transformers models from a folder or the hub, and turning every failure into a sentence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging as progress
+from transformers.utils.hub import cached_file
+
+from .._io.outputs import local_path
+from ..errors import ModelNotFoundError, UnsupportedModelError, first_line
+from . import families, timm
+from .building import Shapes, stored_shapes, try_out
+from .folder_settings import check_settings, one_line, read_settings_file, unreadable
+
+WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
+"""Folder of the models that come with the package; each is an ordinary transformers folder."""
+
+_PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model called ``source`` lies, whether only this machine is to be asked, and what kind of files it is."""
+
+    source: str
+    location: str
+    local: bool
+    of_diffusers: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model fetched from disk or the hub, with what came with it."""
+
+    module: torch.nn.Module
+    settings: dict[str, Any] | None
+    revision: str
+    missing: frozenset[str]
+
+
+def bundled_models() -> tuple[str, ...]:
+    """Names of the models that come with the package.
+
+    Examples
+    --------
+    >>> isinstance(bundled_models(), tuple)
+    True
+    """
+    # The first is in transformers' format, the second in that of diffusers.
+    return tuple(
+        sorted(path.parent.name for name in ("config", "model_index") for path in WEIGHTS.glob(f"*/{name}.json"))
+    )
+
+
+def training_record(name: str) -> Path:
+    """The file beside a bundled model that says how it was trained."""
+    return WEIGHTS / name / "training.json"
+
+
+def not_found(name: str, why: str) -> ModelNotFoundError:
+    """The error for a model that cannot be had, with the three ways out."""
+    bundled = ", ".join(repr(model) for model in bundled_models()) or "none in this installation"
+    return ModelNotFoundError(
+        f"The model {name!r} {why}; three ways out: give a local folder (config.json and model.safetensors), use a "
+        f"bundled model ({bundled}), or log in with `hf auth login` if the model is gated or private."
+    )
+
+
+def fetch(
+    place: Place,
+    *,
+    revision: str | None,
+    dtype: Any,
+    trust_remote_code: bool,
+    safetensors_only: bool,
+) -> Loaded:
+    """Load the transformers model that lies there."""
+    source, location, local = place.source, place.location, place.local
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
+    with quiet(), bars(shown=not local):
+        config = _fetch_config(source, location, common)
+        weights = _weights_here(source, Path(location)) if local else None
+        if not trust_remote_code and not families.config_is_supported(config):
+            architecture = next(iter(getattr(config, "architectures", None) or []), type(config).__name__)
+            raise families.unsupported(f"{source!r} ({architecture})")
+        if not (trust_remote_code and getattr(config, "auto_map", None)):  # code of its own may not know how
+            try_out(source, lambda: AutoModel.from_config(copy.deepcopy(config)), weights, "config.json")
+        module, info = _fetch_weights(source, location, config, dtype, safetensors_only, common)
+        settings = read_settings(location, source, revision=revision, local_files_only=local)
+    commit = getattr(config, "_commit_hash", None) or revision or ""
+    return Loaded(module, settings, str(commit), frozenset(info.get("missing_keys", ())))
+
+
+def read_settings(location: str, source: str | None = None, **options: Any) -> dict[str, Any] | None:
+    """The picture settings kept beside a model, or None where there are none."""
+    path = _file(location, "preprocessor_config.json", options)
+    if path is not None:
+        read_settings_file(source or location, path)
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(location, **options)
+    except (OSError, ValueError):
+        return None
+    except Exception as error:  # such as a processor_config.json that is a list
+        raise unreadable(
+            source or location, f"has picture settings that are not readable ({one_line(error)})"
+        ) from error
+    return settings
+
+
+def _file(location: str, name: str, options: dict[str, Any]) -> Path | None:
+    """A file of a folder, or of the hub's cache if it is there or can be fetched."""
+    try:
+        found = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **options)
+    except (OSError, ValueError):  # no such model, or none that can be reached: said when it is loaded
+        return None
+    return None if found is None else Path(found)
+
+
+def _weights_here(source: str, folder: Path) -> Shapes | None:
+    """Shapes of the weights that transformers will read from a folder."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists() or not index.is_file():
+        return stored_shapes(source, folder)
+    return stored_shapes(source, folder, read_settings_file(source, index))
+
+
+def locate(source: str, revision: str | None) -> Place:
+    """Look for a bundled name, a local folder or a hub name, in this order."""
+    if source in bundled_models():
+        return Place(source, str(WEIGHTS / source), True)
+    if not source.strip():
+        raise not_found(source, "has no name")
+    path = local_path(source, "source", error=ModelNotFoundError)
+    if path.is_dir():
+        of_diffusers = folder_of_diffusers(path)
+        timm.refuse_folder(source, path)
+        if not of_diffusers and not (path / "config.json").is_file():
+            raise not_found(source, "is a folder without config.json")
+        return Place(source, str(path), True, of_diffusers)
+    if path.exists():
+        raise not_found(source, "is a file; expected the folder that holds it, with config.json")
+    timm.refuse_name(source)
+    return _probe(source, revision)
+
+
+def folder_of_diffusers(path: Path) -> bool:
+    """Whether a folder holds a pipeline of diffusers, or a component as diffusers saves it."""
+    if (path / "model_index.json").is_file():
+        return True
+    try:
+        return "_diffusers_version" in json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def _probe(source: str, revision: str | None) -> Place:
+    """Ask the hub once, so that being offline takes seconds and not half a minute; only this machine if it fails."""
+    cached, of_diffusers, library = False, False, ""
+    try:
+        found = [
+            try_to_load_from_cache(source, name, revision=revision) for name in ("config.json", "model_index.json")
+        ]
+        cached = any(isinstance(path, str) for path in found)
+        of_diffusers = any(isinstance(path, str) and folder_of_diffusers(Path(path).parent) for path in found)
+        info = HfApi().model_info(source, revision=revision, timeout=_PROBE_SECONDS)
+        files = {file.rfilename for file in getattr(info, "siblings", None) or ()}
+        library = getattr(info, "library_name", None) or ""
+        of_diffusers = of_diffusers or "model_index.json" in files or library == "diffusers"
+    except HFValidationError as error:
+        raise not_found(source, "is neither a folder that exists nor a name the hub could have") from error
+    except RevisionNotFoundError as error:
+        raise not_found(source, f"has no revision {revision!r} on the hub") from error
+    except GatedRepoError as error:  # before the next one, of which it is a kind
+        raise not_found(source, "is gated, and this machine has not been granted access") from error
+    except RepositoryNotFoundError as error:
+        raise not_found(source, "does not exist on the hub, or is private") from error
+    except Exception as error:
+        # Connection errors come from whatever HTTP client the hub library uses.
+        of_client = type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
+        if not (of_client or isinstance(error, (OfflineModeIsEnabled, HfHubHTTPError, OSError))):
+            raise
+        if not cached:
+            raise not_found(source, "is not on this machine and the hub cannot be reached") from error
+        return Place(source, source, True, of_diffusers)
+    timm.refuse_name(source, library)
+    return Place(source, source, False, of_diffusers)
+
+
+def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
+    where = {name: common[name] for name in ("revision", "local_files_only")}
+    if (path := _file(location, "config.json", where)) is not None:
+        check_settings(source, path, frozenset(family.model_type for family in families.FAMILIES))
+    try:
+        config = AutoConfig.from_pretrained(location, **common)
+        config.return_dict = True  # which decides only the form of what a model returns, and some need it themselves
+        return config
+    except (OSError, GatedRepoError) as error:
+        raise _explain(source, error) from error
+    except (ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
+            ) from error
+        raise families.unsupported(
+            repr(source), f"has a configuration this version of transformers cannot read ({one_line(error)})"
+        ) from error
+    except Exception as error:  # a setting of another type than expected fails anywhere
+        raise unreadable(source, f"has a config.json that transformers cannot use ({one_line(error)})") from error
+
+
+def _fetch_weights(
+    source: str, location: str, config: Any, dtype: Any, safetensors_only: bool, common: dict[str, Any]
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    try:
+        return AutoModel.from_pretrained(
+            location,
+            config=config,
+            dtype="auto" if dtype is None else dtype,
+            use_safetensors=True if safetensors_only else None,
+            output_loading_info=True,
+            **common,
+        )
+    except OSError as error:
+        if safetensors_only and "safetensors" in str(error):
+            raise ModelNotFoundError(
+                f"The model {source!r} has no safetensors weights: other formats can run code when they are loaded, "
+                "so pass safetensors_only=False only if you trust it, or convert it."
+            ) from error
+        raise _explain(source, error) from error
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
+            ) from error
+        raise families.unsupported(f"{source!r} ({type(config).__name__})", "cannot be loaded") from error
+    except (RuntimeError, TypeError) as error:
+        raise not_found(source, f"has a config.json that does not fit its weights ({one_line(error)})") from error
+    except SafetensorError as error:
+        raise not_found(source, f"has damaged weights ({one_line(error)})") from error
+    except Exception as error:  # packages that a configuration asks for, settings of the wrong type
+        raise unreadable(source, f"cannot be loaded ({one_line(error)})") from error
+
+
+def _explain(source: str, error: BaseException) -> ModelNotFoundError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, GatedRepoError):
+            return not_found(source, "is gated, and this machine has not been granted access")
+        cause = cause.__cause__
+    return not_found(source, f"cannot be loaded ({first_line(error)})")
+
+
+@contextmanager
+def bars(*, shown: bool) -> Iterator[None]:
+    """Whether transformers shows a bar: what lies on this machine loads too quickly for one, and the bar would stay."""
+    hide = not shown and progress.is_progress_bar_enabled()
+    hub_too = hide and not are_progress_bars_disabled()  # transformers' switch moves the hub's with it
+    try:
+        if hide:
+            progress.disable_progress_bar()
+        yield
+    finally:
+        if hide:
+            progress.enable_progress_bar()
+            if not hub_too:
+                disable_progress_bars()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the libraries' chatter while loading: what matters is in the error we raise."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub", "diffusers")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

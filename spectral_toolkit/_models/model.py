@@ -1,0 +1,388 @@
+"""What every model offers to a capture, whatever library it comes from.
+
+A family is a subclass of ``Model`` in a file of its own. ``capture`` knows nothing of transformers: it asks a model
+for its layers and their shapes, enters ``recording`` and calls ``forward``; the model hands every quantity of every
+layer to the recorder with special tokens first and patches row by row.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import operator
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+
+from .._compute.random_state import Draws, drawing
+from .._compute.settings import computing, own_settings
+from .._io.reprs import Described, few
+from ..errors import SpectralToolkitError, UnsupportedModelError
+from .processing import Processing
+
+UNROTATED = ("query_unrotated", "key_unrotated")
+"""What a capture can ask besides of a model with rotary positions: queries and keys before the rotation."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Sizes of what one layer yields for one picture.
+
+    Attributes
+    ----------
+    grid
+        Patches (y, x).
+    heads
+        Number of query heads; keys and values are repeated to it.
+    channels
+        Channels per head of queries and keys.
+    value_channels
+        Channels per head of values.
+    features
+        Width of the residual stream.
+    biased
+        Whether a bias is added to the attention scores.
+    """
+
+    grid: tuple[int, int]
+    heads: int
+    channels: int
+    value_channels: int
+    features: int
+    biased: bool = False
+
+
+class Recorder(Protocol):
+    """What a capture hands to ``Model.recording``: it is told every quantity of every wanted layer."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the wanted layers."""
+        ...
+
+    @property
+    def quantities(self) -> Sequence[str]:
+        """What is wanted of each."""
+        ...
+
+    def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
+        """Take ``tensor`` (image, head, token, channel), or (image, token, feature) for ``token``."""
+        ...
+
+    def describe(self, layer: str, scale: float, bias: torch.Tensor | None) -> None:
+        """Take the softmax scale and the additive bias (image, head, query, key), if any, of a layer."""
+        ...
+
+
+@dataclass
+class Model(Described, ABC):
+    """A model whose attention can be captured; made by ``load_model``.
+
+    Attributes
+    ----------
+    name
+        Hub name, folder or class name the model came with.
+    family
+        Name of the family as the table of supported models lists it.
+    module
+        The live torch module the user gave, or that was loaded; layers are named as it names its modules.
+    tower
+        The part of ``module`` that sees pictures; often ``module`` itself.
+    layers
+        Names of the layers in depth order.
+    special_tokens
+        Labels of the tokens that are not patches, in order, e.g. ``("cls", "register_0")``.
+    processor
+        The picture settings in use.
+    revision
+        Commit of the weights on the hub, or an empty string.
+    """
+
+    name: str
+    family: str
+    module: torch.nn.Module
+    tower: torch.nn.Module
+    processor: Processing
+    layers: tuple[str, ...] = ()
+    special_tokens: tuple[str, ...] = ()
+    revision: str = ""
+    unused_weights: frozenset[str] = frozenset()
+    """Weights of the tower that were not in the checkpoint and that no layer depends on, such as a pooler."""
+    _hash: tuple[Any, str] | None = field(default=None, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    quantities: tuple[str, ...] = ("query", "key", "value", "token")
+    """What a capture can ask of this model; models with rotary positions add more."""
+    images_at_once: ClassVar[int | None] = None
+    """Largest batch the model can take, None where there is no limit."""
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    """Libraries whose versions belong to the provenance."""
+
+    def _facts(self) -> dict[str, Any]:
+        parameters = list(self.tower.parameters())
+        first = parameters[0] if parameters else None
+        return {
+            "name": self.name,
+            "family": self.family,
+            "layers": few(self.layers),
+            "special tokens": few(self.special_tokens),
+            "parameters": f"{sum(one.numel() for one in parameters):,}",
+            "on": "" if first is None else f"{first.device}, {str(first.dtype).removeprefix('torch.')}",
+            "revision": self.revision,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A lock belongs to one object in one process: copies and pickles get one of their own.
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+    @property
+    def parts(self) -> tuple[torch.nn.Module, ...]:
+        """Every module that takes part in a capture."""
+        return (self.tower,)
+
+    def special_tokens_of(self, layer: str, quantity: str) -> tuple[str, ...]:
+        """Those of the special tokens that one quantity of one layer holds; all of them in most models."""
+        return self.special_tokens
+
+    @property
+    def draws(self) -> dict[str, np.ndarray]:
+        """Further dimensions of every quantity, after ``image``, with their coordinates: one forward pass for each
+        combination, as of a denoiser at several timesteps. Most models have none.
+        """
+        return {}
+
+    @property
+    def provenance(self) -> dict[str, str | int | float]:
+        """What else decides the numbers of a capture and belongs in its attributes."""
+        return {}
+
+    def move(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        """Move and convert everything the user gave."""
+        # The whole model, not its tower alone: half converted, it would be of no use outside.
+        if device is not None:
+            self.module.to(device)
+        if dtype is not None:
+            self.module.to(dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights of the tower are now."""
+        return next(self.tower.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the tower's weights now."""
+        return next(p.dtype for p in self.tower.parameters() if p.is_floating_point())
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> tuple[int, int]:
+        """Pixels (height, width) of one patch."""
+
+    @property
+    def size_step(self) -> tuple[int, int]:
+        """Pixels (height, width) of which pictures must be multiples."""
+        return self.patch_size
+
+    @property
+    @abstractmethod
+    def own_size(self) -> tuple[int, int]:
+        """Pixels (height, width) of a picture where the user asks for no other size."""
+
+    @abstractmethod
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise ``SpectralToolkitError`` if the model cannot take pictures of ``size`` (height, width)."""
+
+    @abstractmethod
+    def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
+        """Sizes of what ``layer`` yields for a picture of ``size`` (height, width)."""
+
+    @property
+    @abstractmethod
+    def implementation(self) -> str:
+        """What computes the attention during a capture, for the provenance."""
+
+    @abstractmethod
+    def recording(self, recorder: Recorder) -> AbstractContextManager[None]:
+        """Have every ``forward`` inside the context report to ``recorder``; leave no trace afterwards."""
+
+    @abstractmethod
+    def forward(self, pixels: np.ndarray) -> Any:
+        """Run the tower on bytes (image, height, width, 3) of a size that passed ``check_size``."""
+
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None]) -> None:
+        """Every forward pass that a capture of ``pixels`` needs; ``begin`` is told before each where it belongs in
+        ``draws``.
+        """
+        begin(())
+        self.forward(pixels)
+
+    def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
+        """One forward pass over ``pixels`` by copies that ``convert`` makes of the modules, such as ones without
+        numbers; what is small is computed now.
+        """
+        other = copy.copy(self)
+        other.tower = convert(self.tower)
+        return lambda: other.forward(pixels)
+
+    def image_size(self, size: int | tuple[int, int] | None = None) -> tuple[int, int]:
+        """The size (height, width) pictures are resized to, checked; ``None`` gives the model's own.
+
+        Raises
+        ------
+        SpectralToolkitError
+            If the size is not a multiple of the patch, or the model takes no other than its own.
+        """
+        if size is None:
+            chosen = self.own_size
+        elif isinstance(size, (int, np.integer)) and not isinstance(size, bool):
+            chosen = (int(size), int(size))
+        else:
+            try:
+                height, width = size  # type: ignore[misc]
+                chosen = (operator.index(height), operator.index(width))
+            except (TypeError, ValueError) as error:
+                raise SpectralToolkitError(
+                    f"size={size!r} is not a size in pixels: expected an integer, (height, width) or None."
+                ) from error
+        step = self.size_step
+        if min(chosen) <= 0 or chosen[0] % step[0] or chosen[1] % step[1]:
+            nearest = tuple(max(p, round(c / p) * p) for c, p in zip(chosen, step, strict=True))
+            which = "its patch" if step == self.patch_size else "its coarsest cell"
+            raise SpectralToolkitError(
+                f"size={chosen} does not fit {self.name}: height and width must be positive multiples of {which}, "
+                f"{step[0]} x {step[1]} pixels; the nearest is {nearest}."
+            )
+        self.check_size(chosen)
+        return chosen
+
+    @abstractmethod
+    def config_sha256(self) -> str:
+        """Hash over the settings that, beside the weights, decide what the model computes."""
+
+    def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
+        """The same architecture and picture settings with weights drawn from ``seed``, and the fixed tables it kept.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If it is not known how to build the model anew.
+        """
+        raise UnsupportedModelError(
+            f"{self.name} ({self.family}) cannot be built with fresh weights of seed {seed}: build one yourself and "
+            "capture it."
+        )
+
+    @property
+    def user_hooks(self) -> int:
+        """Number of forward hooks on the tower that somebody else put there: they may change what it computes."""
+        hooks = [
+            hook
+            for part in self.tower.modules()
+            for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+        ]
+        # The libraries' own (pruning, hidden states kept for the caller) follow from weights and configuration.
+        return sum(not str(getattr(hook, "__module__", "")).startswith(("torch.", "transformers.")) for hook in hooks)
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor that a capture depends on."""
+        # A compiled module's weights are those of the one it was made from.
+        for name, tensor in self.tower.state_dict().items():
+            if name not in self.unused_weights:
+                yield name.replace("_orig_mod.", ""), tensor
+
+    @computing
+    def weights_sha256(self) -> str:
+        """Hash over the names, types and bytes of the tower's weights.
+
+        The hash is kept and made again only when a weight changed, which is noticed by the tensors' version
+        counters and their sums.
+        """
+        tensors = list(self.named_weights())
+        for name, tensor in tensors:
+            if not isinstance(tensor, torch.Tensor) or tensor.is_quantized:
+                raise UnsupportedModelError(
+                    f"{self.name} has quantised weights ({name}), which cannot be captured: load it in float32 or "
+                    "float16."
+                )
+            if tensor.is_meta:
+                raise UnsupportedModelError(
+                    f"{self.name} has no weights, it is on the device 'meta': load them with from_pretrained."
+                )
+        with torch.no_grad():
+            key = tuple(
+                (n, t.data_ptr(), 0 if t.is_inference() else t._version, float(t.sum(dtype=torch.float64)))
+                for n, t in tensors
+            )
+        with self._lock:
+            if self._hash is None or self._hash[0] != key:
+                self._hash = (key, sha256_of(tensors))
+            return self._hash[1]
+
+
+def sha256_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Hash named tensors in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+_counting = threading.Lock()
+_n_uncompiled = 0
+_stance = ExitStack()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Compiled modules run as written: the compiler would follow them into what a capture records."""
+    # The stance is one for the whole process: the last to leave, in whichever thread, puts it back.
+    global _n_uncompiled
+    with _counting:
+        if not _n_uncompiled:
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _n_uncompiled += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _n_uncompiled -= 1
+            if not _n_uncompiled:
+                _stance.close()
+
+
+@contextmanager
+def evaluating(modules: Sequence[torch.nn.Module], seed: int, device: torch.device | None = None) -> Iterator[Draws]:
+    """Evaluation mode, our own settings, no compiled code and seeded generators; training flags and random state are
+    put back.
+
+    What a model computes depends on its weights and their precision alone: not on an autocast, a default dtype or a
+    default device of the caller's. Tensors that a model makes without naming a device lie where the model does.
+    """
+    flags = [(part, part.training) for module in modules for part in module.modules()]
+    with ExitStack() as stack:
+        stack.enter_context(uncompiled())
+        # Gradients are off rather than in inference mode: models cache tensors (rotary tables), and one made in
+        # inference mode would break the user's next training step.
+        stack.enter_context(own_settings())
+        if device is not None and device.type != "cpu":
+            stack.enter_context(device)
+        draws = stack.enter_context(drawing(seed, device))
+        try:
+            for module in modules:
+                module.eval()
+            yield draws
+        finally:
+            for part, training in flags:
+                part.training = training

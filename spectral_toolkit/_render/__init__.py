@@ -1,0 +1,1 @@
+"""From numbers to pixels, marks and titles. No plotting library."""

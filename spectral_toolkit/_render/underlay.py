@@ -1,0 +1,128 @@
+"""Which picture lies under which eigenvector: names matched, the analysed part cut out, shapes as they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from .._io.pairing import analysed_box, analysed_part, image_hashes, paired_pictures
+from ..errors import SpectralToolkitError
+from .composite import shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class ShownPicture:
+    """The part of a picture that was analysed.
+
+    Attributes
+    ----------
+    name
+        As in the coordinate ``image``.
+    index
+        Position along ``image`` of the eigenvectors.
+    pixels
+        uint8, shape (height, width, 3).
+    aspect
+        Height over width of that part in the original: models often see a picture squashed to a square, and readers
+        should not.
+    """
+
+    name: str
+    index: int
+    pixels: np.ndarray
+    aspect: float
+
+
+def eigenvector_names(eig: xr.Dataset) -> list[str]:
+    """Names of the images of an eigenvector Dataset, numbers as text where it has none."""
+    if "eigenvector" not in getattr(eig, "data_vars", ()):
+        raise SpectralToolkitError(
+            f"A {type(eig).__name__} was given as eigenvectors: expected the Dataset that st.solve returns, "
+            "with a variable 'eigenvector' (image, y, x, component)."
+        )
+    if "image" not in eig["eigenvector"].dims or "component" not in eig["eigenvector"].dims:
+        raise SpectralToolkitError(
+            f"The eigenvectors have dimensions {tuple(map(str, eig['eigenvector'].dims))}, expected image, y, x and "
+            "component: choose one as a list, with .isel(image=[0]) or .sel(component=[1]), or with image= and "
+            "component= here."
+        )
+    if "image" in eig.coords:
+        return [str(name) for name in eig.coords["image"].values]
+    return [str(index) for index in range(eig.sizes["image"])]
+
+
+def result_names(result: xr.Dataset | xr.DataArray) -> list[str]:
+    """Names of the images of eigenvectors, or of an array over ``image``; numbers as text where there are none."""
+    if not isinstance(result, xr.DataArray):
+        return eigenvector_names(result)
+    if "image" in result.coords:
+        return [str(name) for name in result.coords["image"].values]
+    return [str(index) for index in range(result.sizes["image"])]
+
+
+def choose_images(result: xr.Dataset | xr.DataArray, image: Any = None) -> list[int]:
+    """Positions of the images asked for: None means all, else a name, a position, or several of them."""
+    names = result_names(result)
+    if image is None:
+        return list(range(len(names)))
+    if isinstance(image, slice):
+        image = range(len(names))[image]
+    try:
+        wanted = [image] if isinstance(image, str | int | np.integer) else list(image)
+    except TypeError:
+        wanted = [image]  # refused below
+    positions = []
+    for item in wanted:
+        if str(item) in names and not isinstance(item, int | np.integer):
+            positions.append(names.index(str(item)))
+        elif isinstance(item, int | np.integer) and -len(names) <= item < len(names):
+            positions.append(int(item) % len(names))
+        else:
+            raise SpectralToolkitError(
+                f"image={item!r} is none of the {len(names)} images of this result: give a position from 0 to "
+                f"{len(names) - 1} or one of the names {_few(names)}."
+            )
+    return positions
+
+
+def shown_pictures(
+    images: Any, result: xr.Dataset | xr.DataArray, image: Any = None, max_side: int | None = None
+) -> Iterator[ShownPicture]:
+    """Yield the pictures under the result asked for, one at a time.
+
+    Parameters
+    ----------
+    images
+        Whatever `load_images` takes, or a tree of activations that holds pixels. Pictures are found by name where
+        every name of ``result`` is among theirs; arrays have no names, and go by position.
+    result
+        Eigenvectors as returned by ``st.solve``, or an array over ``image``, such as segments.
+    image
+        See `choose_images`.
+    max_side
+        Longer side of the pictures in pixels; None leaves them as they are.
+    """
+    chosen = choose_images(result, image)
+    names = result_names(result)
+    # The pixels of a tree are what the model saw, already cut to the box.
+    already_cut = isinstance(images, xr.DataTree)
+    pictures = paired_pictures(images, names, image_hashes(result, names), "a result", chosen)
+    for index, pixels in zip(chosen, pictures, strict=True):
+        box = analysed_box(result.coords, index)
+        if box is not None and not already_cut:
+            pixels = analysed_part(pixels, box, result.coords, index)
+        height, width = pixels.shape[:2] if box is None else (box[2] - box[0], box[3] - box[1])
+        if max_side is not None:
+            pixels = shrink(pixels, max_side)
+        yield ShownPicture(name=names[index], index=index, pixels=pixels, aspect=float(height / width))
+
+
+def _few(names: list[str], n_shown: int = 3) -> str:
+    shown = ", ".join(repr(name) for name in names[:n_shown])
+    return shown + (", ..." if len(names) > n_shown else "")

@@ -1,0 +1,187 @@
+"""Charts of what lies over no picture: the eigenvalues with their widest gap, and one component layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+
+from .._analysis.trust import suggests_groups
+from .._render.colour import categorical, hex_colours
+from .._render.marks import layer_bars, short_names
+from ..errors import SpectralToolkitError
+from .elements import styled
+from .notebook import load_bokeh
+
+INKS = hex_colours(categorical(8))
+"""One colour for each result that is compared."""
+X_NUMBER, Y_EIGENVALUE = "eigenvector", "eigenvalue: what its cut costs"
+X_LAYER, Y_COST = "layer", "cost of this cut in the layer alone"
+POINTS = ("x", "y", "number", "ink", "fill", "of")
+ENDS = ("x0", "y0", "x1", "y1", "ink")
+BARS = ("left", "right", "bottom", "top", "ink", "name", "share", "mass", "of")
+WORDS = ("x", "y", "text")
+
+Columns = dict[str, list[Any]]
+Range = tuple[float, float]
+_SIZE = {"width": 640, "height": 340, "toolbar": "above", "active_tools": [], "show_legend": False, "title": ""}
+_BAR = 0.38
+
+
+def columns(names: Sequence[str]) -> Columns:
+    """Columns without a row."""
+    return {name: [] for name in names}
+
+
+def eigenvalue_columns(
+    results: Mapping[str, xr.Dataset], component: int
+) -> tuple[Columns, Columns, Columns, tuple[Range, Range]]:
+    """Points, the widest gaps, words, and the ranges of both axes, for the first image of every result by its name."""
+    points, stems, words = columns(POINTS), columns(ENDS), columns(WORDS)
+    highest = 0.05
+    for place, (name, eig) in enumerate(results.items()):
+        shift = 0.16 * (place - (len(results) - 1) / 2)
+        values, gaps = (_of_first(eig[key]).values for key in ("eigenvalue", "eigengap"))
+        for number, value in zip(eig["component"].values.tolist(), values, strict=True):
+            fill = INKS[place] if number == component else "#ffffff"
+            _add(points, (number + shift, float(value), number, INKS[place], fill, name))
+        highest = max(highest, float(values.max()))
+        if suggests_groups(values, gaps):
+            widest = int(np.nanargmax(gaps))
+            low, high = float(values[widest]), float(values[widest] + gaps[widest])
+            across = widest + 1.5 + shift
+            _add(stems, (across, low, across, high, INKS[place]))
+            _add(words, (across + 0.12, (low + high) / 2, f"{name}: widest gap, {widest + 2} groups"))
+            highest = max(highest, high)
+    n = max(eig.sizes["component"] for eig in results.values())
+    return points, stems, words, ((0.5, n + 1.5), (0.0, highest * 1.1))
+
+
+def layer_columns(
+    results: Mapping[str, xr.Dataset], component: int, layers: Sequence[str]
+) -> tuple[Columns, Columns, Columns, tuple[Range, Range]]:
+    """Bars of what a component's cut costs in every layer, lines of what it costs jointly, words, and both ranges."""
+    bars, joint, words = columns(BARS), columns(ENDS), columns(WORDS)
+    wide = 2 * _BAR / len(results)
+    highest = 0.05
+    for place, (name, eig) in enumerate(results.items()):
+        value = float(_of_first(eig["eigenvalue"]).sel(component=component))
+        for bar in layer_bars(eig, 0, component):
+            left = layers.index(bar.name) - _BAR + place * wide
+            cut = bar.cut or 0.0
+            _add(bars, (left, left + wide * 0.95, 0.0, cut, INKS[place], bar.name, bar.share, bar.mass, name))
+            highest = max(highest, cut)
+        _add(joint, (-0.5, value, len(layers) - 0.5, value, INKS[place]))
+        words["x"].append(len(layers) - 0.5)
+        words["text"].append(f"{name}, dashed: all layers together {value:.3g}")
+        highest = max(highest, value)
+    top = highest * 1.25
+    words["y"] = [top * (0.995 - 0.06 * place) for place in range(len(results))]
+    return bars, joint, words, ((-0.6, len(layers) - 0.4), (0.0, top))
+
+
+def spectrum_chart(results: Mapping[str, xr.Dataset], component: int = 1) -> hv.Overlay:
+    """Eigenvalues of the first image of one or several results, the chosen component filled, the widest gap marked.
+
+    Parameters
+    ----------
+    results
+        Results of ``st.solve`` by the name they have in the chart.
+    component
+        Which component to fill.
+
+    Returns
+    -------
+    holoviews.Overlay
+
+    Examples
+    --------
+    >>> eig = xr.Dataset({"eigenvalue": ("component", [0.1, 0.5]), "eigengap": ("component", [0.4, 0.1])},
+    ...                  {"component": [1, 2]})
+    >>> spectrum_chart({"QK": eig}).Eigenvalues.I.dimension_values("y").tolist()
+    [0.1, 0.5]
+    """
+    _check(results, component)
+    load_bokeh()
+    points, stems, words, (xlim, ylim) = eigenvalue_columns(results, component)
+    dots = hv.Points(points, ["x", "y"], list(POINTS[2:]), group="Eigenvalues")
+    tips = [("eigenvector", "@number"), ("eigenvalue", "@y{0.0000}"), ("", "@of")]
+    dots = styled(dots, size=10, color="fill", line_color="ink", line_width=2, tools=["hover"], hover_tooltips=tips)
+    gaps = styled(hv.Segments(stems, list(ENDS[:4]), ["ink"], group="Gap"), color="ink", line_width=3, alpha=0.55)
+    view = hv.Overlay([gaps, dots, styled(_labels(words), text_align="left")])
+    return styled(view, xlim=xlim, ylim=ylim, xlabel=X_NUMBER, ylabel=Y_EIGENVALUE, **_SIZE)
+
+
+def layers_chart(
+    results: Mapping[str, xr.Dataset], component: int = 1, layers: Sequence[str] | None = None
+) -> hv.Overlay:
+    """What the cut of one component costs in every layer alone, beside what it costs in all together, as a dashed line.
+
+    Parameters
+    ----------
+    results
+        Results of ``st.solve`` by the name they have in the chart; their first image is shown.
+    component
+        Which component.
+    layers
+        The layers from left to right; None takes those of the results.
+
+    Returns
+    -------
+    holoviews.Overlay
+
+    Examples
+    --------
+    >>> import numpy as np, spectral_toolkit as st
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> view = layers_chart({"VV": st.solve(st.affinity(acts, "vv", device="cpu"), 2)})
+    >>> view.Cost.I.dimension_values("name").tolist()
+    ['block.0']
+    """
+    _check(results, component)
+    load_bokeh()
+    if layers is None:
+        layers = list(dict.fromkeys(str(name) for eig in results.values() for name in eig["layer"].values))
+    bars, joint, words, (xlim, ylim) = layer_columns(results, component, layers)
+    order = ["left", "bottom", "right", "top"]
+    tips = [("layer", "@name"), ("cost alone", "@top{0.000}"), ("share of the cost", "@share{0%}")]
+    tips += [("share of the weight", "@mass{0%}"), ("", "@of")]
+    costs = hv.Rectangles(bars, order, list(BARS[4:]), group="Cost")
+    costs = styled(costs, color="ink", line_color=None, alpha=0.85, tools=["hover"], hover_tooltips=tips)
+    lines = hv.Segments(joint, list(ENDS[:4]), ["ink"], group="Joint")
+    lines = styled(lines, color="ink", line_width=2, line_dash="dashed")
+    view = hv.Overlay([costs, lines, styled(_labels(words), text_align="right", text_baseline="top")])
+    ticks = list(enumerate(short_names(list(layers))))
+    return styled(view, xlim=xlim, ylim=ylim, xlabel=X_LAYER, ylabel=Y_COST, xticks=ticks, **_SIZE)
+
+
+def _labels(words: Columns) -> hv.Labels:
+    return styled(hv.Labels(words, ["x", "y"], "text", group="Words"), text_font_size="11px", text_color="#1a1a1a")
+
+
+def _of_first(values: xr.DataArray) -> xr.DataArray:
+    """Values of the first image, or of all that were solved as one."""
+    return values.isel(image=0) if "image" in values.dims else values
+
+
+def _add(table: Columns, row: Sequence[Any]) -> None:
+    for key, value in zip(table, row, strict=True):
+        table[key].append(value)
+
+
+def _check(results: Mapping[str, xr.Dataset], component: int) -> None:
+    if isinstance(results, xr.Dataset) or not isinstance(results, Mapping) or not 0 < len(results) <= len(INKS):
+        raise SpectralToolkitError(
+            f"results are a {type(results).__name__}: give one to {len(INKS)} results of st.solve by name, such as "
+            "{'QK': eig}."
+        )
+    for name, eig in results.items():
+        if component not in eig["component"].values:
+            raise SpectralToolkitError(
+                f"component={component!r} was not computed: {name!r} has components {eig['component'].values.tolist()}."
+            )

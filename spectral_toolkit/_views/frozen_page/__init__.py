@@ -1,0 +1,264 @@
+"""The frozen twin of the explorer: one HTML file to switch, tap and compare in, without Python or network."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ..._affinity.presets import PRESETS
+from ..._compute.settings import computing
+from ..._explorer.precomputed import freeze
+from ..._io.bundles import Bundle
+from ..._io.outputs import local_path, write_whole
+from ..._render.composite import check_opacity, check_threshold
+from ..._render.underlay import shown_pictures
+from ...errors import SpectralToolkitError
+from ..report_data import kind_of, provenance
+from .document import VIEWS, contact_sheet, document
+
+__all__ = ["Frozen", "frozen"]
+
+_GENERATOR = b'name="generator" content="spectral_toolkit'
+
+
+class Frozen:
+    """A frozen page that a notebook shows as it is, with and without a kernel.
+
+    Attributes
+    ----------
+    html
+        The page, whole.
+    """
+
+    def __init__(self, html: str, sheet: bytes, title: str, height: int) -> None:
+        self.html = html
+        self._sheet = sheet
+        self._title = title
+        self._height = height
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page to a file; an earlier page of ours is replaced, anything else is not.
+
+        Raises
+        ------
+        SpectralToolkitError
+            If something else is there.
+        """
+        target = local_path(path)
+        _refuse_foreign(target)
+        write_whole(target, self.html.encode())
+        return target
+
+    def _repr_html_(self) -> str:
+        # Several of these may stand in one notebook: each has a document of its own, where it can disturb nothing and
+        # nothing can disturb it. Jupyter takes the frame out of a notebook that is not trusted, and the attribute
+        # 'popover' from what surrounds the still picture, which a browser hides until then: it stands in for the frame.
+        page = self.html.replace("&", "&amp;").replace("'", "&#39;")
+        title = escape(self._title)
+        still = base64.b64encode(self._sheet).decode("ascii")
+        return (
+            f"<iframe title=\"{title}\" sandbox='allow-scripts' loading='lazy' "
+            f"style='width:100%;height:{self._height}px;border:0;border-radius:8px;resize:vertical' srcdoc='{page}'>"
+            f'</iframe><div popover><img alt="{title}: the pictures, and their first eigenvectors" '
+            f"src='data:image/png;base64,{still}'></div>"
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {"text/html": self._repr_html_(), "text/plain": repr(self)}
+
+    def __repr__(self) -> str:
+        return f"<Frozen: {self._title}, {len(self.html) / 1e6:.1f} MB; .save(path) writes it to a file>"
+
+
+@computing
+def frozen(
+    source: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    images: Any = None,
+    kinds: Sequence[str] = ("qk", "vv"),
+    presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
+    kernel: str | Mapping[str, str] | None = None,
+    n_eigenvectors: int = 8,
+    regions: bool = True,
+    n_segments: int | str = "auto",
+    row_bytes: int = 4 * 2**20,
+    device: str = "auto",
+    seed: int = 0,
+    start: Mapping[str, Any] | None = None,
+    opacity: float = 0.7,
+    max_side: int = 512,
+    title: str | None = None,
+    height: int = 760,
+    progress: bool = False,
+) -> Frozen:
+    """Make the page that the explorer would be without Python: switches, eigenvectors, affinity rows, all in one file.
+
+    Parameters
+    ----------
+    source
+        Activations from ``st.capture``, a bundle from ``st.load_bundle``, or ``(model, images)``.
+    path
+        Where to write it; None only returns it. An earlier page of ours is replaced, anything else is not.
+    images
+        The original pictures, which are sharper than what the model saw.
+    kinds
+        Affinities to switch between.
+    presets
+        Choices of layers to switch between: ``"all"``, ``"early"``, ``"middle"``, ``"late"``, or weights of the layers
+        by any name.
+    kernel
+        One for all affinities, or a mapping from kind to kernel; None takes the default of each.
+    n_eigenvectors
+        Beside the trivial constant one.
+    regions
+        Whether to find segments and instances too, which takes most of the time.
+    n_segments
+        As in ``st.segment``.
+    row_bytes
+        What rows of affinities may take before compression: decides for how many patches they are kept. 0 keeps none.
+    device, seed
+        As in ``st.solve``.
+    start
+        What is shown first: any of ``image`` (a position), ``kind``, ``preset``, ``component``, ``view``
+        (``"component"``, ``"grid"``, ``"rgb"``, ``"segments"``, ``"instances"``, ``"spectrum"``), ``smooth``,
+        ``compare``, ``other_kind`` and ``other_preset`` of the second setting, ``threshold`` (of
+        :func:`spectral_toolkit.overlay`), and ``patch`` (row, column).
+    opacity, max_side, title
+        As in ``st.report``.
+    height
+        Of the frame in a notebook, in screen pixels.
+    progress
+        Whether to show progress bars.
+
+    Returns
+    -------
+    Frozen
+        Shows itself as the last line of a cell, and goes on doing so in saved and converted notebooks.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If the source is none of these, or something else is at ``path``.
+
+    Examples
+    --------
+    >>> import spectral_toolkit as st
+    >>> page = frozen(("scenes", st.scenes.sample(1, seed=0).pixels), n_eigenvectors=2, device="cpu")
+    >>> page.html[:15]
+    '<!doctype html>'
+    """
+    check_opacity(opacity)
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise SpectralToolkitError(
+            f"path is a {type(path).__name__}: give the name of a file, and a model with its pictures as one pair, "
+            "st.frozen((model, images), path)."
+        )
+    if path is not None:
+        _refuse_foreign(local_path(path))
+    activations, pictures = _opened(source, images, seed, progress)
+    content = freeze(
+        activations,
+        kinds=kinds,
+        presets=presets,
+        kernel=kernel,
+        n_eigenvectors=n_eigenvectors,
+        regions=regions,
+        n_segments=n_segments,
+        row_bytes=row_bytes,
+        device=device,
+        seed=seed,
+    )
+    first = content.settings[0].eig
+    shown = list(shown_pictures(pictures, first, max_side=max_side))
+    heading = title or f"What {provenance(activations, first).get('model') or 'the model'} groups together"
+    page = document(
+        content,
+        shown,
+        title=heading,
+        opacity=opacity,
+        start=_checked_start(start or {}, content.kinds, content.presets, len(shown), first),
+    )
+    labels = " and ".join(kind_of(content.setting(kind, content.presets[0]).eig, kind).label for kind in content.kinds)
+    made = Frozen(page, contact_sheet(content, shown, opacity), f"{heading}: {labels}", height)
+    if path is not None:
+        made.save(path)
+    return made
+
+
+def _opened(source: Any, images: Any, seed: int, progress: bool) -> tuple[xr.DataTree, Any]:
+    if isinstance(source, Bundle):
+        pictures = images if images is not None else source.pictures
+        if pictures is None:
+            raise SpectralToolkitError("The bundle holds no pictures: give the original ones as images=.")
+        return source.activations, pictures
+    if isinstance(source, xr.DataTree):
+        return source, images if images is not None else source
+    if isinstance(source, tuple) and len(source) == 2:
+        from ..._capture import capture
+        from ..._io.images import load_images
+
+        pictures = load_images(source[1])
+        return capture(source[0], pictures, seed=seed, progress=progress), pictures if images is None else images
+    raise SpectralToolkitError(
+        f"A {type(source).__name__} cannot be frozen: give what st.capture or st.load_bundle returned, or "
+        "(model, images)."
+    )
+
+
+def _checked_start(
+    start: Mapping[str, Any], kinds: list[str], presets: list[str], n_images: int, eig: xr.Dataset
+) -> dict[str, Any]:
+    components = [int(number) for number in eig.coords["component"].values]
+    allowed: dict[str, Any] = {
+        "image": range(n_images),
+        "kind": kinds,
+        "preset": presets,
+        "component": components,
+        "view": [view for view in VIEWS if view != "rgb" or len(components) > 2],
+        "compare": [False, True],
+        "smooth": [False, True],
+        "other_kind": kinds,
+        "other_preset": presets,
+    }
+    for name, value in start.items():
+        if name == "threshold":
+            check_threshold(value)
+        if name in ("patch", "threshold"):
+            continue
+        if name not in allowed:
+            raise SpectralToolkitError(f"start has no {name!r}: it may hold {', '.join(allowed)}, threshold and patch.")
+        if value not in allowed[name]:
+            raise SpectralToolkitError(
+                f"start cannot have {name}={value!r}: use one of {', '.join(map(repr, list(allowed[name])[:12]))}."
+            )
+    patch = start.get("patch")
+    fits = patch is None or (len(patch) == 2 and 0 <= patch[0] < eig.sizes["y"] and 0 <= patch[1] < eig.sizes["x"])
+    if not fits:
+        raise SpectralToolkitError(
+            f"start cannot have patch={patch!r}: give a row below {eig.sizes['y']} and a column below {eig.sizes['x']}."
+        )
+    position = [(patch[0] + 0.5) / eig.sizes["y"], (patch[1] + 0.5) / eig.sizes["x"]] if patch else None
+    chosen = {"image": 0, "kind": kinds[0], "preset": presets[0], "component": components[0], "view": "component"}
+    chosen |= {"compare": False, "smooth": False, "threshold": None, **start, "patch": position}
+    beside = kinds[(kinds.index(chosen["kind"]) + 1) % len(kinds)]
+    return {"other_kind": beside, "other_preset": chosen["preset"], **chosen}
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.is_dir():
+        raise SpectralToolkitError(f"path={str(path)!r} is a folder: give the name of a file, such as 'explorer.html'.")
+    if path.is_symlink() or path.exists():
+        head = path.read_bytes()[:2000] if path.is_file() else b""
+        if path.is_symlink() or not re.search(_GENERATOR, head):
+            raise SpectralToolkitError(
+                f"{str(path)!r} exists and was not written by spectral_toolkit: choose another path; nothing was "
+                "touched."
+            )

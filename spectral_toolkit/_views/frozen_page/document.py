@@ -1,0 +1,121 @@
+"""The frozen page as text: a template with every name escaped, our own script and style, and one block of data."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..._explorer.precomputed import Content
+from ..._render.colour import DIVERGING, SEQUENTIAL, css_gradient
+from ..._render.composite import blend, colour_field, shrink
+from ..._render.marks import picture_uri, tile_uri
+from ..._render.underlay import ShownPicture
+from ..overlay import colour_limit
+from ..report_data import attribute_rows, kind_of, provenance
+from ..templating import render
+from .packing import pack
+
+VIEWS = {
+    "component": ("Eigenvector", "One eigenvector over the picture: gold and blue are its two sides."),
+    "grid": ("All", "Every eigenvector side by side; choose one to see it large."),
+    "rgb": ("RGB", "Three eigenvectors as red, green and blue: patches of one colour belong together."),
+    "segments": ("Segments", "The patches sorted into groups by all eigenvectors at once."),
+    "instances": ("Instances", "Connected things, found by merging neighbours; a part lies on top of its whole."),
+    "spectrum": ("Spectrum", "The eigenvalues: what each cut costs, and the widest gap; and where the cut lives."),
+}
+"""The tabs: name to label and explanation."""
+
+_SHEET_WIDTH = 900  # pixels of the picture that stands in where no script may run
+
+
+def document(content: Content, shown: list[ShownPicture], *, title: str, opacity: float, start: dict[str, Any]) -> str:
+    """The whole page."""
+    first = content.settings[0].eig
+    attrs = provenance(content.activations, first)
+    return render(
+        "frozen",
+        title=title,
+        facts=_facts(content, attrs),
+        pictures=[_thumbnail(content, picture) for picture in shown],
+        kinds=[kind_of(content.setting(kind, content.presets[0]).eig, kind) for kind in content.kinds],
+        keys=content.kinds,
+        presets=content.presets,
+        components=[int(number) for number in first.coords["component"].values],
+        views={name: words for name, words in VIEWS.items() if _has(content, name)},
+        opacity=round(100 * opacity),
+        start=start,
+        has_rows=content.sources is not None,
+        provenance=attribute_rows(attrs),
+        solved=[
+            (setting.kind, setting.preset, attribute_rows(_own(setting.eig.attrs))) for setting in content.settings
+        ],
+        signs=css_gradient(DIVERGING),
+        amounts=css_gradient(SEQUENTIAL),
+        data=base64.b64encode(pack(content, shown)).decode("ascii"),
+    )
+
+
+def contact_sheet(content: Content, shown: list[ShownPicture], opacity: float) -> bytes:
+    """A PNG for those who may run no script: every picture, and its first eigenvector under each affinity."""
+    columns = len(content.kinds) + 1
+    side = min(max(96, _SHEET_WIDTH // columns), 300)
+    rows = []
+    for picture in shown:
+        small = shrink(picture.pixels, side)
+        height, width = max(1, round(min(side, side * picture.aspect))), max(1, round(min(side, side / picture.aspect)))
+        small = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.LANCZOS))
+        cells = [small]
+        for kind in content.kinds:
+            eig = content.setting(kind, content.presets[0]).eig
+            cells.append(blend(small, first_colours(eig, picture.index), opacity))
+        sheet = np.full((side + 8, columns * (side + 8), 3), 255, np.uint8)
+        for place, cell in enumerate(cells):
+            left = place * (side + 8) + 4
+            sheet[4 : 4 + cell.shape[0], left : left + cell.shape[1]] = cell
+        rows.append(sheet[: max(cell.shape[0] for cell in cells) + 8])
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(rows)).quantize(128).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def first_colours(eig: Any, index: int) -> np.ndarray:
+    """Colours of the first eigenvector of one picture, uint8 (y, x, 3)."""
+    number = int(eig.coords["component"].values[0])
+    field = eig["eigenvector"].isel(image=index).sel(component=number).transpose("y", "x").values
+    return colour_field(field, colour_limit(eig, index, number))
+
+
+def _thumbnail(content: Content, picture: ShownPicture) -> dict[str, Any]:
+    eig = content.settings[0].eig
+    kind = kind_of(eig, content.kinds[0])
+    return {
+        "name": picture.name,
+        "src": picture_uri(picture.pixels),
+        "ratio": f"{1 / picture.aspect:.4f}",
+        "tile": tile_uri(first_colours(eig, picture.index)),
+        "alt": f"{kind.label} eigenvector 1 over {picture.name}, gold positive, blue negative",
+    }
+
+
+def _facts(content: Content, attrs: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("Model", str(attrs.get("model", "not recorded"))),
+        ("Pictures", str(len(content.images))),
+        ("Layers", str(len(content.layers))),
+        ("Eigenvectors", str(content.settings[0].eig.sizes["component"])),
+        ("Solved", "each picture alone"),
+    ]
+
+
+def _has(content: Content, view: str) -> bool:
+    if view == "rgb":
+        return content.settings[0].eig.sizes["component"] >= 3
+    return view not in ("segments", "instances") or getattr(content.settings[0], view) is not None
+
+
+def _own(attrs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attrs.items() if not str(name).startswith("activations_")}

@@ -1,0 +1,172 @@
+"""What a frozen page shows, as one compressed block of bytes that its script unpacks: a JSON head, then uint8 arrays.
+
+Numbers are stored as what colours them, one byte each: an eigenvector runs from minus its limit (0) to its limit (255),
+a row of an affinity from 0 to its largest entry beside the patch itself, by the square root, which keeps small entries
+apart.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..._affinity.table import KERNELS
+from ..._explorer.precomputed import Content, Setting
+from ..._render.colour import DIVERGING, SEQUENTIAL, categorical
+from ..._render.marks import layer_bars, short_names, spectrum
+from ..._render.titles import flags, statistic
+from ..._render.underlay import ShownPicture
+from ..overlay import colour_limit
+from ..report_data import kind_of
+
+_LEVELS = 255
+_STATISTICS = ("eigenvalue", "residual", "eigengap")
+
+
+class Block:
+    """Arrays of bytes one after the other, each known by where it begins and its shape."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._at = 0
+
+    def add(self, values: np.ndarray) -> dict[str, Any]:
+        """Put in an array of uint8; what is returned finds it again."""
+        data = np.ascontiguousarray(values, dtype=np.uint8).tobytes()
+        place = {"at": self._at, "shape": list(values.shape)}
+        self._parts.append(data)
+        self._at += len(data)
+        return place
+
+    def packed(self, head: Mapping[str, Any]) -> bytes:
+        """Length of the head (4 bytes, little-endian), head, arrays; compressed as zlib does."""
+        text = json.dumps(head, separators=(",", ":"), allow_nan=False).encode()
+        return zlib.compress(len(text).to_bytes(4, "little") + text + b"".join(self._parts), 9)
+
+
+def pack(content: Content, shown: list[ShownPicture]) -> bytes:
+    """Everything that changes on the page."""
+    block = Block()
+    first = content.settings[0].eig
+    head = {
+        "images": [{"name": picture.name, "ratio": 1 / picture.aspect} for picture in shown],
+        "kinds": [_kind(content, kind) for kind in content.kinds],
+        "presets": [_preset(content, preset) for preset in content.presets],
+        "layers": short_names(content.layers),
+        "components": [int(number) for number in first.coords["component"].values],
+        "sources": [content.sources.rows, content.sources.columns] if content.sources else None,
+        "settings": [
+            [_picture(setting, index, block) for index in range(len(content.images))] for setting in content.settings
+        ],
+        "rows": {
+            kind: [
+                [short, [block.add(quantised_rows(rows[index])) for index in range(len(rows))]]
+                for short, rows in zip(short_names(list(layers)), layers.values(), strict=True)
+            ]
+            for kind, layers in content.layer_rows.items()
+        },
+        "maps": {
+            "signs": DIVERGING.ravel().tolist(),
+            "amounts": SEQUENTIAL.ravel().tolist(),
+            "labels": categorical(64).ravel().tolist(),
+        },
+    }
+    return block.packed(head)
+
+
+def quantised_field(values: np.ndarray, limit: float) -> np.ndarray:
+    """Bytes of a field: 0 at ``-limit``, 255 at ``limit``, as `colour_field` chooses colours.
+
+    Examples
+    --------
+    >>> quantised_field(np.array([-1.0, 0.0, 1.0]), 1.0).tolist()
+    [0, 128, 255]
+    """
+    fraction = np.clip(values / limit, -1.0, 1.0) * 0.5 + 0.5
+    return np.rint(fraction * _LEVELS).astype(np.uint8)
+
+
+def quantised_rows(rows: np.ndarray) -> np.ndarray:
+    """Bytes of affinity rows (source, y, x): 255 at the second largest entry of each, the patch itself being the first.
+
+    Examples
+    --------
+    >>> quantised_rows(np.array([[[9.0, 1.0, 0.25, 0.0]]])).tolist()
+    [[[255, 255, 128, 0]]]
+    """
+    flat = rows.reshape(len(rows), -1)
+    second = np.sort(flat, axis=1)[:, -2:-1] if flat.shape[1] > 1 else flat
+    limit = np.where(second > 0, second, 1.0)
+    return np.rint(np.sqrt(np.clip(flat / limit, 0.0, 1.0)) * _LEVELS).astype(np.uint8).reshape(rows.shape)
+
+
+def _kind(content: Content, kind: str) -> dict[str, str]:
+    eig = content.setting(kind, content.presets[0]).eig
+    named = kind_of(eig, kind)
+    kernel = str(eig.attrs.get("kernel", ""))
+    formula = KERNELS[kernel].formula if kernel in KERNELS else ""
+    return {
+        "key": kind,
+        "label": named.label,
+        "name": named.name,
+        "groups": named.groups_by,
+        "formula": f"{kernel}: {formula}" if formula else kernel,
+    }
+
+
+def _preset(content: Content, preset: str) -> dict[str, Any]:
+    weights = content.setting(content.kinds[0], preset).weights
+    return {"name": preset, "weights": [round(weights[layer], 3) for layer in content.layers]}
+
+
+def _picture(setting: Setting, index: int, block: Block) -> dict[str, Any]:
+    """One picture under one setting."""
+    eig = setting.eig
+    numbers = [int(number) for number in eig.coords["component"].values]
+    limits = [colour_limit(eig, index, number) for number in numbers]
+    fields = eig["eigenvector"].isel(image=index).transpose("component", "y", "x").values
+    quantised = np.stack([quantised_field(field, limit) for field, limit in zip(fields, limits, strict=True)])
+    isolated = np.argwhere(eig["isolated"].isel(image=index).transpose("y", "x").values)
+    found: dict[str, Any] = {
+        "fields": block.add(quantised),
+        "limits": [_short(limit) for limit in limits],
+        "numbers": {name: [_number(eig, name, index, number) for number in numbers] for name in _STATISTICS},
+        "flags": [flags(eig, index, number) for number in numbers],
+        "isolated": isolated.tolist(),
+        "trust": [[statement.level, statement.text] for statement in setting.trust[index]],
+        "spectrum": asdict(spectrum(eig, index)),
+        "layers": [
+            [[bar.short, _short(bar.mass), _short(bar.share), None if bar.cut is None else _short(bar.cut), bar.holds]
+             for bar in layer_bars(eig, index, number)]
+            for number in numbers
+        ],
+    }  # fmt: skip
+    if setting.rows is not None:
+        found["rows"] = block.add(quantised_rows(setting.rows[index]))
+    if setting.segments is not None:
+        found["segments"] = block.add(_labels(setting.segments[index]))
+    if setting.instances is not None:
+        masks = setting.instances[index]
+        found["instances"] = block.add(masks[masks.any(axis=(1, 2))] if masks.any() else masks[:0])
+    return found
+
+
+def _labels(segments: np.ndarray) -> np.ndarray:
+    """Labels counted from 1 in the order of their numbers; 0 for cells without one."""
+    _, places = np.unique(np.where(segments < 0, -1, segments), return_inverse=True)
+    return places.reshape(segments.shape) + (0 if (segments < 0).any() else 1)
+
+
+def _number(eig: xr.Dataset, name: str, index: int, component: int) -> float | None:
+    value = statistic(eig, name, index, component)
+    return _short(float(value)) if value is not None and np.isfinite(value) else None
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,423 @@
+"""Results over pictures, as HoloViews objects drawn by Bokeh: eigenvectors here, all others in `overlay_fields`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+
+from .._compute.settings import computing
+from .._render.colour import DIVERGING, ISOLATED, hex_colours
+from .._render.composite import (
+    check_opacity,
+    check_threshold,
+    colour_field,
+    colour_three,
+    is_above,
+    resize_field,
+    robust_limit,
+    symmetric_limit,
+)
+from .._render.outline import CASING, CASING_WIDTH, INK, INK_WIDTH, boundary
+from .._render.titles import component_title, three_title
+from .._render.underlay import ShownPicture, choose_images, shown_pictures
+from ..errors import SpectralToolkitError
+from .elements import (
+    cells_element,
+    even_titles,
+    framed,
+    layout,
+    mark_elements,
+    picture_element,
+    rgb_element,
+    styled,
+    tooltips,
+)
+from .fitting import PAGE, fitting_columns
+from .notebook import load_bokeh
+from .overlay_fields import DRAWN, Marked, as_field, check_part, draw_field
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KINDS = ("component", "grid", "rgb")
+"""What `overlay` can draw."""
+
+_SMOOTH_SIDE = 256  # pixels of the longer side of an interpolated field: more cannot be seen
+_GRID_WIDTH = 150
+_LAYOUT_WIDTH = 300
+_SINGLE_WIDTH = 480
+_LEAST_WIDTH = 60
+_BESIDE = 74  # pixels of a colour bar with its numbers, and of the space between figures
+
+
+@computing
+def overlay(
+    images: Any,
+    eig: xr.Dataset | xr.DataArray | Mapping[str, xr.Dataset | xr.DataArray],
+    *,
+    image: int | str | Sequence[int | str] | None = None,
+    component: int | None = None,
+    components: Sequence[int] | None = None,
+    kind: str = "component",
+    opacity: float = 0.7,
+    smooth: bool = False,
+    threshold: float | None = None,
+    like: xr.Dataset | None = None,
+    width: int | None = None,
+    columns: int | None = None,
+    max_side: int | None = None,
+    marked: Any = None,
+) -> hv.Overlay | hv.HoloMap | hv.Layout:
+    """Lay eigenvectors, segments, instances or any other result over the pictures they were computed from.
+
+    Of eigenvectors, blue and gold are the two signs and white is zero; which side is which means nothing by itself, but
+    is the same every time (the solver fixes it). Point at a cell to read its value, position and row and column. Grey
+    hatched cells are joined to nothing by the affinity; their values are interpolated.
+
+    Segments, label maps and masks have one colour for each label, as in the explorer: patches without a label are grey,
+    what is in no mask is clear, and of masks that overlap the smaller lies above. Maps of numbers, such as the
+    affinities of a patch or the norms of tokens, go from black at zero to white at their largest value; where they have
+    negative values, they are coloured like eigenvectors.
+
+    Parameters
+    ----------
+    images
+        Anything `load_images` takes, or a tree of activations (its pixels). Pictures of any size; only the part that
+        was analysed is shown, in the shape of the original.
+    eig
+        Eigenvectors as returned by ``st.solve``, ``st.project`` or ``st.align``; segments of ``st.segment`` or masks of
+        ``st.instances``, also as ``st.refine`` returns them; label maps, such as those of ``st.prepare_labels``;
+        numbers or booleans (image, y, x); or a mapping from names to such results, drawn one after the other.
+    image
+        Which images: a position, a name, or several; all of them if None.
+    component
+        Which component, counted from 1, for ``kind="component"``. None gives a slider over all of them, which needs
+        no running kernel.
+    components
+        For ``kind="grid"`` the components to show (all), for ``kind="rgb"`` the three that become red, green and blue
+        (1, 2, 3).
+    kind
+        ``"component"``: one eigenvector over each picture. ``"grid"``: all of them side by side, one picture a row.
+        ``"rgb"``: three at once, on one scale (99th percentile of the magnitudes), grey where all three are zero.
+    opacity
+        From 0, the picture alone, to 1, the eigenvector alone.
+    smooth
+        Interpolate between patch centres. Off by default: patches are what was measured.
+    threshold
+        For ``kind="component"``: colour only the side above it, and draw the line where it ends. A number from -1 to
+        1, the part of the end of the colours, so that 0 cuts by sign; None colours both sides.
+        :func:`spectral_toolkit.cut_costs` says what a cut costs.
+    like
+        Another answer, on whose scale the colours are: of :func:`spectral_toolkit.project` the one that pictures were
+        laid into, so that a colour is one value in both.
+    width
+        Width of each picture on the page, in screen pixels; the height follows from its shape. None takes what fits
+        900 pixels. In a notebook whose cell is narrower than the figure, pictures are smaller and rows shorter.
+    columns
+        Pictures in a row, where there are several; None takes as many as fit 900 pixels.
+    max_side
+        Longer side to which pictures are reduced, in pixels; None shows them at full resolution.
+    marked
+        Patches to frame: a list of (row, column), booleans (image, y, x), or a mapping from the names of a mapping of
+        results to these.
+
+    Returns
+    -------
+    holoviews.Overlay, holoviews.HoloMap or holoviews.Layout
+        One picture with one component or in RGB is an Overlay, with a slider over components a HoloMap; several
+        pictures, or a grid, are a Layout of these. The eigenvector is the element ``Image`` named ``Eigenvector``, and
+        what else is drawn is named ``Labels``, ``Instances`` or ``Map``.
+
+    Notes
+    -----
+    Colours mean the same in all pictures of an answer that was solved over the dataset; where each picture was solved
+    alone, each has its own scale, unless ``like`` gives one to all.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If a picture, component or kind is asked for that does not exist, or the result does not lie over pictures.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> field = np.linspace(-1, 1, 12).reshape(1, 3, 4, 1)
+    >>> eig = xr.Dataset({"eigenvector": (("image", "y", "x", "component"), field)}, {"component": [1]})
+    >>> picture = np.zeros((1, 30, 40, 3), dtype=np.uint8)
+    >>> view = overlay(picture, eig, component=1)
+    >>> view.Eigenvector.I.vdims
+    [Dimension('value'), Dimension('row'), Dimension('column')]
+    >>> segments = xr.DataArray(np.arange(12).reshape(1, 3, 4) // 5, dims=("image", "y", "x"))
+    >>> overlay(picture, segments).Labels.I.dimension_values("value", flat=False)[0].tolist()
+    [0, 0, 0, 0]
+    """
+    if kind not in KINDS:
+        raise SpectralToolkitError(f"kind={kind!r} is not a kind of overlay: use one of {', '.join(map(repr, KINDS))}.")
+    unused, used = ("components", "component") if kind == "component" else ("component", "components")
+    if {"component": component, "components": components}[unused] is not None:
+        raise SpectralToolkitError(f"{unused}= means nothing to kind={kind!r}: use {used}=, or another kind.")
+    check_opacity(opacity)
+    if check_threshold(threshold) is not None and kind != "component":
+        raise SpectralToolkitError(f"threshold= means nothing to kind={kind!r}: use kind='component', or leave it out.")
+    named = dict(eig) if isinstance(eig, Mapping) and not isinstance(eig, xr.Dataset) else {"": eig}
+    if not named:
+        raise SpectralToolkitError(f"eig is an empty mapping: give {DRAWN}.")
+    look = _Look(
+        kind, component, components, opacity, smooth, threshold, _checked_like(like), width, columns, len(named) > 1
+    )
+    load_bokeh()
+    views: list[Any] = []
+    n_pictures = 0
+    for name, result in named.items():
+        marks = Marked(marked, str(name))
+        if isinstance(result, xr.DataArray) and "component" in result.dims:
+            result = result.to_dataset(name="eigenvector")
+        if isinstance(result, xr.Dataset) and ("eigenvector" in result or not result.data_vars):
+            chosen = choose_images(result, image)
+            pictures = shown_pictures(images, result, chosen, max_side)
+            views += _draw_eigenvectors(pictures, result, look, marks, look.width_of(len(chosen)))
+        else:
+            look.check_without_components()
+            field = as_field(result, str(name))
+            chosen = choose_images(field.array, image)
+            pictures = shown_pictures(images, field.array, chosen, max_side)
+            check_part(images, field)
+            views += draw_field(pictures, field, marks, opacity, look.width_of(len(chosen)))
+        n_pictures += len(chosen)
+    if not views:
+        raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
+    if len(views) == 1 and kind != "grid":
+        return views[0]
+    most = max(1, PAGE // (look.width_of(len(views)) + _BESIDE))
+    return layout(views, columns or (fitting_columns(len(views) // n_pictures, most) if kind == "grid" else most))
+
+
+def _draw_eigenvectors(
+    pictures: Iterable[ShownPicture], eig: xr.Dataset, look: _Look, marked: Marked, width: int
+) -> list[Any]:
+    """The overlays of one result, in the order in which they are laid out."""
+    style = _Style(look.opacity, look.smooth, look.threshold, look.like, width, marked)
+    if look.kind == "grid":
+        wanted = _checked_components(eig, look.components)
+        return [view for picture in pictures for view in _draw_components(picture, eig, wanted, style)]
+    if look.kind == "rgb":
+        three = _checked_components(eig, look.components or _all_components(eig)[:3])
+        if len(three) != 3:
+            raise SpectralToolkitError(
+                f"components={tuple(three)} cannot be red, green and blue: exactly three are needed"
+                f" (these eigenvectors have {eig.sizes['component']})."
+            )
+        return [_draw_three(picture, eig, three, style) for picture in pictures]
+    if look.component is not None:
+        wanted = _checked_components(eig, [look.component])
+        return [_draw_components(picture, eig, wanted, style)[0] for picture in pictures]
+    wanted = _all_components(eig)
+    return [
+        hv.HoloMap(dict(zip(wanted, drawn, strict=True)), "component")
+        for picture in pictures
+        for drawn in [_draw_components(picture, eig, wanted, style)]
+    ]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What `overlay` was asked to draw, by its arguments of these names, and whether that is of several results."""
+
+    kind: str
+    component: int | None
+    components: Sequence[int] | None
+    opacity: float
+    smooth: bool
+    threshold: float | None
+    like: xr.Dataset | None
+    width: int | None
+    columns: int | None
+    several: bool
+
+    def width_of(self, n_pictures: int) -> int:
+        """Of each picture on the page."""
+        small = self.kind == "grid" or self.several
+        usual = _GRID_WIDTH if small else _SINGLE_WIDTH if n_pictures == 1 else _LAYOUT_WIDTH
+        fitting = usual if self.columns is None else max(_LEAST_WIDTH, PAGE // self.columns - _BESIDE)
+        return self.width or min(usual, fitting)
+
+    def check_without_components(self) -> None:
+        """Refuse what means something to eigenvectors only."""
+        used = {
+            "kind": self.kind != "component",
+            "component": self.component is not None,
+            "components": self.components is not None,
+            "smooth": bool(self.smooth),
+            "threshold": self.threshold is not None,
+            "like": self.like is not None,
+        }
+        for name in (name for name, is_used in used.items() if is_used):
+            raise SpectralToolkitError(
+                f"{name}= means nothing to a result without components, such as segments: leave it out, or give "
+                "eigenvectors."
+            )
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How eigenvectors are drawn, as the arguments of `overlay` of these names say."""
+
+    opacity: float
+    smooth: bool
+    threshold: float | None
+    like: xr.Dataset | None
+    width: int
+    marked: Marked
+
+
+def _all_components(eig: xr.Dataset) -> list[int]:
+    return [int(number) for number in eig.coords["component"].values]
+
+
+def _checked_components(eig: xr.Dataset, components: Sequence[int] | None) -> list[int]:
+    available = _all_components(eig)
+    wanted = available if components is None else list(components)
+    for number in wanted:
+        if number not in available:
+            raise SpectralToolkitError(
+                f"component={number!r} was not computed: these eigenvectors have components {available[0]} to "
+                f"{available[-1]}; ask st.solve for more with n_eigenvectors."
+            )
+    return wanted
+
+
+def _checked_like(like: object) -> xr.Dataset | None:
+    if like is not None and not (isinstance(like, xr.Dataset) and "eigenvector" in like):
+        raise SpectralToolkitError(
+            f"like is a {type(like).__name__} without 'eigenvector': give an answer of st.solve."
+        )
+    return like
+
+
+def colour_limit(eig: xr.Dataset, index: int, component: int, like: xr.Dataset | None = None) -> float:
+    """End of the colour map for one component: over all images if they were solved as one problem, else of this one."""
+    return symmetric_limit(_scaling(eig, index, [component], like))
+
+
+def _scaling(eig: xr.Dataset, index: int, components: Sequence[int], like: xr.Dataset | None) -> np.ndarray:
+    """The values that a colour scale is taken from."""
+    source = eig if like is None else like
+    _checked_components(source, components)
+    fields = source["eigenvector"].sel(component=list(components))
+    whole = like is not None or eig.attrs.get("scope") == "dataset"
+    return (fields if whole else fields.isel(image=index)).values
+
+
+def _draw_components(
+    shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], style: _Style
+) -> list[hv.Overlay]:
+    picture = picture_element(shown)
+    grid = (eig.sizes["y"], eig.sizes["x"])
+    above = [*isolated_elements(eig, shown.index), *mark_elements(style.marked.of(shown.index), grid)]
+    titles = even_titles(
+        [component_title(eig, shown.index, number, shown.name) for number in components], style.width + 40
+    )
+    views = []
+    for component, title in zip(components, titles, strict=True):
+        limit = colour_limit(eig, shown.index, component, style.like)
+        field = field_element(eig, shown.index, component)
+        if style.smooth or style.threshold is not None:
+            # What is seen may be interpolated or cut; the values under the cursor are the ones that were computed.
+            values = field.dimension_values(2, flat=False)
+            fine = _interpolated(values, shown) if style.smooth else values
+            cut = [] if style.threshold is None else _cut_elements(is_above(fine, style.threshold, limit))
+            layers = [picture, _colours_element(fine, limit, style), *cut, _coloured(field, limit, 0.0)]
+        else:
+            layers = [picture, _coloured(field, limit, style.opacity)]
+        views.append(framed(hv.Overlay([*layers, *above]), shown, style.width, title))
+    return views
+
+
+def _draw_three(shown: ShownPicture, eig: xr.Dataset, components: Sequence[int], style: _Style) -> hv.Overlay:
+    fields = eig["eigenvector"].sel(component=list(components)).transpose("image", "y", "x", "component").values
+    limit = robust_limit(_scaling(eig, shown.index, components, style.like))
+    values = fine = fields[shown.index]
+    if style.smooth:
+        fine = np.stack([_interpolated(values[..., channel], shown) for channel in range(3)], axis=-1)
+    colours = styled(rgb_element(colour_three(fine, limit), "Three"), alpha=style.opacity)
+    names = [f"component {number}" for number in components]
+    hover = styled(
+        cells_element(fields[shown.index], names, "Eigenvectors"),
+        alpha=0.0,
+        colorbar=False,
+        tools=["hover"],
+        hover_tooltips=tooltips(names),
+    )
+    marks = mark_elements(style.marked.of(shown.index), values.shape[:2])
+    layers = [picture_element(shown), colours, hover, *isolated_elements(eig, shown.index), *marks]
+    (title,) = even_titles([three_title(eig, shown.index, components, shown.name)], style.width)
+    return framed(hv.Overlay(layers), shown, style.width, title)
+
+
+def field_element(eig: xr.Dataset, index: int, component: int) -> hv.Image:
+    """One eigenvector of one picture, with the row and column of every cell for the cursor."""
+    field = eig["eigenvector"].isel(image=index).sel(component=component).transpose("y", "x").values
+    return cells_element(field[..., None], ["value"], "Eigenvector")
+
+
+def _coloured(field: hv.Image, limit: float, opacity: float) -> hv.Image:
+    return styled(
+        field,
+        cmap=hex_colours(DIVERGING),
+        clim=(-limit, limit),
+        alpha=opacity,
+        colorbar=True,
+        clabel="",
+        colorbar_opts={"width": 10, "padding": 4, "bar_line_color": None, "major_label_text_font_size": "8pt"},
+        tools=["hover"],
+        hover_tooltips=tooltips(["value"]),
+        clipping_colors={"NaN": (0, 0, 0, 0)},
+    )
+
+
+def _colours_element(fine: np.ndarray, limit: float, style: _Style) -> hv.RGB:
+    colours = colour_field(fine, limit)
+    if style.threshold is not None:
+        above = np.where(is_above(fine, style.threshold, limit), 255, 0).astype(np.uint8)
+        colours = np.concatenate([colours, above[..., None]], axis=-1)
+    return styled(rgb_element(colours, "Colours"), alpha=style.opacity)
+
+
+def _cut_elements(side: np.ndarray) -> list[hv.Element]:
+    """Where a side (y, x) ends, dark on light so that it is seen on any picture."""
+    ends = tuple(boundary(side).T)
+    lines = [hv.Segments(ends, kdims=["x", "y", "right", "bottom"], group=group) for group in ("Casing", "Cut")]
+    return [
+        styled(lines[0], color=CASING, line_width=CASING_WIDTH, line_cap="square"),
+        styled(lines[1], color=INK, line_width=INK_WIDTH, line_cap="square"),
+    ]
+
+
+def _interpolated(field: np.ndarray, shown: ShownPicture) -> np.ndarray:
+    longer = max(1.0, shown.aspect)
+    shape = (round(_SMOOTH_SIDE * shown.aspect / longer), round(_SMOOTH_SIDE / longer))
+    return resize_field(field, (max(shape[0], field.shape[0]), max(shape[1], field.shape[1])))
+
+
+def isolated_elements(eig: xr.Dataset, index: int) -> list[hv.Element]:
+    """Grey and a diagonal over every cell that the affinity joins to nothing; an empty list where there is none."""
+    if "isolated" not in eig:
+        return []
+    mask = eig["isolated"].isel(image=index).transpose("y", "x").values
+    if not mask.any():
+        return []
+    n_rows, n_columns = mask.shape
+    rows, cols = np.nonzero(mask)
+    left, right, top, bottom = cols / n_columns, (cols + 1) / n_columns, rows / n_rows, (rows + 1) / n_rows
+    grey = "#" + bytes(ISOLATED).hex()
+    squares = hv.Rectangles((left, top, right, bottom), kdims=["x", "y", "right", "bottom"], group="Isolated")
+    diagonals = hv.Segments((left, bottom, right, top), kdims=["x", "y", "right", "bottom"], group="Hatching")
+    return [
+        styled(squares, color=grey, alpha=0.55, line_color=None),
+        styled(diagonals, color="white", line_width=1.5),
+    ]

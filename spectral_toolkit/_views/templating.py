@@ -1,0 +1,39 @@
+"""Pages from templates: every name escaped, our own style and script, and the hash that lets that script run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from .. import __version__
+
+_TEMPLATES = "templates"
+
+
+def render(name: str, *, styles: tuple[str, ...] = (), script: str = "", **values: Any) -> str:
+    """The page ``name``.html.j2 with ``values``, its style and script ``name``.css and ``name``.js, or those named."""
+    environment = Environment(
+        loader=PackageLoader("spectral_toolkit._views", _TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    program = _read(f"{script or name}.js")
+    return environment.get_template(f"{name}.html.j2").render(
+        version=__version__,
+        style=Markup("".join(_read(f"{style}.css") for style in ("palette", *(styles or (name,))))),
+        script=Markup(program),
+        # The one script that may run: whatever a name might smuggle in, may not.
+        script_hash=base64.b64encode(hashlib.sha256(program.encode()).digest()).decode("ascii"),
+        **values,
+    )
+
+
+def _read(name: str) -> str:
+    return files("spectral_toolkit._views").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")

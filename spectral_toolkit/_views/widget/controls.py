@@ -1,0 +1,399 @@
+"""The controls: plain ipywidgets that say what the state says, and tell of every change a user makes."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+from PIL import Image
+
+from ..._affinity.table import KERNELS, default_kernel
+from ..._explorer import wording
+from ..._explorer.state import MAX_EIGENVECTORS, MAX_SEGMENTS, MAX_WEIGHT, PRESETS, VIEWS, Facts, State
+from ..._render.marks import short_names
+
+Change = Callable[..., None]
+"""Called with the fields of the state that the user changed."""
+
+THUMB = 58  # screen pixels
+MAX_THUMBS = 60
+
+
+class Controls:
+    """All widgets by the field they set; ``show`` moves them, ``on_change`` hears of users only."""
+
+    def __init__(self, facts: Facts, on_change: Change, views: Sequence[str], name: str) -> None:
+        self.facts = facts
+        self._on_change = on_change
+        self._muted = 0
+        self.name = name
+        self.thumbs: list[widgets.ToggleButton] = []
+        self.image = self._image_chooser()
+        self.affinity = self._affinity("affinity")
+        self.other_affinity = self._affinity("other_affinity")
+        self.kernel = self._kernel("kernel")
+        self.other_kernel = self._kernel("other_kernel")
+        self.other_layers = self._choice(
+            "other_layers", [(text, text) for text in ("same", "all", "early", "middle", "late")], "Layers"
+        )
+        self.presets = {preset: self._button(preset, f"{preset}") for preset in PRESETS}
+        self.toggles, self.weights = self._layers()
+        self.n_eigenvectors = self._slider("n_eigenvectors", "How many", 1, self._most(), layout=_wide())
+        self.component = self._slider("component", "Eigenvector", 1, self._most())
+        self.opacity = self._watched(
+            "opacity",
+            widgets.FloatSlider(
+                description="Opacity",
+                min=0,
+                max=1,
+                step=0.05,
+                readout_format=".2f",
+                layout=widgets.Layout(width="250px"),
+            ),
+        )
+        self.smooth = self._switch("smooth", "Smooth")
+        self._cutting()
+        self.compare = self._switch("compare", "Compare with a second setting")
+        self.mask_outliers = self._switch("mask_outliers", "Mask outlying tokens")
+        self.mask_outliers.disabled = not facts.has_tokens
+        self.heads = self._switch("heads", "Every head")
+        self.untap = widgets.Button(description="Forget patch", tooltip=wording.TIPS["untap"])
+        self.untap.on_click(lambda _: self._tell(patch=None))
+        segments = [("auto", "auto"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
+        self.n_segments = self._choice("n_segments", segments, "Groups")
+        self.three = [self._component_of(colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))]
+        self.view = self._watched(
+            "view",
+            widgets.ToggleButtons(
+                options=[(VIEWS[view][0], view) for view in views],
+                tooltips=[VIEWS[view][1] for view in views],
+                style={"button_width": "auto"},
+            ),
+        )
+        self.other = widgets.VBox(
+            [_headed("Second setting"), self.other_affinity, self.other_kernel, self.other_layers]
+        )
+
+    def left(self) -> widgets.VBox:
+        """The column beside the picture."""
+        rows = [
+            widgets.HBox([toggle, slider])
+            for toggle, slider in zip(self.toggles.values(), self.weights.values(), strict=True)
+        ]
+        layers = widgets.VBox(rows)
+        layers.add_class("st-layers")
+        column = widgets.VBox(
+            [
+                _headed("Picture"),
+                self.image,
+                _headed("What ties two patches"),
+                self.affinity,
+                self.kernel,
+                _headed("Layers, solved together"),
+                widgets.HBox(list(self.presets.values())),
+                layers,
+                _headed("Eigenvectors to solve for"),
+                self.n_eigenvectors,
+                self.mask_outliers,
+                self.compare,
+                self.other,
+            ]
+        )
+        column.add_class("st-left")
+        return column
+
+    def above(self, busy: widgets.Widget) -> widgets.VBox:
+        """Above the picture: which view, and what belongs to it."""
+        row = widgets.HBox([self.component, self.opacity, self.smooth, self.is_cut, *self.three, self.n_segments])
+        row.layout.flex_flow = "row wrap"
+        head = widgets.HBox([self.view, busy])
+        head.layout.flex_flow = "row wrap"
+        return widgets.VBox([head, row, self.cut])
+
+    def show(self, state: State) -> None:
+        """Move every widget to where the state says; nobody is told."""
+        weights = state.weights or {}
+        with self._quiet():
+            self._show_image(state.image)
+            for name in ("affinity", "other_affinity", "n_segments", "other_layers", "view"):
+                _set(getattr(self, name), value=getattr(state, name))
+            for side in ("", "other_"):
+                kind, kernel = (getattr(state, f"{side}{name}") for name in ("affinity", "kernel"))
+                chosen, buttons = (getattr(self, f"{side}{name}") for name in ("kernel", "affinity"))
+                options = _kernel_options(kind)
+                if tuple(chosen.options) != tuple(options):
+                    chosen.options = options
+                _set(chosen, value=kernel or default_kernel(kind))
+                kinds = [value for _, value in buttons.options]
+                tips = (wording.affinity_tip(one, kernel if one == kind else None) for one in kinds)
+                _set(buttons, tooltips=tuple(tips))
+            for layer, slider in self.weights.items():
+                on = layer in weights
+                _set(self.toggles[layer], value=on)
+                _set(slider, value=weights.get(layer, slider.value if slider.value > 0 else 1.0), disabled=not on)
+            rows, columns = self.facts.grid_of(weights)
+            most = min(MAX_EIGENVECTORS, rows * columns - 2)
+            self.n_eigenvectors.max = max(most, state.n_eigenvectors)
+            _set(self.n_eigenvectors, value=state.n_eigenvectors, max=most)
+            if self.component.max != state.n_eigenvectors:
+                self.component.value = min(self.component.value, state.n_eigenvectors)
+                self.component.max = state.n_eigenvectors
+            for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads"):
+                _set(getattr(self, name), value=getattr(state, name))
+            _set(self.is_cut, value=state.threshold is not None)
+            if state.threshold is not None:
+                _set(self.threshold, value=state.threshold)
+            for place, box in enumerate(self.three):
+                _set(box, value=state.three[place])
+            self._show_what_applies(state)
+
+    def set_thumbnails(self, pictures: Sequence[np.ndarray]) -> str:
+        """The style that puts small pictures onto the buttons."""
+        rules = [
+            f".st-explorer .{self.name}-thumb-{place} {{ background-image: url({_thumb(picture)}) !important; }}"
+            for place, picture in enumerate(pictures[: len(self.thumbs)])
+        ]
+        return "\n".join(rules)
+
+    def _show_image(self, image: int) -> None:
+        if isinstance(self.image, widgets.Dropdown):
+            _set(self.image, value=image)
+        for place, thumb in enumerate(self.thumbs):
+            _set(thumb, value=place == image)
+
+    def _show_what_applies(self, state: State) -> None:
+        coloured = state.view not in ("spectrum", "layers")
+        _display(self.component, state.view in ("picture", "grid", "spectrum", "layers"))
+        _display(self.opacity, coloured)
+        _display(self.smooth, state.view in ("picture", "grid", "rgb"))
+        _display(self.is_cut, state.view == "picture")
+        _display(self.cut, state.cut is not None)
+        for box in self.three:
+            _display(box, state.view == "rgb")
+        _display(self.n_segments, state.view == "segments")
+        _display(self.other, state.compare)
+        _display(self.untap, state.patch is not None)
+        _display(self.heads, state.patch is not None and state.affinity != "token")
+
+    def _tell(self, **changes: Any) -> None:
+        if not self._muted:
+            self._on_change(**changes)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        self._muted += 1
+        try:
+            yield
+        finally:
+            self._muted -= 1
+
+    def _watched(self, name: str, widget: Any) -> Any:
+        widget.observe(lambda change: self._tell(**{name: _slid(change)}), "value")
+        if name in wording.TIPS:
+            widget.tooltip = wording.TIPS[name]
+        return widget
+
+    def _most(self) -> int:
+        cells = max(rows * columns for rows, columns in self.facts.grids.values())
+        return max(1, min(MAX_EIGENVECTORS, cells - 2))
+
+    def _slider(self, name: str, label: str, least: int, most: int, **settings: Any) -> widgets.IntSlider:
+        if "layout" not in settings:
+            settings["layout"] = widgets.Layout(width="250px")
+        return self._watched(name, widgets.IntSlider(description=label, min=least, max=most, **settings))
+
+    def _switch(self, name: str, label: str) -> widgets.Checkbox:
+        box = widgets.Checkbox(description=label, indent=False, layout=widgets.Layout(width="auto"))
+        return self._watched(name, box)
+
+    def _choice(self, name: str, options: list[tuple[str, Any]], label: str) -> widgets.Dropdown:
+        return self._watched(name, widgets.Dropdown(options=options, description=label, layout=_wide()))
+
+    def _button(self, name: str, label: str) -> widgets.Button:
+        button = widgets.Button(
+            description=label, tooltip=wording.TIPS[name], layout=widgets.Layout(width="auto", flex="1 1 auto")
+        )
+        button.on_click(lambda _: self._tell(preset=name))
+        return button
+
+    def _affinity(self, name: str) -> widgets.ToggleButtons:
+        kinds = self.facts.kinds
+        buttons = widgets.ToggleButtons(
+            options=[(wording.AFFINITIES[kind].button, kind) for kind in kinds if kind in wording.AFFINITIES],
+            tooltips=[wording.affinity_tip(kind, None) for kind in kinds if kind in wording.AFFINITIES],
+            style={"button_width": "auto"},
+        )
+        return self._watched(name, buttons)
+
+    def _kernel(self, name: str) -> widgets.Dropdown:
+        box = widgets.Dropdown(
+            options=_kernel_options(self.facts.kinds[0]),
+            description="Kernel",
+            tooltip=wording.TIPS[name],
+            layout=_wide(),
+        )
+        which = "other_affinity" if name.startswith("other") else "affinity"
+
+        def told(change: dict[str, Any]) -> None:
+            kind = getattr(self, which).value
+            self._tell(**{name: None if change["new"] == default_kernel(kind) else change["new"]})
+
+        box.observe(told, "value")
+        return box
+
+    def _cutting(self) -> None:
+        """The switch, the slider and what stands beside it."""
+        self.is_cut = widgets.Checkbox(
+            description="Cut in two",
+            indent=False,
+            tooltip=wording.TIPS["is_cut"],
+            layout=widgets.Layout(width="auto", margin="2px 2px 2px 14px"),
+        )
+        self.threshold = widgets.FloatSlider(
+            description="Above",
+            min=-1,
+            max=1,
+            step=0.01,
+            readout_format=".2f",
+            tooltip=wording.TIPS["threshold"],
+            layout=widgets.Layout(width="430px"),  # long, as its steps are small
+        )
+
+        def moved(change: dict[str, Any]) -> None:
+            if self.is_cut.value:
+                self._tell(threshold=_slid(change))
+
+        self.threshold.observe(moved, "value")
+        self.is_cut.observe(
+            lambda change: self._tell(threshold=self.threshold.value if change["new"] else None), "value"
+        )
+        self.lowest = widgets.Button(
+            description="Lowest cut", tooltip=wording.TIPS["lowest"], layout=widgets.Layout(width="auto")
+        )
+        self.lowest.on_click(lambda _: self._tell(lowest_cut=True))
+        self.cut_cost = widgets.HTML()
+        self.cut = widgets.HBox([self.threshold, self.lowest, self.cut_cost])
+        self.cut.layout.flex_flow = "row wrap"
+
+    def _layers(self) -> tuple[dict[str, widgets.ToggleButton], dict[str, widgets.FloatSlider]]:
+        toggles, sliders = {}, {}
+        names = short_names(list(self.facts.layers))
+        wide = min(86, max(52, 8 * max(map(len, names)) + 20))  # what the longest name takes, as far as there is room
+        for layer, short in zip(self.facts.layers, names, strict=True):
+            toggle = widgets.ToggleButton(
+                description=short,
+                tooltip=f"Layer {layer}. {wording.TIPS['layer']}",
+                layout=widgets.Layout(width=f"{wide}px", flex="0 0 auto"),
+            )
+            slider = widgets.FloatSlider(
+                value=1.0,
+                min=0,
+                max=MAX_WEIGHT,
+                step=0.05,
+                readout_format=".2f",
+                tooltip=f"Weight of layer {layer}. {wording.TIPS['weights']}",
+                layout=widgets.Layout(width=f"{282 - wide}px"),
+            )
+            toggle.observe(lambda change, name=layer: self._tell(toggled=(name, change["new"])), "value")
+            slider.observe(lambda change, name=layer: self._weigh(name, change), "value")
+            toggles[layer], sliders[layer] = toggle, slider
+        return toggles, sliders
+
+    def _weigh(self, layer: str, change: dict[str, Any]) -> None:
+        if self.toggles[layer].value:
+            self._tell(weighted=(layer, _slid(change)))
+
+    def _component_of(self, colour: str, place: int) -> widgets.BoundedIntText:
+        box = widgets.BoundedIntText(
+            value=place + 1,
+            min=1,
+            max=MAX_EIGENVECTORS,
+            description=colour,
+            tooltip=wording.TIPS["three"],
+            layout=widgets.Layout(width="110px"),
+            style={"description_width": "40px"},
+        )
+        box.observe(lambda _: self._tell(three=tuple(box.value for box in self.three)), "value")
+        return box
+
+    def _image_chooser(self) -> widgets.Widget:
+        names = self.facts.images
+        if len(names) > MAX_THUMBS:
+            return self._watched(
+                "image",
+                widgets.Dropdown(options=[(name, place) for place, name in enumerate(names)], layout=_wide()),
+            )
+        for place, name in enumerate(names):
+            thumb = widgets.ToggleButton(
+                tooltip=f"Picture {name}", layout=widgets.Layout(width=f"{THUMB}px", height=f"{THUMB}px")
+            )
+            thumb.add_class("st-thumb")
+            thumb.add_class(f"{self.name}-thumb-{place}")
+            thumb.observe(lambda change, place=place: self._thumb_pressed(place, change["new"]), "value")
+            self.thumbs.append(thumb)
+        box = widgets.HBox(self.thumbs)
+        box.add_class("st-thumbs")
+        return box
+
+    def _thumb_pressed(self, place: int, pressed: bool) -> None:
+        if self._muted:
+            return
+        if not pressed:  # the chosen picture stays chosen
+            with self._quiet():
+                self.thumbs[place].value = True
+            return
+        self._tell(image=place)
+
+
+def _slid(change: dict[str, Any]) -> Any:
+    """The value of a change. The page counts steps of a slider from its least value: 0.34 comes as 0.3399999999999999.
+
+    It sends that back without a hand's doing, too, whenever it is loaded: of a slider that is off it means nothing.
+    """
+    value = change["new"]
+    return round(value, 2) if isinstance(value, float) else value
+
+
+def _headed(text: str) -> widgets.HTML:
+    head = widgets.HTML(html.escape(text))
+    head.add_class("st-head")
+    return head
+
+
+def _kernel_options(kind: str) -> list[tuple[str, str]]:
+    return [
+        (wording.KERNELS[name], name)
+        for name, line in KERNELS.items()
+        if kind in line.kinds and "image" in line.scopes and name in wording.KERNELS
+    ]
+
+
+def _wide() -> widgets.Layout:
+    return widgets.Layout(width="300px")
+
+
+def _set(widget: Any, **values: Any) -> None:
+    """Only what differs: every assignment is a message."""
+    for name, value in values.items():
+        if getattr(widget, name) != value:
+            setattr(widget, name, value)
+
+
+def _display(widget: Any, shown: bool) -> None:
+    wanted = None if shown else "none"
+    if widget.layout.display != wanted:
+        widget.layout.display = wanted
+
+
+def _thumb(picture: np.ndarray) -> str:
+    small = Image.fromarray(picture)
+    small.thumbnail((2 * THUMB, 2 * THUMB))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,0 +1,598 @@
+"""``st.Explorer``: one widget that joins controls, computation and pictures. It holds no numbers of its own."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import xarray as xr
+from PIL import Image
+
+from ..._explorer import wording
+from ..._explorer.code import as_code
+from ..._explorer.session import Answer, Session, questions, wanted
+from ..._explorer.start import captured, contrast, fitting, freezing_settings, state_of
+from ..._explorer.state import VIEWS, State, checked, checked_weights, moved
+from ..._explorer.worker import Worker
+from ..._io.bundles import load_bundle, save_bundle
+from ..._io.outputs import local_path
+from ..._io.reprs import Described, few
+from ...errors import SpectralToolkitError
+from ..frozen_page import Frozen, frozen
+from . import save
+from .closing import close_whole, inside
+from .controls import Controls
+from .figures import Layers, Pictures, Rows, Spectrum
+from .offline import Loader, Stage
+from .save import sheet
+from .still import Still, below_each_other, chart_sheet
+
+PATIENCE = 0.15
+"""Seconds that a change waits for its answer before the picture is dimmed and the notebook goes on."""
+
+
+class Explorer(Described, widgets.VBox):
+    """Explore what the layers of a model group together, in a notebook.
+
+    Every control has its twin in `state`: assigning another state moves the controls and the picture.
+
+    Parameters
+    ----------
+    model
+        A model, or anything ``st.load_model`` takes; or activations from ``st.capture``.
+    images
+        Anything ``st.load_images`` takes. Of activations they may be left out: the pixels the model saw are shown then.
+    state
+        Where to begin; the default shows the first eigenvector of query-key affinity over all layers.
+    layers, size, batch_size, seed, progress
+        As ``st.capture`` takes them.
+    device
+        Where spectral problems are solved.
+    synchronous
+        Compute in the foreground even where a notebook's event loop runs: for scripts and tests.
+
+    Attributes
+    ----------
+    state : State
+        What is shown. Assign ``dataclasses.replace(explorer.state, affinity="vv")`` or call `set`.
+    activations : xarray.DataTree
+        The capture that is explored.
+    eigenvectors : xarray.Dataset
+        The answer that is shown, of the chosen picture.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If the model, the pictures or the state are not what is expected.
+
+    Examples
+    --------
+    >>> import spectral_toolkit as st
+    >>> explorer = Explorer("scenes", st.scenes.sample(2, seed=0).pixels, progress=False)
+    >>> explorer.set(affinity="vv", component=2)
+    >>> explorer.eigenvectors.attrs["affinity"]
+    'vv'
+    >>> explorer.close()
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        images: Any = None,
+        *,
+        state: State | None = None,
+        layers: Any = "all",
+        size: int | tuple[int, int] | None = None,
+        batch_size: int = 8,
+        seed: int = 0,
+        device: str = "auto",
+        progress: bool = True,
+        synchronous: bool = False,
+    ) -> None:
+        activations, pictures, source = captured(
+            model,
+            images,
+            {"layers": layers, "size": size, "batch_size": batch_size, "seed": seed, "progress": progress},
+        )
+        self._synchronous = synchronous
+        session = Session(activations, device, pictures)
+        chosen = checked(fitting(state or State(), session), session.facts)
+        super().__init__()
+        self.add_class("st-explorer")
+        self._start(session, source, chosen)
+
+    @classmethod
+    def from_bundle(cls, path: str | os.PathLike[str], **settings: Any) -> Explorer:
+        """Explore what was saved with `save_bundle`: no model, no GPU and no network are needed.
+
+        Parameters
+        ----------
+        path
+            The bundle.
+        **settings
+            ``state``, ``device`` and ``synchronous``, as above; without a state it begins where the bundle was saved.
+        """
+        bundle = load_bundle(path)
+        settings.setdefault("state", state_of(bundle))
+        explorer = cls(bundle.activations, bundle.pictures, **settings)
+        explorer._bundle = _in_full(path)
+        return explorer
+
+    def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
+        self._session, self._source, self._state, self._bundle = session, source, state, bundle
+        self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # one page may show explorers of several kernels
+        self._answer: Answer | None = None
+        self._asked: object = None
+        self._worker: Worker[State] = Worker(
+            session.answer, self._deliver, report=self._progress, synchronous=self._synchronous
+        )
+        # Pages have a thread of their own: they take a minute, and need nothing that answers are computed from.
+        self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
+        views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
+        self._still = Still(self._name)
+        self._controls = Controls(session.facts, self._on_change, views, self._name)
+        self._pictures = Pictures(self._on_change)
+        self._rows: Rows | None = None
+        self._spectrum: Spectrum | None = None
+        self._layers: Layers | None = None
+        self._page_ready = False
+        self.children = self._build()
+        self._open = True
+        self._controls.show(state)
+        # The first view is computed at once: what is displayed then is whole, with or without a thread.
+        self._show(session.answer(state, _nothing))
+
+    @property
+    def state(self) -> State:
+        """What is shown; assign another to change it."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = checked(state, self._session.facts)
+        self._controls.show(self._state)
+        self._refresh()
+
+    def set(self, **changes: Any) -> None:
+        """Change some fields of the state, such as ``explorer.set(affinity="vv", component=2)``."""
+        unknown = [name for name in changes if name not in State.__dataclass_fields__]
+        if unknown:
+            raise SpectralToolkitError(
+                f"The state has no {unknown[0]!r}: its fields are {', '.join(State.__dataclass_fields__)}."
+            )
+        self.state = self._changed(changes)
+
+    @property
+    def activations(self) -> xr.DataTree:
+        """The capture that is explored."""
+        return self._session.activations
+
+    @property
+    def eigenvectors(self) -> xr.Dataset:
+        """The answer that is shown, of the chosen picture alone."""
+        self._require_current()
+        assert self._answer is not None
+        return self._answer.sides[0].eig
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer for the present state is still awaited; the picture is dimmed then."""
+        return self._asked is not None
+
+    def code(self) -> str:
+        """Python that computes what is shown, to run in another kernel."""
+        attrs = {str(name): value for name, value in self.activations.attrs.items()}
+        return as_code(self._state, self._session.facts, attrs, self._source, self._bundle)
+
+    def save_figure(self, path: str) -> str:
+        """Save the picture that is shown, as PNG or SVG by the ending; returns the path, numbered if it was taken."""
+        ending = ".svg" if str(path).lower().endswith(".svg") else ".png"
+        self._require_current()
+        if self._state.view in ("spectrum", "layers"):
+            raise SpectralToolkitError(
+                f"view={self._state.view!r} is a chart: save it with the disk in its toolbar, or choose a picture."
+            )
+        write = save.save_svg if ending == ".svg" else save.save_png
+        return str(write(self._pictures.panels(), save.free_path(str(path), ending)))
+
+    def save_bundle(self, path: str | os.PathLike[str]) -> Path:
+        """Save activations, eigenvectors of all pictures, pictures and the state; see ``st.save_bundle``."""
+        answers = {}
+        for question, suffix in zip(questions(self._state, self._session.facts), ("", "_other"), strict=False):
+            answers[f"{question.affinity}{suffix}"] = self._session.solved_for_all(question)
+        pictures = None if self._session.pictures is self.activations else self._session.pictures
+        return save_bundle(
+            path, self.activations, eigenvectors=answers, images=pictures, settings=self._state.to_dict()
+        )
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> Frozen:
+        """The frozen twin: a page that can be explored without Python or a network; see ``st.frozen``.
+
+        Parameters
+        ----------
+        path
+            Where to write it; None only returns it, and as the last line of a cell it shows itself.
+        **settings
+            As ``st.frozen`` takes them; the defaults are what the explorer shows now.
+        """
+        return frozen(self.activations, path, **{**freezing_settings(self._state, self._session), **settings})
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The widget; before it a still picture, which is what a page without the kernel shows."""
+        self._still.show(self._drawn)
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        # Whoever cannot show the widget shows nothing in its place: the still picture is there already.
+        return {"application/vnd.jupyter.widget-view+json": view, "text/html": " ", "text/plain": repr(self)}
+
+    def _drawn(self) -> Image.Image:
+        """The view as a picture."""
+        view = self._state.view
+        chart = self._spectrum if view == "spectrum" else self._layers if view == "layers" else None
+        shown = [sheet(self._pictures.panels()) if chart is None else chart_sheet(chart.chart.figure)]
+        if self._state.patch is not None and self._rows is not None:
+            shown.append(sheet(self._rows.panels()))
+        return below_each_other(shown)
+
+    def _facts(self) -> dict[str, Any]:
+        if not getattr(self, "_open", False):
+            return {"state": "closed"}
+        facts, state = self._session.facts, self._state
+        compared = f" beside {state.other_affinity}" if state.compare else ""
+        return {
+            "view": state.view,
+            "affinity": f"{state.affinity}{compared}",
+            "eigenvectors": state.n_eigenvectors,
+            "images": few(facts.images),
+            "layers": few(facts.layers),
+        }
+
+    def close(self) -> None:
+        """Stop computing, and let go of widgets, figures, activations and answers."""
+        self._end()
+        self.unobserve_all()
+        if self.comm is not None:
+            self.layout.close()
+        super().close()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise SpectralToolkitError(
+            "An explorer is tied to the page that shows it and cannot be pickled or copied: keep its state and "
+            "activations, and make another with Explorer(activations, state=state)."
+        )
+
+    def __copy__(self) -> Any:
+        return self.__reduce_ex__(4)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self.__reduce_ex__(4)
+
+    def _end(self) -> None:
+        if not getattr(self, "_open", False):  # ended already, or never begun because the input was refused
+            return
+        self._open = False
+        self._still.close()
+        self._worker.close()
+        self._page_maker.close()
+        live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
+        for widget in [*live, *inside(self)]:
+            close_whole(widget)
+        self.children = ()
+        self._session.close()
+        self._answer = None
+        self._rows = self._spectrum = self._layers = None
+
+    def _build(self) -> list[widgets.Widget]:
+        self._loader = Loader(self._name, self._fill)
+        self._style = widgets.HTML(layout=widgets.Layout(display="none"))
+        thumbs = [self._session.small(place, 116) for place in range(len(self._controls.thumbs))]
+        style = files("spectral_toolkit._views.widget").joinpath("style.css").read_text(encoding="utf-8")
+        self._style.value = f"<style>{style}{self._still.hidden}{self._controls.set_thumbnails(thumbs)}</style>"
+        self._busy = widgets.HTML('<span class="st-spin"></span>Solving ...')
+        self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=_auto())
+        self._cancel.on_click(lambda _: self._stop())
+        self._bar = widgets.FloatProgress(max=1.0, layout=widgets.Layout(width="140px"))
+        busy = widgets.HBox([self._busy, self._bar, self._cancel])
+        busy.add_class("st-busy")
+        self._busy_row = busy
+        self._message = widgets.HTML()
+        self._stage, self._rows_stage = Stage(), Stage()
+        self._stage.add_class("st-stage")
+        self._rows_stage.add_class("st-stage")
+        self._legend, self._trust, self._row_legend = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        row_line = widgets.HBox([self._row_legend, self._controls.heads, self._controls.untap])
+        row_line.layout.flex_flow = "row wrap"
+        right = widgets.VBox(
+            [
+                self._controls.above(busy),
+                self._message,
+                self._stage,
+                self._legend,
+                self._trust,
+                row_line,
+                self._rows_stage,
+                self._buttons(),
+            ]
+        )
+        right.add_class("st-right")
+        body = widgets.HBox([self._controls.left(), right])
+        body.add_class("st-body")
+        return [self._style, self._loader, body]
+
+    def _buttons(self) -> widgets.VBox:
+        self._path = widgets.Text(
+            value="explorer", description="File", tooltip=wording.TIPS["path"], layout=widgets.Layout(width="240px")
+        )
+        actions: dict[str, tuple[str, Callable[[], str | None]]] = {
+            "code": ("Copy as code", self._copy_code),
+            "png": ("Save PNG", lambda: _saved(self.save_figure(f"{self._path.value}.png"))),
+            "svg": ("Save SVG", lambda: _saved(self.save_figure(f"{self._path.value}.svg"))),
+            "html": ("Save HTML", self._save_html),
+            "bundle": ("Save bundle", self._save_bundle),
+            "load": ("Load bundle", self._load_bundle),
+        }
+        buttons = []
+        for name, (label, action) in actions.items():
+            button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=_auto())
+            button.on_click(lambda _, action=action: self._try(action))
+            buttons.append(button)
+        self._html_button = buttons[list(actions).index("html")]
+        self._code = widgets.Textarea(
+            layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code; select and copy it."
+        )
+        row = widgets.HBox([buttons[0], self._path, *buttons[1:]])
+        row.layout.flex_flow = "row wrap"
+        self._done = widgets.HTML()
+        return widgets.VBox([row, self._done, self._code])
+
+    def _copy_code(self) -> str:
+        self._code.value = self.code()
+        self._code.layout.display = None
+        self._loader.run(f"navigator.clipboard && navigator.clipboard.writeText({_script_text(self._code.value)})")
+        return "The code is below, and in the clipboard if the browser allows it."
+
+    def _save_html(self) -> None:
+        path = save.free_path(self._path.value, ".html")
+        activations, settings = self.activations, freezing_settings(self._state, self._session)
+
+        def make() -> str:
+            frozen(activations, path, **settings)
+            return f"{_saved(path)} Open it in any browser, with or without Python."
+
+        self._html_button.disabled, self._html_button.description = True, "Saving HTML ..."
+        self._tell("The page is being made, all of it computed beforehand: that may take a minute. Go on meanwhile.")
+        self._page_maker.ask(make)
+
+    def _page_made(self, _asked: object, text: str | None, error: Exception | None) -> None:
+        self._html_button.disabled, self._html_button.description = False, "Save HTML"
+        self._tell(text or _reason(error), "error" if error else "ok")
+
+    def _save_bundle(self) -> str:
+        path = save.free_path(self._path.value, ".zip")
+        return f"{_saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or the button Load bundle."
+
+    def _load_bundle(self) -> str:
+        path = local_path(self._path.value.strip())
+        if not path.exists() and path.with_name(f"{path.name}.zip").exists():
+            path = path.with_name(f"{path.name}.zip")
+        bundle = load_bundle(path)
+        session = Session(bundle.activations, self._session.device, bundle.pictures)
+        state = checked(fitting(state_of(bundle), session), session.facts)
+        text = self._path.value
+        self._end()
+        self._start(session, None, state, _in_full(path))
+        self._path.value = text
+        return f"Opened {path}."
+
+    def _try(self, action: Callable[[], str | None]) -> None:
+        self._tell("One moment ...")  # the page gets it before the work begins
+        try:
+            text = action()
+        except SpectralToolkitError as error:
+            self._tell(str(error), "error")
+        else:
+            if text is not None:
+                self._tell(text)
+
+    def _tell(self, text: str, kind: str = "ok") -> None:
+        """What became of a button."""
+        self._done.value = f'<span class="st-{kind}">{html.escape(text)}</span>'
+
+    def _on_change(self, **changes: Any) -> None:
+        """What the user did with a control or a tap, as a change of the state."""
+        weights = dict(self._state.weights or {})
+        if "preset" in changes:
+            changes = {"weights": self._session.facts.preset(changes["preset"], weights)}
+        elif "toggled" in changes:
+            layer, on = changes.pop("toggled")
+            if on:
+                weights[layer] = self._controls.weights[layer].value or 1.0
+            else:
+                weights.pop(layer, None)
+            changes["weights"] = weights
+        elif "weighted" in changes:
+            layer, weight = changes.pop("weighted")
+            changes["weights"] = {**weights, layer: weight}
+        elif changes.pop("lowest_cut", False):
+            lowest = self._lowest_cut()
+            if lowest is None:
+                return
+            changes["threshold"] = lowest
+        try:
+            self.state = fitting(self._changed(changes), self._session)
+        except SpectralToolkitError as error:
+            self._say(str(error))
+            self._controls.show(self._state)
+
+    def _lowest_cut(self) -> float | None:
+        """The threshold of the smallest normalised cut, of the first setting; None where nobody knows, or not yet."""
+        costs = self._answer.sides[0].costs if self._answer is not None and self._is_current() else None
+        best = math.nan if costs is None else float(costs["best"])
+        return None if math.isnan(best) else best
+
+    def _changed(self, changes: dict[str, Any]) -> State:
+        """The present state with some fields changed, and with what follows from that, unless it is given too."""
+        facts = self._session.facts
+        state = replace(self._state, **changes)
+        asked = "affinity" in changes or changes.get("compare")
+        same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity
+        if asked and same and "other_affinity" not in changes:
+            # Twice the same would teach nothing: the other side moves on.
+            state = replace(state, other_affinity=contrast(state.affinity, facts.kinds))
+        n = state.n_eigenvectors
+        if "component" not in changes and isinstance(n, int) and 1 <= n < state.component:
+            state = replace(state, component=n)
+        for side in ("", "other_"):
+            if getattr(state, f"{side}affinity") != getattr(self._state, f"{side}affinity"):
+                state = replace(state, **{f"{side}kernel": changes.get(f"{side}kernel")})
+        if state.patch is not None and "patch" not in changes and state.weights != self._state.weights:
+            # The same place in the picture, where other layers have another grid; wrong weights are told here.
+            grids = [facts.grid_of(checked_weights(one.weights, facts)) for one in (self._state, state)]
+            state = replace(state, patch=moved(state.patch, *grids))
+        return state
+
+    def _refresh(self) -> None:
+        self._say("")
+        self._done.value = ""
+        if self._code.layout.display is None:  # the box is open, and says what is shown now
+            self._code.value = self.code()
+        answer = self._session.kept(self._state)
+        if answer is not None:
+            self._worker.cancel()
+            self._show(answer)
+            return
+        now = wanted(self._state, self._session.facts)
+        if now != self._asked:
+            self._asked = now
+            self._worker.ask(self._state, patience=PATIENCE)
+            if self._asked is not None:
+                self._mark_busy(now)
+
+    def _deliver(self, _asked: State, answer: Answer | None, error: Exception | None) -> None:
+        if answer is not None:
+            self._show(answer)
+            return
+        self._mark_busy(None)
+        self._stale(True)
+        self._say(f"{_reason(error)} The picture still shows the last answer.")
+
+    def _stop(self) -> None:
+        self._worker.cancel()
+        self._mark_busy(None)
+        self._stale(True)
+        self._say("Stopped: the picture still shows the last answer. Change any control to go on.")
+
+    def _show(self, answer: Answer) -> None:
+        """Draw an answer to the present state; display settings are those of now."""
+        state = self._state
+        self._answer = answer
+        self._mark_busy(None)
+        shown: list[Any] = []
+        if state.view == "spectrum":
+            self._spectrum = self._spectrum or Spectrum(self._on_change)
+            self._spectrum.show(state, answer)
+            shown.append(self._spectrum.widget)
+        elif state.view == "layers":
+            self._layers = self._layers or Layers()
+            self._layers.show(state, answer, self._session.facts.layers)
+            shown.append(self._layers.widget)
+        else:
+            self._pictures.show(state, answer, self._session.norms(state.image) if state.view == "norms" else None)
+            shown.append(self._pictures.widget)
+        if state.patch is not None:
+            self._rows = self._rows or Rows(self._on_change)
+            self._rows.show(state, answer)
+            shown.append(self._rows.widget)
+        self._display(shown)
+        self._legend.value = wording.legend(state)
+        self._trust.value = wording.trust_html(answer.sides)
+        self._controls.cut_cost.value = wording.cut_cost(state, answer.sides)
+        self._controls.lowest.disabled = self._lowest_cut() is None
+        self._row_legend.value = wording.row_legend(state, answer.sides[0].eig)
+        self._stale(False)
+        self._still.follow(self._drawn)
+
+    def _display(self, shown: list[Any]) -> None:
+        made = [part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None]
+        rows = [] if self._rows is None else [self._rows.widget]
+        for widget in made + rows:
+            display = None if any(widget is one for one in shown) else "none"
+            if widget.layout.display != display:
+                widget.layout.display = display
+        if self._page_ready and (self._stage.children, self._rows_stage.children) != (tuple(made), tuple(rows)):
+            self._fill()
+
+    def _fill(self) -> None:
+        """BokehJS is in the page: show the figures."""
+        self._page_ready = True
+        self._stage.fill([part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None])
+        self._rows_stage.fill([] if self._rows is None else [self._rows.widget])
+
+    def _mark_busy(self, asked: object) -> None:
+        self._asked = asked
+        if asked is not None:
+            self._bar.value = 0.0
+            self._stale(True)
+            self._controls.lowest.disabled = True
+            self._busy_row.add_class("st-on")
+        else:
+            self._busy_row.remove_class("st-on")
+
+    def _progress(self, done: float) -> None:
+        self._bar.value = done
+
+    def _stale(self, stale: bool) -> None:
+        for part in (self._stage, self._rows_stage, self._controls.cut_cost):
+            (part.add_class if stale else part.remove_class)("st-stale")
+
+    def _say(self, text: str) -> None:
+        self._message.value = f'<span class="st-error">{html.escape(text)}</span>' if text else ""
+
+    def _is_current(self) -> bool:
+        now = wanted(self._state, self._session.facts)
+        return self._answer is not None and now == wanted(self._answer.state, self._session.facts)
+
+    def _require_current(self) -> None:
+        if not self._is_current():
+            raise SpectralToolkitError(
+                "The answer for the present state is not there yet: wait until explorer.is_busy is False."
+            )
+
+
+def _reason(error: Exception | None) -> str:
+    """What went wrong: our own sentence, or the kind of any other error before what it says."""
+    return str(error) if isinstance(error, SpectralToolkitError) else f"{type(error).__name__}: {error}"
+
+
+def _run(action: Callable[[], str], _check: object) -> str:
+    return action()
+
+
+def _script_text(text: str) -> str:
+    """Text as JavaScript writes it, harmless inside a script element."""
+    return json.dumps(text).replace("</", "<\\/")
+
+
+def _auto() -> widgets.Layout:
+    return widgets.Layout(width="auto")
+
+
+def _saved(path: str | os.PathLike[str]) -> str:
+    return f"Saved {_in_full(path)}."
+
+
+def _in_full(path: str | os.PathLike[str]) -> str:
+    """Where a file is: a reader of the page, or of the code, does not know the kernel's folder."""
+    return str(Path(path).expanduser().resolve())
+
+
+def _nothing(*_: object) -> None:
+    return None

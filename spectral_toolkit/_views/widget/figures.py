@@ -1,0 +1,173 @@
+"""The figures of the explorer: one pair for pictures, one for the tapped patch, two charts; made when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+from bokeh.events import Tap
+from bokeh.layouts import row
+from bokeh.models import CrosshairTool, Span
+
+from ..._explorer import views as panes
+from ..._explorer import wording
+from ..._explorer.session import Answer
+from ..._explorer.state import State, moved
+from ..fitting import fitting_columns
+from .charts import LayersChart, SpectrumChart
+from .live import LiveFigure
+from .save import Panel
+from .tiles import LABEL, THREE, VALUE, TileFigure
+
+WIDTH = 520  # screen pixels of a picture alone, where the page has room for them
+COMPARED = 390  # of each of two
+_HIGHEST = 560  # screen pixels no picture exceeds in height
+_TOOLTIPS = {"rgb": THREE, "segments": LABEL, "instances": LABEL}
+
+Tapped = Callable[..., None]
+"""Called with the fields of the state that a tap changes."""
+
+
+class Pictures:
+    """One or two figures of tiles side by side, with one zoom and one cursor."""
+
+    def __init__(self, tapped: Tapped) -> None:
+        self._tapped = tapped
+        self._state = State()
+        self._grid = (1, 1)
+        self.figures = (TileFigure("first"), TileFigure("second"))
+        first, second = (one.figure for one in self.figures)
+        second.x_range, second.y_range = first.x_range, first.y_range
+        self.figures[1].root.visible = False
+        spans = tuple(Span(dimension=way, line_dash="dotted", line_color="#1a1a1a") for way in ("width", "height"))
+        for one in self.figures:
+            one.figure.add_tools(CrosshairTool(overlay=(spans[0], spans[1]), description="A cursor in both pictures"))
+            one.figure.on_event(Tap, lambda event, one=one: self._on_tap(one, event))
+        roots = [one.root for one in self.figures]
+        self.widget = LiveFigure(row(*roots, sizing_mode="stretch_width"), layout=full_width())
+
+    def show(self, state: State, answer: Answer, norms: Mapping[str, Any] | None) -> None:
+        """Draw what the state shows of an answer."""
+        self._state, self._grid = state, answer.sides[0].eig["eigenvector"].shape[1:3]
+        aspect = answer.picture.aspect
+        compared = len(answer.sides) > 1 and norms is None
+        width = min(COMPARED if compared else WIDTH, _HIGHEST / aspect)
+        with self.widget.together():
+            for place, figure in enumerate(self.figures):
+                if place >= len(answer.sides) or (norms is not None and place > 0):
+                    continue
+                side = answer.sides[place]
+                title = wording.title(state, side)
+                if norms is not None:
+                    tiles = panes.norm_tiles(norms, answer.small, state.opacity)
+                    title = ("Norms of the tokens, layer by layer", "")
+                else:
+                    tiles = panes.main_tiles(state, side, answer.picture, answer.small)
+                columns = fitting_columns(len(tiles), 2 if compared else 4)
+                wide = max(width, WIDTH) if len(tiles) > 1 and not compared else width
+                figure.show(
+                    tiles,
+                    width=wide,
+                    aspect=aspect,
+                    columns=columns,
+                    title=title,
+                    tooltips=_TOOLTIPS.get(state.view, VALUE),
+                )
+            second = self.figures[1].root
+            if second.visible != compared:
+                second.visible = compared
+
+    def panels(self) -> list[Panel]:
+        """What the figures show, to be saved."""
+        shown = [one for one in self.figures if one.root.visible]
+        return [Panel(one.tiles, one.places, (one.width, one.height), one.heading[0]) for one in shown]
+
+    def _on_tap(self, one: TileFigure, event: Any) -> None:
+        hit = one.hit(event.x, event.y)
+        if hit is None:
+            return
+        index, cell = hit
+        if self._state.view == "grid":
+            self._tapped(component=index + 1)
+        else:
+            self._tapped(patch=moved(cell, one.places[index].grid, self._grid))
+
+
+class Rows:
+    """The tapped patch's row of the joint affinity and of every layer's own."""
+
+    def __init__(self, tapped: Tapped) -> None:
+        self._tapped = tapped
+        self._grid = (1, 1)
+        self.figure = TileFigure("rows")
+        self.figure.figure.on_event(Tap, self._on_tap)
+        self.widget = LiveFigure(row(self.figure.root, sizing_mode="stretch_width"), layout=full_width())
+
+    def show(self, state: State, answer: Answer) -> None:
+        """Draw the rows of every side; the sides follow one another."""
+        self._grid = answer.sides[0].eig["eigenvector"].shape[1:3]
+        tiles: list[Any] = []
+        for side in answer.sides:
+            own = panes.row_tiles(side, answer.small)
+            if len(answer.sides) > 1:
+                own = [panes.renamed(tile, f"{wording.short_title(side)}: {tile.caption}") for tile in own]
+            tiles += own
+        per_side = max(1, len(tiles) // len(answer.sides))
+        columns = fitting_columns(per_side, 8)
+        width = min(800.0, 160.0 * columns)
+        with self.widget.together():
+            self.figure.show(tiles, width=width, aspect=answer.picture.aspect, columns=columns)
+
+    def panels(self) -> list[Panel]:
+        """What the figure shows, to be saved."""
+        one = self.figure
+        return [Panel(one.tiles, one.places, (one.width, one.height), "The tapped patch")]
+
+    def _on_tap(self, event: Any) -> None:
+        hit = self.figure.hit(event.x, event.y)
+        if hit is not None:
+            self._tapped(patch=moved(hit[1], self.figure.places[hit[0]].grid, self._grid))
+
+
+class Spectrum:
+    """The chart of eigenvalues; a tap chooses a component."""
+
+    def __init__(self, tapped: Tapped) -> None:
+        self._tapped = tapped
+        self._n = 1
+        self.chart = SpectrumChart()
+        self.chart.figure.on_event(Tap, self._on_tap)
+        self.widget = LiveFigure(row(self.chart.figure, sizing_mode="stretch_width"), layout=full_width())
+
+    def _on_tap(self, event: Any) -> None:
+        self._tapped(component=self.chart.hit(event.x, self._n))
+
+    def show(self, state: State, answer: Answer) -> None:
+        """Draw the eigenvalues of every side."""
+        self._n = state.n_eigenvectors
+        with self.widget.together():
+            self.chart.show(_named(answer), state.component)
+
+
+class Layers:
+    """The chart of what a cut costs in each layer."""
+
+    def __init__(self) -> None:
+        self.chart = LayersChart()
+        self.widget = LiveFigure(row(self.chart.figure, sizing_mode="stretch_width"), layout=full_width())
+
+    def show(self, state: State, answer: Answer, layers: Sequence[str]) -> None:
+        """Draw the costs of the chosen component."""
+        with self.widget.together():
+            self.chart.show(_named(answer), state.component, layers)
+
+
+def full_width() -> widgets.Layout:
+    """As wide as the page allows; figures say themselves how wide they want to be at most."""
+    return widgets.Layout(width="100%")
+
+
+def _named(answer: Answer) -> dict[str, Any]:
+    names = wording.setting_names([side.question.affinity for side in answer.sides])
+    return {name: side.eig for name, side in zip(names, answer.sides, strict=True)}

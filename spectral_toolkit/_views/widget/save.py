@@ -1,0 +1,166 @@
+"""The figure that is shown, as a file: the same tiles, laid out by Python."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..._io.outputs import local_path, write_whole
+from ..._render.composite import enlarge
+from ..._render.outline import CASING, CASING_WIDTH, INK, INK_WIDTH
+from ...errors import SpectralToolkitError
+from .tiles import Place, Tile, line_columns
+
+_SCALE = 2  # pixels of the file for one of the screen
+_HEAD = 24  # screen pixels for the title
+_SPACE = 16
+_INK = "#1a1a1a"
+_STROKES = ((CASING, CASING_WIDTH), (INK, INK_WIDTH))
+
+
+class Panel:
+    """Tiles with their places and a title: what one figure shows."""
+
+    def __init__(self, tiles: Sequence[Tile], places: Sequence[Place], size: tuple[float, float], title: str) -> None:
+        self.tiles, self.places, self.size, self.title = tiles, places, size, title
+
+    @property
+    def width(self) -> float:
+        """Of the tiles, or of the title where that is longer; fonts of a browser may be a little wider than ours."""
+        return max(self.size[0], 1.1 * ImageFont.load_default(13).getlength(_plain(self.title)))
+
+
+def sheet(panels: Sequence[Panel]) -> Image.Image:
+    """Panels side by side, of twice the size on the screen."""
+    width, height = _whole(panels)
+    drawn = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), "white")
+    draw = ImageDraw.Draw(drawn)
+    large, small = (ImageFont.load_default(size * _SCALE) for size in (13, 11))
+    left = 0.0
+    for panel in panels:
+        draw.text((left * _SCALE, 2 * _SCALE), _plain(panel.title), fill=_INK, font=large)
+        for tile, place in zip(panel.tiles, panel.places, strict=True):
+            at = (round((left + place.left) * _SCALE), round((_HEAD + place.top) * _SCALE))
+            size = (round(place.height * _SCALE), round(place.width * _SCALE))
+            drawn.paste(Image.fromarray(_composed(tile, size)), at)
+            for colour, wide in _STROKES:
+                for x0, y0, x1, y1 in _ends(tile, place, left):
+                    half = wide / 2  # lines end square, so that corners are closed
+                    corners = [(min(x0, x1) - half), (min(y0, y1) - half), (max(x0, x1) + half), (max(y0, y1) + half)]
+                    draw.rectangle([round(corner * _SCALE) for corner in corners], fill=colour)
+            if tile.caption:
+                draw.text((at[0], at[1] - 15 * _SCALE), _plain(tile.caption), fill=_INK, font=small)
+            for box in _boxes(tile, place):
+                corners = [(left + box[0]) * _SCALE, (_HEAD + box[1]) * _SCALE]
+                corners += [(left + box[2]) * _SCALE, (_HEAD + box[3]) * _SCALE]
+                draw.rectangle(corners, outline=box[4], width=2 * _SCALE)
+        left += panel.width + _SPACE
+    return drawn
+
+
+def save_png(panels: Sequence[Panel], path: Path) -> Path:
+    """The same as a PNG."""
+    buffer = io.BytesIO()
+    sheet(panels).save(buffer, "PNG")
+    write_whole(path, buffer.getvalue())
+    return path
+
+
+def save_svg(panels: Sequence[Panel], path: Path) -> Path:
+    """Panels side by side as an SVG: pictures as they are, patches with sharp edges, words as words."""
+    width, height = _whole(panels)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" font-family="sans-serif" fill="{_INK}">'
+    ]
+    left = 0.0
+    for panel in panels:
+        parts.append(f'<text x="{left:g}" y="15" font-size="13">{escape(panel.title)}</text>')
+        for tile, place in zip(panel.tiles, panel.places, strict=True):
+            x, y = left + place.left, _HEAD + place.top
+            box = f'x="{x:g}" y="{y:g}" width="{place.width:g}" height="{place.height:g}" preserveAspectRatio="none"'
+            if tile.picture is not None:
+                parts.append(f'<image {box} href="{_uri(tile.picture)}"/>')
+            parts.append(f'<image {box} style="image-rendering:pixelated" href="{_uri(tile.colours)}"/>')
+            drawn = "".join(f"M{x0:g} {y0:g}L{x1:g} {y1:g}" for x0, y0, x1, y1 in _ends(tile, place, left))
+            for colour, wide in _STROKES if drawn else ():
+                parts.append(
+                    f'<path d="{drawn}" fill="none" stroke="{colour}" stroke-width="{wide}" stroke-linecap="square"/>'
+                )
+            if tile.caption:
+                parts.append(f'<text x="{x:g}" y="{y - 4:g}" font-size="11">{escape(tile.caption)}</text>')
+            for edge in _boxes(tile, place):
+                parts.append(
+                    f'<rect x="{left + edge[0]:g}" y="{_HEAD + edge[1]:g}" width="{edge[2] - edge[0]:g}" '
+                    f'height="{edge[3] - edge[1]:g}" fill="none" stroke="{edge[4]}" stroke-width="2"/>'
+                )
+        left += panel.width + _SPACE
+    write_whole(path, "\n".join([*parts, "</svg>\n"]).encode())
+    return path
+
+
+def free_path(text: str, ending: str) -> Path:
+    """Where to save: the path as given with its ending, or the next number that is free. Nothing is overwritten.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If there is no such folder, or no name was given.
+    """
+    if not text.strip():
+        raise SpectralToolkitError("No name was given: write one such as 'explorer' into the field beside the buttons.")
+    path = local_path(text.strip())
+    if path.suffix.lower() != ending:
+        path = path.with_name(path.name + ending)
+    if not path.parent.is_dir():
+        raise SpectralToolkitError(f"The folder {str(path.parent)!r} does not exist: make it, or choose another.")
+    candidate, number = path, 2
+    while candidate.exists() or candidate.is_symlink():
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
+    return candidate
+
+
+def _whole(panels: Sequence[Panel]) -> tuple[float, float]:
+    width = sum(panel.width for panel in panels) + _SPACE * (len(panels) - 1)
+    return width, _HEAD + max(panel.size[1] for panel in panels) + 2
+
+
+def _composed(tile: Tile, size: tuple[int, int]) -> np.ndarray:
+    above = enlarge(tile.colours, size).astype(np.float64)
+    below = np.full((*size, 3), 255, np.uint8)
+    if tile.picture is not None:
+        below = np.asarray(Image.fromarray(tile.picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    opacity = above[..., 3:] / 255 if above.shape[-1] == 4 else 1.0
+    return np.rint(below * (1 - opacity) + above[..., :3] * opacity).astype(np.uint8)
+
+
+def _plain(text: str) -> str:
+    """Without the letters that Pillow's own font does not have."""
+    return text.replace("λ =", "eigenvalue").replace("λ", "eigenvalue").encode("latin-1", "replace").decode("latin-1")
+
+
+def _boxes(tile: Tile, place: Place) -> list[tuple[float, float, float, float, str]]:
+    boxes = []
+    high, wide = place.height / place.grid[0], place.width / place.grid[1]
+    for row, column in tile.framed:
+        left, top = place.left + column * wide, place.top + row * high
+        boxes.append((left, top, left + wide, top + high, "#d55e00"))
+    return boxes
+
+
+def _ends(tile: Tile, place: Place, left: float) -> np.ndarray:
+    """Both ends (n, 4) of the tile's lines, in screen pixels of the sheet."""
+    return np.stack(list(line_columns([tile], [place]).values()), axis=1) + [left, _HEAD] * 2
+
+
+def _uri(colours: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(colours).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,0 +1,359 @@
+"""Pictures side by side in one figure: drawn by HoloViews once, afterwards only its data change.
+
+Places are in screen pixels from the top left corner, and so is the axis: `overlay` and this module turn Bokeh's upward
+axis round in the same way, and nothing else is ever flipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import holoviews as hv
+import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
+import numpy as np
+from bokeh.layouts import column as stacked
+from bokeh.models import (
+    ColumnDataSource,
+    CrosshairTool,
+    CustomJS,
+    Div,
+    GlyphRenderer,
+    HoverTool,
+    ImageRGBA,
+    Quad,
+    Segment,
+    Text,
+)
+
+from ..._render.composite import enlarge
+from ..._render.outline import CASING, CASING_WIDTH, INK, INK_WIDTH
+
+GAP = 10  # screen pixels between tiles
+CAPTION = 20  # screen pixels above a tile that has a caption
+CAPTION_FONT, SMALLEST_FONT = 11, 8  # screen pixels, at full width and at the least
+
+VALUE = [("value", "@value{0.0000}"), ("patch (row, column)", "@row, @column")]
+THREE = [("red", "@value{0.0000}"), ("green", "@second{0.0000}"), ("blue", "@third{0.0000}"), VALUE[1]]
+LABEL = [("group", "@value{0}"), VALUE[1]]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture with colours over it.
+
+    Attributes
+    ----------
+    colours
+        uint8 (y, x, 4): what lies over the picture, opacity included.
+    values
+        (y, x) or (y, x, 3): what the cursor reads, one per patch.
+    picture
+        uint8 (height, width, 3), or None where nothing lies below.
+    caption
+        Above the tile.
+    framed
+        Patches (row, column) to draw a frame around.
+    chosen
+        Whether the whole tile is framed.
+    lines
+        (n, 4): straight lines to draw, as `outline.boundary` gives them.
+    """
+
+    colours: np.ndarray
+    values: np.ndarray
+    picture: np.ndarray | None = None
+    caption: str = ""
+    framed: Sequence[tuple[int, int]] = ()
+    chosen: bool = False
+    lines: np.ndarray = field(default_factory=lambda: np.empty((0, 4)))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tile lies, in screen pixels from the top left, and how many patches it has."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    grid: tuple[int, int]
+
+
+@dataclass
+class TileFigure:
+    """A Bokeh figure of tiles."""
+
+    name: str
+    tiles: list[Tile] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    width: float = 1.0
+    height: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.figure = _drawn(self.name)
+        self.title = Div(text="", sizing_mode="stretch_width", margin=(0, 0, 3, 0), stylesheets=[_AS_WIDE])
+        # At the lower end, so that pictures side by side are level however long the words above them are.
+        self.root = stacked(self.title, self.figure, sizing_mode="scale_width", margin=(0, 10, 4, 0), align="end")
+        self.heading = ("", "")
+        images = [r for r in self.figure.renderers if isinstance(r.glyph, ImageRGBA)]
+        self._pictures, self._colours = (renderer.data_source for renderer in images)
+        self._frames = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Quad))
+        self._captions = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Text))
+        self._lines = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Segment))
+        next(r for r in self.figure.renderers if isinstance(r.glyph, Quad)).glyph.line_color = "ink"
+        self._captions_shrink()
+        self.hover = HoverTool(renderers=[images[1]], tooltips=VALUE, description="Values under the cursor")
+        self.figure.add_tools(self.hover)
+        for source, columns in (
+            (self._pictures, image_columns([])),
+            (self._colours, {**image_columns([]), **_values([])}),
+            (self._frames, _frame_columns([], [])),
+            (self._captions, {"x": [], "y": [], "text": []}),
+            (self._lines, line_columns([], [])),
+        ):
+            source.data = columns
+        self._shown: tuple[object, ...] = ()
+
+    def show(
+        self,
+        tiles: Sequence[Tile],
+        *,
+        width: float,
+        aspect: float,
+        columns: int = 1,
+        title: tuple[str, str] = ("", ""),
+        tooltips: Sequence[tuple[str, str]] = VALUE,
+    ) -> None:
+        """Show other tiles: ``columns`` of them in ``width`` screen pixels, each ``aspect`` times as high as wide."""
+        self.tiles = list(tiles)
+        self.places, size = arrange(tiles, width, aspect, columns)
+        self._resize(*size)
+        below = [(tile.picture, place) for tile, place in zip(tiles, self.places, strict=True)]
+        shown = tuple((id(picture), place) for picture, place in below)
+        if shown != self._shown:  # pictures are large, and seldom change
+            self._shown = shown
+            self._pictures.data = image_columns([(p, place) for p, place in below if p is not None])
+        self._colours.data = {
+            **image_columns([(tile.colours, place) for tile, place in zip(tiles, self.places, strict=True)]),
+            **_values(tiles),
+        }
+        lines = line_columns(tiles, self.places)
+        if len(lines["x0"]) or len(self._lines.data["x0"]):  # most views have none
+            self._lines.data = lines
+        self._frames.data = _frame_columns(tiles, self.places)
+        captioned = [(tile.caption, place) for tile, place in zip(tiles, self.places, strict=True) if tile.caption]
+        self._captions.data = {
+            "x": [place.left for _, place in captioned],
+            "y": [place.top - 3 for _, place in captioned],
+            "text": [caption for caption, _ in captioned],
+        }
+        self.heading = title
+        if self.title.text != (text := _title_html(*title)):
+            self.title.text = text
+        if self.hover.tooltips != list(tooltips):
+            self.hover.tooltips = list(tooltips)
+
+    def hit(self, x: float, y: float) -> tuple[int, tuple[int, int]] | None:
+        """Which tile and which of its patches (row, column) lies at a place of the figure."""
+        for index, place in enumerate(self.places):
+            across, down = (x - place.left) / place.width, (y - place.top) / place.height
+            if 0 <= across < 1 and 0 <= down < 1:
+                return index, (int(down * place.grid[0]), int(across * place.grid[1]))
+        return None
+
+    def _captions_shrink(self) -> None:
+        """Captions grow and shrink with the figure: what was laid out for them does."""
+        glyph = next(r.glyph for r in self.figure.renderers if isinstance(r.glyph, Text))
+        code = """
+            const wide = figure.x_range.reset_end - figure.x_range.reset_start
+            const size = Math.max(least, Math.min(most, most * figure.inner_width / wide))
+            if (isFinite(size)) glyph.text_font_size = {value: `${size}px`}
+        """
+        sizes = {"most": CAPTION_FONT, "least": SMALLEST_FONT}
+        shrink = CustomJS(args={"figure": self.figure, "glyph": glyph, **sizes}, code=code)
+        self.figure.js_on_change("inner_width", shrink)
+        self.figure.x_range.js_on_change("reset_end", shrink)
+
+    def _resize(self, width: float, height: float) -> None:
+        if (width, height) == (self.width, self.height):
+            return
+        self.width, self.height = width, height
+        for axis, (start, end) in ((self.figure.x_range, (0, width)), (self.figure.y_range, (height, 0))):
+            axis.update(start=start, end=end, reset_start=start, reset_end=end)
+        # A responsive figure keeps the ratio of width to height, and there is nothing in it but its frame.
+        self.figure.update(width=round(width), height=round(height), max_width=round(width))
+        self.root.max_width = round(width)
+
+
+def arrange(
+    tiles: Sequence[Tile], width: float, aspect: float, columns: int
+) -> tuple[list[Place], tuple[float, float]]:
+    """Where tiles go, row by row, and how large the whole is.
+
+    Examples
+    --------
+    >>> tile = Tile(np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2)))
+    >>> [(place.left, place.top) for place in arrange([tile] * 3, 210, 1.0, 2)[0]]
+    [(0.0, 0.0), (110.0, 0.0), (0.0, 110.0)]
+    """
+    side = (width - GAP * (columns - 1)) / columns
+    head = CAPTION if any(tile.caption for tile in tiles) else 0
+    step = side * aspect + head + (0 if head else GAP)
+    places = [
+        Place(
+            left=(index % columns) * (side + GAP),
+            top=head + (index // columns) * (step + (GAP / 2 if head else 0)),
+            width=side,
+            height=side * aspect,
+            grid=(tile.values.shape[0], tile.values.shape[1]),
+        )
+        for index, tile in enumerate(tiles)
+    ]
+    bottom = max((place.top + place.height for place in places), default=1.0)
+    return places, (max(width, 1.0), max(bottom, 1.0))
+
+
+def image_columns(placed: Sequence[tuple[np.ndarray, Place]]) -> dict[str, list[Any]]:
+    """Columns of Bokeh's ImageRGBA, one entry an image: row 0 of each lies at its top, as the axis counts downwards."""
+    return {
+        "image": [_packed(colours) for colours, _ in placed],
+        "x": [place.left for _, place in placed],
+        "y": [place.top for _, place in placed],
+        "dw": [place.width for _, place in placed],
+        "dh": [place.height for _, place in placed],
+    }
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    """uint8 (y, x, 3 or 4) as the one number a pixel that Bokeh reads."""
+    rgba = np.full((*colours.shape[:2], 4), 255, dtype=np.uint8)
+    rgba[..., : colours.shape[-1]] = colours
+    return rgba.view(np.uint32)[..., 0]
+
+
+def _values(tiles: Sequence[Tile]) -> dict[str, list[np.ndarray]]:
+    """What the cursor reads, in the resolution of the colours, because Bokeh looks it up by their pixel."""
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("value", "row", "column")}
+    for tile in tiles:
+        values, shape = tile.values, (tile.colours.shape[0], tile.colours.shape[1])
+        row, column = np.mgrid[: values.shape[0], : values.shape[1]].astype(np.int32)
+        parts: dict[str, np.ndarray] = {"value": values}
+        if values.ndim == 3:
+            parts = {name: values[..., place] for place, name in enumerate(("value", "second", "third"))}
+        for name, part in {**parts, "row": row, "column": column}.items():
+            part = part if part.dtype == np.int32 else part.astype(np.float32)
+            fine = part if part.shape == shape else enlarge(part, shape)
+            columns.setdefault(name, []).append(np.ascontiguousarray(fine))
+    return columns
+
+
+def line_columns(tiles: Sequence[Tile], places: Sequence[Place]) -> dict[str, np.ndarray]:
+    """The lines of all tiles, where they are drawn: columns of Bokeh's Segment."""
+    ends = np.empty((0, 4))
+    for tile, place in zip(tiles, places, strict=True):
+        scale = np.array([place.width, place.height] * 2)
+        ends = np.concatenate([ends, tile.lines * scale + [place.left, place.top] * 2])
+    return dict(zip(("x0", "y0", "x1", "y1"), ends.T, strict=True))
+
+
+_MARK, _CHOSEN = "#d55e00", "#1a1a1a"
+
+
+def _frame_columns(tiles: Sequence[Tile], places: Sequence[Place]) -> dict[str, list[Any]]:
+    boxes: list[tuple[float, float, float, float, str]] = []
+    for tile, place in zip(tiles, places, strict=True):
+        if tile.chosen:
+            boxes.append((place.left, place.top, place.left + place.width, place.top + place.height, _CHOSEN))
+        high, wide = place.height / place.grid[0], place.width / place.grid[1]
+        for row, column in tile.framed:
+            left, top = place.left + column * wide, place.top + row * high
+            boxes.append((left, top, left + wide, top + high, _MARK))
+    left, top, right, bottom, ink = zip(*boxes, strict=True) if boxes else ((),) * 5
+    return {"left": list(left), "bottom": list(top), "right": list(right), "top": list(bottom), "ink": list(ink)}
+
+
+def _drawn(name: str) -> Any:
+    """The figure with something of everything in it, so that HoloViews makes all that will be needed."""
+    bounds = (0.0, 0.0, 1.0, 1.0)
+    dot = np.zeros((2, 2), dtype=np.uint8)
+    picture = hv.RGB((*_centres(), dot, dot, dot), bounds=bounds, group="Picture")
+    colours = hv.RGB((*_centres(), dot, dot, dot, dot), bounds=bounds, vdims=list("RGBA"), group="Colours")
+    frames = hv.Rectangles([(0.0, 0.0, 1.0, 1.0)], group="Frames")
+    captions = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Captions")
+    frames.opts(backend="bokeh", fill_color=None, line_width=2.5)
+    captions.opts(
+        backend="bokeh",
+        text_font_size=f"{CAPTION_FONT}px",
+        text_align="left",
+        text_baseline="bottom",
+        text_color="#1a1a1a",
+    )
+    view = hv.Overlay([picture, colours, frames, captions])
+    view.opts(
+        backend="bokeh",
+        width=100,
+        height=100,
+        responsive=False,
+        xlim=(0, 1),
+        ylim=(0, 1),
+        invert_yaxis=True,
+        xaxis=None,
+        yaxis=None,
+        toolbar="above",
+        default_tools=["pan", "box_zoom", "wheel_zoom", "save", "reset"],
+        active_tools=[],
+        show_legend=False,
+        title="",
+    )
+    drawn = render(view)
+    drawn.name = name
+    _add_lines(drawn)
+    drawn.toolbar.update(logo=None, autohide=True)
+    for side in ("left", "right", "top", "bottom"):
+        setattr(drawn, f"min_border_{side}", 0)
+    drawn.update(toolbar_inner=True, outline_line_color=None, sizing_mode="scale_width", title=None)
+    drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool | CrosshairTool)]
+    return drawn
+
+
+def _add_lines(drawn: Any) -> None:
+    """Lines of a cut, below frames and words: drawn twice from one source, by Bokeh itself, which is quicker here."""
+    above = [renderer for renderer in drawn.renderers if not isinstance(renderer.glyph, ImageRGBA)]
+    source = ColumnDataSource()
+    lines = [
+        GlyphRenderer(data_source=source, glyph=Segment(line_color=colour, line_width=width, line_cap="square"))
+        for colour, width in ((CASING, CASING_WIDTH), (INK, INK_WIDTH))
+    ]
+    drawn.renderers = [*(one for one in drawn.renderers if one not in above), *lines, *above]
+
+
+# Words fill the width that the picture has, and ask for none of their own.
+_AS_WIDE = ".bk-clearfix { display: block; width: 100%; } .bk-clearfix > div { width: 0; min-width: 100%; }"
+
+
+def _title_html(head: str, more: str) -> str:
+    style = "font:600 12px system-ui,sans-serif;color:#1a1a1a"
+    small = "font:11px system-ui,sans-serif;color:#404040"
+    lines = [f'<div style="{style}">{escape(head)}</div>'] if head else []
+    return "".join([*lines, f'<div style="{small}">{escape(more)}</div>' if more else ""])
+
+
+def render(view: hv.Overlay) -> Any:
+    """A view as a Bokeh figure, without loading BokehJS into the page: `offline` does that.
+
+    HoloViews' plot, which only made the figure, has itself called when Bokeh's current document ends. That never ends
+    in a notebook, and would keep the plot and with it all that it drew.
+    """
+    renderer: Any = hv.renderer("bokeh")
+    plot = renderer.get_plot(view)
+    figure = plot.state
+    plot.cleanup()
+    renderer.last_plot = None
+    return figure
+
+
+def _centres() -> tuple[np.ndarray, np.ndarray]:
+    return np.array([0.25, 0.75]), np.array([0.25, 0.75])

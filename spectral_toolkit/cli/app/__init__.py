@@ -1,0 +1,178 @@
+"""The explorer as an app in the browser: a notebook of one cell, shown by Voila behind Jupyter's token."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...errors import SpectralToolkitError
+from .pages import IDLE_MINUTES, MOST_PAGES
+
+ADDRESS = "127.0.0.1"
+"""This machine only: nobody else in the network can knock."""
+
+_SETTINGS: dict[str, Any] = {
+    "Voila.ip": ADDRESS,
+    "Voila.port_retries": 0,
+    "Voila.log_level": "ERROR",
+    "VoilaConfiguration.multi_kernel_manager_class": "spectral_toolkit.cli.app.server.Kernels",
+    "VoilaConfiguration.allow_template_override": "NO",
+    "VoilaConfiguration.allow_theme_override": "NO",
+    # The notebook is all there is in its folder; nothing is to be had from it.
+    "VoilaConfiguration.file_denylist": [".*"],
+    # Only what draws controls and pictures: Voila is built for older versions of what other extensions want.
+    "VoilaConfiguration.extension_allowlist": [
+        "@voila-dashboards/widgets-manager8",
+        "@jupyter-widgets/jupyterlab-manager",
+        "@bokeh/jupyter_bokeh",
+    ],
+}
+
+_POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; base-uri 'self'; "
+    "form-action 'self'"
+)
+"""Whatever a page asks for comes from this server, or not at all: no request leaves the machine."""
+
+
+def explorer_code(arguments: str, folder: str, *, bundle: bool = False) -> str:
+    """Python that shows an explorer; what is wrong with its arguments is said in one sentence.
+
+    Parameters
+    ----------
+    arguments
+        Of ``st.Explorer``, or of ``st.Explorer.from_bundle``, as Python.
+    folder
+        Where relative paths begin, and where files that the user saves go.
+
+    Examples
+    --------
+    >>> print(explorer_code("'scenes', 'photos/*.jpg'", "/home/ada"))
+    import os
+    import spectral_toolkit as st
+    from IPython.display import clear_output
+    os.chdir('/home/ada')
+    try:
+        shown = st.Explorer('scenes', 'photos/*.jpg')
+        clear_output()
+    except st.errors.SpectralToolkitError as error:
+        shown = print(error)
+    shown
+    """
+    maker = "st.Explorer.from_bundle" if bundle else "st.Explorer"
+    return (
+        "import os\nimport spectral_toolkit as st\nfrom IPython.display import clear_output\n"
+        f"os.chdir({folder!r})\n"
+        f"try:\n    shown = {maker}({arguments})\n"
+        "    clear_output()\n"
+        "except st.errors.SpectralToolkitError as error:\n    shown = print(error)\n"
+        "shown"
+    )
+
+
+def serve(
+    code: str,
+    *,
+    port: int | None = None,
+    open_browser: bool = True,
+    max_pages: int = MOST_PAGES,
+    idle_minutes: float = IDLE_MINUTES,
+    announce: Callable[[str], object] = print,
+) -> None:
+    """Show what a cell displays as a page of its own, until interrupted.
+
+    Parameters
+    ----------
+    code
+        Of the only cell.
+    port
+        On this machine; None takes any that is free.
+    open_browser
+        Whether to open the page.
+    max_pages
+        How many pages may be open at once; each has a kernel of its own. One more is told so in a sentence.
+    idle_minutes
+        After how long the kernel of a page that nobody uses ends. That of a closed page ends within a minute.
+    announce
+        Called with one line: the address, with its token.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If Voila is not installed, or the port is taken.
+    """
+    try:
+        import nbformat
+        import voila  # noqa: F401, asked for by name, as our module of it may be loaded already
+
+        from .server import App
+    except ImportError as error:
+        raise SpectralToolkitError(
+            f"The app needs the library {error.name!r}: pip install 'spectral-toolkit[app]', or open the explorer in a "
+            "notebook, st.Explorer(model, images)."
+        ) from error
+    for name, value in (("max_pages", max_pages), ("idle_minutes", idle_minutes)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise SpectralToolkitError(f"{name}={value!r} is out of range: expected a number above 0.")
+    chosen = _free_port(port)
+    app = App()
+    app.most_pages, app.idle_minutes = int(max_pages), idle_minutes
+    token = secrets.token_hex(24)
+    address = f"http://{ADDRESS}:{chosen}/?token={token}"
+    before = os.getcwd()
+    # For this user's eyes only, as are the files in it.
+    with tempfile.TemporaryDirectory(prefix="spectral-toolkit-") as folder:
+        path = Path(folder) / "explorer.ipynb"
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.metadata["title"] = "Explorer"
+        nbformat.write(notebook, path)
+        door = Path(folder) / "open.html"
+        door.write_text(f'<meta http-equiv="refresh" content="0;url={address}">', encoding="utf-8")
+        settings = {
+            **_SETTINGS,
+            "Voila.port": chosen,
+            "Voila.token": token,
+            "Voila.open_browser": False,
+            "Voila.root_dir": folder,
+        }
+        # In this process, where no list of processes shows the token.
+        app.initialize([str(path), *_arguments(settings)])
+        app.tornado_settings = {"headers": {"Content-Security-Policy": _POLICY}}
+        announce(f"The explorer is at {address} (Ctrl-C stops it)")
+        if open_browser:
+            # The browser opens a file first, so that no list of processes shows the token either.
+            threading.Timer(1.0, webbrowser.open, [door.as_uri()]).start()
+        try:
+            app.start()
+        finally:
+            os.chdir(before)  # the folder goes away
+
+
+def _arguments(settings: dict[str, Any]) -> list[str]:
+    return [
+        f"--{name}={part}"
+        for name, value in settings.items()
+        for part in (value if isinstance(value, list) else [value])
+    ]
+
+
+def _free_port(port: int | None) -> int:
+    with socket.socket() as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ADDRESS, port or 0))
+        except OSError as error:
+            raise SpectralToolkitError(
+                f"port={port} cannot be used ({error.strerror}): choose another, or leave it out."
+            ) from error
+        return probe.getsockname()[1]

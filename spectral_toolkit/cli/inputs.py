@@ -1,0 +1,180 @@
+"""What a command is given, read and refused: layers, numbers by name, pictures, models, stores.
+
+Libraries are imported inside the functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._io.outputs import local_path
+from ..errors import SpectralToolkitError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+
+MAX_SCENES = 100_000  # 6 GB of pixels and labels; more is a slip of the finger
+MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers have below a hundred
+
+
+def parse_layers(text: str) -> str | list[int | str]:
+    """Read ``--layers``: ``all``, or numbers, ranges (both ends included) and names separated by commas.
+
+    Examples
+    --------
+    >>> parse_layers("all")
+    'all'
+    >>> parse_layers("0, 4-6, -1, encoder.layer.3")
+    [0, 4, 5, 6, -1, 'encoder.layer.3']
+    """
+    if text.strip() == "all":
+        return "all"
+    layers: list[int | str] = []
+    for part in split(text):
+        if match := re.fullmatch(r"(\d+)-(\d+)", part):
+            first, last = int(match[1]), int(match[2])
+            if first > last:
+                raise SpectralToolkitError(f"--layers {part!r} runs backwards: write the smaller number first.")
+            if last - first >= MAX_LAYERS:
+                raise SpectralToolkitError(
+                    f"--layers {part!r} spans more than {MAX_LAYERS} layers: give the numbers of layers the model has, "
+                    "or 'all'."
+                )
+            layers.extend(range(first, last + 1))
+        else:
+            layers.append(int(part) if re.fullmatch(r"-?\d+", part) else part)
+    if not layers:
+        raise SpectralToolkitError(f"--layers {text!r} names no layer: give 'all' or something like 0,2,5-8.")
+    return layers
+
+
+def check_layers(text: str, wanted: str | list[int | str], depth: int) -> None:
+    """Refuse the first number beyond the model without repeating all that a range stands for."""
+    for item in wanted if isinstance(wanted, list) else []:
+        if isinstance(item, int) and not -depth <= item < depth:
+            raise SpectralToolkitError(
+                f"--layers {text!r}: the model has {depth} layers, numbered 0 to {depth - 1}; there is no layer {item}."
+            )
+
+
+def stored_layers(text: str, names: Sequence[str]) -> str | list[str]:
+    """The names that ``--layers`` stands for, of the layers that a store holds; ``all`` stays itself."""
+    wanted = parse_layers(text)
+    if isinstance(wanted, str):
+        return wanted
+    check_layers(text, wanted, len(names))
+    return list(dict.fromkeys(names[item] if isinstance(item, int) else item for item in wanted))
+
+
+def stored_weights(texts: Sequence[str] | None, names: Sequence[str]) -> dict[str, float]:
+    """What ``--weight`` gives to the layers that a store holds, which it may call by their numbers."""
+    return {
+        names[int(name)] if name not in names and name.isdecimal() and int(name) < len(names) else name: value
+        for name, value in numbers_by_name(texts, "--weight").items()
+    }
+
+
+def numbers_by_name(texts: Sequence[str] | None, option: str) -> dict[str, float]:
+    """Read options such as ``--weight blocks.3=0.5``, each of which may be repeated.
+
+    Examples
+    --------
+    >>> numbers_by_name(["blocks.3=0.5", "blocks.4 = 2"], "--weight")
+    {'blocks.3': 0.5, 'blocks.4': 2.0}
+    """
+    found: dict[str, float] = {}
+    for text in texts or ():
+        name, _, number = (part.strip() for part in text.rpartition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not name or math.isnan(value):
+            raise SpectralToolkitError(f"{option} {text!r} is not understood: write a name, '=' and a number.")
+        if name in found:
+            raise SpectralToolkitError(f"{option} names {name!r} twice: give it one number.")
+        found[name] = value
+    return found
+
+
+def split(text: str) -> list[str]:
+    """Parts between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def load_model(source: str, device: str) -> Any:
+    """As ``st.load_model``, without the bar for reading weights, which takes a moment; downloads keep theirs."""
+    import spectral_toolkit as st
+
+    quiet_libraries()
+    return st.load_model(source, device=device)
+
+
+def quiet_libraries() -> None:
+    """No bars or advice of transformers, which are no answers of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def read_pictures(sources: list[str], seed: int) -> Any:
+    """What ``--images`` stands for: scenes drawn here, or files, globs and folders that can be read."""
+    import spectral_toolkit as st
+
+    for source in sources:
+        # A file or pattern of that name wins, however unlikely.
+        if not source.startswith("scenes:") or local_path(source, "--images").exists():
+            continue
+        count = int(match[1]) if (match := re.fullmatch(r"scenes:(\d{1,9})", source)) else 0
+        if len(sources) > 1 or not 1 <= count <= MAX_SCENES:
+            raise SpectralToolkitError(
+                f"--images {source!r} is not understood: write scenes:N alone, N a whole number from 1 to "
+                f"{MAX_SCENES:,}, such as scenes:8."
+            )
+        return st.scenes.sample(count, seed=seed)["pixels"]
+    source = sources[0] if len(sources) == 1 else sources
+    st.load_images(source)  # a wrong path is told before a model is loaded
+    return source  # and not what it was turned into: the report says where its pictures came from
+
+
+def open_activations(path: Path, option: str = "--activations") -> xr.DataTree:
+    """What ``capture`` wrote, opened and looked at; values are read when they are needed."""
+    import xarray as xr
+
+    from .._capture.stores import check_opened, is_unfinished
+
+    refuse_missing(option, path, "capture")
+    if is_unfinished(path):
+        raise StoreError(
+            f"{option} {str(path)!r} holds a capture that was interrupted: run the same 'capture' again, which "
+            "goes on where it stopped."
+        )
+    try:
+        tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
+        raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error
+    check_opened(path, tree)
+    return tree
+
+
+def refuse_missing(option: str, path: Path, command: str) -> None:
+    """Refuse a store that is not there, before anything is loaded that takes seconds."""
+    if not local_path(path, option).is_dir():
+        raise StoreError(f"{option} {str(path)!r} is no folder: give the zarr folder that '{command}' wrote.")
+
+
+def open_eigenvectors(path: Path) -> xr.Dataset:
+    """What ``solve`` wrote, read."""
+    import xarray as xr
+
+    refuse_missing("--eigenvectors", path, "solve")
+    try:
+        return xr.open_dataset(path, engine="zarr", consolidated=False).load()
+    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
+        raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error

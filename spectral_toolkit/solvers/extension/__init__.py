@@ -1,0 +1,255 @@
+"""New pictures in the eigenvectors of pictures solved before: the same colours, without solving again."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from ..._affinity.dataset_graph import DatasetGraph
+from ..._affinity.layer_graph import LayerGraph, Member, make_members
+from ..._affinity.pencil import positive_members
+from ..._affinity.resampling import Grid, Resampling
+from ..._compute.devices import working_dtype
+from ..._compute.settings import computing
+from ..._io.activations import check_tree, image_coordinates, image_names, layer_names, names_array, patch_centres
+from ..._io.pairing import image_hashes, refuse_other_images
+from ...errors import ActivationsError, SolverError
+from . import knn, shifted_cosine
+from .edges import Tying
+from .rebuilding import graph_of
+from .system import PictureSystem, Solution
+
+__all__ = ["project"]
+
+TYING: dict[str, Tying] = {"knn": knn.ties, "shifted_cosine": shifted_cosine.ties}
+"""Kernel to what finds a new picture's ties by it."""
+ENTRIES_AT_ONCE = 2**25
+"""Matrix entries of the pictures that are laid in together, 256 MiB in float64."""
+
+
+@computing
+def project(
+    acts: xr.DataTree,
+    eig: xr.Dataset,
+    fitted: LayerGraph | xr.DataTree,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+) -> xr.Dataset:
+    """Lay new pictures into the eigenvectors of a dataset solved before, which stay as they are.
+
+    A new picture's cells get the values that its own rows of the joint eigenproblem ask for while the fitted pictures
+    hold theirs: (1 - lambda) B x = W_own x + W_fitted x_fitted, summed over layers with the weights and scales of the
+    graph (the Nyström extension, with the picture's ties to itself). So colours and signs mean in it what they mean in
+    the fitted pictures, and every picture is laid in alone: others beside it change nothing.
+
+    Parameters
+    ----------
+    acts
+        Activations of the new pictures: the same layers and quantities of the same model. Their size may differ from
+        that of the fitted pictures.
+    eig
+        From :func:`spectral_toolkit.solve` over a graph of scope ``"dataset"``; read from a store, say.
+    fitted
+        That graph; or the activations it was made of, from which it is made again as the attributes of ``eig`` say.
+    folder, device
+        Of a graph made again, as in :func:`spectral_toolkit.affinity`: in the ``folder`` of the earlier one its
+        neighbours need not be searched for again.
+
+    Returns
+    -------
+    xarray.Dataset
+        As that of :func:`spectral_toolkit.solve` for the new pictures: ``eigenvector (image, y, x, component)``,
+        ``isolated (image, y, x)``, and what belongs to the fitted ones unchanged: ``eigenvalue``, ``residual``,
+        ``eigengap``, shares of layers. Besides ``tie (image, y, x)``, a cell's degree to fitted pictures over the mean
+        degree of theirs: the less, the fewer like it are among them; and ``determined (image, component)``: false
+        where the picture holds together more strongly than an eigenvector's eigenvalue allows, so that what it is tied
+        to says little about it. ``notes`` says so too.
+
+    Raises
+    ------
+    SolverError
+        If ``eig`` is not an answer of ``fitted``, or was not solved over the dataset.
+    ActivationsError
+        If a layer is missing, has other heads or channels, or the new pictures were captured with another model.
+
+    References
+    ----------
+    Bengio et al., "Learning eigenfunctions links spectral embedding and kernel PCA", Neural Computation 16 (2004);
+    Fowlkes, Belongie, Chung & Malik, "Spectral grouping using the Nyström method", PAMI 26 (2004).
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, spectral_toolkit as st
+    >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(5, 2, 3, 4, 8)),
+    ...                      dims=("image", "head", "y", "x", "channel"))
+    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> graph = st.affinity(acts.isel(image=slice(0, 4)), "vv", scope="dataset", device="cpu")
+    >>> eig = st.solve(graph, n_eigenvectors=2)
+    >>> st.project(acts.isel(image=slice(4, 5)), eig, graph).eigenvector.sizes["image"]
+    1
+    """
+    check_tree(acts)
+    if not isinstance(eig, xr.Dataset) or "eigenvector" not in eig:
+        raise SolverError(f"eig is a {type(eig).__name__} without 'eigenvector': give what st.solve returned.")
+    graph = graph_of(eig, fitted, folder=folder, device=device) if isinstance(fitted, xr.DataTree) else fitted
+    if not isinstance(graph, DatasetGraph):
+        what = f"of scope {graph.recipe.scope!r}" if isinstance(graph, LayerGraph) else f"a {type(graph).__name__}"
+        raise SolverError(
+            f"The fitted pictures are {what}: give what eig was solved from, st.affinity(..., scope='dataset')."
+        )
+    vectors = _fitted_vectors(eig, graph)
+    layers = _paired(acts, graph)
+    grid = max((layer.new.grid for layer in layers), key=lambda grid: grid[0] * grid[1])
+    eigenvalue = np.asarray(eig["eigenvalue"].values, dtype=np.float64)
+    found: list[Solution] = []
+    for places in _batches(len(image_names(acts)), grid):
+        systems = [PictureSystem(grid) for _ in places]
+        for layer in layers:
+            columns = _on_layer(vectors, layer.fitted.grid)
+            tied = TYING[graph.recipe.kernel](graph, layer.fitted, acts, places, columns)
+            for system, ties in zip(systems, tied, strict=True):
+                system.add(ties, layer.new.grid, layer.coefficient)
+        found += [system.solve(eigenvalue) for system in systems]
+    return _assembled(acts, eig, graph, grid, found)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A member of the graph, the same one of the new pictures, and the weight of its ties."""
+
+    fitted: Member
+    new: Member
+    coefficient: float
+
+
+def _fitted_vectors(eig: xr.Dataset, graph: DatasetGraph) -> Float[Tensor, "images k y x"]:
+    """The eigenvectors of the fitted pictures, checked to be those of the graph."""
+    for name, own in {**graph.attrs, **graph.content}.items():
+        if eig.attrs.get(name) != own:
+            raise SolverError(
+                f"eig was solved with {name}={eig.attrs.get(name)!r} and the graph has {own!r}: give the graph it was "
+                "solved from, or one made in the same way."
+            )
+    if "image" not in eig.coords or tuple(map(str, eig["image"].values)) != graph.images:
+        raise SolverError("eig is of other images than the graph: give the graph it was solved from, and all of eig.")
+    refuse_other_images(graph.images, image_hashes(eig, graph.images), graph.hashes, ("eig", "the graph"), SolverError)
+    vectors = np.array(eig["eigenvector"].transpose("image", "component", "y", "x").values, dtype=np.float64)
+    if not np.isfinite(vectors).all():
+        raise SolverError("eig holds NaN or infinity: give an answer of st.solve as it was returned.")
+    return torch.as_tensor(vectors).to(device=graph.device, dtype=working_dtype(graph.device))
+
+
+def _paired(acts: xr.DataTree, graph: DatasetGraph) -> list[_Layer]:
+    """Members of positive weight with those of the new activations, which must be of the same model."""
+    hashes = [tree.attrs.get("weights_sha256", "") for tree in (graph.activations, acts)]
+    if all(hashes) and hashes[0] != hashes[1]:
+        models = [tree.attrs.get("model", "?") for tree in (graph.activations, acts)]
+        raise ActivationsError(
+            f"The new pictures were captured with model {models[1]!r}, whose weights are not those of {models[0]!r}, "
+            "with which the fitted ones were: capture them with the same."
+        )
+    members = positive_members(graph)
+    names = layer_names(acts)
+    if lacking := [member.layer for member in members if member.layer not in names]:
+        raise ActivationsError(
+            f"The new activations lack layer {lacking[0]!r}, which the eigenvectors were solved over: capture it too."
+        )
+    layers = list(dict.fromkeys(member.layer for member in members))
+    new = {member.name: member for member in make_members(acts, layers, graph.recipe.kind, graph.recipe.heads)}
+    total = sum(graph.weights[member.name] for member in members)
+    pairs = []
+    for member in members:
+        other = new.get(member.name)
+        if other is None or (other.n_heads, other.rank) != (member.n_heads, member.rank):
+            raise ActivationsError(
+                f"Layer {member.name!r} of the new activations has other heads or channels than that of the fitted "
+                "pictures: capture both with the same model and the same settings."
+            )
+        # As in the pencil every layer has one total degree: here so that a fitted cell's is 1 on the average.
+        degree = float(graph.operators(member).degree.mean())
+        pairs.append(_Layer(member, other, graph.weights[member.name] / total / degree))
+    return pairs
+
+
+def _batches(n_images: int, grid: Grid) -> Iterator[range]:
+    size = max(1, ENTRIES_AT_ONCE // (2 * (grid[0] * grid[1]) ** 2))
+    for start in range(0, n_images, size):
+        yield range(start, min(start + size, n_images))
+
+
+def _on_layer(fitted: Float[Tensor, "images k y x"], grid: Grid) -> Float[Tensor, "nodes columns"]:
+    """Eigenvectors on the patches of a layer, image by image, and a constant after them."""
+    there = Resampling((fitted.shape[2], fitted.shape[3]), grid)(fitted.flatten(2))
+    nodes = there.transpose(1, 2).flatten(0, 1)
+    return torch.cat([nodes, torch.ones_like(nodes[:, :1])], dim=1)
+
+
+def _doubts(names: Sequence[str], found: Sequence[Solution], components: np.ndarray) -> list[str]:
+    """What a reader should know of pictures that the fitted ones say little or nothing about."""
+    lost = [name for name, one in zip(names, found, strict=True) if one.isolated.all()]
+    doubts = [f"Nothing ties {_named(lost, names)} to any picture: all their values are 0."] if lost else []
+    unsure = {name: one for name, one in zip(names, found, strict=True) if not one.determined.all()}
+    if apart := [name for name in unsure if name not in lost]:
+        certain = np.stack([unsure[name].determined for name in apart])
+        doubts.append(
+            f"Of {_named(apart, names)} the patches hold together more strongly than eigenvectors from "
+            f"{int(components[np.argmin(certain.all(axis=0))])} on allow, so that what they are tied to says little of "
+            "them there ('determined' is false)."
+        )
+    return doubts
+
+
+def _named(some: Sequence[str], names: Sequence[str]) -> str:
+    return f"{len(some)} of {len(names)} pictures ({', '.join(map(repr, some[:3]))}{', ...' if len(some) > 3 else ''})"
+
+
+def _assembled(
+    acts: xr.DataTree, eig: xr.Dataset, graph: DatasetGraph, grid: Grid, found: Sequence[Solution]
+) -> xr.Dataset:
+    names, by_cell = image_names(acts), ("image", "y", "x")
+    remarks = [f"Laid into the eigenvectors of {len(graph.images)} other pictures, which these did not change."]
+    for doubt in _doubts(names, found, eig["component"].values):
+        warnings.warn(doubt, stacklevel=4)
+        remarks.append(doubt)
+    if eig.attrs.get("notes"):
+        remarks.append(f"Of the others: {eig.attrs['notes']}")
+    own = [name for name in eig.variables if "image" in eig[name].dims or name in ("image", "y", "x")]
+    attrs = {name: value for name, value in eig.attrs.items() if not str(name).startswith("activations_")}
+    attrs |= {
+        "grid": f"{grid[0]}x{grid[1]}",
+        "fitted_images": len(graph.images),
+        "notes": " ".join(remarks),
+        **{f"activations_{name}": value for name, value in acts.attrs.items()},
+    }
+    vectors, isolated, tie = (
+        np.stack([getattr(one, name).reshape(*grid, *extra) for one in found])
+        for name, extra in (("vectors", (-1,)), ("isolated", ()), ("tie", ()))
+    )
+    return (
+        eig.drop_vars(own)
+        .assign(
+            eigenvector=((*by_cell, "component"), vectors),
+            isolated=(by_cell, isolated),
+            tie=(by_cell, tie),
+            determined=(("image", "component"), np.stack([one.determined for one in found])),
+        )
+        .assign_coords(
+            {
+                "image": names_array(names),
+                "y": patch_centres(grid[0]),
+                "x": patch_centres(grid[1]),
+                **image_coordinates(acts),
+            }
+        )
+        .drop_attrs(deep=False)
+        .assign_attrs(attrs)
+    )

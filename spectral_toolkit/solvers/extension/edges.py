@@ -1,0 +1,28 @@
+"""What one layer's affinity ties a new picture to, as its row of the joint problem needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from ..._affinity.dataset_graph import DatasetGraph
+from ..._affinity.layer_graph import Member
+
+
+@dataclass
+class Ties:
+    """Affinities of the m patches of one new picture in one layer, unscaled.
+
+    ``known`` is W_new,fitted Y for columns Y over the fitted patches; ``own`` is W_new,new, symmetric.
+    """
+
+    known: Float[Tensor, "m k"]
+    own: Float[Tensor, "m m"]
+
+
+Tying = Callable[[DatasetGraph, Member, xr.DataTree, Sequence[int], Float[Tensor, "nodes k"]], list[Ties]]
+"""Of a graph, one of its members, the new activations, places of new pictures and columns Y: their ties, in order."""

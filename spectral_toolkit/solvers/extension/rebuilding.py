@@ -1,0 +1,47 @@
+"""The graph that an answer was solved from, made again from what the answer says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import xarray as xr
+
+from ..._affinity import affinity
+from ..._affinity.layer_graph import LayerGraph
+from ...errors import SolverError
+
+
+def graph_of(eig: xr.Dataset, acts: xr.DataTree, *, folder: str | os.PathLike[str] | None, device: str) -> LayerGraph:
+    """The graph of these activations with every setting that the attributes of ``eig`` name.
+
+    Raises
+    ------
+    SolverError
+        If they do not name all of them.
+    ActivationsError, AffinityError
+        If the activations cannot be made into it.
+    """
+    try:
+        layers, weights = (json.loads(eig.attrs[name]) for name in ("layers", "weights"))
+        options = json.loads(eig.attrs["kernel_options"])
+        kind, kernel, heads, scope = (str(eig.attrs[name]) for name in ("affinity", "kernel", "heads", "scope"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise SolverError(
+            f"eig does not say how it was solved ({error!r} of its attributes): give the graph it was solved from in "
+            "place of the activations."
+        ) from error
+    if heads == "each":
+        layers = [layer.rpartition("[")[0] for layer in layers]
+    return affinity(
+        acts,
+        kind,
+        kernel=kernel,
+        heads=heads,
+        scope=scope,
+        weights=weights,
+        layers=list(dict.fromkeys(layers)),
+        device=device,
+        folder=folder if kernel == "knn" else None,
+        **options,
+    )

@@ -1,0 +1,36 @@
+"""Ties by shifted cosine: W Y from the factors of both sides, with no matrix between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from ..._affinity.dataset_graph import DatasetGraph
+from ..._affinity.features import read_features
+from ..._affinity.kernels.shifted_cosine import factors
+from ..._affinity.layer_graph import Member
+from .edges import Ties
+
+
+def ties(
+    graph: DatasetGraph, member: Member, acts: xr.DataTree, places: Sequence[int], columns: Float[Tensor, "nodes k"]
+) -> list[Ties]:
+    """To all fitted patches and to none of the picture's own.
+
+    Everything is tied to everything here, so that a picture's ties to itself are one part in all; without them a
+    fitted picture is given its own eigenvectors.
+    """
+    through_left = through_right = columns.new_zeros(())
+    for nodes, left, right in graph.factors(member)():
+        through_left = through_left + left.to(columns.dtype).T @ columns[nodes]
+        through_right = through_right + right.to(columns.dtype).T @ columns[nodes]
+    found = []
+    for place in places:
+        features = read_features(acts, member.layer, graph.recipe.kind, slice(place, place + 1), graph.device)
+        left, right = (side[0].to(columns.dtype) for side in factors(features.pick(member.heads)))
+        known = (left @ through_right + right @ through_left) / 2
+        found.append(Ties(known, known.new_zeros(len(left), len(left))))
+    return found
