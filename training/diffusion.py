@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from spectral_toolkit import scenes
 from spectral_toolkit.scenes import PATCH
 from spectral_toolkit.scenes.flow import MEAN, STD, build, predict, to_tokens
-from training import shared as training
+from training import shared
 from training.shared import Run, Task, varied, watching
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(scenes.__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -136,4 +137,4 @@ TASK = Task(
 )
 
 if __name__ == "__main__":
-    training.main(TASK)
+    shared.main(TASK)

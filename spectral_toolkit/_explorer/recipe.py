@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import xarray as xr
 
 
 _LINE = 100
@@ -222,3 +222,21 @@ def call(
 def _plain(value: Any) -> Any:
     """Python's own numbers: ``np.int64(0)`` would not run without NumPy's name."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def picture_expression(images: Any) -> str | None:
+    """Python for where the pictures came from, if that can be said."""
+    if isinstance(images, str | os.PathLike):
+        return repr(os.fspath(images))
+    if isinstance(images, list | tuple) and images and all(isinstance(item, str | os.PathLike) for item in images):
+        return spelled([os.fspath(item) for item in images])
+    if isinstance(images, xr.DataArray) and _is_whole_sample(images):
+        size = (images.sizes["y_px"], images.sizes["x_px"])
+        return f"st.scenes.sample({images.sizes['image']}, seed={int(images.attrs['scenes_seed'])}, size={size}).pixels"
+    return None
+
+
+def _is_whole_sample(images: xr.DataArray) -> bool:
+    """Whether these are the first scenes of a series, as ``scenes.sample`` gives them."""
+    names = [f"scene_{place:04d}" for place in range(images.sizes.get("image", 0))]
+    return "scenes_seed" in images.attrs and "image" in images.dims and images["image"].values.tolist() == names

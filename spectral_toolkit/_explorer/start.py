@@ -12,8 +12,8 @@ from .._capture import capture
 from .._io.bundles import Bundle
 from .._io.images import load_images
 from .._models import load_model
-from .._views.report import picture_expression
 from ..errors import SpectralToolkitError
+from .recipe import picture_expression
 from .session import Session
 from .state import State, checked, moved
 

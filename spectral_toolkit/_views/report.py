@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from .._compute.settings import computing
-from .._explorer.recipe import figure_recipe, recipe, spelled
+from .._explorer.recipe import figure_recipe, picture_expression, recipe
 from .._io.images import load_images
 from .._io.outputs import is_ours, writable_path, write_whole
 from .._io.pairing import image_hashes, refuse_other_images
@@ -280,21 +280,3 @@ def _target(path: str | os.PathLike[str]) -> Path:
             f"path={str(path)!r} exists and is no page of spectral-toolkit, so it is left as it is: give another name."
         )
     return target
-
-
-def picture_expression(images: Any) -> str | None:
-    """Python for where the pictures came from, if that can be said."""
-    if isinstance(images, str | os.PathLike):
-        return repr(os.fspath(images))
-    if isinstance(images, list | tuple) and images and all(isinstance(item, str | os.PathLike) for item in images):
-        return spelled([os.fspath(item) for item in images])
-    if isinstance(images, xr.DataArray) and _is_whole_sample(images):
-        size = (images.sizes["y_px"], images.sizes["x_px"])
-        return f"st.scenes.sample({images.sizes['image']}, seed={int(images.attrs['scenes_seed'])}, size={size}).pixels"
-    return None
-
-
-def _is_whole_sample(images: xr.DataArray) -> bool:
-    """Whether these are the first scenes of a series, as ``scenes.sample`` gives them."""
-    names = [f"scene_{place:04d}" for place in range(images.sizes.get("image", 0))]
-    return "scenes_seed" in images.attrs and "image" in images.dims and images["image"].values.tolist() == names

@@ -507,7 +507,7 @@ def _fail(message: str) -> int:
 
 def _show_our_warnings(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
     """One line for what we have to say; deprecations inside libraries are of no use on a command line."""
-    if rank() == 0 and Path(filename).is_relative_to(Path(__file__).parent):
+    if rank() == 0 and Path(filename).is_relative_to(Path(__file__).parent.parent):
         print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 

@@ -153,7 +153,7 @@ def warn_of_no_label(labels: np.ndarray) -> None:
 
 def _outside() -> int:
     """How many frames up, from the function that warns, the first is that is not ours: the line that a user wrote."""
-    ours, level, frame = str(Path(__file__).parents[1]), 1, sys._getframe(1)
+    ours, level, frame = str(Path(__file__).parents[2]), 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         frame, level = frame.f_back, level + 1
     return level

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..._explorer import wording
 from ..._explorer.code import as_code
-from ..._explorer.session import Answer, Session, questions, wanted
+from ..._explorer.session import Session, ShownState, questions, wanted
 from ..._explorer.start import captured, contrast, fitting, freezing_settings, state_of
 from ..._explorer.state import VIEWS, State, checked, checked_weights, moved
 from ..._explorer.worker import Worker
@@ -31,7 +31,7 @@ from ..frozen_page import Frozen, frozen
 from . import save
 from .closing import close_whole, inside
 from .controls import Controls
-from .figures import Layers, Pictures, Rows, Spectrum
+from .figures import ExplorerFigures, Layers, Rows, SpectrumShown
 from .offline import Loader, Stage
 from .save import sheet
 from .still import Still, below_each_other, chart_sheet
@@ -130,7 +130,7 @@ class Explorer(Described, widgets.VBox):
     def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
         self._session, self._source, self._state, self._bundle = session, source, state, bundle
         self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # one page may show explorers of several kernels
-        self._answer: Answer | None = None
+        self._answer: ShownState | None = None
         self._asked: object = None
         self._worker: Worker[State] = Worker(
             session.answer, self._deliver, report=self._progress, synchronous=self._synchronous
@@ -140,9 +140,9 @@ class Explorer(Described, widgets.VBox):
         views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
         self._still = Still(self._name)
         self._controls = Controls(session.facts, self._on_change, views, self._name)
-        self._pictures = Pictures(self._on_change)
+        self._pictures = ExplorerFigures(self._on_change)
         self._rows: Rows | None = None
-        self._spectrum: Spectrum | None = None
+        self._spectrum: SpectrumShown | None = None
         self._layers: Layers | None = None
         self._page_ready = False
         self.children = self._build()
@@ -476,7 +476,7 @@ class Explorer(Described, widgets.VBox):
             if self._asked is not None:
                 self._mark_busy(now)
 
-    def _deliver(self, _asked: State, answer: Answer | None, error: Exception | None) -> None:
+    def _deliver(self, _asked: State, answer: ShownState | None, error: Exception | None) -> None:
         if answer is not None:
             self._show(answer)
             return
@@ -490,14 +490,14 @@ class Explorer(Described, widgets.VBox):
         self._stale(True)
         self._say("Stopped: the picture still shows the last answer. Change any control to go on.")
 
-    def _show(self, answer: Answer) -> None:
+    def _show(self, answer: ShownState) -> None:
         """Draw an answer to the present state; display settings are those of now."""
         state = self._state
         self._answer = answer
         self._mark_busy(None)
         shown: list[Any] = []
         if state.view == "spectrum":
-            self._spectrum = self._spectrum or Spectrum(self._on_change)
+            self._spectrum = self._spectrum or SpectrumShown(self._on_change)
             self._spectrum.show(state, answer)
             shown.append(self._spectrum.widget)
         elif state.view == "layers":
