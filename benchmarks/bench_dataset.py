@@ -29,9 +29,9 @@ import xarray as xr
 import spectral_toolkit as st
 
 path, n_images, n_eigenvectors, kind, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
-acts = xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None).isel(image=slice(n_images))
+activations = xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None).isel(image=slice(n_images))
 began, worked = time.perf_counter(), time.process_time()
-graph = st.affinity(acts, kind, scope="dataset", device="cpu", **json.loads(options))
+graph = st.affinity(activations, kind, scope="dataset", device="cpu", **json.loads(options))
 for member in graph.members:
     graph.operators(member, slice(0, n_images))
 built = time.process_time() - worked

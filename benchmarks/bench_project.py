@@ -20,8 +20,8 @@ def bench_project() -> Iterator[dict[str, Any]]:
     """Processor seconds for a picture: `project` alone, and affinity and solve of all pictures together."""
     torch.set_num_threads(1)
     scenes = st.scenes.sample(FITTED + NEW, seed=0).pixels
-    acts = st.capture("scenes", scenes, quantities=("query", "key", "value"), progress=False)
-    old, new = acts.isel(image=slice(0, FITTED)), acts.isel(image=slice(FITTED, None))
+    activations = st.capture("scenes", scenes, quantities=("query", "key", "value"), progress=False)
+    old, new = activations.isel(image=slice(0, FITTED)), activations.isel(image=slice(FITTED, None))
     for kind in ("qk", "vv"):
         for kernel in ("knn", "shifted_cosine"):
             graph = st.affinity(old, kind, kernel=kernel, scope="dataset", device="cpu")
@@ -29,7 +29,9 @@ def bench_project() -> Iterator[dict[str, Any]]:
             ours, laid = measured(lambda eig=eig, graph=graph: st.project(new, eig, graph))
 
             def anew(kind: str = kind, kernel: str = kernel) -> xr.Dataset:
-                return st.solve(st.affinity(acts, kind, kernel=kernel, scope="dataset", device="cpu"), N_EIGENVECTORS)
+                return st.solve(
+                    st.affinity(activations, kind, kernel=kernel, scope="dataset", device="cpu"), N_EIGENVECTORS
+                )
 
             theirs, whole = measured(anew)
             yield {

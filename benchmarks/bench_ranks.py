@@ -75,7 +75,7 @@ def main() -> None:
         work(given.work)
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "acts.zarr"
+        path = Path(folder) / "activations.zarr"
         make(path, given.images, given.layers, given.side, given.heads, given.channels)
         print("processes  peak MB  beyond import  seconds")
         for n in given.ranks:

@@ -39,11 +39,13 @@ def bench_single_layer() -> Iterator[dict[str, Any]]:
     torch.set_num_threads(2)
     for side in (32, 64, 128):
         values = features(side)
-        acts = tree_of(values)
+        activations = tree_of(values)
         repeats = 5 if side < 128 else 1
         ours, eig = best_of(
             repeats,
-            lambda acts=acts: st.solve(st.affinity(acts, "vv", device="cpu"), N_EIGENVECTORS, tolerance=TOLERANCE),
+            lambda activations=activations: st.solve(
+                st.affinity(activations, "vv", device="cpu"), N_EIGENVECTORS, tolerance=TOLERANCE
+            ),
         )
         matrix, build = cosine_matrix(values)
         for name, solver in solvers(side).items():
@@ -120,8 +122,8 @@ import spectral_toolkit as st
 from benchmarks.bench_single_layer import features, tree_of
 import torch
 torch.set_num_threads(2)
-acts = tree_of(features(512))
-eig = st.solve(st.affinity(acts, "vv", kernel="shifted_cosine", device="cpu"), 10)
+activations = tree_of(features(512))
+eig = st.solve(st.affinity(activations, "vv", kernel="shifted_cosine", device="cpu"), 10)
 # Not getrusage: its peak is inherited from the process that started this one.
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
 print(peak, float(eig.residual.max()), eig.attrs["seconds"])

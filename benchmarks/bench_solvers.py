@@ -32,16 +32,16 @@ def median_seconds(function: Any, repeats: int = 7) -> float:
 
 def bench_joint_solve_against_the_gradient_method() -> Iterator[dict[str, Any]]:
     torch.set_num_threads(2)
-    acts = mixed_resolution_activations()
+    activations = mixed_resolution_activations()
 
     def from_queries_and_keys() -> Any:
-        return st.solve(st.affinity(acts, "qk", device="cpu"), N_EIGENVECTORS)
+        return st.solve(st.affinity(activations, "qk", device="cpu"), N_EIGENVECTORS)
 
     ours = median_seconds(from_queries_and_keys)
     eig = from_queries_and_keys()
 
     n_steps = int(os.environ.get("GRADIENT_STEPS", "50"))
-    graph = st.affinity(acts, "qk", device="cpu")
+    graph = st.affinity(activations, "qk", device="cpu")
     affinities = [head_affinities(graph, member, slice(0, 1))[0] for member in graph.members]
     began = time.perf_counter()
     run = descend(lambda features: objective(affinities, features), (32, 32), N_EIGENVECTORS, steps=n_steps, patience=0)
@@ -57,17 +57,17 @@ def bench_joint_solve_against_the_gradient_method() -> Iterator[dict[str, Any]]:
     }
     yield {
         "name": "its objective tr(X'AX), both B-orthonormal",
-        "ours": trace(acts, torch.as_tensor(eig.eigenvector.values[0].reshape(1024, -1))),
-        "theirs": trace(acts, vectors),
+        "ours": trace(activations, torch.as_tensor(eig.eigenvector.values[0].reshape(1024, -1))),
+        "theirs": trace(activations, vectors),
         "unit": "trace",
         "target": "> 1",
         "note": f"theirs after {n_steps} steps (set GRADIENT_STEPS={N_STEPS} for all of them)",
     }
 
 
-def trace(acts: Any, vectors: torch.Tensor) -> float:
+def trace(activations: Any, vectors: torch.Tensor) -> float:
     """tr(X'AX) of the span of ``vectors`` (n, k), after projecting out the constant and B-orthonormalising."""
-    pencil = JointPencil(st.affinity(acts, "qk", device="cpu"), slice(0, 1))
+    pencil = JointPencil(st.affinity(activations, "qk", device="cpu"), slice(0, 1))
     one = pencil.constant()
     mass_one = pencil.mass_matmul(one)
     rows = vectors.T[None]
@@ -79,10 +79,10 @@ def trace(acts: Any, vectors: torch.Tensor) -> float:
 
 def bench_resolving() -> Iterator[dict[str, Any]]:
     torch.set_num_threads(2)
-    acts = mixed_resolution_activations()
-    layer = list(acts.children)[2]
-    cold = median_seconds(lambda: st.solve(st.affinity(acts, "qk", device="cpu"), N_EIGENVECTORS))
-    graph = st.affinity(acts, "qk", device="cpu")
+    activations = mixed_resolution_activations()
+    layer = list(activations.children)[2]
+    cold = median_seconds(lambda: st.solve(st.affinity(activations, "qk", device="cpu"), N_EIGENVECTORS))
+    graph = st.affinity(activations, "qk", device="cpu")
     answers = [st.solve(graph, N_EIGENVECTORS)]
     times = []
     for weight in (1.1, 1.2, 1.3, 1.4, 1.5, 1.4, 1.3, 1.2):

@@ -55,9 +55,11 @@ def main() -> None:
         shutil.rmtree(path, ignore_errors=True)
         write_activations(str(path), arguments.images)
         written.touch()
-    acts = xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None).isel(image=slice(arguments.images))
+    activations = xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None).isel(
+        image=slice(arguments.images)
+    )
     graph = st.affinity(
-        acts, "vv", scope="dataset", device="cpu", search=arguments.search, folder=arguments.folder / "tables"
+        activations, "vv", scope="dataset", device="cpu", search=arguments.search, folder=arguments.folder / "tables"
     )
     assert isinstance(graph, DatasetGraph)
     if arguments.sample:

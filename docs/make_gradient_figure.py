@@ -27,14 +27,14 @@ TOLD = (1, 10, 100, 500, STEPS)
 LOGGED = sorted({round(10**power) for power in np.linspace(0, np.log10(STEPS), 60)} | set(TOLD))
 
 
-def compare(acts: Any, kind: str, n_features: int) -> dict[str, Any]:
+def compare(activations: Any, kind: str, n_features: int) -> dict[str, Any]:
     """Both solvers on one graph, and the features that descent passed through."""
     import spectral_toolkit as st
     from spectral_toolkit._affinity.pencil import JointPencil
     from spectral_toolkit.solvers.descent import singular_pairs
     from spectral_toolkit.solvers.gradient import descend, head_affinities, objective
 
-    graph = st.affinity(acts, kind, device="cpu")
+    graph = st.affinity(activations, kind, device="cpu")
     began = time.process_time()
     exact = st.solve(graph, n_features - 1)
     exact_seconds = time.process_time() - began
@@ -189,8 +189,8 @@ def main() -> None:
     torch.set_num_threads(1)
     scene = st.scenes.sample(1, seed=SEED).pixels
     model = st.load_model("scenes", device="cpu")
-    acts = st.capture(model, scene, progress=False)
-    measured = {(kind, n): compare(acts, kind, n) for kind in KINDS for n in N_FEATURES}
+    activations = st.capture(model, scene, progress=False)
+    measured = {(kind, n): compare(activations, kind, n) for kind in KINDS for n in N_FEATURES}
     save_small(photograph(page(scene.values[0], measured)), ROOT / "docs" / "images" / "gradient.png")
     written = ROOT / "docs" / "gradient.md"
     written.write_text(filled(written.read_text(), {"numbers": numbers(measured, model.weights_sha256())}))

@@ -21,12 +21,12 @@ def figure(seed: int = 0, n_eigenvectors: int = 4) -> str:
     from spectral_toolkit._render.composite import colour_field, symmetric_limit
     from spectral_toolkit._render.marks import picture_uri, tile_uri
 
-    acts = st.capture("scenes", st.scenes.sample(1, seed=seed).pixels, progress=False)
-    parts = [_image(picture_uri(acts.dataset["pixels"].values[0]), 0, 44)]
+    activations = st.capture("scenes", st.scenes.sample(1, seed=seed).pixels, progress=False)
+    parts = [_image(picture_uri(activations.dataset["pixels"].values[0]), 0, 44)]
     parts.append(_text("the scene", 0, 36))
     height = TILE + BARS + 58
     for row, (kind, label) in enumerate(KINDS.items()):
-        eig = st.solve(st.affinity(acts, kind, device="cpu"), n_eigenvectors).isel(image=0)
+        eig = st.solve(st.affinity(activations, kind, device="cpu"), n_eigenvectors).isel(image=0)
         cost = (eig.layer_share / eig.layer_mass).transpose("component", "layer").values
         top = row * height + 44
         parts.append(_text(label, LEFT - 34, top + TILE / 2, weight="bold"))

@@ -54,9 +54,9 @@ def score(name: str, checkpoint: Path) -> dict[str, float]:
         else:
             model = st.load_model(folder)
         scenes = st.scenes.sample(N_SCENES, seed=SEED)
-        acts = st.capture(model, scenes["pixels"], progress=False)
+        activations = st.capture(model, scenes["pixels"], progress=False)
         options: dict[str, Any] = {"controls": False, "n_bootstrap": 1, "progress": False}
-        found = st.pathways(acts, scenes["label"], kinds=tuple(SHOWN), **options).sel(layer="joint")
+        found = st.pathways(activations, scenes["label"], kinds=tuple(SHOWN), **options).sel(layer="joint")
     numbers = {
         f"{kind}_{one}": round(float(found[one].sel(kind=kind)), 4) for kind, names in SHOWN.items() for one in names
     }

@@ -80,14 +80,14 @@ def measure(
     @cache
     def captured() -> tuple[Any, Any]:
         scenes = st.scenes.sample(n_scenes, seed=seed)
-        acts = st.capture(model, scenes["pixels"], layers=layers, quantities=quantities, progress=False)
-        return acts, scenes["label"]
+        activations = st.capture(model, scenes["pixels"], layers=layers, quantities=quantities, progress=False)
+        return activations, scenes["label"]
 
     def one(kind: str) -> dict[str, Any]:
         began = time.process_time()
-        acts, labels = captured()
+        activations, labels = captured()
         controls = kind in controlled
-        found = st.pathways(acts, labels, kinds=kind, model=model, controls=controls, progress=say, **options)
+        found = st.pathways(activations, labels, kinds=kind, model=model, controls=controls, progress=say, **options)
         return {**_plain(found, kind), "processor_seconds": round(time.process_time() - began, 1)}
 
     parts = {}

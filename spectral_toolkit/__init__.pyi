@@ -20,6 +20,8 @@ from ._analysis.scores import evaluate as evaluate
 from ._analysis.scores import pathways as pathways
 from ._analysis.scores import prepare_labels as prepare_labels
 from ._analysis.scores.controls import pixel_tree as pixel_tree
+from ._analysis.scores.results import eigenvector_scores as eigenvector_scores
+from ._analysis.scores.variance import variance_shares as variance_shares
 from ._analysis.trust import outlying_masks as outlying_masks
 from ._analysis.trust import token_norms as token_norms
 from ._analysis.trust import trust_statements as trust_statements
@@ -30,15 +32,16 @@ from ._io.images import load_images as load_images
 from ._models import load_model as load_model
 from ._views.charts import layers_chart as layers_chart
 from ._views.charts import spectrum_chart as spectrum_chart
-from ._views.frozen_page import frozen as frozen
+from ._views.frozen_page import freeze as freeze
 from ._views.heat_map import heat_map as heat_map
 from ._views.notebook import extension as extension
 from ._views.overlay import overlay as overlay
 from ._views.report import render_report as render_report
 from ._views.report import report as report
 from ._views.widget import Explorer as Explorer
-from .cli.doctor import doctor as doctor
+from .cli.diagnosis import doctor as doctor
 from .solvers import solve as solve
 from .solvers.extension import project as project
 
+__all__: list[str]
 __version__: str

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import spectral_toolkit as st
-from spectral_toolkit.cli import doctor, main
-from spectral_toolkit.cli.doctor import check_combinations, check_front_ends, check_versions
+from spectral_toolkit.cli import diagnosis, main
+from spectral_toolkit.cli.diagnosis import check_combinations, check_front_ends, check_versions
 
 REQUIRES = [
     "torch<3,>=2.6",
@@ -117,21 +117,21 @@ def test_the_doctor_reads_metadata_and_needs_no_network(
 def test_a_problem_is_counted_and_gives_the_command_an_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "_installed", lambda: {**WHOLE, "torchvision": "0.28.0"})
+    monkeypatch.setattr(diagnosis, "_installed", lambda: {**WHOLE, "torchvision": "0.28.0"})
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: REQUIRES if name == "spectral-toolkit" else [])
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "PROBLEM  torchvision: 0.28.0 beside torch 2.13.0+cpu" in out
     assert "1 problem found." in out
-    monkeypatch.setattr(doctor, "_installed", lambda: WHOLE)
-    monkeypatch.setattr(doctor, "check_front_ends", lambda *_: [])
+    monkeypatch.setattr(diagnosis, "_installed", lambda: WHOLE)
+    monkeypatch.setattr(diagnosis, "check_front_ends", lambda *_: [])
     assert main(["doctor"]) == 0
     assert "Everything fits together." in capsys.readouterr().out
 
 
 def test_a_torch_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = doctor._device()
+    found = diagnosis._device()
     assert (found.level, found.remedy) == ("problem", "reinstall torch")
 
 
@@ -144,4 +144,4 @@ def test_a_kernel_of_another_python_is_told(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(kernelspec, "jupyter_path", lambda *_: [str(tmp_path / "kernels")])
     for command, level in (("/opt/other/bin/python", "note"), (sys.executable, "ok"), ("python", "ok")):
         (folder / "kernel.json").write_text(json.dumps({**spec, "argv": [command, "-m", "ipykernel_launcher"]}))
-        assert [finding.level for finding in doctor._kernel()] == [level]
+        assert [finding.level for finding in diagnosis._kernel()] == [level]

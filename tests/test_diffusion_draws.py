@@ -181,7 +181,7 @@ def test_everything_that_reads_a_tree(acts: xr.DataTree, tmp_path: Path) -> None
     st.save_bundle(tmp_path / "a.zip", acts, eigenvectors={"qk": eig})
     bundle = load_bundle(tmp_path / "a.zip")
     assert bundle.activations[graph.layers[0]]["query"].dims == acts[graph.layers[0]]["query"].dims
-    page: Any = st.frozen(acts, n_eigenvectors=2).save(tmp_path / "page.html")
+    page: Any = st.freeze(acts, n_eigenvectors=2).save(tmp_path / "page.html")
     assert Path(page).stat().st_size > 1000
     scores = st.pathways(acts, kinds="vv", n_eigenvectors=2, controls=False, progress=False, n_bootstrap=10)
     assert scores.sizes["layer"] == len(graph.layers) + 1

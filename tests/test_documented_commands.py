@@ -16,8 +16,6 @@ from typing import Any
 import pytest
 import typer.main
 
-from spectral_toolkit.cli import app
-
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = ROOT / "docs" / "notebooks"
 PAGES = sorted(

@@ -148,7 +148,7 @@ def test_a_page_is_made_while_the_explorer_goes_on(
 
     async def play() -> None:
         explorer = Explorer(capture_of(), device="cpu")
-        monkeypatch.setattr(explorer_module, "frozen", slow)
+        monkeypatch.setattr(explorer_module, "freeze", slow)
         explorer._path.value = str(tmp_path / "page")
         press(explorer, "Save HTML")
         (button,) = [one for one in buttons(explorer) if one.description == "Saving HTML ..."]
@@ -162,7 +162,7 @@ def test_a_page_is_made_while_the_explorer_goes_on(
         await settled(lambda: not button.disabled)
         assert button.description == "Save HTML"
         assert "page.html" in explorer._done.value
-        monkeypatch.setattr(explorer_module, "frozen", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(explorer_module, "freeze", lambda *_, **__: 1 / 0)
         press(explorer, "Save HTML")
         await settled(lambda: not button.disabled)
         assert "ZeroDivisionError" in explorer._done.value

@@ -113,10 +113,10 @@ def test_many_pictures_are_a_layout_each_in_its_shape(eig: xr.Dataset) -> None:
 
 
 def test_grid_holds_every_component_of_every_picture(eig: xr.Dataset) -> None:
-    view = st.overlay(activations(), eig, kind="grid")
+    view = st.overlay(activations(), eig, layout="grid")
     assert isinstance(view, hv.Layout)
     assert len(view) == 8
-    assert len(st.overlay(activations(), eig, kind="grid", components=(2, 4), image=1)) == 2
+    assert len(st.overlay(activations(), eig, layout="grid", components=(2, 4), image=1)) == 2
 
 
 @pytest.mark.parametrize("scope", ["image", "dataset"])
@@ -134,7 +134,7 @@ def test_colours_are_on_the_scale_of_another_answer(scope: str) -> None:
     fields = like.eigenvector.sel(component=[1, 2, 3]).transpose("image", "y", "x", "component").values
     view = st.overlay(activations(), eig, component=1, like=like)
     assert [option(part(frame, "Eigenvector"), "clim")[1] for frame in view] == [abs(fields[..., 0]).max()] * 2
-    three = part(st.overlay(activations(), eig, kind="rgb", image=1, like=like), "Three")
+    three = part(st.overlay(activations(), eig, layout="rgb", image=1, like=like), "Three")
     colours = np.stack([three.dimension_values(channel, flat=False) for channel in "RGB"], axis=-1)
     own = eig.eigenvector.isel(image=1).sel(component=[1, 2, 3]).transpose("y", "x", "component").values
     assert (colours == colour_three(own, robust_limit(fields))).all()
@@ -143,7 +143,7 @@ def test_colours_are_on_the_scale_of_another_answer(scope: str) -> None:
 @pytest.mark.parametrize("scope", ["image", "dataset"])
 def test_three_components_as_red_green_and_blue(scope: str) -> None:
     eig = eigenvectors(scope=scope)
-    view = st.overlay(activations(), eig, kind="rgb", components=(3, 1, 2), image=0)
+    view = st.overlay(activations(), eig, layout="rgb", components=(3, 1, 2), image=0)
     three = part(view, "Three")
     colours = np.stack([three.dimension_values(channel, flat=False) for channel in "RGB"], axis=-1)
     fields = eig.eigenvector.sel(component=[3, 1, 2]).transpose("image", "y", "x", "component").values
@@ -159,7 +159,7 @@ def test_smooth_colours_keep_the_values_under_the_cursor(eig: xr.Dataset) -> Non
     assert field.interface.shape(field, gridded=True) == (4, 8)
     assert smooth.interface.shape(smooth, gridded=True) == (128, 256)
     assert (option(field, "alpha"), option(smooth, "alpha")) == (0.0, 0.6)
-    assert part(st.overlay(activations(), eig, image=0, kind="rgb", smooth=True), "Three") is not None
+    assert part(st.overlay(activations(), eig, image=0, layout="rgb", smooth=True), "Three") is not None
 
 
 @pytest.mark.parametrize("smooth", [False, True])
@@ -232,7 +232,7 @@ def test_title_says_what_to_believe(eig: xr.Dataset) -> None:
     for words in ("picture-0", "QK component 4", "λ = 0.1836", "residual 3e-09", "not converged", "apart from 3"):
         assert words in title
     assert "1 isolated cell" in title
-    three = option(st.overlay(activations(), eig, image=0, kind="rgb", components=(4, 1, 2)), "title")
+    three = option(st.overlay(activations(), eig, image=0, layout="rgb", components=(4, 1, 2)), "title")
     for words in (
         "QK components R 4, G 1, B 2",
         "λ = 0.184, 0.0125, 0.0644",
@@ -307,14 +307,14 @@ def test_max_side_limits_the_picture(eig: xr.Dataset) -> None:
         ({"image": 1.5}, "image=1.5 is none of the 2 images"),
         ({"opacity": 2}, "opacity=2 is out of range"),
         ({"opacity": "half"}, "opacity='half' is out of range"),
-        ({"kind": "rgb", "component": 2}, "component= means nothing to kind='rgb': use components="),
-        ({"kind": "grid", "component": 2}, "component= means nothing to kind='grid'"),
-        ({"components": (1, 2)}, "components= means nothing to kind='component'"),
-        ({"kind": "rgb", "components": (1, 2)}, "cannot be red, green and blue"),
+        ({"layout": "rgb", "component": 2}, "component= means nothing to layout='rgb': use components="),
+        ({"layout": "grid", "component": 2}, "component= means nothing to layout='grid'"),
+        ({"components": (1, 2)}, "components= means nothing to layout='component'"),
+        ({"layout": "rgb", "components": (1, 2)}, "cannot be red, green and blue"),
         ({"threshold": 1.5}, "threshold=1.5 is out of range"),
         ({"threshold": True}, "threshold=True is out of range"),
         ({"threshold": float("nan")}, "threshold=nan is out of range"),
-        ({"threshold": 0.5, "kind": "grid"}, "threshold= means nothing to kind='grid'"),
+        ({"threshold": 0.5, "layout": "grid"}, "threshold= means nothing to layout='grid'"),
         ({"like": "other"}, "like is a str without 'eigenvector'"),
         ({"like": eigenvectors().isel(component=[0]), "component": 2}, "component=2 was not computed"),
     ],

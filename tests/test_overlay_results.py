@@ -190,7 +190,7 @@ def test_what_lies_over_no_picture_is_refused_in_one_sentence(acts: xr.DataTree,
         assert "st.solve" in str(caught.value)
     segments = st.segment(eig, 2)
     wrong: Any
-    for wrong in ({"component": 1}, {"kind": "rgb"}, {"smooth": True}, {"threshold": 0.0}, {"like": eig}):
+    for wrong in ({"component": 1}, {"layout": "rgb"}, {"smooth": True}, {"threshold": 0.0}, {"like": eig}):
         with pytest.raises(SpectralToolkitError, match=f"{next(iter(wrong))}= means nothing to a result without"):
             st.overlay(acts, segments, **wrong)
     with pytest.raises(SpectralToolkitError, match="image=7 is none of the 2 images"):

@@ -17,7 +17,7 @@ from PIL import Image
 import spectral_toolkit as st
 from spectral_toolkit._analysis import trust
 from spectral_toolkit._analysis.regions import hierarchy
-from spectral_toolkit._analysis.scores.results import answer_scores
+from spectral_toolkit._analysis.scores.results import eigenvector_scores
 from spectral_toolkit._explorer.session import Session
 from spectral_toolkit._io.images import IMAGE_HASH, pixels_sha256
 from spectral_toolkit._io.pairing import image_hashes
@@ -50,7 +50,7 @@ def results(images: Any, model: str = "scenes", **options: Any) -> SimpleNamespa
     joint = st.solve(joint_graph, 3)
     labels = st.prepare_labels(acts, np.zeros((2, acts.sizes["y_px"], acts.sizes["x_px"]), int))
     return SimpleNamespace(
-        images=images, acts=acts, graph=graph, eig=eig, joint_graph=joint_graph, joint=joint, labels=labels,
+        images=images, activations=acts, graph=graph, eig=eig, joint_graph=joint_graph, joint=joint, labels=labels,
         segments=st.segment(eig, 3), cuts=st.segment(eig, 2, method="cuts", graph=graph, threshold=2.0),
         instances=st.instances(eig), mask=trust.outlying_masks(acts),
     )  # fmt: skip
@@ -102,7 +102,7 @@ ONE_MODEL: dict[str, Callable[[SimpleNamespace, SimpleNamespace], Any]] = {
     "instances by cuts": lambda a, b: st.instances(_unsigned(a.eig), graph=b.graph),
     "bundle of eigenvectors": lambda a, b: st.save_bundle(a.folder / f"{a.n()}.zip", a.acts, eigenvectors=b.eig),
     "mask": lambda a, b: st.affinity(a.acts, "vv", mask=b.mask),
-    "scores": lambda a, b: answer_scores(a.joint, b.labels, n_bootstrap=2),
+    "scores": lambda a, b: eigenvector_scores(a.joint, b.labels, n_bootstrap=2),
     "pathways": lambda a, b: st.pathways(a.acts, b.labels, kinds="vv", n_eigenvectors=2, n_bootstrap=2, progress=False),
     "hierarchy": lambda a, b: hierarchy(a.cuts.assign_coords({IMAGE_HASH: b.cuts[IMAGE_HASH]})),
 }

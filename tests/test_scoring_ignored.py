@@ -13,7 +13,7 @@ from PIL import Image
 from tree_factory import make_tree
 
 import spectral_toolkit as st
-from spectral_toolkit._analysis.scores.results import answer_scores
+from spectral_toolkit._analysis.scores.results import eigenvector_scores
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.studies import run_study
 from spectral_toolkit.studies.reading import read_study
@@ -63,7 +63,7 @@ def test_pathways_and_scores_of_a_result() -> None:
         assert not st.pathways(tree, VOC, **settings).equals(expected)
     assert len(told) == 1
     eig = st.solve(st.affinity(tree, "vv", scope="dataset", device="cpu"), 2)
-    assert answer_scores(eig, VOC, ignore=255, n_bootstrap=3).equals(answer_scores(eig, PLAIN, n_bootstrap=3))
+    assert eigenvector_scores(eig, VOC, ignore=255, n_bootstrap=3).equals(eigenvector_scores(eig, PLAIN, n_bootstrap=3))
 
 
 @pytest.mark.parametrize(

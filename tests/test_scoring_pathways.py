@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTModel
 import spectral_toolkit as st
 from spectral_toolkit._affinity import dataset_graph
 from spectral_toolkit._analysis.scores import controls, paths
-from spectral_toolkit._analysis.scores.results import answer_scores
+from spectral_toolkit._analysis.scores.results import eigenvector_scores
 from spectral_toolkit.errors import SpectralToolkitError
 
 QUICK = {"progress": False, "device": "cpu", "n_bootstrap": 20}
@@ -163,10 +163,10 @@ def test_labels_of_an_answer_that_is_there_are_of_its_images() -> None:
     acts, labels = planted(4)
     eig = st.solve(st.affinity(acts, "vv", scope="dataset", device="cpu"), 2)
     cells = st.prepare_labels(acts, labels)
-    found = answer_scores(eig, cells, n_bootstrap=5)
-    assert answer_scores(eig, cells.assign_coords(image=list("abcd")), n_bootstrap=5).identical(found)
+    found = eigenvector_scores(eig, cells, n_bootstrap=5)
+    assert eigenvector_scores(eig, cells.assign_coords(image=list("abcd")), n_bootstrap=5).identical(found)
     with pytest.raises(SpectralToolkitError, match="labels name other images than the answer, or the same in another"):
-        answer_scores(eig, cells.isel(image=[1, 0, 2, 3]), n_bootstrap=5)
+        eigenvector_scores(eig, cells.isel(image=[1, 0, 2, 3]), n_bootstrap=5)
 
 
 def test_intervals_hold_the_estimate() -> None:
@@ -213,6 +213,8 @@ def test_intervals_from_few_images_are_said_to_be_narrow_and_from_two_there_are_
     assert "No intervals" in found.attrs["notes"]
     assert found["where_low"].isnull().all()
     assert found["where"].notnull().all()
-    few = answer_scores(st.solve(st.affinity(planted(5)[0], "vv", scope="dataset", device="cpu"), 2), n_bootstrap=20)
+    few = eigenvector_scores(
+        st.solve(st.affinity(planted(5)[0], "vv", scope="dataset", device="cpu"), 2), n_bootstrap=20
+    )
     assert "Intervals from 5 images are too narrow" in few.attrs["notes"]
     assert np.isfinite(few["where_plain_low"])

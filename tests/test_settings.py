@@ -214,7 +214,7 @@ CALLS: dict[str, Callable[[Givens], Any]] = {
     "frozen": lambda g: re.sub(
         "seconds</th><td>[0-9.e-]+",
         "",
-        st.frozen(
+        st.freeze(
             g.acts.isel(image=slice(1)), kinds=["vv"], presets=["all"], n_eigenvectors=2, n_segments=2, device="cpu"
         ).html,
     ),

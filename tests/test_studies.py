@@ -449,5 +449,5 @@ def test_the_notebook_takes_other_parameters(repository: Path, tmp_path: Path, m
     assert len(record["cells"][0]["answers"][0]["eigenvalue"]) == 2
     assert names["kinds"] == ["kk"]
     last = sources[-1].splitlines()[-1]
-    assert last.startswith("st.frozen(")
+    assert last.startswith("st.freeze(")
     assert "<iframe" in eval(last, names)._repr_html_()

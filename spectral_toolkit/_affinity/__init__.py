@@ -27,7 +27,7 @@ __all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel"]
 
 @computing
 def affinity(
-    acts: xr.DataTree,
+    activations: xr.DataTree,
     kind: str = "qk",
     *,
     kernel: str | None = None,
@@ -44,12 +44,12 @@ def affinity(
 ) -> LayerGraph:
     """Turn every layer of a capture into an affinity between its patches.
 
-    Nothing large is computed here: operators are built when a solver first asks for them, then kept; ``acts`` must not
-    be changed afterwards.
+    Nothing large is computed here: operators are built when a solver first asks for them, then kept; ``activations``
+    must not be changed afterwards.
 
     Parameters
     ----------
-    acts
+    activations
         Activations from :func:`spectral_toolkit.capture`, or a tree built by hand with the same names.
     kind
         What is compared: ``"qk"`` queries with keys, ``"vv"`` values, ``"kk"`` keys, ``"qq"`` queries,
@@ -71,7 +71,7 @@ def affinity(
     weights
         Layer weights >= 0: a mapping from names (others stay 1), one number per layer in the order of ``layers``, or
         None for all ones. Draws of a denoiser (``timestep``, ``noise``) are averaged over like heads, head by head and
-        draw by draw; select one before with ``acts.sel(timestep=...)``.
+        draw by draw; select one before with ``activations.sel(timestep=...)``.
     layers
         ``"all"`` or the names of those to use.
     device
@@ -82,8 +82,8 @@ def affinity(
         together may take 4 GiB, and the finest are recomputed beyond that. A matrix for each head is never formed.
     mask
         Tokens to leave out, layer by layer: a mapping from names of layers to booleans (image, y, x), true where the
-        token is to have no affinity to any other, such as :func:`spectral_toolkit._analysis.trust.outlying_masks` finds. A cell
-        masked in every layer is isolated. Of scope ``"image"`` only.
+        token is to have no affinity to any other, such as :func:`spectral_toolkit._analysis.trust.outlying_masks`
+        finds. A cell masked in every layer is isolated. Of scope ``"image"`` only.
     search
         How knn finds neighbours in other images: ``"exact"`` (the default) compares every pair; ``"faiss"`` looks
         through a part of an index, for large sets (needs faiss-cpu). How many of the true neighbours it found, measured
@@ -124,11 +124,11 @@ def affinity(
     >>> import numpy as np, xarray as xr
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> affinity(acts, "vv", device="cpu")
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> affinity(activations, "vv", device="cpu")
     LayerGraph('vv', kernel='cosine', heads='mean', scope='image': 1 layers on 3x4, 1 images)
     """
-    check_tree(acts)
+    check_tree(activations)
     if kernel is not None and not isinstance(kernel, str):
         raise AffinityError(f"kernel={kernel!r} is not a name: use one of {', '.join(map(repr, KERNELS))}.")
     if not isinstance(dense_bytes, numbers.Real) or not dense_bytes >= 0:
@@ -140,7 +140,7 @@ def affinity(
     # The default is not spelled out, so that a graph is the same whether it was asked for or not.
     checked += (("search", _checked_search(search)),) if search not in (None, "exact") else ()
     kept = _checked_folder(folder, kernel)
-    names = layer_names(acts)
+    names = layer_names(activations)
     if not isinstance(layers, str | list | tuple):
         raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
     if not isinstance(layers, str):
@@ -153,8 +153,8 @@ def affinity(
         weights = _by_name(weights, layers, names, heads)
     elif layers != "all":
         raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
-    members = make_members(acts, names, kind, heads)
-    masked = _checked_mask(mask, acts)
+    members = make_members(activations, names, kind, heads)
+    masked = _checked_mask(mask, activations)
     if scope == "dataset":
         if masked:
             raise AffinityError("mask is not offered with scope='dataset': leave it out, or use scope='image'.")
@@ -164,7 +164,7 @@ def affinity(
         left_out = too_fine(cells) if isinstance(layers, str) else ()
         default = {member.name: 0.0 if member.layer in left_out else 1.0 for member in members}
         weight = resolve_weights(weights, members, default)
-        pairs = _pairs_to_compare([m for m in members if weight[m.name] > 0], len(image_names(acts)))
+        pairs = _pairs_to_compare([m for m in members if weight[m.name] > 0], len(image_names(activations)))
         if by_default and pairs > MOST_PAIRS:
             kernel, checked = "shifted_cosine", ()
             remark = (
@@ -172,7 +172,7 @@ def affinity(
                 "(search='faiss' compares fewer)."
             )
         return DatasetGraph(
-            acts,
+            activations,
             members,
             Recipe(kind, kernel, heads, scope, checked),
             weights=weights,
@@ -182,7 +182,7 @@ def affinity(
             left_out=left_out,
         )
     return LayerGraph(
-        acts,
+        activations,
         members,
         Recipe(kind, kernel, heads, scope, checked),
         weights=weights,
@@ -205,16 +205,16 @@ def _by_name(weights: Weights, layers: Sequence[str], names: list[str], heads: s
     return dict(zip(layers, values, strict=True))
 
 
-def _checked_mask(mask: object, acts: xr.DataTree) -> dict[str, np.ndarray]:
+def _checked_mask(mask: object, activations: xr.DataTree) -> dict[str, np.ndarray]:
     if mask is None:
         return {}
     if not isinstance(mask, Mapping):
         raise AffinityError(f"mask is a {type(mask).__name__}: give a mapping from layers to booleans (image, y, x).")
-    checked, names = {}, image_names(acts)
+    checked, names = {}, image_names(activations)
     for layer, values in mask.items():
-        if layer not in acts.children:
-            raise AffinityError(f"mask names {layer!r}, which is no layer: use {', '.join(layer_names(acts))}.")
-        sizes = {name: acts.children[layer].sizes[name] for name in ("image", "y", "x")}
+        if layer not in activations.children:
+            raise AffinityError(f"mask names {layer!r}, which is no layer: use {', '.join(layer_names(activations))}.")
+        sizes = {name: activations.children[layer].sizes[name] for name in ("image", "y", "x")}
         if not isinstance(values, xr.DataArray) or dict(values.sizes) != sizes or values.dtype != bool:
             raise AffinityError(f"mask of layer {layer!r} is not understood: expected booleans of sizes {sizes}.")
         if "image" in values.coords:
@@ -223,7 +223,7 @@ def _checked_mask(mask: object, acts: xr.DataTree) -> dict[str, np.ndarray]:
                     f"mask of layer {layer!r} is of other images than the activations, or in another order (it begins "
                     f"with {given[0]!r}): choose them with .sel(image=...)."
                 )
-            hashes = image_hashes(values, names), image_hashes(acts, names)
+            hashes = image_hashes(values, names), image_hashes(activations, names)
             refuse_other_images(names, *hashes, (f"mask of layer {layer!r}", "the activations"), AffinityError)
         checked[layer] = values.transpose("image", "y", "x").values
     return checked

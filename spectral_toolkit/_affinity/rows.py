@@ -47,8 +47,8 @@ def affinity_row(
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> joint, layers = affinity_row(st.affinity(acts, "vv", device="cpu"), (1, 2))
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> joint, layers = affinity_row(st.affinity(activations, "vv", device="cpu"), (1, 2))
     >>> joint.shape, bool(joint.argmax() == 1 * 4 + 2)
     ((3, 4), True)
     """

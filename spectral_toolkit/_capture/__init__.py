@@ -111,8 +111,8 @@ def capture(
     >>> config = ViTConfig(
     ...     hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8
     ... )
-    >>> acts = capture(ViTModel(config), np.zeros((48, 64, 3), dtype=np.uint8), progress=False)
-    >>> dict(acts["layers.0"]["query"].sizes)
+    >>> activations = capture(ViTModel(config), np.zeros((48, 64, 3), dtype=np.uint8), progress=False)
+    >>> dict(activations["layers.0"]["query"].sizes)
     {'image': 1, 'head': 2, 'y': 4, 'x': 4, 'channel': 4}
     """
     plan = _plan(model, images, layers, quantities, size, batch_size, seed)

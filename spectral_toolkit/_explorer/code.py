@@ -32,31 +32,27 @@ def as_code(
     asked = questions(state, facts)
     drawn, shown = _drawing(state, asked, facts, "one" if pictures is None and bundle is None else "images")
     imports = ["import spectral_toolkit as st"]
-    if state.patch is not None:
-        imports.append("from spectral_toolkit._affinity.rows import affinity_row")
-    trust = ["outlying_masks"] if state.mask_outliers or state.view == "norms" else []
-    trust += ["token_norms"] if state.view == "norms" else []
-    if trust:
-        imports.append(f"from spectral_toolkit._analysis.trust import {', '.join(trust)}")
-    if state.view in _CHARTS:
-        imports.append(f"from spectral_toolkit._views.charts import {_CHARTS[state.view]}")
     if len(shown) > 1:
         imports.insert(0, "from IPython.display import display")
     if bundle is not None:
-        start = ["", f"bundle = st.load_bundle({bundle!r})", "acts, images = bundle.activations, bundle.pictures"]
+        start = [
+            "",
+            f"bundle = st.load_bundle({bundle!r})",
+            "activations, images = bundle.activations, bundle.pictures",
+        ]
     elif pictures is None:
         imports.insert(len(imports) - 1 if len(imports) == 1 else 0, "import xarray as xr")
         start = [
             "",
             "# The pictures came from a variable, so this starts from activations that were saved with",
             "# explorer.activations.to_zarr('activations.zarr').",
-            "acts = xr.open_datatree('activations.zarr', engine='zarr', consolidated=False).load()",
+            "activations = xr.open_datatree('activations.zarr', engine='zarr', consolidated=False).load()",
         ]
     else:
         start = ["", *capture_lines(attrs, pictures)]
-    start.append(f"one = acts.isel(image=[{state.image}])  # {facts.images[state.image]!a}")
+    start.append(f"one = activations.isel(image=[{state.image}])  # {facts.images[state.image]!a}")
     if state.mask_outliers:
-        start.append("mask = outlying_masks(one)")
+        start.append("mask = st.outlying_masks(one)")
     lines = [*imports, *start]
     for place, question in enumerate(asked):
         lines += ["", *_solving(state, question, _suffix(place), facts)]
@@ -64,7 +60,7 @@ def as_code(
     return "\n".join([*lines, "", *drawn, *ending, shown[-1]]) + "\n"
 
 
-_CHARTS = {"spectrum": "spectrum_chart", "layers": "layers_chart"}
+_CHARTS = {"spectrum": "st.spectrum_chart", "layers": "st.layers_chart"}
 """Views that lie over no picture, and what draws them."""
 
 
@@ -97,11 +93,11 @@ def _solving(state: State, question: Question, suffix: str, facts: Facts) -> lis
         lines.append(f"costs{suffix} = st.cut_costs(eig{suffix}, graph{suffix}, {state.component})")
     if state.patch is not None:
         patch = _patch(state, question, facts)
-        lines.append(f"joint{suffix}, by_layer{suffix} = affinity_row(graph{suffix}, {patch!r})")
+        lines.append(f"joint{suffix}, by_layer{suffix} = st.affinity_row(graph{suffix}, {patch!r})")
         if state.heads:
             heads = settings | {"heads": "each", "layers": fewer}
             lines.append(f"heads{suffix} = {call('st.affinity', ['one', repr(question.affinity)], heads, raw)}")
-            lines.append(f"_, by_layer{suffix} = affinity_row(heads{suffix}, {patch!r})")
+            lines.append(f"_, by_layer{suffix} = st.affinity_row(heads{suffix}, {patch!r})")
     return lines
 
 
@@ -118,8 +114,8 @@ def _drawing(state: State, asked: Sequence[Question], facts: Facts, pictures: st
         lines = [f"view = {call(_CHARTS[state.view], ['{' + results + '}'], settings)}"]
         shown = ["view"]
     elif state.view == "norms":
-        raw = {"marked": "outlying_masks(one)"}
-        lines = [f"view = {call('st.overlay', [pictures, 'token_norms(one)'], {'opacity': state.opacity}, raw)}"]
+        raw = {"marked": "st.outlying_masks(one)"}
+        lines = [f"view = {call('st.overlay', [pictures, 'st.token_norms(one)'], {'opacity': state.opacity}, raw)}"]
         shown = ["view"]
     else:
         lines = []
@@ -144,9 +140,9 @@ def _overlaid(state: State, patch: tuple[int, int] | None) -> tuple[str, dict[st
         return state.view, {"opacity": state.opacity, "marked": marked}
     settings = {"opacity": state.opacity, "smooth": state.smooth or None}
     if state.view == "grid":
-        return "eig", {"kind": "grid", **settings}
+        return "eig", {"layout": "grid", **settings}
     if state.view == "rgb":
-        return "eig", {"kind": "rgb", "components": list(state.three), **settings, "marked": marked}
+        return "eig", {"layout": "rgb", "components": list(state.three), **settings, "marked": marked}
     return "eig", {"component": state.component, **settings, "threshold": state.cut, "marked": marked}
 
 

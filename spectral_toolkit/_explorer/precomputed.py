@@ -22,7 +22,7 @@ from ..errors import SpectralToolkitError
 from ..solvers import solve
 from .patch_rows import Sources, all_joint_rows, all_layer_rows, choose_sources
 
-__all__ = ["Content", "Setting", "freeze"]
+__all__ = ["Content", "Setting", "precompute"]
 
 MAX_INSTANCES = 8
 """Of a picture, the best: colours that colour-blind readers can tell apart are no more."""
@@ -87,13 +87,13 @@ class Content:
 
 
 @computing
-def freeze(
-    acts: xr.DataTree,
+def precompute(
+    activations: xr.DataTree,
     *,
     kinds: Sequence[str] = ("qk", "vv"),
     presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
     kernel: str | Mapping[str, str] | None = None,
-    n_eigenvectors: int = 8,
+    n_eigenvectors: int = 10,
     regions: bool = True,
     n_segments: int | str = "auto",
     row_bytes: int = 4 * 2**20,
@@ -105,7 +105,7 @@ def freeze(
 
     Parameters
     ----------
-    acts
+    activations
         Activations, as ``st.capture`` returns them. Every picture is solved alone.
     kinds
         Affinities, as ``st.affinity`` takes them.
@@ -133,20 +133,21 @@ def freeze(
     >>> import xarray as xr
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> content = freeze(acts, kinds=["vv"], presets=["all"], n_eigenvectors=2, device="cpu")
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> content = precompute(activations, kinds=["vv"], presets=["all"], n_eigenvectors=2, device="cpu")
     >>> content.setting("vv", "all").rows.shape
     (1, 12, 3, 4)
     """
     kinds = _listed("kinds", kinds)
-    layers = layer_names(acts)
+    layers = layer_names(activations)
     weights = _weights(presets, layers)
     graphs = {
-        kind: affinity(acts, kind, kernel=chosen, device=device) for kind, chosen in kernels_of(kernel, kinds).items()
+        kind: affinity(activations, kind, kernel=chosen, device=device)
+        for kind, chosen in kernels_of(kernel, kinds).items()
     }
-    n_images = len(image_names(acts))
-    outlying = outlying_masks(acts)
-    grids = [(acts.children[layer].sizes["y"], acts.children[layer].sizes["x"]) for layer in layers]
+    n_images = len(image_names(activations))
+    outlying = outlying_masks(activations)
+    grids = [(activations.children[layer].sizes["y"], activations.children[layer].sizes["x"]) for layer in layers]
     sources = choose_sources(grids, n_images, len(kinds), len(weights), row_bytes)
     settings = []
     for kind, graph in graphs.items():
@@ -171,8 +172,8 @@ def freeze(
                 )
             )
     return Content(
-        activations=acts,
-        images=image_names(acts),
+        activations=activations,
+        images=image_names(activations),
         layers=layers,
         kinds=kinds,
         presets=list(weights),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LINE = 100
 
 
-def solve_lines(eig: xr.Dataset, name: str, activations: str = "acts") -> list[str]:
+def solve_lines(eig: xr.Dataset, name: str, activations: str = "activations") -> list[str]:
     """Lines that compute one answer from activations and call it ``name``.
 
     Every setting that differs from its default is spelled out; what an answer does not say of itself is left to the
@@ -67,7 +67,7 @@ def figure_recipe(
     lines = [*heading, "import spectral_toolkit as st", ""]
     if pictures is None:
         lines[len(heading) : len(heading)] = ["import xarray as xr", ""]
-        lines += ["acts = xr.open_datatree('activations.zarr', engine='zarr').load()", "images = acts"]
+        lines += ["activations = xr.open_datatree('activations.zarr', engine='zarr').load()", "images = activations"]
     else:
         lines += capture_lines(attrs, pictures, loading)
     lines += ["", *solve_lines(eig, name), ""]
@@ -83,7 +83,7 @@ _CLASS = re.compile(r"[A-Z]\w*(Model|Pipeline|For[A-Z]\w+|Backbone)")
 
 
 def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str, Any] | None = None) -> list[str]:
-    """Lines that load the model and the pictures and capture ``acts``, with the settings the activations tell of.
+    """Lines that load the model and the images and capture ``activations``, with the settings recorded in them.
 
     ``loading`` holds more keyword arguments of ``st.load_model``, and under ``source`` another name than the recorded.
     """
@@ -110,7 +110,7 @@ def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str,
         "batch_size": attrs.get("batch_size"),
         "seed": attrs.get("seed"),
     }
-    lines.append(f"acts = {call('st.capture', ['model', 'images'], settings)}")
+    lines.append(f"activations = {call('st.capture', ['model', 'images'], settings)}")
     return lines
 
 
@@ -138,14 +138,14 @@ def recipe(
     appearance
         More keyword arguments of `render_report`.
     """
-    lines = ["import spectral_toolkit as st", "from spectral_toolkit._views.report import render_report", ""]
+    lines = ["import spectral_toolkit as st", ""]
     if pictures is None:
         lines[0:0] = ["import xarray as xr", ""]
         lines += [
             "# The pictures came from a variable, so this starts from activations that were saved with",
-            "# acts.to_zarr('activations.zarr').",
-            "acts = xr.open_datatree('activations.zarr', engine='zarr').load()",
-            "images = acts",
+            "# activations.to_zarr('activations.zarr').",
+            "activations = xr.open_datatree('activations.zarr', engine='zarr').load()",
+            "images = activations",
         ]
     else:
         lines += capture_lines(attrs, pictures)
@@ -154,7 +154,7 @@ def recipe(
         lines += ["", *solve_lines(eig, names[key])]
     answers = "{" + ", ".join(f"{key!r}: {names[key]}" for key in solved) + "}"
     settings = {"images": _Name("images"), "title": title, **(appearance or {}), "pictures_source": pictures}
-    lines += ["", call("render_report", ["acts", answers, "'report.html'"], settings)]
+    lines += ["", call("st.render_report", ["activations", answers, "'report.html'"], settings)]
     return "\n".join(lines) + "\n"
 
 

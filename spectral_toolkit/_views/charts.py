@@ -138,8 +138,8 @@ def layers_chart(
     >>> import numpy as np, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> view = layers_chart({"VV": st.solve(st.affinity(acts, "vv", device="cpu"), 2)})
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> view = layers_chart({"VV": st.solve(st.affinity(activations, "vv", device="cpu"), 2)})
     >>> view.Cost.I.dimension_values("name").tolist()
     ['block.0']
     """

@@ -27,10 +27,10 @@ from .._render.titles import component_title, three_title
 from .._render.underlay import ShownPicture, choose_images, shown_pictures
 from ..errors import SpectralToolkitError
 from .elements import (
+    arranged,
     cells_element,
     even_titles,
     framed,
-    layout,
     mark_elements,
     picture_element,
     rgb_element,
@@ -44,7 +44,7 @@ from .overlay_fields import DRAWN, Marked, as_field, check_part, draw_field
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KINDS = ("component", "grid", "rgb")
+LAYOUTS = ("component", "grid", "rgb")
 """What `overlay` can draw."""
 
 _SMOOTH_SIDE = 256  # pixels of the longer side of an interpolated field: more cannot be seen
@@ -63,7 +63,7 @@ def overlay(
     image: int | str | Sequence[int | str] | None = None,
     component: int | None = None,
     components: Sequence[int] | None = None,
-    kind: str = "component",
+    layout: str = "component",
     opacity: float = 0.7,
     smooth: bool = False,
     threshold: float | None = None,
@@ -96,12 +96,12 @@ def overlay(
     image
         Which images: a position, a name, or several; all of them if None.
     component
-        Which component, counted from 1, for ``kind="component"``. None gives a slider over all of them, which needs
+        Which component, counted from 1, for ``layout="component"``. None gives a slider over all of them, which needs
         no running kernel.
     components
-        For ``kind="grid"`` the components to show (all), for ``kind="rgb"`` the three that become red, green and blue
-        (1, 2, 3).
-    kind
+        For ``layout="grid"`` the components to show (all), for ``layout="rgb"`` the three that become red, green and
+        blue (1, 2, 3).
+    layout
         ``"component"``: one eigenvector over each picture. ``"grid"``: all of them side by side, one picture a row.
         ``"rgb"``: three at once, on one scale (99th percentile of the magnitudes), grey where all three are zero.
     opacity
@@ -109,7 +109,7 @@ def overlay(
     smooth
         Interpolate between patch centres. Off by default: patches are what was measured.
     threshold
-        For ``kind="component"``: colour only the side above it, and draw the line where it ends. A number from -1 to
+        For ``layout="component"``: colour only the side above it, and draw the line where it ends. A number from -1 to
         1, the part of the end of the colours, so that 0 cuts by sign; None colours both sides.
         :func:`spectral_toolkit.cut_costs` says what a cut costs.
     like
@@ -141,7 +141,7 @@ def overlay(
     Raises
     ------
     SpectralToolkitError
-        If a picture, component or kind is asked for that does not exist, or the result does not lie over pictures.
+        If a picture, component or layout is asked for that does not exist, or the result does not lie over pictures.
 
     Examples
     --------
@@ -156,19 +156,23 @@ def overlay(
     >>> overlay(picture, segments).Labels.I.dimension_values("value", flat=False)[0].tolist()
     [0, 0, 0, 0]
     """
-    if kind not in KINDS:
-        raise SpectralToolkitError(f"kind={kind!r} is not a kind of overlay: use one of {', '.join(map(repr, KINDS))}.")
-    unused, used = ("components", "component") if kind == "component" else ("component", "components")
+    if layout not in LAYOUTS:
+        raise SpectralToolkitError(
+            f"layout={layout!r} is not a layout of an overlay: use one of {', '.join(map(repr, LAYOUTS))}."
+        )
+    unused, used = ("components", "component") if layout == "component" else ("component", "components")
     if {"component": component, "components": components}[unused] is not None:
-        raise SpectralToolkitError(f"{unused}= means nothing to kind={kind!r}: use {used}=, or another kind.")
+        raise SpectralToolkitError(f"{unused}= means nothing to layout={layout!r}: use {used}=, or another layout.")
     check_opacity(opacity)
-    if check_threshold(threshold) is not None and kind != "component":
-        raise SpectralToolkitError(f"threshold= means nothing to kind={kind!r}: use kind='component', or leave it out.")
+    if check_threshold(threshold) is not None and layout != "component":
+        raise SpectralToolkitError(
+            f"threshold= means nothing to layout={layout!r}: use layout='component', or leave it out."
+        )
     named = dict(eig) if isinstance(eig, Mapping) and not isinstance(eig, xr.Dataset) else {"": eig}
     if not named:
         raise SpectralToolkitError(f"eig is an empty mapping: give {DRAWN}.")
     look = _Look(
-        kind, component, components, opacity, smooth, threshold, _checked_like(like), width, columns, len(named) > 1
+        layout, component, components, opacity, smooth, threshold, _checked_like(like), width, columns, len(named) > 1
     )
     load_bokeh()
     views: list[Any] = []
@@ -191,10 +195,10 @@ def overlay(
         n_pictures += len(chosen)
     if not views:
         raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
-    if len(views) == 1 and kind != "grid":
+    if len(views) == 1 and layout != "grid":
         return views[0]
     most = max(1, PAGE // (look.width_of(len(views)) + _BESIDE))
-    return layout(views, columns or (fitting_columns(len(views) // n_pictures, most) if kind == "grid" else most))
+    return arranged(views, columns or (fitting_columns(len(views) // n_pictures, most) if layout == "grid" else most))
 
 
 def _draw_eigenvectors(
@@ -202,10 +206,10 @@ def _draw_eigenvectors(
 ) -> list[Any]:
     """The overlays of one result, in the order in which they are laid out."""
     style = _Style(look.opacity, look.smooth, look.threshold, look.like, width, marked)
-    if look.kind == "grid":
+    if look.layout == "grid":
         wanted = _checked_components(eig, look.components)
         return [view for picture in pictures for view in _draw_components(picture, eig, wanted, style)]
-    if look.kind == "rgb":
+    if look.layout == "rgb":
         three = _checked_components(eig, look.components or _all_components(eig)[:3])
         if len(three) != 3:
             raise SpectralToolkitError(
@@ -228,7 +232,7 @@ def _draw_eigenvectors(
 class _Look:
     """What `overlay` was asked to draw, by its arguments of these names, and whether that is of several results."""
 
-    kind: str
+    layout: str
     component: int | None
     components: Sequence[int] | None
     opacity: float
@@ -241,7 +245,7 @@ class _Look:
 
     def width_of(self, n_pictures: int) -> int:
         """Of each picture on the page."""
-        small = self.kind == "grid" or self.several
+        small = self.layout == "grid" or self.several
         usual = _GRID_WIDTH if small else _SINGLE_WIDTH if n_pictures == 1 else _LAYOUT_WIDTH
         fitting = usual if self.columns is None else max(_LEAST_WIDTH, PAGE // self.columns - _BESIDE)
         return self.width or min(usual, fitting)
@@ -249,7 +253,7 @@ class _Look:
     def check_without_components(self) -> None:
         """Refuse what means something to eigenvectors only."""
         used = {
-            "kind": self.kind != "component",
+            "layout": self.layout != "component",
             "component": self.component is not None,
             "components": self.components is not None,
             "smooth": bool(self.smooth),

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from .._compute.settings import computing
-from .._explorer.recipe import figure_recipe, picture_expression, recipe
-from .._io.images import load_images
+from .._explorer.recipe import figure_recipe, recipe
 from .._io.outputs import is_ours, writable_path, write_whole
 from .._io.pairing import image_hashes, refuse_other_images
 from .._render.colour import DIVERGING, css_gradient
@@ -30,8 +29,8 @@ _NEEDED = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group"
 
 @computing
 def report(
-    model: Model | Any,
-    images: Any,
+    source: Any,
+    images: Any = None,
     path: str | os.PathLike[str] = "report.html",
     *,
     affinities: Sequence[str] = ("qk", "vv"),
@@ -51,14 +50,15 @@ def report(
     title: str | None = None,
     progress: bool = True,
 ) -> Path:
-    """Take pictures through a model, solve for several affinities, and write one self-contained HTML page.
+    """Solve for several affinities and write one self-contained HTML page.
 
     Parameters
     ----------
-    model
-        As returned by ``st.load_model``, or anything it takes.
+    source
+        Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
+        or anything it takes.
     images
-        Anything ``st.load_images`` takes.
+        Anything ``st.load_images`` takes. With activations or a bundle they may be left out.
     path
         The file to write; its folder is made if need be, and a page of ours of that name is replaced.
     affinities
@@ -68,7 +68,7 @@ def report(
     heads, scope, weights
         As in ``st.affinity``; a list of weights goes by the order in which ``layers`` are given.
     layers, size
-        As in ``st.capture``.
+        As in ``st.capture``; of activations, ``layers`` are names, and ``size`` was decided when they were captured.
     n_eigenvectors, method, tolerance
         As in ``st.solve``.
     device
@@ -93,10 +93,11 @@ def report(
     >>> st.report("scenes", pictures, path, n_eigenvectors=2, device="cpu", progress=False).name
     'report.html'
     """
-    # Who only renders answers from a file waits for neither models nor solvers.
+    # Who only renders results from a file waits for neither models nor solvers.
     from .._affinity import affinity
+    from .._affinity.features import KINDS
     from .._affinity.table import kernels_of
-    from .._capture import capture
+    from .._explorer.source import open_source
     from .._models import Model, load_model
     from ..solvers import solve
 
@@ -104,23 +105,40 @@ def report(
     if not kinds:
         raise SpectralToolkitError("affinities=() asks for no affinity: give at least one, such as ('qk', 'vv').")
     target, kernels = _target(path), kernels_of(kernel, kinds)
-    pictures = load_images(images)
-    loaded = model if isinstance(model, Model) else load_model(model)
-    weights = _by_name(weights, layers, loaded)
-    activations = capture(loaded, pictures, layers=layers, size=size, seed=seed, progress=progress)
+    is_captured = isinstance(source, xr.DataTree) or hasattr(source, "activations")
+    if is_captured and size is not None:
+        raise SpectralToolkitError(f"size={size!r} was decided when the activations were captured: leave it out.")
+    if not is_captured and images is not None:
+        source = source if isinstance(source, Model) else load_model(source)
+        weights = _by_name(weights, layers, source)
+    quantities = dict.fromkeys(name for kind in kinds for name in KINDS.get(kind, ()))
+    opened = open_source(
+        source, images, quantities=tuple(quantities), layers=layers, size=size, seed=seed, progress=progress
+    )
+    # A model's layers were chosen by the capture; those of activations are chosen by name.
+    named = layers if isinstance(layers, str) else [str(name) for name in layers]
     solved = {}
     for kind, chosen in kernels.items():
-        graph = affinity(activations, kind, kernel=chosen, heads=heads, scope=scope, weights=weights, device=device)
-        solved[kind] = solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed)
+        graph = affinity(
+            opened.activations,
+            kind,
+            kernel=chosen,
+            heads=heads,
+            scope=scope,
+            weights=weights,
+            layers=named if is_captured else "all",
+            device=device,
+        )
+        solved[kind] = solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed, progress=progress)
     return render_report(
-        activations,
+        opened.activations,
         solved,
         target,
-        images=pictures,
+        images=opened.images,
         title=title,
         opacity=opacity,
         max_side=max_side,
-        pictures_source=picture_expression(images),
+        pictures_source=opened.expression,
     )
 
 
@@ -190,9 +208,9 @@ def render_report(
     Examples
     --------
     >>> import tempfile, spectral_toolkit as st
-    >>> acts = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
-    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=2)
-    >>> render_report(acts, {"vv": eig}, f"{tempfile.mkdtemp()}/vv.html").name
+    >>> activations = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
+    >>> eig = st.solve(st.affinity(activations, "vv", device="cpu"), n_eigenvectors=2)
+    >>> render_report(activations, {"vv": eig}, f"{tempfile.mkdtemp()}/vv.html").name
     'vv.html'
     """
     target = _target(path)

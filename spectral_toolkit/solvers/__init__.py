@@ -48,7 +48,7 @@ def solve(
     tolerance: float = 1e-6,
     seed: int = 0,
     grid: Grid | None = None,
-    progress: bool | Callable[[int, int, float], object] = False,
+    progress: bool | Callable[[int, int, float], object] = True,
     **options: object,
 ) -> xr.Dataset:
     """Solve one spectral problem jointly over all layers of a graph.
@@ -114,8 +114,8 @@ def solve(
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=2)
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(activations, "vv", device="cpu"), n_eigenvectors=2)
     >>> dict(eig.eigenvector.sizes)
     {'image': 1, 'y': 3, 'x': 4, 'component': 2}
     """

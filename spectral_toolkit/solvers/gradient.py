@@ -250,7 +250,7 @@ def solve_images(
     if needed > MOST_BYTES:
         raise SolverError(
             f"method='gradient' holds the matrix of every head, {needed:,} bytes here and {MOST_BYTES:,} at most: "
-            "leave out the finest layers with weights=, select one timestep with acts.sel(timestep=...), or use "
+            "leave out the finest layers with weights=, select one timestep with activations.sel(timestep=...), or use "
             "method='exact'."
         )
     pencil = JointPencil(graph, images, grid)

@@ -14,7 +14,7 @@ import xarray as xr
 from .._affinity import affinity
 from .._affinity.dataset_graph import DatasetGraph
 from .._analysis.scores import prepare_labels
-from .._analysis.scores.results import answer_scores
+from .._analysis.scores.results import eigenvector_scores
 from .._analysis.trust import trust_statements
 from ..solvers import solve
 from .config import Study
@@ -134,7 +134,7 @@ def _scores(
     if group.opened.labels is not None:
         grid = (joint.sizes["y"], joint.sizes["x"])
         labels = prepare_labels(activations, group.opened.labels, grid=grid, ignore=group.opened.ignore)
-    scores = answer_scores(joint, labels, seed=study.seed)
+    scores = eigenvector_scores(joint, labels, seed=study.seed)
     names = [str(name) for name in scores if not str(name).endswith(("_low", "_high"))]
     return {
         "kernel": joint.attrs["kernel"],

@@ -125,24 +125,22 @@ def cell_recipe(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Ma
 
 
 def _score_lines(cell: Cell, group: Group, study: Study, name: str, scores: Mapping[str, Any]) -> list[str]:
-    lines = ["from spectral_toolkit._analysis.scores.results import answer_scores"]
+    lines: list[str] = []
     joint = name
     if study.scope == "image":
         joint = f"{name}_joint"
         settings = {"heads": cell.affinity.heads, "scope": "dataset", "layers": list(cell.layers)}
-        lines += [f"graph = {call('st.affinity', ['acts', repr(cell.affinity.kind)], settings)}"]
+        lines += [f"graph = {call('st.affinity', ['activations', repr(cell.affinity.kind)], settings)}"]
         how = {"n_eigenvectors": study.n_eigenvectors, "tolerance": study.tolerance, "seed": study.seed}
         lines += [f"{joint} = {call('st.solve', ['graph'], how)}"]
     labels = "None"
     if scores["labelled"]:
         source = group.opened.labels_expression or ""
-        if source.startswith("label_maps("):
-            lines.insert(0, "from spectral_toolkit.studies.sources import label_maps")
         lines += [f"grid = ({joint}.sizes['y'], {joint}.sizes['x'])"]
         ignored = f", ignore={group.opened.ignore!r}" if group.opened.ignore else ""
-        lines += [f"labels = st.prepare_labels(acts, {source}, grid=grid{ignored})"]
+        lines += [f"labels = st.prepare_labels(activations, {source}, grid=grid{ignored})"]
         labels = "labels"
-    return [*lines, f"print(answer_scores({joint}, {labels}, seed={study.seed}))"]
+    return [*lines, f"print(st.eigenvector_scores({joint}, {labels}, seed={study.seed}))"]
 
 
 def command_line(config: str, out: str) -> str:

@@ -80,7 +80,7 @@ def load_pictures(choice: PictureChoice, folder: Path) -> PictureSet:
     expression = repr(written[0]) if len(written) == 1 else repr(written)
     if not choice.labels:
         return PictureSet(pictures, None, expression, None)
-    from_files = f"label_maps({[portable(pattern) for pattern in choice.labels]!r}, images)"
+    from_files = f"st.studies.label_maps({[portable(pattern) for pattern in choice.labels]!r}, images)"
     return PictureSet(pictures, label_maps(choice.labels, pictures, folder), expression, from_files, choice.ignore)
 
 

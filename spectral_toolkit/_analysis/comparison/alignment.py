@@ -52,8 +52,8 @@ def align(eig: xr.Dataset, reference: xr.Dataset, *, inner: str | LayerGraph = C
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=2)
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(activations, "vv", device="cpu"), n_eigenvectors=2)
     >>> turned = eig.assign(eigenvector=-eig.eigenvector)
     >>> bool(abs(st.align(turned, eig).eigenvector - eig.eigenvector).max() < 1e-12)
     True

@@ -69,8 +69,8 @@ def subspace_distance(
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=2)
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(activations, "vv", device="cpu"), n_eigenvectors=2)
     >>> mixed = eig.assign(eigenvector=eig.eigenvector.sel(component=[2, 1]).assign_coords(component=[1, 2]))
     >>> round(float(st.subspace_distance(mixed, eig).geodesic[0]), 6)
     0.0
@@ -139,8 +139,8 @@ def layer_distances(
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value, "key": -value})})
-    >>> graphs = (st.affinity(acts, kind, device="cpu") for kind in ("vv", "kk"))
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value, "key": -value})})
+    >>> graphs = (st.affinity(activations, kind, device="cpu") for kind in ("vv", "kk"))
     >>> st.layer_distances(*graphs, n_eigenvectors=2).overlap.round(6).values.tolist()
     [[1.0]]
     """

@@ -78,9 +78,9 @@ def segment(
         cells no affinity reaches are left out of the grouping and have the label of the nearest cell that one does; -1
         where a picture has none. With k-means also ``silhouette (image)``, NaN where there are not two segments; with
         cuts ``attrs["tree"]``, and for pictures cut one by one ``tree (image)``, which says whose is whose:
-        :func:`spectral_toolkit._analysis.regions.hierarchy` reads them, and :func:`spectral_toolkit._analysis.regions.recut` cuts elsewhere
-        without solving again.
-        ``attrs["notes"]`` says what else there is to know, also where a number was chosen that is the largest tried.
+        :func:`spectral_toolkit._analysis.regions.hierarchy` reads them, and
+        :func:`spectral_toolkit._analysis.regions.recut` cuts elsewhere without solving again. ``attrs["notes"]`` says
+        what else there is to know, also where a number was chosen that is the largest tried.
 
     Raises
     ------
@@ -92,8 +92,8 @@ def segment(
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=4)
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(activations, "vv", device="cpu"), n_eigenvectors=4)
     >>> dict(st.segment(eig, 3).sizes)
     {'image': 1, 'y': 3, 'x': 4}
     """
@@ -201,8 +201,8 @@ def instances(
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> eig = st.solve(st.affinity(acts, "vv", device="cpu"), n_eigenvectors=4)
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(activations, "vv", device="cpu"), n_eigenvectors=4)
     >>> st.instances(eig, n_instances=3).dims
     ('image', 'instance', 'y', 'x')
     """

@@ -77,8 +77,8 @@ def cut_costs(
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> graph = st.affinity(acts, "vv", device="cpu")
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> graph = st.affinity(activations, "vv", device="cpu")
     >>> costs = st.cut_costs(st.solve(graph, 2), graph, thresholds=[-1, 0])
     >>> costs.share.values.round(2).tolist(), costs.normalised_cut.isnull().values.tolist()
     ([[1.0, 0.5]], [[True, False]])

@@ -91,8 +91,8 @@ def hierarchy(segments: xr.DataArray) -> xr.Dataset:
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> graph = st.affinity(acts, "vv", device="cpu")
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> graph = st.affinity(activations, "vv", device="cpu")
     >>> found = st.segment(st.solve(graph, 2), 2, method="cuts", graph=graph, threshold=2.0)
     >>> hierarchy(found).parent.values.tolist()
     [[-1, 0, 0]]

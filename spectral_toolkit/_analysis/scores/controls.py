@@ -17,9 +17,9 @@ from ..._models.model import Model
 from ...errors import SpectralToolkitError, UnsupportedModelError
 
 
-def pixel_tree(acts: xr.DataTree, grid: tuple[int, int]) -> xr.DataTree:
+def pixel_tree(activations: xr.DataTree, grid: tuple[int, int]) -> xr.DataTree:
     """A tree of one layer whose tokens are the flattened pixels of each patch, -1 to 1."""
-    pixels = acts["pixels"].transpose("image", "y_px", "x_px", "rgb").to_numpy()
+    pixels = activations["pixels"].transpose("image", "y_px", "x_px", "rgb").to_numpy()
     n, height, width, _ = pixels.shape
     rows, columns = grid
     if height % rows or width % columns:
@@ -52,12 +52,12 @@ def _as_noised(denoiser: Any, attrs: Mapping[Any, Any], draws: Any) -> Any:
     return denoiser.at(**told)
 
 
-def untrained_tree(acts: xr.DataTree, model: Any, seed: int) -> tuple[xr.DataTree | None, str]:
+def untrained_tree(activations: xr.DataTree, model: Any, seed: int) -> tuple[xr.DataTree | None, str]:
     """The same capture by the same architecture with fresh weights, and what to say about it."""
     if model is None:
         return None, "Untrained model: not scored, as model= was not given."
     trained = model if isinstance(model, Model) else load_model(model)
-    layers = layer_names(acts)
+    layers = layer_names(activations)
     missing = [layer for layer in layers if layer not in trained.layers]
     if missing:
         raise SpectralToolkitError(
@@ -67,14 +67,16 @@ def untrained_tree(acts: xr.DataTree, model: Any, seed: int) -> tuple[xr.DataTre
         fresh, kept = trained.untrained(seed)
     except UnsupportedModelError as error:
         return None, f"Untrained model: not scored. {error}"
-    quantities = list(json.loads(acts.attrs["quantities"])) if "quantities" in acts.attrs else None
+    quantities = list(json.loads(activations.attrs["quantities"])) if "quantities" in activations.attrs else None
     if quantities is None:
-        quantities = [str(name) for name in acts.children[layers[0]].data_vars if name in trained.quantities]
-    size = (acts.sizes["y_px"], acts.sizes["x_px"])
-    draws = acts.children[layers[0]].coords
+        quantities = [str(name) for name in activations.children[layers[0]].data_vars if name in trained.quantities]
+    size = (activations.sizes["y_px"], activations.sizes["x_px"])
+    draws = activations.children[layers[0]].coords
     if "timestep" in draws:
-        fresh = _as_noised(fresh, acts.attrs, draws)
-    tree = capture(fresh, load_images(acts), layers=layers, quantities=quantities, size=size, seed=seed, progress=False)
+        fresh = _as_noised(fresh, activations.attrs, draws)
+    tree = capture(
+        fresh, load_images(activations), layers=layers, quantities=quantities, size=size, seed=seed, progress=False
+    )
     if "noise" in draws:
         tree = tree.sel(noise=np.atleast_1d(draws["noise"].values))
     note = f"Untrained model: {type(fresh.module).__name__} with weights drawn from seed {seed}"

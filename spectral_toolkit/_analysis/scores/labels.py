@@ -28,15 +28,15 @@ NO_LABEL = (255, 65_535)
 _BOX = ("box_top", "box_left", "box_bottom", "box_right")
 
 
-def finest_grid(acts: xr.DataTree) -> tuple[int, int]:
+def finest_grid(activations: xr.DataTree) -> tuple[int, int]:
     """Rows and columns of the layer with most cells."""
-    sizes = [acts.children[layer].sizes for layer in layer_names(acts)]
+    sizes = [activations.children[layer].sizes for layer in layer_names(activations)]
     return max(((size["y"], size["x"]) for size in sizes), key=lambda grid: grid[0] * grid[1])
 
 
 @computing
 def prepare_labels(
-    acts: xr.DataTree,
+    activations: xr.DataTree,
     labels: Any,
     *,
     grid: tuple[int, int] | None = None,
@@ -50,7 +50,7 @@ def prepare_labels(
 
     Parameters
     ----------
-    acts
+    activations
         Activations, as ``st.capture`` returns them.
     labels
         Integers, one map per image in the order of the capture: an array (image, height, width), a DataArray with a
@@ -77,36 +77,36 @@ def prepare_labels(
     Examples
     --------
     >>> value = xr.DataArray(np.ones((1, 1, 1, 2, 4)), dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"/": xr.Dataset({"pixels": (("image", "y_px", "x_px", "rgb"),
+    >>> activations = xr.DataTree.from_dict({"/": xr.Dataset({"pixels": (("image", "y_px", "x_px", "rgb"),
     ...     np.zeros((1, 2, 4, 3), np.uint8))}), "block": xr.Dataset({"value": value})})
-    >>> prepare_labels(acts, [[[0, 1, 5, -1], [1, 0, 5, -1]]]).values.tolist()
+    >>> prepare_labels(activations, [[[0, 1, 5, -1], [1, 0, 5, -1]]]).values.tolist()
     [[[0, 5]]]
-    >>> prepare_labels(acts, [[[0, 0, 255, 255], [1, 0, 5, 255]]], ignore=255).values.tolist()
+    >>> prepare_labels(activations, [[[0, 0, 255, 255], [1, 0, 5, 255]]], ignore=255).values.tolist()
     [[[0, -1]]]
     """
-    check_tree(acts)
+    check_tree(activations)
     left_out = checked_ignore(ignore)
-    names = image_names(acts)
-    rows, columns = _checked_grid(grid, acts)
-    maps = _maps(labels, acts, names, left_out)
+    names = image_names(activations)
+    rows, columns = _checked_grid(grid, activations)
+    maps = _maps(labels, activations, names, left_out)
     if isinstance(labels, xr.DataArray) and {"y", "x"} <= set(labels.dims):
         if any(one.shape != (rows, columns) for one in maps):
             raise SpectralToolkitError(
                 f"labels are on a grid of {maps[0].shape[0]}x{maps[0].shape[1]} cells, expected {rows}x{columns}: give "
-                "label maps of picture size, or st.prepare_labels(acts, labels) for this grid."
+                "label maps of picture size, or st.prepare_labels(activations, labels) for this grid."
             )
         cells = np.stack(maps)
     else:
-        cells = np.stack([_majority(_crop(acts, one, index), rows, columns) for index, one in enumerate(maps)])
+        cells = np.stack([_majority(_crop(activations, one, index), rows, columns) for index, one in enumerate(maps)])
     warn_of_no_label(cells)
-    coords = {"image": names, **image_coordinates(acts), "y": patch_centres(rows), "x": patch_centres(columns)}
+    coords = {"image": names, **image_coordinates(activations), "y": patch_centres(rows), "x": patch_centres(columns)}
     attrs = {"ignore": IGNORE, "grid": f"{rows}x{columns}"}
     return xr.DataArray(cells, coords, ("image", "y", "x"), name="label", attrs=attrs)
 
 
-def _checked_grid(grid: Any, acts: xr.DataTree) -> tuple[int, int]:
+def _checked_grid(grid: Any, activations: xr.DataTree) -> tuple[int, int]:
     if grid is None:
-        return finest_grid(acts)
+        return finest_grid(activations)
     values = tuple(grid) if isinstance(grid, (tuple, list)) else ()
     if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < 1 for v in values):
         raise SpectralToolkitError(f"grid={grid!r} is not understood: expected two whole numbers, rows and columns.")
@@ -159,7 +159,7 @@ def _outside() -> int:
     return level
 
 
-def _maps(labels: Any, acts: xr.DataTree, names: list[str], left_out: Sequence[int]) -> list[np.ndarray]:
+def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Sequence[int]) -> list[np.ndarray]:
     if isinstance(labels, xr.DataArray):
         if labels.ndim != 3 or "image" not in labels.dims:
             raise SpectralToolkitError(
@@ -172,9 +172,9 @@ def _maps(labels: Any, acts: xr.DataTree, names: list[str], left_out: Sequence[i
         if given != names and set(given) & set(names):
             raise SpectralToolkitError(
                 "labels name other images than the capture, or the same in another order: choose them with "
-                ".sel(image=acts['image']), or drop their names with .drop_vars('image')."
+                ".sel(image=activations['image']), or drop their names with .drop_vars('image')."
             )
-        hashes = image_hashes(labels, names), image_hashes(acts, names)
+        hashes = image_hashes(labels, names), image_hashes(activations, names)
         refuse_other_images(names, *hashes, ("labels", "the capture"))
         labels = labels.to_numpy()
     try:
@@ -200,11 +200,11 @@ def _maps(labels: Any, acts: xr.DataTree, names: list[str], left_out: Sequence[i
     return maps
 
 
-def _crop(acts: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
+def _crop(activations: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
     """The part of a map that was analysed."""
-    captured = (acts.sizes["y_px"], acts.sizes["x_px"]) if "pixels" in acts.data_vars else None
+    captured = (activations.sizes["y_px"], activations.sizes["x_px"]) if "pixels" in activations.data_vars else None
     original = None
-    root = acts.dataset.coords
+    root = activations.dataset.coords
     if "original_height" in root and "original_width" in root:
         original = (int(root["original_height"].values[index]), int(root["original_width"].values[index]))
     if one.shape == original:
@@ -213,16 +213,16 @@ def _crop(acts: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
         top, left, bottom, right = (int(root[name].values[index]) for name in _BOX)
         if not (0 <= top < bottom <= one.shape[0] and 0 <= left < right <= one.shape[1]):
             raise ActivationsError(
-                f"The box of image {image_names(acts)[index]!r} is ({top}, {left}, {bottom}, {right}), outside its "
-                f"{one.shape[0]}x{one.shape[1]} pixels: capture it again."
+                f"The box of image {image_names(activations)[index]!r} is ({top}, {left}, {bottom}, {right}), outside "
+                f"its {one.shape[0]}x{one.shape[1]} pixels: capture it again."
             )
         return one[top:bottom, left:right]
     if one.shape == captured or (captured is None and original is None):
         return one
     sizes = " or ".join(f"{size[0]}x{size[1]}" for size in dict.fromkeys((original, captured)) if size)
     raise SpectralToolkitError(
-        f"The label map of image {image_names(acts)[index]!r} has {one.shape[0]}x{one.shape[1]} pixels, expected "
-        f"{sizes} as its picture has: give the map of the picture that was captured."
+        f"The label map of image {image_names(activations)[index]!r} has {one.shape[0]}x{one.shape[1]} pixels, "
+        f"expected {sizes} as its picture has: give the map of the picture that was captured."
     )
 
 

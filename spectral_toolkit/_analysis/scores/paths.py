@@ -21,7 +21,7 @@ from ...solvers import solve
 from .controls import pixel_tree, shuffled, untrained_tree
 from .labels import EVERY_CELL_IGNORED, finest_grid, prepare_labels
 from .segments import OVERCLUSTERED, STARTS, STARTS_OVERCLUSTERED, partitions, segment_scores
-from .variance import DEGREE, KNOTS, RIDGE, about_intervals, resamples, shares
+from .variance import DEGREE, KNOTS, RIDGE, about_intervals, resamples, variance_shares
 
 JOINT, PIXELS, UNTRAINED, SHUFFLED = "joint", "raw pixels", "untrained model", "shuffled labels"
 WITHOUT_LABELS = ("where_plain", "image_share", "r2_position")
@@ -30,7 +30,7 @@ SCORES = ("where", "what", "what_plain", *WITHOUT_LABELS, "matched_miou", "overc
 
 @computing
 def pathways(
-    acts: xr.DataTree,
+    activations: xr.DataTree,
     labels: Any = None,
     *,
     kinds: str | Sequence[str] = ("qk", "vv"),
@@ -54,7 +54,7 @@ def pathways(
 
     Parameters
     ----------
-    acts
+    activations
         Activations of several images.
     labels
         What :func:`spectral_toolkit.prepare_labels` takes, or what it returned; None scores position alone.
@@ -112,21 +112,21 @@ def pathways(
     --------
     >>> rng = np.random.default_rng(0)
     >>> value = xr.DataArray(rng.normal(size=(3, 1, 3, 3, 4)), dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block": xr.Dataset({"value": value})})
-    >>> scores = pathways(acts, kinds="vv", n_eigenvectors=2, controls=False, progress=False, device="cpu")
+    >>> activations = xr.DataTree.from_dict({"block": xr.Dataset({"value": value})})
+    >>> scores = pathways(activations, kinds="vv", n_eigenvectors=2, controls=False, progress=False, device="cpu")
     >>> scores.layer.values.tolist()
     ['block', 'joint']
     """
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     _check(kinds, n_bootstrap, confidence, seed)
-    check_tree(acts)
-    acts, left_out = without_fine_layers(acts)
-    layers = layer_names(acts)
-    grid = finest_grid(acts)
+    check_tree(activations)
+    activations, left_out = without_fine_layers(activations)
+    layers = layer_names(activations)
+    grid = finest_grid(activations)
     cells = None
     if labels is not None:
-        cells = prepare_labels(acts, labels, grid=grid, ignore=ignore).to_numpy().reshape(-1, math.prod(grid))
-    n_images = acts.children[layers[0]].sizes["image"]
+        cells = prepare_labels(activations, labels, grid=grid, ignore=ignore).to_numpy().reshape(-1, math.prod(grid))
+    n_images = activations.children[layers[0]].sizes["image"]
     if n_images < 2:
         raise ActivationsError("pathways compares cells over several images, and the activations hold 1: capture more.")
     if cells is not None and not (cells >= 0).any():
@@ -150,13 +150,13 @@ def pathways(
 
     fresh, reason = None, ""
     if controls:
-        fresh, reason = untrained_tree(acts, model, seed)
+        fresh, reason = untrained_tree(activations, model, seed)
         notes.append(reason)
     options: dict[str, Any] = {"kernel": kernel, "device": device}
     total = len(kinds) * (len(layers) + 1) + (0 if not controls else 1 + len(kinds) * (fresh is not None))
     with tqdm(total=total, desc="pathways", disable=not progress) as bar:
         for at, kind in enumerate(kinds):
-            for row, eig in _solved(acts, kind, grid, n_eigenvectors, seed, options):
+            for row, eig in _solved(activations, kind, grid, n_eigenvectors, seed, options):
                 put([at], row, eig, cells)
                 if row == JOINT and SHUFFLED in rows and cells is not None:
                     put([at], SHUFFLED, eig, shuffled(cells, seed))
@@ -169,8 +169,8 @@ def pathways(
                 _note(notes, eig, kind, UNTRAINED)
                 bar.update()
         if controls:
-            if "pixels" in acts.data_vars:
-                raw = pixel_tree(acts, grid)
+            if "pixels" in activations.data_vars:
+                raw = pixel_tree(activations, grid)
                 _, eig = next(_solved(raw, "token", grid, n_eigenvectors, seed, options, joint_only=True))
                 put(range(len(kinds)), PIXELS, eig, cells)
                 _note(notes, eig, "token", PIXELS)
@@ -195,19 +195,22 @@ def pathways(
             f"{STARTS_OVERCLUSTERED}",
             "r2_model": f"ridge, penalty {RIDGE:g}, tensor products of B-splines of degree {DEGREE}, {KNOTS} knots",
             "notes": " ".join(dict.fromkeys(note for note in notes if note)),
-            **{f"activations_{name}": value for name, value in acts.attrs.items()},
+            **{f"activations_{name}": value for name, value in activations.attrs.items()},
         },
     )
 
 
-def without_fine_layers(acts: xr.DataTree) -> tuple[xr.DataTree, tuple[str, ...]]:
+def without_fine_layers(activations: xr.DataTree) -> tuple[xr.DataTree, tuple[str, ...]]:
     """Activations without the layers that a dataset leaves out, and their names."""
-    cells = {layer: acts.children[layer].sizes["y"] * acts.children[layer].sizes["x"] for layer in layer_names(acts)}
+    cells = {
+        layer: activations.children[layer].sizes["y"] * activations.children[layer].sizes["x"]
+        for layer in layer_names(activations)
+    }
     left_out = too_fine(cells)
     if not left_out:
-        return acts, ()
-    children = {name: node for name, node in acts.children.items() if name not in left_out}
-    return xr.DataTree(acts.to_dataset(inherit=False), children=children), left_out
+        return activations, ()
+    children = {name: node for name, node in activations.children.items() if name not in left_out}
+    return xr.DataTree(activations.to_dataset(inherit=False), children=children), left_out
 
 
 def interval(samples: np.ndarray, confidence: float, least: float) -> tuple[float, float]:
@@ -228,7 +231,7 @@ def score(
     values: np.ndarray, cells: np.ndarray | None, grid: tuple[int, int], weights: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
     """All scores of eigenvectors (image, position, component) for every resample of the images."""
-    scores = shares(values, cells, grid, weights)
+    scores = variance_shares(values, cells, grid, weights)
     if cells is None:
         return scores
     flat = values.reshape(-1, values.shape[-1])
@@ -239,7 +242,7 @@ def score(
 
 
 def _solved(
-    acts: xr.DataTree,
+    activations: xr.DataTree,
     kind: str,
     grid: tuple[int, int],
     n_eigenvectors: int,
@@ -248,7 +251,7 @@ def _solved(
     joint_only: bool = False,
 ) -> Iterator[tuple[str, xr.Dataset]]:
     """The joint solve, then every layer alone; one graph, so that neighbours are searched once."""
-    graph = affinity(acts, kind, scope="dataset", **options)
+    graph = affinity(activations, kind, scope="dataset", **options)
     yield JOINT, solve(graph, n_eigenvectors, grid=grid, seed=seed)
     for layer in () if joint_only else graph.layers:
         alone = graph.reweight({name: float(name == layer) for name in graph.layers})

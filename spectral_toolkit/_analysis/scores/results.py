@@ -15,7 +15,7 @@ from .paths import interval, score
 from .variance import about_intervals, resamples
 
 
-def answer_scores(
+def eigenvector_scores(
     eig: xr.Dataset,
     labels: Any = None,
     *,
@@ -54,9 +54,9 @@ def answer_scores(
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(3, 1, 3, 3, 4)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block": xr.Dataset({"value": value})})
-    >>> eig = st.solve(st.affinity(acts, "vv", scope="dataset", device="cpu"), n_eigenvectors=2)
-    >>> sorted(answer_scores(eig, n_bootstrap=10))[:3]
+    >>> activations = xr.DataTree.from_dict({"block": xr.Dataset({"value": value})})
+    >>> eig = st.solve(st.affinity(activations, "vv", scope="dataset", device="cpu"), n_eigenvectors=2)
+    >>> sorted(eigenvector_scores(eig, n_bootstrap=10))[:3]
     ['image_share', 'image_share_high', 'image_share_low']
     """
     if "image" in eig["eigenvalue"].dims or eig.sizes["image"] < 2:

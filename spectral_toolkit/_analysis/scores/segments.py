@@ -72,7 +72,7 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
     if found.shape != wanted.shape:
         raise SpectralToolkitError(
             f"segments have shape {found.shape} and labels {wanted.shape}: bring the labels to the segments' grid with "
-            "st.prepare_labels(acts, labels, grid=...)."
+            "st.prepare_labels(activations, labels, grid=...)."
         )
     named = [x["image"].values.astype(str) for x in (segments, labels) if "image" in getattr(x, "coords", ())]
     if len(named) == 2 and not np.array_equal(*named):

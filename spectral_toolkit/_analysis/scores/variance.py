@@ -17,7 +17,7 @@ CONSTANT = 1e-10
 """A variance below this part of the eigenvector's own, over all images, is what the solver and rounding left."""
 
 
-def shares(
+def variance_shares(
     values: Float[np.ndarray, "images positions components"],
     labels: Int[np.ndarray, "images positions"] | None,
     grid: tuple[int, int],

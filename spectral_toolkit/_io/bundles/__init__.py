@@ -88,7 +88,7 @@ class Bundle(Described):
 @computing
 def save_bundle(
     path: str | os.PathLike[str],
-    acts: xr.DataTree,
+    activations: xr.DataTree,
     *,
     eigenvectors: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
     images: Any = None,
@@ -104,18 +104,18 @@ def save_bundle(
     ----------
     path
         Ending in ``.zip`` for one file; anything else becomes a folder, which is a zarr store.
-    acts
+    activations
         Activations, as ``st.capture`` returns them.
     eigenvectors
         An answer of ``st.solve``, or several by name, of the same images. They are kept to the last bit.
     images
-        The original pictures, which are sharper than what the model saw; None keeps the pixels of ``acts`` only.
+        The original pictures, which are sharper than what the model saw; None keeps the pixels of ``activations`` only.
     float16
         Store activations in half precision, about 3 digits, and note their original type. Those that have no half
         precision (above 65,504) stay as they are.
     only
         ``"view"``: queries, keys, values and tokens, and the special keys: all that affinities are made of.
-        ``"all"``: everything in ``acts``.
+        ``"all"``: everything in ``activations``.
     settings
         What the view is set to, in types JSON knows.
     max_side
@@ -133,13 +133,13 @@ def save_bundle(
     BundleError
         If something else is at ``path``, or it cannot be written.
     ActivationsError
-        If ``acts`` or ``eigenvectors`` are not what they should be.
+        If ``activations`` or ``eigenvectors`` are not what they should be.
 
     Examples
     --------
     >>> import tempfile, spectral_toolkit as st
-    >>> acts = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
-    >>> path = save_bundle(f"{tempfile.mkdtemp()}/scene.zip", acts)
+    >>> activations = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
+    >>> path = save_bundle(f"{tempfile.mkdtemp()}/scene.zip", activations)
     >>> load_bundle(path)
     <Bundle: 1 images, 6 layers, eigenvectors: none>
     """
@@ -148,18 +148,18 @@ def save_bundle(
     target = _checked_path(path)
     refuse_existing(target, overwrite=overwrite)
     answers = as_answers(eigenvectors)
-    check_given(acts, answers)
-    layers, names = layer_names(acts), image_names(acts)
-    root = acts.to_dataset(inherit=False)
+    check_given(activations, answers)
+    layers, names = layer_names(activations), image_names(activations)
+    root = activations.to_dataset(inherit=False)
     if "image" not in root.coords:
         root = root.assign_coords(image=names)
     groups = {_ACTIVATIONS: root}
     groups |= {
-        f"{_ACTIVATIONS}/layer_{place:04d}": layer_dataset(acts, layer, only=only, float16=float16)
+        f"{_ACTIVATIONS}/layer_{place:04d}": layer_dataset(activations, layer, only=only, float16=float16)
         for place, layer in enumerate(layers)
     }
     groups |= {f"{_EIGENVECTORS}/answer_{place:04d}": eig for place, eig in enumerate(answers.values())}
-    shown = _shown(images, acts, max_side) if images is not None else {}
+    shown = _shown(images, activations, max_side) if images is not None else {}
     groups |= {
         f"{_PICTURES}/picture_{place:04d}": xr.Dataset({"pixels": (("y_px", "x_px", "rgb"), pixels)})
         for place, pixels in enumerate(shown.values())
@@ -283,13 +283,13 @@ def _pixels(dataset: xr.Dataset) -> np.ndarray:
     return pixels.values
 
 
-def _shown(images: Any, acts: xr.DataTree, max_side: int) -> dict[str, np.ndarray]:
+def _shown(images: Any, activations: xr.DataTree, max_side: int) -> dict[str, np.ndarray]:
     """Originals by the name they have in the activations, reduced to ``max_side``."""
     from PIL import Image
 
-    names = image_names(acts)
+    names = image_names(activations)
     shown = {}
-    pictures = paired_pictures(images, names, image_hashes(acts, names), "activations")
+    pictures = paired_pictures(images, names, image_hashes(activations, names), "activations")
     for name, pixels in zip(names, pictures, strict=True):
         picture = Image.fromarray(pixels)
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)

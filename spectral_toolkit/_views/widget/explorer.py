@@ -20,14 +20,15 @@ from PIL import Image
 from ..._explorer import wording
 from ..._explorer.code import as_code
 from ..._explorer.session import Session, ShownState, questions, wanted
-from ..._explorer.start import captured, contrast, fitting, freezing_settings, state_of
+from ..._explorer.source import open_source
+from ..._explorer.start import contrast, fitting, freezing_settings, state_of
 from ..._explorer.state import VIEWS, State, checked, checked_weights, moved
 from ..._explorer.worker import Worker
 from ..._io.bundles import load_bundle, save_bundle
 from ..._io.outputs import local_path
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
-from ..frozen_page import Frozen, frozen
+from ..frozen_page import FrozenPage, freeze
 from . import save
 from .closing import close_whole, inside
 from .controls import Controls
@@ -47,10 +48,12 @@ class Explorer(Described, widgets.VBox):
 
     Parameters
     ----------
-    model
-        A model, or anything ``st.load_model`` takes; or activations from ``st.capture``.
+    source
+        Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
+        or anything it takes.
     images
-        Anything ``st.load_images`` takes. Of activations they may be left out: the pixels the model saw are shown then.
+        Anything ``st.load_images`` takes. With activations or a bundle they may be left out: the images in them are
+        shown then.
     state
         Where to begin; the default shows the first eigenvector of query-key affinity over all layers.
     layers, size, batch_size, seed, progress
@@ -86,7 +89,7 @@ class Explorer(Described, widgets.VBox):
 
     def __init__(
         self,
-        model: Any,
+        source: Any,
         images: Any = None,
         *,
         state: State | None = None,
@@ -98,17 +101,15 @@ class Explorer(Described, widgets.VBox):
         progress: bool = True,
         synchronous: bool = False,
     ) -> None:
-        activations, pictures, source = captured(
-            model,
-            images,
-            {"layers": layers, "size": size, "batch_size": batch_size, "seed": seed, "progress": progress},
+        opened = open_source(
+            source, images, layers=layers, size=size, batch_size=batch_size, seed=seed, progress=progress
         )
         self._synchronous = synchronous
-        session = Session(activations, device, pictures)
+        session = Session(opened.activations, device, opened.images)
         chosen = checked(fitting(state or State(), session), session.facts)
         super().__init__()
         self.add_class("st-explorer")
-        self._start(session, source, chosen)
+        self._start(session, opened.expression, chosen)
 
     @classmethod
     def from_bundle(cls, path: str | os.PathLike[str], **settings: Any) -> Explorer:
@@ -214,17 +215,17 @@ class Explorer(Described, widgets.VBox):
             path, self.activations, eigenvectors=answers, images=pictures, settings=self._state.to_dict()
         )
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> Frozen:
-        """The frozen twin: a page that can be explored without Python or a network; see ``st.frozen``.
+    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> FrozenPage:
+        """The frozen twin: a page that can be explored without Python or a network; see ``st.freeze``.
 
         Parameters
         ----------
         path
             Where to write it; None only returns it, and as the last line of a cell it shows itself.
         **settings
-            As ``st.frozen`` takes them; the defaults are what the explorer shows now.
+            As ``st.freeze`` takes them; the defaults are what the explorer shows now.
         """
-        return frozen(self.activations, path, **{**freezing_settings(self._state, self._session), **settings})
+        return freeze(self.activations, path=path, **{**freezing_settings(self._state, self._session), **settings})
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The widget; before it a still picture, which is what a page without the kernel shows."""
@@ -364,7 +365,7 @@ class Explorer(Described, widgets.VBox):
         activations, settings = self.activations, freezing_settings(self._state, self._session)
 
         def make() -> str:
-            frozen(activations, path, **settings)
+            freeze(activations, path=path, **settings)
             return f"{_saved(path)} Open it in any browser, with or without Python."
 
         self._html_button.disabled, self._html_button.description = True, "Saving HTML ..."

@@ -37,7 +37,7 @@ ENTRIES_AT_ONCE = 2**25
 
 @computing
 def project(
-    acts: xr.DataTree,
+    activations: xr.DataTree,
     eig: xr.Dataset,
     fitted: LayerGraph | xr.DataTree,
     *,
@@ -53,7 +53,7 @@ def project(
 
     Parameters
     ----------
-    acts
+    activations
         Activations of the new pictures: the same layers and quantities of the same model. Their size may differ from
         that of the fitted pictures.
     eig
@@ -91,13 +91,13 @@ def project(
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(5, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
-    >>> acts = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> graph = st.affinity(acts.isel(image=slice(0, 4)), "vv", scope="dataset", device="cpu")
+    >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
+    >>> graph = st.affinity(activations.isel(image=slice(0, 4)), "vv", scope="dataset", device="cpu")
     >>> eig = st.solve(graph, n_eigenvectors=2)
-    >>> st.project(acts.isel(image=slice(4, 5)), eig, graph).eigenvector.sizes["image"]
+    >>> st.project(activations.isel(image=slice(4, 5)), eig, graph).eigenvector.sizes["image"]
     1
     """
-    check_tree(acts)
+    check_tree(activations)
     if not isinstance(eig, xr.Dataset) or "eigenvector" not in eig:
         raise SolverError(f"eig is a {type(eig).__name__} without 'eigenvector': give what st.solve returned.")
     graph = graph_of(eig, fitted, folder=folder, device=device) if isinstance(fitted, xr.DataTree) else fitted
@@ -107,19 +107,19 @@ def project(
             f"The fitted pictures are {what}: give what eig was solved from, st.affinity(..., scope='dataset')."
         )
     vectors = _fitted_vectors(eig, graph)
-    layers = _paired(acts, graph)
+    layers = _paired(activations, graph)
     grid = max((layer.new.grid for layer in layers), key=lambda grid: grid[0] * grid[1])
     eigenvalue = np.asarray(eig["eigenvalue"].values, dtype=np.float64)
     found: list[Solution] = []
-    for places in _batches(len(image_names(acts)), grid):
+    for places in _batches(len(image_names(activations)), grid):
         systems = [PictureSystem(grid) for _ in places]
         for layer in layers:
             columns = _on_layer(vectors, layer.fitted.grid)
-            tied = TYING[graph.recipe.kernel](graph, layer.fitted, acts, places, columns)
+            tied = TYING[graph.recipe.kernel](graph, layer.fitted, activations, places, columns)
             for system, ties in zip(systems, tied, strict=True):
                 system.add(ties, layer.new.grid, layer.coefficient)
         found += [system.solve(eigenvalue) for system in systems]
-    return _assembled(acts, eig, graph, grid, found)
+    return _assembled(activations, eig, graph, grid, found)
 
 
 @dataclass(frozen=True)
@@ -148,23 +148,23 @@ def _fitted_vectors(eig: xr.Dataset, graph: DatasetGraph) -> Float[Tensor, "imag
     return torch.as_tensor(vectors).to(device=graph.device, dtype=working_dtype(graph.device))
 
 
-def _paired(acts: xr.DataTree, graph: DatasetGraph) -> list[_Layer]:
+def _paired(activations: xr.DataTree, graph: DatasetGraph) -> list[_Layer]:
     """Members of positive weight with those of the new activations, which must be of the same model."""
-    hashes = [tree.attrs.get("weights_sha256", "") for tree in (graph.activations, acts)]
+    hashes = [tree.attrs.get("weights_sha256", "") for tree in (graph.activations, activations)]
     if all(hashes) and hashes[0] != hashes[1]:
-        models = [tree.attrs.get("model", "?") for tree in (graph.activations, acts)]
+        models = [tree.attrs.get("model", "?") for tree in (graph.activations, activations)]
         raise ActivationsError(
             f"The new pictures were captured with model {models[1]!r}, whose weights are not those of {models[0]!r}, "
             "with which the fitted ones were: capture them with the same."
         )
     members = positive_members(graph)
-    names = layer_names(acts)
+    names = layer_names(activations)
     if lacking := [member.layer for member in members if member.layer not in names]:
         raise ActivationsError(
             f"The new activations lack layer {lacking[0]!r}, which the eigenvectors were solved over: capture it too."
         )
     layers = list(dict.fromkeys(member.layer for member in members))
-    new = {member.name: member for member in make_members(acts, layers, graph.recipe.kind, graph.recipe.heads)}
+    new = {member.name: member for member in make_members(activations, layers, graph.recipe.kind, graph.recipe.heads)}
     total = sum(graph.weights[member.name] for member in members)
     pairs = []
     for member in members:
@@ -213,9 +213,9 @@ def _named(some: Sequence[str], names: Sequence[str]) -> str:
 
 
 def _assembled(
-    acts: xr.DataTree, eig: xr.Dataset, graph: DatasetGraph, grid: Grid, found: Sequence[Solution]
+    activations: xr.DataTree, eig: xr.Dataset, graph: DatasetGraph, grid: Grid, found: Sequence[Solution]
 ) -> xr.Dataset:
-    names, by_cell = image_names(acts), ("image", "y", "x")
+    names, by_cell = image_names(activations), ("image", "y", "x")
     remarks = [f"Laid into the eigenvectors of {len(graph.images)} other pictures, which these did not change."]
     for doubt in _doubts(names, found, eig["component"].values):
         warnings.warn(doubt, stacklevel=4)
@@ -228,7 +228,7 @@ def _assembled(
         "grid": f"{grid[0]}x{grid[1]}",
         "fitted_images": len(graph.images),
         "notes": " ".join(remarks),
-        **{f"activations_{name}": value for name, value in acts.attrs.items()},
+        **{f"activations_{name}": value for name, value in activations.attrs.items()},
     }
     vectors, isolated, tie = (
         np.stack([getattr(one, name).reshape(*grid, *extra) for one in found])
@@ -247,7 +247,7 @@ def _assembled(
                 "image": names_array(names),
                 "y": patch_centres(grid[0]),
                 "x": patch_centres(grid[1]),
-                **image_coordinates(acts),
+                **image_coordinates(activations),
             }
         )
         .drop_attrs(deep=False)

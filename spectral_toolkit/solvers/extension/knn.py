@@ -21,14 +21,18 @@ BLOCK_ELEMENTS = 2**22
 
 
 def ties(
-    graph: DatasetGraph, member: Member, acts: xr.DataTree, places: Sequence[int], columns: Float[Tensor, "nodes k"]
+    graph: DatasetGraph,
+    member: Member,
+    activations: xr.DataTree,
+    places: Sequence[int],
+    columns: Float[Tensor, "nodes k"],
 ) -> list[Ties]:
     """Edges from the picture's patches, to each other and to fitted ones, and those of fitted patches to them.
 
     A fitted patch has an edge to a new one that is nearer than its last neighbour so far. That this one then drops out
     changes the fitted patch's own row, not the picture's.
     """
-    new = [read_features(acts, member.layer, graph.recipe.kind, slice(i, i + 1), graph.device) for i in places]
+    new = [read_features(activations, member.layer, graph.recipe.kind, slice(i, i + 1), graph.device) for i in places]
     m, n_heads = new[0].n, len(member.heads)
     sums = [Ties(columns.new_zeros(m, columns.shape[1]), columns.new_zeros(m, m)) for _ in new]
     within, across, threshold = (graph.wanted_neighbours[name] for name in ("within", "across", "threshold"))

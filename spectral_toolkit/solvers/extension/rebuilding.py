@@ -12,7 +12,9 @@ from ..._affinity.layer_graph import LayerGraph
 from ...errors import SolverError
 
 
-def graph_of(eig: xr.Dataset, acts: xr.DataTree, *, folder: str | os.PathLike[str] | None, device: str) -> LayerGraph:
+def graph_of(
+    eig: xr.Dataset, activations: xr.DataTree, *, folder: str | os.PathLike[str] | None, device: str
+) -> LayerGraph:
     """The graph of these activations with every setting that the attributes of ``eig`` name.
 
     Raises
@@ -34,7 +36,7 @@ def graph_of(eig: xr.Dataset, acts: xr.DataTree, *, folder: str | os.PathLike[st
     if heads == "each":
         layers = [layer.rpartition("[")[0] for layer in layers]
     return affinity(
-        acts,
+        activations,
         kind,
         kernel=kernel,
         heads=heads,

@@ -16,7 +16,11 @@ from .edges import Ties
 
 
 def ties(
-    graph: DatasetGraph, member: Member, acts: xr.DataTree, places: Sequence[int], columns: Float[Tensor, "nodes k"]
+    graph: DatasetGraph,
+    member: Member,
+    activations: xr.DataTree,
+    places: Sequence[int],
+    columns: Float[Tensor, "nodes k"],
 ) -> list[Ties]:
     """To all fitted patches and to none of the picture's own.
 
@@ -29,7 +33,7 @@ def ties(
         through_right = through_right + right.to(columns.dtype).T @ columns[nodes]
     found = []
     for place in places:
-        features = read_features(acts, member.layer, graph.recipe.kind, slice(place, place + 1), graph.device)
+        features = read_features(activations, member.layer, graph.recipe.kind, slice(place, place + 1), graph.device)
         left, right = (side[0].to(columns.dtype) for side in factors(features.pick(member.heads)))
         known = (left @ through_right + right @ through_left) / 2
         found.append(Ties(known, known.new_zeros(len(left), len(left))))

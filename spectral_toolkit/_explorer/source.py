@@ -1,0 +1,68 @@
+"""What a view is given to look at: activations, a bundle, or a model with its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from .._capture import capture
+from .._io.bundles import Bundle
+from .._io.images import load_images
+from .._models import load_model
+from ..errors import SpectralToolkitError
+from .recipe import picture_expression
+
+QUANTITIES = ("query", "key", "value", "token")
+"""What is captured for a view, where the model has it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Activations, the images to show over them, and Python for where the images came from, if that can be said."""
+
+    activations: xr.DataTree
+    images: Any
+    expression: str | None = None
+
+
+def open_source(source: Any, images: Any, **settings: Any) -> Source:
+    """Activations and images, captured now if a model is given.
+
+    Parameters
+    ----------
+    source
+        Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
+        or anything it takes.
+    images
+        Anything ``st.load_images`` takes. None shows what is in the activations or the bundle; a model needs images.
+    **settings
+        Of ``st.capture``, for a model.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If a model comes without images, or a bundle holds none.
+    """
+    if isinstance(source, Bundle):
+        shown = source.pictures if images is None else images
+        if shown is None:
+            raise SpectralToolkitError("The bundle holds no images: give the original ones as images=.")
+        return Source(source.activations, shown)
+    if isinstance(source, xr.DataTree):
+        return Source(source, source if images is None else images)
+    if images is None:
+        raise SpectralToolkitError(
+            f"No images were given with the model {_short(source)}: give (model, images), or what st.capture or "
+            "st.load_bundle returned."
+        )
+    expression = picture_expression(images)
+    images = load_images(images)
+    model = source if hasattr(source, "quantities") else load_model(source)
+    quantities = tuple(name for name in QUANTITIES if name in model.quantities)
+    return Source(capture(model, images, **{"quantities": quantities, **settings}), images, expression)
+
+
+def _short(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else f"(a {type(value).__name__})"
