@@ -1,6 +1,6 @@
 """How the bundled models were trained: ``python docs/make_models_page.py``.
 
-Renders the tables of docs/models.md and draws docs/images/shared.png and generated.png from the records beside the
+Renders the tables of docs/models.md and draws docs/images/training.png and generated.png from the records beside the
 weights. ``--score NAME CHECKPOINT ...`` first measures checkpoints of a training run, on few scenes, and adds the
 numbers to the record of the bundled model NAME; they are the curve over training steps, not the published scores.
 ``--twin`` says that they are of a run that differs from NAME's in its positions alone and is not bundled.
@@ -37,14 +37,15 @@ def records() -> dict[str, dict[str, Any]]:
 def score(name: str, checkpoint: Path) -> dict[str, float]:
     """Where and what of all layers jointly, of one checkpoint, on `N_SCENES` scenes."""
     import spectral_toolkit as st
-    from training import diffusion, shared
-    from training import scenes as scenes_training
+    from training import diffusion as train_diffusion
+    from training import scenes as train
+    from training import shared as training
 
     generative = name == "scenes-diffusion"
-    task = diffusion.TASK if generative else scenes_training.TASK
-    run = shared.load_checkpoint(task, checkpoint)
+    task = train_diffusion.TASK if generative else train.TASK
+    run = training.load_checkpoint(task, checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        shared.export(task, run, Path(folder))
+        training.export(task, run, Path(folder))
         if generative:
             import torch
 
@@ -226,7 +227,7 @@ def main() -> None:
     target = DOCS / "models.md"
     target.write_text(page(target.read_text(), found))
     if not arguments.text:
-        draw_curves(found, DOCS / "images" / "shared.png")
+        draw_curves(found, DOCS / "images" / "training.png")
         if "scenes-diffusion" in found:
             draw_generated(DOCS / "images" / "generated.png")
 

@@ -59,7 +59,7 @@ def test_a_command_ends_well_whatever_its_console_can_write(
 
 def test_warnings_and_the_doctor_print_any_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(monkeypatch, "ascii")
-    monkeypatch.setattr("spectral_toolkit.cli.diagnosis.Diagnosis.__str__", lambda _: NAMES[0])
+    monkeypatch.setattr("spectral_toolkit.cli.doctor.Diagnosis.__str__", lambda _: NAMES[0])
     st.doctor()
     with any_letters():
         print(*NAMES)

@@ -90,7 +90,7 @@ def test_a_repr_reads_no_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a picture was read")
 
-    monkeypatch.setattr(images.Images, "__getitem__", never)
+    monkeypatch.setattr(images.Pictures, "__getitem__", never)
     monkeypatch.setattr(Image, "open", never)
     assert repr(pictures) == "<Pictures: 1 (a.png)>"
     assert "6x8" in pictures._repr_html_()

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import spectral_toolkit as st
-from spectral_toolkit.cli import diagnosis, main
-from spectral_toolkit.cli.diagnosis import check_combinations, check_front_ends, check_versions
+from spectral_toolkit.cli import doctor as diagnosis
+from spectral_toolkit.cli import main
+from spectral_toolkit.cli.doctor import check_combinations, check_front_ends, check_versions
 
 REQUIRES = [
     "torch<3,>=2.6",

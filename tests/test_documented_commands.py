@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import typer.main
 
+from spectral_toolkit.cli import app
+
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = ROOT / "docs" / "notebooks"
 PAGES = sorted(

@@ -16,10 +16,9 @@ from PIL import Image
 
 import spectral_toolkit as st
 from spectral_toolkit._explorer.start import freezing_settings
-from spectral_toolkit._render.tile import Tile
 from spectral_toolkit._views.widget import Explorer, State, save
-from spectral_toolkit._views.widget import explorer as explorer_module
-from spectral_toolkit._views.widget.tiles import TilePlace
+from spectral_toolkit._views.widget import explorer as widget
+from spectral_toolkit._views.widget.tiles import Place, Tile
 from spectral_toolkit.errors import SpectralToolkitError
 
 
@@ -57,9 +56,7 @@ def test_a_saved_figure_shows_the_cut(explorer: Explorer, tmp_path: Path) -> Non
 def test_titles_of_narrow_panels_do_not_meet(tmp_path: Path) -> None:
     colours = np.zeros((2, 2, 4), dtype=np.uint8)
     title = "QK · softmax · eigenvector 2 · cannot be told apart from the third"
-    panels = [
-        save.SavedPanel([Tile(colours, np.zeros((2, 2)), None)], [TilePlace(0, 0, 60, 60, (2, 2))], (60, 60), title)
-    ] * 2
+    panels = [save.Panel([Tile(colours, np.zeros((2, 2)), None)], [Place(0, 0, 60, 60, (2, 2))], (60, 60), title)] * 2
     with Image.open(save.save_png(panels, tmp_path / "a.png")) as picture:
         ink: Any = (np.asarray(picture.convert("L"))[: 2 * 16] < 200).any(axis=0)
     assert not ink[-8:].any(), "nothing is cut off"
@@ -148,7 +145,7 @@ def test_a_page_is_made_while_the_explorer_goes_on(
 
     async def play() -> None:
         explorer = Explorer(capture_of(), device="cpu")
-        monkeypatch.setattr(explorer_module, "freeze", slow)
+        monkeypatch.setattr(widget, "freeze", slow)
         explorer._path.value = str(tmp_path / "page")
         press(explorer, "Save HTML")
         (button,) = [one for one in buttons(explorer) if one.description == "Saving HTML ..."]
@@ -162,7 +159,7 @@ def test_a_page_is_made_while_the_explorer_goes_on(
         await settled(lambda: not button.disabled)
         assert button.description == "Save HTML"
         assert "page.html" in explorer._done.value
-        monkeypatch.setattr(explorer_module, "freeze", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(widget, "freeze", lambda *_, **__: 1 / 0)
         press(explorer, "Save HTML")
         await settled(lambda: not button.disabled)
         assert "ZeroDivisionError" in explorer._done.value

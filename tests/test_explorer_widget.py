@@ -20,10 +20,9 @@ from ipywidgets.widgets.widget import _instances
 import spectral_toolkit as st
 from spectral_toolkit._explorer.session import Session
 from spectral_toolkit._explorer.start import freezing_settings
-from spectral_toolkit._render.tile import Tile
 from spectral_toolkit._views.elements import _FRAME, rgb_element
 from spectral_toolkit._views.widget import Explorer, State
-from spectral_toolkit._views.widget.tiles import TileFigure, TilePlace, image_columns
+from spectral_toolkit._views.widget.tiles import Place, Tile, TileFigure, image_columns
 from spectral_toolkit.errors import SpectralToolkitError
 
 
@@ -313,7 +312,7 @@ def test_pictures_lie_as_holoviews_lays_them() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
     drawn: Any = hv.render(rgb_element(colours, "Picture").opts(backend="bokeh", **_FRAME), backend="bokeh")
     theirs = drawn.renderers[0].data_source.data
-    ours = image_columns([(colours, TilePlace(0.0, 0.0, 1.0, 1.0, (3, 5)))])
+    ours = image_columns([(colours, Place(0.0, 0.0, 1.0, 1.0, (3, 5)))])
     np.testing.assert_array_equal(ours["image"][0], theirs["image"][0])
     assert [ours[name][0] for name in ("x", "y", "dw", "dh")] == [theirs[name][0] for name in ("x", "y", "dw", "dh")]
     figure = TileFigure("test")

@@ -24,7 +24,7 @@ import spectral_toolkit as st
 from spectral_toolkit._affinity.presets import PRESETS, preset_weights
 from spectral_toolkit._affinity.resampling import Resampling
 from spectral_toolkit._explorer.patch_rows import Sources, all_joint_rows, all_layer_rows, choose_sources
-from spectral_toolkit._explorer.precomputed import precompute
+from spectral_toolkit._explorer.precomputed import freeze
 from spectral_toolkit._render.composite import colour_field, symmetric_limit
 from spectral_toolkit._views.frozen_page.packing import quantised_field, quantised_rows
 from spectral_toolkit.errors import AffinityError, SpectralToolkitError
@@ -159,10 +159,10 @@ def test_presets_are_thirds() -> None:
 
 
 def test_weights_of_the_users_own_are_a_preset_too() -> None:
-    content = precompute(activations(), kinds="vv", presets={"mine": {LAYERS[1]: 2.0}}, n_eigenvectors=2, device="cpu")
+    content = freeze(activations(), kinds="vv", presets={"mine": {LAYERS[1]: 2.0}}, n_eigenvectors=2, device="cpu")
     assert content.setting("vv", "mine").weights == {LAYERS[0]: 0.0, LAYERS[1]: 2.0, LAYERS[2]: 0.0}
     with pytest.raises(SpectralToolkitError, match="The preset 'x' names 'layer 9', which is no layer"):
-        precompute(activations(), presets={"x": {"layer 9": 1.0}})
+        freeze(activations(), presets={"x": {"layer 9": 1.0}})
     cases: list[tuple[dict[str, Any], str]] = [
         ({"presets": {}}, "presets={}"),
         ({"presets": []}, "presets="),
@@ -170,7 +170,7 @@ def test_weights_of_the_users_own_are_a_preset_too() -> None:
     ]
     for options, message in cases:
         with pytest.raises(SpectralToolkitError, match=f"{message}.*asks for nothing"):
-            precompute(activations(), **options)
+            freeze(activations(), **options)
 
 
 def test_names_are_text_wherever_they_go(page: Any) -> None:
@@ -213,7 +213,7 @@ def test_equal_input_gives_equal_bytes(page: Any) -> None:
 
 def test_from_a_bundle_without_a_model(tmp_path: Path, page: Any) -> None:
     path = st.save_bundle(tmp_path / "x.zip", activations(names=("plain", HOSTILE)), float16=False)
-    thawed = st.freeze(st.load_bundle(path), path=tmp_path / "deep" / "x.html", n_eigenvectors=3, device="cpu")
+    thawed = st.freeze(st.load_bundle(path), tmp_path / "deep" / "x.html", n_eigenvectors=3, device="cpu")
     assert (tmp_path / "deep" / "x.html").read_text() == thawed.html
     ours, theirs = unpacked(thawed.html), unpacked(page.html)
     assert ours[1] == theirs[1]
@@ -224,11 +224,9 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
     mine.write_text("<p>thesis")
     for path, message in ((mine, "was not written by spectral_toolkit"), (tmp_path, "is a folder")):
         with pytest.raises(SpectralToolkitError, match=message):
-            st.freeze(activations(), path=path)
+            st.freeze(activations(), path)
     assert mine.read_text() == "<p>thesis"
-    made = st.freeze(
-        activations(), path=tmp_path / "x.html", kinds="vv", presets=["all"], n_eigenvectors=1, device="cpu"
-    )
+    made = st.freeze(activations(), tmp_path / "x.html", kinds="vv", presets=["all"], n_eigenvectors=1, device="cpu")
     assert made.save(tmp_path / "x.html").read_text() == made.html
     link = tmp_path / "link.html"
     link.symlink_to(tmp_path / "x.html")
@@ -240,7 +238,7 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": 7}, "No images were given with the model .a int.: give"),
+        ({"source": 7}, "A int cannot be frozen: give what st.capture"),
         ({"start": {"view": "cinema"}}, "start cannot have view='cinema': use one of 'component', 'grid'"),
         ({"start": {"image": 2}}, "start cannot have image=2: use one of 0, 1"),
         ({"start": {"threshold": 2}}, "threshold=2 is out of range"),
@@ -250,7 +248,7 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
         ({"start": {"patch": (9, 0)}}, "start cannot have patch=\\(9, 0\\): give a row below 4"),
         ({"opacity": 2}, "opacity=2 is out of range"),
         ({"n_eigenvectors": 99}, "layers of preset 'all' have 32 patches at most, which carry 31 eigenvectors"),
-        ({"path": [1]}, "path"),
+        ({"path": [1]}, r"path is a list: .* st\.frozen\(\(model, images\), path\)"),
         ({"kernel": {"v": "rbf"}}, "kernel names 'v', which is none"),
         ({"images": pictures(1)}, "1 pictures were given"),
     ],

@@ -15,7 +15,7 @@ import xarray as xr
 from PIL import Image
 
 import spectral_toolkit as st
-from spectral_toolkit._io.images import Images
+from spectral_toolkit._io.images import Pictures
 from spectral_toolkit.errors import SpectralToolkitError
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
@@ -67,7 +67,7 @@ SOURCES: dict[str, tuple[Callable[[], Any], int]] = {
 def test_every_source_gives_the_same_pictures(name: str) -> None:
     make, count = SOURCES[name]
     pictures = st.load_images(make())
-    assert isinstance(pictures, Images)
+    assert isinstance(pictures, Pictures)
     assert len(pictures) == count == len(set(pictures.names))
     assert pictures.sizes == ((4, 6),) * count
     for picture, expected in zip(pictures, STACK, strict=False):

@@ -64,7 +64,7 @@ WRITERS: dict[str, Callable[[SimpleNamespace, Any], Any]] = {
     "save_bundle as zip": lambda made, path: st.save_bundle(f"{path}.zip", made.acts),
     "report": lambda made, path: st.report("scenes", IMAGES, f"{path}.html", n_eigenvectors=1, progress=False),
     "render_report": lambda made, path: render_report(made.acts, {"vv": made.eig}, f"{path}.html"),
-    "frozen": lambda made, path: st.freeze(made.acts, path=f"{path}.html", kinds="vv", n_eigenvectors=1, device="cpu"),
+    "frozen": lambda made, path: st.freeze(made.acts, f"{path}.html", kinds="vv", n_eigenvectors=1, device="cpu"),
     "Frozen.save": lambda made, path: made.frozen.save(f"{path}.html"),
     "study": lambda made, path: run_study(STUDY, f"{path}.html", progress=False),
     "store": lambda made, path: write_store(made.eig, Path(path)),

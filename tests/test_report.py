@@ -21,7 +21,7 @@ from PIL import Image
 import spectral_toolkit as st
 from spectral_toolkit._explorer.recipe import capture_lines, recipe, solve_lines
 from spectral_toolkit._io.images import load_images
-from spectral_toolkit._render import marks
+from spectral_toolkit._render import marks as figures
 from spectral_toolkit._render.composite import colour_field
 from spectral_toolkit._views.report import render_report, report_html
 from spectral_toolkit._views.report_data import KINDS, build_page
@@ -164,7 +164,7 @@ def test_trust_is_said_in_words() -> None:
 
 def test_layers_are_split_as_the_answer_splits_them() -> None:
     eig = eigenvectors("vv")
-    bars = marks.layer_bars(eig, 1, 2)
+    bars = figures.layer_bars(eig, 1, 2)
     share = eig.layer_share.sel(component=2).isel(image=1).values
     mass = eig.layer_mass.sel(component=2).isel(image=1).values
     value = float(eig.eigenvalue.sel(component=2).isel(image=1))
@@ -176,14 +176,14 @@ def test_layers_are_split_as_the_answer_splits_them() -> None:
         assert bar.holds == (own_share / own_mass <= value)
     eig["layer_mass"][1, 1, 0] = 0
     eig["eigenvalue"][1, 1] = 0
-    empty = marks.layer_bars(eig, 1, 2)[0]
+    empty = figures.layer_bars(eig, 1, 2)[0]
     assert (empty.cut, empty.share, empty.holds) == (None, 0, False)
     assert "no mass" in report_html(activations(), {"vv": eig})
 
 
 def test_spectrum_marks_the_widest_gap_and_the_groups() -> None:
     eig = eigenvectors("qk")
-    chart = marks.spectrum(eig, 0)
+    chart = figures.spectrum(eig, 0)
     heights = [point.y for point in chart.points]
     assert heights == sorted(heights, reverse=True)
     assert chart.gap_after == 2
@@ -192,7 +192,7 @@ def test_spectrum_marks_the_widest_gap_and_the_groups() -> None:
     assert top == pytest.approx(chart.points[2].y)
     assert bottom == pytest.approx(chart.points[1].y)
     assert [(x1, x2) for x1, x2, _ in chart.groups] == [(chart.points[2].x, chart.points[3].x)]
-    unknown = marks.spectrum(eig.assign(eigengap=eig.eigengap * np.nan, eigenvalue=eig.eigenvalue * 0), 0)
+    unknown = figures.spectrum(eig.assign(eigengap=eig.eigengap * np.nan, eigenvalue=eig.eigenvalue * 0), 0)
     assert (unknown.gap, unknown.gap_after) == (None, None)
 
 
@@ -236,10 +236,10 @@ def test_tiles_and_pictures_survive_their_encoding() -> None:
     many = random.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     few = colour_field(random.normal(size=(30, 40)), 2.0)
     for pixels in (many, few, pictures(1)[0]):
-        assert (from_uri(marks.tile_uri(pixels)) == pixels).all()
-    assert (from_uri(marks.picture_uri(few)) == few).all()
+        assert (from_uri(figures.tile_uri(pixels)) == pixels).all()
+    assert (from_uri(figures.picture_uri(few)) == few).all()
     large = pictures(1, 300, 200)[0]
-    assert np.abs(from_uri(marks.picture_uri(large)).astype(int) - large).mean() < 4
+    assert np.abs(from_uri(figures.picture_uri(large)).astype(int) - large).mean() < 4
 
 
 def test_answers_alone_are_enough_with_pictures() -> None:

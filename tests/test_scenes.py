@@ -14,11 +14,13 @@ import spectral_toolkit
 from spectral_toolkit import scenes
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.scenes import compose, palette, shapes
-from training import backbones, diffusion, objectives, series, shared
-from training import scenes as scenes_training
+from training import backbones, objectives, series
+from training import diffusion as train_diffusion
+from training import scenes as train
+from training import shared as training
 
 WEIGHTS = Path(spectral_toolkit.__file__).parent / "scenes" / "weights" / "scenes"
-CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "scenes" / shared.CHECKPOINT
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "scenes" / training.CHECKPOINT
 TINY = [
     *("--size", "32", "--batch", "3", "--n-scenes", "6", "--width", "16", "--layers", "2", "--heads", "2"),
     *("--registers", "1", "--steps", "4", "--first-phase", "0.5", "--warmup", "1"),
@@ -244,31 +246,29 @@ def test_caption_loss_on_patches_against_the_slow_sum():
 
 def test_shifting_patches_moves_their_mean_colour_only():
     pictures = torch.rand(4, 3, 16, 24)
-    moved = scenes_training.disturb(pictures, np.random.default_rng(0), shift=0.7, grain=0.0) - pictures
+    moved = train.disturb(pictures, np.random.default_rng(0), shift=0.7, grain=0.0) - pictures
     patches = moved.reshape(4, 3, 2, 8, 3, 8).permute(0, 1, 2, 4, 3, 5).flatten(4)
     assert patches.std(-1).max() < 1e-6
     assert len(torch.unique(patches[0, :, :, :, 0].round(decimals=4))) == 18
     assert moved.abs().max() <= 0.7
-    noisy = scenes_training.disturb(pictures, np.random.default_rng(0), shift=0.0, grain=0.25) - pictures
+    noisy = train.disturb(pictures, np.random.default_rng(0), shift=0.0, grain=0.25) - pictures
     assert 0 < noisy.std() <= 0.26
 
 
 def test_augmenting_flips_and_keeps_the_range():
     pictures = np.random.default_rng(1).integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
-    values = scenes_training.augment(pictures, np.random.default_rng(0))
+    values = train.augment(pictures, np.random.default_rng(0))
     assert values.shape == (6, 3, 16, 16)
     assert values.dtype == torch.float32
     assert values.min() >= 0
     assert values.max() <= 1
-    again = scenes_training.augment(pictures, np.random.default_rng(0))
+    again = train.augment(pictures, np.random.default_rng(0))
     assert torch.equal(values, again)
 
 
 @pytest.mark.parametrize("positions", backbones.BUILDERS)
 def test_encoding_all_patches_is_the_model_itself(positions):
-    run = shared.start(
-        scenes_training.TASK, scenes_training.Recipe(size=32, width=16, layers=2, heads=2, positions=positions)
-    )
+    run = training.start(train.TASK, train.Recipe(size=32, width=16, layers=2, heads=2, positions=positions))
     pixels = torch.randn(2, 3, 32, 32)
     run.model.eval()
     every = torch.arange(16).expand(2, -1)
@@ -284,7 +284,7 @@ def test_encoding_all_patches_is_the_model_itself(positions):
 
 
 def test_models_built_from_their_configuration_have_no_holes():
-    twins = [shared.start(scenes_training.TASK, scenes_training.Recipe(positions=name)) for name in backbones.BUILDERS]
+    twins = [training.start(train.TASK, train.Recipe(positions=name)) for name in backbones.BUILDERS]
     for run in twins:
         for name, value in run.model.named_parameters():
             assert name.endswith("bias") or value.abs().sum() > 0, name
@@ -301,16 +301,16 @@ def test_models_built_from_their_configuration_have_no_holes():
 
 def test_training_resumes_to_the_weights_of_an_uninterrupted_run(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    shared.main(scenes_training.TASK, ["--out", str(whole), *TINY])
-    shared.main(scenes_training.TASK, ["--out", str(parts), *TINY, "--stop-at-step", "1"])
-    shared.main(scenes_training.TASK, ["--out", str(parts), "--resume", "--stop-at-step", "3"])
-    shared.main(scenes_training.TASK, ["--out", str(parts), "--resume"])
-    first = shared.load_checkpoint(scenes_training.TASK, whole / shared.CHECKPOINT)
-    second = shared.load_checkpoint(scenes_training.TASK, parts / shared.CHECKPOINT)
+    training.main(train.TASK, ["--out", str(whole), *TINY])
+    training.main(train.TASK, ["--out", str(parts), *TINY, "--stop-at-step", "1"])
+    training.main(train.TASK, ["--out", str(parts), "--resume", "--stop-at-step", "3"])
+    training.main(train.TASK, ["--out", str(parts), "--resume"])
+    first = training.load_checkpoint(train.TASK, whole / training.CHECKPOINT)
+    second = training.load_checkpoint(train.TASK, parts / training.CHECKPOINT)
     assert first.step == second.step == 4
     for name, value in first.parameters().items():
         assert torch.equal(value, second.parameters()[name]), name
-    start = shared.start(scenes_training.TASK, first.recipe).parameters()
+    start = training.start(train.TASK, first.recipe).parameters()
     moved = [name for name, value in first.parameters().items() if not torch.equal(value, start[name])]
     for head in ("heads.pixels.weight", "heads.patches_last.weight", "heads.picture.weight"):
         assert head in moved
@@ -326,10 +326,8 @@ def test_training_resumes_to_the_weights_of_an_uninterrupted_run(tmp_path):
 
 
 def test_the_schedule_warms_up_holds_and_falls():
-    recipe = scenes_training.Recipe()
-    rates = [
-        shared.learning_rate(scenes_training.TASK, recipe, step, step / recipe.steps) for step in range(recipe.steps)
-    ]
+    recipe = train.Recipe()
+    rates = [training.learning_rate(train.TASK, recipe, step, step / recipe.steps) for step in range(recipe.steps)]
     assert rates[0] < 0.01 * recipe.learning_rate
     assert rates[recipe.warmup] == rates[int(0.2 * recipe.steps)] == recipe.learning_rate
     assert rates[-1] < 0.01 * recipe.learning_rate
@@ -339,8 +337,8 @@ def test_the_schedule_warms_up_holds_and_falls():
 @pytest.mark.parametrize("positions", backbones.BUILDERS)
 def test_matrices_of_queries_and_keys_decay_on_their_own_and_biases_do_not(positions):
     shape = {"size": 32, "width": 16, "layers": 2, "heads": 2, "positions": positions}
-    recipe = scenes_training.Recipe(**shape, weight_decay=0.25, query_decay=8, key_decay=4, slow=0.5)
-    run = shared.start(scenes_training.TASK, recipe)
+    recipe = train.Recipe(**shape, weight_decay=0.25, query_decay=8, key_decay=4, slow=0.5)
+    run = training.start(train.TASK, recipe)
     decays = {id(value): group["weight_decay"] for group in run.optimizer.param_groups for value in group["params"]}
     found = {name: decays[id(value)] for name, value in run.parameters().items()}
     for part, decay in (("q_proj", 8), ("k_proj", 4)):
@@ -352,33 +350,31 @@ def test_matrices_of_queries_and_keys_decay_on_their_own_and_biases_do_not(posit
     assert {decay for name, decay in found.items() if name.endswith("v_proj.weight")} == {0.25}
 
 
-@pytest.mark.parametrize("recipe", [scenes_training.Recipe(), diffusion.Recipe()], ids=["scenes", "scenes-diffusion"])
+@pytest.mark.parametrize("recipe", [train.Recipe(), train_diffusion.Recipe()], ids=["scenes", "scenes-diffusion"])
 def test_all_matrices_decay_alike_unless_told_otherwise(recipe):
     """Checkpoints from before there was a choice go on as they were."""
-    task = scenes_training.TASK if isinstance(recipe, scenes_training.Recipe) else diffusion.TASK
-    groups = shared.start(task, recipe).optimizer.param_groups
+    task = train.TASK if isinstance(recipe, train.Recipe) else train_diffusion.TASK
+    groups = training.start(task, recipe).optimizer.param_groups
     for slowed in (True, False):
         assert {group["weight_decay"] for group in groups if group["slowed"] == slowed} == {0, recipe.weight_decay}
 
 
 def test_every_lower_layer_is_asked_for_the_caption():
-    run = shared.start(scenes_training.TASK, scenes_training.Recipe(size=32, width=16, layers=6, heads=2, batch=2))
+    run = training.start(train.TASK, train.Recipe(size=32, width=16, layers=6, heads=2, batch=2))
     pictures, captions = series.render_series(0, 0, 2, 32)
     run.progress = 0.9
-    terms = scenes_training.losses(run, pictures, captions, np.random.default_rng(0))
+    terms = train.losses(run, pictures, captions, np.random.default_rng(0))
     assert {name for name in terms if "layer" in name} == {"caption_layer0", "caption_layer1", "caption_layer2"}
 
 
 @pytest.mark.parametrize("positions", backbones.BUILDERS)
 def test_values_of_every_layer_may_be_asked_for_the_caption(positions):
-    recipe = scenes_training.Recipe(
-        size=32, width=16, layers=3, heads=2, batch=2, positions=positions, values=0.5, steps=2
-    )
-    run = shared.start(scenes_training.TASK, recipe)
+    recipe = train.Recipe(size=32, width=16, layers=3, heads=2, batch=2, positions=positions, values=0.5, steps=2)
+    run = training.start(train.TASK, recipe)
     pictures, captions = series.render_series(0, 0, 2, 32)
     run.progress = 0.9
     before = {name: value.clone() for name, value in run.parameters().items()}
-    terms = shared.train_step(scenes_training.TASK, run, pictures, captions)
+    terms = training.train_step(train.TASK, run, pictures, captions)
     assert {name for name in terms if "values" in name} == {f"caption_values{layer}" for layer in range(3)}
     projections = backbones.value_projections(run.model).values()
     assert [module.out_features for module in projections] == [16] * 3
@@ -416,7 +412,7 @@ def test_the_bundled_weights_load_and_are_small():
     processor = AutoImageProcessor.from_pretrained(WEIGHTS)
     pixels = processor(images=list(drawn.pixels.values), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (2, 3, 96, 96)
-    expected = (drawn.pixels.values.transpose(0, 3, 1, 2) / 255 - scenes_training.MEAN) / scenes_training.STD
+    expected = (drawn.pixels.values.transpose(0, 3, 1, 2) / 255 - train.MEAN) / train.STD
     np.testing.assert_allclose(pixels.numpy(), expected, atol=1e-5)
     with torch.no_grad():
         tokens = model(pixels).last_hidden_state
@@ -431,13 +427,13 @@ def test_the_bundled_weights_load_and_are_small():
 
 def test_training_can_go_on_from_the_committed_checkpoint():
     assert CHECKPOINT.stat().st_size < 16e6
-    run = shared.load_checkpoint(scenes_training.TASK, CHECKPOINT)
+    run = training.load_checkpoint(train.TASK, CHECKPOINT)
     model = AutoModel.from_pretrained(WEIGHTS)
     for name, value in run.model.named_parameters():
         assert torch.equal(value, model.get_parameter(name)), name
     assert len(run.optimizer.state) == len(run.parameters())
     before = run.parameters()["backbone.norm.weight"].detach().clone()
     pictures, captions = series.render_series(run.recipe.seed, 0, 2, run.recipe.size)
-    terms = shared.train_step(scenes_training.TASK, run, pictures, captions)
+    terms = training.train_step(train.TASK, run, pictures, captions)
     assert all(np.isfinite(value) for value in terms.values())
     assert not torch.equal(run.parameters()["backbone.norm.weight"], before)

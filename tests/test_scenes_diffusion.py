@@ -15,9 +15,12 @@ from spectral_toolkit.scenes.compose import CATEGORIES
 pytest.importorskip("diffusers")
 
 from spectral_toolkit.scenes import flow
-from training import diffusion, shared
+from training import diffusion as train_diffusion
+from training import shared as training
 
-TINY = diffusion.Recipe(n_scenes=3, size=32, batch=2, steps=4, width=32, layers=3, heads=2, warmup=1, bfloat16=False)
+TINY = train_diffusion.Recipe(
+    n_scenes=3, size=32, batch=2, steps=4, width=32, layers=3, heads=2, warmup=1, bfloat16=False
+)
 
 
 def test_captions_are_counted() -> None:
@@ -74,13 +77,13 @@ def _series() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_resumed_run_gives_the_same_weights(tmp_path) -> None:
-    whole, broken = shared.start(diffusion.TASK, TINY), shared.start(diffusion.TASK, TINY)
+    whole, broken = training.start(train_diffusion.TASK, TINY), training.start(train_diffusion.TASK, TINY)
     for _ in range(2):
-        shared.train_step(diffusion.TASK, whole, *_series())
-    shared.train_step(diffusion.TASK, broken, *_series())
-    shared.save_checkpoint(broken, tmp_path / "checkpoint.safetensors")
-    resumed = shared.load_checkpoint(diffusion.TASK, tmp_path / "checkpoint.safetensors")
-    shared.train_step(diffusion.TASK, resumed, *_series())
+        training.train_step(train_diffusion.TASK, whole, *_series())
+    training.train_step(train_diffusion.TASK, broken, *_series())
+    training.save_checkpoint(broken, tmp_path / "checkpoint.safetensors")
+    resumed = training.load_checkpoint(train_diffusion.TASK, tmp_path / "checkpoint.safetensors")
+    training.train_step(train_diffusion.TASK, resumed, *_series())
     assert resumed.step == whole.step == 2
     for name, value in whole.parameters().items():
         assert torch.equal(value, resumed.parameters()[name]), name
@@ -90,30 +93,30 @@ def test_a_resumed_run_gives_the_same_weights(tmp_path) -> None:
 
 def test_alignment_may_begin_later(tmp_path) -> None:
     """A run that went on without it is asked for another model's features from some step on."""
-    task, path = diffusion.TASK, tmp_path / "checkpoint.safetensors"
-    run = shared.start(task, TINY)
-    shared.train_step(task, run, *_series())
-    shared.save_checkpoint(run, path)
-    aligned = shared.load_checkpoint(task, path, {"align": 0.5})
+    task, path = train_diffusion.TASK, tmp_path / "checkpoint.safetensors"
+    run = training.start(task, TINY)
+    training.train_step(task, run, *_series())
+    training.save_checkpoint(run, path)
+    aligned = training.load_checkpoint(task, path, {"align": 0.5})
     for name, value in run.parameters().items():
         assert torch.equal(value, aligned.parameters()[name]), name
     before = [value.clone() for value in aligned.modules["maps"].parameters()]
-    terms = shared.train_step(task, aligned, *_series())
+    terms = training.train_step(task, aligned, *_series())
     assert {name for name in terms if name.startswith("align")} == {"align_block0", "align_block1"}
     assert all(not torch.equal(a, b) for a, b in zip(before, aligned.modules["maps"].parameters(), strict=True)), (
         "the maps learn too"
     )
-    shared.save_checkpoint(aligned, path)
-    again = shared.load_checkpoint(task, path)
+    training.save_checkpoint(aligned, path)
+    again = training.load_checkpoint(task, path)
     assert all(torch.equal(value, again.parameters()[name]) for name, value in aligned.parameters().items())
 
 
 def test_export_holds_the_averaged_weights(tmp_path) -> None:
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
-    run = shared.start(diffusion.TASK, TINY)
-    shared.train_step(diffusion.TASK, run, *_series())
-    shared.export(diffusion.TASK, run, tmp_path)
+    run = training.start(train_diffusion.TASK, TINY)
+    training.train_step(train_diffusion.TASK, run, *_series())
+    training.export(train_diffusion.TASK, run, tmp_path)
     stored = FluxTransformer2DModel.from_pretrained(tmp_path / "transformer")
     for name, value in stored.named_parameters():
         torch.testing.assert_close(value, run.averaged[name], rtol=1e-3, atol=1e-6)

@@ -70,7 +70,7 @@ def test_shares_are_those_of_least_squares(seed: int, n_labels: int, ignored: fl
     values, labels, grid = example(seed, n_labels=n_labels, ignored=ignored)
     drawn = [[0, 1, 2, 3, 4], list(np.random.default_rng(seed).integers(0, 5, 5))]
     weights = np.array([np.bincount(one, minlength=5) for one in drawn], float)
-    found = variance.variance_shares(values, labels, grid, weights)
+    found = variance.shares(values, labels, grid, weights)
     for sample, images in enumerate(drawn):
         wanted = slow_shares(values, labels, grid, images)
         assert set(found) == set(wanted)
@@ -84,7 +84,7 @@ def test_sky_is_up_but_beyond_it_there_is_nothing() -> None:
     rows = np.repeat(np.arange(4), 4)
     labels = (rows + rng.integers(0, 2, (40, 16)) >= 2).astype(int)
     values = (rows + 0.01 * rng.normal(size=(40, 16)))[..., None]
-    found = variance.variance_shares(values, labels, grid, np.ones((1, 40)))
+    found = variance.shares(values, labels, grid, np.ones((1, 40)))
     assert found["what"] < 1e-4
     assert found["what_plain"] > 0.4
     assert found["where"] > 0.3
@@ -93,18 +93,18 @@ def test_sky_is_up_but_beyond_it_there_is_nothing() -> None:
 def test_the_mean_and_the_scale_change_nothing_and_constants_hold_nothing() -> None:
     values, labels, grid = example(1)
     weights = np.ones((1, 5))
-    first = variance.variance_shares(values, labels, grid, weights)
-    second = variance.variance_shares(values * 1e-3 + 1e3, labels, grid, weights)
+    first = variance.shares(values, labels, grid, weights)
+    second = variance.shares(values * 1e-3 + 1e3, labels, grid, weights)
     for name in first:
         assert second[name] == pytest.approx(first[name], abs=1e-6)
-    assert all(value == 0 for value in variance.variance_shares(values * 0 + 7, labels, grid, weights).values())
+    assert all(value == 0 for value in variance.shares(values * 0 + 7, labels, grid, weights).values())
 
 
 def test_without_labels_plain_where_only() -> None:
     values, labels, grid = example(2, ignored=0)
     weights = variance.resamples(5, 3, 0)
-    alone = variance.variance_shares(values, None, grid, weights)
-    beside = variance.variance_shares(values, labels, grid, weights)
+    alone = variance.shares(values, None, grid, weights)
+    beside = variance.shares(values, labels, grid, weights)
     assert set(alone) == {"where_plain", "image_share", "r2_position"}
     for name in alone:
         assert alone[name] == pytest.approx(beside[name])
@@ -211,10 +211,7 @@ def test_what_a_resample_lacks_is_not_scored_by_its_noise() -> None:
     values[-1] += 1
     labels = np.tile(np.arange(16) // 8, (6, 1))
     weights = np.array([[1.0] * 6, [2.0, 2, 1, 1, 0, 0], [0.0, 0, 0, 0, 0, 6]])
-    for found in (
-        variance.variance_shares(values, None, grid, weights),
-        variance.variance_shares(values, labels, grid, weights),
-    ):
+    for found in (variance.shares(values, None, grid, weights), variance.shares(values, labels, grid, weights)):
         for name in found.keys() & {"where", "what", "where_plain", "what_plain", "r2_position"}:
             assert found[name] == pytest.approx(0.0, abs=1e-9), name
         assert found["image_share"][0] > 0.99
@@ -236,7 +233,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         place = (place - place.mean()) / place.std()
         labels = rng.integers(0, 4, (30, 36))
         values = rng.normal(size=(30, 1)) + place + np.array([-1.0, 1, -1, 1])[labels] + rng.normal(size=(30, 36))
-        found = variance.variance_shares(values[..., None], labels, (6, 6), variance.resamples(30, 100, seed))
+        found = variance.shares(values[..., None], labels, (6, 6), variance.resamples(30, 100, seed))
         for name in held:
             low, high = paths.interval(found[name], 0.95, 0.0)
             held[name] += low <= 0.25 <= high

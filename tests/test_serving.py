@@ -11,7 +11,8 @@ import pytest
 from eigen_fixtures import activations
 
 import spectral_toolkit as st
-from spectral_toolkit.cli import main, server
+from spectral_toolkit.cli import app as serving
+from spectral_toolkit.cli import main
 from spectral_toolkit.errors import SpectralToolkitError
 
 HOSTILE = "x'); import os; os.system('echo taken') #"
@@ -20,7 +21,7 @@ HOSTILE = "x'); import os; os.system('echo taken') #"
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     calls: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(server, "serve", lambda code, **options: calls.append((code, options)))
+    monkeypatch.setattr(serving, "serve", lambda code, **options: calls.append((code, options)))
     return calls
 
 
@@ -47,11 +48,11 @@ def test_the_cell_shows_the_explorer_in_the_users_own_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code = server.explorer_code(f"{HOSTILE!r}, ['a.png'], seed=3", str(tmp_path))
+    code = serving.explorer_code(f"{HOSTILE!r}, ['a.png'], seed=3", str(tmp_path))
     shown, out = run(code, monkeypatch, capsys)
     assert shown.given == ((HOSTILE, ["a.png"]), {"seed": 3})
     assert "taken" not in out
-    shown, out = run(server.explorer_code("'missing', []", str(tmp_path)), monkeypatch, capsys)
+    shown, out = run(serving.explorer_code("'missing', []", str(tmp_path)), monkeypatch, capsys)
     assert shown is None
     assert "There is no such model." in out
 
@@ -104,7 +105,7 @@ def test_a_port_that_is_taken_and_a_library_that_is_missing(monkeypatch: pytest.
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(SpectralToolkitError, match=r"port=\d+ cannot be used"):
-            server.serve("1", port=taken.getsockname()[1])
+            serving.serve("1", port=taken.getsockname()[1])
     real = builtins.__import__
 
     def without_voila(name: str, *rest: Any) -> Any:
@@ -114,4 +115,4 @@ def test_a_port_that_is_taken_and_a_library_that_is_missing(monkeypatch: pytest.
 
     monkeypatch.setattr(builtins, "__import__", without_voila)
     with pytest.raises(SpectralToolkitError, match=r"needs the library 'voila': pip install 'spectral-toolkit\[app\]'"):
-        server.serve("1")
+        serving.serve("1")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from spectral_toolkit.cli.server import pages as module
-from spectral_toolkit.cli.server.pages import Pages, is_own_origin
+from spectral_toolkit.cli.app import pages as module
+from spectral_toolkit.cli.app.pages import Pages, is_own_origin
 
 
 class Kernels:

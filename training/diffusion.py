@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from spectral_toolkit import scenes
 from spectral_toolkit.scenes import PATCH
 from spectral_toolkit.scenes.flow import MEAN, STD, build, predict, to_tokens
-from training import shared
+from training import shared as training
 from training.shared import Run, Task, varied, watching
 
-WEIGHTS = Path(scenes.__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -137,4 +136,4 @@ TASK = Task(
 )
 
 if __name__ == "__main__":
-    shared.main(TASK)
+    training.main(TASK)

@@ -21,7 +21,7 @@ import torch
 
 from spectral_toolkit.scenes import PATCH
 from spectral_toolkit.scenes.compose import CATEGORIES
-from training import shared
+from training import shared as training
 from training.backbones import build, encode, value_projections
 from training.objectives import (
     Heads,
@@ -196,4 +196,4 @@ TASK = Task(
 )
 
 if __name__ == "__main__":
-    shared.main(TASK)
+    training.main(TASK)

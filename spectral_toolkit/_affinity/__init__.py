@@ -44,8 +44,8 @@ def affinity(
 ) -> LayerGraph:
     """Turn every layer of a capture into an affinity between its patches.
 
-    Nothing large is computed here: operators are built when a solver first asks for them, then kept; ``activations``
-    must not be changed afterwards.
+    Nothing large is computed here: operators are built when a solver first asks for them, then kept; ``activations`` must not
+    be changed afterwards.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def affinity(
         together may take 4 GiB, and the finest are recomputed beyond that. A matrix for each head is never formed.
     mask
         Tokens to leave out, layer by layer: a mapping from names of layers to booleans (image, y, x), true where the
-        token is to have no affinity to any other, such as :func:`spectral_toolkit._analysis.trust.outlying_masks`
-        finds. A cell masked in every layer is isolated. Of scope ``"image"`` only.
+        token is to have no affinity to any other, such as :func:`spectral_toolkit._analysis.trust.outlying_masks` finds. A cell
+        masked in every layer is isolated. Of scope ``"image"`` only.
     search
         How knn finds neighbours in other images: ``"exact"`` (the default) compares every pair; ``"faiss"`` looks
         through a part of an index, for large sets (needs faiss-cpu). How many of the true neighbours it found, measured

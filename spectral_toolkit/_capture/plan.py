@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 
 from .._io.activations import QUANTITIES, UNROTATED, names_array, patch_centres
-from .._io.images import IMAGE_HASH, Images
+from .._io.images import IMAGE_HASH, Pictures
 from .._models.model import LayerShape, Model
 from ..errors import SpectralToolkitError
 
@@ -45,7 +45,7 @@ class Plan:
     """A capture before it runs."""
 
     model: Model
-    pictures: Images
+    pictures: Pictures
     layers: tuple[str, ...]
     quantities: tuple[str, ...]
     size: tuple[int, int]
@@ -188,7 +188,7 @@ def _versions(libraries: tuple[str, ...]) -> str:
 
 def make_plan(
     model: Model,
-    pictures: Images,
+    pictures: Pictures,
     layers: Any,
     quantities: str | Sequence[str],
     size: int | tuple[int, int] | None,

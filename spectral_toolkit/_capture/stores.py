@@ -25,7 +25,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from .._compute import processes
+from .._compute import processes as collectives
 from .._io.activations import names_array
 from .._io.images import IMAGE_HASH
 from .._io.outputs import beside, remove_remains, unwritable, writable_path
@@ -60,10 +60,10 @@ class ZarrSink:
         }
         done = self._done()
         left = [batch for batch, ready in zip(plan.batches, done, strict=True) if not ready]
-        shares = [left[processes.share_of(len(left), rank)] for rank in range(processes.world_size())]
-        self.waiting: Sequence[slice] = shares[processes.rank()]
+        shares = [left[collectives.share_of(len(left), rank)] for rank in range(collectives.world_size())]
+        self.waiting: Sequence[slice] = shares[collectives.rank()]
         # One process writes what a layer has beside its arrays, and nobody reports a batch before that is in.
-        self._describes = next((rank for rank, share in enumerate(shares) if share), 0) == processes.rank()
+        self._describes = next((rank for rank, share in enumerate(shares) if share), 0) == collectives.rank()
         self._all_described = not left
 
     @classmethod
@@ -76,7 +76,7 @@ class ZarrSink:
             If something else is there, or the store is damaged.
         """
         path = writable_path(store, "store")
-        if processes.rank() == 0:
+        if collectives.rank() == 0:
             try:
                 if path.exists() and not (path.is_dir() and not any(path.iterdir())):
                     _check(path, plan)
@@ -86,17 +86,17 @@ class ZarrSink:
                     _create(path, plan)
             except OSError as error:
                 raise unwritable(path, error) from error
-        processes.barrier()
+        collectives.barrier()
         if not path.is_dir():
             raise StoreError(
-                f"The store {str(path)!r} was made by rank 0 and cannot be seen by rank {processes.rank()}: give a "
+                f"The store {str(path)!r} was made by rank 0 and cannot be seen by rank {collectives.rank()}: give a "
                 "folder that all machines share."
             )
         try:
             sink = cls(path, plan)
         except (OSError, ValueError, KeyError) as error:
             raise _damaged(path, first_line(error)) from error
-        processes.barrier()  # nobody writes before all have seen what is left
+        collectives.barrier()  # nobody writes before all have seen what is left
         if not sink.waiting:
             sink._end()
         return sink
@@ -177,16 +177,16 @@ class ZarrSink:
 
     def _wait_for_descriptions(self) -> None:
         if not self._all_described:
-            processes.barrier(patient=True)
+            collectives.barrier(patient=True)
             self._all_described = True
 
     def _end(self) -> None:
         """Called once by each process, when nothing of its share is left."""
         self._wait_for_descriptions()
-        processes.barrier(patient=True)
-        if processes.rank() == 0:
+        collectives.barrier(patient=True)
+        if collectives.rank() == 0:
             self._finish()
-        processes.barrier()
+        collectives.barrier()
 
     def _finish(self) -> None:
         """Drop the progress and write all metadata into one file; may be cut short and called again."""

@@ -32,6 +32,14 @@ def as_code(
     asked = questions(state, facts)
     drawn, shown = _drawing(state, asked, facts, "one" if pictures is None and bundle is None else "images")
     imports = ["import spectral_toolkit as st"]
+    if state.patch is not None:
+        imports.append("from spectral_toolkit._affinity.rows import affinity_row")
+    trust = ["outlying_masks"] if state.mask_outliers or state.view == "norms" else []
+    trust += ["token_norms"] if state.view == "norms" else []
+    if trust:
+        imports.append(f"from spectral_toolkit._analysis.trust import {', '.join(trust)}")
+    if state.view in _CHARTS:
+        imports.append(f"from spectral_toolkit._views.charts import {_CHARTS[state.view]}")
     if len(shown) > 1:
         imports.insert(0, "from IPython.display import display")
     if bundle is not None:
@@ -52,7 +60,7 @@ def as_code(
         start = ["", *capture_lines(attrs, pictures)]
     start.append(f"one = activations.isel(image=[{state.image}])  # {facts.images[state.image]!a}")
     if state.mask_outliers:
-        start.append("mask = st.outlying_masks(one)")
+        start.append("mask = outlying_masks(one)")
     lines = [*imports, *start]
     for place, question in enumerate(asked):
         lines += ["", *_solving(state, question, _suffix(place), facts)]
@@ -60,7 +68,7 @@ def as_code(
     return "\n".join([*lines, "", *drawn, *ending, shown[-1]]) + "\n"
 
 
-_CHARTS = {"spectrum": "st.spectrum_chart", "layers": "st.layers_chart"}
+_CHARTS = {"spectrum": "spectrum_chart", "layers": "layers_chart"}
 """Views that lie over no picture, and what draws them."""
 
 
@@ -93,11 +101,11 @@ def _solving(state: State, question: Question, suffix: str, facts: Facts) -> lis
         lines.append(f"costs{suffix} = st.cut_costs(eig{suffix}, graph{suffix}, {state.component})")
     if state.patch is not None:
         patch = _patch(state, question, facts)
-        lines.append(f"joint{suffix}, by_layer{suffix} = st.affinity_row(graph{suffix}, {patch!r})")
+        lines.append(f"joint{suffix}, by_layer{suffix} = affinity_row(graph{suffix}, {patch!r})")
         if state.heads:
             heads = settings | {"heads": "each", "layers": fewer}
             lines.append(f"heads{suffix} = {call('st.affinity', ['one', repr(question.affinity)], heads, raw)}")
-            lines.append(f"_, by_layer{suffix} = st.affinity_row(heads{suffix}, {patch!r})")
+            lines.append(f"_, by_layer{suffix} = affinity_row(heads{suffix}, {patch!r})")
     return lines
 
 
@@ -114,8 +122,8 @@ def _drawing(state: State, asked: Sequence[Question], facts: Facts, pictures: st
         lines = [f"view = {call(_CHARTS[state.view], ['{' + results + '}'], settings)}"]
         shown = ["view"]
     elif state.view == "norms":
-        raw = {"marked": "st.outlying_masks(one)"}
-        lines = [f"view = {call('st.overlay', [pictures, 'st.token_norms(one)'], {'opacity': state.opacity}, raw)}"]
+        raw = {"marked": "outlying_masks(one)"}
+        lines = [f"view = {call('st.overlay', [pictures, 'token_norms(one)'], {'opacity': state.opacity}, raw)}"]
         shown = ["view"]
     else:
         lines = []

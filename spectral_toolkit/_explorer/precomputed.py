@@ -22,7 +22,7 @@ from ..errors import SpectralToolkitError
 from ..solvers import solve
 from .patch_rows import Sources, all_joint_rows, all_layer_rows, choose_sources
 
-__all__ = ["Content", "Setting", "precompute"]
+__all__ = ["Content", "Setting", "freeze"]
 
 MAX_INSTANCES = 8
 """Of a picture, the best: colours that colour-blind readers can tell apart are no more."""
@@ -87,13 +87,13 @@ class Content:
 
 
 @computing
-def precompute(
+def freeze(
     activations: xr.DataTree,
     *,
     kinds: Sequence[str] = ("qk", "vv"),
     presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
     kernel: str | Mapping[str, str] | None = None,
-    n_eigenvectors: int = 10,
+    n_eigenvectors: int = 8,
     regions: bool = True,
     n_segments: int | str = "auto",
     row_bytes: int = 4 * 2**20,
@@ -134,7 +134,7 @@ def precompute(
     >>> value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)),
     ...                      dims=("image", "head", "y", "x", "channel"))
     >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
-    >>> content = precompute(activations, kinds=["vv"], presets=["all"], n_eigenvectors=2, device="cpu")
+    >>> content = freeze(activations, kinds=["vv"], presets=["all"], n_eigenvectors=2, device="cpu")
     >>> content.setting("vv", "all").rows.shape
     (1, 12, 3, 4)
     """

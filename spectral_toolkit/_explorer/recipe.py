@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import xarray as xr
 
 
 _LINE = 100
@@ -83,7 +83,7 @@ _CLASS = re.compile(r"[A-Z]\w*(Model|Pipeline|For[A-Z]\w+|Backbone)")
 
 
 def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str, Any] | None = None) -> list[str]:
-    """Lines that load the model and the images and capture ``activations``, with the settings recorded in them.
+    """Lines that load the model and the pictures and capture ``activations``, with the settings the activations tell of.
 
     ``loading`` holds more keyword arguments of ``st.load_model``, and under ``source`` another name than the recorded.
     """
@@ -138,7 +138,7 @@ def recipe(
     appearance
         More keyword arguments of `render_report`.
     """
-    lines = ["import spectral_toolkit as st", ""]
+    lines = ["import spectral_toolkit as st", "from spectral_toolkit._views.report import render_report", ""]
     if pictures is None:
         lines[0:0] = ["import xarray as xr", ""]
         lines += [
@@ -154,7 +154,7 @@ def recipe(
         lines += ["", *solve_lines(eig, names[key])]
     answers = "{" + ", ".join(f"{key!r}: {names[key]}" for key in solved) + "}"
     settings = {"images": _Name("images"), "title": title, **(appearance or {}), "pictures_source": pictures}
-    lines += ["", call("st.render_report", ["activations", answers, "'report.html'"], settings)]
+    lines += ["", call("render_report", ["activations", answers, "'report.html'"], settings)]
     return "\n".join(lines) + "\n"
 
 
@@ -222,21 +222,3 @@ def call(
 def _plain(value: Any) -> Any:
     """Python's own numbers: ``np.int64(0)`` would not run without NumPy's name."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def picture_expression(images: Any) -> str | None:
-    """Python for where the pictures came from, if that can be said."""
-    if isinstance(images, str | os.PathLike):
-        return repr(os.fspath(images))
-    if isinstance(images, list | tuple) and images and all(isinstance(item, str | os.PathLike) for item in images):
-        return spelled([os.fspath(item) for item in images])
-    if isinstance(images, xr.DataArray) and _is_whole_sample(images):
-        size = (images.sizes["y_px"], images.sizes["x_px"])
-        return f"st.scenes.sample({images.sizes['image']}, seed={int(images.attrs['scenes_seed'])}, size={size}).pixels"
-    return None
-
-
-def _is_whole_sample(images: xr.DataArray) -> bool:
-    """Whether these are the first scenes of a series, as ``scenes.sample`` gives them."""
-    names = [f"scene_{place:04d}" for place in range(images.sizes.get("image", 0))]
-    return "scenes_seed" in images.attrs and "image" in images.dims and images["image"].values.tolist() == names

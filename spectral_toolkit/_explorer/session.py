@@ -62,7 +62,7 @@ class Side:
 
 
 @dataclass
-class ShownState:
+class Answer:
     """What one state shows: one side, or two to compare."""
 
     state: State
@@ -131,12 +131,12 @@ class Session:
         self._latest: dict[Hashable, xr.Dataset] = {}
 
     @computing
-    def answer(self, state: State, check: Check) -> ShownState:
+    def answer(self, state: State, check: Check) -> Answer:
         """Compute what a state shows; ``check`` is called often, and what it raises ends the work."""
         return self._compose(state, lambda key, make: self._made(key, make, check))
 
     @computing
-    def kept(self, state: State) -> ShownState | None:
+    def kept(self, state: State) -> Answer | None:
         """The same if all of it has been computed before, else None."""
         try:
             return self._compose(state, self._found)
@@ -189,7 +189,7 @@ class Session:
             self._latest.clear()
         self.activations = self.pictures = xr.DataTree()
 
-    def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
+    def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> Answer:
         sides = []
         for question in questions(state, self.facts):
             eig, trust = get(("solve", question), lambda check, q=question: self._solved(q, check))
@@ -214,7 +214,7 @@ class Session:
                         ("heads", question, patch), lambda check, q=question, p=patch: self._head_rows(q, p)
                     )
             sides.append(side)
-        return ShownState(state, self.picture(state.image), self.small(state.image), sides)
+        return Answer(state, self.picture(state.image), self.small(state.image), sides)
 
     def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
         graph = self.graph(question)

@@ -1,15 +1,36 @@
-"""Where an explorer begins and what is kept of it: states brought into range, and the settings of its frozen page."""
+"""Where an explorer begins and what is kept of it: captures, bundles, states brought into range, the frozen page."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+import xarray as xr
+
 from .._affinity.presets import PRESETS, preset_weights
+from .._capture import capture
 from .._io.bundles import Bundle
+from .._io.images import load_images
+from .._models import load_model
+from .._views.report import picture_expression
 from ..errors import SpectralToolkitError
 from .session import Session
 from .state import State, checked, moved
+
+QUANTITIES = ("query", "key", "value", "token")
+"""What is captured, where the model has it."""
+
+
+def captured(model: Any, images: Any, settings: dict[str, Any]) -> tuple[xr.DataTree, Any, str | None]:
+    """The capture, the pictures to show and, where it can be said, Python for where they came from."""
+    if isinstance(model, xr.DataTree):
+        return model, images, None
+    if images is None:
+        raise SpectralToolkitError("No images were given: call Explorer(model, images).")
+    pictures = load_images(images)
+    loaded = model if hasattr(model, "quantities") else load_model(model)
+    quantities = tuple(name for name in QUANTITIES if name in loaded.quantities)
+    return capture(loaded, pictures, quantities=quantities, **settings), pictures, picture_expression(images)
 
 
 def state_of(bundle: Bundle) -> State:

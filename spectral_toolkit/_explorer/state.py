@@ -84,7 +84,7 @@ class State:
     affinity: str = "qk"
     kernel: str | None = None
     weights: dict[str, float] | None = None
-    n_eigenvectors: int = 10
+    n_eigenvectors: int = 8
     component: int = 1
     three: tuple[int, int, int] = (1, 2, 3)
     n_segments: int | str = "auto"

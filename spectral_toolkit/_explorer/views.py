@@ -22,8 +22,8 @@ from .._render.composite import (
 )
 from .._render.marks import short_names
 from .._render.outline import boundary
-from .._render.tile import Tile
 from .._render.underlay import ShownPicture
+from .._views.widget.tiles import Tile
 from .session import Side
 from .state import State
 

@@ -139,8 +139,8 @@ def check_tree(activations: xr.DataTree) -> None:
     if repeated := [name for name, times in Counter(expected).items() if times > 1]:
         raise ActivationsError(
             f"The tree of activations has several images of the name {repeated[0]!r}, which could not be told apart: "
-            f"give each of the {len(expected)} its own, as in `activations = "
-            "activations.map_over_datasets(lambda node: node.assign_coords(image=names))` with a list of names."
+            f"give each of the {len(expected)} its own, as in "
+            "`activations = activations.map_over_datasets(lambda node: node.assign_coords(image=names))` with a list of names."
         )
     for layer in layers:
         node = activations.children[layer].dataset

@@ -73,7 +73,7 @@ class _Entry:
         return _entry_again, (self.read() if self.file is None else self.file, facts)
 
 
-class Images(Described, Sequence[np.ndarray]):
+class Pictures(Described, Sequence[np.ndarray]):
     """A lazy sequence of uint8 RGB arrays of shape (height, width, 3).
 
     Attributes
@@ -124,11 +124,11 @@ class Images(Described, Sequence[np.ndarray]):
     def __getitem__(self, index: int) -> np.ndarray: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Images: ...
+    def __getitem__(self, index: slice) -> Pictures: ...
 
-    def __getitem__(self, index: int | slice) -> np.ndarray | Images:
+    def __getitem__(self, index: int | slice) -> np.ndarray | Pictures:
         if isinstance(index, slice):
-            return Images(list(self._named())[index])
+            return Pictures(list(self._named())[index])
         return self._entries[index].read()
 
     def _named(self) -> Iterator[_Entry]:
@@ -143,11 +143,11 @@ class Images(Described, Sequence[np.ndarray]):
         return {"pictures": few(self.names), "height x width": few(sizes)}
 
     def _line(self) -> str:
-        return f"<Images: {few(self.names)}>"
+        return f"<Pictures: {few(self.names)}>"
 
 
 @computing
-def load_images(source: Any) -> Images:
+def load_images(source: Any) -> Pictures:
     """Make a lazy sequence of RGB pictures from whatever holds pictures.
 
     Parameters
@@ -157,12 +157,12 @@ def load_images(source: Any) -> Images:
         directly in it, sorted by name), a PIL image, a NumPy array or torch tensor of shape ``(height, width)``,
         ``(height, width, 1 | 3 | 4)`` or ``(image, height, width, 3)`` with uint8 values or floats from 0 to 1,
         an ``xarray.DataArray (image, y_px, x_px, rgb)`` such as ``scenes.sample(8, seed=0).pixels``, a Dataset or a
-        tree of activations (its ``pixels``), ``Images``, or a list or generator of any of these. Arrays are copied;
+        tree of activations (its ``pixels``), ``Pictures``, or a list or generator of any of these. Arrays are copied;
         files and DataArrays are read when a picture is asked for. Hidden files in a directory are left out.
 
     Returns
     -------
-    Images
+    Pictures
         A sequence of uint8 arrays of shape (height, width, 3) with ``names`` and ``sizes``. EXIF orientation is
         applied, grey becomes RGB, transparency is laid on white, 16 bits become 8.
 
@@ -179,11 +179,11 @@ def load_images(source: Any) -> Images:
     entries = list(_entries(source))
     if not entries:
         raise SpectralToolkitError(f"There is no picture in {_short(source)}: expected {_ACCEPTED}.")
-    return Images(entries)
+    return Pictures(entries)
 
 
 def _entries(source: Any) -> Iterator[_Entry]:
-    if isinstance(source, Images):
+    if isinstance(source, Pictures):
         yield from source._named()
     elif isinstance(source, (str, os.PathLike)):
         yield from _path_entries(os.fsdecode(source))

@@ -41,7 +41,7 @@ _PROBE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class Place:
     """Where a model called ``source`` lies, whether only this machine is to be asked, and what kind of files it is."""
 
     source: str
@@ -89,7 +89,7 @@ def not_found(name: str, why: str) -> ModelNotFoundError:
 
 
 def fetch(
-    place: ModelSource,
+    place: Place,
     *,
     revision: str | None,
     dtype: Any,
@@ -146,10 +146,10 @@ def _weights_here(source: str, folder: Path) -> Shapes | None:
     return stored_shapes(source, folder, read_settings_file(source, index))
 
 
-def locate(source: str, revision: str | None) -> ModelSource:
+def locate(source: str, revision: str | None) -> Place:
     """Look for a bundled name, a local folder or a hub name, in this order."""
     if source in bundled_models():
-        return ModelSource(source, str(WEIGHTS / source), True)
+        return Place(source, str(WEIGHTS / source), True)
     if not source.strip():
         raise not_found(source, "has no name")
     path = local_path(source, "source", error=ModelNotFoundError)
@@ -158,7 +158,7 @@ def locate(source: str, revision: str | None) -> ModelSource:
         timm.refuse_folder(source, path)
         if not of_diffusers and not (path / "config.json").is_file():
             raise not_found(source, "is a folder without config.json")
-        return ModelSource(source, str(path), True, of_diffusers)
+        return Place(source, str(path), True, of_diffusers)
     if path.exists():
         raise not_found(source, "is a file; expected the folder that holds it, with config.json")
     timm.refuse_name(source)
@@ -175,7 +175,7 @@ def folder_of_diffusers(path: Path) -> bool:
         return False
 
 
-def _probe(source: str, revision: str | None) -> ModelSource:
+def _probe(source: str, revision: str | None) -> Place:
     """Ask the hub once, so that being offline takes seconds and not half a minute; only this machine if it fails."""
     cached, of_diffusers, library = False, False, ""
     try:
@@ -203,9 +203,9 @@ def _probe(source: str, revision: str | None) -> ModelSource:
             raise
         if not cached:
             raise not_found(source, "is not on this machine and the hub cannot be reached") from error
-        return ModelSource(source, source, True, of_diffusers)
+        return Place(source, source, True, of_diffusers)
     timm.refuse_name(source, library)
-    return ModelSource(source, source, False, of_diffusers)
+    return Place(source, source, False, of_diffusers)
 
 
 def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:

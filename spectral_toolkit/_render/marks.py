@@ -66,7 +66,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class SpectrumMarks:
+class Spectrum:
     """Where the marks of the chart of eigenvalues go, in the units of its view box.
 
     Attributes
@@ -97,7 +97,7 @@ class SpectrumMarks:
     bottom: float = 152
 
 
-def spectrum(eig: xr.Dataset, index: int) -> SpectrumMarks:
+def spectrum(eig: xr.Dataset, index: int) -> Spectrum:
     """Lay out the eigenvalues of one image, or of all together where they were solved as one problem."""
     left, right, top, bottom = 46.0, 348.0, 32.0, 152.0
     numbers = [int(number) for number in eig.coords["component"].values]
@@ -123,7 +123,7 @@ def spectrum(eig: xr.Dataset, index: int) -> SpectrumMarks:
     if known:
         here = points[widest]
         gap = (here.x + spacing / 2, height(here.value + gaps[widest]), here.y)
-    return SpectrumMarks(
+    return Spectrum(
         points=points,
         ticks=ticks,
         gap=gap,

@@ -93,7 +93,7 @@ def even_titles(titles: Sequence[str], width: int) -> list[str]:
     return ["\n".join(lines + ["\u00a0"] * (n_lines - len(lines))) for lines in broken]
 
 
-def arranged(views: Sequence[Any], columns: int) -> hv.Layout:
+def layout(views: Sequence[Any], columns: int) -> hv.Layout:
     """Several overlays, ``columns`` of them in a row."""
     # Every picture keeps its own colours and cursor: axes of one name would otherwise be linked, and rescaled as one.
     return styled(hv.Layout(list(views)).cols(columns), shared_axes=False, title="")  # the slider says it

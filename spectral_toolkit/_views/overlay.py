@@ -27,7 +27,6 @@ from .._render.titles import component_title, three_title
 from .._render.underlay import ShownPicture, choose_images, shown_pictures
 from ..errors import SpectralToolkitError
 from .elements import (
-    arranged,
     cells_element,
     even_titles,
     framed,
@@ -99,8 +98,8 @@ def overlay(
         Which component, counted from 1, for ``layout="component"``. None gives a slider over all of them, which needs
         no running kernel.
     components
-        For ``layout="grid"`` the components to show (all), for ``layout="rgb"`` the three that become red, green and
-        blue (1, 2, 3).
+        For ``layout="grid"`` the components to show (all), for ``layout="rgb"`` the three that become red, green and blue
+        (1, 2, 3).
     layout
         ``"component"``: one eigenvector over each picture. ``"grid"``: all of them side by side, one picture a row.
         ``"rgb"``: three at once, on one scale (99th percentile of the magnitudes), grey where all three are zero.

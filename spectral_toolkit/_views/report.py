@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from .._compute.settings import computing
-from .._explorer.recipe import figure_recipe, recipe
+from .._explorer.recipe import figure_recipe, recipe, spelled
+from .._io.images import load_images
 from .._io.outputs import is_ours, writable_path, write_whole
 from .._io.pairing import image_hashes, refuse_other_images
 from .._render.colour import DIVERGING, css_gradient
@@ -29,8 +30,8 @@ _NEEDED = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group"
 
 @computing
 def report(
-    source: Any,
-    images: Any = None,
+    model: Model | Any,
+    images: Any,
     path: str | os.PathLike[str] = "report.html",
     *,
     affinities: Sequence[str] = ("qk", "vv"),
@@ -50,15 +51,14 @@ def report(
     title: str | None = None,
     progress: bool = True,
 ) -> Path:
-    """Solve for several affinities and write one self-contained HTML page.
+    """Take pictures through a model, solve for several affinities, and write one self-contained HTML page.
 
     Parameters
     ----------
-    source
-        Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
-        or anything it takes.
+    model
+        As returned by ``st.load_model``, or anything it takes.
     images
-        Anything ``st.load_images`` takes. With activations or a bundle they may be left out.
+        Anything ``st.load_images`` takes.
     path
         The file to write; its folder is made if need be, and a page of ours of that name is replaced.
     affinities
@@ -68,7 +68,7 @@ def report(
     heads, scope, weights
         As in ``st.affinity``; a list of weights goes by the order in which ``layers`` are given.
     layers, size
-        As in ``st.capture``; of activations, ``layers`` are names, and ``size`` was decided when they were captured.
+        As in ``st.capture``.
     n_eigenvectors, method, tolerance
         As in ``st.solve``.
     device
@@ -93,11 +93,10 @@ def report(
     >>> st.report("scenes", pictures, path, n_eigenvectors=2, device="cpu", progress=False).name
     'report.html'
     """
-    # Who only renders results from a file waits for neither models nor solvers.
+    # Who only renders answers from a file waits for neither models nor solvers.
     from .._affinity import affinity
-    from .._affinity.features import KINDS
     from .._affinity.table import kernels_of
-    from .._explorer.source import open_source
+    from .._capture import capture
     from .._models import Model, load_model
     from ..solvers import solve
 
@@ -105,40 +104,23 @@ def report(
     if not kinds:
         raise SpectralToolkitError("affinities=() asks for no affinity: give at least one, such as ('qk', 'vv').")
     target, kernels = _target(path), kernels_of(kernel, kinds)
-    is_captured = isinstance(source, xr.DataTree) or hasattr(source, "activations")
-    if is_captured and size is not None:
-        raise SpectralToolkitError(f"size={size!r} was decided when the activations were captured: leave it out.")
-    if not is_captured and images is not None:
-        source = source if isinstance(source, Model) else load_model(source)
-        weights = _by_name(weights, layers, source)
-    quantities = dict.fromkeys(name for kind in kinds for name in KINDS.get(kind, ()))
-    opened = open_source(
-        source, images, quantities=tuple(quantities), layers=layers, size=size, seed=seed, progress=progress
-    )
-    # A model's layers were chosen by the capture; those of activations are chosen by name.
-    named = layers if isinstance(layers, str) else [str(name) for name in layers]
+    pictures = load_images(images)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    weights = _by_name(weights, layers, loaded)
+    activations = capture(loaded, pictures, layers=layers, size=size, seed=seed, progress=progress)
     solved = {}
     for kind, chosen in kernels.items():
-        graph = affinity(
-            opened.activations,
-            kind,
-            kernel=chosen,
-            heads=heads,
-            scope=scope,
-            weights=weights,
-            layers=named if is_captured else "all",
-            device=device,
-        )
-        solved[kind] = solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed, progress=progress)
+        graph = affinity(activations, kind, kernel=chosen, heads=heads, scope=scope, weights=weights, device=device)
+        solved[kind] = solve(graph, n_eigenvectors, method=method, tolerance=tolerance, seed=seed)
     return render_report(
-        opened.activations,
+        activations,
         solved,
         target,
-        images=opened.images,
+        images=pictures,
         title=title,
         opacity=opacity,
         max_side=max_side,
-        pictures_source=opened.expression,
+        pictures_source=picture_expression(images),
     )
 
 
@@ -298,3 +280,21 @@ def _target(path: str | os.PathLike[str]) -> Path:
             f"path={str(path)!r} exists and is no page of spectral-toolkit, so it is left as it is: give another name."
         )
     return target
+
+
+def picture_expression(images: Any) -> str | None:
+    """Python for where the pictures came from, if that can be said."""
+    if isinstance(images, str | os.PathLike):
+        return repr(os.fspath(images))
+    if isinstance(images, list | tuple) and images and all(isinstance(item, str | os.PathLike) for item in images):
+        return spelled([os.fspath(item) for item in images])
+    if isinstance(images, xr.DataArray) and _is_whole_sample(images):
+        size = (images.sizes["y_px"], images.sizes["x_px"])
+        return f"st.scenes.sample({images.sizes['image']}, seed={int(images.attrs['scenes_seed'])}, size={size}).pixels"
+    return None
+
+
+def _is_whole_sample(images: xr.DataArray) -> bool:
+    """Whether these are the first scenes of a series, as ``scenes.sample`` gives them."""
+    names = [f"scene_{place:04d}" for place in range(images.sizes.get("image", 0))]
+    return "scenes_seed" in images.attrs and "image" in images.dims and images["image"].values.tolist() == names

@@ -13,7 +13,7 @@ from .._affinity.table import KERNELS
 from .._analysis.trust import Statement, trust_statements
 from .._io.activations import layer_names
 from .._render.composite import colour_field
-from .._render.marks import LayerBar, SpectrumMarks, layer_bars, picture_uri, spectrum, tile_uri
+from .._render.marks import LayerBar, Spectrum, layer_bars, picture_uri, spectrum, tile_uri
 from .._render.titles import flags, statistic
 from .._render.underlay import ShownPicture, shown_pictures
 from .overlay import colour_limit
@@ -47,7 +47,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class ReportTile:
+class Tile:
     """One eigenvector over one picture, and what must be known to believe it."""
 
     component: int
@@ -62,7 +62,7 @@ class ReportTile:
 class Statistics:
     """Spectrum, layers and trust of one answer: of one picture, or of all where they were one problem."""
 
-    spectrum: SpectrumMarks
+    spectrum: Spectrum
     layers: dict[int, list[LayerBar]]
     trust: list[Statement]
 
@@ -90,7 +90,7 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class ReportPanel:
+class Panel:
     """One affinity of one picture."""
 
     key: str
@@ -98,7 +98,7 @@ class ReportPanel:
     title: str
     detail: str
     recipe: str
-    tiles: list[ReportTile]
+    tiles: list[Tile]
     isolated: list[tuple[int, int]]
     grid: tuple[int, int]
     statistics: Statistics | None
@@ -114,11 +114,11 @@ class Card:
     widest: int
     size: str
     picture: str
-    panels: list[ReportPanel]
+    panels: list[Panel]
 
 
 @dataclass(frozen=True)
-class ResultCard:
+class Answer:
     """One affinity for all pictures."""
 
     key: str
@@ -138,7 +138,7 @@ class Page:
     title: str
     model: str
     cards: list[Card]
-    answers: list[ResultCard]
+    answers: list[Answer]
     components: list[int]
     facts: list[tuple[str, str]]
     provenance: list[tuple[str, str]]
@@ -245,13 +245,11 @@ def _card(
     )
 
 
-def _panel(
-    key: str, eig: xr.Dataset, shown: ShownPicture, activations: xr.DataTree | None, caption: Caption
-) -> ReportPanel:
+def _panel(key: str, eig: xr.Dataset, shown: ShownPicture, activations: xr.DataTree | None, caption: Caption) -> Panel:
     kind = kind_of(eig, key)
     rows, columns = np.nonzero(eig["isolated"].isel(image=shown.index).transpose("y", "x").values)
     alone = "image" in eig["eigenvalue"].dims
-    return ReportPanel(
+    return Panel(
         key=key,
         kind=kind,
         title=caption.title or kind.label,
@@ -264,7 +262,7 @@ def _panel(
     )
 
 
-def _tiles(kind: Kind, eig: xr.Dataset, shown: ShownPicture) -> Iterator[ReportTile]:
+def _tiles(kind: Kind, eig: xr.Dataset, shown: ShownPicture) -> Iterator[Tile]:
     fields = eig["eigenvector"].isel(image=shown.index).transpose("component", "y", "x")
     for number, values in zip(fields.coords["component"].values, fields.values, strict=True):
         component = int(number)
@@ -278,7 +276,7 @@ def _tiles(kind: Kind, eig: xr.Dataset, shown: ShownPicture) -> Iterator[ReportT
             )
             if (value := statistic(eig, name, shown.index, component)) is not None and np.isfinite(value)
         ]
-        yield ReportTile(
+        yield Tile(
             component=component,
             src=tile_uri(colour_field(values, limit)),
             alt=f"{kind.label} eigenvector {component} over {shown.name}: {eig.sizes['y']} rows of {eig.sizes['x']} "
@@ -305,7 +303,7 @@ def _statistics(eig: xr.Dataset, index: int | None, activations: xr.DataTree | N
     )
 
 
-def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any], caption: Caption) -> ResultCard:
+def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any], caption: Caption) -> Answer:
     attrs = eig.attrs
     kernel = str(attrs.get("kernel", ""))
     settings = [kernel and f"{kernel} kernel", _said(attrs, "heads", "heads: {}"), _said(attrs, "method", "{} solver")]
@@ -315,7 +313,7 @@ def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any], cap
         if not str(name).startswith(_INHERITED) or activations_attrs.get(str(name).removeprefix(_INHERITED)) != value
     }
     joint = "image" not in eig["eigenvalue"].dims
-    return ResultCard(
+    return Answer(
         key=key,
         kind=kind_of(eig, key),
         title=caption.title or kind_of(eig, key).label,

@@ -21,6 +21,7 @@ from .._compute.processes import barrier, join, launched, rank, say_once
 from .._io.console import any_letters
 from .._io.outputs import refuse_foreign, refuse_unwritable, write_store
 from ..errors import SpectralToolkitError
+from .app.pages import IDLE_MINUTES, MOST_PAGES
 from .inputs import (
     MAX_SCENES,
     check_layers,
@@ -36,7 +37,6 @@ from .inputs import (
     stored_layers,
     stored_weights,
 )
-from .server.pages import IDLE_MINUTES, MOST_PAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -429,7 +429,7 @@ def explore(
     The kernel of a closed page ends within a minute.
     """
     from .._io.bundles import load_bundle
-    from .server import explorer_code, serve
+    from .app import explorer_code, serve
 
     if bundle is not None:
         load_bundle(bundle)  # what is wrong with it is told here, not in the page
@@ -507,7 +507,7 @@ def _fail(message: str) -> int:
 
 def _show_our_warnings(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
     """One line for what we have to say; deprecations inside libraries are of no use on a command line."""
-    if rank() == 0 and Path(filename).is_relative_to(Path(__file__).parent.parent):
+    if rank() == 0 and Path(filename).is_relative_to(Path(__file__).parent):
         print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 

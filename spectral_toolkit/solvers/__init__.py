@@ -48,7 +48,7 @@ def solve(
     tolerance: float = 1e-6,
     seed: int = 0,
     grid: Grid | None = None,
-    progress: bool | Callable[[int, int, float], object] = True,
+    progress: bool | Callable[[int, int, float], object] = False,
     **options: object,
 ) -> xr.Dataset:
     """Solve one spectral problem jointly over all layers of a graph.

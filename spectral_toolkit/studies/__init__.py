@@ -12,6 +12,5 @@ from .check import Check, check_study
 from .config import Study
 from .reading import read_study
 from .running import StudyResult, run_study
-from .sources import label_maps
 
-__all__ = ["Check", "Study", "StudyResult", "check_study", "label_maps", "read_study", "run_study"]
+__all__ = ["Check", "Study", "StudyResult", "check_study", "read_study", "run_study"]

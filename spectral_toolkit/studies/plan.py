@@ -29,17 +29,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("spectral-toolkit", "torch", "transformers", "diffusers", "numpy", "scipy", "scikit-learn", "xarray")
 """Those whose version may change a number."""
-_SHOWING = (
-    "_views",
-    "_render",
-    "_explorer",
-    "studies",
-    "_io/bundles",
-    "_io/outputs.py",
-    "_io/reprs.py",
-    "_io/console.py",
-    "cli",
-)
+_SHOWING = ("views", "studies", "bundling", "freezing", "cli.py", "diagnosis.py", "serving.py", "outputs.py")
 """Parts of the package that compute no number of a cell, but for ``studies/computing.py``."""
 _GROUP_ONLY = ("layers", "quantities", "versions", "format")
 """What a capture says of itself that decides no number of one cell, or is said elsewhere."""

@@ -125,7 +125,7 @@ def cell_recipe(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Ma
 
 
 def _score_lines(cell: Cell, group: Group, study: Study, name: str, scores: Mapping[str, Any]) -> list[str]:
-    lines: list[str] = []
+    lines = ["from spectral_toolkit._analysis.scores.results import eigenvector_scores"]
     joint = name
     if study.scope == "image":
         joint = f"{name}_joint"
@@ -136,11 +136,13 @@ def _score_lines(cell: Cell, group: Group, study: Study, name: str, scores: Mapp
     labels = "None"
     if scores["labelled"]:
         source = group.opened.labels_expression or ""
+        if source.startswith("label_maps("):
+            lines.insert(0, "from spectral_toolkit.studies.sources import label_maps")
         lines += [f"grid = ({joint}.sizes['y'], {joint}.sizes['x'])"]
         ignored = f", ignore={group.opened.ignore!r}" if group.opened.ignore else ""
         lines += [f"labels = st.prepare_labels(activations, {source}, grid=grid{ignored})"]
         labels = "labels"
-    return [*lines, f"print(st.eigenvector_scores({joint}, {labels}, seed={study.seed}))"]
+    return [*lines, f"print(eigenvector_scores({joint}, {labels}, seed={study.seed}))"]
 
 
 def command_line(config: str, out: str) -> str:

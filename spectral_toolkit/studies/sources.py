@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._io.decoding import read_numbers
-from .._io.images import Images, load_images
+from .._io.images import Pictures, load_images
 from ..errors import SpectralToolkitError, StudyError
 from ..scenes import sample
 from .config import ModelChoice, PictureChoice, Study, portable
@@ -38,7 +38,7 @@ class PictureSet:
         Labels that mean 'no label', besides -1.
     """
 
-    pictures: Images
+    pictures: Pictures
     labels: list[np.ndarray] | None
     expression: str
     labels_expression: str | None
@@ -80,12 +80,12 @@ def load_pictures(choice: PictureChoice, folder: Path) -> PictureSet:
     expression = repr(written[0]) if len(written) == 1 else repr(written)
     if not choice.labels:
         return PictureSet(pictures, None, expression, None)
-    from_files = f"st.studies.label_maps({[portable(pattern) for pattern in choice.labels]!r}, images)"
+    from_files = f"label_maps({[portable(pattern) for pattern in choice.labels]!r}, images)"
     return PictureSet(pictures, label_maps(choice.labels, pictures, folder), expression, from_files, choice.ignore)
 
 
 def label_maps(
-    patterns: list[str] | tuple[str, ...], pictures: Images | Sequence[str], folder: Path | str = "."
+    patterns: list[str] | tuple[str, ...], pictures: Pictures | Sequence[str], folder: Path | str = "."
 ) -> list[np.ndarray]:
     """Read label maps, each from the file with the stem of its picture, and in the same folder where there are several.
 
@@ -109,8 +109,8 @@ def label_maps(
     """
     found = [Path(path).absolute() for pattern in patterns for path in _matches(pattern, Path(folder))]
     files = list(dict.fromkeys(found))
-    names = list(pictures.names if isinstance(pictures, Images) else pictures)
-    paths = pictures.paths if isinstance(pictures, Images) else [""] * len(names)
+    names = list(pictures.names if isinstance(pictures, Pictures) else pictures)
+    paths = pictures.paths if isinstance(pictures, Pictures) else [""] * len(names)
     places = _folders([Path(path or name) for path, name in zip(paths, names, strict=True)])
     by_stem: dict[str, list[tuple[tuple[str, ...], Path]]] = {}
     for place, path in zip(_folders(files), files, strict=True):

@@ -25,7 +25,7 @@ def tree() -> xr.DataTree:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("frozen") / "frozen.html"
-    st.freeze(tree(), path=path, n_eigenvectors=4, device="cpu")
+    st.freeze(tree(), path, n_eigenvectors=4, device="cpu")
     return path
 
 
@@ -53,7 +53,7 @@ def choose(page: Page, group: str, label: str) -> None:
 
 def test_a_picture_far_taller_than_wide_leaves_room(watched: Watched, tmp_path: Path) -> None:
     tall = activations(1, names=("tall",), grid=(10, 1), height=1000, width=20)
-    st.freeze(tall, path=tmp_path / "tall.html", n_eigenvectors=2, device="cpu", regions=False)
+    st.freeze(tall, tmp_path / "tall.html", n_eigenvectors=2, device="cpu", regions=False)
     page = opened(watched, tmp_path / "tall.html")
     for which, highest in ((".thumbnail", 120), (".large .stage", 1000)):
         box = page.locator(which).first.bounding_box()
@@ -106,7 +106,7 @@ def test_a_component_is_cut_in_two(watched: Watched, path: Path, tmp_path: Path)
     assert stage.locator("path.cut").count() == 0
     assert page.locator("#cutting").is_hidden()
     assert page.locator(".share").first.is_hidden()
-    st.freeze(tree(), path=tmp_path / "a.html", n_eigenvectors=2, device="cpu", start={"threshold": 0.3})
+    st.freeze(tree(), tmp_path / "a.html", n_eigenvectors=2, device="cpu", start={"threshold": 0.3})
     page = opened(watched, tmp_path / "a.html")
     assert page.get_by_label("Cut in two").is_checked()
     assert page.locator(".share").first.text_content() == share
@@ -189,7 +189,7 @@ def test_it_begins_where_it_is_told_on_both_sides(watched: Watched, tmp_path: Pa
         "other_preset": "early",
         "smooth": True,
     }
-    st.freeze(tree(), path=tmp_path / "a.html", n_eigenvectors=4, device="cpu", start=start)
+    st.freeze(tree(), tmp_path / "a.html", n_eigenvectors=4, device="cpu", start=start)
     page = opened(watched, tmp_path / "a.html")
     assert page.locator("#smooth").is_checked()
     page.locator("#smooth").uncheck()

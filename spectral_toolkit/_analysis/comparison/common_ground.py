@@ -23,7 +23,7 @@ CELLS = "cells"
 
 
 @dataclass(frozen=True)
-class ComparedResult:
+class Answer:
     """Eigenvectors (image, y, x, component) as arrays, and what is known of them.
 
     ``joint`` says that all images were solved as one, ``single`` that the dimension ``image`` was not there.
@@ -41,14 +41,14 @@ class ComparedResult:
     def grid(self) -> Grid:
         return self.vectors.shape[1], self.vectors.shape[2]
 
-    def ordered(self, names: tuple[str, ...]) -> ComparedResult:
+    def ordered(self, names: tuple[str, ...]) -> Answer:
         """The same with its images in another order."""
         order = [self.names.index(name) for name in names]
         hashes = tuple(self.hashes[place] for place in order)
         return replace(self, vectors=self.vectors[order], free=self.free[order], names=names, hashes=hashes)
 
 
-def read(eig: xr.Dataset, argument: str) -> ComparedResult:
+def read(eig: xr.Dataset, argument: str) -> Answer:
     """Read an answer of :func:`spectral_toolkit.solve`, whole or one image of it."""
     if not isinstance(eig, xr.Dataset) or "eigenvector" not in eig.data_vars:
         raise ComparisonError(
@@ -77,15 +77,15 @@ def read(eig: xr.Dataset, argument: str) -> ComparedResult:
     joint = not single and (scope == "dataset" if scope else not per_image)
     named = tuple(map(str, names))
     hashes = tuple(image_hashes(eig, named))
-    return ComparedResult(values, free, named, hashes, tuple(int(n) for n in numbers), joint, single)
+    return Answer(values, free, named, hashes, tuple(int(n) for n in numbers), joint, single)
 
 
 @dataclass(frozen=True)
 class Common:
     """Two answers of the same images on one grid; ``images`` of the first, in its order."""
 
-    first: ComparedResult
-    second: ComparedResult
+    first: Answer
+    second: Answer
     grid: Grid
 
     def problems(self, inner: str | LayerGraph) -> Iterator[tuple[np.ndarray, np.ndarray, Product, int]]:

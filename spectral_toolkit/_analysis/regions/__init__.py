@@ -78,9 +78,9 @@ def segment(
         cells no affinity reaches are left out of the grouping and have the label of the nearest cell that one does; -1
         where a picture has none. With k-means also ``silhouette (image)``, NaN where there are not two segments; with
         cuts ``attrs["tree"]``, and for pictures cut one by one ``tree (image)``, which says whose is whose:
-        :func:`spectral_toolkit._analysis.regions.hierarchy` reads them, and
-        :func:`spectral_toolkit._analysis.regions.recut` cuts elsewhere without solving again. ``attrs["notes"]`` says
-        what else there is to know, also where a number was chosen that is the largest tried.
+        :func:`spectral_toolkit._analysis.regions.hierarchy` reads them, and :func:`spectral_toolkit._analysis.regions.recut` cuts elsewhere
+        without solving again.
+        ``attrs["notes"]`` says what else there is to know, also where a number was chosen that is the largest tried.
 
     Raises
     ------

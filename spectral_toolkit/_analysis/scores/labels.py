@@ -153,7 +153,7 @@ def warn_of_no_label(labels: np.ndarray) -> None:
 
 def _outside() -> int:
     """How many frames up, from the function that warns, the first is that is not ours: the line that a user wrote."""
-    ours, level, frame = str(Path(__file__).parents[2]), 1, sys._getframe(1)
+    ours, level, frame = str(Path(__file__).parents[1]), 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         frame, level = frame.f_back, level + 1
     return level
@@ -213,16 +213,16 @@ def _crop(activations: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
         top, left, bottom, right = (int(root[name].values[index]) for name in _BOX)
         if not (0 <= top < bottom <= one.shape[0] and 0 <= left < right <= one.shape[1]):
             raise ActivationsError(
-                f"The box of image {image_names(activations)[index]!r} is ({top}, {left}, {bottom}, {right}), outside "
-                f"its {one.shape[0]}x{one.shape[1]} pixels: capture it again."
+                f"The box of image {image_names(activations)[index]!r} is ({top}, {left}, {bottom}, {right}), outside its "
+                f"{one.shape[0]}x{one.shape[1]} pixels: capture it again."
             )
         return one[top:bottom, left:right]
     if one.shape == captured or (captured is None and original is None):
         return one
     sizes = " or ".join(f"{size[0]}x{size[1]}" for size in dict.fromkeys((original, captured)) if size)
     raise SpectralToolkitError(
-        f"The label map of image {image_names(activations)[index]!r} has {one.shape[0]}x{one.shape[1]} pixels, "
-        f"expected {sizes} as its picture has: give the map of the picture that was captured."
+        f"The label map of image {image_names(activations)[index]!r} has {one.shape[0]}x{one.shape[1]} pixels, expected "
+        f"{sizes} as its picture has: give the map of the picture that was captured."
     )
 
 

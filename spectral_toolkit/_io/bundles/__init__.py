@@ -19,7 +19,7 @@ import xarray as xr
 from ..._compute.settings import computing
 from ...errors import BundleError, SpectralToolkitError, first_line
 from ..activations import image_names, layer_names
-from ..images import Images, load_images
+from ..images import Pictures, load_images
 from ..outputs import local_path
 from ..pairing import image_hashes, paired_pictures
 from ..reprs import Described, few, shortened
@@ -65,7 +65,7 @@ class Bundle(Described):
 
     activations: xr.DataTree
     eigenvectors: dict[str, xr.Dataset] = field(default_factory=dict)
-    pictures: Images | None = None
+    pictures: Pictures | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     written_by: str = ""

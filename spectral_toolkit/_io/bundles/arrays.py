@@ -97,7 +97,7 @@ class _Array:
 
 
 @dataclass(frozen=True)
-class _ArrayGroup:
+class _Group:
     arrays: dict[str, _Array]
     attrs: dict[str, Any]
 
@@ -147,7 +147,7 @@ def from_files(described: Mapping[str, bytes], chunks: dict[str, bytearray]) -> 
     return {name: _dataset(group, chunks) for name, group in groups.items() if group.arrays}
 
 
-def _groups(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[str, _ArrayGroup]:
+def _groups(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[str, _Group]:
     wanted: set[str] = set()
     arrays: dict[str, dict[str, _Array]] = {}
     attributes: dict[str, dict[str, Any]] = {}
@@ -176,10 +176,10 @@ def _groups(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[st
             raise ValueError(f"{name} is neither an array nor a group")
     if stray := set(sizes) - wanted:
         raise ValueError(f"{min(stray)} belongs to no array")
-    return {node: _ArrayGroup(arrays.get(node, {}), attrs) for node, attrs in attributes.items()}
+    return {node: _Group(arrays.get(node, {}), attrs) for node, attrs in attributes.items()}
 
 
-def _dataset(group: _ArrayGroup, chunks: dict[str, bytearray]) -> xr.Dataset:
+def _dataset(group: _Group, chunks: dict[str, bytearray]) -> xr.Dataset:
     variables = {
         name: xr.Variable(array.dims, _values(array, chunks.pop(array.chunk)), array.attrs)
         for name, array in sorted(group.arrays.items())  # a store lists its arrays in no order

@@ -14,8 +14,8 @@ import xarray as xr
 
 from ..._affinity.presets import PRESETS
 from ..._compute.settings import computing
-from ..._explorer.precomputed import precompute
-from ..._explorer.source import open_source
+from ..._explorer.precomputed import freeze
+from ..._io.bundles import Bundle
 from ..._io.outputs import local_path, write_whole
 from ..._render.composite import check_opacity, check_threshold
 from ..._render.underlay import shown_pictures
@@ -23,12 +23,12 @@ from ...errors import SpectralToolkitError
 from ..report_data import kind_of, provenance
 from .document import VIEWS, contact_sheet, document
 
-__all__ = ["FrozenPage", "freeze"]
+__all__ = ["Frozen", "frozen"]
 
 _GENERATOR = b'name="generator" content="spectral_toolkit'
 
 
-class FrozenPage:
+class Frozen:
     """A frozen page that a notebook shows as it is, with and without a kernel.
 
     Attributes
@@ -74,19 +74,19 @@ class FrozenPage:
         return {"text/html": self._repr_html_(), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
-        return f"<FrozenPage: {self._title}, {len(self.html) / 1e6:.1f} MB; .save(path) writes it to a file>"
+        return f"<Frozen: {self._title}, {len(self.html) / 1e6:.1f} MB; .save(path) writes it to a file>"
 
 
 @computing
 def freeze(
     source: Any,
-    images: Any = None,
     path: str | os.PathLike[str] | None = None,
     *,
+    images: Any = None,
     kinds: Sequence[str] = ("qk", "vv"),
     presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
     kernel: str | Mapping[str, str] | None = None,
-    n_eigenvectors: int = 10,
+    n_eigenvectors: int = 8,
     regions: bool = True,
     n_segments: int | str = "auto",
     row_bytes: int = 4 * 2**20,
@@ -97,20 +97,18 @@ def freeze(
     max_side: int = 512,
     title: str | None = None,
     height: int = 760,
-    progress: bool = True,
-) -> FrozenPage:
+    progress: bool = False,
+) -> Frozen:
     """Make the page that the explorer would be without Python: switches, eigenvectors, affinity rows, all in one file.
 
     Parameters
     ----------
     source
-        Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
-        or anything it takes.
-    images
-        Anything ``st.load_images`` takes. With activations or a bundle they may be left out, or be the originals, which
-        are sharper than what the model saw.
+        Activations from ``st.capture``, a bundle from ``st.load_bundle``, or ``(model, images)``.
     path
-        Where to write the page; None only returns it. An earlier page of ours is replaced, anything else is not.
+        Where to write it; None only returns it. An earlier page of ours is replaced, anything else is not.
+    images
+        The original pictures, which are sharper than what the model saw.
     kinds
         Affinities to switch between.
     presets
@@ -142,7 +140,7 @@ def freeze(
 
     Returns
     -------
-    FrozenPage
+    Frozen
         Shows itself as the last line of a cell, and goes on doing so in saved and converted notebooks.
 
     Raises
@@ -153,16 +151,20 @@ def freeze(
     Examples
     --------
     >>> import spectral_toolkit as st
-    >>> page = freeze("scenes", st.scenes.sample(1, seed=0).pixels, n_eigenvectors=2, device="cpu")
+    >>> page = freeze(("scenes", st.scenes.sample(1, seed=0).pixels), n_eigenvectors=2, device="cpu")
     >>> page.html[:15]
     '<!doctype html>'
     """
     check_opacity(opacity)
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise SpectralToolkitError(
+            f"path is a {type(path).__name__}: give the name of a file, and a model with its pictures as one pair, "
+            "st.freeze((model, images), path)."
+        )
     if path is not None:
         _refuse_foreign(local_path(path))
-    opened = open_source(source, images, seed=seed, progress=progress)
-    activations = opened.activations
-    content = precompute(
+    activations, pictures = _opened(source, images, seed, progress)
+    content = freeze(
         activations,
         kinds=kinds,
         presets=presets,
@@ -175,7 +177,7 @@ def freeze(
         seed=seed,
     )
     first = content.settings[0].eig
-    shown = list(shown_pictures(opened.images, first, max_side=max_side))
+    shown = list(shown_pictures(pictures, first, max_side=max_side))
     heading = title or f"What {provenance(activations, first).get('model') or 'the model'} groups together"
     page = document(
         content,
@@ -185,10 +187,30 @@ def freeze(
         start=_checked_start(start or {}, content.kinds, content.presets, len(shown), first),
     )
     labels = " and ".join(kind_of(content.setting(kind, content.presets[0]).eig, kind).label for kind in content.kinds)
-    made = FrozenPage(page, contact_sheet(content, shown, opacity), f"{heading}: {labels}", height)
+    made = Frozen(page, contact_sheet(content, shown, opacity), f"{heading}: {labels}", height)
     if path is not None:
         made.save(path)
     return made
+
+
+def _opened(source: Any, images: Any, seed: int, progress: bool) -> tuple[xr.DataTree, Any]:
+    if isinstance(source, Bundle):
+        pictures = images if images is not None else source.pictures
+        if pictures is None:
+            raise SpectralToolkitError("The bundle holds no pictures: give the original ones as images=.")
+        return source.activations, pictures
+    if isinstance(source, xr.DataTree):
+        return source, images if images is not None else source
+    if isinstance(source, tuple) and len(source) == 2:
+        from ..._capture import capture
+        from ..._io.images import load_images
+
+        pictures = load_images(source[1])
+        return capture(source[0], pictures, seed=seed, progress=progress), pictures if images is None else images
+    raise SpectralToolkitError(
+        f"A {type(source).__name__} cannot be frozen: give what st.capture or st.load_bundle returned, or "
+        "(model, images)."
+    )
 
 
 def _checked_start(

@@ -19,20 +19,19 @@ from PIL import Image
 
 from ..._explorer import wording
 from ..._explorer.code import as_code
-from ..._explorer.session import Session, ShownState, questions, wanted
-from ..._explorer.source import open_source
-from ..._explorer.start import contrast, fitting, freezing_settings, state_of
+from ..._explorer.session import Answer, Session, questions, wanted
+from ..._explorer.start import captured, contrast, fitting, freezing_settings, state_of
 from ..._explorer.state import VIEWS, State, checked, checked_weights, moved
 from ..._explorer.worker import Worker
 from ..._io.bundles import load_bundle, save_bundle
 from ..._io.outputs import local_path
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
-from ..frozen_page import FrozenPage, freeze
+from ..frozen_page import Frozen, freeze
 from . import save
 from .closing import close_whole, inside
 from .controls import Controls
-from .figures import ExplorerFigures, Layers, Rows, SpectrumShown
+from .figures import Layers, Pictures, Rows, Spectrum
 from .offline import Loader, Stage
 from .save import sheet
 from .still import Still, below_each_other, chart_sheet
@@ -48,12 +47,10 @@ class Explorer(Described, widgets.VBox):
 
     Parameters
     ----------
-    source
-        Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
-        or anything it takes.
+    model
+        A model, or anything ``st.load_model`` takes; or activations from ``st.capture``.
     images
-        Anything ``st.load_images`` takes. With activations or a bundle they may be left out: the images in them are
-        shown then.
+        Anything ``st.load_images`` takes. Of activations they may be left out: the pixels the model saw are shown then.
     state
         Where to begin; the default shows the first eigenvector of query-key affinity over all layers.
     layers, size, batch_size, seed, progress
@@ -89,7 +86,7 @@ class Explorer(Described, widgets.VBox):
 
     def __init__(
         self,
-        source: Any,
+        model: Any,
         images: Any = None,
         *,
         state: State | None = None,
@@ -101,15 +98,17 @@ class Explorer(Described, widgets.VBox):
         progress: bool = True,
         synchronous: bool = False,
     ) -> None:
-        opened = open_source(
-            source, images, layers=layers, size=size, batch_size=batch_size, seed=seed, progress=progress
+        activations, pictures, source = captured(
+            model,
+            images,
+            {"layers": layers, "size": size, "batch_size": batch_size, "seed": seed, "progress": progress},
         )
         self._synchronous = synchronous
-        session = Session(opened.activations, device, opened.images)
+        session = Session(activations, device, pictures)
         chosen = checked(fitting(state or State(), session), session.facts)
         super().__init__()
         self.add_class("st-explorer")
-        self._start(session, opened.expression, chosen)
+        self._start(session, source, chosen)
 
     @classmethod
     def from_bundle(cls, path: str | os.PathLike[str], **settings: Any) -> Explorer:
@@ -131,7 +130,7 @@ class Explorer(Described, widgets.VBox):
     def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
         self._session, self._source, self._state, self._bundle = session, source, state, bundle
         self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # one page may show explorers of several kernels
-        self._answer: ShownState | None = None
+        self._answer: Answer | None = None
         self._asked: object = None
         self._worker: Worker[State] = Worker(
             session.answer, self._deliver, report=self._progress, synchronous=self._synchronous
@@ -141,9 +140,9 @@ class Explorer(Described, widgets.VBox):
         views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
         self._still = Still(self._name)
         self._controls = Controls(session.facts, self._on_change, views, self._name)
-        self._pictures = ExplorerFigures(self._on_change)
+        self._pictures = Pictures(self._on_change)
         self._rows: Rows | None = None
-        self._spectrum: SpectrumShown | None = None
+        self._spectrum: Spectrum | None = None
         self._layers: Layers | None = None
         self._page_ready = False
         self.children = self._build()
@@ -215,7 +214,7 @@ class Explorer(Described, widgets.VBox):
             path, self.activations, eigenvectors=answers, images=pictures, settings=self._state.to_dict()
         )
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> FrozenPage:
+    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> Frozen:
         """The frozen twin: a page that can be explored without Python or a network; see ``st.freeze``.
 
         Parameters
@@ -225,7 +224,7 @@ class Explorer(Described, widgets.VBox):
         **settings
             As ``st.freeze`` takes them; the defaults are what the explorer shows now.
         """
-        return freeze(self.activations, path=path, **{**freezing_settings(self._state, self._session), **settings})
+        return freeze(self.activations, path, **{**freezing_settings(self._state, self._session), **settings})
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The widget; before it a still picture, which is what a page without the kernel shows."""
@@ -365,7 +364,7 @@ class Explorer(Described, widgets.VBox):
         activations, settings = self.activations, freezing_settings(self._state, self._session)
 
         def make() -> str:
-            freeze(activations, path=path, **settings)
+            freeze(activations, path, **settings)
             return f"{_saved(path)} Open it in any browser, with or without Python."
 
         self._html_button.disabled, self._html_button.description = True, "Saving HTML ..."
@@ -477,7 +476,7 @@ class Explorer(Described, widgets.VBox):
             if self._asked is not None:
                 self._mark_busy(now)
 
-    def _deliver(self, _asked: State, answer: ShownState | None, error: Exception | None) -> None:
+    def _deliver(self, _asked: State, answer: Answer | None, error: Exception | None) -> None:
         if answer is not None:
             self._show(answer)
             return
@@ -491,14 +490,14 @@ class Explorer(Described, widgets.VBox):
         self._stale(True)
         self._say("Stopped: the picture still shows the last answer. Change any control to go on.")
 
-    def _show(self, answer: ShownState) -> None:
+    def _show(self, answer: Answer) -> None:
         """Draw an answer to the present state; display settings are those of now."""
         state = self._state
         self._answer = answer
         self._mark_busy(None)
         shown: list[Any] = []
         if state.view == "spectrum":
-            self._spectrum = self._spectrum or SpectrumShown(self._on_change)
+            self._spectrum = self._spectrum or Spectrum(self._on_change)
             self._spectrum.show(state, answer)
             shown.append(self._spectrum.widget)
         elif state.view == "layers":

@@ -10,13 +10,14 @@ from bokeh.events import Tap
 from bokeh.layouts import row
 from bokeh.models import CrosshairTool, Span
 
-from ..._explorer import views, wording
-from ..._explorer.session import ShownState
+from ..._explorer import views as panes
+from ..._explorer import wording
+from ..._explorer.session import Answer
 from ..._explorer.state import State, moved
 from ..fitting import fitting_columns
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
-from .save import SavedPanel
+from .save import Panel
 from .tiles import LABEL, THREE, VALUE, TileFigure
 
 WIDTH = 520  # screen pixels of a picture alone, where the page has room for them
@@ -28,7 +29,7 @@ Tapped = Callable[..., None]
 """Called with the fields of the state that a tap changes."""
 
 
-class ExplorerFigures:
+class Pictures:
     """One or two figures of tiles side by side, with one zoom and one cursor."""
 
     def __init__(self, tapped: Tapped) -> None:
@@ -46,7 +47,7 @@ class ExplorerFigures:
         roots = [one.root for one in self.figures]
         self.widget = LiveFigure(row(*roots, sizing_mode="stretch_width"), layout=full_width())
 
-    def show(self, state: State, answer: ShownState, norms: Mapping[str, Any] | None) -> None:
+    def show(self, state: State, answer: Answer, norms: Mapping[str, Any] | None) -> None:
         """Draw what the state shows of an answer."""
         self._state, self._grid = state, answer.sides[0].eig["eigenvector"].shape[1:3]
         aspect = answer.picture.aspect
@@ -59,10 +60,10 @@ class ExplorerFigures:
                 side = answer.sides[place]
                 title = wording.title(state, side)
                 if norms is not None:
-                    tiles = views.norm_tiles(norms, answer.small, state.opacity)
+                    tiles = panes.norm_tiles(norms, answer.small, state.opacity)
                     title = ("Norms of the tokens, layer by layer", "")
                 else:
-                    tiles = views.main_tiles(state, side, answer.picture, answer.small)
+                    tiles = panes.main_tiles(state, side, answer.picture, answer.small)
                 columns = fitting_columns(len(tiles), 2 if compared else 4)
                 wide = max(width, WIDTH) if len(tiles) > 1 and not compared else width
                 figure.show(
@@ -77,10 +78,10 @@ class ExplorerFigures:
             if second.visible != compared:
                 second.visible = compared
 
-    def panels(self) -> list[SavedPanel]:
+    def panels(self) -> list[Panel]:
         """What the figures show, to be saved."""
         shown = [one for one in self.figures if one.root.visible]
-        return [SavedPanel(one.tiles, one.places, (one.width, one.height), one.heading[0]) for one in shown]
+        return [Panel(one.tiles, one.places, (one.width, one.height), one.heading[0]) for one in shown]
 
     def _on_tap(self, one: TileFigure, event: Any) -> None:
         hit = one.hit(event.x, event.y)
@@ -103,14 +104,14 @@ class Rows:
         self.figure.figure.on_event(Tap, self._on_tap)
         self.widget = LiveFigure(row(self.figure.root, sizing_mode="stretch_width"), layout=full_width())
 
-    def show(self, state: State, answer: ShownState) -> None:
+    def show(self, state: State, answer: Answer) -> None:
         """Draw the rows of every side; the sides follow one another."""
         self._grid = answer.sides[0].eig["eigenvector"].shape[1:3]
         tiles: list[Any] = []
         for side in answer.sides:
-            own = views.row_tiles(side, answer.small)
+            own = panes.row_tiles(side, answer.small)
             if len(answer.sides) > 1:
-                own = [views.renamed(tile, f"{wording.short_title(side)}: {tile.caption}") for tile in own]
+                own = [panes.renamed(tile, f"{wording.short_title(side)}: {tile.caption}") for tile in own]
             tiles += own
         per_side = max(1, len(tiles) // len(answer.sides))
         columns = fitting_columns(per_side, 8)
@@ -118,10 +119,10 @@ class Rows:
         with self.widget.together():
             self.figure.show(tiles, width=width, aspect=answer.picture.aspect, columns=columns)
 
-    def panels(self) -> list[SavedPanel]:
+    def panels(self) -> list[Panel]:
         """What the figure shows, to be saved."""
         one = self.figure
-        return [SavedPanel(one.tiles, one.places, (one.width, one.height), "The tapped patch")]
+        return [Panel(one.tiles, one.places, (one.width, one.height), "The tapped patch")]
 
     def _on_tap(self, event: Any) -> None:
         hit = self.figure.hit(event.x, event.y)
@@ -129,7 +130,7 @@ class Rows:
             self._tapped(patch=moved(hit[1], self.figure.places[hit[0]].grid, self._grid))
 
 
-class SpectrumShown:
+class Spectrum:
     """The chart of eigenvalues; a tap chooses a component."""
 
     def __init__(self, tapped: Tapped) -> None:
@@ -142,7 +143,7 @@ class SpectrumShown:
     def _on_tap(self, event: Any) -> None:
         self._tapped(component=self.chart.hit(event.x, self._n))
 
-    def show(self, state: State, answer: ShownState) -> None:
+    def show(self, state: State, answer: Answer) -> None:
         """Draw the eigenvalues of every side."""
         self._n = state.n_eigenvectors
         with self.widget.together():
@@ -156,7 +157,7 @@ class Layers:
         self.chart = LayersChart()
         self.widget = LiveFigure(row(self.chart.figure, sizing_mode="stretch_width"), layout=full_width())
 
-    def show(self, state: State, answer: ShownState, layers: Sequence[str]) -> None:
+    def show(self, state: State, answer: Answer, layers: Sequence[str]) -> None:
         """Draw the costs of the chosen component."""
         with self.widget.together():
             self.chart.show(_named(answer), state.component, layers)
@@ -167,6 +168,6 @@ def full_width() -> widgets.Layout:
     return widgets.Layout(width="100%")
 
 
-def _named(answer: ShownState) -> dict[str, Any]:
+def _named(answer: Answer) -> dict[str, Any]:
     names = wording.setting_names([side.question.affinity for side in answer.sides])
     return {name: side.eig for name, side in zip(names, answer.sides, strict=True)}

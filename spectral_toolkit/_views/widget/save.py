@@ -14,9 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ..._io.outputs import local_path, write_whole
 from ..._render.composite import enlarge
 from ..._render.outline import CASING, CASING_WIDTH, INK, INK_WIDTH
-from ..._render.tile import Tile
 from ...errors import SpectralToolkitError
-from .tiles import TilePlace, line_columns
+from .tiles import Place, Tile, line_columns
 
 _SCALE = 2  # pixels of the file for one of the screen
 _HEAD = 24  # screen pixels for the title
@@ -25,12 +24,10 @@ _INK = "#1a1a1a"
 _STROKES = ((CASING, CASING_WIDTH), (INK, INK_WIDTH))
 
 
-class SavedPanel:
+class Panel:
     """Tiles with their places and a title: what one figure shows."""
 
-    def __init__(
-        self, tiles: Sequence[Tile], places: Sequence[TilePlace], size: tuple[float, float], title: str
-    ) -> None:
+    def __init__(self, tiles: Sequence[Tile], places: Sequence[Place], size: tuple[float, float], title: str) -> None:
         self.tiles, self.places, self.size, self.title = tiles, places, size, title
 
     @property
@@ -39,7 +36,7 @@ class SavedPanel:
         return max(self.size[0], 1.1 * ImageFont.load_default(13).getlength(_plain(self.title)))
 
 
-def sheet(panels: Sequence[SavedPanel]) -> Image.Image:
+def sheet(panels: Sequence[Panel]) -> Image.Image:
     """Panels side by side, of twice the size on the screen."""
     width, height = _whole(panels)
     drawn = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), "white")
@@ -67,7 +64,7 @@ def sheet(panels: Sequence[SavedPanel]) -> Image.Image:
     return drawn
 
 
-def save_png(panels: Sequence[SavedPanel], path: Path) -> Path:
+def save_png(panels: Sequence[Panel], path: Path) -> Path:
     """The same as a PNG."""
     buffer = io.BytesIO()
     sheet(panels).save(buffer, "PNG")
@@ -75,7 +72,7 @@ def save_png(panels: Sequence[SavedPanel], path: Path) -> Path:
     return path
 
 
-def save_svg(panels: Sequence[SavedPanel], path: Path) -> Path:
+def save_svg(panels: Sequence[Panel], path: Path) -> Path:
     """Panels side by side as an SVG: pictures as they are, patches with sharp edges, words as words."""
     width, height = _whole(panels)
     parts = [
@@ -130,7 +127,7 @@ def free_path(text: str, ending: str) -> Path:
     return candidate
 
 
-def _whole(panels: Sequence[SavedPanel]) -> tuple[float, float]:
+def _whole(panels: Sequence[Panel]) -> tuple[float, float]:
     width = sum(panel.width for panel in panels) + _SPACE * (len(panels) - 1)
     return width, _HEAD + max(panel.size[1] for panel in panels) + 2
 
@@ -149,7 +146,7 @@ def _plain(text: str) -> str:
     return text.replace("λ =", "eigenvalue").replace("λ", "eigenvalue").encode("latin-1", "replace").decode("latin-1")
 
 
-def _boxes(tile: Tile, place: TilePlace) -> list[tuple[float, float, float, float, str]]:
+def _boxes(tile: Tile, place: Place) -> list[tuple[float, float, float, float, str]]:
     boxes = []
     high, wide = place.height / place.grid[0], place.width / place.grid[1]
     for row, column in tile.framed:
@@ -158,7 +155,7 @@ def _boxes(tile: Tile, place: TilePlace) -> list[tuple[float, float, float, floa
     return boxes
 
 
-def _ends(tile: Tile, place: TilePlace, left: float) -> np.ndarray:
+def _ends(tile: Tile, place: Place, left: float) -> np.ndarray:
     """Both ends (n, 4) of the tile's lines, in screen pixels of the sheet."""
     return np.stack(list(line_columns([tile], [place]).values()), axis=1) + [left, _HEAD] * 2
 

@@ -30,7 +30,6 @@ from bokeh.models import (
 
 from ..._render.composite import enlarge
 from ..._render.outline import CASING, CASING_WIDTH, INK, INK_WIDTH
-from ..._render.tile import Tile
 
 GAP = 10  # screen pixels between tiles
 CAPTION = 20  # screen pixels above a tile that has a caption
@@ -42,7 +41,38 @@ LABEL = [("group", "@value{0}"), VALUE[1]]
 
 
 @dataclass(frozen=True)
-class TilePlace:
+class Tile:
+    """One picture with colours over it.
+
+    Attributes
+    ----------
+    colours
+        uint8 (y, x, 4): what lies over the picture, opacity included.
+    values
+        (y, x) or (y, x, 3): what the cursor reads, one per patch.
+    picture
+        uint8 (height, width, 3), or None where nothing lies below.
+    caption
+        Above the tile.
+    framed
+        Patches (row, column) to draw a frame around.
+    chosen
+        Whether the whole tile is framed.
+    lines
+        (n, 4): straight lines to draw, as `outline.boundary` gives them.
+    """
+
+    colours: np.ndarray
+    values: np.ndarray
+    picture: np.ndarray | None = None
+    caption: str = ""
+    framed: Sequence[tuple[int, int]] = ()
+    chosen: bool = False
+    lines: np.ndarray = field(default_factory=lambda: np.empty((0, 4)))
+
+
+@dataclass(frozen=True)
+class Place:
     """Where a tile lies, in screen pixels from the top left, and how many patches it has."""
 
     left: float
@@ -58,7 +88,7 @@ class TileFigure:
 
     name: str
     tiles: list[Tile] = field(default_factory=list)
-    places: list[TilePlace] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     width: float = 1.0
     height: float = 1.0
 
@@ -160,7 +190,7 @@ class TileFigure:
 
 def arrange(
     tiles: Sequence[Tile], width: float, aspect: float, columns: int
-) -> tuple[list[TilePlace], tuple[float, float]]:
+) -> tuple[list[Place], tuple[float, float]]:
     """Where tiles go, row by row, and how large the whole is.
 
     Examples
@@ -173,7 +203,7 @@ def arrange(
     head = CAPTION if any(tile.caption for tile in tiles) else 0
     step = side * aspect + head + (0 if head else GAP)
     places = [
-        TilePlace(
+        Place(
             left=(index % columns) * (side + GAP),
             top=head + (index // columns) * (step + (GAP / 2 if head else 0)),
             width=side,
@@ -186,7 +216,7 @@ def arrange(
     return places, (max(width, 1.0), max(bottom, 1.0))
 
 
-def image_columns(placed: Sequence[tuple[np.ndarray, TilePlace]]) -> dict[str, list[Any]]:
+def image_columns(placed: Sequence[tuple[np.ndarray, Place]]) -> dict[str, list[Any]]:
     """Columns of Bokeh's ImageRGBA, one entry an image: row 0 of each lies at its top, as the axis counts downwards."""
     return {
         "image": [_packed(colours) for colours, _ in placed],
@@ -220,7 +250,7 @@ def _values(tiles: Sequence[Tile]) -> dict[str, list[np.ndarray]]:
     return columns
 
 
-def line_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> dict[str, np.ndarray]:
+def line_columns(tiles: Sequence[Tile], places: Sequence[Place]) -> dict[str, np.ndarray]:
     """The lines of all tiles, where they are drawn: columns of Bokeh's Segment."""
     ends = np.empty((0, 4))
     for tile, place in zip(tiles, places, strict=True):
@@ -232,7 +262,7 @@ def line_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> dict[str
 _MARK, _CHOSEN = "#d55e00", "#1a1a1a"
 
 
-def _frame_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> dict[str, list[Any]]:
+def _frame_columns(tiles: Sequence[Tile], places: Sequence[Place]) -> dict[str, list[Any]]:
     boxes: list[tuple[float, float, float, float, str]] = []
     for tile, place in zip(tiles, places, strict=True):
         if tile.chosen:

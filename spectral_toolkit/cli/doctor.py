@@ -284,7 +284,7 @@ def _bokehjs() -> Finding:
 
 
 def _scenes() -> Finding:
-    weights = Path(__file__).parent.parent / "scenes" / "weights" / "scenes" / "model.safetensors"
+    weights = Path(__file__).parent / "scenes" / "weights" / "scenes" / "model.safetensors"
     if weights.is_file():
         return Finding("ok", "Bundled model", "'scenes' is there and needs no network")
     return Finding("problem", "Bundled model", "the weights of 'scenes' are missing", f"reinstall {_OURS}")

@@ -23,7 +23,7 @@ _SETTINGS: dict[str, Any] = {
     "Voila.ip": ADDRESS,
     "Voila.port_retries": 0,
     "Voila.log_level": "ERROR",
-    "VoilaConfiguration.multi_kernel_manager_class": "spectral_toolkit.cli.server.voila.Kernels",
+    "VoilaConfiguration.multi_kernel_manager_class": "spectral_toolkit.cli.app.server.Kernels",
     "VoilaConfiguration.allow_template_override": "NO",
     "VoilaConfiguration.allow_theme_override": "NO",
     # The notebook is all there is in its folder; nothing is to be had from it.
@@ -113,7 +113,7 @@ def serve(
         import nbformat
         import voila  # noqa: F401, asked for by name, as our module of it may be loaded already
 
-        from .voila import App
+        from .server import App
     except ImportError as error:
         raise SpectralToolkitError(
             f"The app needs the library {error.name!r}: pip install 'spectral-toolkit[app]', or open the explorer in a "

@@ -18,7 +18,7 @@ from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 
 from .pages import TIDY_SECONDS, Pages, is_own_origin
 
-TEMPLATE = Path(__file__).parents[2] / "_views" / "templates" / "app"
+TEMPLATE = Path(__file__).parent.parent / "views" / "templates" / "app"
 _KERNEL = r"(?P<kernel_id>\w+-\w+-\w+-\w+-\w+)"
 _ON_START: ContextVar[Callable[[str], None] | None] = ContextVar("on_start", default=None)
 """What the page that is being made wants to know of its kernel."""
