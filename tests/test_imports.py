@@ -17,6 +17,7 @@ PACKAGE = Path(spectral_toolkit.__file__).parent
 # Upper may not import lower.
 ORDER = (
     "errors",
+    "warned",
     "described",
     "console",
     "settings",
