@@ -113,3 +113,52 @@ def test_an_image_is_as_it_would_be_alone() -> None:
             np.testing.assert_array_equal(together.to_dense(image)["block.0"], alone)
         st.solve(together, 2)
     assert careful_images(torch.tensor([[float("inf"), float("nan"), 0.0]]), torch.float32) == [[0], [0], []]
+
+
+def matrix_of(tree: xr.DataTree, **options: object) -> np.ndarray:
+    graph = st.affinity(tree, "qk", device="cpu", **options)
+    return graph.operators(graph.members[0], slice(0, 1)).dense()[0].numpy()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_cosine_at_the_threshold_counts_as_zero_however_it_is_summed(dtype: type) -> None:
+    # Of whole numbers: 2 / (sqrt(25) * sqrt(16)) is a tenth, and a sum in another order may round it to either side.
+    one, other = np.array([0, 1, 2, 2, -2, 2, 2, -2]), np.array([-1, 1, 0, 0, -1, -1, 0, 0])
+    above = np.array([-1, 1, 0, 0, -1, -1, 0.01, 0])
+    assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) == pytest.approx(0.1, abs=1e-15)
+    rng = np.random.default_rng(0)
+    for scale in 2.0 ** np.arange(-4, 5):
+        order = rng.permutation(8)
+        tree = attention_tree(
+            (scale * np.stack([one, one])[:, order]).astype(dtype), np.stack([other, above])[:, order].astype(dtype)
+        )
+        found = matrix_of(tree, kernel="cosine")
+        assert found[0, 0] == 0, "at the threshold"
+        assert found[1, 1] > 0.1, "above it"
+
+
+def test_which_cosines_are_above_the_threshold_is_decided_in_double_precision() -> None:
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 60, 24)).astype(np.float32)
+    exact = query.astype(float) @ key.T.astype(float)
+    exact /= np.linalg.norm(query.astype(float), axis=1)[:, None] * np.linalg.norm(key.astype(float), axis=1)
+    # A threshold so close to a similarity that single precision cannot tell them apart.
+    for value in np.sort(exact[exact > 0.05])[::40]:
+        for threshold in (value - 1e-9, value + 1e-9):
+            wanted = np.where(exact > threshold, exact, 0)
+            found = matrix_of(attention_tree(query, key), kernel="cosine", threshold=float(threshold))
+            np.testing.assert_allclose(found, (wanted + wanted.T) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel", "options"), [("rbf", {"bandwidth": 0.1}), ("softmax", {})])
+def test_a_walk_normalises_rows_that_vanish_in_single_precision(kernel: str, options: dict[str, float]) -> None:
+    rng = np.random.default_rng(1)
+    query, key = rng.normal(size=(6, 2)), 1e-6 * rng.normal(size=(6, 2))
+    query[0] *= 2.2 / np.linalg.norm(query[0])
+    tree = attention_tree(query.astype(np.float32), key.astype(np.float32))
+    if kernel == "softmax":  # a special token takes nearly all of the first row
+        special = 80 * query[:1][None, None].astype(np.float32)
+        tree["block.0"]["special_key"] = (("image", "head", "special", "channel"), special)
+    graph = st.affinity(tree, "qk", kernel=kernel, device="cpu", steps=2, **options)
+    walk = graph.operators(graph.members[0], slice(0, 1))
+    np.testing.assert_allclose(walk.transition.sum(-1), 1, atol=1e-9)

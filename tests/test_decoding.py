@@ -293,13 +293,26 @@ def test_a_normalisation_undone_gives_the_picture_back(dtype: torch.dtype) -> No
         st.load_images((levels.to(dtype) - mean) / std)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1.003), (-0.0021, 1), (0, 255), (-1, 1), (0, np.inf), (np.nan, 1)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 1.003), (-0.0021, 1), (0, 2), (0, 31.8), (0, 256), (-0.6, 255), (-1, 1), (0, np.inf), (np.nan, 1)],
+)
 def test_more_than_rounding_is_refused_and_the_numbers_are_told(low: float, high: float) -> None:
     values = np.array([[low, high, 0.5]])
     with pytest.raises(SpectralToolkitError, match="expected 0 to 1") as told:
         st.load_images(values)
     assert "from 0 to 1;" not in str(told.value)
     assert np.isnan(low) or f"from {low:.9g} to {high:.9g};" in str(told.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_of_0_to_255_are_read_as_levels_and_clipped(dtype: type[np.floating]) -> None:
+    values = np.full((2, 3), 100.4, dtype)
+    values[0] = np.nextafter(dtype(255), dtype(256)), -1e-5, 255
+    wanted = [[255, 0, 255], [100, 100, 100]]
+    assert st.load_images(values)[0][..., 0].tolist() == wanted
+    dark = np.stack([values, np.ones_like(values)])[..., None].repeat(3, axis=-1)
+    assert [image[..., 0].tolist() for image in st.load_images(dark)] == [wanted, [[1, 1, 1]] * 2], "one range for all"
 
 
 def test_a_resized_picture_is_read() -> None:

@@ -196,7 +196,7 @@ def test_only_our_script_may_run_and_nothing_is_loaded(page: Any) -> None:
     # Style attributes and our own style sheet refer to nothing outside.
     assert not re.search(r"(?:src|href)=[\"'](?!data:)", page.html.replace('href="#', ""))
     assert "url(" not in re.sub(r"url\(data:", "", page.html)
-    script = (Path(st.__file__).parent / "views" / "templates" / "frozen.js").read_text()
+    script = (Path(st.__file__).parent / "_views" / "templates" / "frozen.js").read_text()
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|fetch|XMLHttp|import\(", script
     )

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectral_toolkit as st
 from spectral_toolkit._affinity import LayerGraph
 from spectral_toolkit.errors import SolverError
+from spectral_toolkit.solvers.descent import average
 from spectral_toolkit.solvers.gradient import head_affinities, objective
 from tests.reference import head_vectors
 from tests.tree_factory import make_tree, values_of
@@ -229,3 +231,31 @@ def test_it_stops_early_where_nothing_improves() -> None:
 def test_bad_options_are_named(method: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(SolverError, match=message):
         st.solve(two_halves(), 3, method=method, **options)
+
+
+@pytest.mark.parametrize(("size", "grid"), [((32, 32), (8, 8)), ((7, 5), (3, 4)), ((3, 4), (5, 6)), ((6, 6), (6, 6))])
+def test_averages_by_products_are_those_of_adaptive_pooling(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found, wanted = average(x, grid), torch.nn.functional.adaptive_avg_pool2d(x, grid)
+    torch.testing.assert_close(found, wanted)
+    slopes = (torch.autograd.grad((y**3).sum(), x)[0] for y in (found, wanted))
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("scope", ["image", "dataset"])
+def test_no_gradient_adds_in_the_order_of_threads(scope: str) -> None:
+    called: set[str] = set()
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.add(str(func))
+            return func(*args, **(kwargs or {}))
+
+    graph = st.affinity(make_tree([(4, 4), (5, 3)], images=2), "vv", scope=scope, device="cpu")
+    steps = {"steps": 2} if scope == "image" else {"epochs": 1}
+    with Recorder():
+        st.solve(graph, 2, method="gradient", n_features=3, **steps)
+    # Of torch.use_deterministic_algorithms: what has no deterministic form on a GPU, or one only when asked.
+    wrong = ("pool2d_backward", "pool3d", "upsample", "grid_sampler", "scatter_add", "scatter_reduce")
+    assert "aten.mm.default" in called
+    assert not [name for name in called if any(one in name for one in wrong)]

@@ -189,7 +189,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "endless path": ("x" * 5000, "(cannot be used \\(File name too long\\)|does not exist)"),
     "empty generator": (iter(()), "There is no picture in"),
     "one dimension": (np.zeros(8), "is not a picture"),
-    "floats out of range": (RGB.astype(float), "expected 0 to 1"),
+    "floats out of range": (RGB.astype(float) * 2 + 300, "expected 0 to 1"),
     "not a number": (np.full((4, 4, 3), np.nan), "expected 0 to 1"),
     "integers out of range": (RGB.astype(int) + 500, "expected 0 to 255"),
     "text": (np.full((4, 4, 3), "a"), "is not a picture"),

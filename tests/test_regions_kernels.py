@@ -146,7 +146,7 @@ def test_the_number_with_the_largest_silhouette_is_chosen() -> None:
     centres = np.array([[0, 0], [0, 9], [9, 0], [9, 9]])
     rows = np.repeat(centres, 6, axis=0) + rng.normal(size=(24, 2))
     labels, score = kmeans.cluster(rows, "auto", 0)
-    tried = {k: silhouette_score(rows, kmeans.kmeans(rows, k, 0)) for k in range(2, 11)}
+    tried = {k: silhouette_score(rows, kmeans.kmeans(rows, k)) for k in range(2, 11)}
     assert max(tried, key=lambda k: tried[k]) == labels.max() + 1 == 4
     assert score == pytest.approx(tried[4])
 

@@ -12,6 +12,7 @@ from spectral_toolkit._models import bundled_models, loading
 
 ROUNDING = 2e-7
 """Relative, about two units in the last place of single precision."""
+SEGMENTED = "matched_miou", "overclustered_miou", "ari"
 N_SCENES, N_DISTURBED, MOST = 20, 10, 0.01
 
 
@@ -27,6 +28,14 @@ def disturbed(activations: xr.DataTree, seed: int) -> xr.DataTree:
     return tree
 
 
+def scores_of_segments(activations: xr.DataTree, kind: str, labels: xr.DataArray) -> np.ndarray:
+    """Scores of as many segments as there are categories, of 40, and of a number that the silhouette chooses."""
+    eig = st.solve(st.affinity(activations, kind, scope="dataset", device="cpu"), 10)
+    numbers = len(np.unique(labels.values[labels.values >= 0])), 40, "auto"
+    scores = [st.evaluate(st.segment(eig, number), labels) for number in numbers]
+    return np.array([[float(one[name]) for name in SEGMENTED] for one in scores])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", bundled_models())
 def test_rounding_moves_no_score(name: str) -> None:
@@ -40,6 +49,15 @@ def test_rounding_moves_no_score(name: str) -> None:
         st.pathways(activations if seed == 0 else disturbed(activations, seed), scenes["label"], **settings)
         for seed in range(N_DISTURBED + 1)
     ]
+    labels = st.prepare_labels(activations, scenes["label"])
+    for kind in ("qk", "vv"):
+        found = np.stack(
+            [
+                scores_of_segments(activations if seed == 0 else disturbed(activations, seed), kind, labels)
+                for seed in range(N_DISTURBED + 1)
+            ]
+        )
+        assert np.abs(found[1:] - found[0]).max() <= MOST, f"{SEGMENTED} of {kind}"
     for score in SCORES:
         found = np.stack([run[score].values for run in runs])
         moved = np.abs(found[1:] - found[0]).max(axis=0)

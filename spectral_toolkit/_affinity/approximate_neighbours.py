@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from ..errors import AffinityError
+from .kernels.precision import AT_THRESHOLD
 from .neighbours import NONE, SPARE, Keys, Neighbours, as_exact, exact_keys, largest, nearest, share_among_threads
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def nearest_by_index(
     indices = torch.full((nodes.stop - nodes.start, k), NONE, dtype=torch.int32)
     similarity = torch.zeros(len(indices), k, dtype=left.dtype)
 
-    lowest = float(np.nextafter(threshold, 2.0))
+    lowest = threshold + AT_THRESHOLD
     exact_left, exact_right = as_exact(left.cpu()), as_exact(right.cpu())
 
     def look(image: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,6 +58,19 @@ class LayerFeatures:
     @property
     def n(self) -> int:
         return self.grid[0] * self.grid[1]
+
+    def doubled(self) -> LayerFeatures:
+        """The same in double precision, where the device has it."""
+        if self.left.device.type == "mps":
+            return self
+        left = self.left.double()
+        return replace(
+            self,
+            left=left,
+            right=left if self.is_symmetric else self.right.double(),
+            special_right=None if self.special_right is None else self.special_right.double(),
+            bias=None if self.bias is None else self.bias.double(),
+        )
 
     def pick(self, heads: Sequence[int]) -> LayerFeatures:
         """The same layer seen through some heads only."""

@@ -265,13 +265,16 @@ class LayerGraph(Described):
             kept = keep.to(left)[:, :, None]
             masked = left * kept
             return LowRankOperator(masked, masked if left is right else right * kept)
+        if steps > 1:  # a row is divided by its sum, however small that is: in single precision it may have vanished
+            features = features.doubled()
         rows = kernel.module.prepare(features, **options)
         if keep is not None:
             rows = masked_rows(rows, keep)
         if steps > 1:
-            if n * n * 4 > self.dense_bytes:
+            n_bytes = n * n * features.left.element_size()
+            if n_bytes > self.dense_bytes:
                 raise AffinityError(
-                    f"steps={steps} needs the matrix of layer {member.name!r}, {n * n * 4:,} bytes, above "
+                    f"steps={steps} needs the matrix of layer {member.name!r}, {n_bytes:,} bytes, above "
                     f"dense_bytes={self.dense_bytes:,}: raise dense_bytes, use steps=1 or a smaller picture."
                 )
             return WalkOperator(dense_from_rows(rows, n, n_images), steps)

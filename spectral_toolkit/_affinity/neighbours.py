@@ -16,6 +16,7 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from .._compute.devices import one_thread, working_dtype
+from .kernels.precision import AT_THRESHOLD
 
 ROWS, COLUMNS = 512, 2**15
 """Tile of similarities looked at in one go, 64 MiB a thread: with narrower ones there is more to merge, with taller
@@ -161,7 +162,7 @@ class _Ranking:
         self.dtype, self.device = left.dtype, left.device
         self.cells, self.own, self.others, self.first = cells, own, others, first
         self.keys = Keys(len(right))
-        self.lowest = float(np.nextafter(threshold, 2.0))
+        self.lowest = threshold + AT_THRESHOLD
         # A sum of so many products of single precision is wrong by no more than this.
         self.error = (left.shape[1] + 4) * 2.0**-24
         spare = min(others // SPARE + 1, len(right) - cells - others) if others else 0

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from .._compute.warned import outside
 from ..errors import SpectralToolkitError, first_line
 from .pixel_values import to_rgb, to_uint8
 
@@ -179,7 +180,7 @@ def _rgb_from_deep_grey(values: np.ndarray, transparent: object) -> np.ndarray:
         warnings.warn(
             "A 16-bit picture has no value above an eighth of 65,535 and is taken for nearly black: if its values "
             "fill fewer bits, such as 12, give an array of floats from 0 to 1, as values / 4095, in its place.",
-            stacklevel=2,
+            stacklevel=outside(),
         )
     grey = np.clip(values / 257, 0, 255).round().astype(np.uint8)
     if isinstance(transparent, int):

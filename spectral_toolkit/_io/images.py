@@ -22,10 +22,11 @@ import numpy as np
 from PIL import Image
 
 from .._compute.settings import computing
+from .._compute.warned import outside
 from ..errors import SpectralToolkitError
 from .decoding import picture_size, read_picture, rgb_of
 from .outputs import local_path
-from .pixel_values import HALF_LEVEL, to_rgb, to_uint8
+from .pixel_values import HALF_LEVEL, is_of_levels, to_rgb, to_uint8
 from .reprs import Described, few
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def load_images(source: Any) -> Images:
     source
         A glob pattern (``"photos/*.jpg"``, ``"**"`` for all folders below), a path, a directory (every picture
         directly in it, sorted by name), a PIL image, a NumPy array or torch tensor of shape ``(height, width)``,
-        ``(height, width, 1 | 3 | 4)`` or ``(image, height, width, 3)`` with uint8 values or floats from 0 to 1,
+        ``(height, width, 1 | 3 | 4)`` or ``(image, height, width, 3)`` with uint8 values, floats from 0 to 1, or floats
+        from 0 to 255 of which one is above 32 (what leaves either range by rounding is clipped),
         an ``xarray.DataArray (image, y_px, x_px, rgb)`` such as ``scenes.sample(8, seed=0).pixels``, a Dataset or a
         tree of activations (its ``pixels``), ``Images``, or a list or generator of any of these. Arrays are copied;
         files and DataArrays are read when a picture is asked for. Hidden files in a directory are left out.
@@ -222,7 +224,7 @@ def _path_entries(text: str) -> Iterator[_Entry]:
             warnings.warn(
                 f"{len(unread)} of the pictures in {text!r} cannot be read and are left out, such as {unread[0]!r}: "
                 "convert them to PNG or JPEG first.",
-                stacklevel=2,
+                stacklevel=outside(),
             )
     elif path.exists():
         found = [path]
@@ -331,8 +333,9 @@ def _array_entries(source: Any) -> Iterator[_Entry]:
             f"An array of shape {array.shape} is not a picture{hint}; expected (height, width, 3) or "
             "(image, height, width, 3), that is (N, H, W, 3)."
         )
+    levels = is_of_levels(array, slack) or None  # of all images: one of them may be dark
     for picture in pictures:
-        yield _array_entry(to_rgb(to_uint8(picture, slack)), "")
+        yield _array_entry(to_rgb(to_uint8(picture, slack, levels=levels)), "")
 
 
 def _array_entry(picture: np.ndarray, name: str, path: str = "") -> _Entry:

@@ -14,13 +14,36 @@ overshoot of a bicubic filter, an affine range such as [-1, 1] or a normalised i
 """
 
 
-def to_uint8(array: np.ndarray, slack: float = HALF_LEVEL) -> np.ndarray:
-    """Integers from 0 to 255 as they are, truth values and floats from 0 to 1 scaled to that.
+DARK = 255 / 8
+"""Floats that reach no higher, though above 1, are plainly neither of 0 to 1 nor of 0 to 255."""
+
+
+def is_of_levels(array: np.ndarray, slack: float = HALF_LEVEL) -> bool:
+    """Whether floats are plainly those of 0 to 255: above an eighth of it, and within it but for rounding.
+
+    What reaches 1 or hardly more is of 0 to 1. Between the two it could be either, or something else, as the light of a
+    rendering is, and is refused.
+
+    Examples
+    --------
+    >>> is_of_levels(np.array([-1e-5, 255.00002])), is_of_levels(np.array([0, 1.5])), is_of_levels(np.array([0, 300.0]))
+    (True, False, False)
+    """
+    if not np.issubdtype(array.dtype, np.floating) or not array.size:
+        return False
+    low, high = float(array.min()), float(array.max())
+    return DARK < high <= 255 * (1 + slack) and low >= -255 * slack
+
+
+def to_uint8(array: np.ndarray, slack: float = HALF_LEVEL, *, levels: bool | None = None) -> np.ndarray:
+    """Integers from 0 to 255 as they are, and floats of that range rounded; truth values and floats from 0 to 1 scaled.
 
     Parameters
     ----------
     slack
-        How far floats may leave [0, 1], and are clipped.
+        How far floats may leave [0, 1], and are clipped; 255 times as far those of [0, 255].
+    levels
+        Whether floats are of 0 to 255; None asks `is_of_levels`.
 
     Examples
     --------
@@ -33,10 +56,12 @@ def to_uint8(array: np.ndarray, slack: float = HALF_LEVEL) -> np.ndarray:
         return array.astype(np.uint8) * 255
     if np.issubdtype(array.dtype, np.floating):
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
+        if is_of_levels(array, slack) if levels is None else levels:
+            return np.asarray(array, np.float64).clip(0, 255).round().astype(np.uint8)
         if not (low >= -slack and high <= 1 + slack):
             raise SpectralToolkitError(
-                f"A picture of floats holds values from {low:.9g} to {high:.9g}; expected 0 to 1 (or the type uint8, "
-                "with 0 to 255): undo a normalisation, divide by 255, or clip what a filter overshot."
+                f"A picture of floats holds values from {low:.9g} to {high:.9g}; expected 0 to 1, or 0 to 255 "
+                "with a value above 32: undo a normalisation, divide by 255, or clip what a filter overshot."
             )
         return (array.clip(0, 1) * 255).round().astype(np.uint8)
     if np.issubdtype(array.dtype, np.integer):

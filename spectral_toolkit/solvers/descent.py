@@ -48,3 +48,21 @@ def singular_pairs(pencil: JointPencil, features: Tensor, k: int) -> RitzPairs:
         residual.gather(1, order),
         0,
     )
+
+
+def average(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """``adaptive_avg_pool2d`` of the last two dimensions, as products with matrices.
+
+    Its own gradient adds up in whatever order a GPU's threads come; that of a product does not.
+    """
+    rows, columns = (_means(size, wanted, x) for size, wanted in zip(x.shape[-2:], grid, strict=True))
+    return rows @ x @ columns.T
+
+
+def _means(size: int, wanted: int, like: Tensor) -> Tensor:
+    """One row a cell: the mean over all cells that it touches."""
+    table = like.new_zeros(wanted, size)
+    for cell in range(wanted):
+        first, last = cell * size // wanted, -(-(cell + 1) * size // wanted)
+        table[cell, first:last] = 1 / (last - first)
+    return table

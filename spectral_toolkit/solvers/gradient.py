@@ -28,7 +28,7 @@ from .._compute.random_state import drawing
 from .._compute.settings import differentiable
 from ..errors import SolverError
 from .checkpoints import Checkpoint, fingerprint
-from .descent import Progress, overlap, singular_pairs
+from .descent import Progress, average, overlap, singular_pairs
 from .exact import spectrum_of
 from .gradient_dataset import solve_dataset
 from .plateau import Plateau
@@ -121,7 +121,7 @@ def objective(
         grid = derived_grid(n, (features.shape[2], features.shape[3])) if grids is None else grids[index]
         if grid[0] * grid[1] != n:
             raise SolverError(f"grids[{index}]={grid} has not the {n} cells of its affinity: give rows and columns.")
-        pooled = functional.adaptive_avg_pool2d(features, grid)
+        pooled = average(features, grid)
         z = functional.normalize(pooled.flatten(2)[0].T, dim=0)
         energy = (z * (affinity.to(dtype) @ z)).sum(dim=1)
         total = total + weight / sum(relative) * (2 * (energy - 1).abs().mean() + 2 * overlap(z))

@@ -24,7 +24,7 @@ from .._affinity.resampling import Grid, Resampling
 from .._compute.processes import all_gather_rows, all_reduce, barrier, rank, world_size
 from ..errors import SolverError
 from .checkpoints import Checkpoint, fingerprint
-from .descent import Progress, overlap, singular_pairs
+from .descent import Progress, average, overlap, singular_pairs
 from .exact import check_number, spectrum_of
 from .plateau import Plateau
 from .result import as_one
@@ -162,7 +162,7 @@ def batch_objective(tables: Tensor, edges: Sequence[Edges], matrices: Sequence[T
     """The loss of a batch, tables (batch, K, 32, 32): sum_l weight_l (2 mean|e - 1| + 2 mean(offdiag(z'z)^2))."""
     total = tables.new_zeros(())
     for one, matrix in zip(edges, matrices, strict=True):
-        pooled = functional.adaptive_avg_pool2d(tables, one.grid)
+        pooled = average(tables, one.grid)
         z = functional.normalize(pooled.permute(0, 2, 3, 1).flatten(0, 2), dim=0)
         energy = (z * torch.sparse.mm(matrix, z)).sum(dim=0)
         total = total + one.weight * (2 * (energy - 1).abs().mean() + 2 * overlap(z))

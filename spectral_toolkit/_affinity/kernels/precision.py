@@ -8,6 +8,8 @@ ROUNDING = 1e-5
 """An affinity may be off by this part of it for being computed in the precision of the activations; else doubles do."""
 DOUBLE_ROUNDING = 1e-6
 """The same, for what doubles must do."""
+AT_THRESHOLD = 2.0**-40
+"""A cosine above its threshold by less, about 1e-12, is at it: in double precision it may be the rounding of a sum."""
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from .label_maps import filled
 from .merging import binary_silhouettes, candidates, suppress
 
 
-def parts_by_kmeans(points: Embedding, n_parts: int, seed: int) -> Int[np.ndarray, "images cells"]:
+def parts_by_kmeans(points: Embedding, n_parts: int) -> Int[np.ndarray, "images cells"]:
     """Every picture cut into many small segments by k-means, whatever its scope."""
     labels = np.full(points.free.shape, -1, dtype=np.int64)
     for image, free in enumerate(points.free):
@@ -19,7 +19,7 @@ def parts_by_kmeans(points: Embedding, n_parts: int, seed: int) -> Int[np.ndarra
         if len(rows):
             n_different = len(np.unique(rows, axis=0))
             own = np.zeros(len(free), dtype=np.int64)
-            own[free] = kmeans(rows, min(n_parts, n_different), seed)
+            own[free] = kmeans(rows, min(n_parts, n_different))
             labels[image] = filled(own, free, points.grid)
     return labels
 

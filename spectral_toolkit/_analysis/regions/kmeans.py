@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import pairwise_distances, silhouette_score
-from threadpoolctl import threadpool_limits
+from sklearn.metrics import adjusted_rand_score, pairwise_distances, silhouette_score
 
 from .embedding import MOST, Embedding, listed, most_tried, titles
 from .label_maps import by_size, filled
+from .splitting import fitted, partitions_by_splits
 
 CANDIDATES = range(2, MOST + 1)
 """Numbers of segments that are tried."""
 SAMPLE = 2000
 """Cells, drawn once and seeded, over which silhouettes are taken where there are more."""
-N_INIT = 4
-SERIAL_ROWS = 10_000
-"""Up to so many rows one thread: beside another program, threads spin between k-means' short steps."""
+EQUALLY_GOOD = 1e-6
+"""Silhouettes that differ by less are equal, but for rounding."""
+STARTS = 4
+"""Random starts of k-means that segments are compared with."""
+UNSURE = 0.8
+"""Agreement below which a note says that other segments would do as well."""
 
 
-def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (images, cells) and the silhouette of every picture's segments, NaN where there are not two of them.
+def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels (images, cells), silhouette and `agreement` of every picture's segments, NaN where there are not two.
 
     Pictures solved alone are grouped alone; pictures solved as one are grouped as one.
     """
@@ -34,9 +33,10 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
     else:
         problems = [slice(index, index + 1) for index in range(n_images)]
     labels = np.zeros((n_images, n_cells), dtype=np.int64)
-    scores = np.full(n_images, np.nan)
+    scores, agreed = np.full((2, n_images), np.nan)
     fewer: list[str] = []
     most: list[str] = []
+    unsure: list[str] = []
     n_sampled = 0
     for title, images in zip(titles(points.joint, points.names), problems, strict=True):
         free = points.free[images]
@@ -59,13 +59,21 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
         labels[images] = [filled(one, reached, points.grid) for one, reached in zip(own, free, strict=True)]
         labels[images] = by_size(labels[images])
         scores[images] = score
+        agreed[images] = agreement(rows, found, seed)
+        if agreed[images.start] < UNSURE:
+            unsure.append(title)
     if fewer:
         points.notes.append(f"Fewer segments than asked for, as there are too few different cells, in {listed(fewer)}.")
     if most:
         points.notes.append(most_tried(most))
     if n_sampled:
         points.notes.append(f"Silhouettes are over a seeded sample of {SAMPLE:,} of {n_sampled:,} cells.")
-    return labels, scores
+    if unsure:
+        points.notes.append(
+            f"Other segments would do about as well ('agreement' is below {UNSURE}), so that scores of these are of "
+            f"one partition among several, in {listed(unsure)}."
+        )
+    return labels, scores, agreed
 
 
 def cluster(
@@ -93,30 +101,37 @@ def cluster(
         sample = np.sort(np.random.default_rng(seed).choice(len(rows), SAMPLE, replace=False))
     distances = pairwise_distances(rows[sample])
     if isinstance(n_segments, int):
-        labels = kmeans(rows, min(n_segments, n_different), seed)
+        labels = kmeans(rows, min(n_segments, n_different))
         return labels, _silhouette(distances, labels[sample])
     best: tuple[np.ndarray, float] | None = None
-    for k in CANDIDATES:
-        if k > min(n_different, len(rows) - 1):
-            break
-        labels = kmeans(rows, k, seed)
+    tried = partitions_by_splits(rows, min(CANDIDATES.stop - 1, n_different, len(rows) - 1))
+    for labels in map(_numbered, tried):
         score = _silhouette(distances, labels[sample])
-        if np.isfinite(score) and (best is None or score > best[1]):
+        if np.isfinite(score) and (best is None or score > best[1] + EQUALLY_GOOD):
             best = labels, score
     if best is None:
-        return kmeans(rows, min(n_different, len(rows)), seed), np.nan
+        return kmeans(rows, min(n_different, len(rows))), np.nan
     return best
 
 
-def kmeans(rows: Float[np.ndarray, "cells components"], k: int, seed: int) -> Int[np.ndarray, " cells"]:
-    """scikit-learn's k-means, the best of 4 starts; labels from 0, all of them used."""
-    if k <= 1:
-        return np.zeros(len(rows), dtype=np.int64)
-    with warnings.catch_warnings(), threadpool_limits(1 if len(rows) <= SERIAL_ROWS else None):
-        # Cells that differ by rounding errors only; the labels found are counted, not believed.
-        warnings.filterwarnings("ignore", category=ConvergenceWarning)
-        found = KMeans(k, n_init=N_INIT, random_state=seed).fit_predict(rows)  # pyright: ignore[reportArgumentType]
-    return np.unique(found, return_inverse=True)[1].astype(np.int64)
+def kmeans(rows: Float[np.ndarray, "cells components"], k: int) -> Int[np.ndarray, " cells"]:
+    """k-means from the start that the rows decide; labels from 0, all of them used."""
+    *_, found = partitions_by_splits(rows, k)
+    return _numbered(found)
+
+
+def agreement(rows: Float[np.ndarray, "cells components"], labels: Int[np.ndarray, " cells"], seed: int) -> float:
+    """How far k-means from random starts finds the same: mean adjusted Rand index, 1 if it does; NaN of one segment."""
+    k = int(labels.max(initial=0)) + 1
+    if k < 2:
+        return np.nan
+    seeds = np.random.default_rng(seed).integers(2**31, size=STARTS)
+    others = [fitted(rows, k, n_init=1, random_state=int(one)) for one in seeds]
+    return float(np.mean([adjusted_rand_score(labels, other) for other in others]))
+
+
+def _numbered(labels: np.ndarray) -> np.ndarray:
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
 def eigengap_choice(gaps: Float[np.ndarray, " components"]) -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numbers
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ..._compute.settings import computing
+from ..._compute.warned import outside
 from ..._io.activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
 from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import ActivationsError, SpectralToolkitError
@@ -147,16 +146,8 @@ def warn_of_no_label(labels: np.ndarray) -> None:
         warnings.warn(
             f"The label {known[-1]} stands far above all others, of which the largest is {known[-2]}, and counts as a "
             f"category: if it marks pixels without a label, as in many data sets, give ignore={known[-1]}.",
-            stacklevel=_outside(),
+            stacklevel=outside(),
         )
-
-
-def _outside() -> int:
-    """How many frames up, from the function that warns, the first is that is not ours: the line that a user wrote."""
-    ours, level, frame = str(Path(__file__).parents[2]), 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Sequence[int]) -> list[np.ndarray]:

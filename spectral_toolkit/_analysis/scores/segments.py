@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from ..._compute.settings import computing
 from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import SpectralToolkitError
+from ..regions.kmeans import UNSURE
 from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, without
 
 OVERCLUSTERED = 40
@@ -29,6 +30,10 @@ MOST_FITTED = 10_000
 _ALONE = (
     "The pictures were cut one by one, so that the same number means something else in each, and these scores little: "
     "use segments of scope='dataset', or evaluate every picture alone."
+)
+_UNSURE = (
+    "k-means from other starts finds other segments, about as good (adjusted Rand index {:.2f}): these scores are of "
+    "one partition among several, where st.pathways gives the mean over many, with an interval."
 )
 
 
@@ -56,6 +61,8 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
         over unions is largest (Kuhn 1955), categories without a partner count 0. ``overclustered_miou`` in [0, 1]:
         every segment takes the category most frequent in it. ``ari`` in [-1, 1]: the adjusted Rand index (Hubert &
         Arabie 1985). Also ``iou (category)`` of the over-clustered segments, NaN where a category does not occur.
+        ``attrs["agreement"]``, where segments have it, is the mean over the images; below 0.8 ``attrs["notes"]`` says
+        that other segments would do as well.
 
     Raises
     ------
@@ -92,6 +99,10 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
             f"{least}."
         )
     warn_of_no_label(wanted)
+    notes = [_ALONE] if len(found) > 1 and getattr(segments, "attrs", {}).get("scope") == "image" else []
+    agreed = float(segments["agreement"].mean()) if "agreement" in getattr(segments, "coords", ()) else None
+    if agreed is not None and agreed < UNSURE:  # of single segments it is NaN
+        notes.append(_UNSURE.format(agreed))
     _, codes = np.unique(found, return_inverse=True)
     table = contingency(codes.reshape(1, -1), wanted.reshape(1, -1), int(codes.max()) + 1, int(n_categories))[0]
     iou = overclustered_iou(table)
@@ -106,7 +117,8 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
         attrs={
             "n_cells": int((wanted >= 0).sum()),
             "n_segments": int(codes.max()) + 1,
-            "notes": _ALONE if len(found) > 1 and getattr(segments, "attrs", {}).get("scope") == "image" else "",
+            **({} if agreed is None else {"agreement": agreed}),
+            "notes": " ".join(notes),
         },
     )
 

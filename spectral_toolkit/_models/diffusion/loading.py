@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..._compute.warned import outside
 from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
 from ..building import stored_shapes, try_out
 from ..folder_settings import check_settings, one_line, read_settings_file
@@ -81,14 +82,14 @@ def from_object(
             f"{label} came without tokenizer or text encoder: it is told zeros instead of a prompt. Load the whole "
             "pipeline if that is not what you want.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=outside(),
         )
     elif model.missing_encoders:
         warnings.warn(
             f"{label} came without {' and '.join(model.missing_encoders)}: zeros stand for what they would make of a "
             "prompt.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=outside(),
         )
     return model
 

@@ -19,6 +19,7 @@ from ..._affinity.pencil import positive_members
 from ..._affinity.resampling import Grid, Resampling
 from ..._compute.devices import working_dtype
 from ..._compute.settings import computing
+from ..._compute.warned import outside
 from ..._io.activations import check_tree, image_coordinates, image_names, layer_names, names_array, patch_centres
 from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import ActivationsError, SolverError
@@ -218,7 +219,7 @@ def _assembled(
     names, by_cell = image_names(activations), ("image", "y", "x")
     remarks = [f"Laid into the eigenvectors of {len(graph.images)} other pictures, which these did not change."]
     for doubt in _doubts(names, found, eig["component"].values):
-        warnings.warn(doubt, stacklevel=4)
+        warnings.warn(doubt, stacklevel=outside())
         remarks.append(doubt)
     if eig.attrs.get("notes"):
         remarks.append(f"Of the others: {eig.attrs['notes']}")

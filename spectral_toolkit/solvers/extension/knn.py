@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..._affinity.dataset_graph import DatasetGraph
 from ..._affinity.features import read_features
 from ..._affinity.kernels.cosine import unit_vectors
+from ..._affinity.kernels.precision import AT_THRESHOLD
 from ..._affinity.layer_graph import Member
-from ..._affinity.neighbours import nearest
+from ..._affinity.neighbours import Keys, as_exact, largest, nearest
 from .edges import Ties
 
 BLOCK_ELEMENTS = 2**22
@@ -46,8 +47,8 @@ def ties(
             patches = rows if one.is_symmetric else unit_vectors(one.right)[0, 0]
             total.own += _own(rows, patches, within, threshold).to(columns.dtype) / n_heads
             if across:
-                known = _outward(rows, right, columns, across, threshold)
-                known += _inward(left, patches, last, columns, across, threshold)
+                known = _outward(as_exact(rows), right, columns, across, threshold)
+                known += _inward(left, as_exact(patches), last, columns, across, threshold)
                 total.known += known / (2 * n_heads)
     return sums
 
@@ -59,40 +60,47 @@ def _own(left: Tensor, right: Tensor, within: int, threshold: float) -> Float[Te
     return (directed + directed.T) / 2
 
 
-def _outward(rows: Tensor, fitted: Tensor, columns: Tensor, across: int, threshold: float) -> Float[Tensor, "m k"]:
+def _outward(
+    rows: Float64[Tensor, "m channels"], fitted: Tensor, columns: Tensor, across: int, threshold: float
+) -> Float[Tensor, "m k"]:
     """Edges from new patches to their nearest fitted ones, applied to the columns."""
-    value, index = rows.new_zeros(len(rows), 0), torch.zeros(len(rows), 0, dtype=torch.long, device=rows.device)
+    keys, best = Keys(len(fitted)), torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
     for block in _blocks(len(fitted), len(rows)):
-        similarity = rows @ fitted[block].T
-        here = torch.arange(block.start, block.stop, device=rows.device).expand(len(rows), -1)
-        value, index = torch.cat([value, similarity], dim=1), torch.cat([index, here], dim=1)
-        value, places = value.topk(min(across, value.shape[1]), dim=1)
-        index = index.gather(1, places)
-    value = torch.where(value > threshold, value, 0.0).to(columns.dtype)
-    return (value[:, None] @ columns[index])[:, 0]
+        similarity = rows @ as_exact(fitted[block]).T
+        here = torch.arange(block.start, block.stop, device=rows.device)
+        found = torch.where(similarity >= threshold + AT_THRESHOLD, keys.of(similarity, here), 0)
+        best = torch.cat([best, found], dim=1)
+        best = largest(best, min(across, best.shape[1]))
+    value, index = (x.to(columns.device) for x in (keys.values(best), keys.columns(best).clamp_min(0)))
+    return (value.to(columns.dtype)[:, None] @ columns[index])[:, 0]
 
 
 def _inward(
-    fitted: Tensor, patches: Tensor, last: Float[Tensor, "nodes k"], columns: Tensor, across: int, threshold: float
+    fitted: Tensor,
+    patches: Float64[Tensor, "m channels"],
+    last: Float[Tensor, "nodes k"],
+    columns: Tensor,
+    across: int,
+    threshold: float,
 ) -> Float[Tensor, "m k"]:
     """Edges from fitted patches to new ones that are nearer than some of their neighbours so far, applied likewise."""
     total = columns.new_zeros(len(patches), columns.shape[1])
     for block in _blocks(len(fitted), len(patches)):
-        similarity = fitted[block] @ patches.T
-        so_far = last[block].to(similarity.dtype)
+        similarity = as_exact(fitted[block]) @ patches.T
+        # Known similarities are as precise as the table that holds them: new ones must be, to be compared with them.
+        so_far = last[block].to(similarity.device)
+        near = similarity >= threshold + AT_THRESHOLD
+        similarity = similarity.to(so_far.dtype)
         if so_far.shape[1] == across:
-            floor = so_far[:, -1:].clamp_min(threshold)
-        else:  # fewer fitted patches than neighbours wanted
-            floor = similarity.new_full((len(similarity), 1), threshold)
-        near = similarity > floor
+            near &= similarity > so_far[:, -1:]
         some = near.any(dim=1).nonzero()[:, 0]
         candidates = torch.where(near[some], similarity[some], 0.0)
         # New patches also crowd out each other. Of equal ones the earlier stays, as in the search.
         order = torch.cat([so_far[some], candidates], dim=1).sort(dim=1, descending=True, stable=True).indices
         kept = torch.zeros(len(some), so_far.shape[1] + len(patches), dtype=torch.bool, device=similarity.device)
         kept.scatter_(1, order[:, :across], True)
-        edges = torch.where(kept[:, so_far.shape[1] :], candidates, 0.0).to(columns.dtype)
-        total += edges.T @ columns[block][some]
+        edges = torch.where(kept[:, so_far.shape[1] :], candidates, 0.0).to(columns.device, columns.dtype)
+        total += edges.T @ columns[block][some.to(columns.device)]
     return total
 
 
