@@ -16,7 +16,7 @@ from explorer_fixtures import capture_of
 from PIL import Image
 
 import spectral_toolkit as st
-from spectral_toolkit._views.widget.still import MOST, small_png
+from spectral_toolkit._views.still_picture import MOST, small_png
 
 
 @pytest.fixture

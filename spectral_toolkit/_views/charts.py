@@ -15,6 +15,7 @@ from .._render.marks import layer_bars, short_names
 from ..errors import SpectralToolkitError
 from .elements import styled
 from .notebook import load_bokeh
+from .still_picture import has_still
 
 INKS = hex_colours(categorical(8))
 """One colour for each result that is compared."""
@@ -27,7 +28,15 @@ WORDS = ("x", "y", "text")
 
 Columns = dict[str, list[Any]]
 Range = tuple[float, float]
-_SIZE = {"width": 640, "height": 340, "toolbar": "above", "active_tools": [], "show_legend": False, "title": ""}
+_SIZE = {
+    "width": 640,
+    "height": 340,
+    "toolbar": "above",
+    "active_tools": [],
+    "show_legend": False,
+    "title": "",
+    "hooks": [has_still],
+}
 _BAR = 0.38
 
 

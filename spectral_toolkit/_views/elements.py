@@ -16,6 +16,7 @@ from holoviews.core.util import dimension_sanitizer
 from .._io.activations import patch_centres
 from .._render.underlay import ShownPicture
 from .fitting import fits
+from .still_picture import has_still
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +79,7 @@ def framed(view: hv.Overlay, shown: ShownPicture, width: int, title: str) -> hv.
         frame_height=max(1, round(width * shown.aspect)),
         title=title,
         fontsize={"title": "8pt"},
-        hooks=[fits],
+        hooks=[fits, has_still],
         **_FRAME,
     )
 

@@ -13,6 +13,7 @@ from .._render.marks import short_names
 from ..errors import SpectralToolkitError
 from .fitting import PAGE, fits_as_high
 from .notebook import load_bokeh
+from .still_picture import has_still
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -105,7 +106,7 @@ def _panel(scores: xr.Dataset, name: str, column: int) -> hv.Overlay:
             layers.append(
                 hv.Labels(part, dimensions, "text").opts(text_color="white" if dark else "black", text_font_size="9pt")
             )
-    return hv.Overlay(layers).opts(backend="bokeh", hooks=[fits_as_high])  # pyright: ignore[reportReturnType]
+    return hv.Overlay(layers).opts(backend="bokeh", hooks=[fits_as_high, has_still])  # pyright: ignore[reportReturnType]
 
 
 def _row_names(scores: xr.Dataset, rows: list[str]) -> list[str]:

@@ -7,6 +7,9 @@ into the output where the links were.
 
 A figure sees to it that its page has BokehJS (`bokeh_sent`). Where it has not come all the same, as in a page that was
 opened again and in which no cell has been run yet, the figure says so, where it would stay empty.
+
+Our own figures have a still picture beside them, which scripts hide: it is seen where none are run, as in a notebook
+that somebody else made and nobody has trusted yet, on a site that shows notebooks, or in print.
 """
 
 from __future__ import annotations
@@ -20,15 +23,18 @@ from typing import Any
 
 import holoviews as hv
 from holoviews.core import Dimensioned
+from holoviews.plotting.util import initialize_dynamic
 
 from .bokeh_sent import send_where_missing
 from .bokehjs import IS_WHOLE
 from .fitting import fitting_script, is_fitting
+from .still_picture import noting_figures, still_png
 
 _MISSING = (
     "BokehJS is not in this page: run this cell again. If that is not enough, run "
     "import spectral_toolkit; spectral_toolkit.extension() in a cell, and then this cell again."
 )
+_STILL = "A still picture of the figure. Run the cells above this one, then this cell, for the figure itself."
 _PATIENCE = 6000  # milliseconds: HoloViews gives up after five seconds
 
 
@@ -50,16 +56,37 @@ def with_local_styles(text: str) -> str:
     return links.sub(lambda link: _sheet(link[1]), text)
 
 
+def with_still(text: str, png: str) -> str:
+    """Put a still picture, as base64, before a figure, for pages that run no scripts or in which BokehJS is missing."""
+    root = _root(text)
+    if root is None:
+        return text
+    picture = f'<img style="max-width:100%" alt="{_STILL}" src="data:image/png;base64,{png}">'
+    hide = f"(() => {{ const still = {_still_of(root)}; if (still) still.style.display = 'none'; }})();"
+    return _with_script(f'<div id="{root}-still">{picture}<p>{_STILL}</p></div>{text}', hide)
+
+
+def _root(text: str) -> str | None:
+    """The id of the place of a figure."""
+    found = re.search(r'<div id="([\w-]+)" data-root-id', text)
+    return found and found[1]
+
+
+def _still_of(root: str) -> str:
+    return f"document.getElementById({json.dumps(root + '-still')})"
+
+
 def with_word_on_bokeh(text: str) -> str:
     """Let a figure's place say what to do where BokehJS has not come after the seconds that HoloViews waits for it."""
-    root = re.search(r'<div id="([\w-]+)" data-root-id', text)
+    root = _root(text)
     if root is None:
         return text
     script = f"""
 setTimeout(() => {{
-  const place = document.getElementById({json.dumps(root[1])});
+  const place = document.getElementById({json.dumps(root)}), still = {_still_of(root)};
   const there = [window.Bokeh, ...(window.Bokeh?.versions?.values() ?? [])].some({IS_WHOLE});
   if (place && !there) place.textContent = {json.dumps(_MISSING)};
+  if (still && !there) still.style.display = "";
 }}, {_PATIENCE});
 """
     return _with_script(text, script)
@@ -89,14 +116,21 @@ def use_local_styles() -> None:
         def components(self, view: Any, *arguments: Any, **options: Any) -> Any:
             send_where_missing()
             # Beside a figure that fills its cell there is no room for sliders.
+            if isinstance(view, Dimensioned):
+                initialize_dynamic(view)  # what it will draw is not known before
             fitting = isinstance(view, Dimensioned) and is_fitting(view)
             drawing = self.instance(widget_location="top_left") if fitting and not self.widget_location else self
-            data, metadata = kind.components(drawing, view, *arguments, **options)
+            with noting_figures() as figures:
+                data, metadata = kind.components(drawing, view, *arguments, **options)
             shown: dict[str, Any] = dict(data or {})
+            still = still_png(figures, getattr(view, "_max_cols", 1))
             for mime, content in shown.items():
                 if isinstance(content, str):
                     text = with_word_on_bokeh(with_local_styles(content))
-                    shown[mime] = with_fitting(text) if fitting else text
+                    text = with_fitting(text) if fitting else text
+                    shown[mime] = with_still(text, still) if still and mime == "text/html" else text
+            if still:
+                shown["image/png"] = still
             return shown, metadata
 
     LocalStyles.__name__ = kind.__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 
 import nbformat
@@ -33,6 +34,18 @@ BARE = (
     "plot = figure(width=200, height=200)\nplot.line([1, 2], [1, 2])\nshow(plot)"
 )
 """BokehJS without Panel's models, as other libraries leave it in a page."""
+LAID_OUT = """(cell) => {
+    const figures = (root) => [...root.querySelectorAll("*")].flatMap((one) =>
+        one.shadowRoot ? [...(one.matches(".bk-Figure") ? [one] : []), ...figures(one.shadowRoot)] : []);
+    const boxes = figures(cell).map((one) => one.getBoundingClientRect()).filter((one) => one.width > 0);
+    const place = cell.querySelector("[data-root-id]");
+    const models = [...(place && window.Bokeh?.index?.[place.dataset.rootId]?.model.references() || [])];
+    // Tagged by this alone, a figure keeps its shape.
+    const kept = models.filter((one) => one.tags?.length === 1 && one.tags[0] === "st-fits");
+    const room = place?.closest(".jp-OutputArea-output").getBoundingClientRect();
+    return {lefts: boxes.map((one) => Math.round(one.left)), over: boxes.map((one) => one.right - room.right),
+        shapes: kept.map((one) => one.inner_width / one.inner_height)};
+}"""
 FIGURES = (EXPLORER, OVERLAY, HEAT_MAP, OWN, LIVE, BARE)
 
 
@@ -65,6 +78,10 @@ class Lab(Bench):
         self.wait(lambda: cell.locator(".jp-InputPrompt").inner_text().strip("[]: ").isdigit(), f"The end of {code!r}")
         if code in FIGURES:
             self.wait(lambda: _is_drawn(cell.locator(".bk-Figure:visible")), f"The figure of {code!r}")
+
+    def laid_out(self, place: int) -> dict[str, list[float]]:
+        """Where the figures of a cell are in it, asked for at once: nothing is waited for, and nothing can move."""
+        return self.page.evaluate(f"() => ({LAID_OUT})(jupyterapp.shell.currentWidget.content.widgets[{place}].node)")
 
     def command(self, name: str, arguments: dict[str, str] | None = None) -> None:
         """What a menu of JupyterLab would do."""
@@ -128,3 +145,42 @@ def test_after_bokeh_without_panel_everything_is_drawn(lab: Callable[[], Lab]) -
     page = lab()
     page.show("bare.ipynb", BARE, START, OVERLAY, EXPLORER, OWN)
     assert complaints(page.messages) == []
+
+
+def test_no_figure_is_wider_than_its_cell_and_none_loses_its_shape(lab: Callable[[], Lab]) -> None:
+    page = lab()
+    # Notebooks keep in the page only what is seen of them, so that all of this one is.
+    page.page.set_viewport_size({"width": 1094, "height": 5000})
+    kinds = "{'kind': list('abcde'), 'layer': ['a', 'joint']}"
+    scores = f"xr.Dataset({{n: (('kind', 'layer'), [[0.9, 0.8]] * 5) for n in ('where', 'what')}}, {kinds})"
+    live = (
+        "hv.DynamicMap(lambda n: st.overlay(acts, eig, image=0, component=n), kdims=hv.Dimension('n', values=[1, 2]))"
+    )
+    cells = ("st.overlay(acts, eig, layout='grid')", "st.overlay(acts, eig)", f"st.heat_map({scores})", live)
+    start = START.replace("sample(1", "sample(2").replace("'vv'), 3", "'vv'), 8")
+    wrong = []
+    try:
+        page.show("wide.ipynb", start, *cells)
+        page.command("application:toggle-left-area")  # the list of files takes room, and how much is Jupyter's affair
+        for width, columns in ((1094, (4, 2, 2, 1)), (800, (3, 2, 2, 1))):
+            page.page.set_viewport_size({"width": width, "height": 5000})
+            for place, expected in enumerate(columns, 1):
+                until, seen = time.monotonic() + 30, {}
+                while not _fits(seen, expected) and time.monotonic() < until:
+                    page.page.wait_for_timeout(200)
+                    seen = page.laid_out(place)
+                if not _fits(seen, expected):
+                    wrong.append((width, cells[place - 1], expected, seen))
+    finally:
+        page.page.set_viewport_size({"width": 1280, "height": 1500})
+    assert wrong == []
+    assert complaints(page.messages) == []
+
+
+def _fits(seen: dict[str, list[float]], columns: int) -> bool:
+    """Whether figures are in so many columns, within their cell, and square where that is their shape."""
+    return bool(
+        len(set(seen.get("lefts", []))) == columns
+        and max(seen["over"]) <= 0
+        and all(abs(shape - 1) < 0.02 for shape in seen["shapes"])
+    )

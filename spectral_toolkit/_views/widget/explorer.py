@@ -29,13 +29,14 @@ from ..._io.outputs import local_path
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
 from ..frozen_page import FrozenPage, freeze
+from ..still_picture import figure_picture, side_by_side
 from . import save
 from .closing import close_whole, inside
 from .controls import Controls
 from .figures import ExplorerFigures, Layers, Rows, SpectrumShown
 from .offline import Loader, Stage
 from .save import sheet
-from .still import Still, below_each_other, chart_sheet
+from .still import Still
 
 PATIENCE = 0.15
 """Seconds that a change waits for its answer before the picture is dimmed and the notebook goes on."""
@@ -238,10 +239,10 @@ class Explorer(Described, widgets.VBox):
         """The view as a picture."""
         view = self._state.view
         chart = self._spectrum if view == "spectrum" else self._layers if view == "layers" else None
-        shown = [sheet(self._pictures.panels()) if chart is None else chart_sheet(chart.chart.figure)]
+        shown = [sheet(self._pictures.panels()) if chart is None else figure_picture(chart.chart.figure)]
         if self._state.patch is not None and self._rows is not None:
             shown.append(sheet(self._rows.panels()))
-        return below_each_other(shown)
+        return side_by_side(shown)
 
     def _facts(self) -> dict[str, Any]:
         if not getattr(self, "_open", False):

@@ -16,6 +16,7 @@ from ..._render.composite import enlarge
 from ..._render.outline import CASING, CASING_WIDTH, INK, INK_WIDTH
 from ..._render.tile import Tile
 from ...errors import SpectralToolkitError
+from ..still_picture import plain
 from .tiles import TilePlace, line_columns
 
 _SCALE = 2  # pixels of the file for one of the screen
@@ -36,7 +37,7 @@ class SavedPanel:
     @property
     def width(self) -> float:
         """Of the tiles, or of the title where that is longer; fonts of a browser may be a little wider than ours."""
-        return max(self.size[0], 1.1 * ImageFont.load_default(13).getlength(_plain(self.title)))
+        return max(self.size[0], 1.1 * ImageFont.load_default(13).getlength(plain(self.title)))
 
 
 def sheet(panels: Sequence[SavedPanel]) -> Image.Image:
@@ -47,7 +48,7 @@ def sheet(panels: Sequence[SavedPanel]) -> Image.Image:
     large, small = (ImageFont.load_default(size * _SCALE) for size in (13, 11))
     left = 0.0
     for panel in panels:
-        draw.text((left * _SCALE, 2 * _SCALE), _plain(panel.title), fill=_INK, font=large)
+        draw.text((left * _SCALE, 2 * _SCALE), plain(panel.title), fill=_INK, font=large)
         for tile, place in zip(panel.tiles, panel.places, strict=True):
             at = (round((left + place.left) * _SCALE), round((_HEAD + place.top) * _SCALE))
             size = (round(place.height * _SCALE), round(place.width * _SCALE))
@@ -58,7 +59,7 @@ def sheet(panels: Sequence[SavedPanel]) -> Image.Image:
                     corners = [(min(x0, x1) - half), (min(y0, y1) - half), (max(x0, x1) + half), (max(y0, y1) + half)]
                     draw.rectangle([round(corner * _SCALE) for corner in corners], fill=colour)
             if tile.caption:
-                draw.text((at[0], at[1] - 15 * _SCALE), _plain(tile.caption), fill=_INK, font=small)
+                draw.text((at[0], at[1] - 15 * _SCALE), plain(tile.caption), fill=_INK, font=small)
             for box in _boxes(tile, place):
                 corners = [(left + box[0]) * _SCALE, (_HEAD + box[1]) * _SCALE]
                 corners += [(left + box[2]) * _SCALE, (_HEAD + box[3]) * _SCALE]
@@ -142,11 +143,6 @@ def _composed(tile: Tile, size: tuple[int, int]) -> np.ndarray:
         below = np.asarray(Image.fromarray(tile.picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     opacity = above[..., 3:] / 255 if above.shape[-1] == 4 else 1.0
     return np.rint(below * (1 - opacity) + above[..., :3] * opacity).astype(np.uint8)
-
-
-def _plain(text: str) -> str:
-    """Without the letters that Pillow's own font does not have."""
-    return text.replace("λ =", "eigenvalue").replace("λ", "eigenvalue").encode("latin-1", "replace").decode("latin-1")
 
 
 def _boxes(tile: Tile, place: TilePlace) -> list[tuple[float, float, float, float, str]]:

@@ -1,0 +1,254 @@
+"""Bokeh figures as still pictures, drawn by Pillow from the columns of their sources: what is seen without BokehJS.
+
+They know the marks that our figures are made of, and how those are coloured; nothing of tools and widgets.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from bokeh.core.property.vectorization import Field, Value
+from bokeh.models import ColorBar, FactorRange, ImageRGBA, LinearColorMapper, Quad, Rect, Scatter, Segment, Text
+from bokeh.models import Image as Cells
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+MOST = 120_000
+"""Bytes of a picture: it is kept twice in the notebook, for pages and for what is printed."""
+
+_WIDEST = 1000  # pixels of its longer side
+_SCALE = 2  # pixels of a picture for one of the screen
+_CHART = (1140, 570)  # pixels of a frame whose size the page decides
+_INK = "#1a1a1a"
+_KNOWN = (Quad, Rect, Segment, Scatter, Text, ImageRGBA, Cells)
+_LINE = 30  # pixels of a line of text
+_SPACE = 24
+_CLEAR = "none"
+_BAR = 150  # pixels of a colour bar with its numbers
+
+
+def small_png(picture: Image.Image, most: int = MOST) -> bytes:
+    """A picture as a PNG of at most so many bytes: fewer colours first, then fewer pixels."""
+    tried = picture.copy()
+    tried.thumbnail((_WIDEST, _WIDEST))  # encoding takes time, too, before the first view
+    while True:
+        for one in (tried, tried.quantize(256, dither=Image.Dither.NONE)):
+            buffer = io.BytesIO()
+            one.save(buffer, "PNG")
+            if buffer.tell() <= most:
+                return buffer.getvalue()
+        tried = tried.resize((max(1, tried.width * 3 // 4), max(1, tried.height * 3 // 4)), Image.Resampling.LANCZOS)
+
+
+def side_by_side(pictures: Sequence[Image.Image], columns: int = 1) -> Image.Image:
+    """One picture of several, so many in a row; below each other if it is one."""
+    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
+    width = max(sum(one.width for one in row) for row in rows)
+    whole = Image.new("RGB", (width, sum(max(one.height for one in row) for row in rows)), "white")
+    top = 0
+    for row in rows:
+        left = 0
+        for one in row:
+            whole.paste(one, (left, top))
+            left += one.width
+        top += max(one.height for one in row)
+    return whole
+
+
+_noted: list[list[Any]] = []
+"""For every display that is going on, the figures that were drawn for it."""
+
+
+def has_still(plot: Any, _element: object) -> None:
+    """For HoloViews' option ``hooks``: the notebook keeps a still picture of this figure."""
+    if _noted and not any(one is plot.state for one in _noted[-1]):
+        _noted[-1].append(plot.state)
+
+
+@contextmanager
+def noting_figures() -> Iterator[list[Any]]:
+    """Note the figures with that hook which HoloViews draws meanwhile."""
+    _noted.append([])
+    try:
+        yield _noted[-1]
+    finally:
+        _noted.pop()
+
+
+def still_png(figures: Sequence[Any], columns: int) -> str:
+    """A picture of figures that lie in so many columns, as base64; empty if there are none, or of unknown marks."""
+    if not figures or not all(isinstance(mark.glyph, _KNOWN) for one in figures for mark in one.renderers):
+        return ""
+    whole = side_by_side([figure_picture(one) for one in figures], columns)
+    return base64.b64encode(small_png(whole)).decode("ascii")
+
+
+def figure_picture(figure: Any) -> Image.Image:
+    """A figure as it is now: its title, its marks in their frame, its axes, and its colour bar."""
+    font = ImageFont.load_default(22)
+    size = (figure.frame_width, figure.frame_height)
+    width, height = (side * _SCALE for side in size) if all(size) else _CHART
+    title = [line for line in plain(figure.title.text or "").split("\n") if line.strip()]
+    bars = [one for one in figure.right if isinstance(one, ColorBar)]
+    across, upwards = (axis[0] if axis and axis[0].visible else None for axis in (figure.xaxis, figure.yaxis))
+    above = across is not None and across in figure.above
+    left = _SPACE + (90 if upwards is not None else 0)
+    top = _SPACE + _LINE * (len(title) + above)
+    below = _SPACE + (2 * _LINE if across is not None and not above else 0)
+    wide = left + width + _SPACE + _BAR * len(bars)
+    wide = max(wide, left + _SPACE + math.ceil(max(map(font.getlength, title), default=0)))
+    drawn = Image.new("RGB", (wide, top + height + below), "white")
+    draw = ImageDraw.Draw(drawn)
+    draw.text((left, _SPACE // 2), "\n".join(title), fill=_INK, font=font)
+    x_at, y_at = _scaled(figure.x_range, left, left + width), _scaled(figure.y_range, top + height, top)
+    for one in figure.renderers:
+        data = {name: list(column) for name, column in one.data_source.data.items()}
+        for row in (dict(zip(data, values, strict=True)) for values in zip(*data.values(), strict=True)):
+            _draw_mark(drawn, one.glyph, row, (x_at, y_at), font)
+    frame = (left, top, left + width, top + height)
+    if upwards is not None:
+        _draw_axis_up(draw, upwards, figure.y_range, y_at, frame, font)
+    if across is not None:
+        _draw_axis_across(draw, across, figure.x_range, x_at, frame, font, above)
+    if across is not None and upwards is not None and not above:
+        middle = ((left + left + width) / 2, drawn.height - 8)
+        draw.text(middle, f"{across.axis_label}; upwards: {upwards.axis_label}", _INK, font, anchor="mb")
+    for place, bar in enumerate(bars):
+        _draw_bar(drawn, bar.color_mapper, (left + width + _SPACE + place * _BAR, top, height), font)
+    return drawn
+
+
+_Scale = Callable[..., float]
+"""From a place of a range, and how much beyond it, to pixels."""
+
+
+def _scaled(extent: Any, begin: float, end: float) -> _Scale:
+    if isinstance(extent, FactorRange):  # each name has the same room
+        names = [str(name) for name in extent.factors]
+        return lambda name, more=0.0: begin + (names.index(str(name)) + 0.5 + more) / len(names) * (end - begin)
+    return lambda value, more=0.0: begin + (value + more - extent.start) / (extent.end - extent.start) * (end - begin)
+
+
+def _draw_axis_up(draw: Any, axis: Any, extent: Any, at: _Scale, frame: Sequence[float], font: Any) -> None:
+    left, top, _, bottom = frame
+    draw.line([(left, top), (left, bottom)], fill=_INK, width=2)
+    if isinstance(extent, FactorRange):
+        labels = {one: str(one) for one in extent.factors}
+    else:
+        steps = [extent.start + part / 4 * (extent.end - extent.start) for part in range(5)]
+        labels = {value: f"{value:.2g}" for value in steps}
+    for value, label in labels.items():
+        draw.text((left - 10, at(value)), plain(label), fill=_INK, font=font, anchor="rm")
+
+
+def _draw_axis_across(
+    draw: Any, axis: Any, extent: Any, at: _Scale, frame: Sequence[float], font: Any, above: bool
+) -> None:
+    left, top, right, bottom = frame
+    if isinstance(extent, FactorRange):
+        labels = {one: str(one) for one in extent.factors}
+    else:
+        names = axis.major_label_overrides
+        numbers = names if names else range(int(extent.start) + 1, int(extent.end) + 1)
+        labels = {number: str(names.get(number, number)) for number in numbers}
+    y = top if above else bottom
+    draw.line([(left, y), (right, y)], fill=_INK, width=2)
+    for value, label in labels.items():
+        place = (at(value), y - 6) if above else (at(value), y + 10)
+        draw.text(place, plain(label), fill=_INK, font=font, anchor="mb" if above else "mt")
+
+
+def _draw_bar(drawn: Image.Image, mapper: Any, place: tuple[int, int, int], font: Any) -> None:
+    """The colours from the highest down, with both ends and the middle in numbers."""
+    left, top, height = place
+    colours = [ImageColor.getrgb(colour) for colour in reversed(mapper.palette)]
+    strip = Image.new("RGB", (1, len(colours)))
+    strip.putdata(colours)
+    drawn.paste(strip.resize((20, height)), (left, top))
+    draw = ImageDraw.Draw(drawn)
+    for part in (0.0, 0.5, 1.0):
+        text = f"{mapper.high + part * (mapper.low - mapper.high):.2g}"
+        anchor = {0.0: "lt", 0.5: "lm", 1.0: "lb"}[part]
+        draw.text((left + 30, top + part * height), text, fill=_INK, font=font, anchor=anchor)
+
+
+def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_Scale, _Scale], font: Any) -> None:
+    draw = ImageDraw.Draw(drawn, "RGBA")  # colours are laid over what is there
+    x_at, y_at = at
+
+    def get(name: str) -> Any:
+        return _resolved(getattr(glyph, name), row)
+
+    def colour(name: str) -> tuple[int, ...] | None:
+        alpha = get(f"{name}_alpha")
+        code = get(f"{name}_color")
+        return None if code in (None, _CLEAR) or not alpha else (*ImageColor.getrgb(code)[:3], round(255 * alpha))
+
+    def wide() -> int:
+        return max(1, round(_SCALE * get("line_width")))
+
+    if isinstance(glyph, Quad):
+        xs, ys = sorted(map(x_at, (get("left"), get("right")))), sorted(map(y_at, (get("top"), get("bottom"))))
+        draw.rectangle([xs[0], ys[0], xs[1], ys[1]], colour("fill"), colour("line"), wide())
+    elif isinstance(glyph, Rect):
+        sides = ((x_at, "x", "width"), (y_at, "y", "height"))
+        x, y = ([scale(get(name), part * get(side)) for part in (-0.5, 0.5)] for scale, name, side in sides)
+        draw.rectangle([min(x), min(y), max(x), max(y)], colour("fill"), colour("line"), wide())
+    elif isinstance(glyph, Segment):
+        ends = [(x_at(get("x0")), y_at(get("y0"))), (x_at(get("x1")), y_at(get("y1")))]
+        draw.line(ends, fill=colour("line"), width=wide())
+    elif isinstance(glyph, Scatter):
+        x, y = x_at(get("x")), y_at(get("y"))
+        draw.ellipse([x - 10, y - 10, x + 10, y + 10], fill=colour("fill"), outline=colour("line"), width=wide())
+    elif isinstance(glyph, Text):
+        anchor = {"right": "r", "center": "m"}.get(get("text_align"), "l")
+        anchor += {"top": "t", "bottom": "b"}.get(get("text_baseline"), "m")
+        place = (x_at(get("x")), y_at(get("y")))
+        draw.text(place, plain(get("text")), fill=colour("text"), font=font, anchor=anchor)
+    elif isinstance(glyph, ImageRGBA | Cells):
+        cells = _cells(glyph, np.asarray(get("image")))
+        cells[..., 3] = np.rint(cells[..., 3] * get("global_alpha"))
+        x, y = get("x"), get("y")
+        (x0, y0), (x1, y1) = (x_at(x), y_at(y)), (x_at(x + get("dw")), y_at(y + get("dh")))
+        # The first row lies at y, the first column at x.
+        cells = np.ascontiguousarray(cells[:: 1 if y1 > y0 else -1, :: 1 if x1 > x0 else -1])
+        size = (max(1, round(abs(x1 - x0))), max(1, round(abs(y1 - y0))))
+        laid = Image.fromarray(cells).resize(size, Image.Resampling.NEAREST)
+        drawn.paste(laid, (round(min(x0, x1)), round(min(y0, y1))), laid)
+
+
+def _resolved(setting: Any, row: dict[str, Any]) -> Any:
+    """A setting of a mark: the same for all, or from a column, perhaps through a colour map."""
+    if isinstance(setting, Value):
+        return setting.value
+    if isinstance(setting, Field):
+        found = row[setting.field]
+        mapper = setting.transform
+        return _mapped(np.array([found], dtype=float), mapper)[0] if isinstance(mapper, LinearColorMapper) else found
+    return row.get(setting, setting) if isinstance(setting, str) else setting
+
+
+def _cells(glyph: Any, values: np.ndarray) -> np.ndarray:
+    """Colours (y, x, 4) of an image."""
+    if isinstance(glyph, ImageRGBA):
+        return np.ascontiguousarray(values).view(np.uint8).reshape(*values.shape, 4).copy()
+    codes = _mapped(values.astype(float), glyph.color_mapper)
+    table = {code: (*ImageColor.getrgb(code)[:3], 255) for code in set(codes.flat) - {_CLEAR}}
+    return np.array([table.get(code, (0, 0, 0, 0)) for code in codes.flat], np.uint8).reshape(*values.shape, 4)
+
+
+def _mapped(values: np.ndarray, mapper: Any) -> np.ndarray:
+    """Codes of the colours of numbers; of what is no number that of nothing."""
+    places = (values - mapper.low) / (mapper.high - mapper.low) * len(mapper.palette)
+    places = np.clip(np.nan_to_num(places), 0, len(mapper.palette) - 1).astype(int)
+    return np.where(np.isnan(values), _CLEAR, np.asarray(mapper.palette)[places])
+
+
+def plain(text: str) -> str:
+    """Without the letters that Pillow's own font does not have."""
+    return text.replace("λ =", "eigenvalue").replace("λ", "eigenvalue").encode("latin-1", "replace").decode("latin-1")
