@@ -187,7 +187,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_answer_is_told_what_is_wrong(case: str) -> None:
     number, key, answer, told = WRONG[case]
-    names: dict[str, Any] = {"np": np, "xr": xr, "itertools": itertools, "answers": {}, "names": []}
+    names: dict[str, Any] = {"np": np, "xr": xr, "itertools": itertools, "results": {}, "names": []}
     exec(SIX_NODES, names)
     wanted = {1: ["degrees", "cut-values", "brute-force", "eigenvectors", "round"], 3: ["shuffle"], 4: ["readable"]}
     for needed in wanted[number]:
