@@ -23,6 +23,7 @@ COPIES = ROOT / "docs" / "notebooks"
 PAGES = sorted(
     [
         ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
         *(path for path in (ROOT / "docs").rglob("*.md") if COPIES not in path.parents),
         *(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts),
     ]
