@@ -31,6 +31,7 @@ docs: .venv/installed-all
 lint: .venv/installed-all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python docs/lint_prose.py
 
 types: .venv/installed-all
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python

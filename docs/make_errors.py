@@ -63,7 +63,7 @@ def table(found: Collection[Message], raised: Collection[str]) -> str:
     for one in found:
         rows.setdefault(one.kind, {}).setdefault(one.text, []).append(one)
     n_raised = sum(one.key in raised for one in found)
-    lines = [f"{len(found)} messages, of which tests raise {n_raised}; {GAP} stands for a value."]
+    lines = [f"There are {len(found)} messages, and tests raise {n_raised} of them. {GAP} stands for a value."]
     for kind, texts in rows.items():
         lines += ["", f"### Messages of `{kind}`", "", "| what is wrong | what to do | made in | a test raises it |"]
         lines.append("|---|---|---|---|")
@@ -76,7 +76,7 @@ def table(found: Collection[Message], raised: Collection[str]) -> str:
 
 
 def page(text: str) -> str:
-    """The page with its table made anew."""
+    """The page with its table made again."""
     found = messages()
     return filled(text, {"messages": table(found, raised_before([one.key for one in found]))})
 

@@ -1,4 +1,4 @@
-"""Take the pictures of the explorer for README and docs/explorer.md: ``python docs/make_explorer_screenshots.py``.
+"""Take the screenshots of the explorer for docs/: ``python docs/make_explorer_screenshots.py``.
 
 Runs a real JupyterLab with the helpers of the browser test, needs a Chromium on the PATH, and writes
 docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch), explorer-cut.png (cut in two) and

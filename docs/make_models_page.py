@@ -164,7 +164,7 @@ def aims() -> str:
 
 
 def page(text: str, found: dict[str, dict[str, Any]]) -> str:
-    """docs/models.md with its tables made anew."""
+    """docs/models.md with its tables made again."""
     return filled(text, {"recipes": recipes(found), "curve": curve(found), "aims": aims()})
 
 
@@ -196,7 +196,7 @@ CAPTIONS = ("a house and two trees", "two rings and a star", "a fish", "three fl
 
 
 def draw_generated(path: Path) -> None:
-    """Pictures the generative model draws: a row a caption."""
+    """Images from the generative model, one row per caption."""
     from make_screenshots import save_small
     from PIL import Image, ImageDraw
 
@@ -218,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--score", nargs="+", metavar=("NAME", "CHECKPOINT"), help="a bundled model and checkpoints")
     parser.add_argument("--twin", action="store_true", help="they are of NAME's twin with rotary positions")
-    parser.add_argument("--text", action="store_true", help="leave the pictures as they are")
+    parser.add_argument("--text", action="store_true", help="leave the images as they are")
     arguments = parser.parse_args()
     if arguments.score:
         add_scores(arguments.score[0], [Path(one) for one in arguments.score[1:]], TWIN if arguments.twin else OWN)

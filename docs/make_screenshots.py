@@ -1,4 +1,4 @@
-"""Take the pictures of the documentation from what ``make demo`` wrote: ``make screenshots``.
+"""Take the screenshots of the documentation from what ``make demo`` wrote: ``make screenshots``.
 
 Needs a Chromium on the PATH. Writes docs/images/report.png, small enough for a README (under 400 kB).
 """
@@ -48,7 +48,7 @@ def photograph(html: str, margin: int = 10) -> Image.Image:
 
 
 def screenshot(page_file: Path) -> Image.Image:
-    """The controls and the first pictures of a report, side by side."""
+    """The controls and the first images of a report, side by side."""
     with offline_page() as page:
         page.goto(page_file.resolve().as_uri())
         page.wait_for_load_state("load")
@@ -59,7 +59,7 @@ def screenshot(page_file: Path) -> Image.Image:
 
 
 def stacked(parts: list[Image.Image], gap: int = 20) -> Image.Image:
-    """Pictures below each other, centred, on the background of the first."""
+    """Images below each other, centred, on the background of the first."""
     width = max(part.width for part in parts) + 2 * gap
     height = sum(part.height for part in parts) + gap * (len(parts) + 1)
     whole = Image.new("RGB", (width, height), parts[0].getpixel((1, 1)))  # pyright: ignore[reportArgumentType]
@@ -80,7 +80,7 @@ def save_small(picture: Image.Image, path: Path) -> None:
         # k-means after the median cut: by itself that forgets the few pixels of the controls' blue.
         picture.quantize(colours, kmeans=4, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     if path.stat().st_size >= LARGEST:
-        raise SystemExit(f"{path} is {path.stat().st_size:,} bytes: make the picture smaller.")
+        raise SystemExit(f"{path} is {path.stat().st_size:,} bytes: make the image smaller.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rewrite the tables of README.md that come from the code: ``python docs/make_tables.py``. A test compares them."""
+"""Rewrite the tables of docs/supported.md from the code's: ``python docs/make_tables.py``. A test compares them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from marked import filled
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parent / "supported.md"
 
 
 def kernel_table() -> str:
@@ -41,7 +41,7 @@ def model_table() -> str:
         "square": "any, if trained on a square grid",
     }
     lines = [
-        "| family | class in transformers | sizes of pictures | positions | what a capture does |",
+        "| family | class in transformers | image sizes | positions | what a capture does |",
         "|---|---|---|---|---|",
     ]
     for family in FAMILIES:
@@ -76,9 +76,9 @@ TABLES = {"kernels": kernel_table, "models": model_table, "denoisers": denoiser_
 
 
 def with_tables(text: str) -> str:
-    """The same page with every marked table made anew."""
+    """The same page with every marked table made again."""
     return filled(text, {name: make() for name, make in TABLES.items()})
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    PAGE.write_text(with_tables(PAGE.read_text()))

@@ -1,4 +1,4 @@
-"""Tables of pages that scripts make anew, each between ``<!-- name -->`` and ``<!-- /name -->``."""
+"""Tables of pages that scripts make again, each between ``<!-- name -->`` and ``<!-- /name -->``."""
 
 from __future__ import annotations
 
@@ -23,8 +23,3 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
         if not n_places:
             raise ValueError(f"The page has no place marked <!-- {name} --> ... <!-- /{name} -->.")
     return text
-
-
-def without(text: str, name: str) -> str:
-    """The page without a place and what is in it."""
-    return _place(name).sub("", text)

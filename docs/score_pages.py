@@ -1,4 +1,4 @@
-"""What docs/scores.json holds, as Markdown and as pictures; docs/scores.py calls this."""
+"""What docs/scores.json holds, as Markdown and as images; docs/scores.py calls this."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from marked import filled
-
 SHOWN = ("where", "what", "where_plain", "what_plain", "image_share", "r2_position", "matched_miou",
          "overclustered_miou", "ari")  # fmt: skip
 KINDS = {"qk": "QK", "vv": "VV", "qk_unrotated": "QK before rotation"}
@@ -20,22 +18,23 @@ JOINT, PIXELS, UNTRAINED, SHUFFLED = "joint", "raw pixels", "untrained model", "
 def page(published: Mapping[str, Any]) -> str:
     """docs/scores.md."""
     head = (
-        "# Scores of the bundled models\n\nMade by `python docs/scores.py` from `docs/scores.json`; a test renders it "
-        "anew, compares the weights and measures a part again. Every score is explained in `st.pathways`.\n\n"
+        "# Scores of the bundled models\n\nThis page is made by `python docs/scores.py` from `docs/scores.json`. A "
+        "test renders it anew, compares the weights and measures a part again. `st.pathways` explains every score; "
+        "[how the models were trained](models.md) has a page of its own.\n\n"
         "Scores of k-means segments (matched mIoU, over-clustered mIoU, ARI) are means over many starts, and their "
-        "intervals hold the spread of the starts as well as that of the images. With activations disturbed by rounding "
-        "(2e-7, relative), as another processor leaves them, no score of 20 scenes moves by 0.01; "
-        "`tests/test_scoring_disturbed.py` says so.\n"
+        "intervals include the spread over starts as well as that over images. Rounding errors in the activations "
+        "(2e-7, relative), such as another processor makes, move no score of 20 scenes by 0.01 or more; "
+        "`tests/test_scoring_disturbed.py` tests that.\n"
     )
-    return "\n".join([head, *(_section(name, entry) for name, entry in sorted(published.items()))])
+    return "\n".join([head, _summary(published), *(_section(name, entry) for name, entry in sorted(published.items()))])
 
 
 def _section(name: str, entry: Mapping[str, Any]) -> str:
     full = entry["full"]
     lines = [
         f"## {name}\n",
-        f"{full['scenes']} scenes of seed {full['seed']}, kernel {full['kernel']}; 95 % intervals over images. "
-        f"{full['notes']}{_remark(entry)}\n",
+        f"Measured on {full['scenes']} scenes of seed {full['seed']} with kernel {full['kernel']}; the intervals are "
+        f"95 % intervals over images. {full['notes']}{_remark(entry)}\n",
         f"![Where and what of every layer of {name}]({picture_path(name)})\n",
     ]
     for kind, rows in full["scores"].items():
@@ -51,7 +50,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> str:
         kinds = list(next(iter(levels.values())))
         columns = [(kind, score) for kind in kinds for score in ("where", "what")]
         lines += [
-            f"### Noise, on {entry['noise']['scenes']} other scenes, of seed {entry['noise']['seed']}\n",
+            f"### Noise levels, on {entry['noise']['scenes']} other scenes of seed {entry['noise']['seed']}\n",
             "| noise | " + " | ".join(f"{KINDS[kind]} {score}" for kind, score in columns) + " |",
             "|---" * (len(columns) + 1) + "|",
         ]
@@ -63,37 +62,24 @@ def _section(name: str, entry: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def readme_table(published: Mapping[str, Any]) -> str:
-    """What stands in README.md: all layers jointly, and the controls."""
-    if not published:
-        return "Not measured yet: `python docs/scores.py`."
+def _summary(published: Mapping[str, Any]) -> str:
+    """All layers jointly, and the controls."""
     scores = ("where", "what", "overclustered_miou")
+    full = next(iter(published.values()))["full"]
     lines = [
+        "## Summary\n",
+        f"The table scores the first 15 eigenvectors of all layers jointly over {full['scenes']} held-out scenes "
+        f"({full['kernel']}), with 95 % intervals. For the controls it gives where / what / over-clustered mIoU.\n",
         "| model | affinity | where | what | over-clustered mIoU | untrained | raw pixels | shuffled labels |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    remarks = []
     for name, entry in sorted(published.items()):
-        full = entry["full"]
-        for kind, rows in full["scores"].items():
+        for kind, rows in entry["full"]["scores"].items():
             cells = [_cell(rows[JOINT][score]) for score in scores]
             for control in (UNTRAINED, PIXELS, SHUFFLED):
                 cells.append(" / ".join(_number(rows[control][score][0]) for score in scores))
             lines.append(f"| `{name}` | {KINDS[kind]} | " + " | ".join(cells) + " |")
-        if remark := _remark(entry):
-            remarks.append(f"`{name}`:{remark}")
-    full = next(iter(published.values()))["full"]
-    lines.append(
-        f"\nFirst 15 eigenvectors of all layers jointly over {full['scenes']} held-out scenes, {full['kernel']}, with "
-        "95 % intervals; controls give where / what / over-clustered mIoU. Every layer and every score: "
-        f"[docs/scores.md](docs/scores.md). {' '.join(remarks)}".rstrip()
-    )
-    return "\n".join(lines)
-
-
-def with_table(text: str, published: Mapping[str, Any]) -> str:
-    """README.md with its table of scores made anew."""
-    return filled(text, {"scores": readme_table(published)})
+    return "\n".join([*lines, ""])
 
 
 def _remark(entry: Mapping[str, Any]) -> str:
@@ -101,21 +87,26 @@ def _remark(entry: Mapping[str, Any]) -> str:
     if "noise" in entry:
         noise = entry["noise"]
         remark += (
-            f" Shown at noise {noise['chosen']:g}, chosen on {noise['scenes']} other scenes, of seed {noise['seed']}, "
-            f"{noise['how']}."
+            f" The noise level {noise['chosen']:g} was chosen on {noise['scenes']} other scenes, of seed "
+            f"{noise['seed']}, {noise['how']}."
         )
     if entry.get("aligned_with"):
-        remark += f" In training its features were aligned with those of {entry['aligned_with']}."
+        remark += f" During training its features were aligned with those of {entry['aligned_with']}."
     if entry.get("decayed"):
         decay = entry["decayed"]
         remark += (
-            f" In training the matrices of its queries decayed by {decay['queries']:g} and those of its keys by "
-            f"{decay['keys']:g}, all others by {decay['others']:g}"
+            f" The weight decay during training was {decay['queries']:g} for query matrices, {decay['keys']:g} for "
+            f"key matrices and {decay['others']:g} for all others"
         )
         if entry.get("positions") == "absolute":
-            remark += ", as in its rotary twin: here a place is content, and attending to it costs as much."
+            remark += (
+                ", as in its rotary twin. Here position is a part of the content, and attending to it costs as much."
+            )
         else:
-            remark += ": attending by place is cheaper than by content, which presses QK towards where."
+            remark += (
+                ". Attending by position costs less under this decay than attending by content, which pushes QK "
+                "towards where."
+            )
     return remark
 
 
@@ -173,13 +164,12 @@ def draw(entry: Mapping[str, Any], path: Path) -> None:
     picture.quantize(128).save(path, optimize=True, pnginfo=about)
 
 
-def render(published: Mapping[str, Any], docs: Path, readme: Path) -> None:
-    """Write page, table and heat maps from the numbers; a picture of the same numbers is left as it is."""
+def render(published: Mapping[str, Any], docs: Path) -> None:
+    """Write the page and the heat maps from the numbers; a heat map of the same numbers is left as it is."""
     from PIL import Image
 
     docs.mkdir(parents=True, exist_ok=True)
     (docs / "scores.md").write_text(page(published))
-    readme.write_text(with_table(readme.read_text(), published))
     for name, entry in published.items():
         path = docs / picture_path(name)
         if not path.exists() or Image.open(path).info.get("scores_sha256") != numbers_sha256(entry):

@@ -1,10 +1,10 @@
 """Publish the bundled models' scores: ``python docs/scores.py [model ...]``.
 
-Measures and writes docs/scores.json; renders from it docs/scores.md, the table in README.md and one heat map a model in
-docs/images. What has been measured of a model is kept in out/scores, kind by kind, while neither its weights nor our
-code change, so that an interrupted run goes on; a model whose quick measurement comes out as published, under the same
-weights, is not measured again. ``--render`` renders without measuring, ``--scenes 8 --into FOLDER`` tries the whole of
-it on few scenes and writes nothing into the repository.
+Measures and writes docs/scores.json, and renders from it docs/scores.md and one heat map a model in docs/images. What
+has been measured of a model is kept in out/scores, kind by kind, while neither its weights nor our code change, so that
+an interrupted run goes on. A model whose quick measurement comes out as published, under the same weights, is not
+measured again. ``--render`` renders without measuring; ``--scenes 8 --into FOLDER`` tries all of it on few scenes and
+writes nothing into the repository.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Places:
     """Where results go."""
 
     docs: Path = ROOT / "docs"
-    readme: Path = ROOT / "README.md"
     kept: Path = ROOT / "out" / "scores"
     trial: bool = False
     """Whether the models' own records are left alone."""
@@ -133,7 +132,7 @@ def _code() -> str:
     """Hash of our code: what was kept by another version is measured again."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "spectral_toolkit").rglob("*.py")):
-        if "views" not in path.parts:
+        if not {"_views", "_explorer", "_render"} & set(path.relative_to(ROOT).parts):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -162,7 +161,7 @@ def choose_noise(
     best = max(found, key=lambda level: found[level]["qk"]["where"] + found[level]["vv"]["what"])
     return {
         "chosen": float(best),
-        "how": "where QK where and VV what of all layers jointly add up to most",
+        "how": "as the one at which the sum of QK where and VV what, over all layers jointly, is largest",
         "scenes": n_scenes,
         "seed": NOISE_SEED,
         "weights_sha256": model.weights_sha256(),
@@ -253,10 +252,10 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
         }
         places.docs.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(published, indent=1) + "\n")
-        render(published, places.docs, places.readme)
+        render(published, places.docs)
         seconds = sum(full["processor_seconds"].values())
         _tell(f"{title}: done, {seconds:.0f} s of processor time for {n_scenes} scenes")
-    render(published, places.docs, places.readme)
+    render(published, places.docs)
     return published
 
 
@@ -284,14 +283,12 @@ def main() -> None:
     places = Places()
     if arguments.into is not None:
         into = arguments.into
-        places = Places(into, into / "README.md", into / "kept", trial=True)
+        places = Places(into, into / "kept", trial=True)
         into.mkdir(parents=True, exist_ok=True)
-        if not places.readme.exists():
-            places.readme.write_text("<!-- scores -->\n<!-- /scores -->\n")
     elif arguments.scenes != N_SCENES:
         parser.error("--scenes is for trials: give --into, so that nothing of it is published.")
     if arguments.render:
-        render(json.loads((places.docs / "scores.json").read_text()), places.docs, places.readme)
+        render(json.loads((places.docs / "scores.json").read_text()), places.docs)
         return
     publish(arguments.models or list(bundled_models()), places, n_scenes=arguments.scenes)
 

@@ -15,7 +15,7 @@ LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)")
 def copy_notebooks(root: Path, target: Path) -> list[Path]:
     """Copy ``notebooks/**`` of the repository at ``root`` to ``target``; returns the notebooks.
 
-    A copy in ``out/notebooks`` that was executed takes a notebook's place if its cells are still the same. Pages in
+    A copy in ``out/notebooks`` that was executed takes a notebook's place if its source is still the same. Pages in
     Markdown beside the notebooks come along. Solutions of the labs do not: they are for teachers.
     """
     source = root / "notebooks"
@@ -56,7 +56,7 @@ def executed_twin(path: Path, executed: Path) -> nbformat.NotebookNode:
 
 
 def without_remote_styles(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same without the style sheets that Panel, by which HoloViews draws, would fetch; pictures need none."""
+    """The same without the style sheets that Panel, by which HoloViews draws, would fetch; figures need none."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             for kind, shown in output.get("data", {}).items():

@@ -51,10 +51,11 @@ CALLS = [(where, *call) for where, text in MESSAGES for call in re.findall(r"\bs
 METHODS = [
     (where, owner, name)
     for where, text in MESSAGES
-    for owner, name in re.findall(r"(?<![\w.)\]])(acts|eig|graph|tree|labels|)\.([a-z_]+)\(", text)
-    if where.split("/")[0] not in ("views", "studies", "scenes", "bundling")  # which write code and pages of their own
+    for owner, name in re.findall(r"(?<![\w.)\]])(activations|eig|graph|tree|labels|)\.([a-z_]+)\(", text)
+    # Those left out write code and pages of their own.
+    if where.split("/")[0] not in ("_views", "_explorer", "_render", "studies", "scenes")
 ]
-OWNERS = {"acts": xr.DataTree, "tree": xr.DataTree, "eig": xr.Dataset, "labels": xr.DataArray}
+OWNERS = {"activations": xr.DataTree, "tree": xr.DataTree, "eig": xr.Dataset, "labels": xr.DataArray}
 
 
 def test_there_are_messages_to_look_at() -> None:
@@ -86,7 +87,7 @@ def test_arguments_in_messages_exist(where: str, name: str, given: str) -> None:
 def test_methods_in_messages_exist(where: str, owner: str, name: str) -> None:
     """Of what the message is about; where it does not say what, of everything that xarray may have given."""
     kinds = [OWNERS[owner]] if owner in OWNERS else [xr.DataTree, xr.DataArray, xr.Dataset]
-    if where.startswith(("activations", "affinities", "capturing")):
+    if where.startswith(("_io/activations", "_affinity", "_capture")):
         kinds = [xr.DataTree]
     assert any(hasattr(kind, name) for kind in kinds), f"{where} advises {owner}.{name}()"
 

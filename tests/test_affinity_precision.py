@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -115,7 +117,7 @@ def test_an_image_is_as_it_would_be_alone() -> None:
     assert careful_images(torch.tensor([[float("inf"), float("nan"), 0.0]]), torch.float32) == [[0], [0], []]
 
 
-def matrix_of(tree: xr.DataTree, **options: object) -> np.ndarray:
+def matrix_of(tree: xr.DataTree, **options: Any) -> np.ndarray:
     graph = st.affinity(tree, "qk", device="cpu", **options)
     return graph.operators(graph.members[0], slice(0, 1)).dense()[0].numpy()
 
@@ -151,7 +153,7 @@ def test_which_cosines_are_above_the_threshold_is_decided_in_double_precision() 
 
 
 @pytest.mark.parametrize(("kernel", "options"), [("rbf", {"bandwidth": 0.1}), ("softmax", {})])
-def test_a_walk_normalises_rows_that_vanish_in_single_precision(kernel: str, options: dict[str, float]) -> None:
+def test_a_walk_normalises_rows_that_vanish_in_single_precision(kernel: str, options: dict[str, Any]) -> None:
     rng = np.random.default_rng(1)
     query, key = rng.normal(size=(6, 2)), 1e-6 * rng.normal(size=(6, 2))
     query[0] *= 2.2 / np.linalg.norm(query[0])
@@ -160,5 +162,5 @@ def test_a_walk_normalises_rows_that_vanish_in_single_precision(kernel: str, opt
         special = 80 * query[:1][None, None].astype(np.float32)
         tree["block.0"]["special_key"] = (("image", "head", "special", "channel"), special)
     graph = st.affinity(tree, "qk", kernel=kernel, device="cpu", steps=2, **options)
-    walk = graph.operators(graph.members[0], slice(0, 1))
+    walk: Any = graph.operators(graph.members[0], slice(0, 1))
     np.testing.assert_allclose(walk.transition.sum(-1), 1, atol=1e-9)

@@ -27,7 +27,13 @@ from spectral_toolkit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = ROOT / "docs" / "notebooks"
-PAGES = sorted([ROOT / "README.md", *(path for path in (ROOT / "docs").rglob("*.md") if COPIES not in path.parents)])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(path for path in (ROOT / "docs").rglob("*.md") if COPIES not in path.parents),
+    ]
+)
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>.*?) -->\n)?^(?P<ticks>`{3,})(?P<language>[^\n]*)\n(?P<code>.*?)^(?P=ticks)[ ]*$",
     re.DOTALL | re.MULTILINE,

@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 import typer.main
 
+from spectral_toolkit import cli
+
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = ROOT / "docs" / "notebooks"
 PAGES = sorted(
     [
         ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
         *(path for path in (ROOT / "docs").rglob("*.md") if COPIES not in path.parents),
         *(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts),
     ]
@@ -93,7 +96,7 @@ def installed(name: str) -> bool:
 
 
 def fault_of_ours(words: list[str]) -> str:
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(cli.app)
     command = group
     if words and not words[0].startswith("-"):
         if words[0] not in group.commands:

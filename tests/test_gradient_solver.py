@@ -252,7 +252,7 @@ def test_no_gradient_adds_in_the_order_of_threads(scope: str) -> None:
             return func(*args, **(kwargs or {}))
 
     graph = st.affinity(make_tree([(4, 4), (5, 3)], images=2), "vv", scope=scope, device="cpu")
-    steps = {"steps": 2} if scope == "image" else {"epochs": 1}
+    steps: dict[str, Any] = {"steps": 2} if scope == "image" else {"epochs": 1}
     with Recorder():
         st.solve(graph, 2, method="gradient", n_features=3, **steps)
     # Of torch.use_deterministic_algorithms: what has no deterministic form on a GPU, or one only when asked.

@@ -103,7 +103,7 @@ def test_direction_check_notices_a_wrong_import() -> None:
     source = "def late():\n    from ..solvers import solve\n    import spectral_toolkit._views.report"
     assert imported(source, ("models", "families"), False) == {
         ("spectral_toolkit", "solvers", "solve"),
-        ("spectral_toolkit", "views", "report"),
+        ("spectral_toolkit", "_views", "report"),
     }
     assert imported("from . import a\nfrom .. import b", ("models",), True) == {
         ("spectral_toolkit", "models", "a"),

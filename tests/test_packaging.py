@@ -94,7 +94,7 @@ def test_wheel_carries_weights_templates_and_licence(wheel_names: set[str]) -> N
     for pattern in (
         r"spectral_toolkit/scenes/weights/scenes/model\.safetensors",
         r"spectral_toolkit/scenes/weights/scenes/config\.json",
-        r"spectral_toolkit/views/templates/.+",
+        r"spectral_toolkit/_views/templates/.+",
         r"spectral_toolkit/py\.typed",
         r"spectral_toolkit-[^/]+\.dist-info/licenses/LICENSE",
     ):

@@ -1,4 +1,4 @@
-"""What the README says is what the code does."""
+"""What the README and the page on architecture say is what the code does."""
 
 from __future__ import annotations
 
@@ -31,38 +31,66 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def test_opens_with_two_commands_then_python_then_a_picture_then_the_map(readme: str) -> None:
-    assert readme.startswith("```sh\nmake demo")
-    commands, python = blocks(readme, "sh")[0], blocks(readme, "python")[0]
+def test_a_title_a_sentence_a_figure_two_commands_six_lines_of_python(readme: str) -> None:
+    """That the commands exist and the Python runs is for tests/test_documentation.py."""
+    title, sentence, figure = readme.split("\n\n")[:3]
+    assert title == "# spectral_toolkit"
+    assert sentence.count(".") == 1
+    assert re.match(r"!\[.+\]\(docs/images/.+\)$", figure)
+    (commands,), (python,) = blocks(readme, "sh"), blocks(readme, "python")
     assert [line.split("#")[0].strip() for line in commands.splitlines()] == ["make demo", "make test"]
-    assert python.count("\n") == 4
-    places = [readme.index(part) for part in (commands, python, "![", "# spectral_toolkit", "    spectral_toolkit/\n")]
-    assert places == sorted(places)
+    assert len(python.splitlines()) == 6
+    assert readme.index(commands) < readme.index(python)
 
 
-def test_tables_are_those_of_the_code(repository: Path, readme: str) -> None:
+def test_it_is_short_and_leaves_details_to_the_documentation(readme: str) -> None:
+    assert len(readme.splitlines()) <= 110
+    assert "<!--" not in readme, "tables that scripts make belong to the documentation"
+    assert not re.search(r"^    \S", re.sub(r"```.*?```", "", readme, flags=re.DOTALL), re.MULTILINE), "a tree of files"
+
+
+def test_it_counts_the_supported_families(readme: str) -> None:
+    from spectral_toolkit._models.diffusion.families import FAMILIES as DENOISERS
+    from spectral_toolkit._models.families import FAMILIES
+
+    words = " ".join(readme.split())
+    assert f"{len(FAMILIES)} families of vision encoders" in words
+    assert f"{len(DENOISERS)} families of denoisers" in words
+
+
+def test_tables_are_those_of_the_code(repository: Path) -> None:
     tables = load(repository / "docs" / "make_tables.py")
-    assert readme == tables.with_tables(readme), "run: python docs/make_tables.py"
+    page = (repository / "docs" / "supported.md").read_text()
+    assert page == tables.with_tables(page), "run: python docs/make_tables.py"
     for name in tables.TABLES:
         assert tables.TABLES[name]().strip()
 
 
-def test_links_and_map_lead_somewhere(repository: Path, readme: str) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", readme):
-        assert target.startswith("https://") or (repository / target).exists(), target
-    block = readme[readme.index("    spectral_toolkit/\n") :].split("\n\n")[0]
-    folder = ""
-    for line in block.splitlines():
-        name = line.split()[0]
-        indent = len(line) - len(line.lstrip())
-        folder = name if indent == 4 else folder
-        assert (repository / (name if indent == 4 else folder + name)).exists(), name
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(repository: Path, name: str) -> None:
+    targets = re.findall(r"\]\(([^)]+)\)", (repository / name).read_text())
+    assert targets
+    for target in targets:
+        assert target.startswith(("https://", "#")) or (repository / target).exists(), target
 
 
-def test_pictures_are_small(repository: Path) -> None:
-    pictures = list((repository / "docs" / "images").glob("*.png"))
-    assert pictures
-    assert all(path.stat().st_size < 400_000 for path in pictures)
+def test_the_map_of_the_package_is_whole_and_in_the_order_of_imports(repository: Path) -> None:
+    from test_imports import ORDER
+
+    page = (repository / "docs" / "developing" / "architecture.md").read_text()
+    rows = re.findall(
+        r"^\| `([^`]+)` \|", page.split("<!-- modules -->")[1].split("<!-- /modules -->")[0], re.MULTILINE
+    )
+    package = repository / "spectral_toolkit"
+    assert [name.removesuffix(".py").rstrip("/") for name in rows] == list(ORDER)
+    for name in rows:
+        assert (package / name).is_dir() if name.endswith("/") else (package / name).is_file(), name
+
+
+def test_images_are_small(repository: Path) -> None:
+    images = list((repository / "docs" / "images").glob("*.png"))
+    assert images
+    assert all(path.stat().st_size < 400_000 for path in images)
 
 
 def test_every_own_error_is_explained(repository: Path) -> None:
@@ -81,7 +109,7 @@ def test_explained_messages_are_those_of_the_code(repository: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 spoken.append(node.value)
-    text = (repository / "docs" / "errors.md").read_text().split("## No error")[0]
+    text = (repository / "docs" / "errors.md").read_text().split("## Problems without")[0]
     quoted = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
     assert len(quoted) > 10
     for message in quoted:

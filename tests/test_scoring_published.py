@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 scores: Any = importlib.import_module("scores")
 pages: Any = importlib.import_module("score_pages")
-marked: Any = importlib.import_module("marked")
 sys.path.pop(0)
 
 PUBLISHED = json.loads((ROOT / "docs" / "scores.json").read_text()) if (ROOT / "docs" / "scores.json").exists() else {}
@@ -40,8 +39,6 @@ def load(name: str) -> Any:
 
 
 def test_pages_are_rendered_from_the_numbers() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert readme == pages.with_table(readme, PUBLISHED), "run: python docs/scores.py --render"
     written = ROOT / "docs" / "scores.md"
     assert written.exists() == bool(PUBLISHED)
     assert not PUBLISHED or written.read_text() == pages.page(PUBLISHED), "run: python docs/scores.py --render"
@@ -54,7 +51,7 @@ def test_no_other_number_claims_to_be_a_score() -> None:
         texts[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     texts.pop(ROOT / "docs" / "scores.md", None)
     for path, text in texts.items():
-        claim = CLAIM.search(marked.without(text, "scores"))
+        claim = CLAIM.search(text)
         assert claim is None, f"{path.name} says {claim[0]!r} outside what docs/scores.py renders"
 
 
@@ -95,8 +92,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     BY_NAME["dinov3"].make().save_pretrained(tmp_path / "weights" / "tiny")
     monkeypatch.setattr(loading, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(pages, "draw", lambda entry, path: path.parent.mkdir(exist_ok=True) or _blank(entry, path))
-    (tmp_path / "README.md").write_text("before\n<!-- scores -->\n<!-- /scores -->\nafter\n")
-    return scores.Places(tmp_path / "docs", tmp_path / "README.md", tmp_path / "kept", trial=True)
+    return scores.Places(tmp_path / "docs", tmp_path / "kept", trial=True)
 
 
 def _blank(entry: Any, path: Path) -> None:
@@ -126,11 +122,7 @@ def test_publishing_resumes_and_notices_what_is_out_of_date(places: Any, monkeyp
     assert measured[5:] == ["vv", "qk_unrotated"]
     assert json.loads((places.docs / "scores.json").read_text()) == found
     assert (places.docs / "scores.md").read_text() == pages.page(found)
-    readme = places.readme.read_text()
-    assert readme.startswith("before\n")
-    assert readme.endswith("after\n")
-    assert "| `tiny` | QK before rotation | 0." in readme
-    assert readme == pages.with_table(readme, found)
+    assert "| `tiny` | QK before rotation | 0." in pages.page(found)
     rows = found["tiny"]["full"]["scores"]["vv"]
     assert list(rows) == ["model.layer.0", "model.layer.1", "joint", "raw pixels", "untrained model", "shuffled labels"]
     assert all(value is not None for scored in rows.values() for three in scored.values() for value in three)

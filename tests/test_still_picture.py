@@ -31,7 +31,9 @@ def loaded() -> None:
 
 def shown(view: Any) -> dict[str, str]:
     """What a notebook gets of a view."""
-    return hv.Store.renderers["bokeh"].components(view)[0]
+    data = hv.Store.renderers["bokeh"].components(view)[0]
+    assert data is not None
+    return data
 
 
 def still(view: Any) -> np.ndarray:

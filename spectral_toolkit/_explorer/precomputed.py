@@ -1,6 +1,6 @@
 """All that a view without Python will need, computed beforehand: answers under several settings, and affinity rows.
 
-The counterpart that draws it is ``views/frozen``; nothing here knows of pages.
+The counterpart that draws it is ``_views/frozen_page``; nothing here knows of pages.
 """
 
 from __future__ import annotations
