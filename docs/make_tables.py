@@ -72,7 +72,23 @@ def region_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"kernels": kernel_table, "models": model_table, "denoisers": denoiser_table, "regions": region_table}
+def solver_table() -> str:
+    """Ways to solve, from the table that ``solve`` reads."""
+    from spectral_toolkit.solvers import SOLVERS
+
+    lines = ["| method | what it does | options |", "|---|---|---|"]
+    for name, line in SOLVERS.items():
+        lines.append(f"| `{name}` | {line.meaning} | {', '.join(f'`{one}`' for one in line.options)} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "kernels": kernel_table,
+    "solvers": solver_table,
+    "models": model_table,
+    "denoisers": denoiser_table,
+    "regions": region_table,
+}
 
 
 def with_tables(text: str) -> str:

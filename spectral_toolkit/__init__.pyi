@@ -1,5 +1,6 @@
 # The one list of public names: lazy_loader reads it at run time, type checkers read it as it stands.
 from . import errors as errors
+from . import kernels as kernels
 from . import scenes as scenes
 from . import solvers as solvers
 from . import studies as studies

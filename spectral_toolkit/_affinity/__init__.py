@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import os
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,9 @@ from .._io.pairing import image_hashes, refuse_other_images
 from ..errors import AffinityError
 from .approximate_neighbours import check_installed
 from .dataset_graph import DatasetGraph, too_fine
+from .kernel import Kernel, KernelChoice
 from .layer_graph import DENSE_BYTES, LayerGraph, Member, Recipe, Weights, make_members, resolve_weights
-from .table import KERNELS, SEARCHES, check_combination, default_kernel
+from .table import KERNELS, SEARCHES, check_combination, default_kernel, named_kernel
 
 __all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel"]
 
@@ -30,7 +30,7 @@ def affinity(
     activations: xr.DataTree,
     kind: str = "qk",
     *,
-    kernel: str | None = None,
+    kernel: str | Kernel | KernelChoice | None = None,
     heads: str = "mean",
     scope: str = "image",
     weights: Weights = None,
@@ -58,8 +58,10 @@ def affinity(
         ``"softmax"`` (the model's own attention; ``"qk"`` only, where it is the default), ``"cosine"`` (default of
         the other kinds), ``"shifted_cosine"`` or ``"rbf"``; with ``scope="dataset"`` ``"knn"`` (cosine, kept between
         a patch and the nearest in its image and in the others; the default) or ``"shifted_cosine"`` (exact at any size,
-        and the default where the search for neighbours would take hours, which ``notes`` then says). Every affinity is
-        made symmetric, (W + W') / 2, head by head, and keeps its diagonal.
+        and the default where the search for neighbours would take hours, which ``notes`` then says). Any other kernel
+        that was registered goes by its name, too. Instead of a name, an object of :mod:`spectral_toolkit.kernels`,
+        which may carry options: ``st.kernels.RBF(bandwidth=0.3)``. Every affinity is made symmetric, (W + W') / 2, head
+        by head, and keeps its diagonal.
     heads
         ``"mean"`` averages the heads of a layer; ``"each"`` makes every head a layer of its own, ``"<layer>[<head>]"``,
         with its own weight and share.
@@ -129,14 +131,16 @@ def affinity(
     LayerGraph('vv', kernel='cosine', heads='mean', scope='image': 1 layers on 3x4, 1 images)
     """
     check_tree(activations)
-    if kernel is not None and not isinstance(kernel, str):
-        raise AffinityError(f"kernel={kernel!r} is not a name: use one of {', '.join(map(repr, KERNELS))}.")
+    kernel, chosen_with = named_kernel(kernel)
+    if twice := sorted(set(chosen_with) & set(options)):
+        raise AffinityError(f"{twice[0]} is given twice, with the kernel and beside it: leave one of them out.")
+    options = {**chosen_with, **options}
     if not isinstance(dense_bytes, numbers.Real) or not dense_bytes >= 0:
         raise AffinityError(f"dense_bytes={dense_bytes!r} is not a number of bytes: expected a number of at least 0.")
     chosen: dict[str, float | str] = {**options, **({} if search is None else {"search": search})}
     by_default = kernel is None and not chosen and folder is None
     kernel = check_combination(kind, kernel, heads, scope, chosen)
-    checked = tuple((name, _checked_option(name, value)) for name, value in sorted(options.items()))
+    checked = tuple((name, KERNELS[kernel].option(name).checked(value)) for name, value in sorted(options.items()))
     # The default is not spelled out, so that a graph is the same whether it was asked for or not.
     checked += (("search", _checked_search(search)),) if search not in (None, "exact") else ()
     kept = _checked_folder(folder, kernel)
@@ -243,7 +247,7 @@ def _checked_search(search: object) -> str:
 def _checked_folder(folder: object, kernel: str) -> Path | None:
     if folder is None:
         return None
-    if kernel != "knn":
+    if not KERNELS[kernel].searches:
         raise AffinityError(f"folder={str(folder)!r} means nothing to kernel={kernel!r}: leave it out, or use 'knn'.")
     path = writable_path(folder, "folder", error=AffinityError)
     if path.exists() and not path.is_dir():
@@ -255,19 +259,3 @@ def _checked_folder(folder: object, kernel: str) -> Path | None:
 def _pairs_to_compare(members: Sequence[Member], n_images: int) -> float:
     layers = {member.layer: member for member in members}.values()
     return float(sum(m.n_heads * (m.n_cells * n_images) ** 2 for m in layers))
-
-
-_OPTION_RANGES = {
-    "threshold": ("a number in [0, 1)", lambda value: 0 <= value < 1),
-    "bandwidth": ("a number above 0", lambda value: value > 0),
-    "within": ("a whole number of at least 1", lambda value: value >= 1 and value == int(value)),
-    "across": ("a whole number of at least 0", lambda value: value >= 0 and value == int(value)),
-    "steps": ("a whole number of at least 1", lambda value: value >= 1 and value == int(value)),
-}
-
-
-def _checked_option(name: str, value: float) -> float:
-    expected, fits = _OPTION_RANGES[name]
-    if isinstance(value, bool) or not (isinstance(value, numbers.Real) and math.isfinite(value) and fits(value)):
-        raise AffinityError(f"{name}={value!r} is out of range: expected {expected}.")
-    return float(value)

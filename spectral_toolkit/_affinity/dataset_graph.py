@@ -20,7 +20,6 @@ from .dataset_operators import Factors, SparseOperator, StoredFactorOperator
 from .dataset_shards import ShardedFactorOperator, ShardedSparseOperator
 from .features import read_features
 from .kernels.cosine import unit_vectors
-from .kernels.shifted_cosine import factors as factors_of
 from .layer_graph import LayerGraph, Member
 from .neighbour_tables import Table, check_room, find_table, name_of
 from .neighbours import Neighbours, nearest
@@ -123,7 +122,7 @@ class DatasetGraph(LayerGraph):
         AffinityError
             If the graph's kernel is not "knn", or there is no such layer or head.
         """
-        if self.recipe.kernel != "knn":
+        if not self.kernel.searches:
             raise AffinityError(f"kernel={self.recipe.kernel!r} has no neighbours: use kernel='knn'.")
         member = next((member for member in self.members if member.layer == layer), None)
         if member is None or not 0 <= head < member.n_heads:
@@ -194,7 +193,7 @@ class DatasetGraph(LayerGraph):
                 f"Layers of more than {MOST_CELLS:,} patches are left out of the dataset, as in the source paper; a "
                 f"weight above 0 brings them in: {', '.join(absent)}."
             )
-        if self.recipe.kernel == "knn" and not self._edges_fit and world_size() == 1:
+        if self.kernel.searches and not self._edges_fit and world_size() == 1:
             remarks.append("Edges lie on disk, as they would not fit in memory, and are read at every product.")
         if self._recall:
             (layer, head), worst = min(self._recall.items(), key=lambda item: item[1])
@@ -203,7 +202,7 @@ class DatasetGraph(LayerGraph):
                 f"Neighbours in other images come from an index (faiss): on a sample of patches it found {mean:.1%} of "
                 f"those that the exact search finds, and fewest, {worst:.1%}, in head {head} of layer {layer}."
             )
-        if self.recipe.kernel == "shifted_cosine" and self._factor_bytes > self.cache_bytes:
+        if self.kernel.factors is not None and self._factor_bytes > self.cache_bytes:
             remarks.append(
                 "Factors are made again from the activations at every product, as they would not fit in memory."
             )
@@ -241,7 +240,7 @@ class DatasetGraph(LayerGraph):
         return both, torch.cat(right) if right else both
 
     def factors(self, member: Member, within: slice | None = None) -> Factors:
-        """Rows of L and R of one member, a few images at a time; of shifted cosine, where W = (L R' + R L') / 2."""
+        """Rows of L and R of one member, a few images at a time; for kernels of low rank, W = (L R' + R L') / 2."""
         cells = member.n_cells
 
         def blocks() -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -249,7 +248,8 @@ class DatasetGraph(LayerGraph):
                 features = read_features(self.activations, member.layer, self.recipe.kind, images, self.device)
                 if member.head is not None:
                     features = features.pick(member.heads)
-                left, right = factors_of(features)
+                assert self.kernel.factors is not None
+                left, right = self.kernel.factors(features)
                 nodes = slice(images.start * cells, images.stop * cells)
                 own = left.flatten(0, 1)
                 yield nodes, own, own if left is right else right.flatten(0, 1)
@@ -266,7 +266,7 @@ class DatasetGraph(LayerGraph):
             )
         cells = member.n_cells
         nodes, n = slice(own.start * cells, own.stop * cells), cells * len(self.images)
-        if self.recipe.kernel == "knn":
+        if self.kernel.searches:
             tables = [self._search(member, head, own).open() for head in member.heads]
             return ShardedSparseOperator(tables, nodes, n, self.device)
         return ShardedFactorOperator(*_joined(self.factors(member, own), nodes), nodes, n)
@@ -274,7 +274,7 @@ class DatasetGraph(LayerGraph):
     def _build(self, member: Member, images: slice) -> Operator:
         if world_size() > 1:
             return self._build_share(member)
-        if self.recipe.kernel == "knn":
+        if self.kernel.searches:
             tables = [self._table(member, head) for head in member.heads]
             if self._edges_fit:
                 return SparseOperator.from_heads([table.open() for table in tables], self.device)

@@ -19,6 +19,7 @@ from .._io.pairing import image_hashes
 from .._io.reprs import Described, few
 from ..errors import AffinityError
 from .features import KINDS, layer_shape, read_features
+from .kernel import Kernel
 from .operators import DenseOperator, LowRankOperator, Operator, Rows, TiledOperator, WalkOperator, dense_from_rows
 from .resampling import Grid
 from .table import KERNELS
@@ -140,6 +141,11 @@ class LayerGraph(Described):
         return tuple(remarks)
 
     @property
+    def kernel(self) -> Kernel:
+        """The row of the table that its affinities are computed by."""
+        return KERNELS[self.recipe.kernel]
+
+    @property
     def layers(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
 
@@ -252,14 +258,14 @@ class LayerGraph(Described):
         options = dict(recipe.options)
         steps = int(options.pop("steps", 1))
         features = read_features(
-            self.activations, member.layer, recipe.kind, images, self.device, for_softmax=recipe.kernel == "softmax"
+            self.activations, member.layer, recipe.kind, images, self.device, for_softmax=kernel.attention
         )
         if member.head is not None:
             features = features.pick(member.heads)
         n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
         keep = self.unmasked(member, images)
-        if kernel.low_rank and not self.is_dense(member) and steps == 1:
-            left, right = kernel.module.factors(features)
+        if kernel.factors is not None and not self.is_dense(member) and steps == 1:
+            left, right = kernel.factors(features)
             if keep is None:
                 return LowRankOperator(left, right)
             kept = keep.to(left)[:, :, None]
@@ -267,7 +273,8 @@ class LayerGraph(Described):
             return LowRankOperator(masked, masked if left is right else right * kept)
         if steps > 1:  # a row is divided by its sum, however small that is: in single precision it may have vanished
             features = features.doubled()
-        rows = kernel.module.prepare(features, **options)
+        assert kernel.prepare is not None
+        rows = kernel.prepare(features, **options)
         if keep is not None:
             rows = masked_rows(rows, keep)
         if steps > 1:

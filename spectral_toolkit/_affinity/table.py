@@ -3,51 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import ModuleType
 
 from ..errors import AffinityError
-from . import neighbours
 from .features import KINDS
+from .kernel import KERNELS, OURS, STEPS, Kernel, KernelChoice, Option, register
 from .kernels import cosine, rbf, shifted_cosine, softmax
 
+THRESHOLD = Option(
+    "threshold",
+    "similarities at or below it count as zero",
+    "a number in [0, 1)",
+    lambda value: 0 <= value < 1,
+    0.1,
+)
+BANDWIDTH = Option(
+    "bandwidth",
+    "in units of the root mean square distance of a layer and head",
+    "a number above 0",
+    lambda value: value > 0,
+    0.5,
+)
+WITHIN = Option(
+    "within",
+    "how many neighbours a patch has in its image, per layer and head",
+    "a whole number of at least 1",
+    lambda value: value >= 1 and value == int(value),
+    50,
+)
+ACROSS = Option(
+    "across",
+    "how many neighbours a patch has in the other images, per layer and head",
+    "a whole number of at least 0",
+    lambda value: value >= 0 and value == int(value),
+    50,
+)
 
-@dataclass(frozen=True)
-class Kernel:
-    """One line of the table: a kernel, what it works on, and how it reads in a formula."""
-
-    module: ModuleType
-    kinds: tuple[str, ...]
-    options: tuple[str, ...]
-    formula: str
-    low_rank: bool = False
-    scopes: tuple[str, ...] = ("image",)
-
-
-KERNELS: dict[str, Kernel] = {
-    "softmax": Kernel(softmax, ("qk",), ("steps",), "mean over heads of softmax(scale q k' + bias)"),
-    "cosine": Kernel(
-        cosine, tuple(KINDS), ("threshold", "steps"), "mean over heads of cos(l, r), zero where <= threshold"
-    ),
-    "shifted_cosine": Kernel(
-        shifted_cosine,
-        tuple(KINDS),
-        ("steps",),
+Softmax = register(
+    Kernel(
+        "softmax",
+        "mean over heads of softmax(scale q k' + bias)",
+        "softmax({}·{} / √d), the model's own attention",
+        "softmax, as in the model",
+        softmax.prepare,
+        kinds=("qk",),
+        attention=True,
+    )
+)
+Cosine = register(
+    Kernel(
+        "cosine",
+        "mean over heads of cos(l, r), zero where <= threshold",
+        "cos({}, {})",
+        "cosine, small ones dropped",
+        cosine.prepare,
+        options=(THRESHOLD, STEPS),
+    )
+)
+ShiftedCosine = register(
+    Kernel(
+        "shifted_cosine",
         "mean over heads of (1 + cos(l, r)) / 2",
-        low_rank=True,
+        "(1 + cos({}, {})) / 2",
+        "shifted cosine (1 + cos) / 2",
+        shifted_cosine.prepare,
+        shifted_cosine.factors,
         scopes=("image", "dataset"),
-    ),
-    "knn": Kernel(
-        neighbours,
-        tuple(KINDS),
-        ("within", "across", "threshold", "search"),
+    )
+)
+NearestNeighbours = register(
+    Kernel(
+        "knn",
         "mean over heads of cos(l, r), where r is among the nearest in its image or in the others",
+        "cos({}, {}) of nearest neighbours",
+        "nearest neighbours by cosine",
+        None,
         scopes=("dataset",),
-    ),
-    "rbf": Kernel(
-        rbf, tuple(KINDS), ("bandwidth", "steps"), "mean over heads of exp(-|l - r|^2 / (2 (bandwidth s)^2))"
-    ),
-}
+        options=(WITHIN, ACROSS, THRESHOLD),
+        searches=True,
+    )
+)
+RBF = register(
+    Kernel(
+        "rbf",
+        "mean over heads of exp(-|l - r|^2 / (2 (bandwidth s)^2))",
+        "exp(-|{} - {}|² / 2σ²)",
+        "rbf: exp(-distance²)",
+        rbf.prepare,
+        options=(BANDWIDTH, STEPS),
+    )
+)
+OURS.update(KERNELS)
+
 HEADS = ("mean", "each")
 SCOPES = ("image", "dataset")
 SEARCHES = ("exact", "faiss")
@@ -58,6 +104,32 @@ def default_kernel(kind: str, scope: str = "image") -> str:
     if scope == "dataset":
         return "knn"
     return "softmax" if kind == "qk" else "cosine"
+
+
+def named_kernel(kernel: object) -> tuple[str | None, dict[str, float]]:
+    """The name of a kernel that was given by name or as an object, and the options it came with.
+
+    Raises
+    ------
+    AffinityError
+        If it is neither, or an object that was never registered.
+    """
+    if kernel is None or isinstance(kernel, str):
+        return kernel, {}
+    options: tuple[tuple[str, float], ...] = ()
+    if isinstance(kernel, KernelChoice):
+        kernel, options = kernel.kernel, kernel.options
+    if not isinstance(kernel, Kernel):
+        raise AffinityError(
+            f"kernel={kernel!r} is neither a name nor a kernel: use one of {', '.join(map(repr, KERNELS))}, or an "
+            "object of st.kernels, such as st.kernels.RBF(bandwidth=0.5)."
+        )
+    if KERNELS.get(kernel.name) is not kernel:
+        raise AffinityError(
+            f"kernel {kernel.name!r} has not been registered: call st.kernels.register(kernel) first, so that its "
+            "results can be read again by name."
+        )
+    return kernel.name, dict(options)
 
 
 def kernels_of(kernel: str | Mapping[str, str] | None, kinds: Sequence[str]) -> dict[str, str | None]:
@@ -108,9 +180,9 @@ def check_combination(kind: str, kernel: str | None, heads: str, scope: str, opt
     if scope == "dataset" and "steps" in options:
         raise AffinityError(f"steps={options['steps']!r} is not offered with scope='dataset': leave it out.")
     for option in options:
-        if option not in line.options:
+        if option not in line.option_names:
             raise AffinityError(
                 f"{option}={options[option]!r} means nothing to kernel={kernel!r}, which takes "
-                f"{', '.join(line.options)}: leave it out."
+                f"{', '.join(line.option_names)}: leave it out."
             )
     return kernel

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import xarray as xr
 
-from .._affinity.table import default_kernel
+from .._affinity.table import KERNELS, default_kernel
 from .._analysis.regions.joint import MOST_DENSE
 from .._analysis.trust import Statement
 from .._render.colour import DIVERGING, SEQUENTIAL, css_gradient
@@ -40,18 +40,6 @@ AFFINITIES = {
     "token": Affinity(
         "Token", "Token-token", ("t", "t'"), "Patches are tied when the residual stream holds the same for both."
     ),
-}
-FORMULAS = {
-    "softmax": "softmax({}·{} / √d), the model's own attention",
-    "cosine": "cos({}, {})",
-    "shifted_cosine": "(1 + cos({}, {})) / 2",
-    "rbf": "exp(-|{} - {}|² / 2σ²)",
-}
-KERNELS = {
-    "softmax": "softmax, as in the model",
-    "cosine": "cosine, small ones dropped",
-    "shifted_cosine": "shifted cosine (1 + cos) / 2",
-    "rbf": "rbf: exp(-distance²)",
 }
 TIPS = {
     "kernel": "How two vectors become one number that says how strongly their patches are tied.",
@@ -92,7 +80,7 @@ TIPS = {
 def affinity_tip(kind: str, kernel: str | None) -> str:
     """What a kind of affinity is, by name, formula and meaning."""
     affinity = AFFINITIES[kind]
-    formula = FORMULAS[kernel or default_kernel(kind)].format(*affinity.vectors)
+    formula = KERNELS[kernel or default_kernel(kind)].short.format(*affinity.vectors)
     return f"{affinity.name}: {formula}. {affinity.tied}"
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import numbers
-import os
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -18,17 +16,26 @@ from .._affinity.resampling import Grid
 from .._compute.devices import threads_for
 from .._compute.settings import computing
 from ..errors import SolverError
+from .method import SOLVERS, Exact, Gradient, Solver, SolverChoice, chosen, register, unregister, whole
 from .result import assemble, warm_start
+from .spectrum import Spectrum
 
-METHODS: dict[str, str] = {"exact": "exact", "gradient": "gradient"}
-"""Method name to the module of this package that offers ``solve_images``."""
-
-__all__ = ["METHODS", "solve"]
+__all__ = [
+    "SOLVERS",
+    "Exact",
+    "Gradient",
+    "Solver",
+    "SolverChoice",
+    "Spectrum",
+    "register",
+    "solve",
+    "unregister",
+]
 
 
 def __getattr__(name: str) -> ModuleType:
     """A method's module, ``solvers.gradient`` say, loaded on first use."""
-    if name in METHODS.values():
+    if name in ("exact", "gradient"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -43,7 +50,7 @@ def solve(
     graph: LayerGraph,
     n_eigenvectors: int = 10,
     *,
-    method: str = "exact",
+    method: str | Solver | SolverChoice = "exact",
     start: xr.Dataset | None = None,
     tolerance: float = 1e-6,
     seed: int = 0,
@@ -64,7 +71,8 @@ def solve(
         How many, besides the trivial constant one; at least 1.
     method
         ``"exact"``: dense on small grids, block Davidson iteration above. ``"gradient"``: the source paper's own
-        (:mod:`spectral_toolkit.solvers.gradient`), slow and approximate, for comparison.
+        (:mod:`spectral_toolkit.solvers.gradient`), slow and approximate, for comparison. Or the name of a method that
+        was registered, or an object, which may carry options: ``st.solvers.Exact(tolerance=1e-8)``.
     start
         An earlier answer for the same images: the iteration begins there, which makes changing a weight feel instant.
         Its grid may differ. Dense solves have no use for it. The attribute ``start`` says what was begun from.
@@ -119,23 +127,28 @@ def solve(
     >>> dict(eig.eigenvector.sizes)
     {'image': 1, 'y': 3, 'x': 4, 'component': 2}
     """
-    if method not in METHODS:
-        raise SolverError(f"method={method!r} is not offered: use one of {', '.join(map(repr, METHODS))}.")
+    solver, with_it = chosen(method)
+    if twice := sorted(set(with_it) & set(options)):
+        raise SolverError(f"{twice[0]} is given twice, with the method and beside it: leave one of them out.")
+    options = {**with_it, **options}
+    tolerance = options.pop("tolerance", tolerance)  # pyright: ignore[reportAssignmentType]
+    seed = options.pop("seed", seed)  # pyright: ignore[reportAssignmentType]
+    if not isinstance(progress, bool) and not callable(progress):
+        raise SolverError(f"progress={progress!r} is not understood: use True, False or a function.")
     if not isinstance(graph, LayerGraph):
         raise SolverError(f"graph is a {type(graph).__name__}: give what st.affinity returned.")
-    n_eigenvectors = _whole("n_eigenvectors", n_eigenvectors, 1)
-    seed = _whole("seed", seed, 0)
+    n_eigenvectors = whole("n_eigenvectors", n_eigenvectors, 1)
+    seed = whole("seed", seed, 0)
     if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real) or not 0 < tolerance < 1:
         raise SolverError(f"tolerance={tolerance!r} is out of range: expected a number between 0 and 1, such as 1e-6.")
     began = time.perf_counter()
     finest = base_grid(graph)
     wanted = finest if grid is None else _checked_grid(grid)
     solved_on = wanted if _is_resolved(graph, wanted) else finest
-    module = import_module(f".{METHODS[method]}", __name__)
-    extra = _checked_options(method, getattr(module, "OPTIONS", {}), options, progress)
+    extra, solve_images = solver.checked(options), solver.solve_images()
     with threads_for(graph.device, n_nodes(graph, solved_on)):
         spectra = [
-            module.solve_images(
+            solve_images(
                 graph,
                 images,
                 n_eigenvectors,
@@ -143,6 +156,7 @@ def solve(
                 start=warm_start(start, graph, images, solved_on),
                 tolerance=float(tolerance),
                 seed=seed,
+                progress=progress,
                 **extra,
             )
             for images in batches(graph)
@@ -152,7 +166,7 @@ def solve(
         spectra,
         solved_on=solved_on,
         shown_on=wanted,
-        method=method,
+        method=solver.name,
         tolerance=tolerance,
         seed=seed,
         seconds=time.perf_counter() - began,
@@ -173,39 +187,6 @@ def batches(graph: LayerGraph) -> list[slice]:
 def _is_resolved(graph: LayerGraph, grid: Grid) -> bool:
     """Whether a layer of positive weight is as fine as ``grid`` along both axes, or B would be singular."""
     return any(m.grid[0] >= grid[0] and m.grid[1] >= grid[1] for m in positive_members(graph))
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    if not (number.is_integer() and least <= number < 2**53):
-        bound = " and below 2**53" if number >= 2**53 else ""
-        raise SolverError(f"{name}={value!r} is out of range: expected a whole number of at least {least}{bound}.")
-    return int(number)
-
-
-def _checked_options(
-    method: str, known: dict[str, tuple[type, float]], options: dict[str, object], progress: object
-) -> dict[str, object]:
-    """Options of a method, checked, and ``progress`` with them."""
-    if not isinstance(progress, bool) and not callable(progress):
-        raise SolverError(f"progress={progress!r} is not understood: use True, False or a function.")
-    checked: dict[str, object] = {"progress": progress}
-    for name, value in options.items():
-        if name not in known:
-            offered = f"which takes {', '.join(known)}" if known else "which takes no options"
-            raise SolverError(f"{name}={value!r} means nothing to method={method!r}, {offered}: leave it out.")
-        kind, least = known[name]
-        if kind is int:
-            checked[name] = _whole(name, value, int(least))
-        elif kind is float:
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least < float(value) < math.inf:
-                raise SolverError(f"{name}={value!r} is out of range: expected a finite number above {least:g}.")
-            checked[name] = float(value)
-        elif value is None or isinstance(value, str | os.PathLike):
-            checked[name] = value
-        else:
-            raise SolverError(f"{name}={value!r} is not understood: expected a path.")
-    return checked
 
 
 def _checked_grid(grid: Grid) -> Grid:

@@ -34,17 +34,6 @@ from .gradient_dataset import solve_dataset
 from .plateau import Plateau
 from .spectrum import Spectrum, WarmStart
 
-OPTIONS: dict[str, tuple[type, float]] = {
-    "n_features": (int, 2),
-    "steps": (int, 1),
-    "epochs": (int, 1),
-    "learning_rate": (float, 0.0),
-    "patience": (int, 0),
-    "checkpoint": (str, 0),
-    "checkpoint_every": (int, 1),
-}
-"""Keyword arguments of ``solve`` for this method: type, and the least value (a float must be above it)."""
-
 N_CHANNELS = 128
 
 MOST_BYTES = 4 * 2**30
@@ -183,13 +172,15 @@ def head_affinities(graph: LayerGraph, member: Member, images: slice) -> Tensor:
     steps = int(options.pop("steps", 1))
     kernel = graph.recipe.kernel
     features = read_features(
-        graph.activations, member.layer, graph.recipe.kind, images, graph.device, for_softmax=kernel == "softmax"
+        graph.activations, member.layer, graph.recipe.kind, images, graph.device, for_softmax=KERNELS[kernel].attention
     )
     keep = graph.unmasked(member, images)
     matrices = []
     for head in member.heads:
         own = features.pick((head,))
-        rows = KERNELS[kernel].module.prepare(own, **options)
+        prepare = KERNELS[kernel].prepare
+        assert prepare is not None
+        rows = prepare(own, **options)
         step = row_stochastic((rows if keep is None else masked_rows(rows, keep))(0, own.n).float())
         walked = step
         for _ in range(steps - 1):

@@ -67,7 +67,7 @@ def solve_dataset(
     SolverError
         If the graph has no edges to take batches of, no layer is coarse enough, or K is too small.
     """
-    if graph.recipe.kernel != "knn":
+    if not graph.kernel.searches:
         raise SolverError(
             f"kernel={graph.recipe.kernel!r} has no edges to take batches of: use kernel='knn', or method='exact'."
         )

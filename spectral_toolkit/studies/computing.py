@@ -69,7 +69,7 @@ def _solved(cell: Cell, study: Study, activations: xr.DataTree, scope: str, neig
         device=study.device,
         **options,
     )
-    if isinstance(graph, DatasetGraph) and graph.recipe.kernel == "knn":
+    if isinstance(graph, DatasetGraph) and graph.kernel.searches:
         graph.folder = neighbours
     eig = solve(graph, study.n_eigenvectors, tolerance=study.tolerance, seed=study.seed)
     eig.attrs.pop("seconds", None)

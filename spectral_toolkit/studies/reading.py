@@ -266,7 +266,9 @@ def _affinities(reader: _Reader, value: Any, kernels: Any, scope: str) -> tuple[
     if kernels is not None and not isinstance(kernels, dict):
         reader.one_of("kernel", kernels, known)
     by_kind = reader.mapping("kernel", kernels, kinds, "kernels by affinity") if isinstance(kernels, dict) else {}
-    options = tuple(dict.fromkeys(name for kernel in KERNELS.values() for name in kernel.options if name != "search"))
+    options = tuple(
+        dict.fromkeys(name for kernel in KERNELS.values() for name in kernel.option_names if name != "search")
+    )
     choices = []
     for place, item in enumerate(reader.listed("affinities", value)):
         key = f"affinities[{place}]"

@@ -54,7 +54,7 @@ def joint_affinities(
     """
     n = n_nodes(graph, grid)
     if n > MOST_DENSE:
-        if not isinstance(graph, DatasetGraph) or graph.recipe.kernel != "knn":
+        if not isinstance(graph, DatasetGraph) or not graph.kernel.searches:
             raise RegionsError(
                 f"Cutting the joint graph would need a full matrix over {n:,} cells, more than {MOST_DENSE:,}: solve "
                 "on a coarser grid (st.solve(..., grid=...)), use fewer pictures or kernel='knn' for a dataset, or "

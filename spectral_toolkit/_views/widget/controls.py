@@ -368,9 +368,9 @@ def _headed(text: str) -> widgets.HTML:
 
 def _kernel_options(kind: str) -> list[tuple[str, str]]:
     return [
-        (wording.KERNELS[name], name)
+        (line.label, name)
         for name, line in KERNELS.items()
-        if kind in line.kinds and "image" in line.scopes and name in wording.KERNELS
+        if kind in line.kinds and "image" in line.scopes and line.in_menu
     ]
 
 

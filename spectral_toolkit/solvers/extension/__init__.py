@@ -23,15 +23,12 @@ from ..._compute.warned import outside
 from ..._io.activations import check_tree, image_coordinates, image_names, layer_names, names_array, patch_centres
 from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import ActivationsError, SolverError
-from . import knn, shifted_cosine
-from .edges import Tying
+from . import knn, low_rank
 from .rebuilding import graph_of
 from .system import PictureSystem, Solution
 
 __all__ = ["project"]
 
-TYING: dict[str, Tying] = {"knn": knn.ties, "shifted_cosine": shifted_cosine.ties}
-"""Kernel to what finds a new picture's ties by it."""
 ENTRIES_AT_ONCE = 2**25
 """Matrix entries of the pictures that are laid in together, 256 MiB in float64."""
 
@@ -116,7 +113,9 @@ def project(
         systems = [PictureSystem(grid) for _ in places]
         for layer in layers:
             columns = _on_layer(vectors, layer.fitted.grid)
-            tied = TYING[graph.recipe.kernel](graph, layer.fitted, activations, places, columns)
+            tied = (knn.ties if graph.kernel.searches else low_rank.ties)(
+                graph, layer.fitted, activations, places, columns
+            )
             for system, ties in zip(systems, tied, strict=True):
                 system.add(ties, layer.new.grid, layer.coefficient)
         found += [system.solve(eigenvalue) for system in systems]

@@ -9,6 +9,7 @@ import xarray as xr
 
 from ..._affinity import affinity
 from ..._affinity.layer_graph import LayerGraph
+from ..._affinity.table import KERNELS
 from ...errors import SolverError
 
 
@@ -44,6 +45,6 @@ def graph_of(
         weights=weights,
         layers=list(dict.fromkeys(layers)),
         device=device,
-        folder=folder if kernel == "knn" else None,
+        folder=folder if KERNELS[kernel].searches else None,
         **options,
     )

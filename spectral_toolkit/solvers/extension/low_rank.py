@@ -1,4 +1,4 @@
-"""Ties by shifted cosine: W Y from the factors of both sides, with no matrix between them."""
+"""Ties by a kernel of low rank: W Y from the factors of both sides, with no matrix between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..._affinity.dataset_graph import DatasetGraph
 from ..._affinity.features import read_features
-from ..._affinity.kernels.shifted_cosine import factors
 from ..._affinity.layer_graph import Member
 from .edges import Ties
 
@@ -31,10 +30,12 @@ def ties(
     for nodes, left, right in graph.factors(member)():
         through_left = through_left + left.to(columns.dtype).T @ columns[nodes]
         through_right = through_right + right.to(columns.dtype).T @ columns[nodes]
+    factors_of = graph.kernel.factors
+    assert factors_of is not None
     found = []
     for place in places:
         features = read_features(activations, member.layer, graph.recipe.kind, slice(place, place + 1), graph.device)
-        left, right = (side[0].to(columns.dtype) for side in factors(features.pick(member.heads)))
+        left, right = (side[0].to(columns.dtype) for side in factors_of(features.pick(member.heads)))
         known = (left @ through_right + right @ through_left) / 2
         found.append(Ties(known, known.new_zeros(len(left), len(left))))
     return found

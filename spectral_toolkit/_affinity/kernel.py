@@ -1,0 +1,207 @@
+"""What a kernel is: one row that carries all that anybody asks of it, and the table of those there are."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import AffinityError
+from .features import KINDS, LayerFeatures
+from .operators import Rows
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number that a kernel takes.
+
+    Attributes
+    ----------
+    name
+        As a keyword argument of :func:`spectral_toolkit.affinity`.
+    meaning
+        What it does, in one clause.
+    expected
+        Which values it may have, in words, for the message that refuses another.
+    fits
+        Whether a finite number is one of them.
+    default
+        The value it has where it is not given; None where leaving it out means something of its own.
+    """
+
+    name: str
+    meaning: str
+    expected: str
+    fits: Callable[[float], bool]
+    default: float | None = None
+
+    def checked(self, value: object) -> float:
+        """The value as a number, or one sentence on what is wrong with it."""
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or not self.fits(float(value)):  # pyright: ignore[reportArgumentType]
+            raise AffinityError(f"{self.name}={value!r} is out of range: expected {self.expected}.")
+        return float(value)  # pyright: ignore[reportArgumentType]
+
+
+STEPS = Option(
+    "steps",
+    "how many steps to walk along the row-normalised affinity",
+    "a whole number of at least 1",
+    lambda value: value >= 1 and value == int(value),
+    1,
+)
+"""Taken by every kernel with rows, as the walk is made of the affinity and not of the vectors."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How the vectors of one layer become affinities between its patches.
+
+    A kernel that is registered (:func:`spectral_toolkit.kernels.register`) is found by its name in
+    :func:`spectral_toolkit.affinity`, on the command line, in study files, in the explorer's menu, on frozen pages, in
+    reports and in the table of the documentation. A kernel is called with its options to choose them:
+    ``st.kernels.RBF(bandwidth=0.3)``.
+
+    Attributes
+    ----------
+    name
+        As the argument ``kernel`` of :func:`spectral_toolkit.affinity`.
+    formula
+        The affinity before it is made symmetric, of vectors ``l`` and ``r``.
+    short
+        The formula with ``{}`` twice for the names of the two vectors, for tight places.
+    label
+        The entry in the explorer's menu.
+    prepare
+        A function of :class:`~spectral_toolkit.kernels.LayerFeatures` and the options, by keyword, that does what all
+        rows share and returns a function ``rows(start, stop)``: affinities (images, stop - start, n), averaged over
+        heads, not negative. None for the search for neighbours.
+    factors
+        For a kernel of low rank: a function of the features that returns L and R, both (images, n, rank), where L R' is
+        the affinity before it is made symmetric. With it, no matrix is formed on large grids, and whole datasets can be
+        solved as one.
+    kinds
+        The kinds of affinity it can be made of.
+    scopes
+        ``"image"``, ``"dataset"`` or both.
+    options
+        What it takes; every kernel with rows takes ``steps``, too.
+    in_menu
+        Whether the explorer offers it.
+    attention
+        Whether it is the model's own attention, and needs the scale, the bias and the special keys of the layer.
+    """
+
+    name: str
+    formula: str
+    short: str
+    label: str
+    prepare: Callable[..., Rows] | None
+    factors: Callable[[LayerFeatures], tuple[Any, Any]] | None = None
+    kinds: tuple[str, ...] = tuple(KINDS)
+    scopes: tuple[str, ...] = ("image",)
+    options: tuple[Option, ...] = (STEPS,)
+    searches: bool = field(default=False, kw_only=True)
+    in_menu: bool = True
+    attention: bool = False
+
+    def __call__(self, **options: float) -> KernelChoice:
+        """This kernel with options."""
+        return KernelChoice(self, tuple(sorted(options.items())))
+
+    def __repr__(self) -> str:
+        return f"<Kernel {self.name!r}: {self.formula}>"
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether it has factors, so that no matrix need be formed."""
+        return self.factors is not None
+
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """Names of the options, and of what else it takes."""
+        return (*(option.name for option in self.options), *(("search",) if self.searches else ()))
+
+    def option(self, name: str) -> Option:
+        """One option by its name."""
+        return next(option for option in self.options if option.name == name)
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """A kernel and the options it is to have."""
+
+    kernel: Kernel
+    options: tuple[tuple[str, float], ...] = ()
+
+
+KERNELS: dict[str, Kernel] = {}
+"""Every kernel there is, by name. `register` adds to it."""
+
+
+def register(kernel: Kernel) -> Kernel:
+    """Add a kernel to those that are offered everywhere.
+
+    Parameters
+    ----------
+    kernel
+        The row of the table. A kernel of the same name is replaced, unless it is one of ours.
+
+    Returns
+    -------
+    Kernel
+        The same, so that it can be assigned in the same line.
+
+    Raises
+    ------
+    AffinityError
+        If it is no kernel, has the name of one of ours, or does not say what it can be computed with.
+
+    Examples
+    --------
+    >>> import spectral_toolkit as st, torch
+    >>> def prepare(features):
+    ...     left, right = (side.mean(1) for side in (features.left, features.right))
+    ...     return lambda start, stop: torch.cdist(left[:, start:stop], right).neg().exp()
+    >>> laplacian = st.kernels.register(
+    ...     st.kernels.Kernel("laplacian", "exp(-|l - r|)", "exp(-|{} - {}|)", "Laplacian", prepare)
+    ... )
+    >>> activations = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
+    >>> st.affinity(activations, "vv", kernel="laplacian", device="cpu").recipe.kernel
+    'laplacian'
+    >>> st.kernels.unregister("laplacian")
+    """
+    if not isinstance(kernel, Kernel):
+        raise AffinityError(f"A {type(kernel).__name__} cannot be registered: give a st.kernels.Kernel.")
+    if kernel.name in OURS:
+        raise AffinityError(f"kernel {kernel.name!r} is built in and cannot be replaced: choose another name.")
+    if not kernel.searches and kernel.prepare is None:
+        raise AffinityError(f"kernel {kernel.name!r} has no prepare=, which computes its rows: give one.")
+    if "dataset" in kernel.scopes and kernel.factors is None and not kernel.searches:
+        raise AffinityError(
+            f"kernel {kernel.name!r} is offered with scope='dataset', which needs factors=: give them, or leave "
+            "'dataset' out of scopes."
+        )
+    if unknown := [kind for kind in kernel.kinds if kind not in KINDS]:
+        raise AffinityError(f"kernel {kernel.name!r} names the kind {unknown[0]!r}: use {', '.join(KINDS)}.")
+    KERNELS[kernel.name] = kernel
+    return kernel
+
+
+def unregister(name: str) -> None:
+    """Take a kernel that `register` added away again.
+
+    Raises
+    ------
+    AffinityError
+        If there is none of that name, or it is one of ours.
+    """
+    if name in OURS or name not in KERNELS:
+        raise AffinityError(f"kernel {name!r} was not registered: only what st.kernels.register added can be removed.")
+    del KERNELS[name]
+
+
+OURS: set[str] = set()
+"""Names of the kernels of this package."""

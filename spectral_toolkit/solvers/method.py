@@ -1,0 +1,200 @@
+"""What a solver is: one row that carries all that anybody asks of it, and the table of those there are."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from ..errors import SolverError
+from .spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A way to find the eigenvectors of a graph.
+
+    A solver that is registered (:func:`spectral_toolkit.solvers.register`) is found by its name in
+    :func:`spectral_toolkit.solve`, in ``spectral-toolkit solve --method``, in reports and in the table of the
+    documentation. A solver is called with its options to choose them: ``st.solvers.Exact(tolerance=1e-8)``.
+
+    Attributes
+    ----------
+    name
+        As the argument ``method`` of :func:`spectral_toolkit.solve`.
+    meaning
+        What it does, in one sentence.
+    computes
+        The function ``(graph, images, n_eigenvectors, *, grid, start, tolerance, seed, progress, **options)`` that
+        returns a :class:`~spectral_toolkit.solvers.Spectrum` of a slice of the images; or where it is, as
+        ``"module:function"``, to be imported when it is first used.
+    options
+        Name to type and least value of what else it takes: a float must lie above it, a whole number may equal it; a
+        ``str`` is a path.
+    source
+        The paper it comes from.
+    """
+
+    name: str
+    meaning: str
+    computes: Callable[..., Spectrum] | str
+    options: Mapping[str, tuple[type, float]] = field(default_factory=dict)
+    source: str = ""
+
+    def __call__(self, **options: object) -> SolverChoice:
+        """This solver with options."""
+        return SolverChoice(self, tuple(sorted(options.items())))
+
+    def __repr__(self) -> str:
+        return f"<Solver {self.name!r}: {self.meaning}>"
+
+    def solve_images(self) -> Callable[..., Spectrum]:
+        """The function that computes."""
+        if not isinstance(self.computes, str):
+            return self.computes
+        module, _, function = self.computes.partition(":")
+        return getattr(import_module(module), function)
+
+    def checked(self, options: Mapping[str, object]) -> dict[str, object]:
+        """Options, each of its type and in its range, or one sentence on what is wrong."""
+        return {name: self._checked(name, value) for name, value in options.items()}
+
+    def _checked(self, name: str, value: object) -> object:
+        if name not in self.options:
+            offered = f"which takes {', '.join(self.options)}" if self.options else "which takes no options"
+            raise SolverError(f"{name}={value!r} means nothing to method={self.name!r}, {offered}: leave it out.")
+        kind, least = self.options[name]
+        if kind is int:
+            return whole(name, value, int(least))
+        if kind is float:
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least < float(value) < math.inf:
+                raise SolverError(f"{name}={value!r} is out of range: expected a finite number above {least:g}.")
+            return float(value)
+        if value is None or isinstance(value, str | os.PathLike):
+            return value
+        raise SolverError(f"{name}={value!r} is not understood: expected a path.")
+
+
+@dataclass(frozen=True)
+class SolverChoice:
+    """A solver and the options it is to have."""
+
+    solver: Solver
+    options: tuple[tuple[str, object], ...] = ()
+
+
+OURS: frozenset[str] = frozenset()
+SOLVERS: dict[str, Solver] = {}
+"""Every solver there is, by name. `register` adds to it."""
+
+
+def register(solver: Solver) -> Solver:
+    """Add a solver to those that are offered everywhere.
+
+    Parameters
+    ----------
+    solver
+        The row of the table. A solver of the same name is replaced, unless it is one of ours.
+
+    Returns
+    -------
+    Solver
+        The same, so that it can be assigned in the same line.
+
+    Raises
+    ------
+    SolverError
+        If it is no solver, or has the name of one of ours.
+
+    Examples
+    --------
+    >>> import spectral_toolkit as st
+    >>> def careful(graph, images, n_eigenvectors, **settings):
+    ...     return st.solvers.exact.solve_images(graph, images, n_eigenvectors, **{**settings, "tolerance": 1e-10})
+    >>> _ = st.solvers.register(st.solvers.Solver("careful", "The exact solver, to 1e-10.", careful))
+    >>> activations = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
+    >>> st.solve(st.affinity(activations, "vv", device="cpu"), 2, method="careful").attrs["method"]
+    'careful'
+    >>> st.solvers.unregister("careful")
+    """
+    if not isinstance(solver, Solver):
+        raise SolverError(f"A {type(solver).__name__} cannot be registered: give a st.solvers.Solver.")
+    if solver.name in OURS:
+        raise SolverError(f"method {solver.name!r} is built in and cannot be replaced: choose another name.")
+    SOLVERS[solver.name] = solver
+    return solver
+
+
+def unregister(name: str) -> None:
+    """Take a solver that `register` added away again.
+
+    Raises
+    ------
+    SolverError
+        If there is none of that name, or it is one of ours.
+    """
+    if name in OURS or name not in SOLVERS:
+        raise SolverError(f"method {name!r} was not registered: only what st.solvers.register added can be removed.")
+    del SOLVERS[name]
+
+
+def chosen(method: object) -> tuple[Solver, dict[str, object]]:
+    """The solver that was given by name or as an object, and the options it came with.
+
+    Raises
+    ------
+    SolverError
+        If there is no such solver.
+    """
+    options: tuple[tuple[str, object], ...] = ()
+    if isinstance(method, SolverChoice):
+        method, options = method.solver, method.options
+    if isinstance(method, Solver):
+        if SOLVERS.get(method.name) is not method:
+            raise SolverError(
+                f"method {method.name!r} has not been registered: call st.solvers.register(solver) first, so that its "
+                "results can be solved again by name."
+            )
+        return method, dict(options)
+    if not isinstance(method, str) or method not in SOLVERS:
+        raise SolverError(f"method={method!r} is not offered: use one of {', '.join(map(repr, SOLVERS))}.")
+    return SOLVERS[method], dict(options)
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """A whole number, checked."""
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not (number.is_integer() and least <= number < 2**53):
+        bound = " and below 2**53" if number >= 2**53 else ""
+        raise SolverError(f"{name}={value!r} is out of range: expected a whole number of at least {least}{bound}.")
+    return int(number)
+
+
+Exact = register(
+    Solver(
+        "exact",
+        "Dense on small grids, block Davidson iteration above; residuals of every pair are below the tolerance.",
+        "spectral_toolkit.solvers.exact:solve_images",
+    )
+)
+Gradient = register(
+    Solver(
+        "gradient",
+        "Gradient descent on features, the source paper's own method: slow and approximate, for comparison.",
+        "spectral_toolkit.solvers.gradient:solve_images",
+        {
+            "n_features": (int, 2),
+            "steps": (int, 1),
+            "epochs": (int, 1),
+            "learning_rate": (float, 0.0),
+            "patience": (int, 0),
+            "checkpoint": (str, 0),
+            "checkpoint_every": (int, 1),
+        },
+        "Zhang, Yunis & Maire 2024, arXiv 2312.06716",
+    )
+)
+OURS = frozenset(SOLVERS)
