@@ -51,7 +51,7 @@ napoleon_use_rtype = False
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(xarray|xr|numpy|np|torch|holoviews|hv|PIL|Image|pathlib|Path|collections\.abc|typing|os|datetime|jaxtyping)"
+        r"('.*'|ndarray|xarray|xr|numpy|np|torch|holoviews|hv|PIL|Image|pathlib|Path|collections\.abc|typing|os|datetime|jaxtyping)"
         r"(\..*)?",
     ),
 ]

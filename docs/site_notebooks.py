@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 
 REMOTE_STYLE = re.compile(r"https://cdn\.holoviz\.org/[^\"'\\\s]+?\.css(?:\?v=[\w.]+)?")
-LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 
 
 def copy_notebooks(root: Path, target: Path) -> list[Path]:

@@ -84,7 +84,7 @@ def affinity(
         together may take 4 GiB, and the finest are recomputed beyond that. A matrix for each head is never formed.
     mask
         Tokens to leave out, layer by layer: a mapping from names of layers to booleans (image, y, x), true where the
-        token is to have no affinity to any other, such as :func:`spectral_toolkit._analysis.trust.outlying_masks`
+        token is to have no affinity to any other, such as :func:`spectral_toolkit.outlying_masks`
         finds. A cell masked in every layer is isolated. Of scope ``"image"`` only.
     search
         How knn finds neighbours in other images: ``"exact"`` (the default) compares every pair; ``"faiss"`` looks

@@ -39,7 +39,7 @@ def compute_cell(
     activations
         Of the whole group.
     outlying
-        As `spectral_toolkit._analysis.trust.outlying_masks` found in them.
+        As `spectral_toolkit.outlying_masks` found in them.
     neighbours
         Where a search for neighbours keeps what it finds, for the next cell and the next run.
 

@@ -81,8 +81,8 @@ def segment(
         from four random starts finds the same segments (mean adjusted Rand index: 1 if it does, about 0 if they have
         nothing in common), both NaN where there are not two segments. With cuts ``attrs["tree"]``, and for pictures cut
         one by one ``tree (image)``, which says whose is whose:
-        :func:`spectral_toolkit._analysis.regions.hierarchy` reads them, and
-        :func:`spectral_toolkit._analysis.regions.recut` cuts elsewhere without solving again. ``attrs["notes"]`` says
+        :func:`spectral_toolkit.hierarchy` reads them, and
+        :func:`spectral_toolkit.recut` cuts elsewhere without solving again. ``attrs["notes"]`` says
         what else there is to know, also where a number was chosen that is the largest tried.
 
     Raises
