@@ -125,9 +125,9 @@ def test_the_advice_for_equal_names_runs(made: str) -> None:
         st.affinity(acts, "vv", device="cpu")
     advice = re.findall(r"`([^`]+)`", str(raised.value))
     assert len(advice) == 1
-    given = {"acts": acts, "names": list("wxyz")}
+    given = {"activations": acts, "names": list("wxyz")}
     exec(advice[0], given)
-    eig = st.solve(st.affinity(given["acts"], "vv", device="cpu"), 2)  # pyright: ignore[reportArgumentType]
+    eig = st.solve(st.affinity(given["activations"], "vv", device="cpu"), 2)  # pyright: ignore[reportArgumentType]
     assert eig["image"].values.tolist() == list("wxyz")
 
 
