@@ -191,7 +191,7 @@ def test_edges_and_factors_from_disk_give_the_same(kind, kernel) -> None:
         np.testing.assert_allclose(stored.to_dense()[name], matrix, atol=1e-6)
     a, b = st.solve(held, 4), st.solve(stored, 4)
     np.testing.assert_allclose(a.eigenvalue, b.eigenvalue, atol=1e-6)
-    assert "as they would not fit in memory" in b.attrs["notes"]
+    assert "do not fit in memory" in b.attrs["notes"]
     assert not a.attrs["notes"]
 
 
@@ -269,5 +269,5 @@ def test_a_search_of_hours_is_not_made_unasked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("spectral_toolkit._affinity.MOST_PAIRS", 10)
     graph = st.affinity(acts, "vv", scope="dataset")
     assert graph.recipe.kernel == "shifted_cosine"
-    assert "Shifted cosine instead of knn" in st.solve(graph, 2).attrs["notes"]
+    assert "shifted cosine and not knn" in st.solve(graph, 2).attrs["notes"]
     assert st.affinity(acts, "vv", kernel="knn", scope="dataset").recipe.kernel == "knn"
