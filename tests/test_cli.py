@@ -311,7 +311,7 @@ def test_gradient_takes_its_options_and_goes_on_from_its_checkpoint(
     xr.testing.assert_equal(xr.open_zarr(out), found)
     capsys.readouterr()
     assert main([*solve, "--overwrite", "--epochs", "5"]) == 2
-    assert "each of which takes steps" in sentence(capsys)
+    assert "use steps" in sentence(capsys)
     exact = ["exact" if word == "gradient" else word for word in solve]
     assert main([*exact, "--overwrite", "--steps", "5"]) == 2
     assert "means nothing to method='exact'" in sentence(capsys)

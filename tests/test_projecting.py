@@ -179,11 +179,11 @@ def test_a_picture_that_holds_together_by_itself_is_told() -> None:
     values_of(acts, "block.0", "value")[-1] = rng.normal(size=(1, 4, 4, 6)) * 0.02 + [0, 0, 0, 0, 0.3, 1.0]
     graph = of_dataset(part(acts, 0, 1, 2, 3), "vv", within=16, across=4)
     eig = st.solve(graph, 3)
-    with pytest.warns(UserWarning, match=r"Of 1 of 1 pictures \('picture 4'\) the patches hold together"):
+    with pytest.warns(UserWarning, match=r"In 1 of 1 images \('picture 4'\) the patches"):
         found = st.project(part(acts, 4), eig, graph)
     assert not found.determined.all()
     assert "Laid into the eigenvectors of 4 other pictures" in found.attrs["notes"]
-    assert "says little of them" in found.attrs["notes"]
+    assert "little about these eigenvectors" in found.attrs["notes"]
     nothing = part(acts, 4).map_over_datasets(xr.zeros_like)
     with pytest.warns(UserWarning, match="Nothing ties 1 of 1 pictures"):
         lost = st.project(nothing, eig, graph)

@@ -129,7 +129,7 @@ def test_hostile_names_are_text_everywhere() -> None:
 
 
 def test_provenance_holds_every_attribute() -> None:
-    tree, answers = activations(attrs={"odd": float("nan"), "array": np.arange(2)}), solved(attrs={"notes": "lifted"})
+    tree, answers = activations(attrs={"odd": float("nan"), "array": np.arange(2)}), solved(attrs={"notes": "enlarged"})
     html = report_html(tree, answers)
     record = json.loads(Elements(html).scripts[0])
     assert set(record["activations"]) == set(tree.attrs)
@@ -143,7 +143,7 @@ def test_provenance_holds_every_attribute() -> None:
     for name in [*tree.attrs, *answers["qk"].attrs]:
         if not name.startswith("activations_"):
             assert f'<th scope="row">{name}</th>' in html
-    assert "lifted" in html
+    assert "enlarged" in html
 
 
 def test_trust_is_said_in_words() -> None:

@@ -255,9 +255,9 @@ def test_a_finer_grid_is_lifted_and_says_so():
     graph = st.affinity(make_tree([(8, 8), (4, 4)]), "vv", weights=[0, 1], device="cpu")
     lifted, plain = st.solve(graph, 3, grid=(8, 8)), st.solve(graph, 3)
     assert (lifted.sizes["y"], lifted.sizes["x"]) == (8, 8)
-    assert "lifted bilinearly to 8x8" in lifted.attrs["notes"]
+    assert "interpolated bilinearly to 8x8" in lifted.attrs["notes"]
     np.testing.assert_allclose(lifted.eigenvalue, plain.eigenvalue)
-    assert "lifted" not in plain.attrs["notes"]
+    assert "interpolated bilinearly" not in plain.attrs["notes"]
 
 
 def test_a_coarser_grid_is_solved_there():
@@ -335,7 +335,7 @@ def test_a_grid_finer_along_one_axis_is_solved_on_the_layers_own_and_lifted(laye
     graph = st.affinity(make_tree([layer], smooth=2.0), "vv", device="cpu")
     eig = st.solve(graph, 2, grid=(24, 24))
     assert (eig.sizes["y"], eig.sizes["x"]) == (24, 24)
-    assert "lifted bilinearly to 24x24" in eig.attrs["notes"]
+    assert "interpolated bilinearly to 24x24" in eig.attrs["notes"]
     np.testing.assert_allclose(eig.eigenvalue, st.solve(graph, 2).eigenvalue, rtol=1e-6)
 
 
