@@ -264,7 +264,7 @@ def test_answers_put_together_do_not_borrow_hierarchies() -> None:
     found = st.segment(eig, method="cuts", graph=graph, threshold=2.0)
     both = xr.concat([found, found.assign_coords(image=["c", "d"])], "image")
     for read in (hierarchy, lambda segments: recut(segments, 0.5)):
-        with pytest.raises(RegionsError, match="does not say whose it is"):
+        with pytest.raises(RegionsError, match="does not name its images"):
             read(found.drop_vars("tree"))
         with pytest.raises(RegionsError, match="carry no hierarchy"):
             read(found.values)  # pyright: ignore[reportArgumentType]

@@ -163,7 +163,7 @@ def test_wrong_input_is_told_in_one_sentence() -> None:
         (segments, np.stack(several[:1] * 2), {"beta": "big"}, "beta='big' is out of range"),
         (segments * 0.5, several, {}, "segments are a DataArray of float64 over image, y, x"),
         (segments.values, several, {}, "segments are a ndarray"),
-        (segments[:0], several, {}, "of no image"),
+        (segments[:0], several, {}, "no image"),
     ]
     for given_segments, images, options, message in cases:
         with pytest.raises(SpectralToolkitError, match=message):
