@@ -89,7 +89,7 @@ def test_patches_that_have_nothing_to_do_with_each_other_are_said_to(layers: int
     eig = st.solve(st.affinity(noise(layers, heads), "vv", device="cpu"), 8)
     statements = trust_statements(eig.isel(image=0))
     assert "Flat row" in texts(statements, "warning")
-    assert "suggest themselves" not in texts(statements, "note")
+    assert "suggests" not in texts(statements, "note")
     assert "hardly differ" in st.segment(eig, 3).attrs["notes"]
 
 
