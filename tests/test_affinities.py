@@ -182,7 +182,7 @@ def test_reweighting_shares_what_was_built():
         ({"kind": "vv", "threshold": 2.0}, "threshold=2.0 is out of range"),
         ({"kind": "vv", "kernel": "rbf", "bandwidth": 0.0}, "bandwidth=0.0 is out of range"),
         ({"steps": 1.5}, "steps=1.5 is out of range"),
-        ({"kind": "vv", "bandwidth": 1.0}, "means nothing to kernel='cosine'"),
+        ({"kind": "vv", "bandwidth": 1.0}, "does not apply to kernel='cosine'"),
         ({"weights": {"nowhere": 1}}, "weights names 'nowhere'"),
         ({"weights": [1, 2, 3]}, "3 entries but the graph has 1 layers"),
         ({"weights": [-1.0]}, "expected a finite number >= 0"),

@@ -67,7 +67,7 @@ def test_choice_of_layers(layers: Any, expected: tuple[int, ...]) -> None:
         ({"layers": slice(5, 9)}, "chooses no layer"),
         ({"quantities": "queries"}, "'queries' is not one of query, key"),
         ({"quantities": ()}, "is empty"),
-        ({"batch_size": 0}, "batch_size=0 is not a positive integer"),
+        ({"batch_size": 0}, "batch_size=0 is out of range"),
         ({"seed": -1}, "seed=-1 is not an integer"),
         ({"size": 30}, r"multiples of its patch, 8 x 8 pixels; the nearest is \(32, 32\)"),
         ({"size": (0, 8)}, "positive multiples"),

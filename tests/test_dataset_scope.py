@@ -239,7 +239,7 @@ def test_weights_and_warm_starts() -> None:
     fresh = st.solve(other, 4)
     np.testing.assert_allclose(again.eigenvalue, fresh.eigenvalue, atol=1e-6)
     assert again.attrs["start"] != "nothing"
-    with pytest.raises(SolverError, match=r"start holds components \[2, 3, 4\]: give the first ones"):
+    with pytest.raises(SolverError, match=r"start holds components \[2, 3, 4\]: give the first components"):
         st.solve(other, 3, start=first.isel(component=slice(1, None)))
     assert st.solve(graph, 4).eigenvector.equals(first.eigenvector)
 

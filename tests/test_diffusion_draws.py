@@ -247,7 +247,7 @@ def test_matrices_of_all_layers_stay_within_one_budget() -> None:
     np.testing.assert_allclose(tiled["eigenvalue"], dense["eigenvalue"], atol=1e-9)
     for name, matrix in graph.to_dense().items():
         np.testing.assert_allclose(small.to_dense()[name], matrix, atol=1e-12)
-    assert "recomputed in tiles at every product, 1.1e+04 similarities each time" in tiled.attrs["notes"]
+    assert "recomputed in tiles for every product, 1.1e+04 similarities each time" in tiled.attrs["notes"]
     assert small.cached_bytes <= small.cache_bytes
 
 

@@ -100,7 +100,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert resumed.eigenvector.equals(whole.eigenvector)
     again = st.solve(graph, 2, epochs=6, checkpoint=str(path), learning_rate=gradient_dataset.LEARNING_RATE, **options)
     assert again.eigenvector.equals(whole.eigenvector), "a default may be given"
-    with pytest.raises(SolverError, match="has gone through 6 epochs already, more than epochs=5"):
+    with pytest.raises(SolverError, match="already holds 6 epochs, more than epochs=5"):
         st.solve(graph, 2, epochs=5, checkpoint=str(path), **options)
     other = st.affinity(blocks(noise=0.5)[0], "vv", scope="dataset")
     with pytest.raises(SolverError, match="belongs to another problem"):
@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_refused() -> None:
     shifted = st.affinity(make_tree([(3, 3)], images=3), "vv", kernel="shifted_cosine", scope="dataset")
     with pytest.raises(SolverError, match="has no edges"):
         st.solve(shifted, 2, method="gradient")
-    with pytest.raises(SolverError, match="epochs=3 means nothing to single images"):
+    with pytest.raises(SolverError, match="epochs=3 does not apply to single images"):
         st.solve(st.affinity(make_tree([(3, 3)]), "vv"), 2, method="gradient", epochs=3)
 
 

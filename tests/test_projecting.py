@@ -182,10 +182,10 @@ def test_a_picture_that_holds_together_by_itself_is_told() -> None:
     with pytest.warns(UserWarning, match=r"In 1 of 1 images \('picture 4'\) the patches"):
         found = st.project(part(acts, 4), eig, graph)
     assert not found.determined.all()
-    assert "Laid into the eigenvectors of 4 other pictures" in found.attrs["notes"]
+    assert "Projected into the eigenvectors of 4 other images" in found.attrs["notes"]
     assert "little about these eigenvectors" in found.attrs["notes"]
     nothing = part(acts, 4).map_over_datasets(xr.zeros_like)
-    with pytest.warns(UserWarning, match="Nothing ties 1 of 1 pictures"):
+    with pytest.warns(UserWarning, match="1 of 1 images .* have no affinity"):
         lost = st.project(nothing, eig, graph)
     assert lost.isolated.all()
     assert not lost.eigenvector.any()
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         (xr.DataTree.from_dict({"block.0": new.children["block.0"].dataset}), graph, "lack layer 'block.1'"),
         (named_tree([(4, 5), (2, 3)], images=1, channels=3), graph, "other heads or channels"),
         (named_tree([(4, 5), (2, 3)], images=1, heads=1), graph, "other heads or channels"),
-        (other_model, of_a_model, "model 'other', whose weights are not those of 'mine'"),
+        (other_model, of_a_model, "model 'other', whose weights differ from those of 'mine'"),
     ):
         with pytest.raises(ActivationsError, match=message):
             st.project(tree, st.solve(fitted, 2), fitted)

@@ -22,7 +22,7 @@ from spectral_toolkit.studies.reading import read_study
 PLAIN = np.repeat(np.array([[[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [-1, -1, 2, -1]]]), 3, axis=0)
 VOC = np.where(PLAIN == -1, 255, PLAIN).astype(np.uint8)
 SEGMENTS = np.where(PLAIN == -1, 1, PLAIN)
-REMINDER = "The label 255 stands far above all others, of which the largest is 2, .* give ignore=255"
+REMINDER = "The label 255 is far above all others, of which the largest is 2, .* give ignore=255"
 
 
 @pytest.mark.parametrize("ignore", [255, (255,), [255, 7], {255}, np.array([255]), np.uint8(255), range(200, 256)])

@@ -1,5 +1,4 @@
-"""Neighbours in other images from an index (faiss), for sets too large to compare every pair; its recall is
-measured."""
+"""Neighbours in other images from an index (faiss), for sets too large to compare every pair."""
 
 from __future__ import annotations
 
@@ -165,8 +164,7 @@ class _Index:
         return self.keys.values(self.search(left, rows))
 
     def exact(self, left: Float32[Tensor, "nodes channels"], rows: Int64[Tensor, " rows"]) -> Float32[Tensor, "rows k"]:
-        """Similarities of the true best columns in other images for some rows, descending; 0 where there are none
-        left."""
+        """Similarities of the true best columns in other images for some rows, descending; 0 where there is none."""
         best = torch.zeros(len(rows), self.k)
         for place, row in enumerate(rows.tolist() if self.k else ()):
             similarity = self.right @ left[row]

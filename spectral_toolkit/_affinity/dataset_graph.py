@@ -84,8 +84,7 @@ class DatasetGraph(LayerGraph):
 
     @computing
     def to_dense(self, image: int | str | None = None) -> dict[str, np.ndarray]:
-        """Return every layer's affinity W over all patches, or over those of one image; layers left out are not
-        included.
+        """Return every layer's affinity W over all patches, or over those of one image, without layers left out.
 
         Returns
         -------
@@ -245,8 +244,10 @@ class DatasetGraph(LayerGraph):
         return both, torch.cat(right) if right else both
 
     def factors(self, member: Member, within: slice | None = None) -> Factors:
-        """Iterate over rows of L and R of one member, a few images at a time; for shifted cosine, W = (L R' + R L') /
-        2."""
+        """Iterate over rows of L and R of one member, a few images at a time.
+
+        They are those of shifted cosine, where W = (L R' + R L') / 2.
+        """
         cells = member.n_cells
 
         def blocks() -> Iterator[tuple[slice, Tensor, Tensor]]:

@@ -1,5 +1,4 @@
-"""Patches that no affinity reaches: they are left out of the solve, and interpolated from their neighbours for
-display."""
+"""Patches that no affinity reaches: the solve leaves them out, and their values are interpolated for display."""
 
 from __future__ import annotations
 

@@ -196,8 +196,7 @@ class LayerGraph(Described):
 
     @computing
     def to_dense(self, image: int | str = 0) -> dict[str, np.ndarray]:
-        """Return every layer's affinity W of one image, as the solver sees it apart from the scaling of its total
-        degree.
+        """Return every layer's affinity W of one image, as the solver sees it before scaling by the total degree.
 
         Returns
         -------

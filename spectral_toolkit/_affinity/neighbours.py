@@ -115,8 +115,7 @@ Block = TypeVar("Block")
 
 
 def share_among_threads(look: Callable[[Block], None], blocks: list[Block]) -> None:
-    """Run the blocks on as many workers as torch has threads, each on one, so that none waits for others at every
-    step."""
+    """Run the blocks on as many workers as torch has threads, each on one thread, so that none waits for others."""
     workers = min(torch.get_num_threads(), len(blocks))
     with one_thread(), ThreadPoolExecutor(max(workers, 1)) as pool:
         try:

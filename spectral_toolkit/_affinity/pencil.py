@@ -83,8 +83,7 @@ class JointPencil:
         self._is_diagonal = len(self._groups) == 1 and self._groups[0].resampling.is_identity
 
     def agreed(self, values: Tensor) -> Tensor:
-        """Return the values that all processes solving this problem together use; in one process, the values
-        themselves.
+        """Return the values that all processes of this problem use; in one process, the values themselves.
 
         Processes round differently (because of other numbers of threads or other CPUs), and what they compute from the
         same numbers may then differ altogether: the signs of eigenvectors, or whether a residual is below a limit.

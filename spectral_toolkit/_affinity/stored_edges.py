@@ -25,8 +25,7 @@ ROWS_PER_READ = 2**16
 
 
 class StoredSparseOperator:
-    """W = the mean over heads of (K + K') / 2, where K are the directed edges of a head, read from disk for every
-    product.
+    """W = the mean over heads of (K + K') / 2, where the directed edges K are read from disk for every product.
 
     A folder holds, by rows of blocks and then block by block: how many edges every row has in the block (``counts``),
     their columns inside the block (``columns``), and their values; ``starts`` says where each block begins, and

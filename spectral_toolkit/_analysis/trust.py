@@ -325,8 +325,7 @@ def token_norms(activations: xr.DataTree) -> dict[str, xr.DataArray]:
 
 @computing
 def outlying_masks(activations: xr.DataTree, images: Iterable[object] | None = None) -> dict[str, xr.DataArray]:
-    """Find the outlying tokens of every layer and image, in the form that :func:`spectral_toolkit.affinity` takes as
-    ``mask``.
+    """Find the outlying tokens of every layer and image, as a ``mask`` for :func:`spectral_toolkit.affinity`.
 
     Parameters
     ----------

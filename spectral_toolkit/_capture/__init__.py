@@ -185,7 +185,7 @@ def _plan(
 def _check_memory(plan: Plan, memory_limit: int | None) -> None:
     limit = available_memory() if memory_limit is None else memory_limit
     if isinstance(limit, bool) or not isinstance(limit, (int, float, np.integer)):
-        raise SpectralToolkitError(f"memory_limit={limit!r} is not a number of bytes: give one such as 2 * 10**9.")
+        raise SpectralToolkitError(f"memory_limit={limit!r} is not a number of bytes: expected one such as 2 * 10**9.")
     if plan.nbytes > limit:
         raise CaptureMemoryError(
             f"The capture would take {format_bytes(plan.nbytes)} ({plan.nbytes:,} bytes) for {len(plan.pictures)} "

@@ -197,7 +197,7 @@ def make_plan(
 ) -> Plan:
     """Check the arguments and settle the plan."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise SpectralToolkitError(f"batch_size={batch_size!r} is out of range: give a whole number of at least 1.")
+        raise SpectralToolkitError(f"batch_size={batch_size!r} is out of range: expected a whole number of at least 1.")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise SpectralToolkitError(f"seed={seed!r} is not an integer from 0 to 2**63 - 1.")
     return Plan(

@@ -391,8 +391,7 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
 
 @contextmanager
 def _library_warnings() -> Iterator[None]:
-    """Suppress zarr's warning that consolidated metadata is not standard yet; without it, xarray warns that it is
-    slow."""
+    """Suppress two warnings: zarr's, that consolidated metadata is not standard yet, and xarray's if it is missing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
         yield

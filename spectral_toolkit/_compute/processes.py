@@ -65,8 +65,7 @@ def share_of(n: int, rank_: int | None = None) -> slice:
 
 
 def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "max", "min"] = "sum") -> torch.Tensor:
-    """Sum a tensor over all processes (or take the maximum or minimum), in place; the result has the same bits
-    everywhere.
+    """Sum a tensor (or take the maximum or minimum) over all processes, in place; the bits are the same everywhere.
 
     Raises
     ------

@@ -9,8 +9,7 @@ _OURS = str(Path(__file__).parents[1])
 
 
 def outside() -> int:
-    """Return the ``stacklevel`` for a warning: how many frames above this one the first frame outside the package
-    is."""
+    """Return the ``stacklevel`` for a warning: the number of frames up to the first one outside the package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame, level = frame.f_back, level + 1

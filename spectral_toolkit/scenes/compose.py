@@ -56,8 +56,7 @@ def _smooth_noise(rng: np.random.Generator, height: int, width: int, rows: float
 
 
 def _draw_horizon(rng: np.random.Generator, height: int, x: np.ndarray) -> np.ndarray:
-    """Draw the skyline: its distance from the top in pixels, per column; outside the image if only one of both
-    exists."""
+    """Draw the skyline, in pixels from the top for each column; outside the image if there is no skyline."""
     kind = rng.random()
     if kind < 0.16:  # up in the air
         return np.full_like(x, 2.0 * height)
@@ -175,8 +174,7 @@ def _window(thing: _Thing, y: np.ndarray, x: np.ndarray, reach: float) -> tuple[
 
 
 def _cast_shadow(canvas: np.ndarray, below: np.ndarray, thing: _Thing, y: np.ndarray, x: np.ndarray) -> None:
-    """Cast a soft dark ellipse on the ground: under the foot of a standing object, slightly away from a floating
-    one."""
+    """Cast a soft dark ellipse on the ground: under a standing object, slightly away from a floating one."""
     rows, columns = _window(thing, y, x, 1.6)
     standing = thing.category in STANDING
     drop = 0.92 if standing else 0.25

@@ -128,7 +128,7 @@ def solve(
     n_eigenvectors = _whole("n_eigenvectors", n_eigenvectors, 1)
     seed = _whole("seed", seed, 0)
     if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real) or not 0 < tolerance < 1:
-        raise SolverError(f"tolerance={tolerance!r} is out of range: give a number between 0 and 1, such as 1e-6.")
+        raise SolverError(f"tolerance={tolerance!r} is out of range: expected a number between 0 and 1, such as 1e-6.")
     began = time.perf_counter()
     finest = base_grid(graph)
     wanted = finest if grid is None else _checked_grid(grid)

@@ -39,8 +39,7 @@ MIN_ITERATIONS = 2
 """Expansions before a warm start is trusted: its vectors can be eigenvectors, and yet not the lowest."""
 
 Report = Callable[[int, int, float], object]
-"""Called after every expansion with the number done, the largest number, and the worst residual; it may raise to
-stop."""
+"""Called after every expansion with the number done, the largest number, and the worst residual; may raise."""
 
 
 @dataclass
@@ -111,7 +110,7 @@ def block_davidson(
     new, mass_new = _orthonormalise(pencil, columns, (constant,), generator)
     subspace.append(new, mass_new, pencil.affinity_matmul(new, exact=exact))
 
-    # The last pair only gives the eigengap: the error of its eigenvalue is the square of its residual.
+    # The last pair only gives the eigengap: the error of its eigenvalue is about the square of its residual.
     limits = torch.full((k,), tolerance, dtype=pencil.dtype, device=one.device)
     limits[-1] = max(tolerance, min(1e-3, tolerance**0.5))
     iteration = 0

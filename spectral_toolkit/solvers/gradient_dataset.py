@@ -165,8 +165,7 @@ def batch_matrix(graph: DatasetGraph, edges: Edges, batch: Tensor) -> Tensor:
 
 
 def batch_objective(tables: Tensor, edges: Sequence[Edges], matrices: Sequence[Tensor]) -> Tensor:
-    """Compute the loss of a batch, for tables (batch, K, 32, 32): sum_l weight_l (2 mean|e - 1| + 2
-    mean(offdiag(z'z)^2))."""
+    """Compute the loss of tables (batch, K, 32, 32): sum_l weight_l (2 mean|e - 1| + 2 mean(offdiag(z'z)^2))."""
     total = tables.new_zeros(())
     for one, matrix in zip(edges, matrices, strict=True):
         pooled = average(tables, one.grid)

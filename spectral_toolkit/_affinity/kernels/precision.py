@@ -7,7 +7,7 @@ import torch
 ROUNDING = 1e-5
 """The relative error an affinity may have in the precision of the activations; above it, double precision is used."""
 DOUBLE_ROUNDING = 1e-6
-"""The relative error above which double precision computes differences themselves."""
+"""The relative error an affinity may have in double precision."""
 AT_THRESHOLD = 2.0**-40
 """A cosine above its threshold by less than about 1e-12 counts as equal: double precision may have rounded a sum."""
 
@@ -18,8 +18,7 @@ def doubled(x: torch.Tensor) -> torch.Tensor:
 
 
 def careful_images(size: torch.Tensor, dtype: torch.dtype) -> list[list[int]]:
-    """Return, for every head, the images whose exponents, of a ``size`` (images, heads), are too large for the
-    precision.
+    """Return, for every head, the images whose exponents ``size`` (images, heads) are too large for the precision.
 
     Examples
     --------

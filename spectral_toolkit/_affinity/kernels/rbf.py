@@ -16,8 +16,7 @@ EPS = torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True)
 class _Centred:
-    """Vectors (images, heads, n, channels) around the centre of the right ones, scaled to size one, with derived
-    values."""
+    """Vectors (images, heads, n, channels) around the centre of the right ones, of size one, with derived values."""
 
     left: torch.Tensor
     right: torch.Tensor

@@ -236,6 +236,6 @@ def _settings(k: int, inner: str | LayerGraph, grid: tuple[int, int], notes: lis
 def _count(value: object, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= int(value) <= most:
         raise ComparisonError(
-            f"n_eigenvectors={value!r} is out of range: give a whole number from 1 to {most}, which both have."
+            f"n_eigenvectors={value!r} is out of range: expected a whole number from 1 to {most}, which both have."
         )
     return int(value)

@@ -84,8 +84,7 @@ def estimate_memory(
     kind: str = "qk",
     kernel: str | None = None,
 ) -> MemoryEstimate:
-    """Estimate the memory of ``capture`` with these arguments, and then ``affinity`` and ``solve``, without a large
-    run.
+    """Estimate the memory of ``capture`` with these arguments, and of ``affinity`` and ``solve`` after it.
 
     The forward pass is traced with tensors that have shapes but no numbers. The solve is that of ``scope="image"`` with
     the default tolerance. One that does not converge is repeated with matrices in double precision, which is not

@@ -1,5 +1,4 @@
-"""Recursive two-way normalised cuts: each part is solved again, and cut where the cut value is lowest (Shi & Malik
-2000)."""
+"""Recursive two-way normalised cuts: each part is solved again, and cut where that is best (Shi & Malik 2000)."""
 
 from __future__ import annotations
 

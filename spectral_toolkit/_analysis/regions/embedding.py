@@ -66,7 +66,7 @@ def most_tried(where: list[str]) -> str:
     """Write the note on numbers of segments that are the largest one tried; empty if there are none."""
     if not where:
         return ""
-    return f"Larger numbers than {MOST} segments are only tried if given, and {MOST} was chosen in {listed(where)}."
+    return f"More than {MOST} segments are only tried if asked for, and {MOST} were chosen in {listed(where)}."
 
 
 def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True) -> Embedding:
@@ -85,7 +85,7 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
     n_images, rows, columns, n_components = vectors.shape
     if components is not None:
         if isinstance(components, bool) or not isinstance(components, numbers.Integral) or components < 1:
-            raise RegionsError(f"components={components!r} is out of range: give a whole number of at least 1.")
+            raise RegionsError(f"components={components!r} is out of range: expected a whole number of at least 1.")
         if components > n_components:
             raise RegionsError(
                 f"components={components} is more than the {n_components} that there are: solve for more "

@@ -73,8 +73,7 @@ def joint_affinities(
 
 
 def cutting_grid(graph: LayerGraph, shown: Grid) -> Grid:
-    """Return the grid to cut on: the one shown if a layer of positive weight is as fine, else the finest of those
-    layers."""
+    """Return the grid to cut on: the one shown if a layer of positive weight is as fine, else the finest of those."""
     if any(m.grid[0] >= shown[0] and m.grid[1] >= shown[1] for m in positive_members(graph)):
         return shown
     return base_grid(graph)

@@ -122,8 +122,7 @@ def kmeans(rows: Float[np.ndarray, "cells components"], k: int) -> Int[np.ndarra
 
 
 def agreement(rows: Float[np.ndarray, "cells components"], labels: Int[np.ndarray, " cells"], seed: int) -> float:
-    """Compare with k-means from random starts: the mean adjusted Rand index, 1 for equal segments; NaN for one
-    segment."""
+    """Return the mean adjusted Rand index with k-means from random starts; 1 if equal, NaN for one segment."""
     k = int(labels.max(initial=0)) + 1
     if k < 2:
         return np.nan

@@ -152,8 +152,7 @@ def walk(
 
 
 def certain(codes: Int[np.ndarray, "y_px x_px"], grid: tuple[int, int], margin: float) -> np.ndarray:
-    """Return the pixels at least ``margin`` patches inside their segment; of each connected part at least the
-    middle."""
+    """Return the pixels at least ``margin`` patches inside their segment, and the middle of each connected part."""
     sides = tuple(cells / pixels for cells, pixels in zip(grid, codes.shape, strict=True))
     depth = np.full(codes.shape, np.inf)
     for code in np.unique(codes):

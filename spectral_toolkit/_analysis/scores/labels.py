@@ -1,5 +1,4 @@
-"""Resamples label maps to the patches of a capture: the box of each image is cropped, the majority decides each
-patch."""
+"""Resamples label maps to the patches of a capture: crops the box of each image, then takes the majority."""
 
 from __future__ import annotations
 
@@ -140,8 +139,7 @@ def without(labels: np.ndarray, left_out: Sequence[int]) -> np.ndarray:
 def warn_of_no_label(labels: np.ndarray) -> None:
     """Warn the user where the largest label usually means 'no label', and is far above all others.
 
-    Far means that the others are below a quarter of it. With a single other label, as in masks of 0 and 255, it is a
-    category.
+    Far means by at least a quarter of it. With a single other label, as in masks of 0 and 255, it is a category.
     """
     known = np.unique(labels[labels >= 0]).tolist()
     if len(known) > 2 and known[-1] in NO_LABEL and known[-2] <= 0.75 * known[-1]:

@@ -221,9 +221,9 @@ def without_fine_layers(activations: xr.DataTree) -> tuple[xr.DataTree, tuple[st
 
 
 def interval(samples: np.ndarray, confidence: float, least: float) -> tuple[float, float]:
-    """Return the percentile interval of all samples but the first, the estimate, shifted by their median's distance
-    from it.
+    """Return the percentile interval of all samples after the first, which is the estimate, corrected for bias.
 
+    The interval is shifted by the distance of the samples' median from the estimate.
     An image that is drawn twice counts its patches twice, so that noise looks like structure and small shares are too
     high in every resample: without the shift, the interval of a share near zero lies above the estimate.
     """

@@ -12,8 +12,7 @@ from sklearn.preprocessing import SplineTransformer
 
 KNOTS, DEGREE, RIDGE = 5, 3, 1e-3
 FEW = 30
-"""From this many images on, simulated 95 % intervals hold the truth nine times in ten; with 10 eight times, with 5
-six."""
+"""With this many images, simulated 95 % intervals hold the truth nine times in ten; with 10 eight, with 5 six."""
 CONSTANT = 1e-10
 """A variance below this part of the eigenvector's own, over all images, is left by the solver and rounding."""
 

@@ -45,8 +45,7 @@ def project(
     folder: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> xr.Dataset:
-    """Extend the eigenvectors of a dataset that was solved before to new images, and leave the original values
-    unchanged.
+    """Extend the eigenvectors of a solved dataset to new images, and leave the original values unchanged.
 
     The patches of a new image get the values that its own rows of the joint eigenproblem require while the fitted
     images keep theirs: (1 - lambda) B x = W_own x + W_fitted x_fitted, summed over layers with the weights and scales
