@@ -117,8 +117,8 @@ class DatasetGraph(LayerGraph):
     def neighbours(self, layer: str, head: int = 0) -> Neighbours:
         """Return the directed edges of one layer and head: see `spectral_toolkit._affinity.neighbours.Neighbours`.
 
-        For a denoiser the heads of all noise samples are numbered consecutively: head ``h`` of sample ``d`` is ``d *
-        n_heads + h``.
+        For a denoiser the heads of all noise samples are numbered consecutively: head ``h`` of sample ``d`` is
+        ``d * n_heads + h``.
 
         Raises
         ------

@@ -91,10 +91,11 @@ def capture(
         The root holds ``pixels (image, y_px, x_px, rgb)``, the coordinates ``image``, ``original_height``,
         ``original_width``, ``box_*`` and ``image_sha256`` along it, and the provenance in its attributes. The hash is
         that of the image's pixels before they were resized: results are only compared where it is the same. There is
-        one child per layer, in the order of depth, with ``query``, ``key`` and ``value`` of dimensions ``(image, head,
-        y, x, channel)``, ``token (image, y, x, feature)``, the special tokens separately as ``special_query (image,
-        head, special, channel)`` and so on, ``attention_bias (head, query_token, key_token)`` where the model adds one,
-        and the attributes ``depth`` and ``scale``. Floats are float32 unless the model runs in float16 or float64.
+        one child per layer, in the order of depth, with ``query``, ``key`` and ``value`` of dimensions
+        ``(image, head, y, x, channel)``, ``token (image, y, x, feature)``, the special tokens separately as
+        ``special_query (image, head, special, channel)`` and so on, ``attention_bias (head, query_token, key_token)``
+        where the model adds one, and the attributes ``depth`` and ``scale``. Floats are float32 unless the model runs
+        in float16 or float64.
 
     Raises
     ------

@@ -95,11 +95,11 @@ def solve(
     xarray.Dataset
         ``eigenvector (image, y, x, component)``; ``eigenvalue`` in [0, 2], ``residual``, ``converged``, ``eigengap``
         (to the next eigenvalue) and ``degenerate_group`` (components of one group cannot be told apart: their
-        eigenvalues differ by less than 1e-3 relative), all (image, component); ``layer_share (image, component,
-        layer)``, which sums to the eigenvalue; ``layer_mass (image, component, layer)``, which sums to 1;
-        ``layer_weight (layer)``; ``isolated (image, y, x)``, patches that no affinity reaches, whose values are
-        interpolated from their neighbours. For a graph of scope ``"dataset"``, all images are one problem: only
-        ``eigenvector`` and ``isolated`` have the dimension ``image``.
+        eigenvalues differ by less than 1e-3 relative), all (image, component);
+        ``layer_share (image, component, layer)``, which sums to the eigenvalue;
+        ``layer_mass (image, component, layer)``, which sums to 1; ``layer_weight (layer)``; ``isolated (image, y, x)``,
+        patches that no affinity reaches, whose values are interpolated from their neighbours. For a graph of scope
+        ``"dataset"``, all images are one problem: only ``eigenvector`` and ``isolated`` have the dimension ``image``.
 
         The sign is chosen so that the smaller side is positive: the third moment over the patches is not negative;
         where it vanishes, the first patch of largest magnitude is positive.

@@ -79,11 +79,11 @@ def segment(
         int64 ``(image, y, x)``, numbered from the largest segment, 0. The coordinates are those of ``eig``, with
         ``n_segments (image)`` (of all images together if they were solved as one) and ``isolated (image, y, x)``:
         patches that no affinity reaches are left out of the grouping and get the label of the nearest patch that is
-        reached; -1 where an image has none. With k-means there are also ``silhouette (image)`` and ``agreement
-        (image)``, which says how far k-means from four random starts finds the same segments (mean adjusted Rand index:
-        1 if it does, about 0 if they have nothing in common); both are NaN where there are fewer than two segments.
-        With cuts there is ``attrs["tree"]``, and for images that were cut one by one ``tree (image)``, which assigns
-        the trees to images: :func:`spectral_toolkit._analysis.regions.hierarchy` reads them, and
+        reached; -1 where an image has none. With k-means there are also ``silhouette (image)`` and
+        ``agreement (image)``, which says how far k-means from four random starts finds the same segments (mean adjusted
+        Rand index: 1 if it does, about 0 if they have nothing in common); both are NaN where there are fewer than two
+        segments. With cuts there is ``attrs["tree"]``, and for images that were cut one by one ``tree (image)``, which
+        assigns the trees to images: :func:`spectral_toolkit._analysis.regions.hierarchy` reads them, and
         :func:`spectral_toolkit._analysis.regions.recut` cuts elsewhere without solving again. ``attrs["notes"]`` says
         what else there is to know, for example where the number chosen is the largest one tried.
 

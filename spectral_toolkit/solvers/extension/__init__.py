@@ -74,9 +74,9 @@ def project(
         Like that of :func:`spectral_toolkit.solve`, for the new images: ``eigenvector (image, y, x, component)``,
         ``isolated (image, y, x)``, and, unchanged, what belongs to the fitted images: ``eigenvalue``, ``residual``,
         ``eigengap``, layer shares. In addition ``tie (image, y, x)``: a patch's degree to the fitted images, divided by
-        the mean degree of theirs; it is low where few fitted patches are like it. Also ``determined (image,
-        component)``: false where the patches of the image belong together more strongly than the eigenvalue allows, so
-        that their affinities to fitted images say little about it. ``notes`` says so too.
+        the mean degree of theirs; it is low where few fitted patches are like it. Also
+        ``determined (image, component)``: false where the patches of the image belong together more strongly than the
+        eigenvalue allows, so that their affinities to fitted images say little about it. ``notes`` says so too.
 
     Raises
     ------
