@@ -240,7 +240,7 @@ def test_solve_takes_layers_weights_and_options_of_the_kernel(
         (["--layers", "0-9"], "the model has 4 layers, numbered 0 to 3; there is no layer 4"),
         (["--layers", "deep"], "'deep'"),
         (["--weight", "block.2"], "--weight 'block.2' is not understood: write a name, '=' and a number"),
-        (["--weight", "9=1"], "'9', which is no layer"),
+        (["--weight", "9=1"], "'9', which is not a layer"),
         (["--weight", "0=1", "--weight", "0=2"], "names '0' twice"),
         (["--kernel-option", "threshold=high"], "is not understood"),
         (["--kernel-option", "bandwidth=2"], "bandwidth=2.0 does not apply to kernel='cosine'"),

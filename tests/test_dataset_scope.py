@@ -254,7 +254,7 @@ def test_what_is_not_offered_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         st.affinity(acts, "vv", kernel="shifted_cosine", scope="dataset", steps=2)
     with pytest.raises(AffinityError, match="within=0 is out of range"):
         st.affinity(acts, "vv", scope="dataset", within=0)
-    with pytest.raises(SolverError, match="n_eigenvectors=48 is too many: the whole dataset has 48 cells"):
+    with pytest.raises(SolverError, match="n_eigenvectors=48 is too many: the whole dataset has 48 patches"):
         st.solve(st.affinity(acts, "vv", scope="dataset"), 48)
     graph = of_dataset(acts, "vv")
     with pytest.raises(AffinityError, match="There is no head 7"):

@@ -119,11 +119,11 @@ def test_fine_layers_are_left_out_and_it_says_so() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     graph = st.affinity(make_tree([(3, 3)], images=3), "vv", scope="dataset")
-    with pytest.raises(SolverError, match="steps=5 means nothing to a dataset"):
+    with pytest.raises(SolverError, match="steps=5 does not apply to a dataset"):
         st.solve(graph, 2, method="gradient", steps=5)
     with pytest.raises(SolverError, match="is too many for n_features=2"):
         st.solve(graph, 2, method="gradient", n_features=2)
-    with pytest.raises(SolverError, match="the whole dataset has 27 cells"):
+    with pytest.raises(SolverError, match="the whole dataset has 27 patches"):
         st.solve(graph, 27, method="gradient", epochs=1)
     shifted = st.affinity(make_tree([(3, 3)], images=3), "vv", kernel="shifted_cosine", scope="dataset")
     with pytest.raises(SolverError, match="has no edges"):

@@ -219,21 +219,21 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
     single = st.affinity(old, "vv", device="cpu")
     for answer, fitted, message in (
         ("no answer", graph, "without 'eigenvector'"),
-        (eig, single, "are of scope 'image'"),
-        (eig, 3, "are a int"),
-        (eig, of_dataset(old, "kk"), "affinity='vv' and the graph has 'kk'"),
+        (eig, single, "fitted is of scope 'image'"),
+        (eig, 3, "fitted is a int"),
+        (eig, of_dataset(old, "kk"), "affinity='vv', but the graph has 'kk'"),
         (eig, graph.reweight({"block.0": 2.0}), "solved with weights="),
-        (eig, of_dataset(part(acts, 0, 1, 2, 4), "vv"), "is of other images"),
-        (eig.isel(image=slice(0, 3)), graph, "is of other images"),
+        (eig, of_dataset(part(acts, 0, 1, 2, 4), "vv"), "eig has other images"),
+        (eig.isel(image=slice(0, 3)), graph, "eig has other images"),
         (eig.assign(eigenvector=eig.eigenvector * np.nan), graph, "NaN"),
-        (st.solve(single, 2), old, "are of scope 'image'"),
+        (st.solve(single, 2), old, "fitted is of scope 'image'"),
         (eig.drop_attrs(), old, "does not say how it was solved"),
     ):
         with pytest.raises(SolverError, match=message):
             st.project(new, answer, fitted)  # pyright: ignore[reportArgumentType]
     other = part(acts, 0, 1, 2, 3)
     other.attrs["pictures_sha256"] = "c"
-    with pytest.raises(SolverError, match="activations_pictures_sha256=None and the graph has 'c'"):
+    with pytest.raises(SolverError, match="activations_pictures_sha256=None, but the graph has 'c'"):
         st.project(new, eig, other)
     other_model, mine = part(acts, 4), part(acts, 0, 1, 2, 3)
     other_model.attrs.update(weights_sha256="b", model="other")

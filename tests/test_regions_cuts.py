@@ -387,9 +387,9 @@ def test_wrong_graphs_and_thresholds_are_told(monkeypatch: pytest.MonkeyPatch) -
     for change, message in cases:
         with pytest.raises(RegionsError, match=message):
             st.segment(eig, **{"method": "cuts", **change})
-    with pytest.raises(RegionsError, match="the graph of 2 others"):
+    with pytest.raises(RegionsError, match="the graph is of 2 others"):
         st.segment(eig.assign_coords(image=["a", "b"]), method="cuts", graph=graph)
-    with pytest.raises(RegionsError, match="are of all pictures as one and the graph has scope 'image'"):
+    with pytest.raises(RegionsError, match="for all images as one, but the graph has scope 'image'"):
         st.segment(eig.assign_attrs(scope="dataset"), method="cuts", graph=graph)
     with pytest.raises(RegionsError, match="carry no hierarchy"):
         recut(st.segment(eig, 2), 0.5)

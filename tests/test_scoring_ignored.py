@@ -43,7 +43,7 @@ def test_several_labels_and_negative_ones() -> None:
     tree = make_tree([(4, 4)], images=3)
     np.testing.assert_array_equal(st.prepare_labels(tree, np.where(PLAIN == 0, -100, PLAIN), ignore=(-100, 1)),
                                   np.where(PLAIN == 2, 2, -1))  # fmt: skip
-    with pytest.raises(SpectralToolkitError, match="holds -100: labels are 0 and up, .* give ignore=-100"):
+    with pytest.raises(SpectralToolkitError, match="holds -100, .* give ignore=-100"):
         st.prepare_labels(tree, np.where(PLAIN == 0, -100, PLAIN))
     for ignore in ("255", 2.0, True, [None], "ab"):
         with pytest.raises(SpectralToolkitError, match="ignore=.* give the label that means 'no label'"):

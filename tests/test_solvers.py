@@ -296,7 +296,7 @@ def test_n_eigenvectors_up_to_the_last_one_and_no_further():
     eig = st.solve(graph, 11)
     assert_same_answer(eig, graph)
     assert np.isnan(eig.eigengap.values[0, -1])
-    with pytest.raises(SpectralToolkitError, match=r"n_eigenvectors=12 is too many: image '0' has 12 cells"):
+    with pytest.raises(SpectralToolkitError, match=r"n_eigenvectors=12 is too many: image '0' has 12 patches"):
         st.solve(graph, 12)
 
 

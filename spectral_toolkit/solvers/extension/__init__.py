@@ -108,7 +108,7 @@ def project(
     if not isinstance(graph, DatasetGraph):
         what = f"of scope {graph.recipe.scope!r}" if isinstance(graph, LayerGraph) else f"a {type(graph).__name__}"
         raise SolverError(
-            f"The fitted images are given as {what}: give the graph of eig, st.affinity(..., scope='dataset')."
+            f"fitted is {what}: give the graph that eig was solved from, st.affinity(..., scope='dataset')."
         )
     vectors = _fitted_vectors(eig, graph)
     layers = _paired(activations, graph)
