@@ -1,10 +1,10 @@
-"""Errors a user can act on: one sentence naming the value, what was expected and what to do."""
+"""The errors that a user can act on. Each is one sentence that names the value, what was expected and what to do."""
 
 from __future__ import annotations
 
 
 class SpectralToolkitError(ValueError):
-    """Bad input or an impossible request; the message says what to do about it.
+    """The input is bad or the request is impossible; the message says what to do about it.
 
     The command line prints the message of any subclass and exits with code 2.
     """
@@ -15,7 +15,7 @@ class UnsupportedModelError(SpectralToolkitError):
 
 
 class ModelNotFoundError(SpectralToolkitError):
-    """The name is misspelt, gated, or cannot be reached from here."""
+    """The model's name is misspelt, the model is gated, or it cannot be reached from this machine."""
 
 
 class CaptureMemoryError(SpectralToolkitError):
@@ -23,15 +23,15 @@ class CaptureMemoryError(SpectralToolkitError):
 
 
 class StoreError(SpectralToolkitError):
-    """A store on disk is damaged, foreign, or belongs to another capture."""
+    """A store on disk is damaged, was not written by this package, or belongs to another capture."""
 
 
 class UnwritableError(StoreError):
-    """A result cannot be written: the disk is full, the folder is not ours, or what was begun there was deleted."""
+    """A file cannot be written: the disk is full, the folder may not be written to, or a partial file was deleted."""
 
 
 class BundleError(StoreError):
-    """A bundle is damaged, too large, of a later version, or none; or something else is where one should go."""
+    """A file is not a bundle, or a bundle is damaged, too large, from a later version, or would replace a file."""
 
 
 class ActivationsError(SpectralToolkitError):
@@ -43,27 +43,27 @@ class AffinityError(SpectralToolkitError):
 
 
 class SolverError(SpectralToolkitError):
-    """The spectral problem as posed has no answer that could be trusted."""
+    """The spectral problem as posed has no result that could be trusted."""
 
 
 class RegionsError(SpectralToolkitError):
-    """Eigenvectors, labels or pictures from which no regions can be made."""
+    """No regions can be made from these eigenvectors, labels or images."""
 
 
 class ComparisonError(SpectralToolkitError):
-    """Two answers that are not of the same pictures, or cannot be set beside each other."""
+    """Two results are not of the same images, or cannot be compared."""
 
 
 class StudyError(SpectralToolkitError):
-    """A study's file that asks for something impossible, or results that are none of a study."""
+    """A study file asks for something impossible, or a folder does not hold the results of a study."""
 
 
 class LostProcessError(SpectralToolkitError):
-    """Of several processes that work together, one has stopped."""
+    """One of several processes that work together has stopped."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, at most 200 characters and without a full stop; or its type.
+    """Return the first line of an error's message, at most 200 characters and without a full stop, or else its type.
 
     Examples
     --------

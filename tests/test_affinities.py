@@ -182,8 +182,8 @@ def test_reweighting_shares_what_was_built():
         ({"kind": "vv", "threshold": 2.0}, "threshold=2.0 is out of range"),
         ({"kind": "vv", "kernel": "rbf", "bandwidth": 0.0}, "bandwidth=0.0 is out of range"),
         ({"steps": 1.5}, "steps=1.5 is out of range"),
-        ({"kind": "vv", "bandwidth": 1.0}, "means nothing to kernel='cosine'"),
-        ({"weights": {"nowhere": 1}}, "no layer of this graph"),
+        ({"kind": "vv", "bandwidth": 1.0}, "does not apply to kernel='cosine'"),
+        ({"weights": {"nowhere": 1}}, "weights names 'nowhere'"),
         ({"weights": [1, 2, 3]}, "3 entries but the graph has 1 layers"),
         ({"weights": [-1.0]}, "expected a finite number >= 0"),
         ({"weights": ["much"]}, "expected a finite number >= 0"),
@@ -235,7 +235,7 @@ def test_a_list_of_weights_goes_by_the_order_in_which_layers_are_named():
     tree = make_tree([(3, 4), (3, 4), (2, 2)])
     graph = st.affinity(tree, "vv", layers=["block.2", "block.0"], weights=[1, 0], device="cpu")
     assert graph.weights == {"block.0": 0.0, "block.2": 1.0}
-    with pytest.raises(AffinityError, match="are not in order of depth: give a mapping"):
+    with pytest.raises(AffinityError, match="not in the order of depth"):
         st.affinity(tree, "vv", layers=["block.2", "block.0"], weights=[1, 0, 1], device="cpu")
 
 

@@ -197,7 +197,7 @@ def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "Cutting 2 pictures into segments." in word
     monkeypatch.undo()
     assert "3 segments in each of 2 pictures" in told
-    assert "Cells without affinity to speak of: 1" in told
+    assert "Patches with hardly any affinity: 1" in told
     found = xr.open_dataset(out, engine="zarr")["segment"].load()
     assert found.identical(st.segment(eig, 3, seed=2))
     assert main([*command, "auto"]) == 2
@@ -240,10 +240,10 @@ def test_solve_takes_layers_weights_and_options_of_the_kernel(
         (["--layers", "0-9"], "the model has 4 layers, numbered 0 to 3; there is no layer 4"),
         (["--layers", "deep"], "'deep'"),
         (["--weight", "block.2"], "--weight 'block.2' is not understood: write a name, '=' and a number"),
-        (["--weight", "9=1"], "'9', which is no layer"),
+        (["--weight", "9=1"], "'9', which is not a layer"),
         (["--weight", "0=1", "--weight", "0=2"], "names '0' twice"),
         (["--kernel-option", "threshold=high"], "is not understood"),
-        (["--kernel-option", "bandwidth=2"], "bandwidth=2.0 means nothing to kernel='cosine'"),
+        (["--kernel-option", "bandwidth=2"], "bandwidth=2.0 does not apply to kernel='cosine'"),
     ):
         assert main([*solve, *arguments, "--out", str(tmp_path / "x.zarr")]) == 2
         assert message in sentence(capsys)
@@ -311,10 +311,10 @@ def test_gradient_takes_its_options_and_goes_on_from_its_checkpoint(
     xr.testing.assert_equal(xr.open_zarr(out), found)
     capsys.readouterr()
     assert main([*solve, "--overwrite", "--epochs", "5"]) == 2
-    assert "each of which takes steps" in sentence(capsys)
+    assert "use steps" in sentence(capsys)
     exact = ["exact" if word == "gradient" else word for word in solve]
     assert main([*exact, "--overwrite", "--steps", "5"]) == 2
-    assert "means nothing to method='exact'" in sentence(capsys)
+    assert "does not apply to method='exact'" in sentence(capsys)
 
 
 def test_solve_never_overwrites_what_is_not_its_own(

@@ -94,9 +94,9 @@ def test_judged_and_shown_as_one() -> None:
     assert eig.eigenvector.image.values.tolist() == names
     text = " ".join(statement.text for statement in trust_statements(eig, acts))
     assert "All 3 eigenvectors converged" in text
-    assert "1 of 108 cells" in text
+    assert "1 of 108 patches" in text
     one = trust_statements(eig.isel(image=0), acts)
-    assert all("cells have no affinity" not in statement.text for statement in one)
+    assert all("hardly any affinity" not in statement.text for statement in one)
     assert st.overlay(acts, eig, image=1) is not None
 
 

@@ -232,7 +232,7 @@ def test_a_dataset_leaves_out_layers_of_more_than_32_by_32() -> None:
     tree["block.0"].attrs |= {"depth": 0}
     scores = st.pathways(tree, kinds="vv", n_eigenvectors=1, controls=False, progress=False, n_bootstrap=5)
     assert scores.layer.values.tolist() == ["block.1", "block.2", "joint"]
-    assert "Left out, as in the source paper" in scores.attrs["notes"]
+    assert "are left out, as in the source paper" in scores.attrs["notes"]
 
 
 def test_matrices_of_all_layers_stay_within_one_budget() -> None:
@@ -247,7 +247,7 @@ def test_matrices_of_all_layers_stay_within_one_budget() -> None:
     np.testing.assert_allclose(tiled["eigenvalue"], dense["eigenvalue"], atol=1e-9)
     for name, matrix in graph.to_dense().items():
         np.testing.assert_allclose(small.to_dense()[name], matrix, atol=1e-12)
-    assert "recomputed in tiles at every product, 1.1e+04 similarities each time" in tiled.attrs["notes"]
+    assert "recomputed in tiles for every product, 1.1e+04 similarities each time" in tiled.attrs["notes"]
     assert small.cached_bytes <= small.cache_bytes
 
 

@@ -95,5 +95,5 @@ def test_the_matrices_of_a_solve() -> None:
 def test_a_pass_that_needs_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = st.load_model(BY_NAME["vit"].make())
     monkeypatch.setattr(type(model), "forward", lambda self, pixels: float(next(self.tower.parameters()).sum()))
-    with pytest.raises(UnsupportedModelError, match="cannot be followed without numbers"):
+    with pytest.raises(UnsupportedModelError, match="cannot be traced without numbers"):
         st.estimate_memory(model, pictures())

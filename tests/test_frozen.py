@@ -251,7 +251,7 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
         ({"opacity": 2}, "opacity=2 is out of range"),
         ({"n_eigenvectors": 99}, "layers of preset 'all' have 32 patches at most, which carry 31 eigenvectors"),
         ({"path": [1]}, "path"),
-        ({"kernel": {"v": "rbf"}}, "kernel names 'v', which is none"),
+        ({"kernel": {"v": "rbf"}}, "kernel names 'v'"),
         ({"images": pictures(1)}, "1 pictures were given"),
     ],
 )

@@ -219,8 +219,8 @@ def test_it_stops_early_where_nothing_improves() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("exact", {"steps": 10}, "means nothing to method='exact'"),
-        ("gradient", {"step": 10}, "means nothing to method='gradient'"),
+        ("exact", {"steps": 10}, "does not apply to method='exact'"),
+        ("gradient", {"step": 10}, "does not apply to method='gradient'"),
         ("gradient", {"steps": 0}, "whole number of at least 1"),
         ("gradient", {"learning_rate": -1.0}, "above 0"),
         ("gradient", {"n_features": 3}, "is too many for n_features"),

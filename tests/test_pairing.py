@@ -50,7 +50,7 @@ def results(images: Any, model: str = "scenes", **options: Any) -> SimpleNamespa
     joint = st.solve(joint_graph, 3)
     labels = st.prepare_labels(acts, np.zeros((2, acts.sizes["y_px"], acts.sizes["x_px"]), int))
     return SimpleNamespace(
-        images=images, activations=acts, graph=graph, eig=eig, joint_graph=joint_graph, joint=joint, labels=labels,
+        images=images, acts=acts, graph=graph, eig=eig, joint_graph=joint_graph, joint=joint, labels=labels,
         segments=st.segment(eig, 3), cuts=st.segment(eig, 2, method="cuts", graph=graph, threshold=2.0),
         instances=st.instances(eig), mask=trust.outlying_masks(acts),
     )  # fmt: skip

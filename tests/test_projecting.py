@@ -179,13 +179,13 @@ def test_a_picture_that_holds_together_by_itself_is_told() -> None:
     values_of(acts, "block.0", "value")[-1] = rng.normal(size=(1, 4, 4, 6)) * 0.02 + [0, 0, 0, 0, 0.3, 1.0]
     graph = of_dataset(part(acts, 0, 1, 2, 3), "vv", within=16, across=4)
     eig = st.solve(graph, 3)
-    with pytest.warns(UserWarning, match=r"Of 1 of 1 pictures \('picture 4'\) the patches hold together"):
+    with pytest.warns(UserWarning, match=r"In 1 of 1 images \('picture 4'\) the patches"):
         found = st.project(part(acts, 4), eig, graph)
     assert not found.determined.all()
-    assert "Laid into the eigenvectors of 4 other pictures" in found.attrs["notes"]
-    assert "says little of them" in found.attrs["notes"]
+    assert "Projected into the eigenvectors of 4 other images" in found.attrs["notes"]
+    assert "little about these eigenvectors" in found.attrs["notes"]
     nothing = part(acts, 4).map_over_datasets(xr.zeros_like)
-    with pytest.warns(UserWarning, match="Nothing ties 1 of 1 pictures"):
+    with pytest.warns(UserWarning, match="1 of 1 images .* have no affinity"):
         lost = st.project(nothing, eig, graph)
     assert lost.isolated.all()
     assert not lost.eigenvector.any()
@@ -219,21 +219,21 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
     single = st.affinity(old, "vv", device="cpu")
     for answer, fitted, message in (
         ("no answer", graph, "without 'eigenvector'"),
-        (eig, single, "are of scope 'image'"),
-        (eig, 3, "are a int"),
-        (eig, of_dataset(old, "kk"), "affinity='vv' and the graph has 'kk'"),
+        (eig, single, "fitted is of scope 'image'"),
+        (eig, 3, "fitted is a int"),
+        (eig, of_dataset(old, "kk"), "affinity='vv', but the graph has 'kk'"),
         (eig, graph.reweight({"block.0": 2.0}), "solved with weights="),
-        (eig, of_dataset(part(acts, 0, 1, 2, 4), "vv"), "is of other images"),
-        (eig.isel(image=slice(0, 3)), graph, "is of other images"),
+        (eig, of_dataset(part(acts, 0, 1, 2, 4), "vv"), "eig has other images"),
+        (eig.isel(image=slice(0, 3)), graph, "eig has other images"),
         (eig.assign(eigenvector=eig.eigenvector * np.nan), graph, "NaN"),
-        (st.solve(single, 2), old, "are of scope 'image'"),
+        (st.solve(single, 2), old, "fitted is of scope 'image'"),
         (eig.drop_attrs(), old, "does not say how it was solved"),
     ):
         with pytest.raises(SolverError, match=message):
             st.project(new, answer, fitted)  # pyright: ignore[reportArgumentType]
     other = part(acts, 0, 1, 2, 3)
     other.attrs["pictures_sha256"] = "c"
-    with pytest.raises(SolverError, match="activations_pictures_sha256=None and the graph has 'c'"):
+    with pytest.raises(SolverError, match="activations_pictures_sha256=None, but the graph has 'c'"):
         st.project(new, eig, other)
     other_model, mine = part(acts, 4), part(acts, 0, 1, 2, 3)
     other_model.attrs.update(weights_sha256="b", model="other")
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         (xr.DataTree.from_dict({"block.0": new.children["block.0"].dataset}), graph, "lack layer 'block.1'"),
         (named_tree([(4, 5), (2, 3)], images=1, channels=3), graph, "other heads or channels"),
         (named_tree([(4, 5), (2, 3)], images=1, heads=1), graph, "other heads or channels"),
-        (other_model, of_a_model, "model 'other', whose weights are not those of 'mine'"),
+        (other_model, of_a_model, "model 'other', whose weights differ from those of 'mine'"),
     ):
         with pytest.raises(ActivationsError, match=message):
             st.project(tree, st.solve(fitted, 2), fitted)

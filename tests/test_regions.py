@@ -83,7 +83,7 @@ def test_a_sample_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     eig, truth = blocks()
     found = st.segment(eig)
     assert (found.values == truth).all()
-    assert "over a seeded sample of 20 of 24 cells" in found.attrs["notes"]
+    assert "over a seeded sample of 20 of 24 patches" in found.attrs["notes"]
 
 
 @pytest.mark.parametrize("scope", ["image", "dataset"])
@@ -92,8 +92,8 @@ def test_a_number_that_may_have_been_too_small_is_told(scope: str) -> None:
     eig = eig_of(np.eye(12)[truth], scope=scope)
     found = st.segment(eig)
     assert found.n_segments.values.tolist() == [10]
-    where = "'all pictures as one'" if scope == "dataset" else repr(str(eig.image.values[0]))
-    told = f"More than 10 segments are not tried unless asked for, and 10 came out in {where}."
+    where = "'all images as one'" if scope == "dataset" else repr(str(eig.image.values[0]))
+    told = f"More than 10 segments are only tried if asked for, and 10 were chosen in {where}."
     unsure = found.attrs["notes"].replace(told, "").strip()
     assert told in found.attrs["notes"]
     assert unsure.startswith("Other segments would do about as well"), "10 of 12 kinds"
@@ -142,7 +142,7 @@ def test_isolated_cells_are_left_out_filled_and_reported() -> None:
     found = st.segment(eig)
     assert (found.values[0] == truth).all()
     assert found.isolated.values.sum() == 1
-    assert "Cells without affinity to speak of: 1" in found.attrs["notes"]
+    assert "Patches with hardly any affinity: 1" in found.attrs["notes"]
     masks = st.instances(eig)
     assert any((mask == (truth == 1)).all() for mask in masks.values[0])
 
@@ -252,11 +252,11 @@ def test_results_survive_a_store(tmp_path: Path) -> None:
         ({"n_segments": 0}, "n_segments=0 is out of range: expected a whole number of at least 1"),
         ({"n_segments": 2.5}, "n_segments=2.5 is out of range"),
         ({"n_segments": "many"}, "n_segments='many' is not offered with method='kmeans'"),
-        ({"n_segments": 25}, "n_segments=25 is too many: image 'picture-0' has 24 cells"),
+        ({"n_segments": 25}, "n_segments=25 is too many: image 'picture-0' has 24 patches"),
         ({"method": "guess"}, "method='guess' is not offered: use one of .kmeans., .cuts."),
         ({"graph": 3}, "graph is a int: give what st.affinity returned"),
-        ({"colour": 1}, "colour=1 means nothing to method='kmeans', which takes components, weighted"),
-        ({"components": 3}, "components=3 is more than the 2 there are"),
+        ({"colour": 1}, "colour=1 does not apply to method='kmeans', which takes components, weighted"),
+        ({"components": 3}, "components=3 is more than the 2 that there are"),
         ({"components": 0}, "components=0 is out of range"),
         ({"weighted": 1}, "weighted=1 is not understood"),
         ({"seed": -1}, "seed=-1 is out of range"),
@@ -290,7 +290,7 @@ def test_bad_eigenvectors_are_told_in_one_sentence() -> None:
         ({"min_score": "low"}, "min_score='low' is out of range"),
         ({"n_instances": 0}, "n_instances=0 is out of range"),
         ({"graph": 3}, "graph is a int"),
-        ({"colour": 1}, "colour=1 means nothing to instances"),
+        ({"colour": 1}, "colour=1 does not apply to instances"),
     ],
 )
 def test_bad_arguments_of_instances_are_told(change: dict[str, Any], message: str) -> None:

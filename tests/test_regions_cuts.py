@@ -264,7 +264,7 @@ def test_answers_put_together_do_not_borrow_hierarchies() -> None:
     found = st.segment(eig, method="cuts", graph=graph, threshold=2.0)
     both = xr.concat([found, found.assign_coords(image=["c", "d"])], "image")
     for read in (hierarchy, lambda segments: recut(segments, 0.5)):
-        with pytest.raises(RegionsError, match="does not say whose it is"):
+        with pytest.raises(RegionsError, match="does not name its images"):
             read(found.drop_vars("tree"))
         with pytest.raises(RegionsError, match="carry no hierarchy"):
             read(found.values)  # pyright: ignore[reportArgumentType]
@@ -300,7 +300,7 @@ def test_cuts_that_stopped_at_the_largest_number_are_told() -> None:
     eig, graph = cut_scene()
     found = st.segment(eig, method="cuts", graph=graph, threshold=2.0)
     assert found.n_segments.values.tolist() == [10, 10]
-    assert "More than 10 segments are not tried unless asked for, and 10 came out in" in found.attrs["notes"]
+    assert "More than 10 segments are only tried if asked for, and 10 were chosen in" in found.attrs["notes"]
     assert recut(found, 2.0).attrs["notes"] == found.attrs["notes"], "nothing was undone"
     free = st.segment(eig, method="cuts", graph=graph, threshold=0.0)
     assert not recut(free, 2.0).attrs["notes"], "nothing is cut by a higher threshold"
@@ -377,24 +377,24 @@ def test_wrong_graphs_and_thresholds_are_told(monkeypatch: pytest.MonkeyPatch) -
     other = st.affinity(graph.activations, "kk", device="cpu")
     joint_graph = st.affinity(graph.activations, "vv", kernel="shifted_cosine", scope="dataset", device="cpu")
     cases: list[tuple[dict[str, Any], str]] = [
-        ({}, "method='cuts' works on the graph: add graph="),
+        ({}, "method='cuts' works on the graph: give graph="),
         ({"graph": other}, "The eigenvectors have affinity 'vv' and the graph 'kk'"),
         ({"graph": joint_graph}, "The eigenvectors have kernel 'cosine' and the graph 'shifted_cosine'"),
         ({"graph": graph, "threshold": 3}, "threshold=3 is out of range: expected a number from 0 to 2"),
-        ({"graph": graph, "components": 2}, "components=2 means nothing to method='cuts', which takes threshold"),
+        ({"graph": graph, "components": 2}, "components=2 does not apply to method='cuts', which takes threshold"),
         ({"graph": graph, "n_segments": "eigengap"}, "n_segments='eigengap' is not offered with method='cuts'"),
     ]
     for change, message in cases:
         with pytest.raises(RegionsError, match=message):
             st.segment(eig, **{"method": "cuts", **change})
-    with pytest.raises(RegionsError, match="the graph of 2 others"):
+    with pytest.raises(RegionsError, match="the graph is of 2 others"):
         st.segment(eig.assign_coords(image=["a", "b"]), method="cuts", graph=graph)
-    with pytest.raises(RegionsError, match="are of all pictures as one and the graph has scope 'image'"):
+    with pytest.raises(RegionsError, match="for all images as one, but the graph has scope 'image'"):
         st.segment(eig.assign_attrs(scope="dataset"), method="cuts", graph=graph)
     with pytest.raises(RegionsError, match="carry no hierarchy"):
         recut(st.segment(eig, 2), 0.5)
     with pytest.raises(RegionsError, match="threshold=nan is not understood"):
         recut(st.segment(eig, 2, method="cuts", graph=graph), float("nan"))
     monkeypatch.setattr(joint, "MOST_DENSE", 10)
-    with pytest.raises(RegionsError, match="a full matrix over 24 cells, more than 10"):
+    with pytest.raises(RegionsError, match="a full matrix over 24 patches, more than 10"):
         st.segment(eig, method="cuts", graph=graph)

@@ -157,13 +157,13 @@ def test_wrong_input_is_told_in_one_sentence() -> None:
     segments = cells(np.zeros((2, 2, 2), int))
     several = [np.zeros((6, 6, 3), np.uint8), np.zeros((6, 8, 3), np.uint8)]
     cases: list[tuple[Any, Any, dict[str, Any], str]] = [
-        (segments, several, {}, "'image_1' has 6x8 pixels and 'image_0' 6x6"),
+        (segments, several, {}, "'image_1' has 6x8 pixels, but 'image_0' has 6x6"),
         (segments, several[:1], {}, "1 pictures were given .* for segments of 2 images"),
         (segments, np.stack(several[:1] * 2), {"margin": -1}, "margin=-1 is out of range"),
         (segments, np.stack(several[:1] * 2), {"beta": "big"}, "beta='big' is out of range"),
         (segments * 0.5, several, {}, "segments are a DataArray of float64 over image, y, x"),
         (segments.values, several, {}, "segments are a ndarray"),
-        (segments[:0], several, {}, "of no image"),
+        (segments[:0], several, {}, "no image"),
     ]
     for given_segments, images, options, message in cases:
         with pytest.raises(SpectralToolkitError, match=message):

@@ -120,7 +120,7 @@ def test_one_picture_of_an_answer_and_a_coarser_grid() -> None:
     coarse = st.cut_costs(st.solve(graph, 2, grid=(3, 2)), graph)
     assert coarse.normalised_cut.notnull().any()
     fine = st.cut_costs(st.solve(graph, 2, grid=(12, 8)), graph)
-    assert "lifted" in fine.attrs["notes"] or fine.normalised_cut.notnull().any()
+    assert "interpolated bilinearly" in fine.attrs["notes"] or fine.normalised_cut.notnull().any()
 
 
 def test_what_cannot_be_cut_is_refused() -> None:

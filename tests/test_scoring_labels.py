@@ -72,7 +72,7 @@ def test_prepared_labels_pass_through_and_coordinates_are_those_of_the_layers() 
     once = prepare_labels(tree, np.arange(16).reshape(1, 4, 4))
     assert prepare_labels(tree, once).identical(once)
     assert once.y.values.tolist() == [0.25, 0.75]
-    with pytest.raises(ValueError, match="on a grid of 2x2 cells, expected 1x1"):
+    with pytest.raises(ValueError, match="on a grid of 2x2 patches, but 1x1"):
         prepare_labels(tree, once, grid=(1, 1))
 
 
@@ -92,7 +92,7 @@ def test_a_capture_of_scenes_lines_up() -> None:
     ("labels", "message"),
     [
         (np.zeros((1, 4, 4), int), "1 label maps were given for 2 images"),
-        ([np.zeros((4, 4), int), np.zeros((5, 4), int)], "'image_1' has 5x4 pixels, expected 4x4 or 8x8"),
+        ([np.zeros((4, 4), int), np.zeros((5, 4), int)], "'image_1' has 5x4 pixels, but its image has 4x4 or 8x8"),
         (np.zeros((2, 4, 4)), "type float64; expected integers"),
         (np.full((2, 4, 4), -2), "holds -2"),
         (3, "labels are a int"),

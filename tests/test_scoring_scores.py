@@ -159,17 +159,17 @@ def test_evaluate_perfect_and_refusals() -> None:
     assert float(perfect.matched_miou) == float(perfect.overclustered_miou) == float(perfect.ari) == 1
     assert np.isnan(perfect.iou.values[3])
     alone = xr.DataArray(labels + 5, dims=("image", "y", "x"), attrs={"scope": "image"})
-    assert "the same number means something else in each" in evaluate(alone, labels).attrs["notes"]
+    assert "cut one by one" in evaluate(alone, labels).attrs["notes"]
     assert not evaluate(alone.assign_attrs(scope="dataset"), labels).attrs["notes"] + perfect.attrs["notes"]
-    with pytest.raises(SpectralToolkitError, match="labels are a list that is no array"):
+    with pytest.raises(SpectralToolkitError, match="labels are a list"):
         evaluate(labels, [labels[0], labels[0, :1]])
-    with pytest.raises(SpectralToolkitError, match="segments are a Dataset that is no array"):
+    with pytest.raises(SpectralToolkitError, match="segments are a Dataset"):
         evaluate(xr.Dataset({"a": alone}), labels)
     with pytest.raises(SpectralToolkitError, match="segments have shape"):
         evaluate(labels[:1], labels)
-    with pytest.raises(SpectralToolkitError, match="ignore every cell"):
+    with pytest.raises(SpectralToolkitError, match="labels are ignored"):
         evaluate(labels, labels * 0 - 1)
-    with pytest.raises(SpectralToolkitError, match="n_categories=2 does not hold label 2"):
+    with pytest.raises(SpectralToolkitError, match="n_categories=2 does not include label 2"):
         evaluate(labels, labels, n_categories=2)
     with pytest.raises(SpectralToolkitError, match="expected integers"):
         evaluate(labels * 1.0, labels)

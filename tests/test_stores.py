@@ -197,8 +197,8 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"size": (24, 40)}, r"image_size is \[32, 32\] there and \[24, 40\] here"),
     "batch_size": ({"batch_size": 3}, "batch_size is 2 there and 3 here"),
     "seed": ({"seed": 1}, "seed is 0 there and 1 here"),
-    "pictures": ({"images": IMAGES[::-1]}, "holds a capture of other pictures"),
-    "fewer pictures": ({"images": IMAGES[:4]}, "holds a capture of other pictures"),
+    "pictures": ({"images": IMAGES[::-1]}, "a capture of other images"),
+    "fewer pictures": ({"images": IMAGES[:4]}, "a capture of other images"),
     "names": (
         {"images": xr.DataArray(IMAGES, dims=("image", "y_px", "x_px", "rgb"), coords={"image": list("abcde")})},
         "another capture: names_sha256 is",

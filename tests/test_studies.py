@@ -66,7 +66,7 @@ def mine(finished: Path, tmp_path: Path) -> Path:
         ({"pictures": 3}, "expected sets by name"),
         ({"affinities": ["qv"]}, "affinities[0] is 'qv': expected one of qk, vv"),
         ({"affinities": [{"kind": "vv", "kernel": "softmax"}]}, "kernel='softmax' works on qk only"),
-        ({"affinities": [{"kind": "vv", "bandwidth": 1}]}, "bandwidth=1.0 means nothing to kernel='cosine'"),
+        ({"affinities": [{"kind": "vv", "bandwidth": 1}]}, "bandwidth=1.0 does not apply to kernel='cosine'"),
         ({"affinities": ["vv", {"kind": "vv"}]}, "two items of affinities are called 'vv'"),
         ({"kernel": "cosin"}, "kernel is 'cosin': expected one of"),
         ({"kernel": {"vw": "rbf"}}, "'kernel.vw' is no key of kernels by affinity"),

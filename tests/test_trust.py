@@ -48,7 +48,7 @@ def test_pieces_weak_cuts_degenerate_groups_and_isolated_cells_are_named():
 
     tree = make_tree([(4, 4)])
     values_of(tree, "block.0", "value")[:, :, 1, 2] = 0
-    assert "1 of 16 cells have no affinity" in texts(trust_statements(answer(tree)), "warning")
+    assert "1 of 16 patches have hardly any affinity" in texts(trust_statements(answer(tree)), "warning")
 
 
 @pytest.mark.parametrize("names", [None, ["cat", "dog"], [10, 20]])
@@ -89,7 +89,7 @@ def test_patches_that_have_nothing_to_do_with_each_other_are_said_to(layers: int
     eig = st.solve(st.affinity(noise(layers, heads), "vv", device="cpu"), 8)
     statements = trust_statements(eig.isel(image=0))
     assert "Flat row" in texts(statements, "warning")
-    assert "suggest themselves" not in texts(statements, "note")
+    assert "suggests" not in texts(statements, "note")
     assert "hardly differ" in st.segment(eig, 3).attrs["notes"]
 
 

@@ -45,7 +45,7 @@ LABS = ("docs/labs.md", "notebooks/labs/", "docs/notebooks/labs/")
 
 NOTEBOOK_CELL = (
     r"(notebook|study|table|code|output|markdown)('s)?\s+cells?|cells? of (a|the|this) (notebook|table|study)"
-    r"|cell's output|run (the|this|all)( \w+)? cells?|cells? (below|above)"
+    r"|cell's output|run (the|this|all)( \w+)? cells?|cells? (below|above)|cell=|'cells'"  # the last two name arguments
 )
 STUDIES = ("spectral_toolkit/studies", "spectral_toolkit/_views/study", "spectral_toolkit/_views/templates/study")
 
@@ -236,7 +236,7 @@ def test_every_part_of_the_repository_is_read() -> None:
         "docs/index.md",
         "docs/how-to/index.md",
         "docs",
-        "spectral_toolkit/cli/__init__.py",
+        "spectral_toolkit/cli",
     ):
         assert part in found
     package = {path for part, paths in found.items() if part.startswith("spectral_toolkit") for path in paths}

@@ -1,4 +1,4 @@
-"""From activations to affinities: kinds, kernels, and the graph of layers a solver works on."""
+"""From activations to affinities: kinds, kernels, and the graph of layers that a solver works on."""
 
 from __future__ import annotations
 
@@ -42,66 +42,68 @@ def affinity(
     folder: str | os.PathLike[str] | None = None,
     **options: float,
 ) -> LayerGraph:
-    """Turn every layer of a capture into an affinity between its patches.
+    """Make every layer of a capture a graph of affinities between its patches.
 
-    Nothing large is computed here: operators are built when a solver first asks for them, then kept; ``activations``
-    must not be changed afterwards.
+    Nothing large is computed here: operators are built when a solver first asks for them and are then kept. Do not
+    change ``activations`` afterwards.
 
     Parameters
     ----------
     activations
         Activations from :func:`spectral_toolkit.capture`, or a tree built by hand with the same names.
     kind
-        What is compared: ``"qk"`` queries with keys, ``"vv"`` values, ``"kk"`` keys, ``"qq"`` queries,
+        Which vectors are compared: ``"qk"`` queries with keys, ``"vv"`` values, ``"kk"`` keys, ``"qq"`` queries,
         ``"token"`` the residual stream, ``"qk_unrotated"`` queries with keys before their rotary positions.
     kernel
-        ``"softmax"`` (the model's own attention; ``"qk"`` only, where it is the default), ``"cosine"`` (default of
-        the other kinds), ``"shifted_cosine"`` or ``"rbf"``; with ``scope="dataset"`` ``"knn"`` (cosine, kept between
-        a patch and the nearest in its image and in the others; the default) or ``"shifted_cosine"`` (exact at any size,
-        and the default where the search for neighbours would take hours, which ``notes`` then says). Any other kernel
-        that was registered goes by its name, too. Instead of a name, an object of :mod:`spectral_toolkit.kernels`,
-        which may carry options: ``st.kernels.RBF(bandwidth=0.3)``. Every affinity is made symmetric, (W + W') / 2, head
-        by head, and keeps its diagonal.
+        ``"softmax"`` (the model's own attention; for ``"qk"`` only, where it is the default), ``"cosine"`` (the default
+        of the other kinds), ``"shifted_cosine"`` or ``"rbf"``. With ``scope="dataset"``, ``"knn"`` (the default:
+        cosine, kept between a patch and the nearest ones in its image and in the others) or ``"shifted_cosine"`` (exact
+        at any size, and the default where the search for neighbours would take hours, which ``notes`` then says). A
+        kernel that was registered goes by its name; instead of a name, an object of :mod:`spectral_toolkit.kernels`
+        may be given, with options: ``st.kernels.RBF(bandwidth=0.3)``. Every
+        affinity is made symmetric, (W + W') / 2, head by head, and keeps its diagonal.
     heads
         ``"mean"`` averages the heads of a layer; ``"each"`` makes every head a layer of its own, ``"<layer>[<head>]"``,
         with its own weight and share.
     scope
-        ``"image"``: every picture alone. ``"dataset"``: one problem over all pictures, with edges inside them and
-        between them; the activations are read layer by layer, so they may lie in a store larger than memory. Where
+        ``"image"``: every image is a problem of its own. ``"dataset"``: all images are one problem, with edges within
+        and between them; the activations are read layer by layer, so they may lie in a store larger than memory. Where
         layers differ in resolution, those of more than 32 x 32 patches are left out (weight 0), as in the source paper,
-        and ``notes`` says so: name them in ``weights`` or ``layers`` to have them.
+        and ``notes`` says so: name them in ``weights`` or ``layers`` to include them.
     weights
-        Layer weights >= 0: a mapping from names (others stay 1), one number per layer in the order of ``layers``, or
-        None for all ones. Draws of a denoiser (``timestep``, ``noise``) are averaged over like heads, head by head and
-        draw by draw; select one before with ``activations.sel(timestep=...)``.
+        Layer weights >= 0: a mapping from names to weights (layers that are not named keep 1), one number per layer in
+        the order of ``layers``, or None for all ones. Noise samples of a denoiser (``timestep``, ``noise``) are
+        averaged like heads, each head of each sample separately; to use one, select it first with
+        ``activations.sel(timestep=...)``.
     layers
-        ``"all"`` or the names of those to use.
+        ``"all"``, or the names of the layers to use.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     dense_bytes
-        A layer whose matrix (n_l^2 float32 for one image, one for all heads and draws) would exceed this is never
-        formed; its products are recomputed in tiles of 64 MiB, which ``notes`` then says. 2 GiB by default; all layers
-        together may take 4 GiB, and the finest are recomputed beyond that. A matrix for each head is never formed.
+        A layer whose matrix would take more than this (n_l^2 float32 for one image, one matrix for all heads and noise
+        samples) is never formed; its products are recomputed in tiles of 64 MiB, which ``notes`` then says. The default
+        is 2 GiB; all layers together may take 4 GiB, and beyond that the finest are recomputed. A matrix for each head
+        is never formed.
     mask
         Tokens to leave out, layer by layer: a mapping from names of layers to booleans (image, y, x), true where the
-        token is to have no affinity to any other, such as :func:`spectral_toolkit.outlying_masks`
-        finds. A cell masked in every layer is isolated. Of scope ``"image"`` only.
+        token should have no affinity to any other, such as :func:`spectral_toolkit.outlying_masks`
+        finds. A patch that is masked in every layer is isolated. Only for ``scope="image"``.
     search
-        How knn finds neighbours in other images: ``"exact"`` (the default) compares every pair; ``"faiss"`` looks
-        through a part of an index, for large sets (needs faiss-cpu). How many of the true neighbours it found, measured
-        on 256 patches a layer and head, is said in the graph's and the answer's ``notes``; it looks until that is about
-        0.95 or more. Neighbours in the same image are always exact.
+        How knn finds neighbours in other images: ``"exact"`` (the default) compares every pair; ``"faiss"`` searches
+        part of an index, for large sets (needs faiss-cpu). The share of the true neighbours that it found, measured on
+        256 patches per layer and head, is stated in the ``notes`` of the graph and of the result; the search goes on
+        until that share is about 0.95 or more. Neighbours in the same image are always exact.
     folder
-        Where knn keeps what it finds, a table for each layer and head, made if it does not exist: another graph of the
-        same activations and settings, after an interruption or tomorrow, reads them instead of searching again. Where
-        neighbours do not fit in memory, their edges lie there too; without a folder, in a temporary one. It may be
-        deleted at any time when no graph uses it.
+        Where knn keeps its tables of neighbours, one for each layer and head; the folder is made if it does not exist.
+        Another graph of the same activations and settings, after an interruption or on another day, reads the tables
+        instead of searching again. Where neighbours do not fit in memory, their edges are kept there too; without a
+        folder, in a temporary one. It may be deleted whenever no graph uses it.
     **options
         ``threshold`` in [0, 1) (cosine; default 0.1: similarities at or below it count as zero, as in the source
         paper's dataset protocol), ``bandwidth`` > 0 (rbf; default 0.5, in units of the root mean square distance of a
-        layer and head), ``steps`` >= 1 (walk the row-normalised affinity that many steps), ``within`` and ``across``
-        (knn; default 50 each: how many neighbours a patch has, per layer and head, in its image and in the others;
-        ``threshold`` applies too).
+        layer and head), ``steps`` >= 1 (the number of steps of a random walk on the row-normalised affinity),
+        ``within`` and ``across`` (knn; default 50 each: how many neighbours a patch has, per layer and head, in its
+        image and in the others; ``threshold`` applies too).
 
     Returns
     -------
@@ -114,7 +116,7 @@ def affinity(
     ActivationsError
         If a layer lacks the quantity.
     StoreError
-        When a solver asks for neighbours: if ``folder`` cannot be written to, is too small, or holds damaged tables.
+        If a solver asks for neighbours and ``folder`` cannot be written to, is too small, or holds damaged tables.
 
     References
     ----------
@@ -141,7 +143,7 @@ def affinity(
     by_default = kernel is None and not chosen and folder is None
     kernel = check_combination(kind, kernel, heads, scope, chosen)
     checked = tuple((name, KERNELS[kernel].option(name).checked(value)) for name, value in sorted(options.items()))
-    # The default is not spelled out, so that a graph is the same whether it was asked for or not.
+    # The default is not written out, so that a graph is the same whether or not the option was given.
     checked += (("search", _checked_search(search)),) if search not in (None, "exact") else ()
     kept = _checked_folder(folder, kernel)
     names = layer_names(activations)
@@ -163,7 +165,7 @@ def affinity(
         if masked:
             raise AffinityError("mask is not offered with scope='dataset': leave it out, or use scope='image'.")
         remark = ""
-        # Layers asked for by name are all wanted.
+        # Layers that were named are all wanted.
         cells = {member.layer: member.n_cells for member in members}
         left_out = too_fine(cells) if isinstance(layers, str) else ()
         default = {member.name: 0.0 if member.layer in left_out else 1.0 for member in members}
@@ -172,7 +174,7 @@ def affinity(
         if by_default and pairs > MOST_PAIRS:
             kernel, checked = "shifted_cosine", ()
             remark = (
-                f"Shifted cosine instead of knn, whose search would compare {pairs:.1e} pairs of vectors "
+                f"The kernel is shifted cosine and not knn, whose search would compare {pairs:.1e} pairs of vectors "
                 "(search='faiss' compares fewer)."
             )
         return DatasetGraph(
@@ -197,14 +199,14 @@ def affinity(
 
 
 def _by_name(weights: Weights, layers: Sequence[str], names: list[str], heads: str) -> Weights:
-    """Weights in the order in which layers were named, where that is not their order in depth, as a mapping."""
+    """Return weights as a mapping where layers were named in another order than that of their depth."""
     if weights is None or isinstance(weights, Mapping) or list(layers) == names:
         return weights
     values = list(np.atleast_1d(np.asarray(weights)))
     if heads != "mean" or len(values) != len(names) or len(layers) != len(names):
         raise AffinityError(
-            f"weights={values!r} cannot be told apart by place, as layers={list(layers)!r} are not in order of depth: "
-            "give a mapping from names to weights."
+            f"weights={values!r} cannot be assigned by position, because layers={list(layers)!r} are not in the order "
+            "of depth: give a mapping from names to weights."
         )
     return dict(zip(layers, values, strict=True))
 
@@ -217,7 +219,9 @@ def _checked_mask(mask: object, activations: xr.DataTree) -> dict[str, np.ndarra
     checked, names = {}, image_names(activations)
     for layer, values in mask.items():
         if layer not in activations.children:
-            raise AffinityError(f"mask names {layer!r}, which is no layer: use {', '.join(layer_names(activations))}.")
+            raise AffinityError(
+                f"mask names {layer!r}, which is not a layer: use {', '.join(layer_names(activations))}."
+            )
         sizes = {name: activations.children[layer].sizes[name] for name in ("image", "y", "x")}
         if not isinstance(values, xr.DataArray) or dict(values.sizes) != sizes or values.dtype != bool:
             raise AffinityError(f"mask of layer {layer!r} is not understood: expected booleans of sizes {sizes}.")
@@ -234,7 +238,7 @@ def _checked_mask(mask: object, activations: xr.DataTree) -> dict[str, np.ndarra
 
 
 MOST_PAIRS = 4e12
-"""Comparisons that a search for neighbours makes unasked: about an hour on two cores."""
+"""The number of comparisons up to which a search for neighbours is the default: about an hour on two cores."""
 
 
 def _checked_search(search: object) -> str:
@@ -248,7 +252,7 @@ def _checked_folder(folder: object, kernel: str) -> Path | None:
     if folder is None:
         return None
     if not KERNELS[kernel].searches:
-        raise AffinityError(f"folder={str(folder)!r} means nothing to kernel={kernel!r}: leave it out, or use 'knn'.")
+        raise AffinityError(f"folder={str(folder)!r} does not apply to kernel={kernel!r}: leave it out, or use 'knn'.")
     path = writable_path(folder, "folder", error=AffinityError)
     if path.exists() and not path.is_dir():
         raise AffinityError(f"folder={str(path)!r} is a file, and a folder is needed for the tables: choose another.")

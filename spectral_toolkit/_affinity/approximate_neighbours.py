@@ -1,4 +1,4 @@
-"""Neighbours in other images from an index (faiss), for sets too large to compare every pair; recall is measured."""
+"""Neighbours in other images from an index (faiss), for sets too large to compare every pair."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 WANTED_RECALL = 0.95
-"""So many lists of the index are looked through that at least this part of the true neighbours are found."""
+"""So many lists of the index are searched that at least this share of the true neighbours is found."""
 SAMPLE = 256
-"""Patches on which recall is measured; as many others decide how many lists are looked through."""
+"""Patches on which recall is measured; the same number of others decides how many lists are searched."""
 LISTS = 4.0
 """The index has this many lists times the root of the number of vectors (faiss's own advice is 4 to 16)."""
 TRAINING_PER_LIST = 64
-"""Vectors an inverted list's centre is found from; faiss warns below 39."""
+"""Vectors from which the centre of an inverted list is computed; faiss warns below 39."""
 TIE = 1e-6
 """A neighbour that is less similar than the true one by no more than rounding is as good."""
 
 
 def check_installed() -> None:
-    """Raise one sentence if faiss is not there.
+    """Raise an error of one sentence if faiss is not installed.
 
     Raises
     ------
@@ -53,27 +53,27 @@ def nearest_by_index(
     across: int,
     threshold: float,
 ) -> tuple[Neighbours, float]:
-    """As `nearest`, but neighbours in other images are looked for in the lists of an index only.
+    """Find neighbours like `nearest`, but search for those in other images only in some lists of an index.
 
     The index is an inverted file: vectors are sorted into lists by the nearest of many centres, and a row is compared
-    with those of the lists whose centres it is most similar to. How many is doubled until 0.95 of the true neighbours
-    of a sample of rows are found; neighbours within the image are always exact. What is found is put in the order of
-    double precision, as by `nearest`. The same seed throughout, so that two runs find the same.
+    with the vectors in the lists whose centres it is most similar to. The number of lists is doubled until 0.95 of the
+    true neighbours of a sample of rows are found; neighbours within the image are always exact. What is found is
+    ordered in double precision, as by `nearest`. The seed is fixed, so that two runs find the same.
 
     Parameters
     ----------
     left, right, cells, within, across, threshold
-        As for `nearest`, of all images.
+        As for `nearest`, for all images.
     images
-        Those whose rows are wanted.
+        The images whose rows are wanted.
 
     Returns
     -------
     Neighbours
-        Of the rows of ``images``.
+        The neighbours of the rows of ``images``.
     float
-        Recall: how many of the neighbours in other images that the exact search finds for 256 rows, taken at random
-        among all, were found or equalled. nan where there are none to find.
+        The recall: for 256 rows, drawn at random from all, the share of the neighbours in other images found by the
+        exact search that were found or equalled here; nan where there are none to find.
 
     References
     ----------
@@ -113,7 +113,7 @@ def nearest_by_index(
 
 
 class _Index:
-    """Inverted lists of all columns; what is found in them is written as keys, as in the exact search."""
+    """Inverted lists of all columns; what is found in them is encoded as keys, as in the exact search."""
 
     def __init__(self, right: Float32[Tensor, "nodes channels"], cells: int, k: int, threshold: float) -> None:
         import faiss
@@ -126,7 +126,7 @@ class _Index:
         self.n_lists = max(1, min(round(LISTS * n**0.5), n // TRAINING_PER_LIST))
         self.probes = min(8, self.n_lists)
         before = faiss.omp_get_max_threads()
-        # faiss brings its own OpenMP, which by default would take every core whatever torch was told.
+        # faiss brings its own OpenMP, which by default uses every core, whatever the settings of torch.
         faiss.omp_set_num_threads(torch.get_num_threads())
         try:
             quantizer = faiss.IndexFlatIP(channels)
@@ -142,12 +142,12 @@ class _Index:
     def search(
         self, left: Float32[Tensor, "nodes channels"], rows: Int64[Tensor, " rows"], k: int | None = None
     ) -> Int64[Tensor, "rows k"]:
-        """Keys of the best of some rows in other images, falling; 0 where no more were found."""
+        """Keys of the best columns in other images for some rows, descending; 0 where no more were found."""
         faiss, k = self._faiss, self.k if k is None else k
         keys = torch.zeros(len(rows), k, dtype=torch.int64)
         if not k:
             return keys
-        faiss.omp_set_num_threads(1)  # of this thread; several of them search at once
+        faiss.omp_set_num_threads(1)  # this holds for one thread, and several search at once
         for image in (rows // self.cells).unique().tolist():
             of_image = torch.nonzero(rows // self.cells == image)[:, 0]
             own = faiss.IDSelectorRange(image * self.cells, (image + 1) * self.cells)
@@ -160,11 +160,11 @@ class _Index:
         return keys
 
     def found(self, left: Float32[Tensor, "nodes channels"], rows: Int64[Tensor, " rows"]) -> Float[Tensor, "rows k"]:
-        """Similarities of what `search` finds; 0 where there are no more."""
+        """Similarities of what `search` finds; 0 where no more were found."""
         return self.keys.values(self.search(left, rows))
 
     def exact(self, left: Float32[Tensor, "nodes channels"], rows: Int64[Tensor, " rows"]) -> Float32[Tensor, "rows k"]:
-        """Similarities of the true best of some rows in other images, falling; 0 where there are no more."""
+        """Similarities of the true best columns in other images for some rows, descending; 0 where there is none."""
         best = torch.zeros(len(rows), self.k)
         for place, row in enumerate(rows.tolist() if self.k else ()):
             similarity = self.right @ left[row]
@@ -175,7 +175,7 @@ class _Index:
 
 
 def _recall(found: Float[Tensor, "rows k"], truth: Float32[Tensor, "rows k"]) -> float:
-    """The part of the true neighbours that were found, or others just as similar in their stead."""
+    """The share of the true neighbours that were found, or replaced by others that are just as similar."""
     there = truth > 0
     worst = torch.where(there, truth, 2.0).amin(dim=1, keepdim=True)
     good = (found >= worst - TIE).sum(dim=1).minimum(there.sum(dim=1))

@@ -27,18 +27,18 @@ from .operators import LowRankOperator, Operator
 from .stored_edges import StoredSparseOperator
 
 IMAGES_PER_READ = 16
-"""Images whose vectors are read in one go."""
+"""Images whose vectors are read at once."""
 EDGES_TO_TABLES = 2.5
-"""Tables and the edges made of them, which are up to twice as many in three quarters of the space, to the tables."""
+"""Size of tables and of their edges (up to twice as many, in three quarters of the space), relative to the tables."""
 MOST_CELLS = 32 * 32
-"""Layers of more patches are left out of a dataset unless asked for, as in the source paper: they would decide alone
-how long the search for neighbours takes."""
+"""Layers of more patches are left out of a dataset by default, as in the source paper: they alone would decide how long
+the search for neighbours takes."""
 MOST_DENSE_NODES = 20_000
 """Whole matrices are written out up to this size: 3.2 GB in float64."""
 
 
 def too_fine(cells: Mapping[str, int]) -> tuple[str, ...]:
-    """Layers that a dataset leaves out, of all with their numbers of patches: none if all are too fine.
+    """Return the layers that a dataset leaves out, given the numbers of patches of all; none if all are too fine.
 
     Examples
     --------
@@ -52,37 +52,38 @@ def too_fine(cells: Mapping[str, int]) -> tuple[str, ...]:
 class DatasetGraph(LayerGraph):
     """Affinities of all layers of one capture, between the patches of all its images.
 
-    Made by :func:`spectral_toolkit.affinity` with ``scope="dataset"``; what a `LayerGraph` offers, it offers. Vectors
-    are read from the activations one layer and head at a time, so that they may lie in a store larger than memory.
-    Tables of neighbours are kept in memory while all layers' fit in ``cache_bytes``; beyond that they lie in files, as
-    do the edges made of them, which every product reads. The files are in ``folder``, where a later graph of the same
-    vectors finds them, or in a temporary folder, which goes when the graph does.
+    It is made by :func:`spectral_toolkit.affinity` with ``scope="dataset"`` and offers what a `LayerGraph` offers.
+    Vectors are read from the activations one layer and head at a time, so that they may lie in a store larger than
+    memory. Tables of neighbours are kept in memory while those of all layers fit in ``cache_bytes``; beyond that they
+    are kept in files, as are the edges made of them, which are read for every product. The files are in ``folder``,
+    where a later graph of the same vectors finds them, or in a temporary folder, which is removed with the graph.
 
-    Among several processes each finds and holds the rows of its own images.
+    If there are several processes, each finds and holds the rows of its own images.
     """
 
     def __init__(self, *arguments: Any, folder: Path | None = None, remark: str = "", **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.folder = folder
         self._remark = remark
-        # Shared by all reweighted copies, like the operators.
+        # All reweighted copies share these, like the operators.
         self._tables: dict[tuple[str, int], Table] = {}
         self._recall: dict[tuple[str, int], float] = {}
         self._temporary: list[tempfile.TemporaryDirectory[str]] = []
 
     @computing
     def operators(self, member: Member, images: slice = slice(None)) -> Operator:
-        """The affinity of one member, over all images."""
+        """Return the affinity of one member, over all images."""
         start, stop, _ = images.indices(len(self.images))
         if (start, stop) != (0, len(self.images)):
             raise AffinityError(
-                f"images={images!r} is a part of a dataset solved as one: use all, or affinity(..., scope='image')."
+                f"images={images!r} is a part of a dataset that is solved as one: use all, or affinity(..., "
+                "scope='image')."
             )
         return super().operators(member, images)
 
     @computing
     def to_dense(self, image: int | str | None = None) -> dict[str, np.ndarray]:
-        """Every layer's affinity W over all patches, or those among the patches of one image; not of layers left out.
+        """Return every layer's affinity W over all patches, or over those of one image, without layers left out.
 
         Returns
         -------
@@ -113,9 +114,10 @@ class DatasetGraph(LayerGraph):
 
     @computing
     def neighbours(self, layer: str, head: int = 0) -> Neighbours:
-        """Directed edges of one layer and head: see `spectral_toolkit._affinity.neighbours.Neighbours`.
+        """Return the directed edges of one layer and head: see `spectral_toolkit._affinity.neighbours.Neighbours`.
 
-        Of a denoiser the heads of every draw are numbered on: head ``h`` of draw ``d`` is ``d * n_heads + h``.
+        For a denoiser the heads of all noise samples are numbered consecutively: head ``h`` of sample ``d`` is
+        ``d * n_heads + h``.
 
         Raises
         ------
@@ -123,7 +125,7 @@ class DatasetGraph(LayerGraph):
             If the graph's kernel is not "knn", or there is no such layer or head.
         """
         if not self.kernel.searches:
-            raise AffinityError(f"kernel={self.recipe.kernel!r} has no neighbours: use kernel='knn'.")
+            raise AffinityError(f"kernel={self.recipe.kernel!r} has no neighbours: use affinity(..., kernel='knn').")
         member = next((member for member in self.members if member.layer == layer), None)
         if member is None or not 0 <= head < member.n_heads:
             raise AffinityError(
@@ -139,7 +141,7 @@ class DatasetGraph(LayerGraph):
         return self._tables[place]
 
     def _search(self, member: Member, head: int, images: slice) -> Table:
-        """Neighbours of the patches of some images among all; read from the folder if they have been found before."""
+        """Find the neighbours of the patches of some images among all, or read them if they have been found before."""
         left, right = self.unit_vectors_of(member, head)
         settings = self.wanted_neighbours
 
@@ -165,14 +167,14 @@ class DatasetGraph(LayerGraph):
 
     @property
     def wanted_neighbours(self) -> dict[str, Any]:
-        """Which neighbours are looked for."""
+        """The settings that decide which neighbours are searched for."""
         options = dict(self.recipe.options)
         counts = {name: int(options.get(name, 50)) for name in ("within", "across")}
         return {**counts, "threshold": options.get("threshold", 0.1)}
 
     @property
     def _place(self) -> Path:
-        """The folder of what is kept on disk."""
+        """The folder of everything that is kept on disk."""
         if self.folder is not None:
             return self.folder
         if not self._temporary:
@@ -181,36 +183,37 @@ class DatasetGraph(LayerGraph):
 
     @property
     def _edges_fit(self) -> bool:
-        return self._edge_bytes <= self.cache_bytes // 4  # the matrices made of them take up to three times as much
+        return self._edge_bytes <= self.cache_bytes // 4  # the matrices made from them take up to three times as much
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the answer should know of how it was made."""
+        """What a reader of the result should know about how it was made."""
         remarks = [self._remark] if self._remark else []
         used = {member.layer for member in self.members if self.weights[member.name] > 0}
         if absent := [layer for layer in self.left_out if layer not in used]:
             remarks.append(
                 f"Layers of more than {MOST_CELLS:,} patches are left out of the dataset, as in the source paper; a "
-                f"weight above 0 brings them in: {', '.join(absent)}."
+                f"weight above 0 includes them: {', '.join(absent)}."
             )
         if self.kernel.searches and not self._edges_fit and world_size() == 1:
-            remarks.append("Edges lie on disk, as they would not fit in memory, and are read at every product.")
+            remarks.append("Edges do not fit in memory, so they are kept on disk and read for every product.")
         if self._recall:
             (layer, head), worst = min(self._recall.items(), key=lambda item: item[1])
             mean = float(np.mean(list(self._recall.values())))
             remarks.append(
                 f"Neighbours in other images come from an index (faiss): on a sample of patches it found {mean:.1%} of "
-                f"those that the exact search finds, and fewest, {worst:.1%}, in head {head} of layer {layer}."
+                f"those that the exact search finds; the lowest share, {worst:.1%}, is that of head {head} of layer "
+                f"{layer}."
             )
         if self.kernel.factors is not None and self._factor_bytes > self.cache_bytes:
             remarks.append(
-                "Factors are made again from the activations at every product, as they would not fit in memory."
+                "Factors do not fit in memory, so they are recomputed from the activations for every product."
             )
         return tuple(remarks)
 
     @property
     def _edge_bytes(self) -> int:
-        """Upper bound of what all tables of neighbours take."""
+        """Upper bound of the bytes that all tables of neighbours take."""
         per_node = 8 * (self.wanted_neighbours["within"] + self.wanted_neighbours["across"])
         wanted = [member for member in self.members if self._default_weights[member.name] or self.weights[member.name]]
         tables = {member.layer: member for member in wanted}.values()
@@ -218,7 +221,7 @@ class DatasetGraph(LayerGraph):
 
     @property
     def _factor_bytes(self) -> int:
-        """What the factors of all layers take in single precision."""
+        """Bytes that the factors of all layers take in single precision."""
         return sum(4 * m.rank * m.n_cells * len(self.images) for m in self.members)
 
     def _blocks(self, within: slice | None = None) -> Iterator[slice]:
@@ -227,7 +230,7 @@ class DatasetGraph(LayerGraph):
             yield slice(start, min(start + IMAGES_PER_READ, last))
 
     def unit_vectors_of(self, member: Member, head: int) -> tuple[Tensor, Tensor]:
-        """Both sides (nodes, channels) of one head, of all images; one tensor twice for a symmetric kind."""
+        """Both sides (nodes, channels) of one head, for all images; the same tensor twice for a symmetric kind."""
         left, right = [], []
         for images in self._blocks():
             features = read_features(self.activations, member.layer, self.recipe.kind, images, self.device).pick(
@@ -240,7 +243,10 @@ class DatasetGraph(LayerGraph):
         return both, torch.cat(right) if right else both
 
     def factors(self, member: Member, within: slice | None = None) -> Factors:
-        """Rows of L and R of one member, a few images at a time; for kernels of low rank, W = (L R' + R L') / 2."""
+        """Iterate over rows of L and R of one member, a few images at a time.
+
+        For kernels of low rank, where W = (L R' + R L') / 2.
+        """
         cells = member.n_cells
 
         def blocks() -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -257,7 +263,7 @@ class DatasetGraph(LayerGraph):
         return blocks
 
     def _build_share(self, member: Member) -> Operator:
-        """The operator whose rows are divided among processes: edges or factors of own images only."""
+        """Build the operator whose rows are divided among processes: edges or factors of this process's images only."""
         own = share_of(len(self.images))
         if world_size() > len(self.images):
             raise AffinityError(
@@ -278,7 +284,7 @@ class DatasetGraph(LayerGraph):
             tables = [self._table(member, head) for head in member.heads]
             if self._edges_fit:
                 return SparseOperator.from_heads([table.open() for table in tables], self.device)
-            # A table that was held before not all fitted in memory has no name of its own.
+            # A table that was held in memory before they no longer all fitted has no file name.
             names = [table.path.name if table.path else f"{member.name}, held" for table in tables]
             name = name_of((), ("edges", names))
             return StoredSparseOperator.from_heads(
@@ -294,7 +300,7 @@ class DatasetGraph(LayerGraph):
 
 
 def _joined(factors: Factors, nodes: slice) -> tuple[Tensor, Tensor]:
-    """All rows of L and of R for these nodes; one tensor twice where every block has one for both."""
+    """All rows of L and of R for these nodes; the same tensor twice where every block has one for both."""
     sides: list[Tensor] = []
     for own, *both in factors():
         blocks = both[:1] if both[0] is both[1] else both

@@ -19,7 +19,7 @@ from .operators import AddingOperator
 
 
 def edges(neighbours: Neighbours, rows: slice, n: int) -> sparse.csr_array:
-    """Directed edges of some rows of a table to all ``n`` nodes, one head's, as a sparse matrix (rows, nodes)."""
+    """Directed edges of one head from some rows of a table to all ``n`` nodes, as a sparse matrix (rows, nodes)."""
     indices, values = neighbours.indices[rows].cpu().numpy(), neighbours.similarity[rows].cpu().numpy()
     present = indices >= 0
     starts = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
@@ -27,7 +27,7 @@ def edges(neighbours: Neighbours, rows: slice, n: int) -> sparse.csr_array:
 
 
 class SparseOperator:
-    """W = the mean over heads of (K + K') / 2, K the directed edges of a head, held as one sparse matrix."""
+    """W = the mean over heads of (K + K') / 2, where K are the directed edges of a head, held as one sparse matrix."""
 
     def __init__(self, matrix: sparse.csr_array, device: torch.device) -> None:
         matrix.sort_indices()
@@ -53,7 +53,7 @@ class SparseOperator:
         return cls(matrix, device)
 
     def _as_matrix(self, values: Tensor) -> Tensor:
-        with warnings.catch_warnings():  # torch calls the format unfinished; products are all that is asked of it
+        with warnings.catch_warnings():  # torch calls the format unfinished, but only products are needed here
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
             return torch.sparse_csr_tensor(self._rows, self._columns, values, self._shape, check_invariants=False)
 
@@ -69,11 +69,11 @@ class SparseOperator:
 
 
 Factors = Callable[[], Iterator[tuple[slice, Tensor, Tensor]]]
-"""Goes over the images, a few at a time: their nodes, and their rows of L and R, each (nodes, rank)."""
+"""Iterates over the images, a few at a time: their nodes, and their rows of L and R, each (nodes, rank)."""
 
 
 class StoredFactorOperator(AddingOperator):
-    """W = (L R' + R L') / 2 with factors made again, from the stored activations, at every product."""
+    """W = (L R' + R L') / 2 with factors that are recomputed from the stored activations for every product."""
 
     def __init__(self, factors: Factors, n: int, device: torch.device) -> None:
         self.factors = factors

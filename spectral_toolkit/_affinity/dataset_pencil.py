@@ -13,7 +13,7 @@ from .resampling import Grid, Resampling
 
 
 class DatasetPencil(JointPencil):
-    """One problem over ``n = images * cells`` nodes; edges within images and between them."""
+    """One problem over ``n = images * patches`` nodes, with edges within images and between them."""
 
     def agreed(self, values: Tensor) -> Tensor:
         return broadcast(values)
@@ -22,9 +22,10 @@ class DatasetPencil(JointPencil):
         return "the whole dataset"
 
     def _leave_out_lost(self) -> bool:
-        """An image without a free cell in the finest layer is left out of the coarser ones, too.
+        """Leave an image without a free patch in the finest layer out of the coarser layers, too.
 
-        Else their edges to it, which no vector can follow, would count as cut, and the constant would solve nothing.
+        Otherwise the edges to it, which no vector can follow, would count as cut, and the constant would not be a
+        solution.
         """
         found = self.free.view(-1, self.grid[0] * self.grid[1]).any(dim=1)
         if bool(found.all()) or len(self._groups) == 1:
@@ -55,10 +56,10 @@ class _EachImage(Resampling):
 
 
 class _InterpolationOfEach(Interpolation):
-    """The interpolation of every image's isolated cells from its own others.
+    """Interpolates the isolated patches of every image from its own other patches.
 
-    An image all of whose cells are isolated has nothing to interpolate from: it stays zero, the mean of every vector
-    but for the weights. No layer ties anything to it (`DatasetPencil`).
+    An image whose patches are all isolated has nothing to interpolate from: it stays zero, which is the mean of every
+    vector up to the degrees. No layer has an edge to it (`DatasetPencil`).
     """
 
     def __init__(self, free: Bool[Tensor, "images n"], grid: Grid) -> None:
@@ -77,11 +78,11 @@ class _InterpolationOfEach(Interpolation):
 
 
 def _split(x: Tensor, grid: Grid) -> Tensor:
-    """(1, k, images * n) as (k, images, n): the images take the place that blocks of vectors have elsewhere."""
+    """View (1, k, images * n) as (k, images, n): the images take the axis that blocks of vectors have elsewhere."""
     return x[0].unflatten(1, (-1, grid[0] * grid[1]))
 
 
 def make_pencil(graph: LayerGraph, images: slice, grid: Grid | None = None, *, exact: bool = True) -> JointPencil:
-    """The pencil of a few images each alone, or of all as one, as the scope of the graph says."""
+    """Make the pencil of a few separate images, or of all images as one, depending on the scope of the graph."""
     kind = DatasetPencil if graph.recipe.scope == "dataset" else JointPencil
     return kind(graph, images, grid, exact=exact)

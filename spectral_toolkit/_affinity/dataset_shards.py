@@ -1,7 +1,7 @@
 """Affinity of one layer over all patches of a dataset, its rows divided among processes by image.
 
-Each process holds the edges or factors of its own images. Vectors are whole everywhere, so that solvers need not know;
-a product exchanges one block of vectors (edges) or its coefficients and own rows (factors).
+Each process holds the edges or factors of its own images. Vectors are complete in every process, so that solvers need
+not know of this; a product exchanges one block of vectors (edges) or its coefficients and own rows (factors).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .dataset_operators import edges
 from .neighbours import Neighbours
 
 ROWS = 2**14
-"""Rows multiplied in one go: the edges of so many are copied in the precision of the vectors."""
+"""Rows multiplied at once: the edges of this many are copied in the precision of the vectors."""
 
 
 class ShardedSparseOperator:
-    """W = the mean over heads of (K + K') / 2, of whose directed edges K this process holds the rows of ``nodes``."""
+    """W = the mean over heads of (K + K') / 2, where this process holds the rows ``nodes`` of the directed edges K."""
 
     def __init__(self, heads: Sequence[Neighbours], nodes: slice, n: int, device: torch.device) -> None:
         self.nodes, self.n, self.device = nodes, n, device
@@ -56,7 +56,7 @@ class ShardedSparseOperator:
 
 
 class ShardedFactorOperator:
-    """W = (L R' + R L') / 2, of whose factors this process holds the rows of its own images."""
+    """W = (L R' + R L') / 2, where this process holds the rows of the factors that belong to its own images."""
 
     def __init__(self, left: Tensor, right: Tensor, nodes: slice, n: int) -> None:
         self.left, self.right, self.nodes, self.n = left, right, nodes, n
@@ -84,5 +84,5 @@ class ShardedFactorOperator:
 
 
 def _of_the_largest(n_bytes: int, device: torch.device) -> int:
-    """What the process with the largest share holds: all keep an operator or none, as making it takes all of them."""
+    """Bytes of the process with the largest share: all keep an operator or none does, as all take part in making it."""
     return int(all_reduce(torch.tensor(n_bytes, device=device), "max"))

@@ -1,4 +1,4 @@
-"""Reading one layer's vectors out of a tree of activations, checked, as torch tensors."""
+"""Reads the vectors of one layer from a tree of activations, checks them, and returns them as torch tensors."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _ROTARY_ONLY = " (of a model with rotary positions)"
 class LayerFeatures:
     """Two sets of vectors to compare, for a few images at once.
 
-    ``left`` and ``right`` have shape (images, heads, n, channels), patches row by row; for a symmetric kind
-    they are the same tensor. ``special_right`` (images, heads, special, channels) and ``bias``
-    (heads, special + n, special + n) are what the model's own attention needs beside them.
+    ``left`` and ``right`` have shape (images, heads, n, channels), with the patches row by row; for a symmetric kind
+    they are the same tensor. ``special_right`` (images, heads, special, channels) and ``bias`` (heads, special + n,
+    special + n) are what the model's own attention needs in addition.
 
-    Of a denoiser the heads of every draw (timestep and noise) follow each other: ``heads`` is draws times heads, and
-    the bias, the same in all draws, may have fewer.
+    For a denoiser, the heads of all noise samples follow each other: ``heads`` is the number of noise samples times
+    that of heads. The bias is the same for all noise samples, so it may have fewer.
     """
 
     layer: str
@@ -60,7 +60,7 @@ class LayerFeatures:
         return self.grid[0] * self.grid[1]
 
     def doubled(self) -> LayerFeatures:
-        """The same in double precision, where the device has it."""
+        """Return the same in double precision, where the device has it."""
         if self.left.device.type == "mps":
             return self
         left = self.left.double()
@@ -73,7 +73,7 @@ class LayerFeatures:
         )
 
     def pick(self, heads: Sequence[int]) -> LayerFeatures:
-        """The same layer seen through some heads only."""
+        """Return the same layer with some of its heads only."""
         keep = list(heads)
         left = self.left[:, keep]
         return LayerFeatures(
@@ -88,7 +88,7 @@ class LayerFeatures:
 
 
 def layer_shape(node: xr.DataTree, layer: str, kind: str) -> tuple[Grid, int, int, int]:
-    """Grid, number of heads, of draws and of channels of a layer, without reading its values."""
+    """Return the grid of a layer and its numbers of heads, noise samples and channels, without reading its values."""
     quantity = _variable(node, layer, KINDS[kind][0], kind)
     grid = (quantity.sizes["y"], quantity.sizes["x"])
     draws = math.prod(quantity.sizes.get(name, 1) for name in DRAWS)
@@ -98,14 +98,14 @@ def layer_shape(node: xr.DataTree, layer: str, kind: str) -> tuple[Grid, int, in
 def read_features(
     activations: xr.DataTree, layer: str, kind: str, images: slice, device: torch.device, *, for_softmax: bool = False
 ) -> LayerFeatures:
-    """Vectors of one layer for a slice of the images.
+    """Read the vectors of one layer for a slice of the images.
 
     Half precision is read as float32; float64 stays float64, so affinities are as exact as their input.
 
     Raises
     ------
     ActivationsError
-        If a quantity is missing, has other dimensions than the data model's, or holds NaN or infinity.
+        If a quantity is missing, has dimensions other than those of the data model, or holds NaN or infinity.
     StoreError
         If it lies in a store and cannot be read from there.
     """
@@ -119,7 +119,7 @@ def read_features(
         if right_values.sizes != left_values.sizes:
             raise ActivationsError(
                 f"Layer {layer!r}: {left_name} has sizes {dict(left_values.sizes)} but {right_name} has "
-                f"{dict(right_values.sizes)}; the two must agree to be compared."
+                f"{dict(right_values.sizes)}; they can only be compared if they agree."
             )
         right = _patches(activations, right_values, layer, images, device)
     grid = (left_values.sizes["y"], left_values.sizes["x"])
@@ -130,8 +130,8 @@ def read_features(
     n_special = node.sizes.get("special", 0)
     if n_special and f"special_{right_name}" not in node.data_vars:
         raise ActivationsError(
-            f"Layer {layer!r} has {n_special} special tokens but no 'special_{right_name}', over which softmax must "
-            f"run too: capture {right_name!r} again, drop the dimension 'special', or use kernel='cosine'."
+            f"Layer {layer!r} has {n_special} special tokens but no 'special_{right_name}', which softmax needs: "
+            f"capture {right_name!r} again, drop the dimension 'special', or use kernel='cosine'."
         )
     if f"special_{right_name}" in node.data_vars and node.sizes.get("special", 0) > 0:
         values = node.dataset[f"special_{right_name}"]
@@ -147,7 +147,7 @@ def read_features(
 def _scale(node: xr.DataTree, layer: str) -> float:
     if "scale" not in node.attrs:
         raise ActivationsError(
-            f"Layer {layer!r} has no attribute 'scale', which softmax needs (what multiplies q k'): set "
+            f"Layer {layer!r} has no attribute 'scale', the factor of q k' that softmax needs: set "
             "node.attrs['scale'], or use kernel='cosine'."
         )
     try:
@@ -156,8 +156,8 @@ def _scale(node: xr.DataTree, layer: str) -> float:
         scale = math.nan
     if not (math.isfinite(scale) and scale > 0):
         raise ActivationsError(
-            f"Layer {layer!r} has scale={node.attrs['scale']!r}: expected what multiplies q k' before the softmax, a "
-            "finite number above 0."
+            f"Layer {layer!r} has scale={node.attrs['scale']!r}: set the factor of q k' before the softmax, a finite "
+            "number above 0."
         )
     return scale
 
@@ -175,12 +175,12 @@ def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int], like: Tensor
         values = np.asarray(variable.transpose(..., *dims).values, dtype=np.float64)
     except _DAMAGE as error:
         raise _damaged("attention_bias", repr(layer), error) from error
-    # Trees that were joined along their images, say, have one bias for each of them.
+    # Trees that were joined along their images, for example, have a bias for each of them.
     values = values.reshape(-1, *values.shape[-3:])
     if not all(np.array_equal(one, values[0], equal_nan=True) for one in values[1:]):  # NaN is refused below
         further = " and ".join(str(dim) for dim in variable.dims if dim not in dims)
         raise ActivationsError(
-            f"'attention_bias' of layer {layer!r} is not the same for every {further}, and a graph has one for all: "
+            f"'attention_bias' of layer {layer!r} is not the same for every {further}, but a graph has one for all: "
             "solve captures with different biases one by one, or use kernel='cosine'."
         )
     values = values[0]
@@ -191,7 +191,7 @@ def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int], like: Tensor
         )
     if np.isnan(values).any() or np.isposinf(values).any():
         raise ActivationsError(f"'attention_bias' of layer {layer!r} holds NaN or +infinity: capture the layer again.")
-    # Minus infinity hides a token; the lowest number does the same, and leaves a row that hides all of them defined.
+    # Minus infinity hides a token; the lowest number does the same, and keeps a row that hides all tokens defined.
     lowest = torch.finfo(like.dtype).min
     return torch.as_tensor(np.maximum(values, lowest)).to(device=like.device, dtype=like.dtype)
 
@@ -201,11 +201,11 @@ def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArr
     if name not in node.data_vars:
         present = ", ".join(str(variable) for variable in node.data_vars) or "nothing"
         raise ActivationsError(
-            f"Affinity {kind!r} needs {name!r} of layer {layer!r}, which holds {present}: capture it with "
+            f"The affinity {kind!r} needs {name!r} of layer {layer!r}, which holds {present}: capture it with "
             f"quantities=(..., {name!r}){_ROTARY_ONLY if name in UNROTATED else ''} or choose another kind."
         )
     variable = node.dataset[name]
-    if "value_channel" in variable.dims:  # values of another width than queries and keys
+    if "value_channel" in variable.dims:  # values whose width differs from that of queries and keys
         variable = variable.rename(value_channel="channel")
     draws = tuple(dim for dim in DRAWS if dim in variable.dims)
     if set(variable.dims) != {*expected, *draws}:
@@ -221,7 +221,7 @@ def _patches(
     values = _tensor(activations, variable, layer, images, device)
     if variable.name == "token":
         values = values.unsqueeze(-4)
-    # Heads of every draw after each other.
+    # The heads of all noise samples follow each other.
     return values.flatten(1, -4).flatten(2, 3)
 
 
@@ -251,7 +251,7 @@ def _tensor(
 
 
 def _find_damage(activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice) -> None:
-    """Say which of the images cannot be read."""
+    """Report which of the images cannot be read."""
     for index in range(*images.indices(variable.sizes["image"])):
         try:
             variable.isel(image=index).load()

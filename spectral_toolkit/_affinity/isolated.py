@@ -1,4 +1,4 @@
-"""Cells that no affinity reaches: left out of the solve, interpolated from their neighbours for display."""
+"""Patches that no affinity reaches: the solve leaves them out, and their values are interpolated for display."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .resampling import Grid
 
 
 class Interpolation:
-    """The map P from vectors on the free cells to vectors on all cells, and its transpose.
+    """The map P from vectors on the free patches to vectors on all patches, and its transpose.
 
-    Free cells keep their value; an isolated cell gets the mean of the free cells nearest to it (several where
-    they are equally near). Rows sum to one, so constants stay constant. Vectors keep their full length: isolated
-    entries are ignored on the way in, and zero on the way out of the transpose.
+    Free patches keep their value; an isolated patch gets the mean of the free patches that are nearest to it (of all
+    that are equally near). Rows sum to one, so constants stay constant. Vectors keep their full length: isolated
+    entries are ignored in the input, and are zero in the output of the transpose.
     """
 
     def __init__(self, free: Bool[Tensor, "images n"], grid: Grid) -> None:
         self.free = free
         self.is_identity = bool(free.all())
-        # An image without any free cell has nothing to interpolate from; solvers refuse it.
+        # An image without any free patch has nothing to interpolate from; solvers refuse it.
         damaged = (~free).any(dim=1) & free.any(dim=1)
         self._stencils = [(image, *_stencil(free[image], grid)) for image in damaged.nonzero()[:, 0].tolist()]
 
@@ -44,7 +44,7 @@ class Interpolation:
         return torch.where(self.free[:, None], x, 0.0)
 
     def matrix(self) -> sparse.csr_array:
-        """P over the cells of one image after another, written out; columns of isolated cells are zero."""
+        """P over the patches of all images, image by image, as a matrix; the columns of isolated patches are zero."""
         n_images, n = self.free.shape
         own = np.flatnonzero(self.free.cpu().numpy().ravel())
         rows, columns, weights = [own], [own], [np.ones(len(own))]
@@ -58,15 +58,15 @@ class Interpolation:
 
 
 def _add_at(x: Tensor, columns: Tensor, values: Tensor) -> None:
-    """Add to columns of x (k, n), some of them several times, in an order that is the same every time."""
+    """Add to columns of x (k, n), to some of them several times, always in the same order."""
     if x.device.type == "cpu":
         x.index_add_(1, columns, values)
-    else:  # where `index_add_` adds in whatever order threads come, this sorts first
+    else:  # where `index_add_` adds in any order of threads, this sorts first
         x.index_put_((torch.arange(len(x), device=x.device)[:, None], columns[None]), values, accumulate=True)
 
 
 def _stencil(free: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Isolated cells, their nearest free cells and the weights of those, as three lists of one length."""
+    """Isolated patches, their nearest free patches and the weights of those, as three lists of equal length."""
     on_cpu = free.cpu().numpy()
     index = np.arange(grid[0] * grid[1])
     centres = np.stack([index // grid[1], index % grid[1]], axis=1)  # in patches, which are as high as they are wide

@@ -27,19 +27,19 @@ from .table import KERNELS
 Weights = Mapping[str, float] | Sequence[float] | None
 
 DENSE_BYTES = 2 * 2**30
-"""A layer whose matrix would take more, for one image in float32, is never formed: its products are made of tiles."""
+"""A layer whose matrix would take more, for one image in float32, is never formed: its products are made in tiles."""
 CACHE_BYTES = 4 * 2**30
-"""What the matrices of all layers together may take, for one image; beyond it the finest are made of tiles too."""
+"""Bytes that the matrices of all layers may take for one image; beyond it, the finest are made in tiles too."""
 CONTENT = ("weights_sha256", "config_sha256", "pictures_sha256")
-"""Attributes of activations that say which model and which pictures they are of."""
+"""Attributes of activations that say which model and which images they belong to."""
 
 
 @dataclass(frozen=True)
 class Member:
     """One operator of the graph: a layer, or one head of it.
 
-    ``n_heads`` counts the heads of all draws of a denoiser, which are averaged as heads are; ``head`` is one of the
-    model's own.
+    ``n_heads`` counts the heads of all noise samples of a denoiser, which are averaged like heads; ``head`` is one of
+    the model's own.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Member:
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """The heads of the layer that it is made of, of every draw."""
+        """The heads of the layer that it consists of, in all noise samples."""
         if self.head is None:
             return tuple(range(self.n_heads))
         return tuple(range(self.head, self.n_heads, self.n_heads // self.n_draws))
@@ -64,7 +64,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the numbers of a graph, but for activations and weights."""
+    """Everything that decides the numbers of a graph, apart from activations and weights."""
 
     kind: str
     kernel: str
@@ -74,10 +74,10 @@ class Recipe:
 
 
 class LayerGraph(Described):
-    """Affinities of all layers of one capture; made by :func:`spectral_toolkit.affinity`.
+    """Affinities of all layers of one capture, made by :func:`spectral_toolkit.affinity`.
 
-    Operators are built when first asked for and kept while they fit in ``cache_bytes``, so that solving again
-    under other weights rebuilds nothing. The activations must not be changed meanwhile.
+    Operators are built when they are first needed and kept while they fit in ``cache_bytes``, so that solving again
+    with other weights rebuilds nothing. The activations must not be changed meanwhile.
 
     Attributes
     ----------
@@ -86,10 +86,10 @@ class LayerGraph(Described):
     weights : dict[str, float]
         One non-negative weight per entry of ``layers``.
     images, hashes : tuple of str
-        Names of the images, and the hashes of their pixels; empty where the activations know none.
+        Names of the images, and the hashes of their pixels; empty where the activations hold none.
     subspaces : dict
-        Room for solvers: per batch of images and grid, a fingerprint of the last answer and the subspace it was
-        found in, which holds more than the answer and makes a warm start from that answer quicker.
+        Used by solvers: for each batch of images and grid, a fingerprint of the last result and the subspace in which
+        it was found, which holds more than the result and speeds up a warm start from that result.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class LayerGraph(Described):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the answer should know of how the affinities were made."""
+        """What a reader of the result should know about how the affinities were made."""
         remarks = []
         used = [member for member in self.members if self.weights[member.name] > 0]
         tiled = [member for member in used if not self.is_dense(member)]
@@ -130,9 +130,9 @@ class LayerGraph(Described):
             names = ", ".join(member.name for member in tiled)
             pairs = sum(len(member.heads) * member.n_cells**2 for member in tiled)
             remarks.append(
-                f"Affinities recomputed in tiles at every product, {pairs:.1e} similarities each time, as their "
-                f"matrices exceed dense_bytes, or those of all layers cache_bytes: {names}. That is slow: fewer layers "
-                "or pixels make it quick."
+                f"Affinities are recomputed in tiles for every product, {pairs:.1e} similarities each time, because "
+                f"their matrices exceed dense_bytes, or those of all layers cache_bytes: {names}. That is slow: use "
+                "fewer layers or pixels to make it fast."
             )
         masked = {m.layer: int(self.mask[m.layer].sum()) for m in used if m.layer in self.mask}
         if any(masked.values()):
@@ -155,14 +155,14 @@ class LayerGraph(Described):
 
     @computing
     def reweight(self, weights: Weights) -> LayerGraph:
-        """The same graph under other weights; operators already built are shared.
+        """Return the same graph with other weights; operators that are already built are shared.
 
         Parameters
         ----------
         weights
-            A mapping from layer names to weights >= 0 (layers not named keep theirs; the name of a layer
-            stands for all its heads), or one weight per entry of ``layers``, or None for all ones (and zero for layers
-            left out of a dataset).
+            A mapping from layer names to weights >= 0 (layers not named keep theirs; the name of a layer stands for all
+            its heads), one weight per entry of ``layers``, or None for all ones (and zero for layers left out of a
+            dataset).
 
         Raises
         ------
@@ -176,7 +176,7 @@ class LayerGraph(Described):
 
     @computing
     def operators(self, member: Member, images: slice) -> Operator:
-        """The affinity operator of one member for a slice of the images."""
+        """Return the affinity operator of one member for a slice of the images."""
         start, stop, _ = images.indices(len(self.images))
         key = (member.name, start, stop)
         if key not in self._cache:
@@ -193,7 +193,7 @@ class LayerGraph(Described):
         return sum(operator.n_bytes for operator in self._cache.values())
 
     def is_dense(self, member: Member) -> bool:
-        """Whether the member's affinity is held as a matrix rather than as factors or recomputed tiles."""
+        """Tell whether the member's affinity is held as a matrix, and not as factors or recomputed tiles."""
         return member.name in self._dense_members
 
     @functools.cached_property
@@ -202,7 +202,7 @@ class LayerGraph(Described):
 
     @computing
     def to_dense(self, image: int | str = 0) -> dict[str, np.ndarray]:
-        """Every layer's affinity W of one image, as the solver sees it but for the scaling of its total degree.
+        """Return every layer's affinity W of one image, as the solver sees it before scaling by the total degree.
 
         Returns
         -------
@@ -215,7 +215,7 @@ class LayerGraph(Described):
 
     @property
     def attrs(self) -> dict[str, object]:
-        """What an answer says of the graph it was solved from, as attributes that every store can hold."""
+        """What a result says about the graph it was solved from, as attributes that every store can hold."""
         return {
             "affinity": self.recipe.kind,
             "kernel": self.recipe.kernel,
@@ -228,12 +228,12 @@ class LayerGraph(Described):
 
     @property
     def content(self) -> dict[str, object]:
-        """What an answer says of the model and the pictures, as attributes: as far as that must be the same."""
+        """What a result says about the model and the images, as attributes, as far as two results must agree in it."""
         told = {f"activations_{name}": self.activations.attrs.get(name) for name in CONTENT}
         return {name: value for name, value in told.items() if value is not None}
 
     def image_index(self, image: int | str) -> int:
-        """Position of an image given by name or number."""
+        """Return the position of an image given by name or number."""
         if isinstance(image, str) and image in self.images:
             return self.images.index(image)
         if isinstance(image, (int, np.integer)) and -len(self.images) <= image < len(self.images):
@@ -271,7 +271,7 @@ class LayerGraph(Described):
             kept = keep.to(left)[:, :, None]
             masked = left * kept
             return LowRankOperator(masked, masked if left is right else right * kept)
-        if steps > 1:  # a row is divided by its sum, however small that is: in single precision it may have vanished
+        if steps > 1:  # rows are divided by their sums, which may have vanished in single precision
             features = features.doubled()
         assert kernel.prepare is not None
         rows = kernel.prepare(features, **options)
@@ -282,7 +282,7 @@ class LayerGraph(Described):
             if n_bytes > self.dense_bytes:
                 raise AffinityError(
                     f"steps={steps} needs the matrix of layer {member.name!r}, {n_bytes:,} bytes, above "
-                    f"dense_bytes={self.dense_bytes:,}: raise dense_bytes, use steps=1 or a smaller picture."
+                    f"dense_bytes={self.dense_bytes:,}: raise dense_bytes, use steps=1 or a smaller image."
                 )
             return WalkOperator(dense_from_rows(rows, n, n_images), steps)
         if not self.is_dense(member):
@@ -290,7 +290,7 @@ class LayerGraph(Described):
         return DenseOperator.from_rows(rows, n, n_images, symmetric=symmetric)
 
     def unmasked(self, member: Member, images: slice) -> torch.Tensor | None:
-        """Which tokens of a member are not masked, (images, n); None where all are kept."""
+        """Tell which tokens of a member are not masked, (images, n); None where all are kept."""
         masked = self.mask.get(member.layer)
         if masked is None or not masked[images].any():
             return None
@@ -326,7 +326,7 @@ class LayerGraph(Described):
 def dense_members(
     members: Sequence[Member], kernel: str, dense_bytes: float = DENSE_BYTES, cache_bytes: int = CACHE_BYTES
 ) -> frozenset[str]:
-    """Names of the members that are held as matrices: coarse ones first, while all of them fit."""
+    """Choose the members that are held as matrices: coarse ones first, as long as all of them fit."""
     low_rank = KERNELS[kernel].low_rank
     held, total = set(), 0
     for member in sorted(members, key=lambda member: member.n_cells):
@@ -340,7 +340,7 @@ def dense_members(
 
 
 def masked_rows(rows: Rows, keep: torch.Tensor) -> Rows:
-    """The same rows with masked tokens tied to nothing, either way."""
+    """Return the same rows with the affinities of masked tokens set to zero, in both directions."""
 
     def masked(start: int, stop: int) -> torch.Tensor:
         tile = rows(start, stop)
@@ -351,7 +351,7 @@ def masked_rows(rows: Rows, keep: torch.Tensor) -> Rows:
 
 
 def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, heads: str) -> list[Member]:
-    """The members of a graph, from shapes alone."""
+    """Make the members of a graph from shapes alone."""
     members = []
     for layer in layers:
         grid, n_heads, n_draws, channels = layer_shape(activations.children[layer], layer, kind)
@@ -365,7 +365,7 @@ def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, hea
 
 
 def resolve_weights(weights: Weights, members: Sequence[Member], start: Mapping[str, float]) -> dict[str, float]:
-    """A weight for every member, checked; members that ``weights`` does not name keep what ``start`` has for them."""
+    """Return a checked weight for every member; members that ``weights`` does not name keep theirs from ``start``."""
     resolved = dict(start)
     if weights is None:
         return resolved
@@ -374,7 +374,7 @@ def resolve_weights(weights: Weights, members: Sequence[Member], start: Mapping[
             targets = [member.name for member in members if name in (member.name, member.layer)]
             if not targets:
                 raise AffinityError(
-                    f"weights name {name!r}, which is no layer of this graph: use names among "
+                    f"weights names {name!r}, which is not a layer of this graph: use names among "
                     f"{', '.join(member.name for member in members)}."
                 )
             resolved.update({target: _checked_weight(target, weight) for target in targets})

@@ -1,8 +1,7 @@
-"""Tables of neighbours and edges in a folder: read again instead of searched again, by this run or a later one.
+"""Tables of neighbours and edges in a folder: they are read instead of searched again, in this run or a later one.
 
-What lies in such a folder is named by a digest of the vectors and settings that it came from, and appears under its
-name only once it is complete; a search that was cut short, other activations or another recipe are never mistaken for
-it.
+Each is named by a digest of the vectors and settings that it came from, and appears under its name only once it is
+complete. Thus an interrupted search, other activations or another recipe are never mistaken for it.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from ..errors import StoreError, UnwritableError
 from .neighbours import Neighbours
 
 FORMAT = 3
-"""Part of every name: raised when what is written, or how it is searched, changes."""
+"""Part of every name: it is raised when the file format or the search changes."""
 _ABOUT = "about.json"
 
 
 @dataclass(frozen=True)
 class Table:
-    """The neighbours of one layer and head, in memory or in a folder, and what an inexact search found of them."""
+    """The neighbours of one layer and head, in memory or in a folder, with the recall of an inexact search."""
 
     recall: float | None = None
     held: Neighbours | None = None
     path: Path | None = None
 
     def open(self) -> Neighbours:
-        """The neighbours; from a folder they are mapped, and take memory only while somebody looks at them."""
+        """Return the neighbours; from a folder they are mapped, and take memory only while they are used."""
         return self.held if self.held is not None else _read(self.path or Path(), mapped=True)[0]
 
 
 def name_of(vectors: Sequence[Tensor], settings: object) -> str:
-    """A name that other vectors, or other settings, do not share."""
+    """Return a name that other vectors, or other settings, do not share."""
     digest = hashlib.sha256(repr((FORMAT, [tuple(x.shape) for x in vectors], settings)).encode())
     for x in vectors:
         digest.update(x.cpu().contiguous().numpy().data)
@@ -51,17 +50,17 @@ def name_of(vectors: Sequence[Tensor], settings: object) -> str:
 
 
 def find_table(folder: Path, name: str, search: Callable[[], tuple[Neighbours, float | None]], *, held: bool) -> Table:
-    """The table of that name in a folder, searched for and written there first if it is not there yet.
+    """Return the table of that name in a folder; if it is not there yet, search for it and write it first.
 
     Parameters
     ----------
     held
-        Keep it in memory too.
+        Whether to keep it in memory too.
 
     Raises
     ------
     StoreError
-        If the folder cannot be written to, or what lies there under that name cannot be read.
+        If the folder cannot be written to, or the file of that name cannot be read.
     """
     path = folder / name
     if not path.exists():
@@ -76,7 +75,7 @@ def find_table(folder: Path, name: str, search: Callable[[], tuple[Neighbours, f
 
 @contextmanager
 def placed(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which is moved to ``path`` if nothing goes wrong meanwhile, and removed otherwise.
+    """Give a new folder to fill, which is moved to ``path`` if nothing goes wrong meanwhile, and removed otherwise.
 
     Raises
     ------
@@ -91,18 +90,18 @@ def placed(path: Path) -> Iterator[Path]:
             try:
                 half.rename(path)
             except OSError:
-                if not path.is_dir():  # somebody else has finished the same one
+                if not path.is_dir():  # another process has finished the same one
                     raise
     except OSError as error:
-        # NumPy says of a full disk only how many numbers it could write.
+        # When the disk is full, NumPy says only how many numbers it could write.
         raise UnwritableError(
             f"folder={str(path.parent)!r} cannot be written to ({error.strerror or f'is the disk full? {error}'}): "
-            "make room there, or choose another."
+            "make room there, or choose another folder."
         ) from error
 
 
 def check_room(folder: Path, needed: float) -> None:
-    """Refuse to begin what will not fit on the disk; tables that lie in the folder already count as room.
+    """Refuse to begin what will not fit on the disk; tables that are already in the folder count as free space.
 
     Raises
     ------
@@ -114,15 +113,15 @@ def check_room(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(place).free
     if needed > free + there:
         raise StoreError(
-            f"Tables of neighbours and edges take up to {needed / 1e9:.1f} GB on disk, but {free / 1e9:.1f} GB are "
-            f"free in {str(place)!r}: give another folder=..., fewer images, or kernel='shifted_cosine'."
+            f"Tables of neighbours and edges take up to {needed / 1e9:.1f} GB on disk, but only {free / 1e9:.1f} GB "
+            f"are free in {str(place)!r}: give another folder=..., fewer images, or kernel='shifted_cosine'."
         )
 
 
 def _read(path: Path, *, mapped: bool) -> tuple[Neighbours, float | None]:
     try:
         about = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
-        # Mapped for copying on write, as torch wants to be able to write; nobody does.
+        # The file is mapped copy-on-write, because torch wants writable memory; nothing writes to it.
         indices, similarity = (
             torch.as_tensor(np.load(path / f"{part}.npy", mmap_mode="c" if mapped else None))
             for part in ("indices", "similarity")
@@ -132,5 +131,5 @@ def _read(path: Path, *, mapped: bool) -> tuple[Neighbours, float | None]:
         return Neighbours(indices, similarity, int(about["within"])), about["recall"]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise StoreError(
-            f"{str(path)!r} is no table of neighbours that can be read ({error}): delete it, and it is searched again."
+            f"{str(path)!r} cannot be read as a table of neighbours ({error}): delete it, and it will be made again."
         ) from error

@@ -19,26 +19,27 @@ from .._compute.devices import one_thread, working_dtype
 from .kernels.precision import AT_THRESHOLD
 
 ROWS, COLUMNS = 512, 2**15
-"""Tile of similarities looked at in one go, 64 MiB a thread: with narrower ones there is more to merge, with taller
-ones threads wait for each other."""
+"""Size of the tile of similarities examined at once, 64 MiB per thread: narrower tiles mean more merging, and taller
+ones make threads wait for each other."""
 LARGEST_GROUP = 64
-"""So many columns are first looked at through their maximum, where there are enough of them."""
+"""This many columns are first examined through their maximum, where there are enough columns."""
 GROUPS_PER_PLACE = 4
-"""Groups there should be for every neighbour looked for: with fewer, too many of them hold one."""
+"""The number of groups for every neighbour searched for: with fewer, too many of the groups hold one."""
 SPARE = 4
-"""The search in single precision finds a quarter more neighbours than are wanted, so that the exact order of those at
-the end can be told from the others."""
+"""The search in single precision finds a quarter more neighbours than are wanted, so that the exact order of the last
+ones can be decided."""
 NONE = -1
-"""Stands where there is no further neighbour."""
+"""Marks that there is no further neighbour."""
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """Directed edges of one layer and one head, from every node to the most similar others.
 
-    A node is a patch of an image: its number is ``image * cells + cell``, cells row by row. The first ``within``
-    columns are neighbours in the same image (for a symmetric kind the cell itself is one of them), the others
-    neighbours in other images; each part by falling similarity, with -1 and 0 where there are no more.
+    A node is a patch of an image: its number is ``image * cells + cell``, where ``cells`` is the number of patches of
+    an image and ``cell`` counts them row by row. The first ``within`` columns are neighbours in the same image (for a
+    symmetric kind the patch itself is one of them), the others are neighbours in other images; each part is in the
+    order of descending similarity, with -1 and 0 where there are no further neighbours.
     """
 
     indices: Int[Tensor, "nodes k"]
@@ -56,30 +57,31 @@ def nearest(
     threshold: float = 0.1,
     first: int = 0,
 ) -> Neighbours:
-    """The most similar nodes of every node, in its own image and in the others.
+    """Find the most similar nodes of every node, in its own image and in the others.
 
-    Every pair is compared; of equally similar nodes the one with the lower number comes first. The order is that of
-    double precision. Heads whose queries or keys hardly differ are common (a large bias decides them), their cosines
-    lie within 1e-6 of each other, and single precision would rank them by its rounding, otherwise on every processor.
-    A first search in single precision finds a few more than are wanted; these are compared anew. A row is searched
-    again in double precision where a bound of the rounding errors leaves open that others belong among its best.
+    Every pair is compared; of equally similar nodes, the one with the lower number comes first. The order is that of
+    double precision. Heads whose queries or keys hardly differ are common (a large bias decides them); their cosines
+    lie within 1e-6 of each other, and single precision would rank them by its rounding, differently on every processor.
+    A first search in single precision finds a few more neighbours than are wanted, and these are compared again in
+    double precision. A row is searched again in double precision where a bound of the rounding errors leaves open
+    whether others belong among its best.
 
-    A tile of similarities is reduced to the maxima of small groups of columns: the k best of a row lie in the k groups
-    with the largest maxima, and only those are looked at. On a CPU torch's threads share the rows.
+    A tile of similarities is reduced to the maxima of groups of a few columns: the k best of a row lie in the k groups
+    with the largest maxima, and only those are examined. On a CPU, torch's threads share the rows.
 
     Parameters
     ----------
     left, right
-        Vectors (nodes, channels) of the rows and of the columns, of length 1 but for rounding; zero vectors are similar
-        to nothing.
+        Vectors (nodes, channels) of the rows and of the columns, of length 1 up to rounding; zero vectors are similar
+        to no other.
     cells
-        Nodes of one image; images follow each other.
+        The number of nodes of one image; images follow each other.
     within, across
-        How many neighbours to look for inside the image and in other images, at least 0.
+        How many neighbours to find inside the image and in other images, at least 0.
     threshold
         Similarities at or below it do not count, in [0, 1).
     first
-        Node that the first row is, the first of an image: rows may be those of a few images only, columns are always
+        The node of the first row, which is the first of an image: rows may be those of a few images, columns are always
         all nodes.
 
     References
@@ -113,22 +115,22 @@ Block = TypeVar("Block")
 
 
 def share_among_threads(look: Callable[[Block], None], blocks: list[Block]) -> None:
-    """Blocks by as many workers as torch has threads, each on one: nobody waits for the others after every step."""
+    """Run the blocks on as many workers as torch has threads, each on one thread, so that none waits for others."""
     workers = min(torch.get_num_threads(), len(blocks))
     with one_thread(), ThreadPoolExecutor(max(workers, 1)) as pool:
         try:
             for _ in pool.map(look, blocks):
                 pass
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for all of them
+            pool.shutdown(wait=False, cancel_futures=True)  # otherwise Ctrl-C would wait for all of them
             raise
 
 
 class Keys:
-    """Neighbours as whole numbers that sort as they do: by similarity and, where that is equal, the earlier first.
+    """Neighbours as integers that sort in their order: by similarity and, where that is equal, the earlier first.
 
-    The similarity, rounded to about 1e-12, stands above the column counted backwards: what differs by the rounding of
-    a sum alone counts as equal. 0 is no neighbour.
+    The similarity, rounded to about 1e-12, stands above the column counted backwards: similarities that differ only by
+    the rounding of a sum count as equal. 0 means no neighbour.
     """
 
     def __init__(self, n_columns: int) -> None:
@@ -137,23 +139,23 @@ class Keys:
         self._last = 2**self._bits - 1
 
     def of(self, values: Float[Tensor, "*shape"], columns: Tensor) -> Int64[Tensor, "*shape"]:
-        """Keys of similarities above 0."""
+        """Return the keys of similarities above 0."""
         keys = (values.double() * self._one).round_().long()
         keys <<= self._bits
         keys |= self._last - columns
         return keys
 
     def columns(self, keys: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
-        """The columns, -1 where there is none."""
+        """Return the columns, -1 where there is none."""
         return torch.where(keys > 0, self._last - (keys & self._last), NONE)
 
     def values(self, keys: Int64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
-        """The similarities, rounded; 0 where there is none."""
+        """Return the similarities, rounded; 0 where there is none."""
         return (keys >> self._bits).double() / self._one
 
 
 class _Ranking:
-    """The best of every row in the order of double precision, mostly found in single precision."""
+    """The best columns of every row in the order of double precision, mostly found in single precision."""
 
     def __init__(
         self, left: Tensor, right: Tensor, cells: int, own: int, others: int, threshold: float, first: int
@@ -163,7 +165,7 @@ class _Ranking:
         self.cells, self.own, self.others, self.first = cells, own, others, first
         self.keys = Keys(len(right))
         self.lowest = threshold + AT_THRESHOLD
-        # A sum of so many products of single precision is wrong by no more than this.
+        # The rounding error of a sum of so many products in single precision is no larger than this.
         self.error = (left.shape[1] + 4) * 2.0**-24
         spare = min(others // SPARE + 1, len(right) - cells - others) if others else 0
         floor = max(self.lowest - self.error, float(np.finfo(np.float32).tiny))
@@ -175,7 +177,7 @@ class _Ranking:
         return _Search(self.right, self.keys, self.cells, self.others, self.lowest)
 
     def best(self, rows: slice) -> tuple[Int[Tensor, "rows k"], Float[Tensor, "rows k"]]:
-        """Columns and similarities, in the own image and then in others, each part by falling similarity."""
+        """Columns and similarities, in the own image and then in others, each part by descending similarity."""
         queries, start = self.left[rows], self.first + rows.start
         keys = torch.cat([self._within(queries, start), self._across(queries, start)], dim=1)
         columns, values = self.keys.columns(keys), self.keys.values(keys)
@@ -194,7 +196,7 @@ class _Ranking:
             return torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
         found = self.quick.keys_of(queries.to(self.device, torch.float32), start).to(queries.device)
         best = largest(exact_keys(self.keys, found, queries, self.right, self.lowest), self.others)
-        # What was not found is no better than the last that was, but for rounding.
+        # Whatever was not found is no better than the last one found, up to rounding.
         most = self.keys.values(found[:, -1]) + self.error
         least = self.keys.values(best[:, -1]).clamp_min(self.lowest)
         unsure = ((found[:, -1] > 0) & (found.shape[1] < self.quick.n_others) & (most >= least)).nonzero()[:, 0]
@@ -208,7 +210,7 @@ class _Ranking:
 
 
 class _Search:
-    """All columns, laid out for the search in other images, in the precision that they have."""
+    """All columns, arranged for the search in other images, in the precision that they have."""
 
     def __init__(self, right: Float[Tensor, "nodes channels"], keys: Keys, cells: int, others: int, lowest: float):
         self.keys, self.cells, self.others, self.lowest = keys, cells, others, lowest
@@ -218,18 +220,18 @@ class _Search:
         self.group = min(LARGEST_GROUP, 2 ** max(3, int(math.log2(max(widest, 1)))))
         n_panels = math.ceil(n / COLUMNS)
         self.step = math.ceil(n / (n_panels * self.group))
-        # Members of a group are so many columns apart: patches of different places in different images, as neighbours
-        # are alike, and groups full of one row's best would have to be looked at without need.
+        # The members of a group are this many columns apart: patches at different positions in different images.
+        # Neighbouring patches are alike, and groups full of the best columns of one row would be examined needlessly.
         while math.gcd(self.step, cells) > 1:
             self.step += 1
         self.width = self.step * self.group
-        # Columns of zeros fill the last panel; at similarity 0 they never count.
+        # Columns of zeros fill the last panel; with similarity 0 they never count.
         padded = torch.nn.functional.pad(right, (0, 0, 0, n_panels * self.width - n))
         self.panels = padded.view(n_panels, self.group, self.step, -1).transpose(1, 2).reshape(n_panels, self.width, -1)
         self._buffers: list[Tensor] = []
 
     def keys_of(self, queries: Float[Tensor, "rows channels"], start: int) -> Int64[Tensor, "rows k"]:
-        """The best of rows that follow each other, or are all of the image that begins at ``start``; falling."""
+        """Keys of the best of consecutive rows, or of all rows of the image that begins at ``start``, descending."""
         best = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
         floors = queries.new_full((len(queries),), self.lowest)
         try:
@@ -241,7 +243,7 @@ class _Search:
             self._hide_own(similarity, start, number * self.width)
             rows, keys, floors = self._candidates(similarity, number * self.width, floors, fresh=number == 0)
             best = _merged(best, rows, keys, self.others)
-            # A later column must be better than the last so far: as good would not do.
+            # A later column must be better than the last so far: an equal one does not replace it.
             last = self.keys.values(best[:, -1]).to(floors)
             floors = torch.nextafter(last, queries.new_tensor(2.0)).maximum(floors)
         self._buffers.append(buffer)
@@ -258,12 +260,12 @@ class _Search:
     def _candidates(
         self, similarity: Tensor, first: int, floors: Tensor, *, fresh: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows and keys of what reaches its row's floor, row by row, and the floors, raised where that is possible."""
+        """Rows and keys of what reaches its row's floor, row by row, and the floors, raised where possible."""
         groups = similarity.view(-1, self.group)
         highest = groups.amax(dim=1).view(-1, self.step)
         hits = None if fresh else _reaching(highest, floors)
         if (hits is None or len(hits) > len(highest) * self.others) and self.step >= self.others:
-            # As many groups as there are places reach this high, so as many columns do.
+            # As many groups as there are places reach this value, and therefore as many columns do.
             floors = _kth_largest(highest, self.others).maximum(floors)
             hits = None
         if hits is None:
@@ -278,14 +280,14 @@ class _Search:
 
 
 def own_images(cells: int, start: int, n_rows: int) -> Iterator[tuple[slice, int]]:
-    """Which of the rows lie in which image."""
+    """Iterate over the images that the rows lie in, with the rows of each."""
     for image in range(start // cells, (start + n_rows - 1) // cells + 1):
         begin = image * cells - start
         yield slice(max(begin, 0), min(begin + cells, n_rows)), image
 
 
 def as_exact(vectors: Float[Tensor, "nodes channels"]) -> Float64[Tensor, "nodes channels"]:
-    """Double precision (on the CPU, where the device has none), of length 1 in it."""
+    """Convert to double precision (on the CPU, where the device has none), with length 1 in that precision."""
     if vectors.dtype == torch.float64:
         return vectors
     vectors = (vectors.cpu() if working_dtype(vectors.device) != torch.float64 else vectors).double()
@@ -309,7 +311,7 @@ def exact_keys(
 def _merged(
     best: Int64[Tensor, "rows so_far"], rows: Int64[Tensor, " found"], keys: Int64[Tensor, " found"], k: int
 ) -> Int64[Tensor, "rows k"]:
-    """The ``k`` best of every row among those so far, if any, and new ones, which come row by row."""
+    """The ``k`` best of every row among those found so far, if any, and new ones, which are sorted by row."""
     n_old = best.shape[1]
     if not len(rows) and n_old == k:
         return best
@@ -323,12 +325,12 @@ def _merged(
 
 
 def _by_numpy(tensor: Tensor) -> bool:
-    """NumPy selects with the processor's vector instructions, several times as fast as torch does on a CPU."""
+    """Tell whether NumPy should select: its vector instructions are several times as fast as torch on a CPU."""
     return tensor.device.type == "cpu"
 
 
 def _reaching(values: Float[Tensor, "rows columns"], floors: Float[Tensor, " rows"]) -> Int64[Tensor, " found"]:
-    """Flat positions of the values that are not below their row's floor."""
+    """Flat positions of the values that are not below the floor of their row."""
     if _by_numpy(values):
         return torch.from_numpy(np.flatnonzero(values.numpy() >= floors.numpy()[:, None]))
     return (values >= floors[:, None]).flatten().nonzero()[:, 0]
@@ -342,7 +344,7 @@ def _kth_largest(values: Float[Tensor, "rows columns"], k: int) -> Float[Tensor,
 
 
 def largest(table: Int64[Tensor, "rows columns"], k: int) -> Int64[Tensor, "rows k"]:
-    """The ``k`` largest of each row, falling."""
+    """The ``k`` largest of each row, descending."""
     if not _by_numpy(table):
         return table.sort(dim=1, descending=True).values[:, :k]
     values = table.numpy()

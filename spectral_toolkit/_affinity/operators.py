@@ -1,6 +1,6 @@
 """Affinity matrices of one layer, for a few images at once: dense, low-rank, recomputed in tiles, or walked.
 
-All are symmetric and non-negative, and offer the same four things: ``matmul``, ``degree``, ``dense``, ``n_bytes``.
+All are symmetric and non-negative, and have the same four members: ``matmul``, ``degree``, ``dense``, ``n_bytes``.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ Rows = Callable[[int, int], Tensor]
 TILE_ELEMENTS = 2**24
 """Elements of the largest intermediate tile (64 MiB in float32)."""
 FACTOR_ELEMENTS = 2**19
-"""Elements of factors that are multiplied at a time on a CPU: a few MiB, which stay in its cache. What is larger is
-asked of the operating system anew for every product, and filling its pages costs more than the product."""
+"""Elements of factors that are multiplied at a time on a CPU: a few MiB, which stay in its cache. Larger blocks are
+requested from the operating system for every product, and filling their pages takes longer than the product."""
 
 
 @runtime_checkable
 class Operator(Protocol):
-    """What a solver may ask of a layer's affinity W, shape (images, n, n)."""
+    """What a solver may use of a layer's affinity W, shape (images, n, n)."""
 
     degree: Float[Tensor, "images n"]
     n_bytes: int
 
     def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
-        """W x. With ``exact=False`` products may be made in the precision of W, else in that of x."""
+        """Return W x. With ``exact=False`` the product may be computed in the precision of W, else in that of x."""
         ...
 
     def dense(self) -> Float[Tensor, "images n n"]:
-        """W written out in float64."""
+        """Return W as a matrix in float64."""
         ...
 
 
 class AddingOperator(ABC):
-    """One that adds its product to a sum, with no second block of vectors of that size."""
+    """An operator that adds its product to a sum, without a second block of vectors of that size."""
 
     @abstractmethod
     def add_to(
@@ -57,7 +57,7 @@ class AddingOperator(ABC):
 
 
 def accumulate(total: Tensor, x: Tensor, factor: Tensor | float, operator: Operator, *, exact: bool) -> None:
-    """Add factor W x to ``total``, in place, without making W x where the operator can do without."""
+    """Add factor W x to ``total``, in place, without forming W x where the operator can avoid it."""
     if isinstance(operator, AddingOperator):
         operator.add_to(total, x, factor, exact=exact)
     else:
@@ -89,7 +89,7 @@ class DenseOperator:
     def settle(self) -> DenseOperator:
         """Remove the asymmetry that rounding leaves in a product of a matrix with its own transpose.
 
-        It is far below single precision, so the pass is made only when more is asked for.
+        It is far below single precision, so this is done only when more precision is asked for.
         """
         if self._rounded:
             symmetrise_(self.matrix)
@@ -145,7 +145,7 @@ class LowRankOperator(AddingOperator):
 
 
 class TiledOperator:
-    """W recomputed tile by tile at every product: slow, but memory stays bounded at any size."""
+    """W recomputed tile by tile for every product: this is slow, but memory stays bounded at any size."""
 
     def __init__(self, rows: Rows, n: int, images: int, like: Tensor, *, symmetric: bool) -> None:
         self.rows = rows
@@ -203,7 +203,7 @@ class WalkOperator:
 
 
 def dense_from_rows(rows: Rows, n: int, images: int) -> Float[Tensor, "images n n"]:
-    """All rows, not yet symmetric; tile by tile where one tile would be too large."""
+    """All rows, not yet symmetrised; tile by tile where one tile would be too large."""
     step = _tile_rows(images, n)
     if step >= n:
         return rows(0, n)
@@ -216,7 +216,7 @@ def dense_from_rows(rows: Rows, n: int, images: int) -> Float[Tensor, "images n 
 
 
 def symmetrise_(matrix: Float[Tensor, "images n n"], block: int = 256) -> Float[Tensor, "images n n"]:
-    """(W + W') / 2 in place, block by block: no second matrix is needed, and blocks fit in a CPU's caches."""
+    """Compute (W + W') / 2 in place, block by block: no second matrix is needed, and blocks fit in a CPU's caches."""
     n = matrix.shape[-1]
     block = n if matrix.device.type != "cpu" and n <= 8192 else block
     for i in range(0, n, block):
@@ -245,7 +245,7 @@ def _row_sums(matrix: Tensor) -> Tensor:
     """Degrees in float64, exact to the last bits: they must agree with the products, or constants drift."""
     if matrix.device.type == "mps":
         return matrix.sum(dim=-1)
-    # Tiles that fit in a CPU's caches make this ten times faster than one conversion of everything.
+    # Tiles that fit in a CPU's caches make this ten times faster than converting everything at once.
     step = max(1, 2**19 // matrix[:, 0].numel())
     tiles = (matrix[:, i : i + step].double().sum(dim=-1) for i in range(0, matrix.shape[-2], step))
     return torch.cat(list(tiles), dim=-1)

@@ -2,9 +2,10 @@
 
     A = sum_l w_l s_l P' G_l' (D_l - W_l) G_l P        B = sum_l w_l s_l P' G_l' D_l G_l P
 
-with w_l the weights over the largest of them, G_l from the base grid to the layer's, s_l = n / total degree of layer l
-(equal weights then mean equal say, whatever the resolution), and P the interpolation over isolated cells. Solvers look
-for the largest mu of W x = mu B x with W = B - A; the cut value is lambda = 1 - mu, in [0, 2].
+Here w_l are the weights divided by the largest of them, G_l resamples from the base grid to the layer's, s_l = n /
+total degree of layer l (so that equal weights give layers equal influence, whatever their resolution), and P is the
+interpolation over isolated patches. Solvers look for the largest mu of W x = mu B x with W = B - A; the cut value is
+lambda = 1 - mu, in [0, 2].
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from .operators import DenseOperator, Operator, accumulate
 from .resampling import Grid, Resampling
 
 SMALLEST_WEIGHT_RATIO = 1e-6
-"""Below it a layer's directions drown in rounding errors beside the others'."""
+"""Below this ratio, a layer's directions are lost in the rounding errors of the others."""
 SMALLEST_DEGREE_RATIO = 1e-12
-"""A cell whose degree is below this part of the mean counts as isolated."""
+"""A patch whose degree is below this share of the mean counts as isolated."""
 
 
 @dataclass
 class _Group:
-    """Layers on one grid: dense ones summed into one operator, the others applied one by one."""
+    """Layers on one grid: dense ones are summed into one operator, the others are applied one by one."""
 
     resampling: Resampling
     operators: list[tuple[Tensor, Operator]]
@@ -43,11 +44,11 @@ class JointPencil:
     Parameters
     ----------
     graph, images
-        Whose affinities, and which images.
+        The affinities, and which of the images to use.
     grid
         Base grid; by default :func:`base_grid` of the graph.
     exact
-        Sum layers of equal grid in float64, whatever the precision of their affinities.
+        Whether layers of equal grid are summed in float64, whatever the precision of their affinities.
     """
 
     def __init__(self, graph: LayerGraph, images: slice, grid: Grid | None = None, *, exact: bool = True) -> None:
@@ -58,7 +59,7 @@ class JointPencil:
         self.n = n_nodes(graph, self.grid)
         self.dtype = working_dtype(graph.device)
         self.members = positive_members(graph)
-        # Relative weights, so that their absolute size can neither overflow nor vanish.
+        # Weights are relative, so that their absolute size can neither overflow nor vanish.
         self.largest_weight = max(graph.weights[member.name] for member in self.members)
         self._weights = {member.name: graph.weights[member.name] / self.largest_weight for member in self.members}
         self._operators = {member.name: graph.operators(member, images) for member in self.members}
@@ -82,15 +83,15 @@ class JointPencil:
         self._is_diagonal = len(self._groups) == 1 and self._groups[0].resampling.is_identity
 
     def agreed(self, values: Tensor) -> Tensor:
-        """What all processes that solve this problem together go on with; in one process the values themselves.
+        """Return the values that all processes of this problem use; in one process, the values themselves.
 
-        Processes round differently (other numbers of threads, other CPUs), and what is computed from the same numbers
-        may then differ altogether: the signs of eigenvectors, or whether a residual is below a limit.
+        Processes round differently (because of other numbers of threads or other CPUs), and what they compute from the
+        same numbers may then differ altogether: the signs of eigenvectors, or whether a residual is below a limit.
         """
         return values
 
     def describe(self, problem: int) -> str:
-        """What one of the problems is about, for messages."""
+        """Describe the subject of one of the problems, for messages."""
         return f"image {self.graph.images[self.images.indices(len(self.graph.images))[0] + problem]!r}"
 
     @property
@@ -99,11 +100,11 @@ class JointPencil:
 
     @property
     def n_free(self) -> Tensor:
-        """Free cells of each image."""
+        """The number of free patches of each image."""
         return self.free.sum(dim=1)
 
     def affinity_matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
-        """(B - A) x, the joint affinity. ``exact=False`` allows products in the precision of the affinities."""
+        """Return (B - A) x, the joint affinity. ``exact=False`` allows products in the precision of the affinities."""
         x = self.interpolation(x)
         total = torch.zeros_like(x)
         for group in self._groups:
@@ -116,7 +117,7 @@ class JointPencil:
         return self.interpolation.transpose(total)
 
     def mass_matmul(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k n"]:
-        """B x, the joint degree."""
+        """Return B x, the joint degree."""
         x = self.interpolation(x)
         total = torch.zeros_like(x)
         for group in self._groups:
@@ -124,7 +125,7 @@ class JointPencil:
         return self.interpolation.transpose(total)
 
     def precondition(self, r: Float[Tensor, "images k n"], steps: int = 3) -> Float[Tensor, "images k n"]:
-        """About B^-1 r: exactly where B is diagonal, else a few steps of conjugate gradients."""
+        """Return about B^-1 r: exactly where B is diagonal, else by a few steps of conjugate gradients."""
         if self._is_diagonal:
             return self._inverse_diagonal * r
         x = torch.zeros_like(r)
@@ -144,18 +145,18 @@ class JointPencil:
         return x
 
     def constant(self) -> Float[Tensor, "images 1 n"]:
-        """The trivial solution: one on every free cell."""
+        """The trivial solution: one on every free patch."""
         return self.free[:, None].to(self.dtype)
 
     def dense(self) -> tuple[Float[Tensor, "images n n"], Float[Tensor, "images n n"]]:
-        """(B - A, B) written out; rows and columns of isolated cells are zero."""
+        """Return (B - A, B) as matrices; rows and columns of isolated patches are zero."""
         eye = torch.diag_embed(self.free.to(self.dtype))
         return self.affinity_matmul(eye), self.mass_matmul(eye)
 
     def layer_terms(
         self, x: Float[Tensor, "images k n"], *, exact: bool = True
     ) -> tuple[Float[Tensor, "images k layers"], Float[Tensor, "images k layers"]]:
-        """Each layer's part of x' A x and of x' B x, zero for layers of weight zero."""
+        """Return each layer's part of x' A x and of x' B x, zero for layers of weight zero."""
         x = self.interpolation(x)
         shape = (len(x), x.shape[1], len(self.graph.members))
         cut, mass = x.new_zeros(shape), x.new_zeros(shape)
@@ -176,7 +177,7 @@ class JointPencil:
         total = self._operators[member.name].degree.to(self.dtype).sum(dim=1)
         if not bool((total > 0).all()):
             raise AffinityError(
-                f"Layer {member.name!r} ties no patches together in {self.describe(int(total.argmin()))} (its total "
+                f"Layer {member.name!r} has no affinity above 0 in {self.describe(int(total.argmin()))} (its total "
                 "degree is 0): set its weight to 0, lower the threshold, or use another kernel."
             )
         return self.n / total
@@ -202,8 +203,8 @@ class JointPencil:
         return groups
 
     def _leave_out_lost(self) -> bool:
-        """Take from the degrees what leads to nodes that are no part of the problem; whether there are any."""
-        return False  # an image without a free cell is refused by the solvers
+        """Remove edges to nodes outside the problem from the degrees; return whether there were any."""
+        return False  # an image without a free patch is refused by the solvers
 
     def _resampling_to(self, grid: Grid) -> Resampling:
         return Resampling(self.grid, grid)
@@ -219,25 +220,23 @@ class JointPencil:
 
 
 def n_nodes(graph: LayerGraph, grid: Grid) -> int:
-    """Unknowns of one problem on a base grid: the cells of one image, or of all that are solved as one."""
+    """Return the number of unknowns on a base grid: the patches of one image, or of all that are solved as one."""
     together = len(graph.images) if graph.recipe.scope == "dataset" else 1
     return grid[0] * grid[1] * together
 
 
 def positive_members(graph: LayerGraph) -> list[Member]:
-    """Members of positive weight.
+    """Return the members of positive weight.
 
     Raises
     ------
     SolverError
-        If there is none, or if one is so small beside another that rounding errors would decide.
+        If there is none, or if one is so small compared with another that rounding errors would decide.
     """
     weights = graph.weights
     members = [member for member in graph.members if weights[member.name] > 0]
     if not members:
-        raise SolverError(
-            "All layer weights are 0, so nothing ties any patches together: give a layer a positive weight."
-        )
+        raise SolverError("All layer weights are 0, so the joint graph has no edges: give a layer a positive weight.")
     smallest, largest = (pick(members, key=lambda member: weights[member.name]) for pick in (min, max))
     if weights[smallest.name] < SMALLEST_WEIGHT_RATIO * weights[largest.name]:
         raise SolverError(
@@ -249,7 +248,7 @@ def positive_members(graph: LayerGraph) -> list[Member]:
 
 
 def base_grid(graph: LayerGraph) -> Grid:
-    """Grid of the finest layer of positive weight (the first of them in depth order)."""
+    """Return the grid of the finest layer of positive weight (the first of them in the order of depth)."""
     return max((member.grid for member in positive_members(graph)), key=lambda grid: grid[0] * grid[1])
 
 
@@ -259,5 +258,5 @@ def _weighted_sum(terms: list[tuple[Tensor, Operator]], degree: Tensor, dtype: t
     for (coefficient, _), matrix in zip(terms, matrices, strict=True):
         for image, factor in enumerate(coefficient.tolist()):
             total[image].add_(matrix[image], alpha=factor)
-    # The degree is the sum of the layers' own, in float64: summing the rounded matrix again would differ from it.
+    # The degree is the sum of the layers' own, in float64: the row sums of the rounded matrix would differ from it.
     return DenseOperator(total, degree)

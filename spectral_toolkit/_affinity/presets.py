@@ -1,4 +1,4 @@
-"""Choices of layers that have a name: all of them, or the early, middle or late third."""
+"""Named choices of layers: all of them, or the early, middle or late third."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PRESETS = ("all", "early", "middle", "late")
 
 
 def preset_weights(layers: Sequence[str], preset: str) -> dict[str, float]:
-    """Weight 1 for the layers of a preset, 0 for the others.
+    """Return weight 1 for the layers of a preset, and 0 for the others.
 
     Parameters
     ----------
     layers
         Names in depth order.
     preset
-        ``"all"``, or ``"early"``, ``"middle"`` or ``"late"``: a third of them each, rounded up.
+        ``"all"``, or ``"early"``, ``"middle"`` or ``"late"``: one third of the layers, rounded up.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Resampling between patch grids: area average down, bilinear up, every row summing to one."""
+"""Resampling between patch grids: area averages to coarser, bilinear to finer grids; every row sums to one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Grid = tuple[int, int]
 
 @lru_cache(maxsize=256)
 def axis_weights(n_from: int, n_to: int) -> Float[Tensor, "n_to n_from"]:
-    """Resampling of one axis: area averages if ``n_to <= n_from``, else bilinear interpolation.
+    """Resample one axis: by area averages if ``n_to <= n_from``, else by bilinear interpolation.
 
-    Both axes cover the same unit interval with equal cells; every row sums to one, so constants stay
-    constant. Interpolation is between cell centres and holds the border value outside them.
+    Both axes cover the same unit interval with equal patches; every row sums to one, so constants stay constant. Values
+    are interpolated between patch centres; outside them, the border value is held.
 
     Examples
     --------
@@ -45,8 +45,8 @@ def axis_weights(n_from: int, n_to: int) -> Float[Tensor, "n_to n_from"]:
 class Resampling:
     """The linear map G from vectors on a base grid to vectors on a layer's grid, and its transpose.
 
-    Blocks of vectors have shape (images, k, n) here and in all that follows: each vector is contiguous, which is
-    what makes products with large matrices fast on a CPU.
+    Here and in all that follows, blocks of vectors have shape (images, k, n): each vector is contiguous, which makes
+    products with large matrices fast on a CPU.
 
     Parameters
     ----------
@@ -75,28 +75,28 @@ class Resampling:
         return self._placed[where]
 
     def __call__(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k m"]:
-        """G x: from the base grid to the layer's."""
+        """Return G x: from the base grid to the layer's."""
         if self.is_identity:
             return x
         rows, columns = self._axes(x)
         return _apply_axes(x, rows, columns, self.base)
 
     def transpose(self, x: Float[Tensor, "images k m"]) -> Float[Tensor, "images k n"]:
-        """G' x: from the layer's grid back to the base grid."""
+        """Return G' x: from the layer's grid back to the base grid."""
         if self.is_identity:
             return x
         rows, columns = self._axes(x)
         return _apply_axes(x, rows.T, columns.T, self.layer)
 
     def squared_transpose(self, x: Float[Tensor, "images k m"]) -> Float[Tensor, "images k n"]:
-        """(G * G)' x: the diagonal of G' diag(x) G, one vector at a time."""
+        """Return (G * G)' x: the diagonal of G' diag(x) G, one vector at a time."""
         if self.is_identity:
             return x
         rows, columns = self._axes(x)
         return _apply_axes(x, rows.T.square(), columns.T.square(), self.layer)
 
     def dense(self) -> Float[Tensor, "m n"]:
-        """G written out, float64 on the CPU."""
+        """Return G as a matrix, float64 on the CPU."""
         rows, columns = (axis_weights(a, b) for a, b in zip(self.base, self.layer, strict=True))
         return torch.kron(rows, columns)
 

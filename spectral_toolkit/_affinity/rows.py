@@ -1,4 +1,4 @@
-"""Rows of affinities: how strongly a patch is tied to every other, jointly and in each layer."""
+"""Rows of affinities: how strongly a patch belongs together with every other, jointly and in each layer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .resampling import Grid, Resampling
 def affinity_row(
     graph: LayerGraph, cell: tuple[int, int], image: int | str = 0
 ) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    """The row of one patch in the joint affinity, and in that of every layer.
+    """Return the row of one patch in the joint affinity, and in that of every layer.
 
     Parameters
     ----------
     graph
-        Of scope ``"image"``, from :func:`spectral_toolkit.affinity`.
+        A graph of scope ``"image"``, from :func:`spectral_toolkit.affinity`.
     cell
         Row and column of the patch on the base grid, the finest layer of positive weight.
     image
@@ -36,11 +36,12 @@ def affinity_row(
     Returns
     -------
     xarray.DataArray, dict
-        The joint row (y, x) on the base grid, sum_l w_l s_l G_l' W_l G_l with the weights over the largest and every
-        layer scaled to one total degree, as the solver sees it; and per entry of ``graph.layers``, whatever its weight,
-        the row of W_l (y, x) on the layer's own grid. Where that is coarser or finer than the base grid, the patch is
-        what the solver makes of it there: an area average, or an interpolation. Each names its image, and those on the
-        base grid the patch, in ``attrs["patch"]``; :func:`spectral_toolkit.overlay` draws one, or all by name.
+        First, the joint row (y, x) on the base grid, sum_l w_l s_l G_l' W_l G_l with the weights divided by the largest
+        and every layer scaled to one total degree, as the solver sees it. Second, per entry of ``graph.layers``,
+        whatever its weight, the row of W_l (y, x) on the layer's own grid. Where that is coarser or finer than the base
+        grid, the patch is what the solver makes of it there: an area average, or an interpolation. Each row names its
+        image, and those on the base grid name the patch, in ``attrs["patch"]``; :func:`spectral_toolkit.overlay` draws
+        one row, or all by name.
 
     Examples
     --------
@@ -53,7 +54,7 @@ def affinity_row(
     ((3, 4), True)
     """
     if graph.recipe.scope != "image":
-        raise AffinityError("A row is of one picture: use affinity(..., scope='image').")
+        raise AffinityError("A row of affinities belongs to one image: use affinity(..., scope='image').")
     index = graph.image_index(image)
     grid = base_grid(graph)
     cells = [_checked_cell(cell, grid)]
@@ -72,7 +73,7 @@ def affinity_row(
 
 
 def joint_rows(graph: LayerGraph, image: int, cells: Sequence[tuple[int, int]], grid: Grid) -> Float[Tensor, "k n"]:
-    """Rows of the joint affinity for several cells of the base grid at once."""
+    """Rows of the joint affinity for several patches of the base grid at once."""
     pencil = JointPencil(graph, slice(image, image + 1), grid, exact=False)
     ones = _indicators(cells, grid, pencil.dtype, graph.device)
     return pencil.affinity_matmul(ones, exact=False)[0].clamp_min(0.0)
@@ -81,7 +82,7 @@ def joint_rows(graph: LayerGraph, image: int, cells: Sequence[tuple[int, int]], 
 def member_rows(
     graph: LayerGraph, member: Member, image: int, cells: Sequence[tuple[int, int]], grid: Grid
 ) -> Float[Tensor, "k m"]:
-    """Rows of one layer's own affinity, on its own grid, for several cells of ``grid`` at once."""
+    """Rows of one layer's own affinity, on its own grid, for several patches of ``grid`` at once."""
     operator = graph.operators(member, slice(image, image + 1))
     coarse = Resampling(grid, member.grid)(_indicators(cells, grid, operator.degree.dtype, graph.device))
     return operator.matmul(coarse / coarse.sum(dim=2, keepdim=True), exact=False)[0].clamp_min(0.0)

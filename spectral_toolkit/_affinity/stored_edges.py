@@ -1,4 +1,4 @@
-"""Edges of one layer on disk: symmetric, heads averaged, in square blocks that a processor's caches can multiply."""
+"""Edges of one layer on disk: symmetric, heads averaged, in square blocks that fit in the caches of a processor."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .neighbour_tables import placed
 from .neighbours import Neighbours
 
 SIDE = 2**14
-"""Rows and columns of a block: 25 vectors over so many nodes are 1.6 MB. With whole rows, whose columns lie anywhere
-among 256,000 nodes, a product takes seven times as long (fetching single numbers from memory)."""
+"""Rows and columns of a block: 25 vectors over this many nodes are 1.6 MB. With whole rows, whose columns lie anywhere
+among 256,000 nodes, a product takes seven times as long (single numbers are fetched from memory)."""
 ROWS_PER_READ = 2**16
-"""Rows of a table of neighbours looked through in one go."""
+"""Rows of a table of neighbours that are read at once."""
 
 
 class StoredSparseOperator:
-    """W = the mean over heads of (K + K') / 2, K the directed edges of a head, read from disk at every product.
+    """W = the mean over heads of (K + K') / 2, where the directed edges K are read from disk for every product.
 
-    A folder holds, block row by block row and in each block by block: how many edges every row has in the block
-    (``counts``), their columns inside the block (``columns``), and their values; ``starts`` says where each block
-    begins, and ``degree`` what the rows sum to.
+    A folder holds, by rows of blocks and then block by block: how many edges every row has in the block (``counts``),
+    their columns inside the block (``columns``), and their values; ``starts`` says where each block begins, and
+    ``degree`` holds the row sums.
     """
 
     n_bytes = 0
@@ -45,7 +45,7 @@ class StoredSparseOperator:
     def from_heads(
         cls, folder: Path, heads: Callable[[], Sequence[Neighbours]], device: torch.device
     ) -> StoredSparseOperator:
-        """What lies in the folder, written there first if nothing does; the heads are only asked for then."""
+        """Return what the folder holds; if it is empty, write it first. Only then are the heads asked for."""
         if not folder.exists():
             with placed(folder) as half:
                 _write(half, heads())
@@ -81,13 +81,13 @@ class StoredSparseOperator:
                 yield rows, own, _as_matrix(ends, columns[part], values[part], (height, own.stop - own.start))
 
     def _read(self, name: str, dtype: type, first: int, count: int) -> np.ndarray:
-        # Read and not mapped: mapped pages would count as memory of the process until somebody else needs it.
+        # The files are read and not mapped: mapped pages count as memory of the process until another one needs it.
         size = np.dtype(dtype).itemsize
         return np.fromfile(self.folder / f"{name}.bin", dtype, count, offset=first * size)
 
 
 def _checked(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Where blocks begin, and degrees; the files of the edges themselves must be as long as these say."""
+    """Return where blocks begin, and the degrees; the files of the edges must be as long as these say."""
     try:
         starts, degree = np.load(folder / "starts.npy"), np.load(folder / "degree.npy")
         n_panels, n_edges = len(_panels(len(degree))), int(starts[-1, -1])
@@ -98,7 +98,7 @@ def _checked(folder: Path) -> tuple[np.ndarray, np.ndarray]:
                 raise ValueError(f"'{name}' has {found:,} bytes and not {size:,}")
     except (OSError, ValueError, IndexError, EOFError) as error:
         raise StoreError(
-            f"{str(folder)!r} holds no edges that can be read ({error}): delete it, and they are made again."
+            f"{str(folder)!r} holds no edges that can be read ({error}): delete it, and they will be made again."
         ) from error
     return starts, degree
 
@@ -108,7 +108,7 @@ def _panels(n: int) -> list[slice]:
 
 
 def _as_matrix(ends: np.ndarray, columns: np.ndarray, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    with warnings.catch_warnings():  # torch calls the format unfinished; products are all that is asked of it
+    with warnings.catch_warnings():  # torch calls the format unfinished, but only products are needed here
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         parts = torch.from_numpy(ends), torch.from_numpy(columns), values
         return torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
@@ -129,7 +129,7 @@ def _write(folder: Path, heads: Sequence[Neighbours]) -> None:
             total = sparse.coo_array((value, (row, column)), shape=(rows.stop - rows.start, n)).tocsr()
             total.data *= np.float32(0.5 / len(heads))
             degree[rows] = total.astype(np.float64).sum(axis=1)
-            # From rows to blocks: by block, and inside a block row by row as before.
+            # The edges are sorted from rows to blocks: by block, and inside a block row by row as before.
             block = (total.indices // SIDE).astype(np.uint16)
             height = rows.stop - rows.start
             own = np.repeat(np.arange(height), np.diff(total.indptr))
@@ -156,12 +156,12 @@ def _outgoing(head: Neighbours, rows: slice) -> Triples:
 
 
 def _incoming(head: Neighbours, rows: slice) -> Triples:
-    """Directed edges of one head from anywhere to some nodes, turned round."""
+    """Directed edges of one head from anywhere to some nodes, reversed."""
     k = max(head.indices.shape[1], 1)
     found: list[Triples] = []
     for start in range(0, len(head.indices), ROWS_PER_READ):
         part = slice(start, start + ROWS_PER_READ)
-        # One comparison for both ends: what lies below the rows, -1 too, becomes a huge number.
+        # One comparison serves both ends: what lies below the rows, including -1, becomes a huge number.
         target = (head.indices[part].numpy() - np.int32(rows.start)).view(np.uint32).ravel()
         at = np.flatnonzero(target < rows.stop - rows.start)
         value = head.similarity[part].numpy().ravel()[at].astype(np.float32)

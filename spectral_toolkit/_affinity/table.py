@@ -1,4 +1,4 @@
-"""What exists: kinds, kernels, heads and scopes, and which of them go together. Errors and documentation read it."""
+"""The kinds, kernels, heads and scopes that exist, and which of them go together; errors and documentation read it."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ SEARCHES = ("exact", "faiss")
 
 
 def default_kernel(kind: str, scope: str = "image") -> str:
-    """Softmax for query-key, cosine for the others; of a whole dataset the nearest neighbours."""
+    """Return the default kernel: softmax for query-key, cosine for other kinds; nearest neighbours for a dataset."""
     if scope == "dataset":
         return "knn"
     return "softmax" if kind == "qk" else "cosine"
@@ -133,7 +133,7 @@ def named_kernel(kernel: object) -> tuple[str | None, dict[str, float]]:
 
 
 def kernels_of(kernel: str | Mapping[str, str] | None, kinds: Sequence[str]) -> dict[str, str | None]:
-    """The kernel of each kind, from one for all or a mapping; None is the default.
+    """Return the kernel of each kind, from one kernel for all or from a mapping; None is the default.
 
     Examples
     --------
@@ -144,14 +144,13 @@ def kernels_of(kernel: str | Mapping[str, str] | None, kinds: Sequence[str]) -> 
         return dict.fromkeys(kinds, kernel)
     if unknown := [kind for kind in kernel if kind not in kinds]:
         raise AffinityError(
-            f"kernel names {unknown[0]!r}, which is none of the affinities asked for: use "
-            f"{', '.join(map(repr, kinds))}."
+            f"kernel names {unknown[0]!r}, which is not one of the kinds asked for: use {', '.join(map(repr, kinds))}."
         )
     return {kind: kernel.get(kind) for kind in kinds}
 
 
 def check_combination(kind: str, kernel: str | None, heads: str, scope: str, options: Mapping[str, object]) -> str:
-    """The kernel to use; raises one sentence if the combination does not exist.
+    """Return the kernel to use; raise an error of one sentence if the combination does not exist.
 
     Examples
     --------
@@ -182,7 +181,7 @@ def check_combination(kind: str, kernel: str | None, heads: str, scope: str, opt
     for option in options:
         if option not in line.option_names:
             raise AffinityError(
-                f"{option}={options[option]!r} means nothing to kernel={kernel!r}, which takes "
+                f"{option}={options[option]!r} does not apply to kernel={kernel!r}, which takes "
                 f"{', '.join(line.option_names)}: leave it out."
             )
     return kernel

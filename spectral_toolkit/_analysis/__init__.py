@@ -1,1 +1,1 @@
-"""What results say: regions, scores, comparison, trust, memory. Arrays in, arrays out."""
+"""What can be read from results: regions, scores, comparison, trust, memory. Arrays go in, and arrays come out."""

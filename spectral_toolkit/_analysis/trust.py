@@ -1,4 +1,4 @@
-"""What to believe of an answer, and what not, in plain sentences: shown wherever an eigenvector is shown."""
+"""Says in plain sentences what to believe of a result, and what not; shown wherever an eigenvector is shown."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ..solvers.result import ZERO_EIGENVALUE
 Level = Literal["ok", "note", "warning"]
 
 WEAK_GAP = 0.005
-"""An eigengap below this part of its eigenvalue leaves a component exposed to small changes of the input."""
+"""A component is exposed to small changes of the input where its eigengap is below this part of its eigenvalue."""
 WEAK_CUT = 0.9
-"""A first eigenvalue above this says that no two-way cut is much better than one at random (about 1)."""
+"""If the first eigenvalue is above this, no two-way cut is much better than a random one (about 1)."""
 FLAT_ROW, FLAT_FROM = 0.8, 6
-"""A last affinity (1 - eigenvalue) above this part of the first, of so many eigenvectors, is what noise gives..."""
+"""Noise gives a last affinity (1 - eigenvalue) above this part of the first, among this many eigenvectors..."""
 FLAT_CUT = 0.5
-"""...unless the cuts are good ones, as of many groups of one size..."""
+"""...unless the cuts are good ones, as with many groups of equal size..."""
 FLAT_GAP = 0.2
-"""...or the gap after the last is this part of the first affinity, as there are then as many groups."""
+"""...or the gap after the last is this part of the first affinity, in which case there are as many groups."""
 OUTLYING_NORM = 5.0
-"""Robust standard deviations (1.4826 times the median absolute deviation) from which a token's norm is outlying."""
+"""Robust standard deviations (1.4826 times the median absolute deviation) above which a token's norm is outlying."""
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One sentence on one question, and how worried to be."""
+    """One sentence on one question, and how serious it is."""
 
     level: Level
     text: str
@@ -46,19 +46,20 @@ def trust_statements(
     *,
     outlying: Mapping[str, xr.DataArray] | None = None,
 ) -> list[Statement]:
-    """Judge the answer for one image, or for a dataset solved as one.
+    """Judge the result for one image, or for a dataset solved as one.
 
-    Looks at convergence, eigengaps, degenerate groups, weak cuts, isolated cells and tokens of outlying norm.
+    It considers convergence, eigengaps, degenerate groups, weak cuts, isolated patches and tokens of outlying norm.
 
     Parameters
     ----------
     eig
-        An answer of :func:`spectral_toolkit.solve`, reduced to one image (``eig.isel(image=0)``).
+        A result of :func:`spectral_toolkit.solve`, reduced to one image (``eig.isel(image=0)``).
     activations
-        The tree it came from, to look for tokens of outlying norm. Left out, nothing is said of them.
+        The tree that the result came from, in which tokens of outlying norm are searched for. Without it, nothing is
+        said about them.
     outlying
-        What :func:`outlying_masks` found in the answer's pictures, in place of ``activations``: for whoever judges many
-        answers of the same pictures.
+        What :func:`outlying_masks` found in the images of the result, instead of ``activations``; this is useful for
+        judging many results of the same images.
 
     Returns
     -------
@@ -77,14 +78,14 @@ def trust_statements(
     """
     if "image" in eig["eigenvalue"].dims:
         raise ActivationsError(
-            f"The answer holds {eig.sizes['image']} images: choose one, as in eig.isel(image=0), to judge it."
+            f"The result holds {eig.sizes['image']} images: choose one, as in eig.isel(image=0), to judge it."
         )
     if outlying is None:
         outlying = {}
         if activations is not None:
             names = [str(name) for name in eig["image"].values.ravel()]
             hashes = image_hashes(eig, names), image_hashes(activations, names)
-            refuse_other_images(names, *hashes, ("the answer", "the activations"), ActivationsError)
+            refuse_other_images(names, *hashes, ("the result", "the activations"), ActivationsError)
             outlying = outlying_masks(activations, names)
     statements = [
         _convergence(eig),
@@ -109,7 +110,7 @@ def _convergence(eig: xr.Dataset) -> Statement:
         return Statement(
             "warning",
             f"Eigenvectors {_listed(missed)} did not converge (largest residual {worst:.1e}, tolerance "
-            f"{eig.attrs.get('tolerance', float('nan')):.0e}): do not read them.",
+            f"{eig.attrs.get('tolerance', float('nan')):.0e}): do not interpret them.",
         )
     return Statement("ok", f"All {eig.sizes['component']} eigenvectors converged; largest residual {worst:.1e}.")
 
@@ -122,8 +123,8 @@ def _pieces(eig: xr.Dataset) -> list[Statement]:
     return [
         Statement(
             "warning",
-            f"The graph falls apart into {zeros + 1}{more} pieces (eigenvalue 0): eigenvectors up to {zeros} only name "
-            "the pieces.",
+            f"The graph falls apart into {zeros + 1}{more} pieces (eigenvalue 0): the eigenvectors up to {zeros} only "
+            "name these pieces.",
         )
     ]
 
@@ -143,10 +144,10 @@ def _weak_cut(eig: xr.Dataset) -> list[Statement]:
 
 @computing
 def is_flat(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
-    """Whether eigenvalues (k,) hardly differ, so that no eigenvector stands out: unrelated patches give such rows.
+    """Tell whether eigenvalues (k,) hardly differ, so that no eigenvector stands out, as for unrelated patches.
 
-    Random vectors have a best eigenvalue of 0.7 to 0.9, far from 1, on pictures of a hundred patches: the more layers
-    and channels, the larger. What tells them from pictures of something is that one eigenvalue is like the next.
+    On images of a hundred patches, random vectors have a best eigenvalue of 0.7 to 0.9, far from 1: the more layers and
+    channels, the larger. They differ from images with content in that one eigenvalue is like the next.
 
     Examples
     --------
@@ -163,7 +164,7 @@ def is_flat(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
 
 @computing
 def doubt(eigenvalue: np.ndarray, eigengap: np.ndarray) -> str:
-    """Why eigenvalues (k,) say that there may be nothing to find, in a few words; empty where they do not.
+    """Say in a few words why eigenvalues (k,) suggest that there is nothing to find; empty where they do not.
 
     Examples
     --------
@@ -177,7 +178,7 @@ def doubt(eigenvalue: np.ndarray, eigengap: np.ndarray) -> str:
 
 @computing
 def suggests_groups(eigenvalue: np.ndarray, eigengap: np.ndarray) -> bool:
-    """Whether the widest of the eigengaps (k,) may be read as a number of groups: not of a weak cut or a flat row.
+    """Tell whether the widest eigengap (k,) may be read as a number of groups: not for a weak cut or a flat row.
 
     Examples
     --------
@@ -210,7 +211,7 @@ def _degenerate(eig: xr.Dataset) -> list[Statement]:
     return [
         Statement(
             "note",
-            f"Eigenvectors {named} have equal eigenvalues: only the space they span means something, not each picture.",
+            f"Eigenvectors {named} have equal eigenvalues: only the space they span has a meaning, not each vector.",
         )
     ]
 
@@ -221,10 +222,12 @@ def _gaps(eig: xr.Dataset) -> list[Statement]:
         return []
     best = int(np.nanargmax(gap)) + 1
     text = f"The widest eigengap comes after eigenvector {best} ({np.nanmax(gap):.3f})"
-    text += f": {best + 1} groups suggest themselves." if suggests_groups(value, gap) else ", which says little here."
+    text += f", which suggests {best + 1} groups." if suggests_groups(value, gap) else ", which says little here."
     last = gap[-1]
     if np.isfinite(last) and last < WEAK_GAP * max(value[-1], 1e-12):
-        text += f" The gap after the last one is narrow ({last:.1e}): it may change with small changes."
+        text += (
+            f" The gap after the last eigenvector is narrow ({last:.1e}), so small changes of the input may change it."
+        )
     return [Statement("note", text)]
 
 
@@ -235,7 +238,7 @@ def _isolated(eig: xr.Dataset) -> list[Statement]:
     return [
         Statement(
             "warning",
-            f"{count} of {eig['isolated'].size} cells have no affinity to speak of; their values are interpolated.",
+            f"{count} of {eig['isolated'].size} patches have hardly any affinity; their values are interpolated.",
         )
     ]
 
@@ -258,12 +261,13 @@ def _outlying_tokens(masks: Mapping[str, xr.DataArray]) -> list[Statement]:
 
 @computing
 def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
-    """Which tokens (y, x) have a norm more than five robust standard deviations above the median.
+    """Find the tokens (y, x) whose norm is more than five robust standard deviations above the median.
 
     Parameters
     ----------
     token
-        Residual stream (y, x, feature) of one layer and image; of a denoiser norms are averaged over its draws.
+        Residual stream (y, x, feature) of one layer and image; for a denoiser, norms are averaged over its noise
+        samples.
 
     References
     ----------
@@ -284,14 +288,14 @@ def outlying_tokens(token: xr.DataArray) -> xr.DataArray:
 
 
 def _norm(token: xr.DataArray) -> xr.DataArray:
-    """Lengths of tokens (..., y, x); of a denoiser their mean over its draws."""
+    """Return the lengths of tokens (..., y, x); for a denoiser, their mean over its noise samples."""
     norm = (token.astype(float) ** 2).sum("feature") ** 0.5
     return norm.mean([name for name in DRAWS if name in norm.dims])
 
 
 @computing
 def token_norms(activations: xr.DataTree) -> dict[str, xr.DataArray]:
-    """How long the token of every patch is, in every layer; ``st.overlay`` draws them.
+    """Return the length of every patch's token in every layer; ``st.overlay`` draws them.
 
     Parameters
     ----------
@@ -301,8 +305,8 @@ def token_norms(activations: xr.DataTree) -> dict[str, xr.DataArray]:
     Returns
     -------
     dict
-        Name of the layer to norms (image, y, x); of a denoiser means over its draws. Layers without ``token`` are left
-        out.
+        Name of the layer to norms (image, y, x); for a denoiser, means over its noise samples. Layers without ``token``
+        are left out.
 
     Examples
     --------
@@ -321,14 +325,14 @@ def token_norms(activations: xr.DataTree) -> dict[str, xr.DataArray]:
 
 @computing
 def outlying_masks(activations: xr.DataTree, images: Iterable[object] | None = None) -> dict[str, xr.DataArray]:
-    """Outlying tokens of every layer and image, as :func:`spectral_toolkit.affinity` takes them for ``mask``.
+    """Find the outlying tokens of every layer and image, as a ``mask`` for :func:`spectral_toolkit.affinity`.
 
     Parameters
     ----------
     activations
         A tree of activations.
     images
-        Names of the pictures to look at; None looks at all.
+        Names of the images to examine; None examines all.
 
     Returns
     -------

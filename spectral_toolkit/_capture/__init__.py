@@ -1,7 +1,7 @@
-"""Forward passes to a tree of activations: in memory, or streamed to a zarr store picture by picture.
+"""Forward passes become a tree of activations: in memory, or streamed to a zarr store image by image.
 
-``plan.py`` settles what will be recorded, ``memory.py`` and ``stores.py`` are the two places it can go, and the
-models know how their attention is watched. Everything that touches a model is undone when its context ends.
+``plan.py`` settles what will be recorded, ``memory.py`` and ``stores.py`` are the two places where it can be kept, and
+the models know how their attention is observed. Everything that is changed in a model is undone when its context ends.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def capture(
     size: int | tuple[int, int] | None = None,
     memory_limit: int | None = None,
 ) -> xr.DataTree:
-    """Record queries, keys, values and tokens of a model's layers on pictures.
+    """Record queries, keys, values and tokens of a model's layers on images.
 
-    The model is as it was afterwards, whatever happens: attention implementation, training mode, device, precision,
-    hooks and random state. Its outputs during the capture are those it always gives in evaluation mode.
+    Whatever happens, the model is left as it was: attention implementation, training mode, device, precision, hooks and
+    random state. During the capture its outputs are those that it always gives in evaluation mode.
 
     Parameters
     ----------
@@ -59,51 +59,54 @@ def capture(
     images
         Anything ``load_images`` takes.
     layers
-        ``"all"``, or names, numbers (negative ones count from the end), a slice, or a list of these.
+        ``"all"``; or a name, a number (negative numbers count from the end), a slice, or a list of these.
     quantities
-        Any of ``"query"``, ``"key"``, ``"value"`` (after rotary embedding and normalisation, as the softmax sees
-        them; keys and values of grouped queries are repeated to the query heads), ``"token"`` (the residual stream
-        after the block), and for models with rotary positions ``"query_unrotated"`` and ``"key_unrotated"``, queries
-        and keys after normalisation and before the rotation.
+        Any of ``"query"``, ``"key"`` and ``"value"`` (after rotary embedding and normalisation, as the softmax sees
+        them; with grouped queries, keys and values are repeated for every query head), ``"token"`` (the residual stream
+        after the block), and for models with rotary positions ``"query_unrotated"`` and ``"key_unrotated"`` (queries
+        and keys after normalisation and before rotation).
     store
-        Path of a zarr store to stream to, picture by picture. An interrupted capture resumes there and gives the
-        same bytes; a finished one is opened and returned at once. Nothing is ever overwritten. Processes of one run
-        each write a part of it, again the same bytes: on the command line those that torchrun started, in a script of
-        your own those inside ``with spectral_toolkit._compute.processes.join():``. Without it each captures everything.
+        Path of a zarr store to stream to, image by image. An interrupted capture resumes there and gives the same
+        bytes; a finished one is opened and returned at once. Nothing is ever overwritten. If several processes run
+        together, each writes its share, again with the same bytes: on the command line these are the processes that
+        torchrun started, in a script of your own those inside ``with spectral_toolkit._compute.processes.join():``.
+        Without that, each process captures everything.
     batch_size
-        Pictures per forward pass.
+        Images per forward pass.
     seed
-        For models that draw random numbers, from torch, NumPy or Python; the state of their generators is left as it
-        was. Such a model is shown the images one by one: what is drawn for an image follows from ``seed`` and the image
-        alone, whatever the batch size, the other images and interruptions.
+        The seed for models that draw random numbers from torch, NumPy or Python; the state of these generators is
+        restored. Such a model is shown the images one at a time: what is drawn for an image follows from ``seed`` and
+        the image alone, whatever the batch size, the other images and interruptions.
     progress
         Whether to show a progress bar, with the number of bytes.
     size
-        Pixels (height, width) all pictures are resized to, without cropping; None takes the model's own.
+        Size (height, width) in pixels to which all images are resized, without cropping; by default the model's own
+        size.
     memory_limit
-        Bytes a capture without ``store`` may take; None is what is available.
+        The number of bytes that a capture without ``store`` may take; by default the memory that is available.
 
     Returns
     -------
     xarray.DataTree
-        Root: ``pixels (image, y_px, x_px, rgb)``, the coordinates ``image``, ``original_height``,
+        The root holds ``pixels (image, y_px, x_px, rgb)``, the coordinates ``image``, ``original_height``,
         ``original_width``, ``box_*`` and ``image_sha256`` along it, and the provenance in its attributes. The hash is
-        of the image's pixels before they were resized: results are only paired where it is the same. One child per
-        layer, in depth order, with ``query``, ``key``, ``value`` of dimensions ``(image, head, y, x, channel)``,
-        ``token (image, y, x, feature)``, the special tokens apart as ``special_query (image, head, special, channel)``
-        and so on, ``attention_bias (head, query_token, key_token)`` where the model adds one, and the attributes
-        ``depth`` and ``scale``. Floats are float32 unless the model runs in float16 or float64.
+        that of the image's pixels before they were resized: results are only compared where it is the same. There is
+        one child per layer, in the order of depth, with ``query``, ``key`` and ``value`` of dimensions
+        ``(image, head, y, x, channel)``, ``token (image, y, x, feature)``, the special tokens separately as
+        ``special_query (image, head, special, channel)`` and so on, ``attention_bias (head, query_token, key_token)``
+        where the model adds one, and the attributes ``depth`` and ``scale``. Floats are float32 unless the model runs
+        in float16 or float64.
 
     Raises
     ------
     CaptureMemoryError
         If the result would not fit in memory and no store is given.
     StoreError
-        If the store is damaged, foreign, or holds another capture.
+        If the store is damaged, was not written by this package, or holds another capture.
     ActivationsError
         If a layer yields NaN or infinity.
     UnsupportedModelError
-        If the model's attention cannot be watched.
+        If the model's attention cannot be captured.
 
     Examples
     --------
@@ -136,9 +139,9 @@ def estimate_bytes(
     quantities: str | Sequence[str] = _DEFAULT,
     size: int | tuple[int, int] | None = None,
 ) -> int:
-    """Bytes that ``capture`` with the same arguments will yield, in memory or on disk, without running the model.
+    """Return how many bytes ``capture`` with the same arguments will yield, without running the model.
 
-    An upper bound for BEiT: a relative position bias that turns out to be all zero is dropped from the capture.
+    For BEiT this is an upper bound: a relative position bias that turns out to be all zero is dropped from the capture.
 
     Examples
     --------
@@ -162,7 +165,7 @@ def make_capture_plan(
     size: int | tuple[int, int] | None = None,
     batch_size: int = 8,
 ) -> Plan:
-    """What ``capture`` with these arguments would record."""
+    """Return the plan of what ``capture`` with these arguments would record."""
     return _plan(model, images, layers, quantities, size, batch_size, 0)
 
 
@@ -187,8 +190,8 @@ def _check_memory(plan: Plan, memory_limit: int | None) -> None:
     if plan.nbytes > limit:
         raise CaptureMemoryError(
             f"The capture would take {format_bytes(plan.nbytes)} ({plan.nbytes:,} bytes) for {len(plan.pictures)} "
-            f"pictures and {len(plan.layers)} layers, and {format_bytes(limit)} are available: stream it to disk with "
-            "store='activations.zarr', or capture fewer layers, quantities or pictures, or a smaller size."
+            f"images and {len(plan.layers)} layers, and {format_bytes(limit)} are available: stream it to disk with "
+            "store='activations.zarr', or capture fewer layers, quantities or images, or a smaller size."
         )
 
 
@@ -196,7 +199,7 @@ def _check_batch_memory(plan: Plan) -> None:
     limit = available_memory()
     if plan.batch_nbytes > limit:
         raise CaptureMemoryError(
-            f"One batch of {plan.batch_size} pictures would take {format_bytes(plan.batch_nbytes)} and "
+            f"One batch of {plan.batch_size} images would take {format_bytes(plan.batch_nbytes)} and "
             f"{format_bytes(limit)} are available: lower batch_size={plan.batch_size}, or capture fewer layers or "
             "quantities, or a smaller size."
         )
@@ -204,7 +207,7 @@ def _check_batch_memory(plan: Plan) -> None:
 
 def _run(plan: Plan, sink: Sink, progress: bool) -> None:
     model = plan.model
-    _ = plan.attrs  # made now, so that weights that cannot be hashed are refused before the work and not after it
+    _ = plan.attrs  # computed now, so that weights that cannot be hashed are refused before the work
     n_waiting = sum(batch.stop - batch.start for batch in sink.waiting)
     title = f"capture {len(plan.layers)} layers, {format_bytes(plan.nbytes)}"
     recorder = _Recorder(plan, sink)
@@ -225,8 +228,9 @@ def _run(plan: Plan, sink: Sink, progress: bool) -> None:
             if together:
                 together = not _pass(plan, recorder, draws, batch, pixels, slice(0, len(pixels))) or len(pixels) == 1
             if not together:
-                # A model that draws draws for a whole batch at once. By itself an image has numbers of its own,
-                # whichever images are captured beside it.
+                # A model that draws random numbers draws them for a whole batch at once. Shown alone, an image gets
+                # numbers of
+                # its own, whichever images are captured with it.
                 for place in range(len(pixels)):
                     _pass(plan, recorder, draws, batch, pixels, slice(place, place + 1))
             sink.commit()
@@ -234,7 +238,7 @@ def _run(plan: Plan, sink: Sink, progress: bool) -> None:
 
 
 def _pass(plan: Plan, recorder: _Recorder, draws: Draws, batch: slice, pixels: np.ndarray, rows: slice) -> bool:
-    """Run some images of a batch through the model; whether it drew random numbers."""
+    """Run some images of a batch through the model; return whether it drew random numbers."""
     shown = pixels[rows]
     recorder.begin(batch, rows)
     draws.seed(_seed_of(plan.seed, shown[0]))
@@ -243,7 +247,7 @@ def _pass(plan: Plan, recorder: _Recorder, draws: Draws, batch: slice, pixels: n
         plan.model.run(shown, recorder.begin_pass)
     except torch.OutOfMemoryError as error:
         raise CaptureMemoryError(
-            f"The forward pass of {len(shown)} pictures does not fit on {plan.model.device}: lower "
+            f"The forward pass of {len(shown)} images does not fit on {plan.model.device}: lower "
             f"batch_size={plan.batch_size} or size={plan.size}."
         ) from error
     recorder.end()
@@ -251,14 +255,14 @@ def _pass(plan: Plan, recorder: _Recorder, draws: Draws, batch: slice, pixels: n
 
 
 def _seed_of(seed: int, pixels: np.ndarray) -> int:
-    """Where the draws for one image begin: it follows from the capture's seed and the image alone."""
+    """Return the seed for one image, which follows from the capture's seed and the image alone."""
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
     sequence = np.random.SeedSequence([seed, int.from_bytes(digest, "little")])
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
 class _Recorder:
-    """Takes what a model reports during one forward pass after another, and puts it where the sink says."""
+    """Receives what a model reports during each forward pass, and puts it where the sink says."""
 
     def __init__(self, plan: Plan, sink: Sink):
         self.layers, self.quantities = plan.layers, plan.quantities
@@ -272,21 +276,21 @@ class _Recorder:
         self._described: dict[str, torch.Tensor] = {}
 
     def begin(self, batch: slice, rows: slice) -> None:
-        """Some images of a batch follow, in any number of passes."""
+        """Prepare for some images of a batch, which follow in any number of passes."""
         self._rows = rows
         self._names = self._plan.pictures.names[batch.start :][rows]
         self._place = None
         self._passed.clear()
 
     def begin_pass(self, place: tuple[int, ...]) -> None:
-        """A forward pass follows; ``place`` is where it belongs in the dimensions of the model's draws."""
+        """Prepare for a forward pass; ``place`` is its position in the dimensions of the model's noise samples."""
         self._end_pass()
         self._place = place
         self._passed.add(place)
 
     def end(self) -> None:
         self._end_pass()
-        assert len(self._passed) == math.prod(self._sizes), "every draw is made"
+        assert len(self._passed) == math.prod(self._sizes), "every noise sample has been recorded"
 
     def _end_pass(self) -> None:
         missing = (
@@ -302,15 +306,15 @@ class _Recorder:
         if missing:
             raise UnsupportedModelError(
                 f"{self._plan.model.name} ran without using {missing[0][1]} of layer {missing[0][0]!r} where it was "
-                "expected, so nothing can be said about that layer: leave it out of layers=..."
+                "expected, so that layer cannot be captured: leave it out of layers=..."
             )
         self._seen.clear()
 
     def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
         if (layer, quantity) in self._seen:
             raise UnsupportedModelError(
-                f"{self._plan.model.name} uses layer {layer!r} twice in one pass, and which {quantity} is meant is "
-                "unclear: leave it out of layers=..., or put a copy.deepcopy of it in one of its places."
+                f"{self._plan.model.name} uses layer {layer!r} twice in one pass, so it is unclear which {quantity} is "
+                "meant: leave it out of layers=..., or put a copy.deepcopy of it in one of its places."
             )
         self._seen.add((layer, quantity))
         n_special = len(self._plan.model.special_tokens_of(layer, quantity))
@@ -322,7 +326,7 @@ class _Recorder:
                 f"Layer {layer!r} of {self._plan.model.name} yields {quantity} of shape {tuple(tensor.shape)}; "
                 f"expected {n_images} images, {n_special} special tokens and {grid[0]} x {grid[1]} patches."
             )
-        # The split of one axis into (y, x) is a view whatever the strides, so each number is copied once.
+        # Splitting one axis into (y, x) gives a view whatever the strides, so each number is copied once.
         self._put(layer, quantity, tensor[..., n_special:, :].unflatten(-2, grid))
         if f"special_{quantity}" in specs:
             self._put(layer, f"special_{quantity}", tensor[..., :n_special, :])
@@ -336,7 +340,7 @@ class _Recorder:
                 f"expected {tuple(stored.shape)}."
             )
         stored.copy_(tensor)
-        # A sum is finite only if all its terms are, and costs a fraction of looking at each one.
+        # A sum is finite only if all its terms are, and takes a fraction of the time of testing each one.
         if not bool(torch.isfinite(stored.sum())) and not np.isfinite(target).all():
             bad = next(index for index, picture in enumerate(target) if not np.isfinite(picture).all())
             image = self._names[bad]
@@ -352,15 +356,15 @@ class _Recorder:
         alike = bias is None or bias.shape[0] == 1 or bool(torch.all(bias == bias[:1]))
         if not alike or not torch.equal(sums, self._described.get(layer, sums)):
             raise UnsupportedModelError(
-                f"Layer {layer!r} of {self._plan.model.name} does not add the same attention bias to every picture, "
-                "and a tree of activations holds one for all: capture each picture by a call of its own."
+                f"Layer {layer!r} of {self._plan.model.name} does not add the same attention bias to every image, "
+                "but a tree of activations holds one bias for all: capture each image in a separate call."
             )
         if layer not in self._described:
             self._sink.describe(layer, scale, None if bias is None else self._bias(layer, bias))
             self._described[layer] = sums
 
     def _bias(self, layer: str, bias: torch.Tensor) -> np.ndarray:
-        """The bias of one layer, (head, query, key)."""
+        """Return the bias of one layer, (head, query, key)."""
         spec = self._plan.bias(layer)
         # Minus infinity (a token is not seen) becomes the lowest number: softmax sees no difference.
         lowest = float(np.finfo(spec.dtype).min)
@@ -375,6 +379,6 @@ class _Recorder:
 
 
 def _sums(bias: torch.Tensor) -> torch.Tensor:
-    """What tells one bias from another without keeping it: its sums over queries and over keys, what hides clipped."""
+    """Identify a bias without keeping it: its sums over queries and over keys, with infinite values clipped."""
     one = bias[0].detach().clamp(min=-1e4)
     return torch.cat([one.sum(dim=axis, dtype=torch.float32).flatten() for axis in (-1, -2)]).cpu()

@@ -1,4 +1,4 @@
-"""A capture kept in memory: every array is allocated once, and every batch copied into its place."""
+"""A capture kept in memory: every array is allocated once, and every batch is copied into its place."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .plan import Plan
 
 
 class Sink(Protocol):
-    """Where a capture goes."""
+    """A place that receives a capture."""
 
     @property
     def waiting(self) -> Sequence[slice]:
-        """Batches still to be recorded."""
+        """Return the batches that are still to be recorded."""
         ...
 
     def begin(self, batch: slice, pixels: np.ndarray, hashes: Sequence[str]) -> None:
@@ -25,19 +25,19 @@ class Sink(Protocol):
         ...
 
     def target(self, layer: str, name: str) -> np.ndarray:
-        """The array (image, ...) to write a layer's part of the current batch to."""
+        """Return the array (image, ...) to which a layer's part of the current batch is written."""
         ...
 
     def describe(self, layer: str, scale: float, bias: np.ndarray | None) -> None:
-        """Keep what a layer has beside its arrays; told once, during the first batch."""
+        """Keep what a layer has besides its arrays; this is called once, during the first batch."""
         ...
 
     def commit(self) -> None:
-        """End the batch: everything of it has been written."""
+        """End the batch: all of it has been written."""
         ...
 
     def tree(self) -> xr.DataTree:
-        """The finished capture."""
+        """Return the finished capture."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What a capture is going to record, settled before the first forward pass: names, shapes, bytes and provenance."""
+"""What a capture will record, settled before the first forward pass: names, shapes, bytes and provenance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GEOMETRY = ("original_height", "original_width", "box_top", "box_left", "box_bo
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a layer, or of the root: dimensions, the shape for one picture, and type."""
+    """One array of a layer, or of the root: its dimensions, its shape for one image, and its type."""
 
     dims: tuple[str, ...]
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def dtype(self) -> np.dtype:
-        """What floats are stored as: bfloat16 becomes float32, which NumPy and zarr have."""
+        """The type in which floats are stored: bfloat16 becomes float32, which NumPy and zarr have."""
         return np.dtype({torch.float16: "float16", torch.float64: "float64"}.get(self.model.dtype, "float32"))
 
     @cached_property
@@ -94,7 +94,7 @@ class Plan:
                 specs[quantity] = spec(("y", "x", "feature"), (*shape.grid, shape.features))
                 special = spec(("special", "feature"), (n_special, shape.features))
             else:
-                # Values may have a width of their own, and then a dimension of their own.
+                # Values may have a different width, and then they have a dimension of their own.
                 same = quantity != "value" or shape.value_channels == shape.channels
                 name, width = ("channel", shape.channels) if same else ("value_channel", shape.value_channels)
                 specs[quantity] = spec(("head", "y", "x", name), (shape.heads, *shape.grid, width))
@@ -104,7 +104,7 @@ class Plan:
         return specs
 
     def bias(self, layer: str) -> ArraySpec:
-        """The attention bias of one layer, the same for every picture."""
+        """The attention bias of one layer, the same for every image."""
         shape = self.shapes[layer]
         n = len(self.model.special_tokens_of(layer, "key")) + math.prod(shape.grid)
         return ArraySpec(("head", "query_token", "key_token"), (shape.heads, n, n), self.dtype)
@@ -120,7 +120,7 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the finished tree; more than that where a bias turns out to be zero and is dropped."""
+        """Bytes of the finished tree; this is an upper bound where a bias turns out to be zero and is dropped."""
         biases = sum(self.bias(layer).nbytes for layer in self.layers if self.shapes[layer].biased)
         return len(self.pictures) * self._nbytes_per_image + biases
 
@@ -153,7 +153,7 @@ class Plan:
         }
 
     def root(self, data: Mapping[str, Any] | None = None, hashes: np.ndarray | None = None) -> xr.Dataset:
-        """The root: ``data``, names, hashes if they are known yet, and geometry of the pictures, and the provenance."""
+        """Make the root: ``data``, names, hashes if they are known yet, the images' geometry, and the provenance."""
         heights, widths = np.array(self.pictures.sizes, dtype=np.int64).T
         zeros = np.zeros_like(heights)
         columns = (heights, widths, zeros, zeros, heights, widths)
@@ -164,14 +164,14 @@ class Plan:
         return xr.Dataset(data, coords=coords, attrs=self.attrs)
 
     def node(self, layer: str, data: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
-        """A layer: ``data``, patch centres, special tokens, depth and further attributes."""
-        # A layer may have none, whatever others have.
+        """Make the node of a layer: ``data``, patch centres, special tokens, depth and further attributes."""
+        # A layer may have no special tokens, whatever others have.
         held = (self.model.special_tokens_of(layer, quantity) for quantity in self.quantities)
         coords = self._coords(self.shapes[layer].grid, max(held, key=len, default=()))
         return xr.Dataset(data, coords=coords, attrs={"depth": self.model.layers.index(layer), **attrs})
 
     def _coords(self, grid: tuple[int, int], special: tuple[str, ...]) -> xr.Coordinates:
-        # Most layers share a grid, and making an index costs more than all else that a node is made of.
+        # Most layers share a grid, and making an index takes longer than the rest of a node.
         if (grid, special) not in self._known_coords:
             coords: dict[str, Any] = {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}
             if special:
@@ -195,9 +195,9 @@ def make_plan(
     batch_size: int,
     seed: int,
 ) -> Plan:
-    """Check what was asked and settle it."""
+    """Check the arguments and settle the plan."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise SpectralToolkitError(f"batch_size={batch_size!r} is not a positive integer.")
+        raise SpectralToolkitError(f"batch_size={batch_size!r} is out of range: expected a whole number of at least 1.")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise SpectralToolkitError(f"seed={seed!r} is not an integer from 0 to 2**63 - 1.")
     return Plan(
@@ -212,18 +212,18 @@ def make_plan(
 
 
 def choose_layers(model: Model, layers: Any) -> tuple[str, ...]:
-    """Layers by name, number (negative ones from the end), slice, or a list of these; always in depth order."""
+    """Choose layers by name, number (negative ones from the end), slice, or a list of these, in the order of depth."""
     if isinstance(layers, str) and layers == "all":
         return model.layers
     if layers is None:
-        raise SpectralToolkitError("layers=None is not understood: use layers='all' for all of them.")
+        raise SpectralToolkitError("layers=None is not understood: use layers='all' to choose all of them.")
     chosen: set[str] = set()
     for item in layers if isinstance(layers, (list, tuple, range, set, frozenset, np.ndarray)) else [layers]:
         if isinstance(item, slice):
             try:
                 chosen |= set(model.layers[item])
             except TypeError as error:
-                raise SpectralToolkitError(f"layers={layers!r}: expected whole numbers in the slice.") from error
+                raise SpectralToolkitError(f"layers={layers!r}: the slice must hold whole numbers.") from error
         elif isinstance(item, (int, np.integer)) and not isinstance(item, bool):
             if not -len(model.layers) <= item < len(model.layers):
                 raise SpectralToolkitError(
@@ -265,7 +265,7 @@ def _choose_quantities(model: Model, quantities: str | Sequence[str]) -> tuple[s
 
 
 def format_bytes(n: int) -> str:
-    """Bytes for people.
+    """Write a number of bytes with a unit.
 
     Examples
     --------
@@ -279,7 +279,7 @@ def format_bytes(n: int) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that can still be had, within the limit of a container if there is one."""
+    """Return how many bytes are still available, within the limit of a container if there is one."""
     free = psutil.virtual_memory().available
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
@@ -290,14 +290,14 @@ def available_memory() -> int:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], ignoring: Sequence[str] = ()) -> list[str]:
-    """Sentences' parts on the provenance entries in which two captures differ."""
+    """Describe the provenance entries in which two captures differ, one phrase each."""
     found, wanted = _by_setting(found), _by_setting(wanted)
     keys = [key for key in wanted if key not in ignoring and found.get(key) != wanted[key]]
     return [f"{key} is {_shown(found.get(key))} there and {_shown(wanted[key])} here" for key in keys]
 
 
 def _by_setting(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries with each picture setting apart, so that a difference shows where it is."""
+    """Return the entries with each image setting apart, so that a difference is named precisely."""
     try:
         settings = json.loads(attrs["processor"])
         return {**attrs, "processor": "", **{f"processor.{key}": value for key, value in settings.items()}}

@@ -1,13 +1,13 @@
 """A capture streamed to a zarr store that can be interrupted, resumed and trusted.
 
-Every array is chunked by picture, uncompressed (activations hardly compress) and carries a checksum per chunk, so the
-size of every file is known beforehand and damage is noticed. Batches are the unit of progress: rounding depends on
-which pictures share a batch, so a batch that was cut short is computed again as a whole, and the store ends up with
-the same bytes as one that was never interrupted. While a capture is unfinished, the array ``_progress`` in the root
-says which batches are in; it is removed at the end.
+Every array is chunked by image, uncompressed (activations hardly compress), and carries a checksum per chunk, so the
+size of every file is known beforehand and damage is noticed. Progress is counted in batches: rounding depends on which
+images share a batch, so an interrupted batch is computed again as a whole, and the store ends up with the same bytes as
+one that was never interrupted. While a capture is unfinished, the array ``_progress`` in the root says which batches
+are complete; it is removed at the end.
 
-Several processes share one store: the first makes and finishes it, each writes the files of its own batches, and a
-process that goes on with a store takes its part of what is left. As batches are the same, so are the bytes.
+Several processes share one store: the first creates and finishes it, each writes the files of its own batches, and a
+process that resumes a store takes its share of what is left. As the batches are the same, so are the bytes.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from .plan import FORMAT, ArraySpec, Plan, differences
 _PROGRESS = "_progress"
 _CHECKSUM_BYTES = 4
 _CHECKED_BYTES = 2**30
-"""On opening, every file is looked at, and so many bytes are read to compare their checksums; the others when used."""
+"""When a store is opened, every file is examined, and this many bytes are read to verify checksums; others on use."""
 _CIRCUMSTANCES = ("device", "attention", "versions")
-"""What a finished store may differ in from this session; an unfinished one may not, or its two parts would differ."""
+"""What may differ between a finished store and this session; not for an unfinished one, whose parts would differ."""
 
 
 _NEVER_ZERO = ("image", IMAGE_HASH, "original_height", "original_width", "box_bottom", "box_right", "special")
@@ -62,13 +62,13 @@ class ZarrSink:
         left = [batch for batch, ready in zip(plan.batches, done, strict=True) if not ready]
         shares = [left[processes.share_of(len(left), rank)] for rank in range(processes.world_size())]
         self.waiting: Sequence[slice] = shares[processes.rank()]
-        # One process writes what a layer has beside its arrays, and nobody reports a batch before that is in.
+        # One process writes what a layer has besides its arrays, and no process reports a batch before that is there.
         self._describes = next((rank for rank, share in enumerate(shares) if share), 0) == processes.rank()
         self._all_described = not left
 
     @classmethod
     def open(cls, store: str | os.PathLike[str], plan: Plan) -> ZarrSink:
-        """Make a store, or go on with one that holds the beginning of this very capture.
+        """Create a store, or resume one that holds the beginning of this very capture.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class ZarrSink:
             sink = cls(path, plan)
         except (OSError, ValueError, KeyError) as error:
             raise _damaged(path, first_line(error)) from error
-        processes.barrier()  # nobody writes before all have seen what is left
+        processes.barrier()  # no process writes before all have seen what is left
         if not sink.waiting:
             sink._end()
         return sink
@@ -122,7 +122,7 @@ class ZarrSink:
         assert self._pixels is not None
         with self._writing():
             _write(self._root, "pixels", self._batch, self._pixels)
-            if IMAGE_HASH in self._root:  # a store begun by an earlier version has none
+            if IMAGE_HASH in self._root:  # a store that an earlier version began has none
                 _write(self._root, IMAGE_HASH, self._batch, self._hashes)
             for layer, name in self._buffers:
                 _write(self._root, f"{layer}/{name}", self._batch, self.target(layer, name))
@@ -139,15 +139,15 @@ class ZarrSink:
         except KeyError:
             if not _is_there(self._path):
                 raise
-            # The same capture, started twice: the other one has finished the store, with the same bytes.
+            # The same capture was started twice: the other run has finished the store, with the same bytes.
             self.waiting = []
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """What the file system refuses as one sentence, and nothing half written left behind."""
+        """Report what the file system refuses as one sentence, and leave nothing half written behind."""
         try:
             yield
-        except (OSError, KeyError, ValueError) as error:  # of a store that is gone, zarr says that it lacks an array
+        except (OSError, KeyError, ValueError) as error:  # if a store is gone, zarr says that an array is missing
             if isinstance(error, StoreError):
                 raise
             if not _is_there(self._path):
@@ -160,13 +160,13 @@ class ZarrSink:
                 raise
             raise UnwritableError(
                 f"The store {str(self._path)!r} cannot be written ({error.strerror or first_line(error)}): make room "
-                "there, and run the same capture again, which goes on where it stopped."
+                "there, and run the same capture again, which resumes where it stopped."
             ) from error
 
     def tree(self) -> xr.DataTree:
         with _library_warnings():
             tree = xr.open_datatree(self._path, engine="zarr", chunks=None)
-        # A store lists its groups by name: put them into depth order.
+        # A store lists its groups by name: they are put into the order of depth.
         children = {layer: cast(xr.DataTree, tree[layer]).copy() for layer in self._plan.layers}
         return xr.DataTree(tree.to_dataset(inherit=False), children=children)
 
@@ -181,7 +181,7 @@ class ZarrSink:
             self._all_described = True
 
     def _end(self) -> None:
-        """Called once by each process, when nothing of its share is left."""
+        """Finish the share of this process; called once by each process, when nothing of its share is left."""
         self._wait_for_descriptions()
         processes.barrier(patient=True)
         if processes.rank() == 0:
@@ -189,11 +189,11 @@ class ZarrSink:
         processes.barrier()
 
     def _finish(self) -> None:
-        """Drop the progress and write all metadata into one file; may be cut short and called again."""
+        """Remove the progress and write all metadata into one file; this may be interrupted and called again."""
         progress = self._path / _PROGRESS
         if progress.exists():
             with beside(self._path) as away:
-                progress.rename(away / _PROGRESS)  # at once, so that half of it is never there
+                progress.rename(away / _PROGRESS)  # in one step, so that half of it is never visible
         if (
             self._root.store_path.store.read_only
             or zarr.open_group(self._path, mode="r").metadata.consolidated_metadata
@@ -204,7 +204,7 @@ class ZarrSink:
 
 
 def _create(path: Path, plan: Plan) -> None:
-    """Make the empty store beside its place and move it there, so that half a store is never there."""
+    """Create the empty store next to its place and move it there, so that half a store is never visible."""
     with beside(path) as making:
         # The hashes are known when the images have been read, and written with them.
         root_node = plan.root(hashes=names_array([""] * len(plan.pictures)))
@@ -249,11 +249,11 @@ def _create_array(
 
 
 def _write(root: zarr.Group, name: str, where: slice, values: np.ndarray) -> None:
-    # By default zarr leaves out chunks that hold nothing but the fill value; every file is to be there.
+    # By default zarr omits chunks that hold nothing but the fill value, but every file must exist.
     array = cast(zarr.Array, root[name]).with_config({"write_empty_chunks": True})
     try:
         array[where] = values
-    except FileNotFoundError:  # of a capture started twice the other one took our file for a killed process'
+    except FileNotFoundError:  # the other of two equal runs took our file for a leftover
         array[where] = values
 
 
@@ -262,18 +262,18 @@ def _is_there(path: Path) -> bool:
 
 
 def _remove_partials(path: Path) -> None:
-    """Remove files that zarr had not yet moved to their places when a process was killed or a disk was full."""
+    """Remove files that zarr had not yet moved to their places when a process was killed or the disk was full."""
     for partial in path.rglob("*.partial"):
         partial.unlink(missing_ok=True)
 
 
 def _check(path: Path, plan: Plan) -> None:
-    """Raise ``StoreError`` unless ``path`` holds this capture, whole or begun, and undamaged."""
+    """Raise ``StoreError`` unless ``path`` holds this capture, complete or unfinished, and undamaged."""
     try:
         root = zarr.open_group(path, mode="r", use_consolidated=False)
         found = dict(root.attrs)
     except Exception as error:
-        # zarr has no common base for what a damaged or foreign folder makes it raise.
+        # What zarr raises for a damaged or foreign folder has no common base class.
         if (path / "zarr.json").exists():
             raise _damaged(path, first_line(error)) from error
         raise _foreign(path) from error
@@ -283,18 +283,18 @@ def _check(path: Path, plan: Plan) -> None:
     ignoring = () if unfinished else _CIRCUMSTANCES
     if found.get("pictures_sha256") != plan.attrs["pictures_sha256"]:
         raise StoreError(
-            f"The store {str(path)!r} holds a capture of other pictures: give those it was made with (all of them, in "
-            "the same order), or another store."
+            f"The store {str(path)!r} holds a capture of other images: give those that it was made with (all of them, "
+            "in the same order), or another store."
         )
     if other := differences(found, plan.attrs, ignoring):
         raise StoreError(
-            f"The store {str(path)!r} holds another capture: {'; '.join(other)}. Give the settings it was made with, "
-            "or another store."
+            f"The store {str(path)!r} holds another capture: {'; '.join(other)}. Give the settings that it was made "
+            "with, or another store."
         )
     if n_hooks := plan.attrs["user_hooks"]:
         raise StoreError(
-            f"The store {str(path)!r} was made with forward hooks on the model, and whether its {n_hooks} hooks are "
-            "the same now cannot be told: remove them, or choose another store."
+            f"The store {str(path)!r} was made with forward hooks on the model, and it cannot be verified that its "
+            f"{n_hooks} hooks are the same now: remove them, or choose another store."
         )
     try:
         problem = _problem(path, root, plan)
@@ -305,12 +305,12 @@ def _check(path: Path, plan: Plan) -> None:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a store of ours holds a capture that was interrupted, and would go on from there."""
+    """Tell whether one of our stores holds a capture that was interrupted and can be resumed."""
     return (path / _PROGRESS).exists()
 
 
 def check_opened(path: Path, tree: xr.DataTree) -> None:
-    """Look at a store that was opened for its values as far as can be done without reading them; read its coordinates.
+    """Check a store that was opened for reading, as far as possible without reading its values; read its coordinates.
 
     Raises
     ------
@@ -318,25 +318,26 @@ def check_opened(path: Path, tree: xr.DataTree) -> None:
         If a layer is missing, or a coordinate is missing or damaged.
     """
     if tree.attrs.get("format") != FORMAT:
-        return  # put together by somebody else
+        return  # assembled by other means
     if lacking := [name for name in json.loads(tree.attrs.get("layers", "[]")) if name not in tree.children]:
         raise StoreError(
-            f"The store {str(path)!r} lacks {len(lacking)} of the layers it was captured with, {lacking[0]!r} first: "
-            "capture again to another folder; or, if they were left out on purpose, out of its attribute 'layers' too."
+            f"The store {str(path)!r} lacks {len(lacking)} of the layers that it was captured with, the first of them "
+            f"{lacking[0]!r}: capture again to another folder; or, if they were left out on purpose, remove them from "
+            "its attribute 'layers' too."
         )
     for node in tree.subtree:
         for name, coordinate in node.coords.items():
             try:
-                values = coordinate.variable.load().values  # the coordinate itself would load its own ones, too
+                values = coordinate.variable.load().values  # loading the coordinate would load its own coordinates, too
             except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
                 raise _damaged(path, f"{name} cannot be read: {first_line(error)}") from error
-            # A chunk that is missing reads as zeros, or as empty names. (Where cells lie is looked at by affinity.)
+            # A missing chunk is read as zeros, or as empty names. (The affinity checks the positions of patches.)
             if name in _NEVER_ZERO and not np.all(values.astype(bool)):
                 raise _damaged(path, f"{node.path.strip('/') or 'its root'} has no {name} of its own")
 
 
 def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
-    """What is wrong with a store of ours, or an empty text."""
+    """Describe what is wrong with one of our stores, or return an empty text."""
     batches = plan.batches
     ready = np.ones(len(batches), dtype=bool)
     if is_unfinished(path):
@@ -350,9 +351,9 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
     ]:
         for name, expected in node.coords.items():
             found = np.asarray(cast(zarr.Array, group[str(name)])[...])
-            # A chunk that is missing reads as zeros, or as empty names.
+            # A missing chunk is read as zeros, or as empty names.
             if found.tolist() != expected.values.tolist():
-                return f"{place}{name} is not that of these pictures and layers"
+                return f"{place}{name} is not that of these images and layers"
 
     if IMAGE_HASH in root and not all(np.asarray(cast(zarr.Array, root[IMAGE_HASH])[...])[images]):
         return f"{IMAGE_HASH} is missing"
@@ -390,7 +391,7 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
 
 @contextmanager
 def _library_warnings() -> Iterator[None]:
-    """zarr warns that consolidated metadata is not yet in the standard; xarray without it warns that it is slow."""
+    """Suppress two warnings: zarr's, that consolidated metadata is not standard yet, and xarray's if it is missing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
         yield

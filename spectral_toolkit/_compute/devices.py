@@ -64,14 +64,14 @@ def working_dtype(device: torch.device) -> torch.dtype:
 
 
 SERIAL_CELLS = 576
-"""Grids up to this size are worked on by one CPU thread."""
+"""Problems of up to this many patches run on one CPU thread."""
 
 
 def threads_for(device: torch.device, n_cells: int) -> AbstractContextManager[None]:
-    """One CPU thread for small problems, torch's own number for large ones; put back on leaving.
+    """Use one CPU thread for small problems and torch's own number for large ones; restore the number afterwards.
 
-    Many tiny parallel steps gain little on an idle machine, and where another program keeps a core busy the threads
-    spin waiting for each other: 8 pictures of 144 patches then take 15 s instead of 0.1 s.
+    Many tiny parallel steps gain little on an idle machine, and where another program keeps a core busy, the threads
+    spin while they wait for each other: 8 images of 144 patches then take 15 s instead of 0.1 s.
 
     Examples
     --------
@@ -84,13 +84,13 @@ def threads_for(device: torch.device, n_cells: int) -> AbstractContextManager[No
 
 
 def one_thread() -> AbstractContextManager[None]:
-    """One CPU thread for torch's own steps, and for those of threads started meanwhile; put back on leaving."""
+    """Use one CPU thread for torch's operations, also in threads started meanwhile; restore the number afterwards."""
     return some_threads(1)
 
 
 @contextmanager
 def some_threads(n: int) -> Iterator[None]:
-    """That many CPU threads for torch's own steps; put back on leaving."""
+    """Use ``n`` CPU threads for torch's operations; restore the number afterwards."""
     import torch
 
     before = torch.get_num_threads()

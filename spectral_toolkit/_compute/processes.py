@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 TIMEOUT = 1800.0
 """Seconds that one exchange may take before the run is given up."""
-_BEAT = 1.0  # seconds between two looks of a process at whether somebody asks for it
-_CENSUS = 3 * _BEAT  # so long a question who is there waits for answers
-_GRACE = 5.0  # so long a process may take to end by itself once another has ended the run
+_BEAT = 1.0  # seconds between two checks of a process whether another one asks for it
+_CENSUS = 3 * _BEAT  # seconds for which a process waits for the others to say that they are there
+_GRACE = 5.0  # seconds that a process may take to end by itself once another has ended the run
 
 
 def launched() -> bool:
-    """Whether torchrun, or something that sets the same variables, started this process as one of several."""
+    """Tell whether torchrun, or a program that sets the same variables, started this process as one of several."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rank() -> int:
-    """Number of this process, from 0; 0 in one process.
+    """Return the number of this process, counted from 0; it is 0 where there is only one process.
 
     Examples
     --------
@@ -48,12 +48,12 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """Return how many processes work together."""
     return _distributed().get_world_size() if _joined() else 1
 
 
 def share_of(n: int, rank_: int | None = None) -> slice:
-    """The images of this process (or of process ``rank_``) among ``n``: contiguous, and as many as anybody's, +-1.
+    """Return which of ``n`` images belong to this process (or to ``rank_``): a contiguous share, equal up to one image.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def share_of(n: int, rank_: int | None = None) -> slice:
 
 
 def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "max", "min"] = "sum") -> torch.Tensor:
-    """The sum (maximum, minimum) of a tensor over all processes, in place; the same bits everywhere.
+    """Sum a tensor (or take the maximum or minimum) over all processes, in place; the bits are the same everywhere.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "max", "min"] = "
 
 
 def broadcast(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor of rank 0, in every process; the one given may be written over.
+    """Return the tensor of rank 0 in every process; the tensor that is given may be overwritten.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def broadcast(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensors of all processes one below the other, in order of rank; their numbers of rows may differ.
+    """Concatenate the rows of all processes' tensors in the order of rank; the numbers of rows may differ.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def all_gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     counts = torch.zeros(world_size(), dtype=torch.int64, device=tensor.device)
     counts[rank()] = tensor.shape[0]
     rows = [int(count) for count in all_reduce(counts).tolist()]
-    # gloo exchanges equal shapes only: the short ones are filled up, and cut again.
+    # gloo exchanges tensors of equal shape only: shorter ones are padded, and trimmed afterwards.
     padded = tensor.new_zeros((max(rows), *tensor.shape[1:]))
     padded[: tensor.shape[0]] = tensor
     parts = [torch.empty_like(padded) for _ in rows]
@@ -121,7 +121,7 @@ def all_gather_rows(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def barrier(*, patient: bool = False) -> None:
-    """Wait until every process is here; a patient one waits as long as the others are at work, however long.
+    """Wait until every process is here; a patient process waits for as long as the others are still at work.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def barrier(*, patient: bool = False) -> None:
 
 @contextmanager
 def join(timeout: float = TIMEOUT) -> Iterator[None]:
-    """Take part in a run that torchrun started, and leave it at the end; nothing in one process.
+    """Take part in a run that torchrun started, and leave it at the end; with one process this does nothing.
 
     Tensors on the CPU travel through gloo, those on CUDA through nccl. Under torchrun ``device="auto"`` is the GPU of
     the local rank.
@@ -152,7 +152,7 @@ def join(timeout: float = TIMEOUT) -> Iterator[None]:
     Raises
     ------
     LostProcessError
-        If another process stops meanwhile, or not all of them arrive.
+        If another process stops meanwhile, or if some of them never arrive.
 
     Examples
     --------
@@ -169,7 +169,7 @@ def join(timeout: float = TIMEOUT) -> Iterator[None]:
 
     if not distributed.is_available():
         raise LostProcessError(
-            "This build of torch has no torch.distributed: install one that has, or use one process."
+            "This build of torch has no torch.distributed: install a build that has it, or use one process."
         )
     backend = "gloo"
     if torch.cuda.is_available():
@@ -183,7 +183,8 @@ def join(timeout: float = TIMEOUT) -> Iterator[None]:
             f"The {os.environ['WORLD_SIZE']} processes of this run did not find each other "
             f"({first_line(error)}): start all of them with torchrun, with the same rendezvous."
         ) from error
-    # After an error nothing is waited for or put away: it still has to be said by one process, and then all end.
+    # After an error, no process is waited for and nothing is cleaned up: one process still has to report it, and then
+    # all of them end.
     yield
     barrier(patient=True)
     _run.close()
@@ -203,14 +204,14 @@ _run: _Run | None = None
 
 
 class _Run:
-    """What a process knows of the others beside the exchanges: a common table, and a thread that looks at it."""
+    """What a process knows of the others apart from the exchanges: a shared table, and a thread that watches it."""
 
     number = 0
 
     def __init__(self, timeout: float):
         from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-        # A connection of our own: the one of the process group is busy while that waits.
+        # The table needs a connection of its own: that of the process group is busy while it waits.
         self._store = TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
@@ -228,8 +229,9 @@ class _Run:
         self._waker = waker
         self._handler = None
         if threading.current_thread() is threading.main_thread():
-            # Python runs handlers between two of its own steps, which may be half an hour away while an exchange
-            # waits for a process that is gone; the byte arrives at once, and the thread reads it.
+            # Python runs signal handlers only between two of its own instructions, which may be half an hour away
+            # while an
+            # exchange waits for a process that is gone. The byte arrives at once, and the thread reads it.
             self._handler = signal.signal(signal.SIGTERM, lambda *_: None)
             self._wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -244,13 +246,13 @@ class _Run:
         with self._speaking:
             try:
                 first = self._store.add(f"{self._name}/said", 1) == 1
-            except RuntimeError:  # the table went with the machine that held it
+            except RuntimeError:  # the table was lost with the machine that held it
                 first = int(os.environ.get("LOCAL_RANK", "0")) == 0
             if first:
                 print(message, file=sys.stderr, flush=True)
 
     def meet(self) -> None:
-        """Wait for all; should one die, torchrun's signal ends the wait."""
+        """Wait for all processes; if one of them dies, torchrun's signal ends the wait."""
         self._meetings += 1
         place = f"{self._name}/meeting/{self._meetings}"
         try:
@@ -261,8 +263,8 @@ class _Run:
             raise LostProcessError(self.lost()) from error
 
     def lost(self) -> str:
-        """Ask who is there, and say who is not."""
-        again = "run the same command again, and it goes on from what is stored."
+        """Ask which processes are still there, and say which are not."""
+        again = "run the same command again, and it resumes from what is stored."
         if self._said():
             return f"Another process ended the run: {again}"
         try:
@@ -274,12 +276,14 @@ class _Run:
                     names = " and ".join(f"rank {i}" for i in missing)
                     return (
                         f"{names[0].upper()}{names[1:]} of {self._size} processes stopped, so the run was ended: look "
-                        "above for what it said (one killed without a word mostly ran out of memory), then "
-                        f"{again}"
+                        "above for its message (a process that was killed without one has most likely run out of "
+                        f"memory), then {again}"
                     )
                 time.sleep(0.05)
         except RuntimeError:
-            return f"The process on {os.environ['MASTER_ADDR']} that started this run stopped, so it ended: {again}"
+            return (
+                f"The process on {os.environ['MASTER_ADDR']} that started this run stopped, so the run ended: {again}"
+            )
         return f"The run was stopped from outside while all {self._size} processes were at work: {again}"
 
     def _answer(self) -> None:
@@ -306,7 +310,7 @@ class _Run:
                 self._leave()
 
     def _leave(self) -> None:
-        """End this process: the main thread may be waiting for somebody who will never come."""
+        """End this process: the main thread may be waiting for a process that will never come."""
         message = "" if self._said() else self.lost()
         if message:
             self.say(message)

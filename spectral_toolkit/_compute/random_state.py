@@ -1,4 +1,4 @@
-"""The random generators of the process, which are the caller's: lent to code of others, and put back."""
+"""The random generators of the process belong to the caller: foreign code may use them, and they are restored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 class Draws:
-    """Torch's, NumPy's and Python's own generators, from which code of others may draw."""
+    """Torch's, NumPy's and Python's own generators, from which other libraries may draw."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.of_torch = [torch.default_generator]
@@ -25,28 +25,28 @@ class Draws:
             self.of_torch.append(torch.mps._get_default_mps_generator())
 
     def seed(self, seed: int) -> None:
-        """Seed them all; the same number seeds torch's as ``torch.manual_seed`` does."""
+        """Seed all of them; torch's is seeded as by ``torch.manual_seed``."""
         for generator in self.of_torch:
             generator.manual_seed(seed)
         np.random.seed(np.random.SeedSequence(seed).generate_state(8))
         random.seed(seed)
 
     def states(self) -> list[Any]:
-        """What they hold; other than before if something was drawn."""
+        """Return their states, which have changed if something was drawn."""
         of_torch = [generator.get_state().numpy().tobytes() for generator in self.of_torch]
         return [*of_torch, pickle.dumps(np.random.get_state()), random.getstate()]
 
 
 @contextmanager
 def drawing(seed: int, device: torch.device | None = None) -> Iterator[Draws]:
-    """Seed the generators that code of others draws from, and put them back where they were.
+    """Seed the generators that other libraries draw from, and restore their states afterwards.
 
     Parameters
     ----------
     seed
-        What they begin from.
+        The seed of all generators.
     device
-        Whose generators are seeded beside the CPU's.
+        The device whose generator is seeded in addition to the CPU's.
 
     Examples
     --------

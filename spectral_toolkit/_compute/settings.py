@@ -1,13 +1,13 @@
 """Our own settings: what torch and NumPy are set to while one of our functions runs, whatever the caller has set.
 
-Both keep state that decides numbers: torch an autocast, gradients, a default dtype and device, the precision of
-products, which algorithms it may choose; NumPy what it does with a division by zero. Every public function computes
-under the settings that the two start with, products of float32 in full, and puts the caller's back when it returns or
-raises: `computing` sees to it, and nothing else does.
+Both libraries keep state that decides numbers. Torch has autocast, gradients, a default dtype and device, the precision
+of products, and the choice of algorithms; NumPy has its reaction to a division by zero. Every public function computes
+under the settings that the two start with, with float32 products in full precision, and restores the caller's settings
+when it returns or raises: `computing` sees to it, and nothing else does.
 
-Some settings belong to the thread that makes them, others to the whole process. The latter are held as long as any of
-our functions runs in any thread, so other threads see them meanwhile. Two things stay the caller's: the number of
-threads, which is a resource (`devices.threads_for`), and the random generators, which we never draw from.
+Some settings belong to the thread that makes them, others to the whole process. The latter are held for as long as any
+of our functions runs in any thread, so other threads see them meanwhile. Two settings remain the caller's: the number
+of threads, which is a resource (`devices.threads_for`), and the random generators, which we never draw from.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def computing(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def differentiable(function: Callable[P, R]) -> Callable[P, R]:
-    """The same, for a function through which the caller may differentiate."""
+    """Do the same for a function through which the caller may differentiate."""
     return _under_own_settings(function, gradients=None)
 
 
@@ -56,12 +56,12 @@ def _under_own_settings(function: Callable[P, R], *, gradients: bool | None) -> 
 
 @contextmanager
 def own_settings(*, gradients: bool | None = False) -> Iterator[None]:
-    """The settings that torch and NumPy start with, and products in full precision; the caller's are put back.
+    """Use the settings that torch and NumPy start with and products in full precision, then restore the caller's.
 
     Parameters
     ----------
     gradients
-        Whether gradients are recorded; None leaves that to the caller.
+        Whether gradients are recorded; None leaves this to the caller.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def own_settings(*, gradients: bool | None = False) -> Iterator[None]:
             import numpy as np
 
             stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
-        # A caller who has not loaded torch has set nothing of it, and need not wait for it.
+        # A caller who has not loaded torch has set nothing in it, and need not wait for it to load.
         if "torch" in sys.modules:
             from .torch_state import PROCESS, settle_thread
 

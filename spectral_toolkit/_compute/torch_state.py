@@ -1,4 +1,4 @@
-"""What torch is set to, thread by thread and for the whole process, and what it is set to while we compute."""
+"""The settings of torch, by thread and for the whole process, and the values that they have while we compute."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 ACCELERATORS = ("cpu", "cuda", "mps", "xpu")
-"""Kinds of devices that have an autocast of their own."""
+"""Kinds of devices that have autocast of their own."""
 REDUCED = ("tf32", "bf16")
-"""What products and convolutions of float32 may be computed in."""
+"""The precisions in which float32 products and convolutions may be computed."""
 PRECISIONS = (
     ("generic", "all"), ("cuda", "all"), ("mkldnn", "all"),
     ("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "matmul"), ("mkldnn", "conv"), ("mkldnn", "rnn"),
 )  # fmt: skip
-"""Backends and operations that have a precision, general ones first: the others may inherit it."""
+"""Backends and operations that have a precision, general ones first, from which the others may inherit it."""
 
 
 def settle_thread(stack: ExitStack, gradients: bool | None) -> None:
-    """Set what belongs to this thread; ``stack`` puts it back."""
+    """Change the settings of this thread; ``stack`` restores them."""
     if gradients is not None:
-        # What is made in inference mode can never have a gradient, and some of it is kept for later calls.
+        # A tensor made in inference mode can never have a gradient, and some tensors are kept for later calls.
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
@@ -45,27 +45,27 @@ def settle_thread(stack: ExitStack, gradients: bool | None) -> None:
 
 
 def _default_device() -> torch.device | None:
-    """The device that the caller has made the default of this thread, if it is not the CPU."""
+    """Return the device that the caller has made the default of this thread, if it is not the CPU."""
     modes = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, DeviceContext)]
     return modes[-1].device if modes and modes[-1].device.type != "cpu" else None
 
 
 def _flushes_denormals() -> bool:
-    """Whether this thread's processor takes the smallest numbers for zero; torch can set that, and does not tell."""
+    """Tell whether this thread's processor flushes denormal numbers to zero; torch can set this but not read it."""
     smallest = sys.float_info.min
     return smallest / 2 == 0.0
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """One of the whole process: how it is read and set, and what it is to be."""
+    """One setting of the whole process: how it is read and set, and the value that we want."""
 
     read: Callable[[], Any]
     write: Callable[[Any], object]
     own: Any
 
     def take(self) -> Any:
-        """Set it; what it was, or None where nothing had to be done."""
+        """Set our value; return the earlier one, or None where nothing had to be done."""
         before = self.read()
         if before == self.own:
             return None
@@ -73,14 +73,14 @@ class _Setting:
         return before
 
     def is_held(self) -> bool:
-        """Whether it is still what we made it: else somebody has set it meanwhile, and means it."""
+        """Tell whether our value is still set: if not, somebody has changed it meanwhile, on purpose."""
         return self.read() == self.own
 
 
 class _Precision:
-    """In what float32 is multiplied: a value for each backend and operation, and two older switches over some of them.
+    """The precision of float32 products: one value for each backend and operation, and two older switches for some.
 
-    The switches must agree with the values, or torch refuses to tell them.
+    The switches must agree with the values, or torch refuses to read them.
     """
 
     def take(self) -> Any:
@@ -94,7 +94,7 @@ class _Precision:
             if value in REDUCED or is_switched:
                 before.append(((backend, operation), value))
             if value in REDUCED:
-                # A general one goes first, so that what follows tells what each has of its own.
+                # A general value is set first, so that what is read next is each operation's own value.
                 torch._C._set_fp32_precision_setter(backend, operation, "none" if operation == "all" else "ieee")
         if matmul in ("high", "medium"):
             torch.set_float32_matmul_precision("highest")
@@ -116,7 +116,7 @@ class _Precision:
 
 
 def _told(read: Callable[[], Any]) -> Any:
-    """What an older switch says, or None where it contradicts the values, and torch will not tell."""
+    """Read an older switch; return None where it contradicts the values and torch refuses to read it."""
     try:
         return read()
     except RuntimeError:
@@ -124,7 +124,7 @@ def _told(read: Callable[[], Any]) -> Any:
 
 
 class _Process:
-    """Settings of the whole process, held from the first of our functions that begins to the last that ends."""
+    """Settings of the whole process, held from the moment our first function begins until the last one ends."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -144,7 +144,7 @@ class _Process:
 
         return [
             _Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-            # No operation of ours depends on the order of threads, so that nothing need be chosen or refused.
+            # None of our operations depends on the order of threads, so nothing need be chosen or refused.
             _Setting(deterministic, set_deterministic, (False, False)),
             _Precision(),
             switch(cuda.matmul, "allow_fp16_accumulation", False),
@@ -167,7 +167,7 @@ class _Process:
             self._running += 1
             for setting in self._settings:
                 before = setting.take()
-                if before is not None:  # also of a caller who has set it while another thread computes
+                if before is not None:  # this includes a caller who set it while another thread computes
                     self._before.append((setting, before))
 
     def __exit__(self, *_: object) -> None:
@@ -176,7 +176,7 @@ class _Process:
             if not self._running:
                 held = [(setting, before) for setting, before in self._before if setting.is_held()]
                 self._before.clear()
-                for setting, before in held:  # of several, the newest is what remains
+                for setting, before in held:  # if there are several, the newest remains
                     setting.write(before)
 
 

@@ -1,4 +1,4 @@
-"""Which line a warning names: the one that the user wrote, however many of our own functions lie between."""
+"""Which line a warning names: the one that the user wrote, however many of our own functions lie in between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _OURS = str(Path(__file__).parents[1])
 
 
 def outside() -> int:
-    """The ``stacklevel`` for a warning: how many frames up from here the first is that is not ours."""
+    """Return the ``stacklevel`` for a warning: the number of frames up to the first one outside the package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame, level = frame.f_back, level + 1

@@ -1,6 +1,6 @@
-"""The embedded default: pictures with full ground truth, and the small transformer trained on them.
+"""The default inputs of the package: images with full ground truth, and the small transformer trained on them.
 
-``sample`` draws scenes; ``python -m training.scenes`` trains the bundled model, whose weights lie in
+``sample`` generates scenes; ``python -m training.scenes`` trains the bundled model, whose weights lie in
 ``weights/scenes`` and are loaded by ``spectral_toolkit.load_model("scenes")``.
 """
 
@@ -23,35 +23,35 @@ PATCH = 8
 
 @computing
 def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dataset:
-    """Draw ``n`` scenes with their ground truth.
+    """Generate ``n`` scenes with their ground truth.
 
-    A scene has a sky, a ground, or both, and two to five things per 96 x 96 pixels, each kind with a shape and a
-    texture of its own and random colours: colour never tells the category. Things overlap in order of depth, cast soft
-    shadows, and there is uneven light and a little grain.
+    A scene has a sky, a ground, or both, and two to five objects per 96 x 96 pixels. Each category of object has its
+    own shape and texture and random colours, so that colour never tells the category. Objects overlap in the order of
+    depth and cast soft shadows; the light is uneven, and there is a little grain.
 
     Parameters
     ----------
     n
         Number of scenes.
     seed
-        Which series of scenes. Scene ``i`` of a series is the same whatever ``n``.
+        The number of the series. Scene ``i`` of a series is the same whatever ``n`` is.
     size
-        Height and width in pixels, multiples of 8; one number for square pictures. A larger picture shows more of the
-        world at the same scale.
+        Height and width in pixels, multiples of 8; one number for square images. A larger image shows more of the world
+        at the same scale.
 
     Returns
     -------
     xarray.Dataset
         ``pixels (image, y_px, x_px, rgb)`` uint8; ``label (image, y_px, x_px)`` int16, an index into
         ``attrs["categories"]``; ``instance (image, y_px, x_px)`` int16, 0 for sky, 1 for ground, 2 and up for the
-        things from back to front. ``image`` holds the names, ``scene_0000`` and so on, and
-        ``image_sha256`` the hashes of the pixels, by which scenes of two series are told apart; ``y_px`` and ``x_px``
-        the centres of the pixels in pixels.
+        objects from back to front. ``image`` holds the names, ``scene_0000`` and so on, and ``image_sha256`` the hashes
+        of the pixels, which distinguish the scenes of different series; ``y_px`` and ``x_px`` hold the centres of the
+        pixels, in pixels.
 
     Raises
     ------
     SpectralToolkitError
-        If ``n`` or ``seed`` is negative or no integer, or ``size`` is not a positive multiple of 8.
+        If ``n`` or ``seed`` is negative or not an integer, or ``size`` is not a positive multiple of 8.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dat
             "pixels": (
                 ("image", "y_px", "x_px", "rgb"),
                 np.array([scene.pixels for scene in scenes], np.uint8).reshape(*shape, 3),
-                {"scenes_seed": seed},  # pictures taken from here can say where they came from
+                {"scenes_seed": seed},  # images taken from this dataset can say where they came from
             ),
             "label": (
                 ("image", "y_px", "x_px"),
@@ -104,14 +104,14 @@ def _whole_number(name: str, value: int) -> int:
     try:
         number = operator.index(value)
     except TypeError as error:
-        raise SpectralToolkitError(f"{name}={value!r} is no integer: give a whole number of 0 or more.") from error
+        raise SpectralToolkitError(f"{name}={value!r} is not an integer: give a whole number of 0 or more.") from error
     if number < 0:
         raise SpectralToolkitError(f"{name}={value!r} is negative: give a whole number of 0 or more.")
     return number
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    message = f"size={size!r} is not a positive multiple of {PATCH}, or a (height, width) of two: try size=96."
+    message = f"size={size!r} is neither a positive multiple of {PATCH} nor a (height, width) of two: try size=96."
     try:
         sides = tuple(operator.index(side) for side in (size if isinstance(size, (tuple, list)) else (size, size)))
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Captions of scenes as the generative model reads them: no learned text encoder, one token per kind of thing."""
+"""Captions of scenes as the generative model reads them: no learned text encoder, one token per category of object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import SpectralToolkitError
 from .compose import CATEGORIES
 
 COUNTS = ("one", "two", "three or more")
-# A token holds the noun, how many, and whether it stands for no caption at all; two entries are left over.
+# A token holds the noun, the number, and whether it stands for the empty caption; two entries are unused.
 WIDTH = 16
 TOKENS = 10
 _NULL = len(CATEGORIES) + len(COUNTS)
@@ -31,13 +31,14 @@ _NOUNS = {
 
 
 def parse_caption(caption: str) -> np.ndarray:
-    """Count what a caption names.
+    """Count the objects that a caption names.
 
     Parameters
     ----------
     caption
-        Such as ``"two rings and a star on the ground"``: nouns are the categories of scenes, numbers are words or
-        digits; small words between them are ignored, as is where things are said to be. Empty for no caption.
+        A text such as ``"two rings and a star on the ground"``: nouns are the categories of scenes, numbers are words
+        or digits; small words between them are ignored, and so is the position of the objects. An empty text means no
+        caption.
 
     Returns
     -------
@@ -62,10 +63,10 @@ def parse_caption(caption: str) -> np.ndarray:
         if word in _NUMBERS or word.isdecimal():
             number = _NUMBERS[word] if word in _NUMBERS else int(word)
             if not 1 <= number <= 255:
-                raise SpectralToolkitError(f"caption={caption!r}: {word} is not a number of things from 1 to 255.")
+                raise SpectralToolkitError(f"caption={caption!r}: {word} is not a number of objects from 1 to 255.")
         elif word in _NOUNS:
             index = _NOUNS[word]
-            # A plural without a number is several.
+            # A plural without a number means several.
             several = 1 if word == CATEGORIES[index] or index < 2 else 3
             counts[index] = min(255, int(counts[index]) + (several if number is None else number))
             number = None
@@ -75,12 +76,14 @@ def parse_caption(caption: str) -> np.ndarray:
                 "their plurals, and numbers."
             )
     if number is not None:
-        raise SpectralToolkitError(f"caption={caption!r} ends in a number: say of what, for example 'two rings'.")
+        raise SpectralToolkitError(
+            f"caption={caption!r} ends with a number: add the noun that it counts, for example 'two rings'."
+        )
     return counts
 
 
 def encode_captions(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of captions and their sums.
+    """Encode captions as tokens, and sum these.
 
     Parameters
     ----------
@@ -91,7 +94,7 @@ def encode_captions(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     -------
     tokens : numpy.ndarray
         ``(image, 10, 16)`` float32: noun one-hot (10), number one-hot (1, 2, 3 and more), a mark for the empty caption;
-        one row per kind that is named, the rest zero.
+        one row per category that is named, and zero in the other rows.
     pooled : numpy.ndarray
         ``(image, 16)`` float32, the sum of the tokens.
     """

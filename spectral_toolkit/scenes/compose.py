@@ -1,4 +1,4 @@
-"""Puts one scene together: sky, ground, things in depth order, light; and the ground truth that goes with it."""
+"""Composes one scene of sky, ground, objects in the order of depth, and light, together with its ground truth."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .shapes import STANDING, THINGS
 
 CATEGORIES = ("sky", "ground", *THINGS)
 SKY, GROUND, FIRST_THING = 0, 1, 2
-# Everything is painted this many times finer and averaged down: smooth edges, and labels by majority.
+# Everything is painted at a resolution this many times finer and then averaged: edges are smooth, labels by majority.
 OVERSAMPLING = 3
 
-# Things that are often seen together; a third of all things is drawn regardless.
+# Objects that are often seen together; a third of all objects is drawn regardless of this.
 _THEMES = (
     ("house", "tree", "kite", "flower"),
     ("fish", "ring", "star"),
@@ -26,11 +26,11 @@ _THEMES = (
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture with its ground truth; all arrays are (height, width) in pixels."""
+    """One image with its ground truth; all arrays are (height, width) in pixels."""
 
     pixels: np.ndarray  # (height, width, 3) uint8
     label: np.ndarray  # int16, index into CATEGORIES
-    instance: np.ndarray  # int16, 0 sky, 1 ground, 2, 3, ... things from back to front
+    instance: np.ndarray  # int16, 0 sky, 1 ground, 2, 3, ... objects from back to front
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Thing:
 
 
 def _smooth_noise(rng: np.random.Generator, height: int, width: int, rows: float, columns: float) -> np.ndarray:
-    """Noise of unit variance at its knots, bilinear between a grid of about rows x columns knots."""
+    """Make noise of unit variance at its knots, interpolated bilinearly in a grid of about rows x columns knots."""
 
     def weights(n: int, n_knots: int) -> np.ndarray:
         position = (np.arange(n) + 0.5) / n * (n_knots - 1)
@@ -56,7 +56,7 @@ def _smooth_noise(rng: np.random.Generator, height: int, width: int, rows: float
 
 
 def _draw_horizon(rng: np.random.Generator, height: int, x: np.ndarray) -> np.ndarray:
-    """Height of the skyline in pixels from the top, per column; beyond the picture where there is only one of both."""
+    """Draw the skyline, in pixels from the top for each column; outside the image if there is no skyline."""
     kind = rng.random()
     if kind < 0.16:  # up in the air
         return np.full_like(x, 2.0 * height)
@@ -69,7 +69,7 @@ def _draw_horizon(rng: np.random.Generator, height: int, x: np.ndarray) -> np.nd
 
 
 def _draw_things(rng: np.random.Generator, height: int, width: int, horizon: np.ndarray) -> list[_Thing]:
-    """Choose kinds and places, from back to front."""
+    """Choose categories and places, from back to front."""
     area = height * width / 96**2
     n_things = max(1, round(rng.integers(2, 7) * area))
     theme = _THEMES[rng.integers(len(_THEMES))]
@@ -81,8 +81,8 @@ def _draw_things(rng: np.random.Generator, height: int, width: int, horizon: np.
         radius = rng.uniform(13.0, 25.0)
         standing = category in STANDING and level < height
         best, best_room = (0.0, 0.0), -np.inf
-        for _ in range(7):  # the least crowded of a few places, so that things overlap but rarely hide each other
-            # Mostly inside; the middle where a picture is smaller than the things.
+        for _ in range(7):  # the least crowded of a few places, so that objects overlap but seldom hide each other
+            # Mostly inside; in the middle where an image is smaller than the objects.
             margin_x, margin_y = min(0.3 * radius, 0.5 * width), min(0.35 * radius, 0.5 * height)
             x = rng.uniform(margin_x, width - margin_x)
             y = rng.uniform(margin_y, height - margin_y)
@@ -102,7 +102,7 @@ def _draw_things(rng: np.random.Generator, height: int, width: int, horizon: np.
 def _paint_background(
     rng: np.random.Generator, palette: Palette, height: int, width: int, horizon: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sky and the ground, each over the whole picture and at its final resolution: they hold no sharp edge."""
+    """Paint the sky and the ground, each over the whole image and at the final resolution: they hold no sharp edge."""
     y = np.arange(height)[:, None] + 0.5
     skyline = horizon[OVERSAMPLING // 2 :: OVERSAMPLING]
     level = float(np.clip(horizon.mean(), 0, height))
@@ -132,10 +132,10 @@ def _enlarge(picture: np.ndarray) -> np.ndarray:
 
 
 def render(seed: int, index: int, height: int, width: int) -> Scene:
-    """Render scene number ``index`` of series ``seed``; nothing else enters, so scenes can be made in any order.
+    """Render scene number ``index`` of series ``seed``; it depends on nothing else, so scenes can be made in any order.
 
-    In double precision throughout: in single precision the last digit of a sine, which processors differ in, changes a
-    byte of every tenth picture, and noise drawn from a picture's bytes with it.
+    All of it is computed in double precision: in single precision, the last digit of a sine, in which processors
+    differ, changes a byte of every tenth image, and with it the noise that is drawn from an image's bytes.
     """
     rng = np.random.default_rng((seed, index))
     fine = OVERSAMPLING
@@ -153,7 +153,7 @@ def render(seed: int, index: int, height: int, width: int) -> Scene:
         _cast_shadow(canvas, below, thing, y, x)
         _paint_thing(canvas, instance, thing, number, main, accent, rng, y, x)
 
-    # Uneven light over the whole picture, then the grain of a camera.
+    # Uneven light over the whole image, then the grain of a camera.
     angle = rng.uniform(0, 2 * np.pi)
     slope = rng.uniform(0, 0.12) * (np.cos(angle) * (x / width - 0.5) + np.sin(angle) * (y / height - 0.5)[:, None])
     small = sum(canvas[row::fine, column::fine] for row in range(fine) for column in range(fine)) / fine**2
@@ -174,7 +174,7 @@ def _window(thing: _Thing, y: np.ndarray, x: np.ndarray, reach: float) -> tuple[
 
 
 def _cast_shadow(canvas: np.ndarray, below: np.ndarray, thing: _Thing, y: np.ndarray, x: np.ndarray) -> None:
-    """A soft dark ellipse on the ground, under the foot of what stands and a little off what floats."""
+    """Cast a soft dark ellipse on the ground: under a standing object, slightly away from a floating one."""
     rows, columns = _window(thing, y, x, 1.6)
     standing = thing.category in STANDING
     drop = 0.92 if standing else 0.25
@@ -203,7 +203,7 @@ def _paint_thing(
     v = -sine * across + cosine * along
     distance, mix, light = THINGS[thing.category](u, v, thing.radius, rng)
     inside = distance < 0
-    # A thin darker rim sets things apart from what is behind them without a cartoon's black line.
+    # A thin darker rim separates objects from their background without the black line of a cartoon.
     rim = 1 - 0.34 * np.clip(1 + distance * thing.radius / 1.3, 0, 1)
     paint = (main + (accent - main) * mix[..., None]) * (light * rim)[..., None]
     canvas[rows, columns] = np.where(inside[..., None], paint, canvas[rows, columns])
@@ -211,7 +211,7 @@ def _paint_thing(
 
 
 def _majority(instance: np.ndarray, n_instances: int) -> np.ndarray:
-    """The instance that covers most of each pixel; the one further back on a draw."""
+    """Return the instance that covers most of each pixel; if several do, the one further back."""
     height, width = instance.shape[0] // OVERSAMPLING, instance.shape[1] // OVERSAMPLING
     winner, most = np.zeros((height, width), np.int16), np.zeros((height, width), np.int8)
     steps = range(OVERSAMPLING)

@@ -1,15 +1,16 @@
-"""The small generative model of scenes: its build, its noise and how it reads pictures and captions.
+"""The small generative model of scenes: how it is built, its noise, and how it reads images and captions.
 
-A Flux transformer from its configuration (Black Forest Labs, 2024; https://github.com/black-forest-labs/flux): blocks
-in which picture and caption tokens attend to each other, positions by rotation alone, RMS-normalised queries and keys.
-It sees pixels: a token is a patch of 8 x 8, no autoencoder between. ``x_t = (1 - t) x_0 + t noise`` (rectified flow,
-Liu et al. 2022, https://arxiv.org/abs/2209.03003), and the model's answer is the clean picture ``x_0``.
+It is a Flux transformer built from a configuration (Black Forest Labs, 2024;
+https://github.com/black-forest-labs/flux): blocks in which image and caption tokens attend to each other, positions by
+rotation alone, RMS-normalised queries and keys. It sees pixels: a token is a patch of 8 x 8 pixels, and there is no
+autoencoder. ``x_t = (1 - t) x_0 + t noise`` (rectified flow, Liu et al. 2022, https://arxiv.org/abs/2209.03003), and
+the model predicts the clean image ``x_0``.
 
-Flux's own rotation is meant for longer heads and larger grids: of the seven pairs of channels that a head of ours has
-for each axis, three would turn noticeably over twelve patches. So every pair is an axis of its own here, turns once
-within 5 to 24 patches, and does so along a direction of its own (after RoPE-Mixed, Heo et al. 2024,
-https://arxiv.org/abs/2403.13298, whose directions are learned): a head that attends by place attends to a spot and not
-to rows.
+Flux's own rotation is meant for longer heads and larger grids: of the seven pairs of channels that one of our heads has
+for each axis, only three would turn noticeably over twelve patches. Here, therefore, every pair is an axis of its own,
+turns once within 5 to 24 patches, and does so along its own direction (after RoPE-Mixed, Heo et al. 2024,
+https://arxiv.org/abs/2403.13298, whose directions are learned): a head that attends by position attends to a spot and
+not to rows.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from .captions import WIDTH, encode_captions
 
 MEAN, STD = 0.5, 0.5
 PERIODS = (5.0, 24.0)
-"""Patches within which the fastest and the slowest pair of channels turn once."""
+"""The numbers of patches within which the fastest and the slowest pair of channels turn once."""
 GOLDEN = (5**0.5 - 1) / 2
 
 
 def build(layers: int, heads: int, width: int) -> Any:
-    """A fresh ``FluxTransformer2DModel`` whose blocks start as plain transformer blocks, whatever the noise."""
+    """Build a new ``FluxTransformer2DModel`` whose blocks start as plain transformer blocks, whatever the noise."""
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     channels = width // heads
@@ -51,7 +52,7 @@ def build(layers: int, heads: int, width: int) -> Any:
         for norm in (block.norm1, block.norm1_context):
             torch.nn.init.zeros_(norm.linear.weight)
             torch.nn.init.zeros_(norm.linear.bias)
-            # Shift, scale, gate of the attention, then of the perceptron: both gates start open.
+            # Shift, scale and gate of the attention, then of the perceptron: both gates start open.
             norm.linear.bias.data.view(6, width)[[2, 5]] = 1.0
     for linear in (model.norm_out.linear, model.proj_out):
         torch.nn.init.zeros_(linear.weight)
@@ -67,13 +68,13 @@ def to_tokens(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def to_pixels(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Put ``(image, patch, 192)`` together again as ``(image, rgb, y_px, x_px)``."""
+    """Assemble ``(image, patch, 192)`` into ``(image, rgb, y_px, x_px)``."""
     cut = tokens.reshape(len(tokens), *grid, 3, PATCH, PATCH)
     return cut.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), 3, grid[0] * PATCH, grid[1] * PATCH)
 
 
 def caption_inputs(counts: np.ndarray, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The caption arguments of the transformer for counts ``(image, category)``."""
+    """Return the caption arguments of the transformer for counts ``(image, category)``."""
     weight = next(model.parameters())
     tokens, pooled = (torch.from_numpy(part).to(weight) for part in encode_captions(counts))
     return {
@@ -88,10 +89,10 @@ def _axes(model: Any) -> tuple[int, ...]:
 
 
 def place_ids(grid: tuple[int, int], model: torch.nn.Module) -> torch.Tensor:
-    """Rows of all patches: 0, then the angles in radians by which each pair of channels turns there."""
+    """Return one row per patch: 0, then the angles in radians by which each pair of channels turns there."""
     n_turning = len(_axes(model)) - 1
     periods = np.geomspace(*PERIODS, n_turning)
-    directions = np.pi * (GOLDEN * np.arange(n_turning) % 1)  # far from each other, whatever part of the pairs is used
+    directions = np.pi * (GOLDEN * np.arange(n_turning) % 1)  # far from each other, whichever pairs are used
     y, x = (places[..., None] for places in np.indices(grid))
     angles = 2 * np.pi * (x * np.cos(directions) + y * np.sin(directions)) / periods
     ids = np.concatenate([np.zeros((*grid, 1)), angles], axis=-1)
@@ -106,9 +107,9 @@ def predict(
     grid: tuple[int, int],
     places: torch.Tensor | None = None,
 ) -> Any:
-    """The clean picture the model sees behind ``noisy`` tokens at noise ``level`` (image,) in 0..1, as tokens.
+    """Predict, as tokens, the clean image behind ``noisy`` tokens at noise ``level`` (image,) in 0..1.
 
-    ``places`` are the patches that the tokens stand for, row by row, where they are not all.
+    ``places`` are the patches that the tokens stand for, row by row, if they are not all patches.
     """
     ids = place_ids(grid, model)
     return model(

@@ -1,4 +1,4 @@
-"""Draws pictures with the bundled generative model."""
+"""Generates images with the bundled generative model."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ if TYPE_CHECKING:
 
 @computing
 def generate(caption: str = "", n: int = 4, *, seed: int = 0, steps: int = 30, guidance: float = 2.0) -> xarray.Dataset:
-    """Draw pictures of what a caption names, with the bundled model ``scenes-diffusion``.
+    """Generate images of what a caption names, with the bundled model ``scenes-diffusion``.
 
-    The model draws a plain ground and on it heaps of patches, in the texture of what the caption names; their shapes do
-    not form, and a small thing is often left out.
+    The model draws a plain ground with heaps of patches on it, in the texture of what the caption names; the shapes of
+    the objects do not form, and a small object is often left out.
 
-    Euler steps from noise to picture along the rectified flow (Liu et al. 2022, https://arxiv.org/abs/2209.03003), with
-    classifier-free guidance (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6).
+    It takes Euler steps from noise to image along the rectified flow (Liu et al. 2022,
+    https://arxiv.org/abs/2209.03003), with classifier-free guidance (Ho and Salimans 2022,
+    https://arxiv.org/abs/2207.12598, equation 6).
 
     Parameters
     ----------
     caption
-        Such as ``"two rings and a star on the ground"``; see `captions.parse_caption`.
+        A text such as ``"two rings and a star on the ground"``; see `captions.parse_caption`.
     n
-        Number of pictures.
+        Number of images.
     seed
-        Of the noise they start from.
+        The seed of the noise that the images start from.
     steps
         Number of Euler steps.
     guidance
-        How far to go beyond what the model draws without a caption; 1 for no such push.
+        How far to go beyond what the model draws without a caption; 1 switches guidance off.
 
     Returns
     -------
     xarray.Dataset
-        ``pixels (image, y_px, x_px, rgb)`` uint8; caption, seed, steps and guidance in the attributes.
+        ``pixels (image, y_px, x_px, rgb)`` uint8; the attributes hold caption, seed, steps and guidance.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def generate(caption: str = "", n: int = 4, *, seed: int = 0, steps: int = 30, g
         from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
     except ImportError as error:
         raise SpectralToolkitError(
-            "Drawing pictures needs diffusers, which is not installed: pip install 'spectral-toolkit[diffusers]'."
+            "Generating images needs diffusers, which is not installed: pip install 'spectral-toolkit[diffusers]'."
         ) from error
     folder = Path(__file__).parent / "weights" / "scenes-diffusion" / "transformer"
     model = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).eval()

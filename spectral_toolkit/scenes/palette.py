@@ -1,7 +1,7 @@
 """Colours that go together, drawn in OKLCH (Ottosson 2020), where equal steps look equally large.
 
-A scene draws one hue and derives the rest from it, so pictures are harmonious; a thing's colour is drawn without
-looking at its category, so colour never tells what a thing is.
+One hue is drawn for a scene and the others are derived from it, so the images are harmonious; an object's colour is
+drawn without regard to its category, so colour never tells what an object is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def oklch(lightness: float, chroma: float, hue: float) -> Colour:
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of one scene: sky from top to horizon, ground from horizon to front, and pairs for the things."""
+    """The colours of one scene: sky from top to horizon, ground from horizon to front, and pairs for the objects."""
 
     sky: tuple[Colour, Colour]
     ground: tuple[Colour, Colour]
@@ -54,7 +54,7 @@ def draw_palette(rng: np.random.Generator, n_things: int) -> Palette:
     rng
         Source of randomness.
     n_things
-        How many pairs of main and accent colour to draw.
+        The number of pairs of main and accent colour to draw.
     """
     base = rng.random()
     mood = rng.choice(4, p=(0.4, 0.2, 0.22, 0.18))
@@ -67,7 +67,8 @@ def draw_palette(rng: np.random.Generator, n_things: int) -> Palette:
     ground_hue = base + rng.choice((0.08, -0.12, 0.33, 0.5, 0.62)) + rng.normal(0, 0.02)
     ground = (oklch(far, chroma, ground_hue), oklch(near, chroma * 1.1, ground_hue + rng.uniform(-0.05, 0.05)))
 
-    # Things are richer in colour than what is behind them, and their accent is far in lightness from the main colour.
+    # Objects are richer in colour than their background, and their accent differs much in lightness from the main
+    # colour.
     hues = base + np.array((0.5, 0.42, 0.58, 0.33, 0.67, 0.08, 0.92))
     pairs = []
     for hue in rng.choice(hues, size=n_things):

@@ -1,13 +1,14 @@
-"""The things of the scenes: each kind has a shape and a texture of its own.
+"""The objects of the scenes: each category has a shape and a texture of its own.
 
-A kind is one function of local coordinates ``u`` (right) and ``v`` (down), in units of the thing's radius. It returns
+A category is one function of local coordinates ``u`` (right) and ``v`` (down), in units of the object's radius. It
+returns
 
 - ``distance``: how far outside the outline a point lies, in the same units, negative inside;
 - ``mix``: 0 where the main colour shows, 1 where the accent does (the texture);
 - ``light``: a factor on the colour (the relief).
 
 ``radius`` is in pixels: textures have a period in pixels, not in radii, so that a patch of 8 pixels shows enough of
-them whatever the size of the thing.
+them whatever the size of the object.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Drawing = tuple[Field, Field, Field]
 
 
 def _step(x: Field, width: float) -> Field:
-    """0 below ``-width``, 1 above ``width``, straight between."""
+    """0 below ``-width``, 1 above ``width``, linear in between."""
     return np.clip(0.5 + 0.5 * x / width, 0.0, 1.0)
 
 
@@ -146,7 +147,7 @@ def flower(u: Field, v: Field, radius: float, rng: np.random.Generator) -> Drawi
     return distance, mix, np.where(centre, 1.05 - 0.25 * seeds, 1.12 - 0.5 * veins - 0.06 * v)
 
 
-# What can be in a picture, in the order of the labels 2, 3, ... (0 is sky, 1 is ground).
+# The categories that an image can contain, in the order of the labels 2, 3, ... (0 is sky, 1 is ground).
 THINGS: dict[str, Callable[[Field, Field, float, np.random.Generator], Drawing]] = {
     "ring": ring,
     "star": star,
@@ -158,5 +159,5 @@ THINGS: dict[str, Callable[[Field, Field, float, np.random.Generator], Drawing]]
     "flower": flower,
 }
 
-# These stand on the ground and stay upright; the others float anywhere and turn freely.
+# These categories stand on the ground and stay upright; the others float anywhere and turn freely.
 STANDING = frozenset({"mushroom", "house", "tree"})

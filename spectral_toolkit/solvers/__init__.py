@@ -1,4 +1,4 @@
-"""Solvers: from a graph of layers to labelled eigenvectors. One method a file, one line a method in the table."""
+"""Solvers: from a graph of layers to labelled eigenvectors. Each method is one file, and one line in the table."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """A method's module, ``solvers.gradient`` say, loaded on first use."""
+    """Return a method's module, for example ``solvers.gradient``, loaded on first use."""
     if name in ("exact", "gradient"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 BATCH_ELEMENTS = {"cpu": 2**22}
-"""Largest number of matrix entries solved at once: small batches suit a CPU's caches, large ones a GPU."""
+"""Largest number of matrix entries solved at once: small batches suit the caches of a CPU, large ones a GPU."""
 BATCH_ELEMENTS_DEFAULT = 2**27
 
 
@@ -60,62 +60,65 @@ def solve(
 ) -> xr.Dataset:
     """Solve one spectral problem jointly over all layers of a graph.
 
-    Minimises sum_l w_l tr(X' G_l' (D_l - W_l) G_l X) subject to X' (sum_l w_l G_l' D_l G_l) X = I, the generalised
-    normalised cut over layers of any resolution; with one layer it is normalised cuts (Shi & Malik 2000).
+    It minimises sum_l w_l tr(X' G_l' (D_l - W_l) G_l X) subject to X' (sum_l w_l G_l' D_l G_l) X = I, which generalises
+    the normalised cut to layers of any resolution; with one layer it is normalised cuts (Shi & Malik 2000).
 
     Parameters
     ----------
     graph
-        From :func:`spectral_toolkit.affinity`.
+        The graph that :func:`spectral_toolkit.affinity` returned.
     n_eigenvectors
-        How many, besides the trivial constant one; at least 1.
+        The number of eigenvectors, not counting the trivial constant one; at least 1.
     method
-        ``"exact"``: dense on small grids, block Davidson iteration above. ``"gradient"``: the source paper's own
-        (:mod:`spectral_toolkit.solvers.gradient`), slow and approximate, for comparison. Or the name of a method that
-        was registered, or an object, which may carry options: ``st.solvers.Exact(tolerance=1e-8)``.
+        ``"exact"``: a dense solve on small grids, block Davidson iteration on larger ones. ``"gradient"``: the source
+        paper's own method (:mod:`spectral_toolkit.solvers.gradient`), slow and approximate, for comparison.
+        The name of a method that was registered, or an object, which may carry options:
+        ``st.solvers.Exact(tolerance=1e-8)``.
     start
-        An earlier answer for the same images: the iteration begins there, which makes changing a weight feel instant.
-        Its grid may differ. Dense solves have no use for it. The attribute ``start`` says what was begun from.
+        An earlier result for the same images, from which the iteration starts, so that solving again after a change of
+        weights is nearly instant. Its grid may differ. Dense solves do not use it. The attribute ``start`` says what
+        the iteration started from.
     tolerance
-        On the residual ``|A x - lambda B x| / |B x|`` of every pair, in (0, 1).
+        The largest residual ``|A x - lambda B x| / |B x|`` allowed for any pair, in (0, 1).
     seed
-        Of the random start; recorded.
+        The seed of the random start, which is recorded.
     grid
-        Base grid (rows, columns). By default that of the finest layer of positive weight; where no such layer is as
-        fine along both axes the problem is singular, so it is solved on the default and lifted bilinearly, which the
-        attribute ``notes`` then says.
+        The base grid (rows, columns). The default is the grid of the finest layer of positive weight. Where no such
+        layer is as fine along both axes, the problem is singular, so it is solved on the default grid and interpolated
+        bilinearly, which the attribute ``notes`` then says.
     progress
-        A function called after every step as (steps done, steps at most, objective); what it raises ends the solve,
-        which is how to cancel one. For the exact solver a step is one of its iteration and the objective the worst
-        residual so far, infinite before the first; a dense solve is one step. True shows a bar for the gradient method;
-        the exact solver is done too soon for one.
+        A function called after every step as (steps done, largest number of steps, objective); if it raises, the solve
+        ends, which is how to cancel one. For the exact solver, a step is one of its iteration and the objective is the
+        worst residual so far, infinite before the first; a dense solve is one step. True shows a progress bar for the
+        gradient method; the exact solver is too fast to need one.
     **options
-        Of the gradient method: ``n_features`` K (default ``n_eigenvectors + 1``), ``steps`` (2,000),
-        ``learning_rate`` (2e-3), ``patience`` (200: steps without improvement before stopping early, 0 for never),
-        ``checkpoint`` (a file: written every ``checkpoint_every`` = 100 steps, and gone on from if it exists).
-        The attributes ``steps_run``, ``final_objective`` and ``stopped_early`` then have one entry an image. Of a
-        dataset: ``epochs`` (200) in place of ``steps``; ``n_features`` 100, ``learning_rate`` 1e-2, ``patience`` 0 and
+        For the gradient method: ``n_features`` K (default ``n_eigenvectors + 1``), ``steps`` (2,000), ``learning_rate``
+        (2e-3), ``patience`` (200: steps without improvement before stopping early, 0 for never), ``checkpoint`` (a file
+        that is written every ``checkpoint_every`` = 100 steps, and resumed from if it exists). The attributes
+        ``steps_run``, ``final_objective`` and ``stopped_early`` then have one entry per image. For a dataset:
+        ``epochs`` (200) instead of ``steps``; ``n_features`` 100, ``learning_rate`` 1e-2, ``patience`` 0 and
         ``checkpoint_every`` 10 epochs.
 
     Returns
     -------
     xarray.Dataset
         ``eigenvector (image, y, x, component)``; ``eigenvalue`` in [0, 2], ``residual``, ``converged``, ``eigengap``
-        (to the next eigenvalue), ``degenerate_group`` (components of one group cannot be told apart: their eigenvalues
-        differ by less than 1e-3 relative), all (image, component); ``layer_share (image, component, layer)``, which
-        sums to the eigenvalue; ``layer_mass (image, component, layer)``, which sums to 1; ``layer_weight (layer)``;
-        ``isolated (image, y, x)``, cells no affinity reaches, interpolated from their neighbours. Of a graph of scope
-        ``"dataset"`` all images are one problem: only ``eigenvector`` and ``isolated`` have the dimension ``image``.
+        (to the next eigenvalue) and ``degenerate_group`` (components of one group cannot be told apart: their
+        eigenvalues differ by less than 1e-3 relative), all (image, component);
+        ``layer_share (image, component, layer)``, which sums to the eigenvalue;
+        ``layer_mass (image, component, layer)``, which sums to 1; ``layer_weight (layer)``; ``isolated (image, y, x)``,
+        patches that no affinity reaches, whose values are interpolated from their neighbours. For a graph of scope
+        ``"dataset"``, all images are one problem: only ``eigenvector`` and ``isolated`` have the dimension ``image``.
 
-        Sign: the smaller side is positive, i.e. the third moment over the cells is not negative; where it vanishes, the
-        first cell of largest magnitude is positive.
+        The sign is chosen so that the smaller side is positive: the third moment over the patches is not negative;
+        where it vanishes, the first patch of largest magnitude is positive.
 
     Raises
     ------
     SolverError
         If more eigenvectors are asked for than exist, all weights are zero, or an argument is out of range.
     ActivationsError, AffinityError
-        If the activations hold NaN, or a layer ties nothing together.
+        If the activations hold NaN, or all affinities of a layer are zero.
 
     Examples
     --------
@@ -174,10 +177,11 @@ def solve(
 
 
 def batches(graph: LayerGraph) -> list[slice]:
-    """Which images are solved in one go, and their operators kept together."""
+    """Return the slices of images that are solved together and whose operators are kept together."""
     if graph.recipe.scope == "dataset":
         return [slice(0, len(graph.images))]
-    # The size follows the finest layer whatever its weight, so that batches, and what is cached of them, stay the same.
+    # The size follows the finest layer whatever its weight, so that batches, and what is cached for them, stay the
+    # same.
     n = max(member.n_cells for member in graph.members)
     elements = BATCH_ELEMENTS.get(graph.device.type, BATCH_ELEMENTS_DEFAULT)
     size = min(64, max(1, elements // n**2))
@@ -185,7 +189,7 @@ def batches(graph: LayerGraph) -> list[slice]:
 
 
 def _is_resolved(graph: LayerGraph, grid: Grid) -> bool:
-    """Whether a layer of positive weight is as fine as ``grid`` along both axes, or B would be singular."""
+    """Tell whether a layer of positive weight is as fine as ``grid`` along both axes; otherwise B would be singular."""
     return any(m.grid[0] >= grid[0] and m.grid[1] >= grid[1] for m in positive_members(graph))
 
 

@@ -1,4 +1,4 @@
-"""Half-done gradient descents on disk: one file, replaced as a whole, that knows which problem it belongs to."""
+"""Unfinished gradient descents on disk: one file, replaced as a whole, that records which problem it belongs to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import SolverError, first_line
 
 
 def fingerprint(problem: object, tensors: Iterable[Tensor]) -> str:
-    """A hash of settings and numbers: another problem, or the same one from other activations, has another."""
+    """Hash settings and numbers: another problem, or the same one with other activations, has another hash."""
     digest = hashlib.sha256(repr(problem).encode())
     for tensor in tensors:
         digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
@@ -25,18 +25,18 @@ def fingerprint(problem: object, tensors: Iterable[Tensor]) -> str:
 
 
 class Checkpoint:
-    """The entry of one image (or of the data set) in a checkpoint file.
+    """The entry of one image (or of the whole dataset) in a checkpoint file.
 
     Parameters
     ----------
     path
-        The file; made when first written.
+        The file, which is created when it is first written.
     name
-        Which entry.
+        The name of the entry.
     problem
-        Fingerprint; an entry of another problem is refused.
+        The fingerprint of the problem; an entry of another problem is refused.
     every
-        Steps between two writes.
+        The number of steps between two writes.
     """
 
     def __init__(self, path: str | Path, name: str, problem: str, every: int) -> None:
@@ -46,12 +46,12 @@ class Checkpoint:
         self.every = every
 
     def read(self) -> dict | None:
-        """What was written for this entry, or None.
+        """Return what was written for this entry, or None.
 
         Raises
         ------
         SolverError
-            If the file is no checkpoint, or belongs to another problem.
+            If the file is not a checkpoint, or belongs to another problem.
         """
         entry = self._entries().get(self.name)
         if entry is None:
@@ -59,12 +59,12 @@ class Checkpoint:
         if entry["problem"] != self.problem:
             raise SolverError(
                 f"checkpoint={str(self.path)!r} belongs to another problem (other activations, layers, weights or "
-                "options): give another file, or the settings it was made with."
+                "options): give another file, or the settings that it was made with."
             )
         return entry["state"]
 
     def write(self, state: dict) -> None:
-        """Replace the entry; a crash meanwhile leaves the file as it was.
+        """Replace the entry; if the process stops meanwhile, the file stays as it was.
 
         Raises
         ------
@@ -88,11 +88,11 @@ class Checkpoint:
 
     @contextmanager
     def _part(self) -> Iterator[Path]:
-        """A file beside the checkpoint, gone in the end."""
+        """A temporary file beside the checkpoint, which is removed in the end."""
         try:
             with beside(self.path) as making:
                 yield making / "part"
-        except (OSError, RuntimeError) as error:  # torch says by the latter that a disk is full
+        except (OSError, RuntimeError) as error:  # torch raises the latter when a disk is full
             reason = getattr(error, "strerror", None) or first_line(error)
             raise SolverError(
                 f"checkpoint={str(self.path)!r} cannot be written ({reason}): make room there, or give another file."
@@ -104,8 +104,8 @@ class Checkpoint:
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             return content["entries"]
-        except Exception as error:  # whatever a damaged or foreign file makes torch or pickle say
+        except Exception as error:  # whatever torch or pickle raise for a damaged or foreign file
             raise SolverError(
                 f"checkpoint={str(self.path)!r} cannot be read as a checkpoint of the gradient solver: give another "
-                "file, or remove this one to begin anew."
+                "file, or remove this one to begin again."
             ) from error

@@ -1,12 +1,12 @@
 """Block Davidson iteration for the joint pencil, several images at once.
 
-The subspace grows by the preconditioned residuals of the pairs not yet found, is kept orthonormal in B, and is
-cut back to the best Ritz vectors when it has grown too wide. With an exact preconditioner this is a thick-restart
-block Lanczos method; with an inexact one it needs a few more products, and is as exact. Only matrix products with
-blocks of vectors are used, which is what a GPU, and a CPU's caches, do best.
+The subspace grows by the preconditioned residuals of the pairs not yet found, is kept orthonormal in B, and is reduced
+to the best Ritz vectors when it has grown too wide. With an exact preconditioner this is a thick-restart block Lanczos
+method; with an inexact one it needs a few more products, and is as exact. Only products of matrices with blocks of
+vectors are used, which suit a GPU, and the caches of a CPU, best.
 
-Several processes may share a problem, and each then iterates by itself. Whatever decides how they go on, and every new
-block of vectors, is that of the first (``pencil.agreed``); the rest may differ by rounding.
+Several processes may share a problem, and then each iterates by itself. The values that decide how they continue, and
+every new block of vectors, are those of the first process (``pencil.agreed``); the rest may differ by rounding.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from .._affinity.pencil import JointPencil
 from ..errors import SolverError
 
 N_GUARD = 4
-"""Vectors carried beside the wanted ones: they speed up the last of those, and catch what a warm start would miss."""
+"""Extra vectors: they speed up the convergence of the last wanted ones, and catch what a warm start would miss."""
 WIDTH = 8
-"""The subspace is cut back when it would pass this many blocks..."""
+"""The subspace is reduced when it would exceed this many blocks..."""
 KEPT = 3
 """...to this many."""
 KEPT_LENGTH = 0.5
-"""A vector that keeps this part of its length when projected has lost no digits to speak of."""
+"""A vector that keeps this part of its length when it is projected has lost hardly any digits."""
 WELL_CONDITIONED = 1e-3
 """A Gram matrix conditioned better than this is inverted without a second round."""
 MAX_ROUNDS = 20
 """Rounds of orthogonalisation before giving up: three are rare."""
 REMEMBERED = 2
-"""Blocks of Ritz vectors handed back, for a warm start that begins with more than the answer."""
+"""Blocks of Ritz vectors that are returned, for a warm start that begins with more than the result."""
 MIN_ITERATIONS = 2
-"""Expansions before a warm start may be believed: its vectors can be eigenvectors, and yet not the lowest."""
+"""Expansions before a warm start is trusted: its vectors can be eigenvectors, and yet not the lowest."""
 
 Report = Callable[[int, int, float], object]
-"""Told after every expansion: how many were made, how many may be, and the worst residual. It may raise to end it."""
+"""Called after every expansion with the number done, the largest number, and the worst residual; may raise."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class RitzPairs:
 
 
 def smallest_block(k: int) -> int:
-    """Width of the block that looks for ``k`` pairs."""
+    """Return the width of the block that finds ``k`` pairs."""
     return k + N_GUARD
 
 
@@ -69,27 +69,27 @@ def block_davidson(
     max_iterations: int = 300,
     report: Report | None = None,
 ) -> RitzPairs:
-    """The ``k`` largest mu of W x = mu B x beside the constant, for every image of the pencil.
+    """Find the ``k`` largest mu of W x = mu B x besides the constant, for every image of the pencil.
 
     Parameters
     ----------
     pencil
-        The problem; needs ``WIDTH * smallest_block(k) < n_free`` to be worth while.
+        The problem; it needs ``WIDTH * smallest_block(k) < n_free`` for this to be worth while.
     start
-        Vectors to begin with, (images, any number, n); random ones are added.
+        Vectors to start from, (images, any number, n); random ones are added.
     tolerance
-        On the residual |W x - mu B x| / |B x|.
+        The largest residual |W x - mu B x| / |B x| allowed.
     generator
-        Source of the random columns, on the CPU, so that every device begins alike.
+        Source of the random columns, on the CPU, so that every device starts alike.
     exact
-        Whether products are made in float64; else in the precision of the affinities.
+        Whether products are computed in float64; if not, in the precision of the affinities.
     report
-        Called once an iteration; what it raises ends the iteration.
+        A function called once per iteration; if it raises, the iteration ends.
 
     Returns
     -------
     RitzPairs
-        Residuals tell whether they converged: nothing is raised here.
+        Its residuals tell whether the pairs converged: nothing is raised here.
     """
     block = smallest_block(k)
     constant = _Subspace.empty(pencil, 1)
@@ -100,7 +100,7 @@ def block_davidson(
 
     columns = pencil.agreed(_random(pencil, block, generator))
     if start is None:
-        # One product smooths the random start, which is cheaper than a step of the iteration.
+        # One product smooths the random start, which takes less time than a step of the iteration.
         columns = pencil.precondition(pencil.affinity_matmul(columns, exact=exact))
     else:
         given = start.to(columns)[:, : REMEMBERED * block] * pencil.free[:, None]
@@ -110,7 +110,7 @@ def block_davidson(
     new, mass_new = _orthonormalise(pencil, columns, (constant,), generator)
     subspace.append(new, mass_new, pencil.affinity_matmul(new, exact=exact))
 
-    # The last pair only tells the eigengap: its eigenvalue is as good as the square of its residual.
+    # The last pair only gives the eigengap: the error of its eigenvalue is about the square of its residual.
     limits = torch.full((k,), tolerance, dtype=pencil.dtype, device=one.device)
     limits[-1] = max(tolerance, min(1e-3, tolerance**0.5))
     iteration = 0
@@ -181,13 +181,13 @@ class _Subspace:
         self._projected[:, begin:end, :begin] = self._projected[:, :begin, begin:end].transpose(-1, -2)
 
     def ritz(self) -> tuple[Float[Tensor, "images m"], Float[Tensor, "images m m"]]:
-        """Ritz values, descending, and the rotation whose rows make their vectors."""
+        """Return the Ritz values, descending, and the rotation whose rows give their vectors."""
         projected = self._projected[:, : self.width, : self.width]
         mu, rotation = torch.linalg.eigh((projected + projected.transpose(-1, -2)) / 2)
         return mu.flip(-1), rotation.flip(-1).transpose(-1, -2)
 
     def restart(self, mu: Tensor, rotation: Tensor, width: int) -> None:
-        """Keep the best ``width`` Ritz vectors only."""
+        """Keep only the best ``width`` Ritz vectors."""
         for buffer in self._buffers:
             buffer[:, :width] = rotation[:, :width] @ buffer[:, : self.width]
         self._projected[:, :width, :width] = torch.diag_embed(mu[:, :width])
@@ -197,7 +197,7 @@ class _Subspace:
 def _columns_to_expand(
     size: Float[Tensor, "images block"], open_pairs: Bool[Tensor, "images k"], *, guard: bool
 ) -> Tensor:
-    """Columns whose residuals enter the subspace: as many for every image as the slowest one needs."""
+    """Choose the columns whose residuals enter the subspace: as many for every image as the slowest one needs."""
     images, k = open_pairs.shape
     count = int(open_pairs.sum(dim=1).max())
     chosen = size[:, :k].topk(count, dim=1).indices
@@ -221,7 +221,7 @@ def _orthonormalise(
     """Make ``new`` B-orthonormal and B-orthogonal to the subspaces; vectors that vanish become random ones.
 
     A second round is made only where the first one cancelled digits (Daniel et al. 1976); a vector that vanishes
-    altogether starts afresh.
+    altogether is replaced by a random one.
     """
     limits = torch.finfo(new.dtype)
     for _ in range(MAX_ROUNDS):

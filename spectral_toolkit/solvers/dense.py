@@ -1,4 +1,4 @@
-"""The joint pencil written out and solved by a dense eigensolver: for small grids, and as a last resort."""
+"""The joint pencil as full matrices, solved by a dense eigensolver: for small grids, and as a last resort."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .davidson import RitzPairs
 
 
 def dense_pairs(pencil: JointPencil, k: int) -> RitzPairs:
-    """All pairs of the pencil by Cholesky and a symmetric eigensolver; the ``k`` largest mu beside the constant.
+    """Compute all pairs of the pencil by Cholesky and a symmetric eigensolver; return the ``k`` largest mu.
 
-    An image with fewer than ``k`` pairs has NaN for the others.
+    The constant is left out. An image with fewer than ``k`` pairs has NaN for the others.
 
     Raises
     ------
     SolverError
-        If B is singular beyond the isolated cells.
+        If B is singular beyond the isolated patches.
     """
     affinity, mass = pencil.dense()
     if pencil.interpolation.is_identity:
@@ -45,10 +45,11 @@ def _solve(affinity: Float[Tensor, "images n n"], mass: Float[Tensor, "images n 
     factor, failed = torch.linalg.cholesky_ex(mass)
     if bool(failed.any()):
         raise SolverError(
-            "The joint degree matrix is singular, so some cells cannot be told apart: solve on a coarser grid "
+            "The joint degree matrix is singular, so some patches cannot be told apart: solve on a coarser grid "
             "(grid=...) or give a finer layer a positive weight."
         )
-    # The constant (mu = 1) is moved to mu = -2, below every other, so that it never mixes with other zero eigenvalues.
+    # The constant (mu = 1) is moved to mu = -2, below every other, so that it never mixes with other zero
+    # eigenvalues.
     mass_one = mass.sum(dim=2, keepdim=True)
     total = mass_one.sum(dim=1, keepdim=True)
     affinity = affinity - 3.0 * mass_one @ mass_one.transpose(-1, -2) / total

@@ -1,4 +1,4 @@
-"""What the paper's method does alike for single images and for a dataset."""
+"""The parts of the paper's method that are the same for single images and for a dataset."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from .._affinity.pencil import JointPencil
 from .davidson import RitzPairs
 
 Progress = bool | Callable[[int, int, float], object]
-"""True for a bar, or a function called as (steps done, steps at most, objective)."""
+"""True for a progress bar, or a function called as (steps done, largest number of steps, objective)."""
 
 
 def overlap(z: Tensor) -> Tensor:
-    """Mean square of the entries of z'z off its diagonal, for z (n, K)."""
+    """Return the mean square of the off-diagonal entries of z'z, for z (n, K)."""
     gram = z.T @ z
     pairs = max(1, gram.shape[0] * (gram.shape[0] - 1))
     return (gram - torch.diag(gram.diagonal())).square().sum() / pairs
 
 
 def singular_pairs(pencil: JointPencil, features: Tensor, k: int) -> RitzPairs:
-    """The ``k`` leading left singular vectors of features (images, K, n), without the constant, as pairs of the pencil.
+    """Return the ``k`` leading left singular vectors of features (images, K, n) as pairs of the pencil.
 
-    Ordered by their Rayleigh quotients, the largest affinity (the smallest cut) first.
+    The constant is left out. They are ordered by their Rayleigh quotients, the largest affinity (the smallest cut)
+    first.
     """
     one = pencil.constant()
     mass_one = pencil.mass_matmul(one)
@@ -51,16 +52,16 @@ def singular_pairs(pencil: JointPencil, features: Tensor, k: int) -> RitzPairs:
 
 
 def average(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``adaptive_avg_pool2d`` of the last two dimensions, as products with matrices.
+    """Compute ``adaptive_avg_pool2d`` of the last two dimensions, as products with matrices.
 
-    Its own gradient adds up in whatever order a GPU's threads come; that of a product does not.
+    The gradient of torch's own function adds up in any order of a GPU's threads; that of a product does not.
     """
     rows, columns = (_means(size, wanted, x) for size, wanted in zip(x.shape[-2:], grid, strict=True))
     return rows @ x @ columns.T
 
 
 def _means(size: int, wanted: int, like: Tensor) -> Tensor:
-    """One row a cell: the mean over all cells that it touches."""
+    """Return one row per patch: the mean over all patches that it overlaps."""
     table = like.new_zeros(wanted, size)
     for cell in range(wanted):
         first, last = cell * size // wanted, -(-(cell + 1) * size // wanted)

@@ -1,4 +1,4 @@
-"""The exact solver: dense for small grids, block Davidson iteration above."""
+"""The exact solver: dense for small grids, block Davidson iteration for larger ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DENSE_CELLS = 400
 FALLBACK_CELLS = 4096
 """Up to this size a dense solve can rescue an iteration that did not converge."""
 ALIKE = 1e-5
-"""Affinity values nearer to each other than this may be one, several times."""
+"""Affinity values closer to each other than this may be one multiple value."""
 SINGLE_TOLERANCE = 1e-6
 """Tightest residual that products in float32 reach."""
 
@@ -39,10 +39,10 @@ def solve_images(
 ) -> Spectrum:
     """Solve the joint problem of a few images; see :func:`spectral_toolkit.solve`.
 
-    One pair more than asked for is computed, so that the eigengap behind the last is known.
+    One more pair than asked for is computed, so that the eigengap after the last one is known.
     """
     n = n_nodes(graph, grid)
-    # Fewer cells than the iteration's subspace is wide leave it nothing to iterate on.
+    # With fewer patches than the subspace of the iteration is wide, there is nothing to iterate on.
     too_few = (WIDTH + 1) * smallest_block(n_eigenvectors + 1)
     small = n <= max(DENSE_CELLS, too_few)
     exact = small or tolerance < SINGLE_TOLERANCE
@@ -66,7 +66,7 @@ def solve_images(
         if bool((pairs.residual[:, :n_eigenvectors] > tolerance).any()) and n <= FALLBACK_CELLS:
             notes.append(
                 f"The iteration stopped at residual {float(pairs.residual[:, :n_eigenvectors].max()):.1e} after "
-                f"{pairs.iterations} steps; solved densely instead."
+                f"{pairs.iterations} steps, so the problem was solved densely instead."
             )
             pencil = pencil if pencil.exact else make_pencil(graph, images, grid, exact=True)
             pairs, solver = dense_pairs(pencil, n_pairs), "dense"
@@ -83,7 +83,7 @@ def _place(pencil: JointPencil) -> tuple[int, int, Grid]:
 
 
 def _beginning(pencil: JointPencil, start: WarmStart | None) -> tuple[Tensor | None, str]:
-    """Vectors to begin with, and what they are: the whole subspace ``start`` was found in, if this graph found it."""
+    """Return the start vectors and their description: the whole subspace of ``start``, if this graph found it."""
     if start is None:
         return None, "nothing"
     remembered = pencil.graph.subspaces.get(_place(pencil))
@@ -94,15 +94,15 @@ def _beginning(pencil: JointPencil, start: WarmStart | None) -> tuple[Tensor | N
 
 
 def _fingerprint(vectors: Tensor) -> Tensor:
-    """What tells an answer from another whatever the signs: the sums of magnitudes."""
+    """Return values that identify a result whatever its signs: sums of magnitudes."""
     return vectors.abs().sum(dim=2)
 
 
 def _many_alike(mu: Tensor) -> bool:
-    """Whether as many eigenvalues are equal as a warm start adds random vectors.
+    """Tell whether as many eigenvalues are equal as a warm start adds random vectors.
 
-    If its own vectors are eigenvectors here, too, but not the lowest, only the random ones look for what is lower, and
-    of an eigenvalue that comes more often than there are of those they may not find every copy.
+    If its own vectors are eigenvectors here, too, but not the lowest, only the random ones search for lower ones, and
+    of an eigenvalue whose multiplicity exceeds their number they may not find every copy.
     """
     return bool((mu[:, : -(N_GUARD - 1)] - mu[:, N_GUARD - 1 :] <= ALIKE).any())
 
@@ -116,7 +116,7 @@ def _iterate(
     notes: list[str],
     report: Report | None,
 ) -> tuple[JointPencil, RitzPairs]:
-    """Iterate with single-precision products as far as they carry, then in double precision if more is asked."""
+    """Iterate with single-precision products as far as they reach, then in double precision if more is needed."""
     generator = torch.Generator().manual_seed(seed)
     fast = max(tolerance, 2 * SINGLE_TOLERANCE if pencil.exact else SINGLE_TOLERANCE)
     pairs = block_davidson(
@@ -132,7 +132,9 @@ def _iterate(
     if fast == tolerance and bool((pairs.residual[:, :-1] <= tolerance).all()):
         return pencil, pairs
     if fast == tolerance:
-        notes.append("Products in single precision did not reach the tolerance; went on in double precision.")
+        notes.append(
+            "Products in single precision did not reach the tolerance, so the solve continued in double precision."
+        )
     if not pencil.exact:
         pencil = make_pencil(pencil.graph, pencil.images, pencil.grid, exact=True)
     exact = block_davidson(
@@ -143,7 +145,7 @@ def _iterate(
 
 
 def check_number(pencil: JointPencil, n_eigenvectors: int) -> None:
-    """Refuse to look for more eigenvectors than there are in every image.
+    """Refuse to search for more eigenvectors than every image has.
 
     Raises
     ------
@@ -153,7 +155,7 @@ def check_number(pencil: JointPencil, n_eigenvectors: int) -> None:
     if n_eigenvectors > fewest - 1:
         raise SolverError(
             f"n_eigenvectors={n_eigenvectors} is too many: {pencil.describe(int(pencil.n_free.argmin()))} has {fewest} "
-            f"cells with any affinity, which carry at most {max(fewest - 1, 0)} eigenvectors beside the constant."
+            f"patches with any affinity, which carry at most {max(fewest - 1, 0)} eigenvectors besides the constant."
         )
 
 
@@ -163,12 +165,12 @@ def _n_pairs(pencil: JointPencil, n_eigenvectors: int) -> int:
 
 
 def spectrum_of(pencil: JointPencil, pairs: RitzPairs, k: int, solver: str, notes: list[str]) -> Spectrum:
-    """Pairs as a spectrum: masses scaled to one, eigenvalues split into the layers' shares."""
+    """Make a spectrum of pairs: degrees are scaled to sum to one, eigenvalues are split into the layers' shares."""
     vectors = pairs.vectors[:, :k]
     if not bool(torch.isfinite(vectors).all()):
         raise SolverError("The solve broke down (its vectors are not finite): check the activations for huge values.")
     cut, mass = pencil.layer_terms(vectors, exact=pencil.exact)
-    # Masses are scaled to sum to one exactly, and eigenvalues are what the shares sum to; no cut is negative.
+    # Degrees are scaled to sum to one exactly, and eigenvalues are what the shares sum to; no cut is negative.
     total = mass.sum(dim=2, keepdim=True)
     cut, mass = cut.clamp_min(0.0) / total, mass / total
     vectors = vectors / total.sqrt() / pencil.largest_weight**0.5

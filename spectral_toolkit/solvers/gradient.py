@@ -1,7 +1,7 @@
 """The source paper's own method for single images: gradient descent on features from a small generator.
 
-Zhang, Yunis & Maire, CVPR 2024, arXiv 2312.06716, section 3. Offered for parity and for teaching: the exact solver
-finds better vectors in a fraction of the time. Where the published code and its text differ we follow the text:
+Zhang, Yunis & Maire, CVPR 2024, arXiv 2312.06716, section 3. It is offered for comparison and for teaching: the exact
+solver finds better vectors in a fraction of the time. Where the published code and its text differ, we follow the text:
 
 - Rows without any affinity stay empty. The code adds its epsilon after the division 1/sum, so they become infinite.
 - Every layer's weight is that layer's own. The code looks it up at layer * head, which is right only with one head.
@@ -37,7 +37,7 @@ from .spectrum import Spectrum, WarmStart
 N_CHANNELS = 128
 
 MOST_BYTES = 4 * 2**30
-"""What the matrices of all heads may take at once: this method holds each, where the exact one holds their mean."""
+"""Bytes that the matrices of all heads may take: this method holds each of them, the exact one holds their mean."""
 
 
 @differentiable
@@ -48,24 +48,24 @@ def objective(
     grids: Sequence[Grid] | None = None,
     weights: Sequence[float] | None = None,
 ) -> Tensor:
-    """The paper's loss for one image: 2 mean|e - 1| + 2 mean(offdiag(z'z)^2), averaged over layers and heads.
+    """Compute the paper's loss for one image: 2 mean|e - 1| + 2 mean(offdiag(z'z)^2), averaged over layers and heads.
 
-    Per layer, z is ``features`` average-pooled to the layer's grid, each column of length one, and e = diag(z' A z)
-    per head. The first mean is over heads and features, the second over the K (K - 1) entries off the diagonal
-    (0 for a single feature).
+    Per layer, z is ``features`` average-pooled to the layer's grid, with each column of length one, and e = diag(z' A
+    z) per head. The first mean is over heads and features, the second over the K (K - 1) entries off the diagonal (0
+    for a single feature).
 
     Parameters
     ----------
     affinities
-        One tensor (heads, n_l, n_l) a layer, rows summing to one (or to zero, where a patch attends to none), patches
-        row by row.
+        One tensor (heads, n_l, n_l) per layer, with rows that sum to one (or to zero, where a patch attends to none)
+        and patches row by row.
     features
         (1, K, H, W), on the base grid.
     grids
-        Rows and columns of every layer. By default derived from n_l and H:W: rows x columns = n_l, each within one of
-        what that ratio asks for.
+        Rows and columns of every layer. By default they are derived from n_l and H:W: rows x columns = n_l, each within
+        one of what that ratio requires.
     weights
-        Relative weights of the layers, by default equal.
+        Relative weights of the layers, equal by default.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def objective(
     Raises
     ------
     SolverError
-        If shapes do not fit, or a layer's grid cannot be told from its size.
+        If shapes do not fit, or a layer's grid cannot be derived from its size.
 
     References
     ----------
@@ -93,13 +93,15 @@ def objective(
     if features.ndim != 4 or features.shape[0] != 1:
         raise SolverError(f"features have shape {tuple(features.shape)}: expected (1, K, H, W).")
     if not affinities:
-        raise SolverError("affinities is empty: give one tensor (heads, n, n) a layer.")
+        raise SolverError("affinities is empty: give one tensor (heads, n, n) per layer.")
     for name, values in (("grids", grids), ("weights", weights)):
         if values is not None and len(values) != len(affinities):
-            raise SolverError(f"{name} has {len(values)} entries for {len(affinities)} layers: give one a layer.")
+            raise SolverError(f"{name} has {len(values)} entries for {len(affinities)} layers: give one per layer.")
     relative = [1.0] * len(affinities) if weights is None else [float(weight) for weight in weights]
     if not min(relative) >= 0 or not 0 < sum(relative) < float("inf"):
-        raise SolverError(f"weights={relative} cannot be averaged with: give finite numbers >= 0, not all of them 0.")
+        raise SolverError(
+            f"weights={relative} cannot be used for an average: give finite numbers >= 0, not all of them 0."
+        )
     dtype = functools.reduce(torch.promote_types, [affinity.dtype for affinity in affinities], features.dtype)
     features = features.to(dtype)
     total = features.new_zeros(())
@@ -109,7 +111,9 @@ def objective(
         n = affinity.shape[2]
         grid = derived_grid(n, (features.shape[2], features.shape[3])) if grids is None else grids[index]
         if grid[0] * grid[1] != n:
-            raise SolverError(f"grids[{index}]={grid} has not the {n} cells of its affinity: give rows and columns.")
+            raise SolverError(
+                f"grids[{index}]={grid} does not have the {n} patches of its affinity: give rows and columns."
+            )
         pooled = average(features, grid)
         z = functional.normalize(pooled.flatten(2)[0].T, dim=0)
         energy = (z * (affinity.to(dtype) @ z)).sum(dim=1)
@@ -118,7 +122,7 @@ def objective(
 
 
 def derived_grid(n: int, base: Grid) -> Grid:
-    """Rows and columns of ``n`` cells in the proportions of ``base``.
+    """Return the rows and columns of ``n`` patches in the proportions of ``base``.
 
     Examples
     --------
@@ -132,14 +136,14 @@ def derived_grid(n: int, base: Grid) -> Grid:
     nearest = [pair for pair, far in zip(pairs, distance, strict=True) if far <= best + 1e-9]
     if best > 1 or len(nearest) != 1:
         raise SolverError(
-            f"The grid of a layer of {n} patches cannot be told from features on {base[0]}x{base[1]}: give "
-            "grids=[(rows, columns), ...], one a layer."
+            f"The grid of a layer of {n} patches cannot be derived from features on {base[0]}x{base[1]}: give "
+            "grids=[(rows, columns), ...], one per layer."
         )
     return nearest[0]
 
 
 class Generator(nn.Module):
-    """Features (1, K, H, W), positive and summing to one over K, from fixed noise: a deep image prior."""
+    """Makes features (1, K, H, W), positive and summing to one over K, from fixed noise: a deep image prior."""
 
     def __init__(self, grid: Grid, n_features: int) -> None:
         super().__init__()
@@ -161,13 +165,13 @@ class Generator(nn.Module):
 
 
 def row_stochastic(matrix: Tensor) -> Tensor:
-    """Rows divided by their sums; a row without any affinity stays empty."""
+    """Divide rows by their sums; a row without any affinity stays empty."""
     total = matrix.sum(dim=-1, keepdim=True)
     return torch.where(total > 0, matrix / total.clamp_min(torch.finfo(matrix.dtype).tiny), 0.0)
 
 
 def head_affinities(graph: LayerGraph, member: Member, images: slice) -> Tensor:
-    """A of every head of a member, (images, heads, n, n): the kernel among patches, rows summing to one."""
+    """Return A of every head of a member, (images, heads, n, n): the kernel among patches, with rows summing to one."""
     options = dict(graph.recipe.options)
     steps = int(options.pop("steps", 1))
     kernel = graph.recipe.kernel
@@ -209,14 +213,12 @@ def solve_images(
 ) -> Spectrum:
     """Solve each of a few images by gradient descent; see :func:`spectral_toolkit.solve`.
 
-    The answer is measured in the joint pencil of the exact solver: eigenvalues are Rayleigh quotients there, and
+    The result is measured in the joint pencil of the exact solver: eigenvalues are Rayleigh quotients there, and
     ``converged`` is false wherever the residual is above ``tolerance``, which is nearly everywhere.
     """
     if isinstance(graph, DatasetGraph):
         if steps is not None:
-            raise SolverError(
-                f"steps={steps!r} means nothing to a dataset, which is gone through in epochs: use epochs."
-            )
+            raise SolverError(f"steps={steps!r} does not apply to a dataset, which is optimised in epochs: use epochs.")
         return solve_dataset(
             graph,
             n_eigenvectors,
@@ -231,7 +233,9 @@ def solve_images(
             checkpoint_every=10 if checkpoint_every is None else checkpoint_every,
         )
     if epochs is not None:
-        raise SolverError(f"epochs={epochs!r} means nothing to single images, each of which takes steps: use steps.")
+        raise SolverError(
+            f"epochs={epochs!r} does not apply to single images, each of which is optimised in steps: use steps."
+        )
     steps = 2000 if steps is None else steps
     learning_rate = 2e-3 if learning_rate is None else learning_rate
     patience = 200 if patience is None else patience
@@ -240,7 +244,7 @@ def solve_images(
     needed = sum(4 * len(member.heads) * member.n_cells**2 for member in members)
     if needed > MOST_BYTES:
         raise SolverError(
-            f"method='gradient' holds the matrix of every head, {needed:,} bytes here and {MOST_BYTES:,} at most: "
+            f"method='gradient' holds the matrix of every head, {needed:,} bytes here, but at most {MOST_BYTES:,}: "
             "leave out the finest layers with weights=, select one timestep with activations.sel(timestep=...), or use "
             "method='exact'."
         )
@@ -249,8 +253,8 @@ def solve_images(
     if n_eigenvectors > min(n_features, int(pencil.n_free.min())) - 1:
         raise SolverError(
             f"n_eigenvectors={n_eigenvectors} is too many for n_features={n_features} on {int(pencil.n_free.min())} "
-            "cells: features and cells carry at most one eigenvector fewer than there are of them, as the constant "
-            "is one of theirs."
+            "patches: both must be larger than the number of eigenvectors, because the constant is one of theirs: use "
+            "fewer eigenvectors or more features."
         )
     weights = [graph.weights[member.name] for member in members]
     grids = [member.grid for member in members]
@@ -271,7 +275,9 @@ def solve_images(
                 seed=seed, device=graph.device, store=store, progress=progress,
             )
         )  # fmt: skip
-    notes = ["Found by gradient descent: eigenvalues are Rayleigh quotients, and the vectors only nearly B-orthogonal."]
+    notes = [
+        "Found by gradient descent: eigenvalues are Rayleigh quotients, and the vectors are only nearly B-orthogonal."
+    ]
     if start is not None:
         notes.append("start was not used: the gradient method begins from its own generator.")
     features = torch.cat([run["features"] for run in runs]).flatten(2).to(pencil.dtype)
@@ -301,13 +307,13 @@ def descend(
     store: Checkpoint | None = None,
     progress: Progress = False,
 ) -> dict:
-    """Run Adam on the generator; the features (1, K, H, W) of the end, with step, objective and stopped."""
+    """Run Adam on the generator; return the final features (1, K, H, W), with step, objective and stopped."""
     if store is not None:
         store.try_place()
     saved = None if store is None else store.read()
     if saved is not None and saved["finished"]:
         return {**saved, "features": saved["features"].to(device)}
-    # Made on the CPU whatever the device, so that a seed means the same everywhere.
+    # The generator is made on the CPU whatever the device, so that a seed means the same everywhere.
     with drawing(seed):
         generator = Generator(grid, n_features)
     generator.to(device)

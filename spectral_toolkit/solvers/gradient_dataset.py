@@ -1,9 +1,9 @@
-"""The source paper's own method for a whole dataset: gradient descent on one table of features an image.
+"""The source paper's own method for a whole dataset: gradient descent on one table of features per image.
 
-Zhang, Yunis & Maire, CVPR 2024, arXiv 2312.06716, section 4: K x 32 x 32 numbers an image, batches of 40 images, five
-steps of AdamW a batch, an exponential moving average of the tables as the answer. Edges are those of the knn graph
-that lie within the batch, rows normalised after the others are dropped, so that a row without any stays empty (the
-published code divides by zero there). With several processes each takes a part of the layers and heads.
+Zhang, Yunis & Maire, CVPR 2024, arXiv 2312.06716, section 4: K x 32 x 32 numbers per image, batches of 40 images, five
+steps of AdamW per batch, and an exponential moving average of the tables as the result. The edges are those of the knn
+graph that lie within the batch; rows are normalised after the others are dropped, so that a row without any edges stays
+empty (the published code divides by zero there). With several processes, each takes a part of the layers and heads.
 """
 
 from __future__ import annotations
@@ -60,16 +60,17 @@ def solve_dataset(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 10,
 ) -> Spectrum:
-    """Solve all images as one; the answer is measured in the pencil of the exact solver.
+    """Solve all images as one problem; the result is measured in the pencil of the exact solver.
 
     Raises
     ------
     SolverError
-        If the graph has no edges to take batches of, no layer is coarse enough, or K is too small.
+        If the graph has no edges, no layer is coarse enough, or K is too small.
     """
     if not graph.kernel.searches:
         raise SolverError(
-            f"kernel={graph.recipe.kernel!r} has no edges to take batches of: use kernel='knn', or method='exact'."
+            f"kernel={graph.recipe.kernel!r} has no edges, which this method needs: use kernel='knn', or "
+            "method='exact'."
         )
     n_features = N_FEATURES if n_features is None else n_features
     epochs = EPOCHS if epochs is None else epochs
@@ -77,7 +78,8 @@ def solve_dataset(
     if n_eigenvectors > n_features - 1:
         raise SolverError(
             f"n_eigenvectors={n_eigenvectors} is too many for n_features={n_features}: features carry at most one "
-            "eigenvector fewer than there are of them, as the constant is one of theirs."
+            "eigenvector fewer than there are of them, because the constant is one of theirs; use fewer eigenvectors "
+            "or more features."
         )
     edges, left_out = edges_of(graph)
     pencil = make_pencil(graph, slice(0, len(graph.images)), grid)
@@ -88,7 +90,7 @@ def solve_dataset(
         for one in edges[rank() :: world_size()]:
             graph.neighbours(one.layer, one.head)
         if graph.folder is not None:
-            barrier(patient=True)  # then what the others found is read instead of searched again
+            barrier(patient=True)  # then the neighbours that others found are read
         tables = [graph.neighbours(one.layer, one.head).indices for one in edges]
         store = Checkpoint(checkpoint, "dataset", fingerprint(settings, tables), checkpoint_every)
     run = descend_dataset(
@@ -103,9 +105,13 @@ def solve_dataset(
         progress=progress,
     )
     features = Resampling((SIDE, SIDE), grid)(run["features"].to(pencil.dtype).flatten(2))
-    notes = ["Found by gradient descent: eigenvalues are Rayleigh quotients, and the vectors only nearly B-orthogonal."]
+    notes = [
+        "Found by gradient descent: eigenvalues are Rayleigh quotients, and the vectors are only nearly B-orthogonal."
+    ]
     if left_out:
-        notes.append(f"Left out, as in the paper, for having more than {SIDE} x {SIDE} patches: {', '.join(left_out)}.")
+        notes.append(
+            f"Layers of more than {SIDE} x {SIDE} patches are left out, as in the paper: {', '.join(left_out)}."
+        )
     spectrum = spectrum_of(
         pencil, singular_pairs(pencil, as_one(features), n_eigenvectors), n_eigenvectors, "gradient", notes
     )
@@ -122,7 +128,7 @@ def solve_dataset(
 
 
 def edges_of(graph: DatasetGraph) -> tuple[list[Edges], list[str]]:
-    """Layers and heads that take part, and the names of the layers that are too fine to."""
+    """Return the layers and heads that take part, and the names of the layers that are too fine."""
     edges, left_out = [], []
     for member in positive_members(graph):
         if member.n_cells > SIDE * SIDE:
@@ -139,7 +145,7 @@ def edges_of(graph: DatasetGraph) -> tuple[list[Edges], list[str]]:
 
 
 def batch_matrix(graph: DatasetGraph, edges: Edges, batch: Tensor) -> Tensor:
-    """Row-normalised edges among the images of a batch, sparse (nodes, nodes); rows without any stay empty."""
+    """Return the row-normalised edges among the images of a batch, sparse (nodes, nodes); empty rows stay empty."""
     cells = edges.grid[0] * edges.grid[1]
     found = graph.neighbours(edges.layer, edges.head)
     nodes = (batch[:, None] * cells + torch.arange(cells)).flatten()
@@ -159,7 +165,7 @@ def batch_matrix(graph: DatasetGraph, edges: Edges, batch: Tensor) -> Tensor:
 
 
 def batch_objective(tables: Tensor, edges: Sequence[Edges], matrices: Sequence[Tensor]) -> Tensor:
-    """The loss of a batch, tables (batch, K, 32, 32): sum_l weight_l (2 mean|e - 1| + 2 mean(offdiag(z'z)^2))."""
+    """Compute the loss of tables (batch, K, 32, 32): sum_l weight_l (2 mean|e - 1| + 2 mean(offdiag(z'z)^2))."""
     total = tables.new_zeros(())
     for one, matrix in zip(edges, matrices, strict=True):
         pooled = average(tables, one.grid)
@@ -181,12 +187,12 @@ def descend_dataset(
     store: Checkpoint | None = None,
     progress: Progress = False,
 ) -> dict:
-    """Run AdamW over the tables; their moving averages (images, K, 32, 32), with epoch, objective and stopped."""
+    """Run AdamW over the tables; return their moving averages (images, K, 32, 32), epoch, objective and stopped."""
     n_images = len(graph.images)
     source = torch.Generator().manual_seed(seed)
     tables = [torch.randn(n_features, SIDE, SIDE, generator=source).to(graph.device) for _ in range(n_images)]
     tables = [table.requires_grad_() for table in tables]
-    # An image outside the batch has no gradient, and AdamW leaves it alone.
+    # An image outside the batch has no gradient, and AdamW leaves it unchanged.
     optimiser = torch.optim.AdamW(tables, lr=learning_rate)
     averages = [torch.zeros_like(table) for table in tables]
     counts = [0] * n_images
@@ -199,8 +205,8 @@ def descend_dataset(
         _refuse_unshared(store, -1 if saved is None else saved["epoch"], graph.device)
     if store is not None and saved is not None and saved["epoch"] > epochs:
         raise SolverError(
-            f"checkpoint={str(store.path)!r} has gone through {saved['epoch']} epochs already, more than "
-            f"epochs={epochs}: ask for at least as many, or give another file."
+            f"checkpoint={str(store.path)!r} already holds {saved['epoch']} epochs, more than epochs={epochs}: ask for "
+            "at least as many, or give another file."
         )
     if saved is not None:
         with torch.no_grad():
@@ -212,7 +218,8 @@ def descend_dataset(
         plateau.best, plateau.waited = saved["best"], saved["waited"]
     with tqdm(total=epochs, initial=epoch, desc="gradient", disable=progress is not True or rank() > 0) as bar:
         while epoch < epochs and not stopped:
-            # From seed and epoch alone, so that a resumed run draws what an uninterrupted one would.
+            # The order follows from seed and epoch alone, so that a resumed run has the same one as an uninterrupted
+            # run.
             order = torch.randperm(n_images, generator=torch.Generator().manual_seed(((seed << 20) + epoch) % 2**63))
             seen = []
             for batch in order.split(BATCH):
@@ -240,14 +247,14 @@ def descend_dataset(
 
 
 def _refuse_unshared(store: Checkpoint, epoch: int, device: torch.device) -> None:
-    """All processes must go on from the same epoch, or they would wait for each other in vain."""
+    """Check that all processes resume from the same epoch; otherwise they would wait for each other in vain."""
     epochs = all_gather_rows(torch.tensor([epoch], device=device)).tolist()
     if len(set(epochs)) > 1:
         other = next(number for number, found in enumerate(epochs) if found != epochs[0])
         read = [f"{epochs[i]} epochs" if epochs[i] >= 0 else "nothing" for i in (0, other)]
         raise SolverError(
             f"checkpoint={str(store.path)!r} holds {read[0]} for rank 0 and {read[1]} for rank {other}: give a file in "
-            "a folder that all machines share, or remove it everywhere to begin anew."
+            "a folder that all machines share, or remove it everywhere to begin again."
         )
 
 
@@ -260,7 +267,7 @@ def _step_batch(
     counts: list[int],
     optimiser: torch.optim.Optimizer,
 ) -> float:
-    """A few steps on one batch; the objective before the last of them, of all processes together."""
+    """Take a few steps on one batch; return the objective before the last of them, for all processes together."""
     chosen = [tables[image] for image in batch.tolist()]
     matrices = [batch_matrix(graph, one, batch) for one in edges]
     total = 0.0

@@ -65,7 +65,7 @@ class Solver:
     def _checked(self, name: str, value: object) -> object:
         if name not in self.options:
             offered = f"which takes {', '.join(self.options)}" if self.options else "which takes no options"
-            raise SolverError(f"{name}={value!r} means nothing to method={self.name!r}, {offered}: leave it out.")
+            raise SolverError(f"{name}={value!r} does not apply to method={self.name!r}, {offered}: leave it out.")
         kind, least = self.options[name]
         if kind is int:
             return whole(name, value, int(least))

@@ -1,15 +1,15 @@
-"""When gradient descent has stopped getting anywhere."""
+"""Decides when gradient descent has stopped making progress."""
 
 from __future__ import annotations
 
 import math
 
 SMALLEST_IMPROVEMENT = 1e-4
-"""An objective must fall by this part of itself to count as better."""
+"""An objective must fall by this part of itself to count as an improvement."""
 
 
 class Plateau:
-    """Says whether the objective has not improved for ``patience`` steps; with patience 0, never.
+    """Tells whether the objective has not improved for ``patience`` steps; with patience 0 it never does.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""From spectra to the labelled Dataset every solver returns, and from an earlier Dataset to a warm start."""
+"""From spectra to the labelled Dataset that every solver returns, and from an earlier Dataset to a warm start."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .spectrum import Spectrum, WarmStart
 DEGENERATE_GAP = 1e-3
 """Eigenvalues closer than this, relatively, span a subspace whose vectors are arbitrary."""
 TELLING = 100
-"""An affinity (1 - eigenvalue) of so many tolerances is told from others; one below may be any mixture of them."""
+"""An affinity (1 - eigenvalue) of this many tolerances is distinct from others; a smaller one may be a mixture."""
 ZERO_EIGENVALUE = 1e-7
-"""Eigenvalues below this, ten times the noise of single precision, count as zero: a graph that falls apart."""
+"""Eigenvalues below this, ten times the noise of single precision, count as zero: the graph is not connected."""
 
 
 def assemble(
@@ -36,7 +36,7 @@ def assemble(
     seed: int,
     seconds: float,
 ) -> xr.Dataset:
-    """The Dataset documented at :func:`spectral_toolkit.solve`."""
+    """Assemble the Dataset that is documented at :func:`spectral_toolkit.solve`."""
     joint = graph.recipe.scope == "dataset"
     n_images = len(graph.images)
     vectors = by_image(torch.cat([spectrum.vectors for spectrum in spectra]), n_images)
@@ -46,7 +46,7 @@ def assemble(
         lift = Resampling(solved_on, shown_on)
         vectors, isolated = lift(vectors), lift(isolated)
         notes.append(
-            f"Solved on {solved_on[0]}x{solved_on[1]}, the finest grid a layer of positive weight has, and lifted "
+            f"Solved on {solved_on[0]}x{solved_on[1]}, the finest grid of a layer of positive weight, and interpolated "
             f"bilinearly to {shown_on[0]}x{shown_on[1]}."
         )
     vectors = by_image(canonical_sign(as_one(vectors)), n_images) if joint else canonical_sign(vectors)
@@ -64,7 +64,9 @@ def assemble(
         )
     n_isolated = int((isolated > 0.5).sum())
     if n_isolated:
-        notes.append(f"Cells without affinity to speak of: {n_isolated}; left out and interpolated for display.")
+        notes.append(
+            f"Patches with hardly any affinity: {n_isolated}. They are left out, and interpolated for display."
+        )
     if any(spectrum.solver == "davidson" for spectrum in spectra):
         notes.extend(_hardly_found(eigenvalue, tolerance))
     notes.extend(graph.notes)
@@ -114,20 +116,20 @@ def assemble(
 
 
 def _hardly_found(eigenvalue: np.ndarray, tolerance: float) -> list[str]:
-    """A note on eigenvectors whose affinity is so small that a residual below the tolerance says little of them."""
+    """Write a note on eigenvectors of so little affinity that a residual below the tolerance says little about them."""
     affinity = np.abs(1 - eigenvalue).reshape(-1, eigenvalue.shape[-1])
     components = np.flatnonzero((affinity < TELLING * tolerance).any(axis=0)) + 1
     if not len(components):
         return []
     return [
         f"From eigenvector {components[0]} on, 1 - eigenvalue is below {TELLING} times the tolerance "
-        f"({tolerance:.0e}), so that residuals say little: neither these eigenvectors nor their eigengaps are told "
-        "from others. Solve with a lower tolerance, or for fewer."
+        f"({tolerance:.0e}), so that residuals say little: these eigenvectors and their eigengaps may be mixtures of "
+        "others. Solve with a lower tolerance, or for fewer eigenvectors."
     ]
 
 
 def _details(spectra: list[Spectrum]) -> dict[str, object]:
-    """What the method adds to the attributes; lists of one entry an image are joined, and written as JSON."""
+    """What the method adds to the attributes; lists of one entry per image are joined, and written as JSON."""
     details: dict[str, object] = {}
     for name, first in spectra[0].details.items():
         values = [spectrum.details[name] for spectrum in spectra]
@@ -137,9 +139,9 @@ def _details(spectra: list[Spectrum]) -> dict[str, object]:
 
 
 def by_image(vectors: Tensor, n_images: int) -> Tensor:
-    """Vectors over the nodes of a whole dataset, (1, k, images * n), one image after the other: (images, k, n).
+    """Reshape vectors over the nodes of a dataset, (1, k, images * n), image after image, to (images, k, n).
 
-    Vectors that are by image already stay as they are.
+    Vectors that already have one entry per image stay as they are.
     """
     if len(vectors) == n_images:
         return vectors
@@ -147,7 +149,7 @@ def by_image(vectors: Tensor, n_images: int) -> Tensor:
 
 
 def as_one(vectors: Tensor) -> Tensor:
-    """The way back of `by_image`: (images, k, n) to (1, k, images * n)."""
+    """Reverse `by_image`: from (images, k, n) to (1, k, images * n)."""
     return vectors.transpose(0, 1).flatten(1)[None]
 
 
@@ -163,7 +165,7 @@ def canonical_sign(vectors: Tensor) -> Tensor:
 
 
 def degenerate_groups(eigenvalue: np.ndarray) -> np.ndarray:
-    """Number the groups of eigenvalues (..., k), ascending, whose neighbours differ by less than 1e-3 relatively.
+    """Number the groups of ascending eigenvalues (..., k) whose neighbours differ by less than 1e-3 relatively.
 
     Examples
     --------
@@ -176,12 +178,12 @@ def degenerate_groups(eigenvalue: np.ndarray) -> np.ndarray:
 
 
 def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid: Grid) -> WarmStart | None:
-    """An earlier answer on ``grid``, or None.
+    """Return an earlier result on ``grid``, or None.
 
     Raises
     ------
     SolverError
-        If the answer is of other images, or is no answer.
+        If the result is of other images, or is not a result.
     """
     if start is None:
         return None
@@ -192,11 +194,11 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
     if set(start.eigenvector.dims) != {"image", "y", "x", "component"}:
         raise SolverError(
             f"start has eigenvectors of dimensions {tuple(map(str, start.eigenvector.dims))}; expected image, y, x and "
-            "component: give an answer of st.solve as it was returned, or None."
+            "component: give a result of st.solve as it was returned, or None."
         )
     if tuple(map(str, start["image"].values)) != graph.images:
         raise SolverError(
-            "start was solved for other images than this graph's: give an answer for the same images in the same "
+            "start was solved for other images than this graph's: give a result for the same images in the same "
             "order, or None."
         )
     hashes = image_hashes(start, graph.images), graph.hashes
@@ -204,13 +206,13 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
     components = start["component"].values if "component" in start.coords else np.arange(1)
     if components[:1].tolist() not in ([0], [1]) or (np.diff(components) != 1).any():
         raise SolverError(
-            f"start holds components {components.tolist()}: give the first ones of an answer of st.solve, without a "
-            "gap (from what begins later, the lowest would not surely be found), or None."
+            f"start holds components {components.tolist()}: give the first components of a result of st.solve without "
+            "a gap (otherwise the lowest might not be found), or None."
         )
     vectors = start["eigenvector"].isel(image=images).transpose("image", "y", "x", "component")
     values = np.array(vectors.values, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise SolverError("start holds NaN or infinity: give an answer of st.solve as it was returned, or None.")
+        raise SolverError("start holds NaN or infinity: give a result of st.solve as it was returned, or None.")
     dtype = working_dtype(graph.device)
     columns = torch.as_tensor(values).flatten(1, 2).transpose(1, 2).contiguous().to(device=graph.device, dtype=dtype)
     columns = Resampling((vectors.sizes["y"], vectors.sizes["x"]), grid)(columns)

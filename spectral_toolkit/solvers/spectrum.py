@@ -1,4 +1,4 @@
-"""What every solver hands back for a few images, before it becomes a labelled Dataset."""
+"""What every solver returns for a few images, before it becomes a labelled Dataset."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Spectrum:
     notes: tuple[str, ...] = ()
     began_from: str = "nothing"
     details: dict[str, object] = field(default_factory=dict)
-    """What only this method has to say: a list with one entry an image, or one value for all."""
+    """What only this method reports: a list with one entry per image, or one value for all."""
 
 
 @dataclass
 class WarmStart:
-    """An earlier answer for the same images: its eigenvectors on the base grid."""
+    """An earlier result for the same images: its eigenvectors on the base grid."""
 
     columns: Float[Tensor, "images k n"]

@@ -1,4 +1,4 @@
-"""Cosine similarity per head, small ones dropped (the dataset protocol of the source paper)."""
+"""Cosine similarity per head, with small values dropped (the dataset protocol of the source paper)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .heads import sum_over_heads
 from .precision import AT_THRESHOLD, doubled
 
 DENSE = 64
-"""Of more than one in so many, all similarities of an image are computed anew: the product is then quicker."""
+"""If more than one in this many values is in doubt, all similarities of an image are recomputed, which is faster."""
 TILE = 32
-"""Rows that are looked through in one go."""
+"""Rows that are examined at once."""
 
 
 def unit_vectors(x: torch.Tensor) -> torch.Tensor:
-    """Vectors of length one; a zero vector stays zero, so that it is similar to nothing.
+    """Return vectors of length one; a zero vector stays zero, so that it is similar to no other.
 
     Dividing by the largest entry first keeps squares from overflowing or vanishing. The length is a double where the
-    device has one, so that the vectors, once rounded, do not depend on the order of its sum.
+    device has one, so that the vectors, once rounded, do not depend on the order of the sum.
     """
     careful = x if x.device.type == "mps" else x.double()
     tiny = torch.finfo(x.dtype).tiny
@@ -30,10 +30,10 @@ def unit_vectors(x: torch.Tensor) -> torch.Tensor:
 
 
 def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
-    """Rows of the head-averaged cosine, where a head's similarities at or below ``threshold`` count as zero.
+    """Return rows of the head-averaged cosine, where similarities of a head at or below ``threshold`` count as zero.
 
-    Which they are is decided in double precision where single precision leaves it open: the order in which a processor
-    sums must not.
+    Where single precision leaves open which they are, double precision decides, so that the order in which a processor
+    sums does not.
     """
     left = unit_vectors(features.left)
     right = left if features.is_symmetric else unit_vectors(features.right)
@@ -42,7 +42,7 @@ def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
     def rows(start: int, stop: int) -> torch.Tensor:
         def of_head(head: int) -> torch.Tensor:
             similarity = left[:, head, start:stop] @ right[:, head].transpose(-1, -2)
-            if threshold > 0:  # at 0 nothing jumps
+            if threshold > 0:  # at 0 there is no jump
                 _decide(similarity, features.left[:, head, start:stop], features.right[:, head], threshold)
             return functional.threshold(similarity, threshold, 0.0, inplace=True)
 
@@ -52,8 +52,8 @@ def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
 
 
 def _decide(similarity: torch.Tensor, left: torch.Tensor, right: torch.Tensor, threshold: float) -> None:
-    """Set similarities (images, rows, n) that rounding could carry over the threshold to 0, or to a value above it."""
-    # What normalising two vectors and summing their products can be wrong by.
+    """Set similarities (images, rows, n) that rounding could move across the threshold to 0, or to a value above it."""
+    # The largest error of normalising two vectors and summing their products.
     error = 2 * (left.shape[-1] + 8) * torch.finfo(similarity.dtype).eps
     above = torch.tensor(threshold, dtype=similarity.dtype).nextafter(torch.tensor(2.0, dtype=similarity.dtype)).item()
     for image in range(len(similarity)):
@@ -70,14 +70,14 @@ def _decide(similarity: torch.Tensor, left: torch.Tensor, right: torch.Tensor, t
 
 
 def _between(values: torch.Tensor, low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns of the values between the two; by NumPy on a CPU, which is several times as quick."""
+    """Rows and columns of the values between the two; by NumPy on a CPU, where it is several times as fast."""
     if values.device.type != "cpu":
         row, column = ((values > low) & (values < high)).nonzero(as_tuple=True)
         return (row.cpu(), column.cpu()) if values.device.type == "mps" else (row, column)
     array = values.numpy()
     limits = array.dtype.type(low), array.dtype.type(high)
     found = []
-    for start in range(0, len(array), TILE):  # which stays in the processor's cache
+    for start in range(0, len(array), TILE):  # a tile stays in the processor's cache
         tile = array[start : start + TILE]
         found.append(np.flatnonzero((tile > limits[0]) & (tile < limits[1])) + start * array.shape[1])
     row, column = np.divmod(np.concatenate(found), array.shape[1])

@@ -1,4 +1,4 @@
-"""What kernels that work head by head share."""
+"""What kernels share that work head by head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def sum_over_heads(n_heads: int, of_head: Callable[[int], torch.Tensor]) -> torch.Tensor:
-    """The sum of one fresh tensor a head, gathered in the first, so that never more than two are held."""
+    """Sum one new tensor per head into the first, so that never more than two are held."""
     total = of_head(0)
     for head in range(1, n_heads):
         total.add_(of_head(head))

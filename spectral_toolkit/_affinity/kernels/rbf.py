@@ -16,7 +16,7 @@ EPS = torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True)
 class _Centred:
-    """Vectors (images, heads, n, channels) around the centre of the right ones, of size one, with what follows."""
+    """Vectors (images, heads, n, channels) around the centre of the right ones, of size one, with derived values."""
 
     left: torch.Tensor
     right: torch.Tensor
@@ -26,15 +26,15 @@ class _Centred:
 
     @property
     def size(self) -> torch.Tensor:
-        """Of the terms that a distance times the rate is the sum of, (images, heads)."""
+        """Size of the terms whose sum is a distance times the rate, (images, heads)."""
         return (self.left_square.amax(-1) + self.right_square.amax(-1)) * self.rate
 
 
 def prepare(features: LayerFeatures, *, bandwidth: float = 0.5) -> Rows:
-    """Rows of mean_h exp(-|l - r|^2 / (2 (bandwidth s_h)^2)), s_h the root mean square distance in head h.
+    """Return rows of mean_h exp(-|l - r|^2 / (2 (bandwidth s_h)^2)), s_h the root mean square distance in head h.
 
-    Vectors that lie so far out, in units of the bandwidth, that rounding would show in their distances are compared in
-    double precision, image by image.
+    Where vectors are so large, in units of the bandwidth, that rounding would show in their distances, they are
+    compared in double precision, image by image.
     """
     all_heads = _centred(features.left, features.right, bandwidth)
     n_heads = features.left.shape[1]
@@ -63,12 +63,12 @@ def prepare(features: LayerFeatures, *, bandwidth: float = 0.5) -> Rows:
 
 
 def _centred(left: torch.Tensor, right: torch.Tensor, bandwidth: float) -> _Centred:
-    """Shifted and scaled, which changes nothing, and the rate 1 / (2 (bandwidth s_h)^2).
+    """Shift and scale the vectors, which changes no affinity, and compute the rate 1 / (2 (bandwidth s_h)^2).
 
     s_h is exact and costs O(n): mean |l - r|^2 = mean |l|^2 + mean |r|^2 - 2 mean(l) . mean(r).
     """
     # A power of two rounds nothing, and keeps the centre from overflowing; what is left around the centre is then
-    # brought to 1, so that no square vanishes.
+    # scaled to 1, so that no square vanishes.
     exponent = torch.frexp(torch.maximum(_largest(left), _largest(right))).exponent
     is_symmetric = left is right
     right = torch.ldexp(right, -exponent)
@@ -92,7 +92,7 @@ def _largest(x: torch.Tensor) -> torch.Tensor:
 def _weights(vectors: _Centred, head: int, rows: slice) -> torch.Tensor:
     left, right = vectors.left[:, head, rows], vectors.right[:, head]
     if left.dtype == torch.float64 and float(vectors.size[:, head].max()) * EPS > DOUBLE_ROUNDING:
-        # Far out, squares cancel even in doubles; differences do not, and take longer.
+        # Far from the centre, squares cancel even in double precision; differences do not, but take longer.
         distance = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist").square_()
     else:
         distance = left @ right.transpose(-1, -2)

@@ -10,10 +10,10 @@ from .cosine import unit_vectors
 
 
 def factors(features: LayerFeatures) -> tuple[torch.Tensor, torch.Tensor]:
-    """L and R, both (images, n, 1 + heads * channels), with L R' the affinity before symmetrising.
+    """Return L and R, both (images, n, 1 + heads * channels), with L R' the affinity before symmetrising.
 
-    The average over heads of (1 + cos) / 2 is a half plus an inner product of the heads' unit vectors laid
-    side by side.
+    The average over heads of (1 + cos) / 2 is one half plus an inner product of the heads' unit vectors, placed side by
+    side.
     """
     left = _side(features.left)
     return left, left if features.is_symmetric else _side(features.right)
@@ -26,7 +26,7 @@ def _side(x: torch.Tensor) -> torch.Tensor:
 
 
 def prepare(features: LayerFeatures) -> Rows:
-    """Rows of L R', for grids so small that the matrix is cheaper than its factors."""
+    """Return rows of L R', for grids so small that the matrix takes less time than its factors."""
     left, right = factors(features)
     transposed = right.transpose(-1, -2)
     return lambda start, stop: (left[:, start:stop] @ transposed).clamp_min_(0.0)

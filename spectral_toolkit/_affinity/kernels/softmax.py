@@ -1,4 +1,4 @@
-"""The model's own attention, exactly: scale, bias and special tokens included."""
+"""The model's own attention, exactly, with scale, bias and special tokens."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .heads import sum_over_heads
 from .precision import DOUBLE_ROUNDING, careful_images, doubled
 
 NOTHING = 40
-"""A logit so far below the largest has a weight of less than 1e-17."""
+"""A logit this far below the largest has a weight of less than 1e-17."""
 
 
 def prepare(features: LayerFeatures) -> Rows:
-    """Rows of softmax(scale q k' + bias), special tokens dropped after the softmax, heads averaged.
+    """Return rows of softmax(scale q k' + bias): special tokens are dropped after the softmax, heads averaged.
 
     Logits so large that rounding would show in the weights are computed in double precision, image by image.
     """
@@ -52,7 +52,7 @@ def prepare(features: LayerFeatures) -> Rows:
 
 
 def _softmax(logits: torch.Tensor, bias: torch.Tensor | None, n_heads: int) -> torch.Tensor:
-    """Softmax over the last dimension, over the number of heads, in place."""
+    """Compute softmax over the last dimension, divided by the number of heads, in place."""
     if bias is not None:
         logits += bias
     logits -= logits.amax(dim=-1, keepdim=True)
@@ -62,11 +62,11 @@ def _softmax(logits: torch.Tensor, bias: torch.Tensor | None, n_heads: int) -> t
 
 
 def _check_decided(logits: torch.Tensor, query: torch.Tensor, key: torch.Tensor, layer: str) -> None:
-    """Refuse logits as large as the largest of their row to within what double precision rounds them by."""
+    """Refuse logits that equal the largest of their row within the rounding of double precision."""
     reach = query.norm(dim=-1), key.norm(dim=-1)
     eps = torch.finfo(logits.dtype).eps
     if float(reach[0].max() * reach[1].max()) * eps <= DOUBLE_ROUNDING or not bool(torch.isfinite(logits).all()):
-        return  # what is not finite is refused where degrees are looked at
+        return  # values that are not finite are refused where degrees are checked
     rounding = eps * reach[0][:, None] * reach[1]
     largest, place = logits.max(dim=-1, keepdim=True)
     rounding = rounding + rounding.gather(-1, place)
@@ -75,7 +75,7 @@ def _check_decided(logits: torch.Tensor, query: torch.Tensor, key: torch.Tensor,
     if bool(rival.any()):
         raise AffinityError(
             f"The logits of layer {layer!r} reach {float(logits.abs().max()):.0e}, where double precision rounds by "
-            f"{float(rounding[rival].max()):.0e}, and several of one row are as large as the largest to within that, "
-            "so which patches attend to which cannot be told: divide the queries or the layer's scale by a power of "
-            "ten, or use kernel='cosine'."
+            f"{float(rounding[rival].max()):.0e}, and within that several of one row equal the largest, so it is "
+            "undecided which patches attend to which: divide the queries or the layer's scale by a power of ten, or "
+            "use kernel='cosine'."
         )

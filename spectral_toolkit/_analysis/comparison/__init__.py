@@ -1,7 +1,8 @@
-"""Comparing answers: two models, two checkpoints of one training, the same model without one of its layers.
+"""Comparing results: two models, two checkpoints of one training, the same model without one of its layers.
 
-Single eigenvectors rarely compare: signs are a convention, equal eigenvalues leave their vectors free, and two cuts of
-nearly one cost may change places. Align them to look at them side by side; measure on the spaces they span.
+Single eigenvectors can seldom be compared: signs are a convention, equal eigenvalues leave their vectors free, and two
+cuts of nearly equal value may change places. Align them to look at them side by side; measure distances between the
+spaces that they span.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Turning the eigenvectors of one answer towards those of another, as far as they are free to turn."""
+"""Turns the eigenvectors of one result towards those of another, as far as they are free to turn."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from .common_ground import CELLS, common
 def align(eig: xr.Dataset, reference: xr.Dataset, *, inner: str | LayerGraph = CELLS) -> xr.Dataset:
     """Align eigenvectors to a reference, so that the two can be looked at side by side.
 
-    Nothing is changed that the problem itself determines. An eigenvector of its own eigenvalue is free in its sign;
-    those of equal eigenvalues (one ``degenerate_group``) are free to turn into each other, and are turned as near to
-    the reference's components of the same numbers as an orthogonal matrix can (orthogonal Procrustes; Schönemann 1966).
-    Components do not change places: where two cuts of different cost have swapped, ``similarity`` is low.
+    Nothing that the problem itself determines is changed. An eigenvector whose eigenvalue is its own is free in its
+    sign; those of equal eigenvalues (one ``degenerate_group``) are free to turn into each other, and are turned as
+    close to the reference's components of the same numbers as an orthogonal matrix can (orthogonal Procrustes;
+    Schönemann 1966). Components do not change places: where two cuts of different value have swapped, ``similarity`` is
+    low.
 
     Parameters
     ----------
-    eig
+    The result of :func:`spectral_toolkit.solve`, whole or for one image.
         From :func:`spectral_toolkit.solve`, whole or one image of it.
     reference
-        The same for the same pictures, of any model, layers or affinity. Where the grids differ, both are averaged
-        down to the coarser along each axis to find the turn, which is then applied on the grid of ``eig``.
+        A result for the same images, of any model, layers or affinity. Where the grids differ, both are averaged down
+        to the coarser one along each axis to find the rotation, which is then applied on the grid of ``eig``.
     inner
-        By what nearness is measured: ``"cells"``, the plain inner product, every cell counts once (cells that are
-        isolated in either answer do not count); or a graph of :func:`spectral_toolkit.affinity`, x' B y with B its
-        joint degrees, under which the eigenvectors of that graph are orthonormal.
+        The inner product that measures closeness: ``"cells"``, the plain one, in which every patch counts once (patches
+        that are isolated in either result do not count); or a graph of :func:`spectral_toolkit.affinity`, x' B y with B
+        its joint degrees, under which the eigenvectors of that graph are orthonormal.
 
     Returns
     -------
     xarray.Dataset
-        As ``eig``, with eigenvectors turned and ``similarity`` (per component, in [-1, 1]): the cosine with the
-        reference's component of that number, the mean of both taken off; NaN where the reference has none. Of a group
-        of equal eigenvalues, whose members have been mixed, ``layer_share`` and ``layer_mass`` are the group's mean.
-        ``attrs["notes"]`` says what was turned.
+        Like ``eig``, with turned eigenvectors and ``similarity`` (per component, in [-1, 1]): the cosine with the
+        reference's component of that number, after both means are subtracted; NaN where the reference has none. For a
+        group of equal eigenvalues, whose members have been mixed, ``layer_share`` and ``layer_mass`` are the means of
+        the group. ``attrs["notes"]`` says what was turned.
 
     Raises
     ------
     ComparisonError
-        If the two are of other images, or one was solved over the dataset and the other image by image.
+        If the two are of different images, or one was solved over the dataset and the other image by image.
 
     Examples
     --------
@@ -63,7 +64,7 @@ def align(eig: xr.Dataset, reference: xr.Dataset, *, inner: str | LayerGraph = C
     shared = [c for c in mine.components if c in theirs.components]
     if not shared:
         raise ComparisonError(
-            f"eig has components {mine.components} and reference {theirs.components}: none in common to align."
+            f"eig has components {mine.components} and reference has {theirs.components}: solve both for common ones."
         )
     n_problems = 1 if mine.joint else len(mine.names)
     groups = _groups(eig, n_problems, len(mine.components))
@@ -79,9 +80,9 @@ def align(eig: xr.Dataset, reference: xr.Dataset, *, inner: str | LayerGraph = C
 
 
 def turn(x: np.ndarray, target: np.ndarray, groups: np.ndarray, product: Product) -> np.ndarray:
-    """The orthogonal matrix, block by block of ``groups``, that brings x Q nearest to ``target``, (nodes, component).
+    """Return the orthogonal matrix, in blocks of ``groups``, that brings x Q closest to ``target``, (nodes, component).
 
-    Columns of the target that are zero ask for nothing; a block of which nothing is asked is left alone.
+    Columns of the target that are zero are ignored; a block with only such columns is left unchanged.
     """
     Q = np.eye(x.shape[1])
     x = centred(x, product)
@@ -118,7 +119,7 @@ def _turned(eig: xr.Dataset, turns: np.ndarray, groups: np.ndarray, similarity: 
     vectors = eig["eigenvector"].drop_vars("component", errors="ignore")
     turned = (vectors * matrix).sum("component").rename(to="component").transpose(*dims)
     changed: dict[str, xr.DataArray] = {"eigenvector": turned.astype(eig["eigenvector"].dtype)}
-    # Of vectors that were mixed, only sums over their group are known.
+    # For vectors that were mixed, only sums over their group are known.
     means = (groups[:, :, None] == groups[:, None, :]).astype(float)
     means /= means.sum(axis=1, keepdims=True)
     for name in ("layer_share", "layer_mass"):
@@ -130,7 +131,7 @@ def _turned(eig: xr.Dataset, turns: np.ndarray, groups: np.ndarray, similarity: 
     found = {name: values.variable for name, values in changed.items()}
     out = eig.assign({**found, "similarity": (per_component, similarity[0] if single else similarity)})
     flipped, mixed = int((np.diagonal(turns, axis1=1, axis2=2) < 0).sum()), _n_mixed(groups)
-    note = f"Aligned to a reference: {flipped} signs turned, {mixed} groups of equal eigenvalues turned within."
+    note = f"Aligned to a reference: {flipped} signs and {mixed} groups of equal eigenvalues were turned."
     out.attrs = {**eig.attrs, "notes": " ".join(filter(None, [str(eig.attrs.get("notes", "")), note]))}
     return out
 

@@ -3,9 +3,9 @@
     x . y = x' M y,   M symmetric and positive on both spans
 
 Björck & Golub, 'Numerical methods for computing angles between linear subspaces', Mathematics of Computation 27, 1973:
-large angles from their cosines and small ones from their sines, as an arc cosine loses half of the digits near 0.
-Knyazev & Argentati, 'Principal angles between subspaces in an A-based scalar product', SIAM Journal on Scientific
-Computing 23(6), 2002: the same under M, which is only ever applied.
+large angles are computed from their cosines and small ones from their sines, as an arc cosine loses half of the digits
+near 0. Knyazev & Argentati, 'Principal angles between subspaces in an A-based scalar product', SIAM Journal on
+Scientific Computing 23(6), 2002: the same under M, which is only ever applied.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Product = Callable[[np.ndarray], np.ndarray]
 """M, applied to the columns of an array (nodes, k)."""
 
 SMALLEST_INDEPENDENT = 1e-10
-"""Least eigenvalue of the Gram matrix of unit vectors that counts as more than rounding."""
+"""The smallest eigenvalue of the Gram matrix of unit vectors that is larger than rounding errors."""
 
 
 def centred(x: Float[np.ndarray, "n k"], product: Product) -> Float[np.ndarray, "n k"]:
-    """Columns without their part along the constant.
+    """Remove from the columns their part along the constant.
 
-    The constant is the trivial solution of every graph, so it belongs to both spans: taking it off leaves all other
+    The constant is the trivial solution of every graph, so it belongs to both spans: removing it leaves all other
     angles as they are.
     """
     one = np.ones((len(x), 1))
@@ -34,8 +34,8 @@ def centred(x: Float[np.ndarray, "n k"], product: Product) -> Float[np.ndarray, 
 
 
 def orthonormal(x: Float[np.ndarray, "n k"], product: Product) -> Float[np.ndarray, "n k"] | None:
-    """A basis of the columns with x' M x = 1; None where they are not independent."""
-    for _ in range(2):  # the second pass takes off what rounding left
+    """Return a basis of the columns with x' M x = 1; None where they are not independent."""
+    for _ in range(2):  # the second pass removes what rounding left
         length = np.sqrt(np.einsum("ij,ij->j", x, product(x)).clip(0))
         if not (length > 0).all():
             return None
@@ -50,7 +50,7 @@ def orthonormal(x: Float[np.ndarray, "n k"], product: Product) -> Float[np.ndarr
 def principal_angles(
     p: Float[np.ndarray, "n k"], q: Float[np.ndarray, "n k"], product: Product
 ) -> Float[np.ndarray, " k"]:
-    """Angles between the spans of two orthonormal bases, ascending, in [0, pi/2].
+    """Return the angles between the spans of two orthonormal bases, ascending, in [0, pi/2].
 
     Examples
     --------
@@ -61,7 +61,7 @@ def principal_angles(
     """
     across = p.T @ product(q)
     _, cosines, turned = np.linalg.svd(across)
-    # Each principal vector of q, less its shadow on p: what is left is as long as the sine.
+    # From each principal vector of q, its projection on p is subtracted: what is left is as long as the sine.
     vectors = q @ turned.T
     left = vectors - p @ (p.T @ product(vectors))
     sines = np.sqrt(np.einsum("ij,ij->j", left, product(left)).clip(0))

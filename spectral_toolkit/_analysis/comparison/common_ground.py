@@ -1,4 +1,4 @@
-"""Two answers on common ground: the same images in one order, one grid, one inner product."""
+"""Brings two results together: the same images in one order, one grid, one inner product."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ...solvers import batches
 from .angles import Product
 
 CELLS = "cells"
-"""The inner product that counts every cell once."""
+"""The inner product that counts every patch once."""
 
 
 @dataclass(frozen=True)
 class ComparedResult:
-    """Eigenvectors (image, y, x, component) as arrays, and what is known of them.
+    """Eigenvectors (image, y, x, component) as arrays, with what is known about them.
 
-    ``joint`` says that all images were solved as one, ``single`` that the dimension ``image`` was not there.
+    ``joint`` says that all images were solved as one, ``single`` that the dimension ``image`` did not exist.
     """
 
     vectors: np.ndarray
@@ -42,14 +42,14 @@ class ComparedResult:
         return self.vectors.shape[1], self.vectors.shape[2]
 
     def ordered(self, names: tuple[str, ...]) -> ComparedResult:
-        """The same with its images in another order."""
+        """Return the same with its images in another order."""
         order = [self.names.index(name) for name in names]
         hashes = tuple(self.hashes[place] for place in order)
         return replace(self, vectors=self.vectors[order], free=self.free[order], names=names, hashes=hashes)
 
 
 def read(eig: xr.Dataset, argument: str) -> ComparedResult:
-    """Read an answer of :func:`spectral_toolkit.solve`, whole or one image of it."""
+    """Read a result of :func:`spectral_toolkit.solve`, whole or for one image."""
     if not isinstance(eig, xr.Dataset) or "eigenvector" not in eig.data_vars:
         raise ComparisonError(
             f"{argument} is a {type(eig).__name__} without 'eigenvector': give the Dataset that st.solve returned."
@@ -61,11 +61,11 @@ def read(eig: xr.Dataset, argument: str) -> ComparedResult:
     if set(vectors.dims) != set(expected) or 0 in vectors.shape:
         raise ComparisonError(
             f"{argument} has eigenvectors of dimensions {tuple(map(str, vectors.dims))} and sizes {vectors.shape}; "
-            "expected image, y, x and component, none of them empty: give an answer of st.solve as it was returned."
+            "expected image, y, x and component, none of them empty: give a result of st.solve as it was returned."
         )
     values = np.asarray(vectors.transpose(*expected).values, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise ComparisonError(f"{argument} holds NaN or infinity: give an answer of st.solve as it was returned.")
+        raise ComparisonError(f"{argument} holds NaN or infinity: give a result of st.solve as it was returned.")
     free = np.ones(values.shape[:3], dtype=bool)
     if "isolated" in eig:
         isolated = eig["isolated"].expand_dims("image") if single else eig["isolated"]
@@ -73,7 +73,7 @@ def read(eig: xr.Dataset, argument: str) -> ComparedResult:
     numbers = eig["component"].values if "component" in eig.coords else np.arange(1, values.shape[3] + 1)
     scope = eig.attrs.get("scope")
     per_image = "eigenvalue" not in eig or "image" in eig["eigenvalue"].dims
-    # One image of a dataset is a problem of its own here: there is nothing else beside it.
+    # One image of a dataset is a problem of its own here, as there is nothing else beside it.
     joint = not single and (scope == "dataset" if scope else not per_image)
     named = tuple(map(str, names))
     hashes = tuple(image_hashes(eig, named))
@@ -82,16 +82,16 @@ def read(eig: xr.Dataset, argument: str) -> ComparedResult:
 
 @dataclass(frozen=True)
 class Common:
-    """Two answers of the same images on one grid; ``images`` of the first, in its order."""
+    """Two results of the same images on one grid; ``images`` are those of the first, in its order."""
 
     first: ComparedResult
     second: ComparedResult
     grid: Grid
 
     def problems(self, inner: str | LayerGraph) -> Iterator[tuple[np.ndarray, np.ndarray, Product, int]]:
-        """Of every problem: the vectors of both, (nodes, component), M, and the number of nodes that count.
+        """Yield for every problem the vectors of both, (nodes, component), M, and the number of nodes that count.
 
-        Problems are the images one after the other, or all of them as one where they were solved as one.
+        The problems are the images one after another, or all of them as one where they were solved as one.
         """
         both = [_on(answer.vectors, answer.grid, self.grid) for answer in (self.first, self.second)]
         if isinstance(inner, LayerGraph):
@@ -112,26 +112,26 @@ class Common:
 
 
 def common(eig: xr.Dataset, other: xr.Dataset, inner: str | LayerGraph, names: tuple[str, str]) -> Common:
-    """Read two answers and bring them together; ``names`` are the caller's names of the arguments.
+    """Read two results and bring them together; ``names`` are the caller's names of the arguments.
 
     Raises
     ------
     ComparisonError
-        If they are no answers, are of other images, or one was solved image by image and the other as one.
+        If they are not results, are of different images, or one was solved image by image and the other as one.
     """
     if not isinstance(inner, LayerGraph) and inner != CELLS:
         raise ComparisonError(
-            f"inner={inner!r} is not offered: use 'cells', or a graph of st.affinity for its degrees."
+            f"inner={inner!r} is not offered: use 'cells', or a graph of st.affinity, whose degrees then count."
         )
     first, second = read(eig, names[0]), read(other, names[1])
     if set(first.names) != set(second.names):
         raise ComparisonError(
-            f"{names[0]} and {names[1]} are of other images ({_few(first.names)}; {_few(second.names)}): eigenvectors "
-            "compare on the same pictures only."
+            f"{names[0]} and {names[1]} are of different images ({_few(first.names)}; {_few(second.names)}): give "
+            "eigenvectors of the same images."
         )
     if first.joint != second.joint:
         raise ComparisonError(
-            f"Of {names[0]} and {names[1]} one was solved with scope='dataset' and the other image by image: solve "
+            f"One of {names[0]} and {names[1]} was solved with scope='dataset' and the other image by image: solve "
             "both in the same way."
         )
     second = second.ordered(first.names)
@@ -141,7 +141,7 @@ def common(eig: xr.Dataset, other: xr.Dataset, inner: str | LayerGraph, names: t
 
 
 def _on(values: np.ndarray, own: Grid, grid: Grid) -> np.ndarray:
-    """Fields (image, y, x, k) averaged down to a grid, as (image, cells, k)."""
+    """Average fields (image, y, x, k) down to a grid, as (image, patches, k)."""
     columns = torch.as_tensor(values).flatten(1, 2).transpose(1, 2)
     return Resampling(own, grid)(columns).transpose(1, 2).contiguous().numpy()
 
@@ -151,11 +151,11 @@ def _weighing(weight: np.ndarray) -> Product:
 
 
 def _products_of(graph: LayerGraph, both: Common) -> Iterator[tuple[Product, int]]:
-    """B of a graph, problem by problem."""
+    """Yield B of a graph, problem by problem."""
     if graph.images != both.first.names or (graph.recipe.scope == "dataset") != both.first.joint:
         raise ComparisonError(
-            f"inner is a graph of {len(graph.images)} images and scope={graph.recipe.scope!r}, not of those that are "
-            "compared, in their order: give the graph that one of the answers was solved from, or inner='cells'."
+            f"inner is a graph of {len(graph.images)} images and scope={graph.recipe.scope!r}, which differ from those "
+            "compared: give the graph that one of the results was solved from, or inner='cells'."
         )
     refuse_other_images(graph.images, graph.hashes, both.first.hashes, ("inner", "what is compared"), ComparisonError)
     for images in batches(graph):

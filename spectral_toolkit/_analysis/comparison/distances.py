@@ -1,4 +1,4 @@
-"""How far apart the spans of two answers are: for all layers jointly, and for every layer alone."""
+"""Distances between the spans of two results: for all layers jointly, and for every layer separately."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ MEASURES = ("geodesic", "chordal", "overlap")
 def subspace_distance(
     a: xr.Dataset, b: xr.Dataset, n_eigenvectors: int | None = None, *, inner: str | LayerGraph = CELLS
 ) -> xr.Dataset:
-    """Distance between the spans of the first eigenvectors of two answers for the same pictures.
+    """Compute the distance between the spans of the first eigenvectors of two results for the same images.
 
-    Blind to what means nothing (signs, the order of eigenvectors, turns within the span), which a comparison vector by
-    vector is not. The trivial constant belongs to both spans and is taken off.
+    It ignores everything that has no meaning (signs, the order of eigenvectors, rotations within the span), which a
+    comparison of single vectors does not. The trivial constant belongs to both spans and is removed.
 
     Parameters
     ----------
     a, b
-        From :func:`spectral_toolkit.solve`, whole or one image of each; of any models, layers or affinities. Where the
-        grids differ, both are averaged down to the coarser along each axis.
+        Results of :func:`spectral_toolkit.solve`, whole or for one image each; of any models, layers or affinities.
+        Where the grids differ, both are averaged down to the coarser one along each axis.
     n_eigenvectors
-        How many of each, from the first; by default all that both have.
+        How many of each to use, from the first; by default as many as both have.
     inner
-        ``"cells"``: the plain inner product, every cell counts once, and cells isolated in either answer do not count.
-        A graph of :func:`spectral_toolkit.affinity`: x' B y with B its joint degrees (the mass matrix of the problem),
-        so that well-tied cells count more; its base grid must be the common one.
+        ``"cells"``: the plain inner product, in which every patch counts once, and patches isolated in either result do
+        not count. A graph of :func:`spectral_toolkit.affinity`: x' B y with B its joint degrees (the matrix B of the
+        problem), so that patches of high degree count more; its base grid must be the common one.
 
     Returns
     -------
     xarray.Dataset
-        Per image, or once if the images were solved as one. ``principal_angle (..., rank)``, ascending, in radians,
-        [0, pi/2]; ``geodesic``, the Grassmann distance sqrt(sum theta^2), in [0, sqrt(k) pi/2]; ``chordal``,
-        sqrt(sum sin^2 theta), in [0, sqrt(k)]; ``overlap``, the mean of cos^2 theta, in [0, 1]: what part of a vector
-        drawn from one span lies in the other. ``chance``: the overlap to expect of two spans drawn at random, which
-        any two *smooth* spans exceed: an untrained model is the better control. ``attrs["notes"]`` says where a span
-        ends inside a group of equal eigenvalues, and so is not well defined.
+        One value per image, or a single one if the images were solved as one. ``principal_angle (..., rank)``,
+        ascending, in radians, [0, pi/2]; ``geodesic``, the Grassmann distance sqrt(sum theta^2), in [0, sqrt(k) pi/2];
+        ``chordal``, sqrt(sum sin^2 theta), in [0, sqrt(k)]; ``overlap``, the mean of cos^2 theta, in [0, 1]: the part
+        of a vector drawn from one span that lies in the other. ``chance`` is the overlap to expect of two random spans,
+        which any two *smooth* spans exceed: an untrained model is the better control. ``attrs["notes"]`` says where a
+        span ends inside a group of equal eigenvalues, and so is not well defined.
 
     Raises
     ------
     ComparisonError
         If the two are not of the same images and scope, ``n_eigenvectors`` is out of range, or the common grid is too
-        coarse to tell so many eigenvectors apart.
+        coarse to distinguish so many eigenvectors.
 
     References
     ----------
@@ -107,26 +107,26 @@ def layer_distances(
     tolerance: float = 1e-6,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Solve every layer of two graphs alone, and compare them layer by layer.
+    """Solve every layer of two graphs separately, and compare them layer by layer.
 
     Parameters
     ----------
     a, b
-        From :func:`spectral_toolkit.affinity`, for the same pictures; of two models, two checkpoints of one training,
-        or two affinities of one model. Weights do not matter: every layer is solved alone.
+        Graphs of :func:`spectral_toolkit.affinity` for the same images: of two models, two checkpoints of one training,
+        or two affinities of one model. Weights do not matter: every layer is solved separately.
     n_eigenvectors
-        Dimension of the spans.
+        The dimension of the spans.
     pairs
-        ``"same"``: the first layer of one with the first of the other, and so on; there must be as many. ``"all"``:
-        every layer of one with every layer of the other.
+        ``"same"``: the first layer of one graph with the first of the other, and so on; both must have equally many.
+        ``"all"``: every layer of one with every layer of the other.
     tolerance, seed
-        Of :func:`spectral_toolkit.solve`.
+        As for :func:`spectral_toolkit.solve`.
 
     Returns
     -------
     xarray.Dataset
-        ``geodesic``, ``chordal`` and ``overlap`` as of :func:`subspace_distance` (plain inner product over cells),
-        ``(image, layer)`` or, of all pairs, ``(image, layer, other_layer)``; without ``image`` in scope ``"dataset"``.
+        ``geodesic``, ``chordal`` and ``overlap`` as in :func:`subspace_distance` (plain inner product over patches),
+        ``(image, layer)`` or, for all pairs, ``(image, layer, other_layer)``; without ``image`` in scope ``"dataset"``.
         ``other_layer`` names the layers of ``b``; ``depth`` and ``other_depth`` count from 0.
 
     Raises
@@ -146,13 +146,13 @@ def layer_distances(
     """
     for name, graph in (("a", a), ("b", b)):
         if not isinstance(graph, LayerGraph):
-            raise ComparisonError(f"{name} is a {type(graph).__name__}: give a graph, as st.affinity returns it.")
+            raise ComparisonError(f"{name} is a {type(graph).__name__}: give a graph of st.affinity.")
     if pairs not in PAIRS:
         raise ComparisonError(f"pairs={pairs!r} is not offered: use one of {', '.join(map(repr, PAIRS))}.")
     if pairs == "same" and len(a.layers) != len(b.layers):
         raise ComparisonError(
-            f"a has {len(a.layers)} layers and b {len(b.layers)}, so they cannot be paired by depth: use pairs='all', "
-            "or choose layers in st.affinity."
+            f"a has {len(a.layers)} layers and b has {len(b.layers)}, so they cannot be paired by depth: use "
+            "pairs='all', or choose layers in st.affinity."
         )
     answers, others = (_each_alone(graph, n_eigenvectors, tolerance, seed) for graph in (a, b))
     wanted = [(i, j) for i in range(len(answers)) for j in range(len(others)) if pairs == "all" or i == j]
@@ -193,14 +193,14 @@ def _each_alone(graph: LayerGraph, n_eigenvectors: int, tolerance: float, seed: 
 
 
 def _angles(both: Common, k: int, inner: str | LayerGraph) -> tuple[np.ndarray, np.ndarray]:
-    """Principal angles (problem, k) and the overlap to expect by chance (problem)."""
+    """Return the principal angles (problem, k) and the overlap to expect by chance (problem)."""
     angles, chance = [], []
     for x, y, product, n_free in both.problems(inner):
         bases = [orthonormal(centred(vectors[:, :k], product), product) for vectors in (x, y)]
         if bases[0] is None or bases[1] is None:
             raise ComparisonError(
                 f"The first {k} eigenvectors cannot be told apart on the common grid of {both.grid[0]}x{both.grid[1]} "
-                f"cells ({n_free} of them count): use fewer (n_eigenvectors), or solve the coarser answer on a finer "
+                f"patches ({n_free} of them count): use fewer (n_eigenvectors), or solve the coarser result on a finer "
                 "grid."
             )
         angles.append(principal_angles(bases[0], bases[1], product))
@@ -217,7 +217,7 @@ def _measures(angles: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _open_end(eig: xr.Dataset, k: int, name: str) -> str:
-    """What to say where the first k eigenvectors end inside a group of equal eigenvalues."""
+    """Say where the first k eigenvectors end inside a group of equal eigenvalues."""
     if "eigengap" not in eig or "eigenvalue" not in eig:
         return ""
     last = eig[["eigengap", "eigenvalue"]].isel(component=k - 1)

@@ -1,4 +1,4 @@
-"""What a capture and the solve after it will take, before they start."""
+"""Estimates how much memory a capture and the solve after it will take, before they start."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ __all__ = ["MemoryEstimate", "estimate_memory"]
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of everything that takes memory, and what they come to.
+    """The bytes of everything that takes memory, and their totals.
 
     Attributes
     ----------
     program
-        What this process holds now beside the model's weights: Python, libraries, your own data.
+        What this process holds now besides the model's weights: Python, libraries, your own data.
     weights
-        Of all parts of the model that take part.
+        Weights of all parts of the model that take part.
     activations
         What a capture keeps: the whole tree, or one batch where it streams to a store.
     forward
         What one forward pass of one batch holds at its peak.
     solve
-        Affinities of all layers, and what is needed to make and to multiply them.
+        Affinities of all layers, and what is needed to compute and to multiply them.
     device
-        Where weights, forward pass and solve are.
+        The device of weights, forward pass and solve.
     """
 
     program: int
@@ -84,28 +84,28 @@ def estimate_memory(
     kind: str = "qk",
     kernel: str | None = None,
 ) -> MemoryEstimate:
-    """Say what ``capture`` with these arguments, and then ``affinity`` and ``solve``, will take. Nothing large is run.
+    """Estimate the memory of ``capture`` with these arguments, and of ``affinity`` and ``solve`` after it.
 
-    The forward pass is followed with tensors that have shapes and no numbers. The solve is that of ``scope="image"``
-    with the default tolerance; one that does not converge is repeated with matrices in double precision, which is not
+    The forward pass is traced with tensors that have shapes but no numbers. The solve is that of ``scope="image"`` with
+    the default tolerance. One that does not converge is repeated with matrices in double precision, which is not
     counted, and neither are the buffers of a GPU's libraries.
 
     Parameters
     ----------
     model, images, layers, quantities, size, batch_size, store
-        As :func:`spectral_toolkit.capture` takes them.
+        As for :func:`spectral_toolkit.capture`.
     kind, kernel
-        As :func:`spectral_toolkit.affinity` takes them.
+        As for :func:`spectral_toolkit.affinity`.
 
     Returns
     -------
     MemoryEstimate
-        ``print`` it for a table.
+        An object that ``print`` shows as a table.
 
     Raises
     ------
     UnsupportedModelError
-        If the model's forward pass cannot be followed without numbers.
+        If the model's forward pass cannot be traced without numbers.
 
     Examples
     --------
@@ -145,10 +145,10 @@ def _forward_bytes(plan: Plan) -> int:
         try:
             return peak_bytes(lambda convert: model.one_pass(pixels, convert))
         except Exception as error:
-            # Whatever a model does that needs numbers, PyTorch says in its own way.
+            # PyTorch has many ways of refusing an operation that needs numbers.
             raise UnsupportedModelError(
-                f"The forward pass of {model.name} cannot be followed without numbers ({type(error).__name__}), so "
-                "what it takes cannot be said beforehand: use capturing.estimate_bytes for the activations alone."
+                f"The forward pass of {model.name} cannot be traced without numbers ({type(error).__name__}), so its "
+                "memory cannot be estimated: use capturing.estimate_bytes for the activations alone."
             ) from error
 
 
@@ -166,7 +166,7 @@ def _solve_bytes(plan: Plan, kind: str, kernel: str) -> int:
     elements = BATCH_ELEMENTS.get(plan.model.device.type, BATCH_ELEMENTS_DEFAULT)
     batch = min(64, n_images, max(1, elements // finest**2))
     each = sum(4 * m.n_cells**2 if m.name in dense else 4 * m.n_cells * m.rank * low_rank for m in members)
-    held = max(each * batch, min(each * n_images, CACHE_BYTES))  # kept for the next solve while they fit
+    held = max(each * batch, min(each * n_images, CACHE_BYTES))  # they are kept for the next solve while they fit
     grids = [member.grid for member in members if member.name in dense]
     sums = sum(4 * batch * (grid[0] * grid[1]) ** 2 for grid in set(grids) if grids.count(grid) > 1)
     # Vectors of the finest layer, one tile of a head, and one of a matrix in double precision.

@@ -1,8 +1,8 @@
-"""How much memory a forward pass takes, without computing it.
+"""Determines how much memory a forward pass takes, without computing it.
 
-The modules are copied with fake tensors in place of their weights, which have shapes and no numbers (PyTorch's
-``FakeTensorMode``), and what is alive is added up after every operation. Attention by PyTorch's fused function keeps no
-matrix of all pairs, and is counted without one.
+The modules are copied with fake tensors in place of their weights, which have shapes but no numbers (PyTorch's
+``FakeTensorMode``), and the sizes of all live tensors are added up after every operation. PyTorch's fused attention
+keeps no matrix of all pairs, and is counted without one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_bytes(prepare: Callable[[Callable[[torch.nn.Module], torch.nn.Module]], Callable[[], Any]]) -> int:
-    """Most bytes that a pass holds at once beside weights and inputs.
+    """Return the largest number of bytes that a pass holds at once besides weights and inputs.
 
     Parameters
     ----------
     prepare
-        Given a function that copies a module without its numbers, returns the pass to run on such copies.
+        A function that receives a function which copies a module without its numbers, and returns the pass to run on
+        such copies.
 
     Examples
     --------
@@ -53,7 +54,7 @@ def peak_bytes(prepare: Callable[[Callable[[torch.nn.Module], torch.nn.Module]],
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), mode, _FusedAttention(), live:
             run()
     finally:
-        # Some models keep tables of positions in a cache of the whole program: none without numbers may stay there.
+        # Some models keep tables of positions in a cache of the whole program: none without numbers may remain there.
         for cache in _caches():
             if cache.cache_info().misses != calls.get(id(cache)):
                 cache.cache_clear()
@@ -66,7 +67,7 @@ def _caches() -> list[Any]:
 
 
 class _Live(TorchDispatchMode):
-    """Adds up the tensors that operations made and that are still there."""
+    """Adds up the tensors that operations made and that still exist."""
 
     def __init__(self) -> None:
         super().__init__()

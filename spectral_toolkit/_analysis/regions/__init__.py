@@ -1,4 +1,4 @@
-"""Regions: from eigenvectors to labelled segments, to masks of instances."""
+"""Regions: from eigenvectors to labelled segments, and to masks of instances."""
 
 from __future__ import annotations
 
@@ -42,53 +42,55 @@ def segment(
     seed: int = 0,
     **options: object,
 ) -> xr.DataArray:
-    """Cut pictures into segments by their eigenvectors.
+    """Divide images into segments by their eigenvectors.
 
-    Pictures that were solved alone are grouped alone, so that segment 1 of one picture has nothing to do with segment
-    1 of another; pictures solved as one (``scope="dataset"``) are grouped as one, and a number means the same in all.
+    Images that were solved separately are grouped separately, so that segment 1 of one image has nothing to do with
+    segment 1 of another; images solved as one (``scope="dataset"``) are grouped as one, and a label means the same in
+    all.
 
     Parameters
     ----------
     eig
-        From :func:`spectral_toolkit.solve`, whole or one image of it (``eig.isel(image=0)``).
+        The result of :func:`spectral_toolkit.solve`, whole or for one image (``eig.isel(image=0)``).
     n_segments
-        With ``"kmeans"`` a whole number, or how to choose one between 2 and 10: ``"silhouette"`` (also ``"auto"``)
-        takes the number with the largest mean silhouette, over a seeded sample of 2,000 cells where there are more;
-        ``"eigengap"`` one more than there are components before the widest gap. With ``"cuts"`` an upper bound; 10 if
-        ``"auto"``.
+        With ``"kmeans"``, a whole number, or how to choose one between 2 and 10: ``"silhouette"`` (also ``"auto"``)
+        takes the number with the largest mean silhouette, over a seeded sample of 2,000 patches where there are more;
+        ``"eigengap"`` takes one more than the number of components before the widest gap. With ``"cuts"``, an upper
+        bound; 10 for ``"auto"``.
     method
-        ``"kmeans"``: k-means on the eigenvectors. ``"cuts"``: the joint graph is cut in two where the normalised cut is
-        smallest along its second eigenvector, and so is every part, solved anew, the cheapest cut first, while one
-        costs less than ``threshold`` (Shi & Malik 2000). Of ``eig`` this needs no more than the frame.
+        ``"kmeans"``: k-means on the eigenvectors. ``"cuts"``: the joint graph is cut in two where the normalised cut
+        along its second eigenvector is smallest. Each part is solved and cut in the same way, the lowest cut value
+        first, as long as a cut value is below ``threshold`` (Shi & Malik 2000). Of ``eig``, this uses only the grid and
+        the images.
     graph
-        What ``eig`` was solved from; cuts work on it, k-means has no use for it.
+        The graph that ``eig`` was solved from; cuts work on it, and k-means does not use it.
     seed
-        Of the sample, and of the random starts that ``agreement`` compares with; k-means itself starts where the
-        eigenvectors say.
+        The seed of the sample, and of the random starts that ``agreement`` compares with; k-means itself starts from
+        the eigenvectors.
     **options
-        Of k-means: ``components`` (default None, all: how many eigenvectors to use, from the first), ``weighted``
-        (default True: each times sqrt(1 - eigenvalue), so that distances are those the joint affinity sees). Of cuts:
-        ``threshold`` (default 0.85; a normalised cut lies in [0, 2], one at random is about 1, and the best one of
-        unrelated patches 0.75 to 0.9: what is cut only just below the threshold may be nothing).
+        For k-means: ``components`` (default None, all: how many eigenvectors to use, from the first) and ``weighted``
+        (default True: each is multiplied by sqrt(1 - eigenvalue), so that distances are those that the joint affinity
+        sees). For cuts: ``threshold`` (default 0.85; a normalised cut lies in [0, 2], a random one is about 1, and the
+        best one of unrelated patches is 0.75 to 0.9, so a cut only just below the threshold may mean nothing).
 
     Returns
     -------
     xarray.DataArray
-        int64 ``(image, y, x)``, numbered from the largest segment, 0. Coordinates are those of ``eig``, besides
-        ``n_segments (image)`` (of all pictures together if they were solved as one) and ``isolated (image, y, x)``:
-        cells no affinity reaches are left out of the grouping and have the label of the nearest cell that one does; -1
-        where a picture has none. With k-means also ``silhouette (image)``, and ``agreement (image)``, how far k-means
-        from four random starts finds the same segments (mean adjusted Rand index: 1 if it does, about 0 if they have
-        nothing in common), both NaN where there are not two segments. With cuts ``attrs["tree"]``, and for pictures cut
-        one by one ``tree (image)``, which says whose is whose:
-        :func:`spectral_toolkit.hierarchy` reads them, and
+        int64 ``(image, y, x)``, numbered from the largest segment, 0. The coordinates are those of ``eig``, with
+        ``n_segments (image)`` (of all images together if they were solved as one) and ``isolated (image, y, x)``:
+        patches that no affinity reaches are left out of the grouping and get the label of the nearest patch that is
+        reached; -1 where an image has none. With k-means there are also ``silhouette (image)`` and
+        ``agreement (image)``, which says how far k-means from four random starts finds the same segments (mean adjusted
+        Rand index: 1 if it does, about 0 if they have nothing in common); both are NaN where there are fewer than two
+        segments. With cuts there is ``attrs["tree"]``, and for images that were cut one by one ``tree (image)``, which
+        assigns the trees to images: :func:`spectral_toolkit.hierarchy` reads them, and
         :func:`spectral_toolkit.recut` cuts elsewhere without solving again. ``attrs["notes"]`` says
-        what else there is to know, also where a number was chosen that is the largest tried.
+        what else there is to know, for example where the number chosen is the largest one tried.
 
     Raises
     ------
     RegionsError
-        If the eigenvectors cannot be used, there are fewer cells than segments, or an argument is out of range.
+        If the eigenvectors cannot be used, there are fewer patches than segments, or an argument is out of range.
 
     Examples
     --------
@@ -126,7 +128,8 @@ def segment(
     n_isolated = int((~points.free).sum())
     if n_isolated:
         points.notes.append(
-            f"Cells without affinity to speak of: {n_isolated}; left out, and given the label of the nearest other."
+            f"Patches with hardly any affinity: {n_isolated}. They are left out, and have the label of the nearest "
+            "other."
         )
     return xr.DataArray(
         labels.reshape(-1, *points.grid),
@@ -158,41 +161,41 @@ def instances(
     seed: int = 0,
     **options: object,
 ) -> xr.DataArray:
-    """Propose masks of single things, ordered by how well the eigenvectors set them apart.
+    """Propose masks of single objects, ordered by how clearly the eigenvectors separate them.
 
-    Every picture is cut into many segments, these into their connected parts, and the two touching parts that are
-    closest in eigenvector space are merged until one is left. Whatever arises on the way is a candidate. Its score is
-    the binary silhouette, the mean over all cells of the silhouettes of 'inside' and 'outside'; of candidates that
-    nearly coincide the best is kept. Masks may lie inside each other: a thing and its part are both proposed.
+    Every image is divided into many segments, and these into their connected parts; then the two touching parts that
+    are closest in eigenvector space are merged until only one is left. Every part that arises on the way is a
+    candidate. Its score is the binary silhouette, the mean over all patches of the silhouettes of 'inside' and
+    'outside'; of candidates that nearly coincide, the best is kept. Masks may lie inside each other: an object and its
+    part are both proposed.
 
     Parameters
     ----------
     eig
-        From :func:`spectral_toolkit.solve`, whole or one image of it.
+        The result of :func:`spectral_toolkit.solve`, whole or for one image.
     graph
-        What ``eig`` was solved from.
+        The graph that ``eig`` was solved from.
     n_parts
-        How many segments to begin with; more find smaller things, and more that is none.
+        The number of segments to begin with; more segments find smaller objects, and more masks that are not objects.
     n_instances
-        At most so many of a picture, the best; None for all.
+        The largest number of masks of one image, of which the best are kept; None keeps all.
     overlap
         Intersection over union above which the worse of two masks is dropped.
     min_score
-        Masks of this score or a smaller one are dropped.
+        Masks whose score is not above this are dropped.
     smallest
-        Fewest cells of a mask.
+        The smallest number of patches of a mask.
     seed
-        Of the solver, where ``graph`` is given.
+        The seed of the solver, where ``graph`` is given.
     **options
-        ``components`` and ``weighted``, as of :func:`spectral_toolkit.segment`.
+        ``components`` and ``weighted``, as for :func:`spectral_toolkit.segment`.
 
     Returns
     -------
     xarray.DataArray
         bool ``(image, instance, y, x)``, with ``score (image, instance)`` in [-1, 1] and ``n_instances (image)``:
-        pictures that have fewer than others are filled up with empty masks of score NaN. ``isolated (image, y, x)``
-        marks cells that no affinity reaches: they belong to the parts of their nearest neighbours, and count in no
-        score.
+        images that have fewer than others are padded with empty masks of score NaN. ``isolated (image, y, x)`` marks
+        patches that no affinity reaches: they belong to the parts of their nearest neighbours, and count in no score.
 
     Raises
     ------
@@ -256,14 +259,16 @@ def instances(
 
 
 def _check_count(points: Embedding, wanted: int | str) -> None:
-    """Refuse more segments than cells, and the eigengap where there is none."""
+    """Refuse more segments than patches, and the eigengap where there is none."""
     counts = points.free.sum(axis=1)
     fewest, place = int(counts.min()), f"image {points.names[int(counts.argmin())]!r} has"
     if points.joint:
-        fewest, place = int(counts.sum()), "the pictures have"
+        fewest, place = int(counts.sum()), "the images have"
     if isinstance(wanted, int) and 0 < fewest < wanted:
         raise RegionsError(
-            f"n_segments={wanted} is too many: {place} {fewest} cells with any affinity. Use at most that many."
+            f"n_segments={wanted} is too many: {place} {fewest} patches with any affinity. Use at most that many."
         )
     if wanted == "eigengap" and points.gaps is None:
-        raise RegionsError("n_segments='eigengap' needs 'eigengap' or 'eigenvalue' beside the eigenvectors.")
+        raise RegionsError(
+            "n_segments='eigengap' needs 'eigengap' or 'eigenvalue' with the eigenvectors: keep them in the Dataset."
+        )

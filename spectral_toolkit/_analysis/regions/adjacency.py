@@ -1,4 +1,4 @@
-"""Connected parts of a label map, and which of them touch. Cells touch along a side, not at a corner."""
+"""Connected parts of a label map, and which of them touch. Patches touch along a side, not at a corner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy import ndimage
 
 
 def connected_parts(labels: Int[np.ndarray, "y x"]) -> Int[np.ndarray, "y x"]:
-    """Number the connected parts of all segments from 0, in the order in which they are met row by row.
+    """Number the connected parts of all segments from 0, in the order in which they occur row by row.
 
     Examples
     --------
@@ -28,7 +28,7 @@ def connected_parts(labels: Int[np.ndarray, "y x"]) -> Int[np.ndarray, "y x"]:
 
 
 def touching(parts: Int[np.ndarray, "y x"]) -> Int[np.ndarray, "pairs 2"]:
-    """Pairs of parts that share a side, the smaller number first, each once, in order.
+    """Return the pairs of parts that share a side, each once, the smaller number first, in order.
 
     Examples
     --------
@@ -45,6 +45,6 @@ def touching(parts: Int[np.ndarray, "y x"]) -> Int[np.ndarray, "pairs 2"]:
 
 
 def unique_pairs(pairs: Int[np.ndarray, "pairs 2"]) -> Int[np.ndarray, "fewer 2"]:
-    """Pairs of different numbers, the smaller first, each once, in order."""
+    """Return pairs of different numbers, each once, the smaller first, in order."""
     pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
     return np.unique(pairs, axis=0)

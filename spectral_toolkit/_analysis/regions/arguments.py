@@ -1,4 +1,4 @@
-"""What may be asked of the regions: one table of methods, and one sentence for whatever it does not offer."""
+"""The arguments that regions accept: one table of methods, and one sentence for whatever it does not offer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..._affinity.layer_graph import LayerGraph
 from ...errors import RegionsError
 
 EMBEDDING = ("components", "weighted")
-"""Options of everything that works on eigenvectors."""
+"""Options of every function that works on eigenvectors."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Method:
     Attributes
     ----------
     makes
-        What it does, in words.
+        What the method does, in words.
     choices
-        Words it takes in place of a number of segments.
+        Words that the method takes instead of a number of segments.
     number
-        What a number of segments means to it.
+        What a number of segments means to the method.
     needs_graph
-        Whether it works on the graph, and not on the eigenvectors alone.
+        Whether the method works on the graph, and not on the eigenvectors alone.
     options
-        Keyword arguments it takes.
+        Keyword arguments that the method takes.
     """
 
     makes: str
@@ -43,47 +43,51 @@ METHODS: dict[str, Method] = {
     "kmeans": Method(
         "k-means on the eigenvectors, each weighted by sqrt(1 - eigenvalue)",
         ("auto", "silhouette", "eigengap"),
-        "exactly so many",
+        "exactly this many",
         options=EMBEDDING,
     ),
     "cuts": Method(
-        "two-way normalised cuts of the joint graph, again and again while they cost less than a threshold",
+        "two-way normalised cuts of the joint graph, repeated while their cut value is below a threshold",
         ("auto",),
-        "at most so many",
+        "at most this many",
         needs_graph=True,
         options=("threshold",),
     ),
 }
-"""Name to what there is; errors, tests and documentation read it."""
+"""The methods by name; errors, tests and documentation read this table."""
 
 
 def checked_method(method: object, graph: object, options: dict[str, object]) -> Method:
-    """The line of the table, if it exists and fits."""
+    """Return the line of the table, if the method exists and fits."""
     if not isinstance(method, str) or method not in METHODS:
         raise RegionsError(f"method={method!r} is not offered: use one of {', '.join(map(repr, METHODS))}.")
     check_graph(graph)
     line = METHODS[method]
     if line.needs_graph and graph is None:
-        raise RegionsError(f"method={method!r} works on the graph: add graph=, what the eigenvectors were solved from.")
+        raise RegionsError(
+            f"method={method!r} works on the graph: give graph=, what the eigenvectors were solved from."
+        )
     check_options(f"method={method!r}", line.options, options)
     return line
 
 
 def check_graph(graph: object) -> None:
-    """Refuse what is no graph."""
+    """Refuse what is not a graph."""
     if graph is not None and not isinstance(graph, LayerGraph):
         raise RegionsError(f"graph is a {type(graph).__name__}: give what st.affinity returned, or None.")
 
 
 def check_options(of: str, known: tuple[str, ...], options: dict[str, object]) -> None:
-    """Refuse options that mean nothing to a method."""
+    """Refuse options that do not apply to a method."""
     for name, value in options.items():
         if name not in known:
-            raise RegionsError(f"{name}={value!r} means nothing to {of}, which takes {', '.join(known)}: leave it out.")
+            raise RegionsError(
+                f"{name}={value!r} does not apply to {of}, which takes {', '.join(known)}: leave it out."
+            )
 
 
 def checked_number(n_segments: object, method: str) -> int | str:
-    """A whole number, or one of the words that the method takes."""
+    """Return a whole number, or one of the words that the method takes."""
     choices = METHODS[method].choices
     if isinstance(n_segments, str) and n_segments in choices:
         return n_segments
@@ -96,7 +100,7 @@ def checked_number(n_segments: object, method: str) -> int | str:
 
 
 def embedding_options(options: dict[str, object]) -> dict[str, Any]:
-    """Those options that :func:`~spectral_toolkit._analysis.regions.embedding.embed` takes, with their defaults."""
+    """Return the options of :func:`~spectral_toolkit._analysis.regions.embedding.embed`, with their defaults."""
     weighted = options.get("weighted", True)
     if not isinstance(weighted, bool):
         raise RegionsError(f"weighted={weighted!r} is not understood: use True or False.")
@@ -104,7 +108,7 @@ def embedding_options(options: dict[str, object]) -> dict[str, Any]:
 
 
 def whole(name: str, value: object, least: int) -> int:
-    """A whole number, checked."""
+    """Check and return a whole number."""
     number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if not (number.is_integer() and least <= number < 2**31):
         bound = " and below 2**31" if number >= 2**31 else ""
@@ -113,7 +117,7 @@ def whole(name: str, value: object, least: int) -> int:
 
 
 def within(name: str, value: object, least: float, most: float) -> float:
-    """A number between two others, checked."""
+    """Check and return a number between two others."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= float(value) <= most:
         raise RegionsError(f"{name}={value!r} is out of range: expected a number from {least:g} to {most:g}.")
     return float(value)

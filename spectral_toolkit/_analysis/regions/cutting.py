@@ -1,4 +1,4 @@
-"""Recursive two-way normalised cuts: each part is solved anew, and cut where that costs least (Shi & Malik 2000)."""
+"""Recursive two-way normalised cuts: each part is solved again, and cut where that is best (Shi & Malik 2000)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .joint import Matrix
 DENSE_CELLS = 500
 """Parts up to this size are solved densely."""
 TOLERANCE = 1e-6
-"""Of the iteration above: only the order of the entries matters."""
+"""The tolerance of the iteration for larger parts: only the order of the entries matters."""
 
 
 @dataclass
 class Tree:
-    """All parts that arose, the whole first. Children come after their parents, two at a time.
+    """All parts that arose, beginning with the whole. Children come after their parents, two at a time.
 
     Attributes
     ----------
     parent
-        Of every node; -1 for the root.
+        The parent of every node; -1 for the root.
     cut
-        The smallest normalised cut that was found for the node, made or not; NaN for a single cell.
+        The lowest normalised cut found for the node, whether or not it was made; NaN for a single patch.
     cells
-        Of every node.
+        The patches of every node.
     """
 
     parent: list[int] = field(default_factory=list)
@@ -40,27 +40,27 @@ class Tree:
     cells: list[Int[np.ndarray, " cells"]] = field(default_factory=list)
 
     def leaves(self) -> list[int]:
-        """Nodes that were not cut."""
+        """Return the nodes that were not cut."""
         return sorted(set(range(len(self.parent))) - set(self.parent))
 
 
 def cut_recursively(
     affinity: Matrix, free: Bool[np.ndarray, " cells"], threshold: float, most: int | None, seed: int = 0
 ) -> Tree:
-    """Cut, cheapest first, until no cut costs less than ``threshold`` or there are ``most`` parts.
+    """Cut, lowest cut value first, until none is below ``threshold`` or there are ``most`` parts.
 
     Parameters
     ----------
     affinity
-        Symmetric, non-negative (cells, cells), a full or a sparse matrix.
+        Symmetric, non-negative (patches, patches), a full or a sparse matrix.
     free
-        Cells that take part.
+        Patches that take part.
     threshold
-        Of the normalised cut, in [0, 2]; a cut at random costs about 1, the best one of noise 0.75 to 0.9.
+        The threshold of the normalised cut, in [0, 2]; a random cut has about 1, the best cut of noise 0.75 to 0.9.
     most
-        Parts at most; None for as many as the threshold makes.
+        The largest number of parts; None for as many as the threshold makes.
     seed
-        Of the start of the iteration on large parts.
+        The seed of the iteration's start on large parts.
 
     References
     ----------
@@ -74,7 +74,7 @@ def cut_recursively(
         tree.parent.append(parent)
         tree.cut.append(cost)
         tree.cells.append(cells)
-        if cost < threshold:  # never true of NaN
+        if cost < threshold:  # never true for NaN
             heapq.heappush(waiting, (cost, len(tree.cut) - 1, side))
 
     if free.any():
@@ -88,17 +88,17 @@ def cut_recursively(
 
 
 def best_cut(affinity: Matrix, seed: int = 0) -> tuple[Bool[np.ndarray, " cells"], float]:
-    """The cheapest two-way split along the second eigenvector, and its normalised cut.
+    """Find the two-way split along the second eigenvector with the lowest normalised cut, and return both.
 
-    The cells are put in the order of the eigenvector and all n - 1 places to split are tried. A graph that falls apart
-    is split, at no cost, between its pieces: the largest on one side, all others on the other.
+    The patches are put in the order of the eigenvector, and all n - 1 places to split are tried. A graph that is not
+    connected is split between its pieces, with cut value 0: the largest on one side, all others on the other.
 
     Returns
     -------
     side
-        True for the cells of one side. The first cell is on the False side.
+        True for the patches of one side. The first patch is on the False side.
     cost
-        In [0, 2]; NaN if there is but one cell.
+        In [0, 2]; NaN if there is only one patch.
     """
     n = affinity.diagonal().size
     if n < 2:
@@ -112,7 +112,7 @@ def best_cut(affinity: Matrix, seed: int = 0) -> tuple[Bool[np.ndarray, " cells"
 
 
 def second_eigenvector(affinity: Matrix, seed: int = 0) -> Float[np.ndarray, " cells"]:
-    """Of (D - W) x = lambda D x for a connected graph: the one of the smallest eigenvalue beside the constant's."""
+    """Solve (D - W) x = lambda D x on a connected graph for the smallest eigenvalue besides that of the constant."""
     degree = np.asarray(affinity.sum(axis=1)).ravel()
     inverse_root = 1 / np.sqrt(degree)
     trivial = np.sqrt(degree / degree.sum())
@@ -142,7 +142,7 @@ def second_eigenvector(affinity: Matrix, seed: int = 0) -> Float[np.ndarray, " c
         )[1]
     except ArpackNoConvergence as error:
         raise RegionsError(
-            f"The second eigenvector of a part of {n:,} cells did not converge: use fewer pictures, another kernel or "
+            f"The second eigenvector of a part of {n:,} patches did not converge: use fewer images, another kernel or "
             "method='kmeans'."
         ) from error
     return inverse_root * vectors[:, 0]
@@ -151,7 +151,7 @@ def second_eigenvector(affinity: Matrix, seed: int = 0) -> Float[np.ndarray, " c
 def split_costs(
     affinity: Matrix, vector: Float[np.ndarray, " cells"]
 ) -> tuple[Int[np.ndarray, " cells"], Float[np.ndarray, " places"]]:
-    """The cells in the order of ``vector``, and the normalised cut of the first t of them against the others.
+    """Return the patches in the order of ``vector``, and the normalised cut of the first t of them against the others.
 
     The normalised cut of A and B is cut(A, B) / assoc(A, V) + cut(A, B) / assoc(B, V), with self-affinities in the
     associations; t runs from 1 to n - 1.
@@ -160,7 +160,8 @@ def split_costs(
     ordered = affinity[order][:, order]
     degree = np.asarray(ordered.sum(axis=1)).ravel()
     below = sparse.tril(ordered, -1) if isinstance(ordered, sparse.csr_array) else np.tril(ordered, -1)
-    # A cell that changes sides adds its degree to the cut, less what it has with itself and twice with those before it.
+    # A patch that changes sides adds its degree to the cut, minus its self-affinity and twice its affinities to those
+    # before it.
     grown = degree - ordered.diagonal() - 2 * np.asarray(below.sum(axis=1)).ravel()
     cut = np.maximum(np.cumsum(grown)[:-1], 0.0)
     inside = np.cumsum(degree)[:-1]
@@ -169,7 +170,7 @@ def split_costs(
 
 
 def sweep(affinity: Matrix, vector: Float[np.ndarray, " cells"]) -> tuple[Bool[np.ndarray, " cells"], float]:
-    """The split along ``vector`` of the smallest normalised cut: its lower side, and the cut."""
+    """Return the split along ``vector`` with the lowest normalised cut: its lower side, and the cut."""
     order, cost = split_costs(affinity, vector)
     best = int(cost.argmin())
     side = np.zeros(len(order), dtype=bool)

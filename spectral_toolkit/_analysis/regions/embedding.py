@@ -1,4 +1,4 @@
-"""Eigenvectors as points to be grouped: one row a cell, with what is known of every picture beside it."""
+"""Eigenvectors as points to be grouped: one row per patch, with what is known about every image."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class Embedding:
     Attributes
     ----------
     rows
-        Eigenvectors, each times sqrt(1 - eigenvalue) if weighted.
+        Eigenvectors, each multiplied by sqrt(1 - eigenvalue) if weighted.
     free
-        Cells that some affinity reaches; the others have no value of their own.
+        Patches that some affinity reaches; the others have no value of their own.
     grid
-        Rows and columns of cells.
+        Rows and columns of patches.
     joint
-        Whether all pictures were solved as one, so that equal values mean the same in each.
+        Whether all images were solved as one, so that equal values mean the same in each.
     names, hashes
-        Of the images.
+        Names and hashes of the images.
     gaps
-        From every eigenvalue to the next, one row an image (the same in all if joint).
+        The gaps from every eigenvalue to the next, one row per image (the same in all if joint).
     coords
-        What a result over (image, y, x) takes along.
+        The coordinates that a result over (image, y, x) keeps.
     attrs
-        Where the eigenvectors came from.
+        The provenance of the eigenvectors.
     notes
-        What a reader should know; grouping adds to them.
+        What a reader should know; grouping adds to these notes.
     """
 
     rows: Float[np.ndarray, "images cells components"]
@@ -54,27 +54,27 @@ class Embedding:
 
 
 MOST = 10
-"""Segments at most, unless a number is asked for."""
+"""The largest number of segments, unless a number is given."""
 
 
 def titles(joint: bool, names: list[str]) -> list[str]:
-    """What the problems are called: every picture that is grouped alone, or all of them."""
-    return ["all pictures as one"] if joint else names
+    """Return the names of the problems: every image that is grouped separately, or all of them as one."""
+    return ["all images as one"] if joint else names
 
 
 def most_tried(where: list[str]) -> str:
-    """The note on numbers of segments that were chosen, and could not have been chosen larger; empty for none."""
+    """Write the note on numbers of segments that are the largest one tried; empty if there are none."""
     if not where:
         return ""
-    return f"More than {MOST} segments are not tried unless asked for, and {MOST} came out in {listed(where)}."
+    return f"More than {MOST} segments are only tried if asked for, and {MOST} were chosen in {listed(where)}."
 
 
 def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True) -> Embedding:
-    """Read the answer of :func:`spectral_toolkit.solve`.
+    """Read the result of :func:`spectral_toolkit.solve`.
 
-    Distances between weighted rows are those the joint affinity sees: with B X = 1 the affinity, relative to the
-    degrees, is the sum over components of (1 - eigenvalue) x x', so late components, in which little holds together,
-    count little. Components of eigenvalue 1 and above, cuts no better than chance, count nothing.
+    Distances between weighted rows are those that the joint affinity sees: with B X = 1, the affinity relative to the
+    degrees is the sum over components of (1 - eigenvalue) x x', so late components, in which little belongs together,
+    have little weight. Components of eigenvalue 1 and above, cuts no better than chance, have no weight.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
             raise RegionsError(f"components={components!r} is out of range: expected a whole number of at least 1.")
         if components > n_components:
             raise RegionsError(
-                f"components={components} is more than the {n_components} there are: solve for more "
+                f"components={components} is more than the {n_components} that there are: solve for more "
                 "(n_eigenvectors=...) or use fewer."
             )
         n_components = int(components)
@@ -97,25 +97,27 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
     finite = np.isfinite(points).all(axis=(1, 2))
     if not finite.all():
         raise RegionsError(
-            f"The eigenvectors of image {names[int(finite.argmin())]!r} hold NaN or infinity: solve again, and see "
-            "what the attribute 'notes' and 'converged' say."
+            f"The eigenvectors of image {names[int(finite.argmin())]!r} hold NaN or infinity: solve again, and read "
+            "the attribute 'notes' and the variable 'converged'."
         )
     joint = is_joint(eig)
     values = _per_component(eig, "eigenvalue", n_images)
     notes = []
     if weighted:
         if values is None:
-            raise RegionsError("The eigenvectors come without 'eigenvalue': keep it beside them, or weighted=False.")
+            raise RegionsError(
+                "The eigenvectors come without 'eigenvalue': keep it in the Dataset, or set weighted=False."
+            )
         weight = np.sqrt(np.maximum(1 - values[:, :n_components], 0))
         hopeless = [name for name, own in zip(names, weight, strict=True) if not own.any()]
         if hopeless:
-            notes.append(f"No eigenvalue below 1, so nothing to tell apart, in {listed(hopeless)}.")
+            notes.append(f"No eigenvalue is below 1, so there are no segments to find, in {listed(hopeless)}.")
         points = points * weight[:, None]
     gaps = _gaps(eig, values, n_images)
     if values is not None and gaps is not None:
         flat = [title for title, *own in zip(titles(joint, names), values, gaps, strict=False) if is_flat(*own)]
         if flat:
-            notes.append(f"Eigenvalues hardly differ, so that segments may show nothing, in {listed(flat)}.")
+            notes.append(f"Eigenvalues hardly differ, so that segments may mean nothing, in {listed(flat)}.")
     isolated = isolated_cells(eig, (n_images, rows, columns))
     return Embedding(
         rows=points,
@@ -132,20 +134,20 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
 
 
 def image_names(eig: xr.Dataset) -> list[str]:
-    """Names of the images; numbers as text where there are none."""
+    """Return the names of the images, or their numbers as text if they have no names."""
     if "image" in eig.coords:
         return [str(name) for name in np.atleast_1d(eig.coords["image"].values)]
     return [str(index) for index in range(eig.sizes["image"])]
 
 
 def is_joint(eig: xr.Dataset) -> bool:
-    """Whether all pictures were solved as one."""
+    """Tell whether all images were solved as one."""
     scope = eig.attrs.get("scope")
     return scope == "dataset" if scope else "eigenvalue" in eig and "image" not in eig["eigenvalue"].dims
 
 
 def isolated_cells(eig: xr.Dataset, shape: tuple[int, int, int]) -> Bool[np.ndarray, "images y x"]:
-    """Cells that no affinity reaches, as the solver recorded them; none where it recorded nothing."""
+    """Return the patches that no affinity reaches, as the solver recorded them; none where it recorded nothing."""
     if "isolated" not in eig:
         return np.zeros(shape, dtype=bool)
     isolated = eig["isolated"]
@@ -158,7 +160,7 @@ def isolated_cells(eig: xr.Dataset, shape: tuple[int, int, int]) -> Bool[np.ndar
 
 
 def listed(names: list[str], n_shown: int = 3) -> str:
-    """The first few names, and how many more.
+    """List the first few names, and the number of the others.
 
     Examples
     --------
@@ -172,7 +174,7 @@ def listed(names: list[str], n_shown: int = 3) -> str:
 def _vectors(eig: xr.Dataset) -> tuple[xr.DataArray, xr.Dataset]:
     if not isinstance(eig, xr.Dataset) or "eigenvector" not in eig.data_vars:
         raise RegionsError(
-            f"A {type(eig).__name__} was given as eigenvectors: expected the Dataset that st.solve returns, with a "
+            f"A {type(eig).__name__} was given as eigenvectors: give the Dataset that st.solve returns, with a "
             "variable 'eigenvector' (image, y, x, component)."
         )
     if "image" not in eig["eigenvector"].dims:  # one image was chosen, as in eig.isel(image=0)
@@ -219,7 +221,7 @@ def _coords(eig: xr.Dataset, vectors: xr.DataArray, isolated: np.ndarray) -> dic
 
 
 def _provenance(eig: xr.Dataset) -> dict[str, Any]:
-    """What the eigenvectors say of themselves; how they were solved goes under names of its own."""
+    """Return what the eigenvectors say about themselves; how they were solved is put under names of its own."""
     kept = ("affinity", "kernel", "kernel_options", "layers", "weights", "heads", "scope")
     return {
         **{name: eig.attrs[name] for name in kept if name in eig.attrs},

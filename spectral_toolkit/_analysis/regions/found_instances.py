@@ -1,4 +1,4 @@
-"""Instances of every picture: which masks are candidates, which of them stay, and how they are handed out."""
+"""Instances of every image: which masks are candidates, which of them are kept, and how they are returned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .merging import binary_silhouettes, candidates, suppress
 
 
 def parts_by_kmeans(points: Embedding, n_parts: int) -> Int[np.ndarray, "images cells"]:
-    """Every picture cut into many small segments by k-means, whatever its scope."""
+    """Divide every image into many small segments by k-means, whatever its scope."""
     labels = np.full(points.free.shape, -1, dtype=np.int64)
     for image, free in enumerate(points.free):
         rows = points.rows[image][free]
@@ -34,7 +34,7 @@ def instances_of(
     min_score: float,
     smallest: int,
 ) -> tuple[Bool[np.ndarray, "kept cells"], Float[np.ndarray, " kept"]]:
-    """Masks and scores of one picture, best first."""
+    """Return masks and scores of one image, best first."""
     masks = candidates(labels.reshape(grid), rows, free)
     inside = masks[:, free].sum(axis=1)
     masks = masks[(inside >= smallest) & (inside < free.sum())]

@@ -1,4 +1,4 @@
-"""The joint graph written out: the layers' affinities, scaled and weighted as the solver does, summed on one grid."""
+"""The joint graph as a matrix: the layers' affinities, scaled and weighted as in the solver, summed on one grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...errors import RegionsError
 from ...solvers import batches
 
 MOST_DENSE = 4096
-"""Cells up to which the joint graph is a full matrix: 134 MB, and a few times that while it is summed."""
+"""Number of patches up to which the joint graph is a full matrix: 134 MB, and a few times that while it is summed."""
 
 Matrix = np.ndarray | sparse.csr_array
 
@@ -26,7 +26,7 @@ Matrix = np.ndarray | sparse.csr_array
 def joint_affinities(
     graph: LayerGraph, images: Sequence[int], grid: Grid
 ) -> Iterator[tuple[int, Matrix, Bool[np.ndarray, " cells"]]]:
-    """sum_l w_l s_l G_l' W_l G_l over the cells of one image after the other, or of all if they are one problem.
+    """Sum sum_l w_l s_l G_l' W_l G_l over the patches of one image after another, or of all if they are one problem.
 
     This is B - A of :mod:`spectral_toolkit._affinity.pencil`, and its rows sum to those of B. Where all layers are on
     one grid, B is the diagonal matrix of these sums, and cutting this graph is what the solver solves.
@@ -34,18 +34,18 @@ def joint_affinities(
     Parameters
     ----------
     graph, grid
-        What to sum, and on which cells.
+        The graph to sum, and the grid of the sum.
     images
-        Positions of the images; without meaning if all are one problem.
+        Positions of the images; ignored if all are one problem.
 
     Yields
     ------
     image
-        Position; 0 for the one problem of all.
+        The position; 0 for the one problem of all images.
     matrix
-        Symmetric, non-negative; rows of isolated cells are zero. Sparse if there are more than 4,096 cells.
+        Symmetric, non-negative; rows of isolated patches are zero. Sparse if there are more than 4,096 patches.
     free
-        Cells that are not isolated.
+        Patches that are not isolated.
 
     Raises
     ------
@@ -56,14 +56,14 @@ def joint_affinities(
     if n > MOST_DENSE:
         if not isinstance(graph, DatasetGraph) or not graph.kernel.searches:
             raise RegionsError(
-                f"Cutting the joint graph would need a full matrix over {n:,} cells, more than {MOST_DENSE:,}: solve "
-                "on a coarser grid (st.solve(..., grid=...)), use fewer pictures or kernel='knn' for a dataset, or "
+                f"Cutting the joint graph would need a full matrix over {n:,} patches, more than {MOST_DENSE:,}: solve "
+                "on a coarser grid (st.solve(..., grid=...)), use fewer images or kernel='knn' for a dataset, or "
                 "method='kmeans'."
             )
         yield 0, *_sparse(graph, grid)
         return
     joint = graph.recipe.scope == "dataset"
-    for batch in batches(graph):  # those of the solver, whose operators the graph may have kept
+    for batch in batches(graph):  # the batches of the solver, whose operators the graph may have kept
         wanted = range(1) if joint else [i - batch.start for i in images if batch.start <= i < batch.stop]
         if len(wanted) > 0:
             pencil = make_pencil(graph, batch, grid)
@@ -73,14 +73,14 @@ def joint_affinities(
 
 
 def cutting_grid(graph: LayerGraph, shown: Grid) -> Grid:
-    """Grid to cut on: the one shown if a layer of positive weight is as fine, else the finest of those layers'."""
+    """Return the grid to cut on: the one shown if a layer of positive weight is as fine, else the finest of those."""
     if any(m.grid[0] >= shown[0] and m.grid[1] >= shown[1] for m in positive_members(graph)):
         return shown
     return base_grid(graph)
 
 
 def _sparse(graph: DatasetGraph, grid: Grid) -> tuple[sparse.csr_array, Bool[np.ndarray, " cells"]]:
-    """The same from edges."""
+    """Return the same from edges."""
     n_images, n = len(graph.images), n_nodes(graph, grid)
     members = positive_members(graph)
     largest = max(graph.weights[member.name] for member in members)
@@ -99,7 +99,7 @@ def _sparse(graph: DatasetGraph, grid: Grid) -> tuple[sparse.csr_array, Bool[np.
 
 
 def _edges_of(graph: DatasetGraph, member: Member) -> sparse.csr_array:
-    """W of one member, symmetric: the mean over its heads of (K + K') / 2."""
+    """Return W of one member, symmetric: the mean over its heads of (K + K') / 2."""
     n = member.n_cells * len(graph.images)
     total = sparse.csr_array((n, n))
     for head in member.heads:

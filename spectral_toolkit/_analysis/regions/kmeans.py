@@ -1,4 +1,4 @@
-"""k-means on the eigenvectors, with the number of segments given, or chosen by silhouette or by the eigengap."""
+"""k-means on the eigenvectors, with a number of segments that is given, or chosen by silhouette or by the eigengap."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from .splitting import fitted, partitions_by_splits
 CANDIDATES = range(2, MOST + 1)
 """Numbers of segments that are tried."""
 SAMPLE = 2000
-"""Cells, drawn once and seeded, over which silhouettes are taken where there are more."""
+"""Number of patches, drawn once and seeded, over which silhouettes are computed where there are more."""
 EQUALLY_GOOD = 1e-6
-"""Silhouettes that differ by less are equal, but for rounding."""
+"""Silhouettes that differ by less are equal up to rounding."""
 STARTS = 4
-"""Random starts of k-means that segments are compared with."""
+"""Random starts of k-means that the segments are compared with."""
 UNSURE = 0.8
 """Agreement below which a note says that other segments would do as well."""
 
 
 def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels (images, cells), silhouette and `agreement` of every picture's segments, NaN where there are not two.
+    """Return labels (images, patches), and the silhouette and `agreement` of every image's segments.
 
-    Pictures solved alone are grouped alone; pictures solved as one are grouped as one.
+    Both are NaN where there are fewer than two segments. Images solved separately are grouped separately; images solved
+    as one are grouped as one.
     """
     n_images, n_cells, _ = points.rows.shape
     if points.joint:
@@ -63,15 +64,15 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
         if agreed[images.start] < UNSURE:
             unsure.append(title)
     if fewer:
-        points.notes.append(f"Fewer segments than asked for, as there are too few different cells, in {listed(fewer)}.")
+        points.notes.append(f"There are too few different patches for that many segments in {listed(fewer)}.")
     if most:
         points.notes.append(most_tried(most))
     if n_sampled:
-        points.notes.append(f"Silhouettes are over a seeded sample of {SAMPLE:,} of {n_sampled:,} cells.")
+        points.notes.append(f"Silhouettes are over a seeded sample of {SAMPLE:,} of {n_sampled:,} patches.")
     if unsure:
         points.notes.append(
-            f"Other segments would do about as well ('agreement' is below {UNSURE}), so that scores of these are of "
-            f"one partition among several, in {listed(unsure)}."
+            f"Other segments would do about as well ('agreement' is below {UNSURE}), so that their scores describe one "
+            f"partition among several, in {listed(unsure)}."
         )
     return labels, scores, agreed
 
@@ -79,17 +80,17 @@ def segment_by_kmeans(points: Embedding, n_segments: int | str, seed: int) -> tu
 def cluster(
     rows: Float[np.ndarray, "cells components"], n_segments: int | str, seed: int
 ) -> tuple[Int[np.ndarray, " cells"], float]:
-    """k-means for a given number, or for the number of `CANDIDATES` with the largest mean silhouette.
+    """Run k-means for a given number, or for the number of `CANDIDATES` with the largest mean silhouette.
 
-    Silhouettes need two segments and a segment of two cells; where no number offers that, every different cell is a
-    segment of its own. Of equally good numbers the smallest is taken.
+    Silhouettes need two segments and a segment of two patches; where no number offers that, every different patch is a
+    segment of its own. Of equally good numbers, the smallest is taken.
 
     Returns
     -------
     labels
-        From 0, all of them used.
+        Labels from 0, all of them used.
     silhouette
-        Mean over a seeded sample of at most 2,000 cells; NaN where there are not two segments.
+        Mean over a seeded sample of at most 2,000 patches; NaN where there are fewer than two segments.
 
     References
     ----------
@@ -115,13 +116,13 @@ def cluster(
 
 
 def kmeans(rows: Float[np.ndarray, "cells components"], k: int) -> Int[np.ndarray, " cells"]:
-    """k-means from the start that the rows decide; labels from 0, all of them used."""
+    """Run k-means from the start that the rows determine; labels from 0, all of them used."""
     *_, found = partitions_by_splits(rows, k)
     return _numbered(found)
 
 
 def agreement(rows: Float[np.ndarray, "cells components"], labels: Int[np.ndarray, " cells"], seed: int) -> float:
-    """How far k-means from random starts finds the same: mean adjusted Rand index, 1 if it does; NaN of one segment."""
+    """Return the mean adjusted Rand index with k-means from random starts; 1 if equal, NaN for one segment."""
     k = int(labels.max(initial=0)) + 1
     if k < 2:
         return np.nan
@@ -135,7 +136,7 @@ def _numbered(labels: np.ndarray) -> np.ndarray:
 
 
 def eigengap_choice(gaps: Float[np.ndarray, " components"]) -> int:
-    """One segment more than there are components before the widest gap, among 2 to 10.
+    """Return one segment more than there are components before the widest gap, among 2 to 10.
 
     Examples
     --------
@@ -156,6 +157,6 @@ def _silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _rounded(rows: np.ndarray) -> np.ndarray:
-    """Rows to twelve digits, so that cells which only rounding errors tell apart count as equal."""
+    """Round rows to twelve digits, so that patches that differ only by rounding errors count as equal."""
     scale = np.abs(rows).max(initial=0.0)
     return np.round(rows / scale, 12) + 0.0 if scale > 0 else np.zeros_like(rows)

@@ -1,4 +1,4 @@
-"""Labels that do not depend on chance: numbered by size, isolated cells filled from their neighbours."""
+"""Labels that do not depend on chance: numbered by size, isolated patches filled from their neighbours."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from jaxtyping import Bool, Int
 from scipy import ndimage
 
 NO_SEGMENT = -1
-"""The label where there is nothing to go by: every cell of the picture is isolated."""
+"""The label where none can be given: every patch of the image is isolated."""
 
 
 def by_size(labels: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
-    """Number segments from the largest, 0, to the smallest; of equal ones the one met first comes first. -1 stays.
+    """Number segments from the largest, 0, to the smallest; of equal ones, the one that occurs first. -1 is kept.
 
     Examples
     --------
@@ -30,9 +30,9 @@ def by_size(labels: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
 def filled(
     labels: Int[np.ndarray, " cells"], free: Bool[np.ndarray, " cells"], grid: tuple[int, int]
 ) -> Int[np.ndarray, " cells"]:
-    """Give every isolated cell the label of the nearest free one of its picture; -1 where there is none.
+    """Give every isolated patch the label of the nearest free one of its image; -1 where there is none.
 
-    Distances are between the cells' centres as fractions of the picture, as everywhere.
+    Distances are between the patches' centres as fractions of the image, as everywhere.
     """
     if free.all():
         return labels

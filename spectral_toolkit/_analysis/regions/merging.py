@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from .adjacency import connected_parts, touching, unique_pairs
 
 ROWS_AT_ONCE = 512
-"""Rows of the matrix of distances between cells that are held at a time."""
+"""Rows of the matrix of distances between patches that are held at a time."""
 
 
 def candidates(
@@ -16,16 +16,16 @@ def candidates(
     rows: Float[np.ndarray, "cells components"],
     free: Bool[np.ndarray, " cells"],
 ) -> Bool[np.ndarray, "candidates cells"]:
-    """Every connected part of the segments, and everything that arises while the two closest neighbours are merged.
+    """Return every connected part of the segments, and every part that arises while the closest neighbours are merged.
 
-    Closest are the two touching parts whose means in eigenvector space have the smallest distance; of equally close
-    ones those with the smallest numbers. Cells that are not free belong to parts, but have no say in the means. The
-    whole picture, which arises last, is left out.
+    The closest neighbours are the two touching parts whose means in eigenvector space have the smallest distance; of
+    equally close ones, those with the smallest numbers. Patches that are not free belong to parts, but do not enter the
+    means. The whole image, which arises last, is left out.
 
     Returns
     -------
     masks
-        First the parts in the order in which they are met row by row, then the merged ones as they arise.
+        First the parts in the order in which they occur row by row, then the merged ones as they arise.
     """
     parts = connected_parts(labels)
     n_parts = int(parts.max()) + 1
@@ -38,7 +38,7 @@ def candidates(
     pairs = touching(parts)
     for new in range(n_parts, n_regions):
         means = sums / np.maximum(counts, 1)[:, None]
-        # A part without a single free cell has no mean: it joins its first neighbour at once.
+        # A part without a single free patch has no mean: it joins its first neighbour at once.
         known = (counts[pairs] > 0).all(axis=1)
         distance = np.where(known, np.square(means[pairs[:, 0]] - means[pairs[:, 1]]).sum(axis=1), -1.0)
         first, second = pairs[int(distance.argmin())]
@@ -51,10 +51,10 @@ def candidates(
 def binary_silhouettes(
     rows: Float[np.ndarray, "cells components"], masks: Bool[np.ndarray, "candidates cells"]
 ) -> Float[np.ndarray, " candidates"]:
-    """Mean silhouette over all cells of the two groups 'inside the mask' and 'outside it'; 0 if one is empty.
+    """Return the mean silhouette over all patches of the groups 'inside the mask' and 'outside it'; 0 if one is empty.
 
-    A cell's silhouette is (b - a) / max(a, b), a its mean distance to the others of its group and b that to the other
-    group; 0 for a cell that is alone in its group, and where a = b = 0.
+    A patch's silhouette is (b - a) / max(a, b), where a is its mean distance to the others of its group and b that to
+    the other group; 0 for a patch that is alone in its group, and where a = b = 0.
 
     References
     ----------
@@ -70,7 +70,7 @@ def binary_silhouettes(
     for start in range(0, n_cells, ROWS_AT_ONCE):
         block = slice(start, start + ROWS_AT_ONCE)
         squared = square[block, None] + square - 2 * rows[block] @ rows.T
-        # What is left of two equal rows is rounding error, and the square root would blow it up.
+        # What is left of two equal rows is a rounding error, which the square root would magnify.
         squared[squared < 1e-14 * max(float(square.max(initial=0.0)), 1e-300)] = 0.0
         distance = np.sqrt(squared)
         to_inside = distance @ weights
@@ -88,7 +88,7 @@ def binary_silhouettes(
 def suppress(
     masks: Bool[np.ndarray, "candidates cells"], scores: Float[np.ndarray, " candidates"], overlap: float
 ) -> Int[np.ndarray, " kept"]:
-    """Candidates by falling score without those whose IoU with a better one that stays is above ``overlap``.
+    """Sort candidates by descending score, without those whose IoU with a better one that is kept is above ``overlap``.
 
     Of equal scores the larger mask comes first, then the one that arose first.
     """

@@ -1,4 +1,4 @@
-"""From cells to pixels: borders of segments and of masks are decided anew by the pixels' colours."""
+"""From patches to pixels: the colours of the pixels decide where the borders of segments and masks lie."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .arguments import within
 from .embedding import listed
 
 MIDDLE = 0.8
-"""Where a part is too thin for the margin, pixels this much of its largest depth inside it stay."""
+"""Where a part is too thin for the margin, pixels this much of its largest depth inside it are kept."""
 
 
 @computing
 def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: float = 500.0) -> xr.DataArray:
-    """Take segments or masks from cells to pixels.
+    """Refine segments or masks from patches to pixels.
 
-    Every pixel begins with the label of the cell its centre lies in. Those deeper than ``margin`` inside their segment
-    keep it, thin segments keep their middle, and the others take the label from which a random walk, which shuns steps
-    between unlike colours, most likely comes (Grady 2006; scikit-image). Masks of instances are refined one by one,
-    inside against outside.
+    Every pixel begins with the label of the patch that its centre lies in. Pixels deeper than ``margin`` inside their
+    segment keep it, and thin segments keep their middle. The others take the label from which a random walk, which
+    avoids steps between unlike colours, most likely comes (Grady 2006; scikit-image). Masks of instances are refined
+    one by one, inside against outside.
 
     Parameters
     ----------
@@ -37,25 +37,25 @@ def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: fl
         Integers ``(image, y, x)`` from :func:`spectral_toolkit.segment`, or masks ``(image, instance, y, x)`` from
         :func:`spectral_toolkit.instances`.
     images
-        The pictures, as :func:`spectral_toolkit.load_images` takes them, or the tree of activations, whose pixels are
-        what the model saw. Found by name, or arrays, which have none, by place; only the part that was analysed is
-        used. All must have one size.
+        The images, as :func:`spectral_toolkit.load_images` takes them, or the tree of activations, whose pixels are
+        what the model saw. They are found by name, or by position in the case of arrays, which have no names; only the
+        part that was analysed is used. All must have the same size.
     margin
-        Width, in cells, of the band inside every border that is decided anew. 0 only enlarges.
+        Width, in patches, of the band inside every border that is decided again. With 0, labels are only enlarged.
     beta
-        How much the walk shuns edges. The default, like that of ``margin``, is the best for segments of 24 scenes.
+        How strongly the walk avoids edges. The default, like that of ``margin``, is the best for segments of 24 scenes.
 
     Returns
     -------
     xarray.DataArray
         ``(image, y_px, x_px)`` or ``(image, instance, y_px, x_px)``, of the type of ``segments`` and with its
-        coordinates but those over cells. ``attrs["notes"]`` names pictures that were only enlarged: those with fewer
-        pixels than cells along an axis, and those of one colour.
+        coordinates except those over patches. ``attrs["notes"]`` names images that were only enlarged: those with fewer
+        pixels than patches along an axis, and those of one colour.
 
     Raises
     ------
     RegionsError
-        If the pictures do not fit the segments, have different sizes, or an argument is out of range.
+        If the images do not fit the segments, have different sizes, or an argument is out of range.
 
     References
     ----------
@@ -65,7 +65,7 @@ def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: fl
     --------
     >>> import numpy as np, xarray as xr
     >>> picture = np.zeros((1, 4, 8, 3), dtype=np.uint8)
-    >>> picture[:, :, 3:] = 200  # the edge lies one pixel beside the border of the cells
+    >>> picture[:, :, 3:] = 200  # the edge lies one pixel beside the border of the patches
     >>> cells = xr.DataArray([[[0, 1]]], dims=("image", "y", "x"))
     >>> refine(cells, picture).values[0, 0].tolist()
     [0, 0, 0, 1, 1, 1, 1, 1]
@@ -82,9 +82,9 @@ def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: fl
             refined = np.zeros((*values.shape[:-2], *pixels.shape[:2]), dtype=values.dtype)
         elif refined.shape[-2:] != pixels.shape[:2]:
             raise RegionsError(
-                f"Image {names[index]!r} has {pixels.shape[0]}x{pixels.shape[1]} pixels and {names[0]!r} "
-                f"{refined.shape[-2]}x{refined.shape[-1]}: give the tree of activations, whose pictures have one size, "
-                "or refine one picture at a time."
+                f"Image {names[index]!r} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but {names[0]!r} has "
+                f"{refined.shape[-2]}x{refined.shape[-1]}: give the tree of activations, whose images have one size, "
+                "or refine one image at a time."
             )
         too_few = pixels.shape[0] < values.shape[-2] or pixels.shape[1] < values.shape[-1]
         rough = too_few or not np.ptp(pixels, axis=(0, 1)).any()
@@ -96,10 +96,10 @@ def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: fl
             found = enlarge(label_map.astype(np.int64), pixels.shape[:2])
             out[:] = found if rough else walk(found, pixels, label_map.shape, margin, beta)
     if refined is None:
-        raise RegionsError("The segments are of no image: give at least one.")
+        raise RegionsError("The segments hold no image: give at least one.")
     notes = [str(segments.attrs.get("notes", ""))]
     if enlarged:
-        notes.append(f"Only enlarged, being of one colour or of fewer pixels than cells: {listed(enlarged)}.")
+        notes.append(f"Only enlarged, because of a single colour or fewer pixels than patches: {listed(enlarged)}.")
     return xr.DataArray(
         refined,
         {name: c.variable for name, c in segments.coords.items() if not {"y", "x"} & set(c.dims)},
@@ -116,7 +116,7 @@ def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: fl
 
 
 def enlarge(labels: Int[np.ndarray, "y x"], size: tuple[int, int]) -> Int[np.ndarray, "y_px x_px"]:
-    """Every pixel takes the label of the cell in which its centre lies.
+    """Give every pixel the label of the patch in which its centre lies.
 
     Examples
     --------
@@ -136,29 +136,29 @@ def walk(
     margin: float,
     beta: float,
 ) -> Int[np.ndarray, "y_px x_px"]:
-    """Decide the pixels within ``margin`` cells of a border anew, by random walks from the others."""
+    """Decide the pixels within ``margin`` patches of a border by random walks from the others."""
     known, codes = np.unique(labels, return_inverse=True)
     codes = codes.reshape(labels.shape)
     seeds = np.where(certain(codes, grid, margin), codes + 1, 0)
     if len(known) == 1 or (seeds > 0).all():
         return labels
-    from skimage.segmentation import random_walker  # takes a second to load, and only this needs it
+    from skimage.segmentation import random_walker  # this takes a second to load, and only this function needs it
 
     with warnings.catch_warnings():
-        # Probabilities a little beyond 0 and 1, from an iteration that stops early; their order is what counts.
+        # Probabilities can be a little outside 0 and 1, as the iteration stops early; only their order matters.
         warnings.filterwarnings("ignore", message="The probability range is outside", category=UserWarning)
         found = random_walker(pixels / 255.0, seeds, beta=beta, mode="cg_j", channel_axis=-1)
     return known[np.asarray(found) - 1]
 
 
 def certain(codes: Int[np.ndarray, "y_px x_px"], grid: tuple[int, int], margin: float) -> np.ndarray:
-    """Pixels at least ``margin`` cells inside their segment; of each connected part at least the middle."""
+    """Return the pixels at least ``margin`` patches inside their segment, and the middle of each connected part."""
     sides = tuple(cells / pixels for cells, pixels in zip(grid, codes.shape, strict=True))
     depth = np.full(codes.shape, np.inf)
     for code in np.unique(codes):
         inside = codes == code
         if not inside.all():
-            # To the border, which lies half a pixel before the nearest pixel outside.
+            # The distance is to the border, which lies half a pixel before the nearest pixel outside.
             distance = ndimage.distance_transform_edt(inside, sampling=sides)
             depth[inside] = np.asarray(distance)[inside] - min(sides) / 2
     parts = connected_parts(codes)
@@ -186,10 +186,10 @@ def _names(segments: xr.DataArray) -> list[str]:
 
 
 def _pictures(segments: xr.DataArray, names: list[str], images: Any) -> Iterator[np.ndarray]:
-    """The analysed part of every picture, one at a time."""
+    """Iterate over the analysed part of every image."""
     for index, pixels in enumerate(paired_pictures(images, names, image_hashes(segments, names), "segments")):
         box = analysed_box(segments.coords, index)
-        # The pixels of a tree are what the model saw, already cut to the box.
+        # The pixels of a tree are what the model saw, already cropped to the box.
         if box is not None and not isinstance(images, xr.DataTree):
             pixels = analysed_part(pixels, box, segments.coords, index)
         yield pixels

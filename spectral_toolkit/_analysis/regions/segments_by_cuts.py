@@ -1,4 +1,4 @@
-"""Segments by recursive cuts of the joint graph: from eigenvectors' frame to the graph's and back."""
+"""Segments by recursive cuts of the joint graph: from the grid of the eigenvectors to that of the graph and back."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .joint import cutting_grid, joint_affinities
 from .label_maps import NO_SEGMENT, by_size, filled
 
 THRESHOLD = 0.85
-"""On 48 scenes (seed 5) value graphs are cut into parts nearest to the things (adjusted Rand index) at about 0.85, by
-weights of `scenes` of different steps; query-key graphs are cut up to the limit below by any."""
+"""On 48 scenes (seed 5), value graphs are cut into parts closest to the objects (adjusted Rand index) at about 0.85,
+whatever the training step of the weights of `scenes`; query-key graphs are always cut up to the limit below."""
 
 
 def segment_by_cuts(
     points: Embedding, graph: LayerGraph, threshold: float, most: int, seed: int
 ) -> tuple[Int[np.ndarray, "images cells"], list[Tree], list[list[int]]]:
-    """Labels, and the hierarchy of every picture (of all as one if they were solved so) with its leaves' labels."""
+    """Return labels, and the hierarchy of every image (or of all, if solved as one) with the labels of its leaves."""
     images = positions(points, graph)
     grid = cutting_grid(graph, points.grid)
     n_images = len(points.names)
     if grid != points.grid:
         points.notes.append(
-            f"Cut on {grid[0]}x{grid[1]}, the finest grid a layer of positive weight has; every cell of "
-            f"{points.grid[0]}x{points.grid[1]} has the label of the one its centre lies in."
+            f"Cut on {grid[0]}x{grid[1]}, the finest grid of a layer of positive weight; every patch of "
+            f"{points.grid[0]}x{points.grid[1]} has the label of the patch that its centre lies in."
         )
     cut: dict[int, tuple[np.ndarray, Tree]] = {}
     for image, affinity, free in joint_affinities(graph, images, grid):
@@ -53,7 +53,7 @@ def segment_by_cuts(
 
 
 def parts_by_cuts(points: Embedding, graph: LayerGraph, n_parts: int, seed: int) -> Int[np.ndarray, "images cells"]:
-    """Every picture alone cut into ``n_parts`` parts, whatever that costs; edges between pictures are left out."""
+    """Cut every image separately into ``n_parts`` parts, whatever the cut values; edges between images are left out."""
     images = positions(points, graph)
     grid = cutting_grid(graph, points.grid)
     n_cells = grid[0] * grid[1]
@@ -70,15 +70,15 @@ def parts_by_cuts(points: Embedding, graph: LayerGraph, n_parts: int, seed: int)
 
 
 def positions(points: Embedding, graph: LayerGraph) -> list[int]:
-    """Where in the graph the images of the eigenvectors are.
+    """Return the positions in the graph of the images of the eigenvectors.
 
     Raises
     ------
     RegionsError
-        If the eigenvectors were not solved from it.
+        If the eigenvectors were not solved from the graph.
     """
     told = {**graph.attrs, **graph.content}
-    if tuple(points.names) != graph.images:  # a part of the pictures may have been captured anew
+    if tuple(points.names) != graph.images:  # a part of the images may have been captured again
         told.pop("activations_pictures_sha256", None)
     for name, own in told.items():
         if name != "scope" and points.attrs.get(name, own) != own:
@@ -88,14 +88,14 @@ def positions(points: Embedding, graph: LayerGraph) -> list[int]:
             )
     if points.joint != (graph.recipe.scope == "dataset"):
         raise RegionsError(
-            f"The eigenvectors are of {'all pictures as one' if points.joint else 'each picture alone'} and the graph "
-            f"has scope {graph.recipe.scope!r}: give the graph that they were solved from."
+            f"The eigenvectors were solved for {'all images as one' if points.joint else 'each image alone'}, but the "
+            f"graph has scope {graph.recipe.scope!r}: give the graph that they were solved from."
         )
     missing = [name for name in points.names if name not in graph.images]
     if missing or (points.joint and tuple(points.names) != graph.images):
         raise RegionsError(
-            f"The eigenvectors are of {len(points.names)} images and the graph of {len(graph.images)} others, or in "
-            "another order: give the graph that they were solved from."
+            f"The eigenvectors are of {len(points.names)} images, but the graph is of {len(graph.images)} others, or "
+            "in another order: give the graph that the eigenvectors were solved from."
         )
     places = [graph.images.index(name) for name in points.names]
     hashes = points.hashes, [graph.hashes[place] for place in places]
@@ -109,6 +109,6 @@ def _each(labels: np.ndarray, free: np.ndarray, grid: Grid) -> tuple[np.ndarray,
 
 
 def _shown(labels: Int[np.ndarray, " cells"], grid: Grid, shown: Grid) -> Int[np.ndarray, " others"]:
-    """The label of the cell in which the centre of every shown cell lies."""
+    """Return, for every shown patch, the label of the patch in which its centre lies."""
     rows, columns = ((2 * np.arange(there) + 1) * here // (2 * there) for here, there in zip(grid, shown, strict=True))
     return labels.reshape(grid)[np.ix_(rows, columns)].ravel()

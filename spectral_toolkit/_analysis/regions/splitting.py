@@ -1,6 +1,6 @@
-"""k-means from a start that the rows decide: the widest segment is split along its main direction, again and again.
+"""k-means from a start that the rows determine: the widest segment is repeatedly split along its main direction.
 
-From random starts k-means ends in one of many optima of nearly the same inertia, and the rounding of a processor
+From random starts, k-means ends in one of many optima of nearly the same inertia, and the rounding of a processor
 decides which of them is the lowest. This start changes little when the rows change little, turns with them, and on
 eigenvectors ends about as low as the best of several random ones.
 """
@@ -18,18 +18,18 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 SERIAL_ROWS = 10_000
-"""Up to so many rows one thread: beside another program, threads spin between k-means' short steps."""
+"""Up to this many rows one thread is used: beside another program, threads spin between the short steps of k-means."""
 ALWAYS = 10
-"""Up to so many segments k-means follows every split; of more, it comes after the last."""
+"""Up to this many segments k-means follows every split; for more, it comes after the last."""
 NEGLIGIBLE = 1e-24
-"""A segment whose squared spread is below this part of the whole holds equal rows, but for rounding."""
+"""A segment whose squared spread is below this part of the whole holds rows that are equal up to rounding."""
 
 
 def partitions_by_splits(rows: Float[np.ndarray, "cells components"], most: int) -> Iterator[Int[np.ndarray, " cells"]]:
-    """Labels for 1, 2, ... ``most`` segments (after the first 10 only the last); ends early where all rows are equal.
+    """Yield labels for 1, 2, ... ``most`` segments (after the first 10 only the last); end early if all rows are equal.
 
-    Principal direction divisive partitioning (Boley, Data Mining and Knowledge Discovery 2 (1998) 325), each split
-    where the sum of squares falls most, each followed by k-means.
+    The method is principal direction divisive partitioning (Boley, Data Mining and Knowledge Discovery 2 (1998) 325).
+    Each split is made where the sum of squares falls most, and is followed by k-means.
 
     Examples
     --------
@@ -62,14 +62,14 @@ def partitions_by_splits(rows: Float[np.ndarray, "cells components"], most: int)
 def kmeans_from(
     rows: Float[np.ndarray, "cells components"], labels: Int[np.ndarray, " cells"], k: int
 ) -> Int[np.ndarray, " cells"]:
-    """k-means from the means of given segments."""
+    """Run k-means from the means of given segments."""
     return fitted(rows, k, init=np.stack([rows[labels == one].mean(axis=0) for one in range(k)]), n_init=1)
 
 
 def fitted(rows: Float[np.ndarray, "cells components"], k: int, **settings: Any) -> Int[np.ndarray, " cells"]:
-    """Labels that scikit-learn's k-means finds."""
+    """Return the labels that scikit-learn's k-means finds."""
     with warnings.catch_warnings(), threadpool_limits(1 if len(rows) <= SERIAL_ROWS else None):
-        # Cells that differ by rounding errors only; the labels found are counted, not believed.
+        # Some patches differ only by rounding errors; the number of labels found is therefore counted.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
         return KMeans(k, **settings).fit_predict(rows).astype(np.int64)
 
@@ -79,7 +79,7 @@ def _spread(rows: np.ndarray) -> float:
 
 
 def _second_half(rows: np.ndarray) -> Int[np.ndarray, " places"]:
-    """Places of the rows that lie beyond the best cut along the direction in which they differ most."""
+    """Return the positions of the rows beyond the best cut along the direction in which they differ most."""
     rows = rows - rows.mean(axis=0)
     direction = np.linalg.eigh(rows.T @ rows)[1][:, -1]
     direction = direction * np.sign(direction[np.abs(direction).argmax()])

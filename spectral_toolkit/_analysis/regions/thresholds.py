@@ -1,4 +1,4 @@
-"""One eigenvector cut in two at a threshold: what every threshold costs."""
+"""One eigenvector cut in two at a threshold: the cut value of every threshold."""
 
 from __future__ import annotations
 
@@ -22,51 +22,51 @@ from .joint import cutting_grid, joint_affinities
 from .segments_by_cuts import positions
 
 STEPS = 200
-"""Steps from the least threshold to the largest, unless others are given."""
+"""Number of steps from the lowest threshold to the highest, unless thresholds are given."""
 
 
 @computing
 def cut_costs(
     eig: xr.Dataset, graph: LayerGraph, component: int = 1, *, thresholds: Sequence[float] | np.ndarray | None = None
 ) -> xr.Dataset:
-    """What it costs to cut one eigenvector in two, for every threshold.
+    """Compute the cut value of dividing the patches by one eigenvector, for every threshold.
 
-    An eigenvector is a cut that has been relaxed to real numbers; a threshold makes a cut of it again. Which one is a
-    choice: zero is the natural one of a balanced cut, the one of the smallest normalised cut that of Shi & Malik.
+    An eigenvector is a cut that has been relaxed to real numbers; a threshold turns it into a cut again. The threshold
+    is a choice: zero is natural for a balanced cut, and Shi & Malik take the one with the smallest normalised cut.
 
     Parameters
     ----------
     eig
-        From :func:`spectral_toolkit.solve`, whole or one image of it.
+        The result of :func:`spectral_toolkit.solve`, whole or for one image.
     graph
-        What ``eig`` was solved from.
+        The graph that ``eig`` was solved from.
     component
-        Which eigenvector, counted from 1.
+        The number of the eigenvector, counted from 1.
     thresholds
-        In [-1, 1], as parts of the eigenvector's largest magnitude in the picture, or in all that were solved as one;
-        201 of equal steps if None.
+        Thresholds in [-1, 1], relative to the largest magnitude of the eigenvector in the image, or in all images that
+        were solved as one; None for 201 equally spaced ones.
 
     Returns
     -------
     xarray.Dataset
-        ``share (image, threshold)``, the part of the cells above the threshold (isolated ones are not counted);
-        ``normalised_cut (image, threshold)`` of the joint graph into those above and those not, in [0, 2], NaN where
-        one side is empty; and ``best (image)``, the threshold of the smallest, NaN if there is none. Of pictures solved
-        as one all are without ``image``.
+        ``share (image, threshold)``, the share of the patches above the threshold (isolated ones are not counted);
+        ``normalised_cut (image, threshold)`` of the joint graph into the patches above it and the others, in [0, 2],
+        NaN where one side is empty; and ``best (image)``, the threshold of the smallest cut value, NaN if there is
+        none. If the images were solved as one, none of these has the dimension ``image``.
 
     Raises
     ------
     RegionsError
         If there is no such component, a threshold is out of range, ``eig`` is not of this graph, or the joint graph
-        would be a full matrix over more than 4,096 cells.
+        would be a full matrix over more than 4,096 patches.
 
     Notes
     -----
-    On the grid that was solved on, no cut costs less than the eigenvalue of component 1, if that is at most 1. With W
-    the joint affinity, d its row sums, B the joint degree and z the indicator of one side less its mean over d, the cut
-    costs 1 - z'Wz / z' diag(d) z, and the eigenvalue is at most 1 - z'Wz / z'Bz. Where all layers have one grid, B is
-    diag(d), and this is Shi & Malik's bound, at most 1 or not. Elsewhere B is non-negative with row sums d, so that
-    z'Bz is the smaller; a cut whose z'Wz is negative costs more than 1.
+    On the grid that was solved on, no cut value is below the eigenvalue of component 1, if that is at most 1. With W
+    the joint affinity, d its row sums, B the joint degree and z the indicator of one side minus its mean over d, the
+    cut value is 1 - z'Wz / z' diag(d) z, and the eigenvalue is at most 1 - z'Wz / z'Bz. Where all layers have one grid,
+    B is diag(d), and this is Shi & Malik's bound, whether it is at most 1 or not. Elsewhere B is non-negative with row
+    sums d, so that z'Bz is the smaller; a cut with negative z'Wz has a cut value above 1.
 
     References
     ----------
@@ -84,7 +84,7 @@ def cut_costs(
     ([[1.0, 0.5]], [[True, False]])
     """
     if not isinstance(graph, LayerGraph):
-        raise RegionsError(f"graph is a {type(graph).__name__}: give what the eigenvectors were solved from.")
+        raise RegionsError(f"graph is a {type(graph).__name__}: give the graph of the eigenvectors.")
     wanted = _checked(thresholds)
     points = embed(eig, weighted=False)
     number = whole("component", component, 1)
@@ -144,7 +144,7 @@ def _at(
     order: np.ndarray,
     cost: Float[np.ndarray, " places"],
 ) -> tuple[Float[np.ndarray, " thresholds"], Float[np.ndarray, " thresholds"]]:
-    """Share of the cells above every value, and the cost of that split."""
+    """Return the share of the patches above every value, and the cut value of that split."""
     below = np.searchsorted(vector[order], values, side="right")
     n = len(vector)
     inner = (below > 0) & (below < n)

@@ -1,4 +1,4 @@
-"""The hierarchy that recursive cuts leave behind: kept as text beside the labels, read as a Dataset, cut elsewhere."""
+"""The hierarchy of recursive cuts: it is kept as text with the labels, read as a Dataset, and cut elsewhere."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .label_maps import NO_SEGMENT
 def written(
     trees: list[Tree], numbers: list[list[int]], labels: np.ndarray, names: list[str], hashes: list[str]
 ) -> str:
-    """Trees as JSON, one an image or one in all.
+    """Write trees as JSON, one per image or one for all.
 
     Parameters
     ----------
     numbers
-        Of each tree's leaves.
+        The numbers of each tree's leaves.
     labels
-        Those numbers in every cell, (images, cells).
+        The number of every patch, (images, patches).
     names, hashes
-        Of the images.
+        Names and hashes of the images.
     """
     entries = []
     for place, (tree, own) in enumerate(zip(trees, numbers, strict=True)):
@@ -44,7 +44,7 @@ def written(
             {
                 "of": names[images],
                 "sha256": hashes[images],
-                "shown": np.stack([count, first], axis=1).tolist(),  # by number: cells, and where the first one is
+                "shown": np.stack([count, first], axis=1).tolist(),  # by number: patches, and the position of the first
                 "parent": tree.parent,
                 "cut": [None if math.isnan(cost) else cost for cost in tree.cut],
                 "size": [len(cells) for cells in tree.cells],
@@ -55,7 +55,7 @@ def written(
 
 
 def limit_note(tree: str, threshold: float) -> str:
-    """The note on pictures of which a part was left whole only because there were as many segments as are tried."""
+    """Write the note on images in which a part was left whole only because of the largest number of segments tried."""
     limited = []
     for entry in json.loads(tree):
         was_cut = set(entry["parent"])
@@ -66,20 +66,20 @@ def limit_note(tree: str, threshold: float) -> str:
 
 @computing
 def hierarchy(segments: xr.DataArray) -> xr.Dataset:
-    """How segments made by recursive cuts came about.
+    """Return how segments made by recursive cuts came about.
 
     Parameters
     ----------
     segments
-        From ``st.segment(..., method="cuts")``, also read back from a store.
+        The result of ``st.segment(..., method="cuts")``, which may have been read from a store.
 
     Returns
     -------
     xarray.Dataset
-        Over ``(image, node)``, or ``(node)`` if all pictures were cut as one: ``parent`` (-1 for the whole, and where a
-        picture has fewer nodes than others), ``cut`` (the cheapest normalised cut of the node, made or not; NaN for a
-        single cell), ``size`` (cells, without isolated ones) and ``label`` (the number of the segment, -1 for a node
-        that was cut). Children come after their parents.
+        Over ``(image, node)``, or ``(node)`` if all images were cut as one: ``parent`` (-1 for the whole, and where an
+        image has fewer nodes than others), ``cut`` (the lowest normalised cut of the node, whether or not it was made;
+        NaN for a single patch), ``size`` (patches, without isolated ones) and ``label`` (the number of the segment, -1
+        for a node that was cut). Children come after their parents.
 
     Raises
     ------
@@ -116,14 +116,15 @@ def hierarchy(segments: xr.DataArray) -> xr.Dataset:
 
 @computing
 def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
-    """The segments that a lower threshold would have left, without solving anything again.
+    """Return the segments that a lower threshold would have left, without solving anything again.
 
     Parameters
     ----------
     segments
-        From ``st.segment(..., method="cuts")``.
+        The result of ``st.segment(..., method="cuts")``.
     threshold
-        Only cuts that cost less, and whose parents' do, are kept. With one above that of the segments nothing changes.
+        Only cuts whose value is lower, as well as that of their parents, are kept. A threshold above that of the
+        segments changes nothing.
 
     Returns
     -------
@@ -133,11 +134,11 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     Raises
     ------
     RegionsError
-        If the segments were not made by cuts, or the threshold is no number.
+        If the segments were not made by cuts, or the threshold is not a number.
 
     Examples
     --------
-    Of a hierarchy made once, ``[recut(segments, t) for t in (0.2, 0.4, 0.6)]`` are three depths.
+    ``[recut(segments, t) for t in (0.2, 0.4, 0.6)]`` gives three depths of one hierarchy.
     """
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or threshold != threshold:
         raise RegionsError(f"threshold={threshold!r} is not understood: expected a number from 0 to 2.")
@@ -156,7 +157,7 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
         kept_entries.append(kept)
     options, tree = json.loads(segments.attrs["options"]), json.dumps(kept_entries)
     own: dict[str, Any] = {} if joint else {"tree": ("image", np.arange(len(kept_entries)))}
-    # Where less is left than the largest number that is tried, that number is no longer what came out.
+    # Where less is left than the largest number that is tried, that number is no longer the one chosen.
     notes = segments.attrs["notes"]
     if before := limit_note(segments.attrs["tree"], options["threshold"]):
         notes = notes.replace(before, limit_note(tree, min(threshold, options["threshold"]))).strip()
@@ -173,12 +174,15 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
 
 
 def _is_one_of_several(segments: object) -> bool:
-    """Whether one picture was taken out, as ``segments.isel(image=0)``; what are no segments is told elsewhere."""
+    """Tell whether one image was selected, as by ``segments.isel(image=0)``; other inputs are refused elsewhere."""
     return isinstance(segments, xr.DataArray) and "image" not in segments.dims
 
 
 def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], list[int]]:
-    """The nodes that stay, and for every old label the new one; both are numbered by all cells, whichever are there."""
+    """Return the nodes that are kept, and the new label for every old one.
+
+    Both are numbered by all patches, whichever are there.
+    """
     parent, cut = entry["parent"], entry["cut"]
     was_cut = set(parent)
     open_ = {node for node in was_cut if node >= 0 and cut[node] < threshold}
@@ -197,7 +201,7 @@ def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], li
     for label, (count, first) in enumerate(entry["shown"]):
         so_far = cells.get(node_of[label], [0, first])
         cells[node_of[label]] = [so_far[0] + count, min(so_far[1], first)]
-    # As `by_size` numbers them.
+    # They are numbered as by `by_size`.
     order = sorted(cells, key=lambda node: (-cells[node][0], cells[node][1]))
     name = {node: place for place, node in enumerate(order)}
     kept = list(number)
@@ -212,7 +216,7 @@ def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], li
 
 
 def _entries(segments: xr.DataArray) -> list[dict[str, Any]]:
-    """The trees of the pictures that are there, in their order; one in all if they were cut as one."""
+    """Return the trees of the images that are there, in their order; one for all if they were cut as one."""
     text = getattr(segments, "attrs", {}).get("tree")
     if text is None:
         raise RegionsError("These segments carry no hierarchy: make them with st.segment(..., method='cuts').")
@@ -220,11 +224,11 @@ def _entries(segments: xr.DataArray) -> list[dict[str, Any]]:
     alone = segments.attrs.get("scope") != "dataset"
     if "of" not in entries[0] or (alone and "tree" not in segments.coords):
         raise RegionsError(
-            "These segments carry a hierarchy that does not say whose it is: they were made by an earlier version, or "
+            "These segments carry a hierarchy that does not name its images: they were made by an earlier version, or "
             "have lost their coordinate 'tree'; cut them again."
         )
     if alone:
-        # The attribute holds the trees of all pictures, the coordinate says which is whose: it follows a selection.
+        # The attribute holds the trees of all images, and the coordinate assigns them: it follows a selection.
         entries = [entries[place] for place in np.atleast_1d(segments["tree"].values)]
     if "image" in segments.coords:
         names = [str(name) for name in np.atleast_1d(segments["image"].values)]
@@ -234,7 +238,7 @@ def _entries(segments: xr.DataArray) -> list[dict[str, Any]]:
             own = of[place if alone else 0]
             if name not in own or (own[name] and hashes[place] and own[name] != hashes[place]):
                 raise RegionsError(
-                    f"The segments of {name!r} carry the hierarchy of {next(iter(own))!r}: their pictures were "
-                    "renamed, or several answers were put together; read or cut each answer as st.segment returned it."
+                    f"The segments of {name!r} carry the hierarchy of {next(iter(own))!r}: their images were "
+                    "renamed, or several results were combined; read or cut each result as st.segment returned it."
                 )
     return entries

@@ -1,4 +1,4 @@
-"""How much 'where' and 'what' eigenvectors and segments hold, measured against labels, with intervals over images."""
+"""How much 'where' and 'what' eigenvectors and segments hold, measured with labels, with intervals over images."""
 
 from __future__ import annotations
 

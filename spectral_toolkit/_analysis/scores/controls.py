@@ -1,4 +1,4 @@
-"""What eigenvectors are compared with: raw pixels, the untrained model, labels of other images."""
+"""The controls that eigenvectors are compared with: raw pixels, the untrained model, labels of other images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ...errors import SpectralToolkitError, UnsupportedModelError
 
 
 def pixel_tree(activations: xr.DataTree, grid: tuple[int, int]) -> xr.DataTree:
-    """A tree of one layer whose tokens are the flattened pixels of each patch, -1 to 1."""
+    """Return a tree of one layer whose tokens are the flattened pixels of each patch, -1 to 1."""
     pixels = activations["pixels"].transpose("image", "y_px", "x_px", "rgb").to_numpy()
     n, height, width, _ = pixels.shape
     rows, columns = grid
     if height % rows or width % columns:
         raise SpectralToolkitError(
-            f"Pictures of {height}x{width} pixels do not divide into {rows}x{columns} patches, as the control "
+            f"Images of {height}x{width} pixels cannot be divided into {rows}x{columns} patches, which the control "
             "'raw pixels' needs: set controls=False."
         )
     patches = pixels.reshape(n, rows, height // rows, columns, width // columns, 3).transpose(0, 1, 3, 2, 4, 5)
@@ -33,7 +33,7 @@ def pixel_tree(activations: xr.DataTree, grid: tuple[int, int]) -> xr.DataTree:
 
 
 def shuffled(cells: np.ndarray, seed: int) -> np.ndarray:
-    """Labels (image, position) of another image each: a cycle through all images in random order."""
+    """Return for each image the labels (image, position) of another: a cycle through all images in random order."""
     order = np.random.default_rng(seed).permutation(len(cells))
     mixed = np.empty_like(cells)
     mixed[order] = cells[np.roll(order, 1)]
@@ -41,7 +41,7 @@ def shuffled(cells: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _as_noised(denoiser: Any, attrs: Mapping[Any, Any], draws: Any) -> Any:
-    """A denoiser at the timesteps, with the draws of noise and the prompt of a capture, of which some were chosen."""
+    """Set a denoiser to the timesteps, noise samples and prompt of a capture, some of which may have been selected."""
     told: dict[str, Any] = {"timesteps": [int(step) for step in np.atleast_1d(draws["timestep"].values)]}
     if "noise" in draws:
         told["n_draws"] = int(draws["noise"].values.max()) + 1
@@ -53,20 +53,21 @@ def _as_noised(denoiser: Any, attrs: Mapping[Any, Any], draws: Any) -> Any:
 
 
 def untrained_tree(activations: xr.DataTree, model: Any, seed: int) -> tuple[xr.DataTree | None, str]:
-    """The same capture by the same architecture with fresh weights, and what to say about it."""
+    """Return the same capture by the same architecture with new random weights, and a note about it."""
     if model is None:
-        return None, "Untrained model: not scored, as model= was not given."
+        return None, "The untrained model was not scored, because model= was not given."
     trained = model if isinstance(model, Model) else load_model(model)
     layers = layer_names(activations)
     missing = [layer for layer in layers if layer not in trained.layers]
     if missing:
         raise SpectralToolkitError(
-            f"{trained.name} has no layer {missing[0]!r}, which the activations have: give model= the one they are of."
+            f"{trained.name} has no layer {missing[0]!r}, which the activations have: give model= the model of the "
+            "activations."
         )
     try:
         fresh, kept = trained.untrained(seed)
     except UnsupportedModelError as error:
-        return None, f"Untrained model: not scored. {error}"
+        return None, f"The untrained model was not scored. {error}"
     quantities = list(json.loads(activations.attrs["quantities"])) if "quantities" in activations.attrs else None
     if quantities is None:
         quantities = [str(name) for name in activations.children[layers[0]].data_vars if name in trained.quantities]
@@ -79,5 +80,5 @@ def untrained_tree(activations: xr.DataTree, model: Any, seed: int) -> tuple[xr.
     )
     if "noise" in draws:
         tree = tree.sel(noise=np.atleast_1d(draws["noise"].values))
-    note = f"Untrained model: {type(fresh.module).__name__} with weights drawn from seed {seed}"
-    return tree, f"{note}; fixed tables kept: {', '.join(kept)}." if kept else f"{note}."
+    note = f"The untrained model is {type(fresh.module).__name__} with weights drawn from seed {seed}"
+    return tree, f"{note}; it keeps the fixed tables {', '.join(kept)}." if kept else f"{note}."

@@ -1,4 +1,4 @@
-"""Label maps brought to the cells of a capture: the pictures' box applied, then the majority in every cell."""
+"""Resamples label maps to the patches of a capture: crops the box of each image, then takes the majority."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import ActivationsError, SpectralToolkitError
 
 IGNORE = -1
-"""The label of what has none; the only one that is left out unasked."""
+"""The label of patches without one; the only label that is left out by default."""
 EVERY_CELL_IGNORED = (
-    "labels ignore every cell (-1, and what ignore= names): there is nothing to score against; give labels that hold a "
-    "category."
+    "All labels are ignored (they are -1, or named in ignore=), so there is nothing to score with: give labels that "
+    "hold a category."
 )
 NO_LABEL = (255, 65_535)
 """The largest numbers of 8 and 16 bits, which many data sets (VOC, Cityscapes, COCO-Stuff) write for no label."""
@@ -28,7 +28,7 @@ _BOX = ("box_top", "box_left", "box_bottom", "box_right")
 
 
 def finest_grid(activations: xr.DataTree) -> tuple[int, int]:
-    """Rows and columns of the layer with most cells."""
+    """Return the rows and columns of the layer with the most patches."""
     sizes = [activations.children[layer].sizes for layer in layer_names(activations)]
     return max(((size["y"], size["x"]) for size in sizes), key=lambda grid: grid[0] * grid[1])
 
@@ -41,27 +41,27 @@ def prepare_labels(
     grid: tuple[int, int] | None = None,
     ignore: Any = None,
 ) -> xr.DataArray:
-    """Bring label maps to the cells of a capture.
+    """Resample label maps to the patches of a capture.
 
-    The part of each map that was analysed (the capture's box) is laid over the grid and every cell takes the label of
-    the largest area in it, exactly, also where cells cut through pixels; ties go to the smaller label, and -1 loses
-    them.
+    The grid is laid over the part of each map that was analysed (the box of the capture), and every patch takes the
+    label that covers most of its area. This is exact, also where borders of patches cut through pixels; of two labels
+    with equal area the smaller is taken, and -1 only if no other has that area.
 
     Parameters
     ----------
     activations
-        Activations, as ``st.capture`` returns them.
+        Activations that ``st.capture`` returned.
     labels
         Integers, one map per image in the order of the capture: an array (image, height, width), a DataArray with a
         dimension ``image`` such as the scenes' ``label``, or a list of arrays of different sizes. A map has the size of
-        the original picture or of the captured one. -1 is ignored: a cell that is mostly -1 stays -1. Labels that this
-        function returned for the same grid are returned as they are.
+        the original image or of the captured one. -1 is ignored: a patch that is mostly -1 is -1. Labels that this
+        function returned for the same grid are returned unchanged.
     grid
-        Rows and columns; None takes the finest layer's.
+        Rows and columns; None takes those of the finest layer.
     ignore
         One or several labels that mean 'no label', and become -1: 255 in VOC, Cityscapes or ADE20K, 0 in COCO. By
-        default only -1 is ignored. Where 255 or 65,535 stands far above all other labels and is not ignored, a
-        UserWarning says so.
+        default only -1 is ignored. A UserWarning is given where 255 or 65,535 is far above all other labels and is not
+        ignored.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def prepare_labels(
     Raises
     ------
     SpectralToolkitError
-        If number, names, sizes or type of the maps do not fit the capture.
+        If the number, names, sizes or type of the maps do not fit the capture.
 
     Examples
     --------
@@ -91,8 +91,8 @@ def prepare_labels(
     if isinstance(labels, xr.DataArray) and {"y", "x"} <= set(labels.dims):
         if any(one.shape != (rows, columns) for one in maps):
             raise SpectralToolkitError(
-                f"labels are on a grid of {maps[0].shape[0]}x{maps[0].shape[1]} cells, expected {rows}x{columns}: give "
-                "label maps of picture size, or st.prepare_labels(activations, labels) for this grid."
+                f"labels are on a grid of {maps[0].shape[0]}x{maps[0].shape[1]} patches, but {rows}x{columns} are "
+                "needed: give label maps of image size, or st.prepare_labels(activations, labels) for this grid."
             )
         cells = np.stack(maps)
     else:
@@ -113,38 +113,38 @@ def _checked_grid(grid: Any, activations: xr.DataTree) -> tuple[int, int]:
 
 
 def checked_ignore(ignore: Any) -> tuple[int, ...]:
-    """Labels to leave out besides -1, as whole numbers.
+    """Return the labels to leave out besides -1, as whole numbers.
 
     Raises
     ------
     SpectralToolkitError
-        If they are none.
+        If they are not whole numbers.
     """
     if ignore is None:
         return ()
     values: list[Any] = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str) else [ignore]
     if any(isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) for value in values):
         raise SpectralToolkitError(
-            f"ignore={ignore!r} is not understood: give the label that means 'no label', such as 255, or several as in "
-            "(0, 255)."
+            f"ignore={ignore!r} is not understood: give the label that means 'no label', such as 255, or several, such "
+            "as (0, 255)."
         )
     return tuple(dict.fromkeys(int(value) for value in values))
 
 
 def without(labels: np.ndarray, left_out: Sequence[int]) -> np.ndarray:
-    """Integers with -1 in the place of every label that is left out."""
+    """Return integers with -1 in place of every label that is left out."""
     return np.where(np.isin(labels, left_out), IGNORE, labels.astype(np.int64)) if left_out else labels
 
 
 def warn_of_no_label(labels: np.ndarray) -> None:
-    """Warn the user where the largest label is one that usually stands for none, and far above all others.
+    """Warn the user where the largest label usually means 'no label', and is far above all others.
 
-    Far is a quarter of it. With a single other label, as of masks of 0 and 255, it is a category.
+    Far means by at least a quarter of it. With a single other label, as in masks of 0 and 255, it is a category.
     """
     known = np.unique(labels[labels >= 0]).tolist()
     if len(known) > 2 and known[-1] in NO_LABEL and known[-2] <= 0.75 * known[-1]:
         warnings.warn(
-            f"The label {known[-1]} stands far above all others, of which the largest is {known[-2]}, and counts as a "
+            f"The label {known[-1]} is far above all others, of which the largest is {known[-2]}, and counts as a "
             f"category: if it marks pixels without a label, as in many data sets, give ignore={known[-1]}.",
             stacklevel=outside(),
         )
@@ -159,7 +159,7 @@ def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Seq
         order = ("image", "y", "x") if {"y", "x"} <= set(labels.dims) else ("image", "y_px", "x_px")
         labels = labels.transpose(*order) if set(order) == set(labels.dims) else labels.transpose("image", ...)
         given = [str(name) for name in labels["image"].values] if "image" in labels.coords else names
-        # Of wholly other names, or none, it is the order that counts.
+        # If the names are entirely different, or missing, the order counts.
         if given != names and set(given) & set(names):
             raise SpectralToolkitError(
                 "labels name other images than the capture, or the same in another order: choose them with "
@@ -185,14 +185,14 @@ def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Seq
         maps[index] = without(one.astype(np.int64), left_out)
         if (least := int(maps[index].min())) < IGNORE:
             raise SpectralToolkitError(
-                f"The label map of image {names[index]!r} holds {least}: labels are 0 and up, and -1 where there is "
-                f"none; give ignore={least} if it means that."
+                f"The label map of image {names[index]!r} holds {least}, but labels are 0 or more, and -1 where there "
+                f"is none: give ignore={least} if it means 'no label'."
             )
     return maps
 
 
 def _crop(activations: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
-    """The part of a map that was analysed."""
+    """Return the part of a map that was analysed."""
     captured = (activations.sizes["y_px"], activations.sizes["x_px"]) if "pixels" in activations.data_vars else None
     original = None
     root = activations.dataset.coords
@@ -205,15 +205,15 @@ def _crop(activations: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
         if not (0 <= top < bottom <= one.shape[0] and 0 <= left < right <= one.shape[1]):
             raise ActivationsError(
                 f"The box of image {image_names(activations)[index]!r} is ({top}, {left}, {bottom}, {right}), outside "
-                f"its {one.shape[0]}x{one.shape[1]} pixels: capture it again."
+                f"its {one.shape[0]}x{one.shape[1]} pixels: capture the image again."
             )
         return one[top:bottom, left:right]
     if one.shape == captured or (captured is None and original is None):
         return one
     sizes = " or ".join(f"{size[0]}x{size[1]}" for size in dict.fromkeys((original, captured)) if size)
     raise SpectralToolkitError(
-        f"The label map of image {image_names(activations)[index]!r} has {one.shape[0]}x{one.shape[1]} pixels, "
-        f"expected {sizes} as its picture has: give the map of the picture that was captured."
+        f"The label map of image {image_names(activations)[index]!r} has {one.shape[0]}x{one.shape[1]} pixels, but "
+        f"its image has {sizes}: give the map of the image that was captured."
     )
 
 
@@ -222,13 +222,13 @@ def _majority(one: np.ndarray, rows: int, columns: int) -> np.ndarray:
     codes = codes.reshape(one.shape)
     down, across = _overlaps(one.shape[0], rows), _overlaps(one.shape[1], columns)
     area = np.stack([down @ (codes == code) @ across.T for code in range(len(known))])
-    # The smallest label comes first and argmax takes the first; -1, no label, loses every tie.
+    # The smallest label comes first and argmax takes the first; -1, no label, is never taken if another is equal.
     if known[0] == IGNORE and len(known) > 1:
         known, area = np.roll(known, -1), np.roll(area, -1, axis=0)
     return known[area.argmax(axis=0)]
 
 
 def _overlaps(n_pixels: int, n_cells: int) -> np.ndarray:
-    """Shared length of every cell and pixel, (cell, pixel), in whole units so that ties are exact."""
+    """Return the length that every patch and pixel share, (patch, pixel), in whole units so that equality is exact."""
     pixel, cell = np.arange(n_pixels) * n_cells, np.arange(n_cells)[:, None] * n_pixels
     return np.clip(np.minimum(pixel + n_cells, cell + n_pixels) - np.maximum(pixel, cell), 0, None)

@@ -1,4 +1,4 @@
-"""Where and what, for every layer alone and all jointly, with the controls a reader needs beside them."""
+"""Where and what, for every layer separately and all jointly, with the controls that a reader needs beside them."""
 
 from __future__ import annotations
 
@@ -47,36 +47,36 @@ def pathways(
 ) -> xr.Dataset:
     """Measure how much position and how much category the eigenvectors over a dataset hold.
 
-    Every layer alone and all layers jointly are solved as one problem over all images, for every kind of affinity;
-    neighbours are searched once per layer. Controls stand in further rows: raw pixels (flattened patches in place of
-    tokens, the same row for every kind), the untrained model (same architecture, fresh weights, all layers jointly)
-    and shuffled labels (the joint eigenvectors against labels of another image).
+    Every layer separately and all layers jointly are solved as one problem over all images, for every kind of affinity;
+    neighbours are searched for once per layer. Controls are further rows: raw pixels (flattened patches in place of
+    tokens, the same row for every kind), the untrained model (the same architecture with new random weights, all layers
+    jointly) and shuffled labels (the joint eigenvectors with labels of another image).
 
     Parameters
     ----------
     activations
         Activations of several images.
     labels
-        What :func:`spectral_toolkit.prepare_labels` takes, or what it returned; None scores position alone.
+        Labels as :func:`spectral_toolkit.prepare_labels` takes or returns them; None scores position alone.
     kinds
         Kinds of affinity, as ``st.affinity`` takes them.
     n_eigenvectors
-        How many are averaged over.
+        The number of eigenvectors whose scores are averaged.
     kernel
-        None takes the default for datasets, the nearest neighbours.
+        A kernel for datasets; None takes the default, the nearest neighbours.
     ignore
-        One or several labels that are left out as -1 is; see :func:`spectral_toolkit.prepare_labels`.
+        One or several labels that are left out like -1; see :func:`spectral_toolkit.prepare_labels`.
     controls
-        Whether to add their rows.
+        Whether to add the rows of the controls.
     model
-        For the control ``untrained model``: the one the activations are of. Without it that row is NaN, and
+        The model of the activations, for the control ``untrained model``. Without it that row is NaN, and
         ``attrs["notes"]`` says so.
     n_bootstrap
-        Resamples of the images for the intervals; eigenvectors and clusters stay as they are.
+        Number of resamples of the images for the intervals; eigenvectors and clusters stay the same.
     confidence
-        Of the intervals, in (0, 1).
+        The confidence of the intervals, in (0, 1).
     seed
-        Of the bootstrap, the clusters, the shuffling, the untrained weights and the solver.
+        The seed of the bootstrap, the clusters, the shuffling, the untrained weights and the solver.
     progress
         Whether to show a progress bar.
     device
@@ -85,17 +85,17 @@ def pathways(
     Returns
     -------
     xarray.Dataset
-        All ``(kind, layer)``, in [0, 1] unless said otherwise, each with ``<name>_low`` and ``<name>_high``, the
-        percentile interval of the bootstrap over images, shifted by its bias; too narrow with fewer than 30 images,
-        which ``attrs["notes"]`` then says, and NaN with 2. ``where``: share of the total variance that position
-        explains beyond category, (SS_position|category - df MSE) / (SS_total + MSE), at least 0, mean over
-        eigenvectors; ``what``: the share of category beyond position; ``where_plain``, ``what_plain``,
-        ``image_share``: omega squared of one factor, position, category, or which image a cell is in; ``r2_position``:
-        R^2 of a smooth regression on (x, y) (ridge on tensor products of cubic B-splines); ``matched_miou`` and ``ari``
-        in [-1, 1] of k-means with as many clusters as categories, ``overclustered_miou`` of 40 clusters, each the mean
-        over several starts of k-means, whose spread the interval holds too. Coordinate
-        ``role (layer)``: ``"layer"``, ``"joint"`` or ``"control"``. Write ``scores["where"]``: xarray has a method
-        ``scores.where``.
+        All scores are ``(kind, layer)``, in [0, 1] unless stated otherwise, each with ``<name>_low`` and
+        ``<name>_high``, the percentile interval of the bootstrap over images, shifted by its bias; it is too narrow
+        with fewer than 30 images, which ``attrs["notes"]`` then says, and NaN with 2. ``where``: the share of the total
+        variance that position explains beyond category, (SS_position|category - df MSE) / (SS_total + MSE), at least 0,
+        as a mean over eigenvectors; ``what``: the share that category explains beyond position; ``where_plain``,
+        ``what_plain``, ``image_share``: omega squared of one factor, namely position, category, or the image that a
+        patch is in; ``r2_position``: R^2 of a smooth regression on (x, y) (ridge on tensor products of cubic
+        B-splines); ``matched_miou`` and ``ari`` in [-1, 1] of k-means with as many clusters as categories,
+        ``overclustered_miou`` of 40 clusters, each as a mean over several starts of k-means, whose spread is part of
+        the interval. The coordinate ``role (layer)`` is ``"layer"``, ``"joint"`` or ``"control"``. Write
+        ``scores["where"]``, because xarray has a method ``scores.where``.
 
     Raises
     ------
@@ -128,7 +128,9 @@ def pathways(
         cells = prepare_labels(activations, labels, grid=grid, ignore=ignore).to_numpy().reshape(-1, math.prod(grid))
     n_images = activations.children[layers[0]].sizes["image"]
     if n_images < 2:
-        raise ActivationsError("pathways compares cells over several images, and the activations hold 1: capture more.")
+        raise ActivationsError(
+            "pathways compares patches over several images, but the activations hold 1: capture more."
+        )
     if cells is not None and not (cells >= 0).any():
         raise SpectralToolkitError(EVERY_CELL_IGNORED)
     weights = resamples(n_images, n_bootstrap, seed)
@@ -139,7 +141,9 @@ def pathways(
     table = {name: np.full((3, len(kinds), len(rows)), np.nan) for name in names}
     notes = [about_intervals(n_images)]
     if left_out:
-        notes.append(f"Left out, as in the source paper, for having more than 32 x 32 patches: {', '.join(left_out)}.")
+        notes.append(
+            f"Layers of more than 32 x 32 patches are left out, as in the source paper: {', '.join(left_out)}."
+        )
     kernel_used = str(kernel)
 
     def put(kinds_at: Sequence[int], row: str, eig: xr.Dataset, of: np.ndarray | None) -> None:
@@ -175,7 +179,10 @@ def pathways(
                 put(range(len(kinds)), PIXELS, eig, cells)
                 _note(notes, eig, "token", PIXELS)
             else:
-                notes.append(f"No row '{PIXELS}': the tree of activations holds no pixels, as one of st.capture does.")
+                notes.append(
+                    f"There is no row '{PIXELS}', because the tree of activations holds no pixels, unlike one of "
+                    "st.capture."
+                )
             bar.update()
 
     roles = ["layer"] * len(layers) + ["joint"] + ["control"] * (len(rows) - len(layers) - 1)
@@ -201,7 +208,7 @@ def pathways(
 
 
 def without_fine_layers(activations: xr.DataTree) -> tuple[xr.DataTree, tuple[str, ...]]:
-    """Activations without the layers that a dataset leaves out, and their names."""
+    """Return the activations without the layers that a dataset leaves out, and the names of these layers."""
     cells = {
         layer: activations.children[layer].sizes["y"] * activations.children[layer].sizes["x"]
         for layer in layer_names(activations)
@@ -214,12 +221,13 @@ def without_fine_layers(activations: xr.DataTree) -> tuple[xr.DataTree, tuple[st
 
 
 def interval(samples: np.ndarray, confidence: float, least: float) -> tuple[float, float]:
-    """Percentile interval of all samples but the first, the estimate, shifted by their median's distance from it.
+    """Return the percentile interval of all samples after the first, which is the estimate, corrected for bias.
 
-    A picture drawn twice counts its cells twice, so that noise looks like structure and small shares are too high in
-    every resample: without the shift the interval of a share near zero lies above the estimate.
+    The interval is shifted by the distance of the samples' median from the estimate.
+    An image that is drawn twice counts its patches twice, so that noise looks like structure and small shares are too
+    high in every resample: without the shift, the interval of a share near zero lies above the estimate.
     """
-    # Resamples that leave nothing to estimate from (all one image, say) are no part of the interval.
+    # Resamples that leave nothing to estimate from (for example all of one image) are not part of the interval.
     drawn = samples[1:][np.isfinite(samples[1:])]
     if not len(drawn) or not np.isfinite(samples[0]):
         return math.nan, math.nan
@@ -230,7 +238,7 @@ def interval(samples: np.ndarray, confidence: float, least: float) -> tuple[floa
 def score(
     values: np.ndarray, cells: np.ndarray | None, grid: tuple[int, int], weights: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
-    """All scores of eigenvectors (image, position, component) for every resample of the images."""
+    """Compute all scores of eigenvectors (image, position, component) for every resample of the images."""
     scores = variance_shares(values, cells, grid, weights)
     if cells is None:
         return scores
@@ -250,7 +258,7 @@ def _solved(
     options: dict[str, Any],
     joint_only: bool = False,
 ) -> Iterator[tuple[str, xr.Dataset]]:
-    """The joint solve, then every layer alone; one graph, so that neighbours are searched once."""
+    """Solve jointly, then every layer separately; one graph is used, so that neighbours are searched for once."""
     graph = affinity(activations, kind, scope="dataset", **options)
     yield JOINT, solve(graph, n_eigenvectors, grid=grid, seed=seed)
     for layer in () if joint_only else graph.layers:

@@ -1,4 +1,4 @@
-"""Scores of one answer that is already there: what `pathways` says of a row, without solving anything."""
+"""Scores of an existing result: what `pathways` gives as a row, without solving anything."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def eigenvector_scores(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """How much position and how much category the eigenvectors of a dataset hold.
+    """Measure how much position and how much category the eigenvectors of a dataset hold.
 
     Parameters
     ----------
     eig
-        Answer of ``st.solve`` on a graph of scope ``"dataset"``, of two images or more.
+        The result of ``st.solve`` on a graph of scope ``"dataset"``, of two images or more.
     labels
-        Integers ``(image, y, x)`` on the grid of the answer, as ``st.prepare_labels`` returns them, -1 where there is
+        Integers ``(image, y, x)`` on the grid of the result, as ``st.prepare_labels`` returns them, -1 where there is
         none; None scores position alone.
     ignore
-        One or several labels that are left out as -1 is; see :func:`spectral_toolkit.prepare_labels`.
+        One or several labels that are left out like -1; see :func:`spectral_toolkit.prepare_labels`.
     n_bootstrap, confidence, seed
-        As in ``st.pathways``.
+        As for ``st.pathways``.
 
     Returns
     -------
@@ -46,8 +46,8 @@ def eigenvector_scores(
     Raises
     ------
     SpectralToolkitError
-        If every image was solved alone, so that components of different images have nothing to do with each other, or
-        the labels do not fit.
+        If every image was solved separately, so that components of different images have nothing to do with each other,
+        or if the labels do not fit.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def eigenvector_scores(
     """
     if "image" in eig["eigenvalue"].dims or eig.sizes["image"] < 2:
         raise SpectralToolkitError(
-            f"This answer is of {eig.sizes['image']} images solved alone: score one of scope='dataset' over at least 2."
+            f"This result is of {eig.sizes['image']} images solved alone: use scope='dataset' with at least 2 images."
         )
     vectors = eig["eigenvector"].transpose("image", "y", "x", "component").to_numpy()
     n_images, *grid, n_components = vectors.shape
@@ -70,17 +70,18 @@ def eigenvector_scores(
         cells = without(np.asarray(labels), checked_ignore(ignore))
         if cells.shape != (n_images, *grid):
             raise SpectralToolkitError(
-                f"labels have shape {cells.shape}, the answer's cells {(n_images, *grid)}: use st.prepare_labels."
+                f"labels have shape {cells.shape}, but the result has patches {(n_images, *grid)}: use "
+                "st.prepare_labels."
             )
         named = [x["image"].values.astype(str) for x in (eig, labels) if "image" in getattr(x, "coords", ())]
-        # Of wholly other names, or none, it is the order that counts, as in st.prepare_labels.
+        # If the names are entirely different, or missing, the order counts, as in st.prepare_labels.
         if len(named) == 2 and not np.array_equal(named[0], named[1]) and set(named[0]) & set(named[1]):
             raise SpectralToolkitError(
-                "labels name other images than the answer, or the same in another order: choose them with "
+                "labels name other images than the result, or the same in another order: choose them with "
                 ".sel(image=eig['image']), or drop their names with .drop_vars('image')."
             )
         names = list(map(str, named[0] if named else range(n_images)))
-        refuse_other_images(names, image_hashes(eig, names), image_hashes(labels, names), ("the answer", "labels"))
+        refuse_other_images(names, image_hashes(eig, names), image_hashes(labels, names), ("the result", "labels"))
         if not (cells >= 0).any():
             raise SpectralToolkitError(EVERY_CELL_IGNORED)
         warn_of_no_label(cells)

@@ -1,4 +1,4 @@
-"""Segments against labels: matched and over-clustered mIoU, adjusted Rand index; and k-means over a dataset."""
+"""Compares segments with labels: matched and over-clustered mIoU, adjusted Rand index; and k-means over a dataset."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, withou
 
 OVERCLUSTERED = 40
 STARTS, STARTS_OVERCLUSTERED = 32, 16
-"""Starts of k-means whose scores are averaged. On 20 scenes a disturbance of the activations by rounding then moves no
-score by 0.01, where the best of 4 starts moved by 0.05."""
+"""Starts of k-means whose scores are averaged. On 20 scenes, a perturbation of the activations by rounding then changes
+no score by 0.01, whereas the best of 4 starts changed by 0.05."""
 MOST_FITTED = 10_000
-"""Rows, drawn once and seeded, from which centres are found."""
+"""Number of rows, drawn once and seeded, from which centres are computed."""
 _ALONE = (
-    "The pictures were cut one by one, so that the same number means something else in each, and these scores little: "
-    "use segments of scope='dataset', or evaluate every picture alone."
+    "The images were cut one by one, so the same number has another meaning in each, and these scores mean little: "
+    "use segments of scope='dataset', or evaluate every image separately."
 )
 _UNSURE = (
-    "k-means from other starts finds other segments, about as good (adjusted Rand index {:.2f}): these scores are of "
-    "one partition among several, where st.pathways gives the mean over many, with an interval."
+    "k-means from other starts finds other segments of about equal quality (adjusted Rand index {:.2f}): these scores "
+    "describe one partition among several; st.pathways gives the mean over many, with an interval."
 )
 
 
 @computing
 def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ignore: Any = None) -> xr.Dataset:
-    """Score segments against labels, over all images jointly.
+    """Score segments by labels, over all images jointly.
 
     Parameters
     ----------
     segments
-        Integers (image, y, x): the same number means the same segment in every image, or ``attrs["notes"]`` of the
-        scores says that it does not. -1, no segment, counts as a segment of its own.
+        Integers (image, y, x): the same number means the same segment in every image; otherwise ``attrs["notes"]`` of
+        the scores says that it does not. -1, no segment, counts as a segment of its own.
     labels
         Integers of the same shape, as :func:`spectral_toolkit.prepare_labels` returns them; -1 is left out.
     n_categories
-        How many categories there are, labels being below it; None takes those up to the largest label. Means are over
-        the categories that occur.
+        The number of categories, which must be larger than every label; None counts up to the largest label. Means are
+        over the categories that occur.
     ignore
-        One or several labels that are left out as -1 is; see :func:`spectral_toolkit.prepare_labels`.
+        One or several labels that are left out like -1; see :func:`spectral_toolkit.prepare_labels`.
 
     Returns
     -------
     xarray.Dataset
-        ``matched_miou`` in [0, 1]: segments and categories paired one to one so that the sum of their intersections
-        over unions is largest (Kuhn 1955), categories without a partner count 0. ``overclustered_miou`` in [0, 1]:
-        every segment takes the category most frequent in it. ``ari`` in [-1, 1]: the adjusted Rand index (Hubert &
-        Arabie 1985). Also ``iou (category)`` of the over-clustered segments, NaN where a category does not occur.
-        ``attrs["agreement"]``, where segments have it, is the mean over the images; below 0.8 ``attrs["notes"]`` says
-        that other segments would do as well.
+        ``matched_miou`` in [0, 1]: segments and categories are paired one to one so that the sum of their intersections
+        over unions is largest (Kuhn 1955); categories without a partner count 0. ``overclustered_miou`` in [0, 1]:
+        every segment takes the category that is most frequent in it. ``ari`` in [-1, 1]: the adjusted Rand index
+        (Hubert & Arabie 1985). ``iou (category)`` is that of the over-clustered segments, NaN where a category does not
+        occur. ``attrs["agreement"]``, where segments have it, is the mean over the images; below 0.8,
+        ``attrs["notes"]`` says that other segments would do as well.
 
     Raises
     ------
     SpectralToolkitError
-        If shapes differ, values are no integers, a label is not below ``n_categories``, or all are ignored.
+        If shapes differ, values are not integers, a label is not below ``n_categories``, or all labels are ignored.
 
     Examples
     --------
@@ -95,13 +95,13 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
         n_categories = least
     if isinstance(n_categories, bool) or not isinstance(n_categories, (int, np.integer)) or n_categories < least:
         raise SpectralToolkitError(
-            f"n_categories={n_categories!r} does not hold label {least - 1}: expected a whole number of at least "
+            f"n_categories={n_categories!r} does not include label {least - 1}: give a whole number of at least "
             f"{least}."
         )
     warn_of_no_label(wanted)
     notes = [_ALONE] if len(found) > 1 and getattr(segments, "attrs", {}).get("scope") == "image" else []
     agreed = float(segments["agreement"].mean()) if "agreement" in getattr(segments, "coords", ()) else None
-    if agreed is not None and agreed < UNSURE:  # of single segments it is NaN
+    if agreed is not None and agreed < UNSURE:  # it is NaN for single segments
         notes.append(_UNSURE.format(agreed))
     _, codes = np.unique(found, return_inverse=True)
     table = contingency(codes.reshape(1, -1), wanted.reshape(1, -1), int(codes.max()) + 1, int(n_categories))[0]
@@ -130,8 +130,8 @@ def _integers(name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:  # a Dataset, or maps of several sizes
         raise SpectralToolkitError(
-            f"{name} are a {type(value).__name__} that is no array; expected integers (image, y, x), as st.segment and "
-            "st.prepare_labels return them."
+            f"{name} are a {type(value).__name__}, which is not an array: give integers (image, y, x), as st.segment "
+            "and st.prepare_labels return them."
         ) from error
     if array.dtype.kind not in "iub" or array.ndim != 3 or not array.size:
         raise SpectralToolkitError(
@@ -143,7 +143,7 @@ def _integers(name: str, value: Any) -> np.ndarray:
 def contingency(
     segments: Int[np.ndarray, "images cells"], labels: Int[np.ndarray, "images cells"], n_segments: int, n_labels: int
 ) -> Float[np.ndarray, "images segments labels"]:
-    """Cells of every segment and category per image, those of label -1 left out."""
+    """Count the patches of every segment and category per image, without those of label -1."""
     n_images, n_cells = segments.shape
     image = np.repeat(np.arange(n_images), n_cells).reshape(labels.shape)
     flat = (image * n_segments + segments) * n_labels + labels
@@ -152,7 +152,7 @@ def contingency(
 
 
 def matched_miou(table: Float[np.ndarray, "segments labels"]) -> float:
-    """Mean over occurring categories of the IoU with their partner in the best one-to-one pairing."""
+    """Return the mean, over the categories that occur, of the IoU with their partner in the best one-to-one pairing."""
     table = table[:, table.sum(0) > 0]
     union = table.sum(1, keepdims=True) + table.sum(0) - table
     iou = table / np.maximum(union, 1)
@@ -161,7 +161,7 @@ def matched_miou(table: Float[np.ndarray, "segments labels"]) -> float:
 
 
 def overclustered_iou(table: Float[np.ndarray, "segments labels"]) -> Float[np.ndarray, " labels"]:
-    """IoU of every category after each segment took its most frequent one (ties: the smaller); NaN if absent."""
+    """Return the IoU of every category after each segment took its most frequent one (the smaller if equal)."""
     merged = np.zeros((table.shape[1], table.shape[1]))
     np.add.at(merged, table.argmax(1), table)
     inside = np.diag(merged)
@@ -170,7 +170,7 @@ def overclustered_iou(table: Float[np.ndarray, "segments labels"]) -> Float[np.n
 
 
 def adjusted_rand(table: Float[np.ndarray, "segments labels"]) -> float:
-    """Adjusted Rand index of a contingency table."""
+    """Return the adjusted Rand index of a contingency table."""
     pairs = [(x * (x - 1) / 2).sum() for x in (table, table.sum(0), table.sum(1))]
     n = table.sum()
     expected = pairs[1] * pairs[2] / max(n * (n - 1) / 2, 1)
@@ -181,11 +181,11 @@ def adjusted_rand(table: Float[np.ndarray, "segments labels"]) -> float:
 def partitions(
     values: Float[np.ndarray, "rows components"], n: int, starts: int, seed: int
 ) -> Int[np.ndarray, "starts rows"]:
-    """k-means over a dataset from several starts, none chosen; fewer clusters where there are fewer different rows.
+    """Run k-means over a dataset from several starts, keeping all; fewer clusters if there are fewer different rows.
 
-    Where the eigenvectors do not fall into clusters, k-means ends in one of many optima of nearly the same inertia, and
-    the rounding of a processor decides which of them is the lowest. What all starts give is stable. Centres are found
-    from at most 10,000 rows, drawn once; all rows then take the nearest.
+    Where the eigenvectors do not form clusters, k-means ends in one of many optima of nearly the same inertia, and the
+    rounding of a processor decides which of them is the lowest. The results of all starts together are stable. Centres
+    are computed from at most 10,000 rows, drawn once; all rows then take the nearest.
     """
     generator = np.random.default_rng(seed)
     fitted = values
@@ -194,8 +194,8 @@ def partitions(
     n = min(n, len(np.unique(fitted, axis=0)))
     seeds = generator.integers(2**31, size=starts if n > 1 else 1)
     with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.filterwarnings("ignore", category=ConvergenceWarning)  # rows that differ by rounding alone
-        once: Any = {"n_init": 1}  # scikit-learn's annotation knows words alone
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)  # some rows differ by rounding alone
+        once: Any = {"n_init": 1}  # scikit-learn's annotation allows strings only
         fits = [KMeans(n, random_state=int(one), **once).fit(fitted) for one in seeds]
         return np.stack([fit.predict(values) for fit in fits]).astype(np.int64)
 
@@ -206,10 +206,10 @@ def segment_scores(
     labels: Int[np.ndarray, "images cells"],
     weights: Float[np.ndarray, "samples images"],
 ) -> dict[str, Float[np.ndarray, " samples"]]:
-    """Scores of given partitions: first the mean over all of them, then of every resample of the images by one of them.
+    """Score given partitions: first the mean over all of them, then every resample of the images by one of them.
 
-    So the interval holds what the choice of images does and what the choice of the start does. NaN for a resample in
-    which no cell has a label.
+    The interval thus reflects both the choice of images and the choice of the start. It is NaN for a resample in which
+    no patch has a label.
     """
     n_labels = int(labels.max(initial=0)) + 1
 

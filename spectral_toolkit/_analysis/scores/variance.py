@@ -1,7 +1,7 @@
-"""Shares of the eigenvectors' variance that position, category and image explain, and their bootstrap over images.
+"""Shares of the variance of eigenvectors that position, category and image explain, and their bootstrap over images.
 
-Everything follows from sums per image, so that a resample of the images is one set of weights and costs a few matrix
-products. Rows of the model are cells; values are y (image, position), with factors position and label.
+Everything follows from sums per image, so that a resample of the images is one set of weights and takes a few matrix
+products. Rows of the model are patches; values are y (image, position), with factors position and label.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from sklearn.preprocessing import SplineTransformer
 
 KNOTS, DEGREE, RIDGE = 5, 3, 1e-3
 FEW = 30
-"""With so many images, simulated 95 % intervals hold the truth nine times in ten; with 10 eight times, with 5 six."""
+"""With this many images, simulated 95 % intervals hold the truth nine times in ten; with 10 eight, with 5 six."""
 CONSTANT = 1e-10
-"""A variance below this part of the eigenvector's own, over all images, is what the solver and rounding left."""
+"""A variance below this part of the eigenvector's own, over all images, is left by the solver and rounding."""
 
 
 def variance_shares(
@@ -23,12 +23,12 @@ def variance_shares(
     grid: tuple[int, int],
     weights: Float[np.ndarray, "samples images"],
 ) -> dict[str, Float[np.ndarray, " samples"]]:
-    """Scores of every resample of the images, averaged over the eigenvectors.
+    """Compute the scores of every resample of the images, averaged over the eigenvectors.
 
     ``where`` is (SS_position|label - df_position MSE) / (SS_total + MSE) of the additive model position + label, at
     least 0 (a partial omega squared relative to the total variance), and ``what`` the same for the label;
     ``where_plain``, ``what_plain`` and ``image_share`` are omega squared of one factor alone. ``r2_position`` is R^2 of
-    a ridge regression (penalty 1e-3) on tensor products of cubic B-splines with 5 knots along y and x. Cells of label
+    a ridge regression (penalty 1e-3) on tensor products of cubic B-splines with 5 knots along y and x. Patches of label
     -1 are left out of everything.
 
     Parameters
@@ -36,7 +36,7 @@ def variance_shares(
     values
         Eigenvectors, positions row by row.
     labels
-        0 and up, -1 ignored; None leaves out ``where``, ``what`` and ``what_plain``.
+        Labels of 0 and more, -1 ignored; None leaves out ``where``, ``what`` and ``what_plain``.
     grid
         Rows and columns; their product is the number of positions.
     weights
@@ -50,7 +50,7 @@ def variance_shares(
     seen = np.ones((n_images, n_positions), bool) if labels is None else labels >= 0
     mask = seen.astype(float)
     values = np.where(seen[..., None], values, 0.0)
-    # Scores do not change with the mean; sums of squares lose fewer digits around it.
+    # Scores do not depend on the mean; sums of squares around it lose fewer digits.
     values = (values - values.sum((0, 1)) / max(seen.sum(), 1)) * mask[..., None]
     n_samples = len(weights)
 
@@ -60,7 +60,7 @@ def variance_shares(
     correction = total_sum**2 / np.maximum(count, 1)[:, None]
     squares = (values**2).sum(1)
     total = weights @ squares - correction
-    # An eigenvector may be of one image alone: without that image, nothing but the solver's noise is left of it.
+    # An eigenvector may belong to one image alone: without that image, only the noise of the solver is left of it.
     variance = squares.sum(0) / max(seen.sum(), 1)
     total = np.where(total <= CONSTANT * count[:, None] * variance, 0.0, total)
     at_position = weights @ mask
@@ -69,7 +69,7 @@ def variance_shares(
     by_position = (sum_position**2 * _inverse(at_position)[..., None]).sum(1) - correction
     positions = (at_position > 0).sum(1)
     of_image = weights @ (sum_image**2 * _inverse(count_image)[:, None]) - correction
-    # A picture drawn twice stands for two pictures, with a mean of its own each.
+    # An image drawn twice stands for two images, each with a mean of its own.
     images = weights @ (count_image > 0)
     scores = {
         "where_plain": _omega(by_position, positions - 1, total - by_position, count - positions, total),
@@ -108,9 +108,10 @@ def variance_shares(
 
 
 def resamples(n_images: int, n_bootstrap: int, seed: int) -> Float[np.ndarray, "samples images"]:
-    """How often each image is drawn: first every image once, then ``n_bootstrap`` draws with replacement.
+    """Return how often each image is drawn: first every image once, then ``n_bootstrap`` times with replacement.
 
-    Draws of one image alone are left out: position says all there is to say of it. Of two images that leaves none.
+    Resamples of one image alone are left out, because position explains everything in them. With two images none is
+    left.
     """
     draws = np.random.default_rng(seed).multinomial(n_images, np.full(n_images, 1 / n_images), size=n_bootstrap)
     draws = draws[((draws > 0).sum(1) > 1) & (n_images > 2)]
@@ -118,13 +119,13 @@ def resamples(n_images: int, n_bootstrap: int, seed: int) -> Float[np.ndarray, "
 
 
 def about_intervals(n_images: int) -> str:
-    """What must be said of intervals from few images; nothing from `FEW` on."""
+    """Return the note on intervals from few images; empty from `FEW` images on."""
     if n_images < 3:
-        return "No intervals: there are 2 images, and resamples of those say nothing. Score more."
+        return "There are no intervals, because resamples of 2 images say nothing: score more images."
     if n_images < FEW:
         return (
-            f"Intervals from {n_images} images are too narrow, as from any set of fewer than {FEW}: chance does at "
-            "least as much."
+            f"Intervals from {n_images} images are too narrow, as with any set of fewer than {FEW}: the effect of "
+            "chance is at least as large."
         )
     return ""
 
@@ -136,16 +137,16 @@ def _inverse(count: np.ndarray) -> np.ndarray:
 def _omega(
     explained: np.ndarray, df: np.ndarray, left_over: np.ndarray, df_left: np.ndarray, total: np.ndarray
 ) -> np.ndarray:
-    """Mean over components of the share; NaN where nothing is left to estimate the noise from."""
+    """Return the mean of the share over components; NaN where nothing is left to estimate the noise from."""
     with np.errstate(divide="ignore", invalid="ignore"):
         noise = np.where(df_left > 0, np.maximum(left_over, 0).T / df_left, np.nan).T
         share = (explained - df[:, None] * noise) / (total + noise)
-    share = np.where((total == 0) & (df_left > 0)[:, None], 0.0, share)  # a constant holds nothing to explain
+    share = np.where((total == 0) & (df_left > 0)[:, None], 0.0, share)  # a constant has nothing to explain
     return np.maximum(share, 0).mean(1)
 
 
 def position_basis(grid: tuple[int, int]) -> Float[np.ndarray, "positions functions"]:
-    """Tensor products of cubic B-splines along y and x at the centres of the cells."""
+    """Compute tensor products of cubic B-splines along y and x at the centres of the patches."""
     sides = []
     for side in grid:
         knots = np.linspace(0, 1, KNOTS)[:, None]

@@ -1,4 +1,4 @@
-"""New pictures in the eigenvectors of pictures solved before: the same colours, without solving again."""
+"""The out-of-sample extension: new images get the colours of images solved before, without solving again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .system import PictureSystem, Solution
 __all__ = ["project"]
 
 ENTRIES_AT_ONCE = 2**25
-"""Matrix entries of the pictures that are laid in together, 256 MiB in float64."""
+"""Matrix entries of the images that are projected together, 256 MiB in float64."""
 
 
 @computing
@@ -42,42 +42,45 @@ def project(
     folder: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> xr.Dataset:
-    """Lay new pictures into the eigenvectors of a dataset solved before, which stay as they are.
+    """Extend the eigenvectors of a solved dataset to new images, and leave the original values unchanged.
 
-    A new picture's cells get the values that its own rows of the joint eigenproblem ask for while the fitted pictures
-    hold theirs: (1 - lambda) B x = W_own x + W_fitted x_fitted, summed over layers with the weights and scales of the
-    graph (the Nyström extension, with the picture's ties to itself). So colours and signs mean in it what they mean in
-    the fitted pictures, and every picture is laid in alone: others beside it change nothing.
+    The patches of a new image get the values that its own rows of the joint eigenproblem require while the fitted
+    images keep theirs: (1 - lambda) B x = W_own x + W_fitted x_fitted, summed over layers with the weights and scales
+    of the graph (the Nyström extension, including the affinities within the new image). Colours and signs therefore
+    mean the same as in the fitted images, and every image is projected alone: the other new images change
+    nothing.
 
     Parameters
     ----------
     activations
-        Activations of the new pictures: the same layers and quantities of the same model. Their size may differ from
-        that of the fitted pictures.
+        Activations of the new images: the same layers and quantities of the same model. The size of the images may
+        differ from that of the fitted images.
     eig
-        From :func:`spectral_toolkit.solve` over a graph of scope ``"dataset"``; read from a store, say.
+        The result of :func:`spectral_toolkit.solve` over a graph of scope ``"dataset"``; it may have been read from a
+        store.
     fitted
-        That graph; or the activations it was made of, from which it is made again as the attributes of ``eig`` say.
+        The graph; or the activations that it was made from, from which it is made again with the settings in the
+        attributes of ``eig``.
     folder, device
-        Of a graph made again, as in :func:`spectral_toolkit.affinity`: in the ``folder`` of the earlier one its
-        neighbours need not be searched for again.
+        Arguments of a graph that is made again, as in :func:`spectral_toolkit.affinity`: with the ``folder`` of the
+        earlier graph, its neighbours need not be searched for again.
 
     Returns
     -------
     xarray.Dataset
-        As that of :func:`spectral_toolkit.solve` for the new pictures: ``eigenvector (image, y, x, component)``,
-        ``isolated (image, y, x)``, and what belongs to the fitted ones unchanged: ``eigenvalue``, ``residual``,
-        ``eigengap``, shares of layers. Besides ``tie (image, y, x)``, a cell's degree to fitted pictures over the mean
-        degree of theirs: the less, the fewer like it are among them; and ``determined (image, component)``: false
-        where the picture holds together more strongly than an eigenvector's eigenvalue allows, so that what it is tied
-        to says little about it. ``notes`` says so too.
+        Like that of :func:`spectral_toolkit.solve`, for the new images: ``eigenvector (image, y, x, component)``,
+        ``isolated (image, y, x)``, and, unchanged, what belongs to the fitted images: ``eigenvalue``, ``residual``,
+        ``eigengap``, layer shares. In addition ``tie (image, y, x)``: a patch's degree to the fitted images, divided by
+        the mean degree of theirs; it is low where few fitted patches are like it. Also
+        ``determined (image, component)``: false where the patches of the image belong together more strongly than the
+        eigenvalue allows, so that their affinities to fitted images say little about it. ``notes`` says so too.
 
     Raises
     ------
     SolverError
-        If ``eig`` is not an answer of ``fitted``, or was not solved over the dataset.
+        If ``eig`` is not a result of ``fitted``, or was not solved over the dataset.
     ActivationsError
-        If a layer is missing, has other heads or channels, or the new pictures were captured with another model.
+        If a layer is missing, has other heads or channels, or the new images were captured with another model.
 
     References
     ----------
@@ -102,7 +105,7 @@ def project(
     if not isinstance(graph, DatasetGraph):
         what = f"of scope {graph.recipe.scope!r}" if isinstance(graph, LayerGraph) else f"a {type(graph).__name__}"
         raise SolverError(
-            f"The fitted pictures are {what}: give what eig was solved from, st.affinity(..., scope='dataset')."
+            f"fitted is {what}: give the graph that eig was solved from, st.affinity(..., scope='dataset')."
         )
     vectors = _fitted_vectors(eig, graph)
     layers = _paired(activations, graph)
@@ -124,7 +127,7 @@ def project(
 
 @dataclass(frozen=True)
 class _Layer:
-    """A member of the graph, the same one of the new pictures, and the weight of its ties."""
+    """A member of the graph, its counterpart for the new images, and the factor of its affinities."""
 
     fitted: Member
     new: Member
@@ -132,36 +135,38 @@ class _Layer:
 
 
 def _fitted_vectors(eig: xr.Dataset, graph: DatasetGraph) -> Float[Tensor, "images k y x"]:
-    """The eigenvectors of the fitted pictures, checked to be those of the graph."""
+    """Return the eigenvectors of the fitted images, after checking that they belong to the graph."""
     for name, own in {**graph.attrs, **graph.content}.items():
         if eig.attrs.get(name) != own:
             raise SolverError(
-                f"eig was solved with {name}={eig.attrs.get(name)!r} and the graph has {own!r}: give the graph it was "
-                "solved from, or one made in the same way."
+                f"eig was solved with {name}={eig.attrs.get(name)!r}, but the graph has {own!r}: give the graph that "
+                "it was solved from, or one made in the same way."
             )
     if "image" not in eig.coords or tuple(map(str, eig["image"].values)) != graph.images:
-        raise SolverError("eig is of other images than the graph: give the graph it was solved from, and all of eig.")
+        raise SolverError(
+            "eig has other images than the graph: give the graph that it was solved from, and all of eig."
+        )
     refuse_other_images(graph.images, image_hashes(eig, graph.images), graph.hashes, ("eig", "the graph"), SolverError)
     vectors = np.array(eig["eigenvector"].transpose("image", "component", "y", "x").values, dtype=np.float64)
     if not np.isfinite(vectors).all():
-        raise SolverError("eig holds NaN or infinity: give an answer of st.solve as it was returned.")
+        raise SolverError("eig holds NaN or infinity: give a result of st.solve as it was returned.")
     return torch.as_tensor(vectors).to(device=graph.device, dtype=working_dtype(graph.device))
 
 
 def _paired(activations: xr.DataTree, graph: DatasetGraph) -> list[_Layer]:
-    """Members of positive weight with those of the new activations, which must be of the same model."""
+    """Pair the members of positive weight with those of the new activations, which must be of the same model."""
     hashes = [tree.attrs.get("weights_sha256", "") for tree in (graph.activations, activations)]
     if all(hashes) and hashes[0] != hashes[1]:
         models = [tree.attrs.get("model", "?") for tree in (graph.activations, activations)]
         raise ActivationsError(
-            f"The new pictures were captured with model {models[1]!r}, whose weights are not those of {models[0]!r}, "
-            "with which the fitted ones were: capture them with the same."
+            f"The new images were captured with model {models[1]!r}, whose weights differ from those of {models[0]!r}, "
+            "with which the fitted images were captured: capture both with the same model."
         )
     members = positive_members(graph)
     names = layer_names(activations)
     if lacking := [member.layer for member in members if member.layer not in names]:
         raise ActivationsError(
-            f"The new activations lack layer {lacking[0]!r}, which the eigenvectors were solved over: capture it too."
+            f"The new activations lack layer {lacking[0]!r}, over which the eigenvectors were solved: capture it too."
         )
     layers = list(dict.fromkeys(member.layer for member in members))
     new = {member.name: member for member in make_members(activations, layers, graph.recipe.kind, graph.recipe.heads)}
@@ -172,9 +177,10 @@ def _paired(activations: xr.DataTree, graph: DatasetGraph) -> list[_Layer]:
         if other is None or (other.n_heads, other.rank) != (member.n_heads, member.rank):
             raise ActivationsError(
                 f"Layer {member.name!r} of the new activations has other heads or channels than that of the fitted "
-                "pictures: capture both with the same model and the same settings."
+                "images: capture both with the same model and the same settings."
             )
-        # As in the pencil every layer has one total degree: here so that a fitted cell's is 1 on the average.
+        # As in the pencil, every layer has the same total degree, chosen here so that a fitted patch has 1 on
+        # average.
         degree = float(graph.operators(member).degree.mean())
         pairs.append(_Layer(member, other, graph.weights[member.name] / total / degree))
     return pairs
@@ -187,41 +193,41 @@ def _batches(n_images: int, grid: Grid) -> Iterator[range]:
 
 
 def _on_layer(fitted: Float[Tensor, "images k y x"], grid: Grid) -> Float[Tensor, "nodes columns"]:
-    """Eigenvectors on the patches of a layer, image by image, and a constant after them."""
+    """Resample the eigenvectors to the patches of a layer, image by image, and append a constant."""
     there = Resampling((fitted.shape[2], fitted.shape[3]), grid)(fitted.flatten(2))
     nodes = there.transpose(1, 2).flatten(0, 1)
     return torch.cat([nodes, torch.ones_like(nodes[:, :1])], dim=1)
 
 
 def _doubts(names: Sequence[str], found: Sequence[Solution], components: np.ndarray) -> list[str]:
-    """What a reader should know of pictures that the fitted ones say little or nothing about."""
+    """What a reader should know about images that the fitted ones say little or nothing about."""
     lost = [name for name, one in zip(names, found, strict=True) if one.isolated.all()]
-    doubts = [f"Nothing ties {_named(lost, names)} to any picture: all their values are 0."] if lost else []
+    doubts = [f"{_named(lost, names)} have no affinity to any fitted image, so all their values are 0."] if lost else []
     unsure = {name: one for name, one in zip(names, found, strict=True) if not one.determined.all()}
     if apart := [name for name in unsure if name not in lost]:
         certain = np.stack([unsure[name].determined for name in apart])
         doubts.append(
-            f"Of {_named(apart, names)} the patches hold together more strongly than eigenvectors from "
-            f"{int(components[np.argmin(certain.all(axis=0))])} on allow, so that what they are tied to says little of "
-            "them there ('determined' is false)."
+            f"In {_named(apart, names)} the patches belong together more strongly than eigenvectors from "
+            f"{int(components[np.argmin(certain.all(axis=0))])} on allow, so that their affinities to fitted images "
+            "say little about these eigenvectors ('determined' is false)."
         )
     return doubts
 
 
 def _named(some: Sequence[str], names: Sequence[str]) -> str:
-    return f"{len(some)} of {len(names)} pictures ({', '.join(map(repr, some[:3]))}{', ...' if len(some) > 3 else ''})"
+    return f"{len(some)} of {len(names)} images ({', '.join(map(repr, some[:3]))}{', ...' if len(some) > 3 else ''})"
 
 
 def _assembled(
     activations: xr.DataTree, eig: xr.Dataset, graph: DatasetGraph, grid: Grid, found: Sequence[Solution]
 ) -> xr.Dataset:
     names, by_cell = image_names(activations), ("image", "y", "x")
-    remarks = [f"Laid into the eigenvectors of {len(graph.images)} other pictures, which these did not change."]
+    remarks = [f"Projected into the eigenvectors of {len(graph.images)} other images, which this did not change."]
     for doubt in _doubts(names, found, eig["component"].values):
         warnings.warn(doubt, stacklevel=outside())
         remarks.append(doubt)
     if eig.attrs.get("notes"):
-        remarks.append(f"Of the others: {eig.attrs['notes']}")
+        remarks.append(f"About the fitted images: {eig.attrs['notes']}")
     own = [name for name in eig.variables if "image" in eig[name].dims or name in ("image", "y", "x")]
     attrs = {name: value for name, value in eig.attrs.items() if not str(name).startswith("activations_")}
     attrs |= {

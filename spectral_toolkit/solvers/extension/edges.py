@@ -1,4 +1,4 @@
-"""What one layer's affinity ties a new picture to, as its row of the joint problem needs it."""
+"""The affinities of a new image in one layer, in the form that its row of the joint problem needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..._affinity.layer_graph import Member
 
 @dataclass
 class Ties:
-    """Affinities of the m patches of one new picture in one layer, unscaled.
+    """Affinities of the m patches of one new image in one layer, unscaled.
 
     ``known`` is W_new,fitted Y for columns Y over the fitted patches; ``own`` is W_new,new, symmetric.
     """
@@ -25,4 +25,4 @@ class Ties:
 
 
 Tying = Callable[[DatasetGraph, Member, xr.DataTree, Sequence[int], Float[Tensor, "nodes k"]], list[Ties]]
-"""Of a graph, one of its members, the new activations, places of new pictures and columns Y: their ties, in order."""
+"""Takes a graph, one of its members, new activations, positions of new images and columns Y; returns affinities."""

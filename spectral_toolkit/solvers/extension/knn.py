@@ -1,4 +1,4 @@
-"""Ties by nearest neighbours: the row a picture would have in the graph with it, and no picture else, added."""
+"""Affinities by nearest neighbours: the row that an image would have if it alone were added to the graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..._affinity.neighbours import Keys, as_exact, largest, nearest
 from .edges import Ties
 
 BLOCK_ELEMENTS = 2**22
-"""Similarities between new and fitted patches that are looked at in one go."""
+"""Similarities between new and fitted patches that are examined at once."""
 
 
 def ties(
@@ -28,10 +28,10 @@ def ties(
     places: Sequence[int],
     columns: Float[Tensor, "nodes k"],
 ) -> list[Ties]:
-    """Edges from the picture's patches, to each other and to fitted ones, and those of fitted patches to them.
+    """Find the edges from the image's patches to each other and to fitted patches, and from fitted patches to them.
 
-    A fitted patch has an edge to a new one that is nearer than its last neighbour so far. That this one then drops out
-    changes the fitted patch's own row, not the picture's.
+    A fitted patch has an edge to a new one that is nearer than its last neighbour so far. That this neighbour then
+    drops out changes the row of the fitted patch, not that of the image.
     """
     new = [read_features(activations, member.layer, graph.recipe.kind, slice(i, i + 1), graph.device) for i in places]
     m, n_heads = new[0].n, len(member.heads)
@@ -63,7 +63,7 @@ def _own(left: Tensor, right: Tensor, within: int, threshold: float) -> Float[Te
 def _outward(
     rows: Float64[Tensor, "m channels"], fitted: Tensor, columns: Tensor, across: int, threshold: float
 ) -> Float[Tensor, "m k"]:
-    """Edges from new patches to their nearest fitted ones, applied to the columns."""
+    """Apply the edges from new patches to their nearest fitted ones to the columns."""
     keys, best = Keys(len(fitted)), torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
     for block in _blocks(len(fitted), len(rows)):
         similarity = rows @ as_exact(fitted[block]).T
@@ -83,11 +83,11 @@ def _inward(
     across: int,
     threshold: float,
 ) -> Float[Tensor, "m k"]:
-    """Edges from fitted patches to new ones that are nearer than some of their neighbours so far, applied likewise."""
+    """Apply the edges from fitted patches to new ones that are nearer than some of their neighbours so far."""
     total = columns.new_zeros(len(patches), columns.shape[1])
     for block in _blocks(len(fitted), len(patches)):
         similarity = as_exact(fitted[block]) @ patches.T
-        # Known similarities are as precise as the table that holds them: new ones must be, to be compared with them.
+        # Known similarities are as precise as the table that holds them: new ones must be, too, to be comparable.
         so_far = last[block].to(similarity.device)
         near = similarity >= threshold + AT_THRESHOLD
         similarity = similarity.to(so_far.dtype)
@@ -95,7 +95,7 @@ def _inward(
             near &= similarity > so_far[:, -1:]
         some = near.any(dim=1).nonzero()[:, 0]
         candidates = torch.where(near[some], similarity[some], 0.0)
-        # New patches also crowd out each other. Of equal ones the earlier stays, as in the search.
+        # New patches also displace each other. Of equal ones the earlier stays, as in the search.
         order = torch.cat([so_far[some], candidates], dim=1).sort(dim=1, descending=True, stable=True).indices
         kept = torch.zeros(len(some), so_far.shape[1] + len(patches), dtype=torch.bool, device=similarity.device)
         kept.scatter_(1, order[:, :across], True)

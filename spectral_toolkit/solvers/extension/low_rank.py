@@ -1,4 +1,4 @@
-"""Ties by a kernel of low rank: W Y from the factors of both sides, with no matrix between them."""
+"""Affinities by a kernel of low rank: W Y from the factors of both sides, without a matrix between them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def ties(
     places: Sequence[int],
     columns: Float[Tensor, "nodes k"],
 ) -> list[Ties]:
-    """To all fitted patches and to none of the picture's own.
+    """Return the affinities to all fitted patches, and none within the image itself.
 
-    Everything is tied to everything here, so that a picture's ties to itself are one part in all; without them a
-    fitted picture is given its own eigenvectors.
+    Here every patch has an affinity to every other, so that those within an image are a small part of all; without
+    them, a fitted image gets exactly its own eigenvectors.
     """
     through_left = through_right = columns.new_zeros(())
     for nodes, left, right in graph.factors(member)():

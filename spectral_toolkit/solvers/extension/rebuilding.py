@@ -1,4 +1,4 @@
-"""The graph that an answer was solved from, made again from what the answer says of it."""
+"""Makes the graph that a result was solved from again, from the attributes of the result."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ...errors import SolverError
 def graph_of(
     eig: xr.Dataset, activations: xr.DataTree, *, folder: str | os.PathLike[str] | None, device: str
 ) -> LayerGraph:
-    """The graph of these activations with every setting that the attributes of ``eig`` name.
+    """Make the graph of these activations with every setting that the attributes of ``eig`` name.
 
     Raises
     ------
     SolverError
-        If they do not name all of them.
+        If the attributes do not name all settings.
     ActivationsError, AffinityError
-        If the activations cannot be made into it.
+        If the graph cannot be made from the activations.
     """
     try:
         layers, weights = (json.loads(eig.attrs[name]) for name in ("layers", "weights"))
@@ -31,8 +31,8 @@ def graph_of(
         kind, kernel, heads, scope = (str(eig.attrs[name]) for name in ("affinity", "kernel", "heads", "scope"))
     except (KeyError, ValueError, TypeError) as error:
         raise SolverError(
-            f"eig does not say how it was solved ({error!r} of its attributes): give the graph it was solved from in "
-            "place of the activations."
+            f"eig does not say how it was solved ({error!r} of its attributes): give the graph that it was solved from "
+            "instead of the activations."
         ) from error
     if heads == "each":
         layers = [layer.rpartition("[")[0] for layer in layers]

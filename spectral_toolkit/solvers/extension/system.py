@@ -1,4 +1,4 @@
-"""The rows of the joint problem that belong to one new picture, and their solution."""
+"""The rows of the joint problem that belong to one new image, and their solution."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..._compute.devices import SERIAL_CELLS
 from .edges import Ties
 
 SMALLEST_HOLD = 0.05
-"""What must be left of 1 - eigenvalue after the strongest tie of the picture to itself, as a part of it."""
+"""The part of 1 - eigenvalue that must be left after the strongest affinity within the image."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What is found for the n cells of one picture and k eigenvectors."""
+    """The result for the n patches of one image and k eigenvectors."""
 
     vectors: Float[np.ndarray, "n k"]
     determined: Bool[np.ndarray, " k"]
@@ -31,10 +31,10 @@ class Solution:
 
 
 class PictureSystem:
-    """(1 - lambda) B x = W_own x + W_fitted x_fitted for the n cells of a picture on its base grid.
+    """(1 - lambda) B x = W_own x + W_fitted x_fitted for the n patches of an image on its base grid.
 
     W_own, W_fitted and B (the degrees of both) are sums over layers, as in `spectral_toolkit._affinity.pencil`; the
-    fitted vectors are given, x is not.
+    fitted vectors are given, and x is unknown.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -45,9 +45,9 @@ class PictureSystem:
         self._known: np.ndarray | None = None
 
     def add(self, ties: Ties, grid: Grid, coefficient: float) -> None:
-        """Add a layer, given on its own grid; the last column that it was tied to is constant.
+        """Add a layer on its own grid; the last of the columns that its affinities were applied to is constant.
 
-        As many cells on the base grid as on the layer's would leave degrees as they are; else they count the more.
+        If the base grid has as many patches as the layer's, degrees stay as they are; otherwise they are scaled.
         """
         own, known = (values.cpu().numpy().astype(np.float64) for values in (ties.own, ties.known))
         degree = own.sum(axis=1) + known[:, -1]
@@ -61,7 +61,7 @@ class PictureSystem:
             self._degree += scale * degree
 
     def solve(self, eigenvalue: Float[np.ndarray, " k"]) -> Solution:
-        """The picture's cells of every eigenvector, zero where nothing ties the picture to anything."""
+        """Return every eigenvector on the image's patches, zero where the image has no affinity to any fitted patch."""
         assert self._known is not None
         tie, free = self._known[:, -1], self._degree > SMALLEST_DEGREE_RATIO
         if not free.any():
@@ -69,7 +69,7 @@ class PictureSystem:
         fill = Interpolation(torch.as_tensor(free)[None], self.grid).matrix().toarray()[:, free]
         own, mass = (fill.T @ matrix @ fill for matrix in (self._own, self._mass))
         known = fill.T @ self._known[:, :-1]
-        # W_own v = mu B v: every eigenvalue then only shifts a diagonal. Small matrices want no threads.
+        # W_own v = mu B v: every eigenvalue then only shifts a diagonal. Small matrices do not need threads.
         with threadpool_limits(1 if len(free) <= SERIAL_CELLS else None):
             strength, basis = linalg.eigh(own, mass)
         hold = (1 - eigenvalue)[None] - strength[:, None]
