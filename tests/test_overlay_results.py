@@ -193,7 +193,7 @@ def test_what_lies_over_no_picture_is_refused_in_one_sentence(acts: xr.DataTree,
     for wrong in ({"component": 1}, {"layout": "rgb"}, {"smooth": True}, {"threshold": 0.0}, {"like": eig}):
         with pytest.raises(SpectralToolkitError, match=f"{next(iter(wrong))}= means nothing to a result without"):
             st.overlay(acts, segments, **wrong)
-    with pytest.raises(SpectralToolkitError, match="image=7 is none of the 2 images"):
+    with pytest.raises(SpectralToolkitError, match="image=7 is not one of the 2 images"):
         st.overlay(acts, segments, image=7)
     with pytest.raises(SpectralToolkitError, match="marked=3 is not understood"):
         st.overlay(acts, segments, marked=3)

@@ -373,7 +373,7 @@ def test_labels_scope_scores_and_hostile_names(tmp_path: Path) -> None:
     assert str(tmp_path) not in result.json.read_text()
     html = result.html.read_text()
     assert str(tmp_path) not in html
-    assert "1 of 2 pictures shown" in html
+    assert "1 of 2 images shown" in html
     assert html.count("<script") == 2
     assert not [attrs for _, attrs in Tags(html).tags if any(name.startswith("on") for name in attrs)]
     (tmp_path / "p1.tif").unlink()

@@ -66,7 +66,7 @@ class LayersChart:
         glyphs[Quad].fill_color = "ink"
         glyphs[Segment].line_color = "ink"
         tips = [("layer", "@name"), ("cut value alone", "@top{0.000}"), ("share of the eigenvalue", "@share{0%}")]
-        _add_hover(self.figure, Quad, [*tips, ("share of the weight", "@mass{0%}"), ("", "@of")])
+        _add_hover(self.figure, Quad, [*tips, ("share of the degrees", "@mass{0%}"), ("", "@of")])
 
     def show(self, results: Mapping[str, xr.Dataset], component: int, layers: Sequence[str]) -> None:
         """Show the cut values of one component; layers of weight 0 have none."""
