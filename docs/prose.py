@@ -39,7 +39,6 @@ NOT_YET = frozenset(
         "spectral_toolkit/_io/bundles",
         "spectral_toolkit/_models",
         "spectral_toolkit/_models/diffusion",
-        "spectral_toolkit/_render",
         "spectral_toolkit/cli",
         "spectral_toolkit/cli/server",
         "spectral_toolkit/errors.py",
