@@ -123,7 +123,7 @@ def test_a_cache_that_another_run_makes_at_this_moment_is_one(tmp_path: Path) ->
     Cache(folder)
     (folder / "CACHEDIR.TAG").write_text("of another program")
     (folder / "data").touch()
-    with pytest.raises(StoreError, match="is no cache of a study"):
+    with pytest.raises(StoreError, match="is not a cache of a study"):
         Cache(folder)
 
 
