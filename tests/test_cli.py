@@ -374,7 +374,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a layer is missing": (lambda store: shutil.rmtree(store / "layers.1"), "lacks 1 of the layers"),
     "no names": (lambda store: shutil.rmtree(store / "image" / "c"), "its root has no image of its own"),
     "no widths": (lambda store: shutil.rmtree(store / "original_width" / "c"), "has no original_width of its own"),
-    "no places": (lambda store: shutil.rmtree(store / "layers.0" / "y" / "c"), "is not that of 4 equal cells"),
+    "no places": (lambda store: shutil.rmtree(store / "layers.0" / "y" / "c"), "is not that of 4 equal patches"),
     "widths cut short": (
         lambda store: (store / "original_width" / "c" / "0").write_bytes(b"1"),
         "original_width cannot be read",

@@ -252,7 +252,7 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
         ({"n_eigenvectors": 99}, "layers of preset 'all' have 32 patches at most, which carry 31 eigenvectors"),
         ({"path": [1]}, "path"),
         ({"kernel": {"v": "rbf"}}, "kernel names 'v', which is none"),
-        ({"images": pictures(1)}, "1 pictures were given"),
+        ({"images": pictures(1)}, "1 images were given"),
     ],
 )
 def test_what_cannot_be_frozen(options: dict[str, Any], message: str) -> None:

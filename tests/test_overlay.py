@@ -256,9 +256,9 @@ def test_pictures_are_found_by_name_or_else_by_position(eig: xr.Dataset) -> None
     assert (by_name.dimension_values("R") == 255).all()
     by_position = part(st.overlay(named[:2].values[::-1], bare, image="picture-1", component=1), "Picture")
     assert (by_position.dimension_values("R") == 255).all()
-    with pytest.raises(SpectralToolkitError, match="2 pictures were given .* pictures with the same names"):
+    with pytest.raises(SpectralToolkitError, match="2 images were given .* images with the same names"):
         st.overlay(named[:2].assign_coords(image=["a", "b"]), bare)
-    with pytest.raises(SpectralToolkitError, match="1 pictures were given"):
+    with pytest.raises(SpectralToolkitError, match="1 images were given"):
         st.overlay(dark[:1], eig)
 
 

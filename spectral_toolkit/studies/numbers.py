@@ -78,7 +78,7 @@ def study_record(plan: StudyPlan, numbers: Sequence[Mapping[str, Any]]) -> dict[
 
 
 def dumped(record: Mapping[str, Any]) -> bytes:
-    """The record as the bytes of a file; each list is one line, because one number per line would take ten times as much."""
+    """The record as the bytes of a file; each list is one line, as one number per line would take ten times as much."""
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     flat = re.compile(r"\[\n\s+((?:[-\d.e+]+|null|true|false)(?:,\n\s+(?:[-\d.e+]+|null|true|false))*)\n\s+\]")
     # No string can look like that: JSON writes its line breaks as \n.
