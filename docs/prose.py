@@ -35,8 +35,6 @@ NOT_YET = frozenset(
         "spectral_toolkit/_analysis/scores",
         "spectral_toolkit/_capture",
         "spectral_toolkit/_compute",
-        "spectral_toolkit/_models",
-        "spectral_toolkit/_models/diffusion",
         "spectral_toolkit/errors.py",
         "spectral_toolkit/scenes",
         "spectral_toolkit/solvers",

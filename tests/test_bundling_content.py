@@ -82,7 +82,7 @@ HONEST: dict[str, tuple[Edit, str]] = {
         replaced("activations/pixels", np.zeros((2, 40, 80, 4), np.uint8)),
         "pixels are uint8",
     ),
-    "patch centres elsewhere": (replaced(f"{FIRST}/y", np.array([0.0, 5.0, 6.0, 7.0])), "is not that of 4 equal patches"),
+    "patch centres elsewhere": (replaced(f"{FIRST}/y", np.array([0.0, 5.0, 6.0, 7.0])), "not that of 4 equal patches"),
     "components not numbered": (replaced(f"{EIG}/component", np.zeros(4)), "components of the result 'qk' are not"),
     "components alike": (replaced(f"{EIG}/component", np.ones(4, np.int64)), "components of the result 'qk' are not"),
     "scale is text": (edited(f"{FIRST}/zarr.json", attributes__scale="os.system('x')"), "expected a number"),
@@ -102,7 +102,7 @@ HONEST: dict[str, tuple[Edit, str]] = {
     "half a character": (edited(MANIFEST, layers=["\ud800", *LAYERS[1:]]), "cannot be used"),
     "settings are a list": (edited(MANIFEST, settings=[1]), "the settings are not a mapping"),
     "pictures of others": (edited(MANIFEST, pictures=["x"]), "picture_0000 is missing"),
-    "original type invented": (edited(QUERY, attributes__original_dtype="object"), "declares the original type 'object'"),
+    "original type invented": (edited(QUERY, attributes__original_dtype="object"), "the original type 'object'"),
     "time units": (edited(QUERY, attributes__units="days since 0000-00-00"), ""),  # means nothing here; read below
 }
 HARMLESS = {"missing pixels", "time units", "manifest is no JSON"}

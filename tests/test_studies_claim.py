@@ -179,7 +179,7 @@ def test_what_another_command_wrote_stays(name: str, tmp_path: Path) -> None:
 def test_an_owner_that_cannot_be_read_is_a_sentence(mine: Path) -> None:
     for text in ("{", "[]", '{"study": 3}', '{"study": {"models": [1]}}'):
         (mine / "study.cache" / "study.json").write_text(text)
-        with pytest.raises(StoreError, match=r"does not say to which study the cells beside it belong .*: remove 'study.cache'"):
+        with pytest.raises(StoreError, match=r"does not say to which study .* belong .*: remove 'study.cache'"):
             run_study(TINY, mine / "study.html", overwrite=True, progress=False)
 
 
