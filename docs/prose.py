@@ -21,12 +21,6 @@ CODE = "_"
 
 NOT_YET = frozenset(
     {
-        "notebooks/explorer.ipynb",
-        "notebooks/labs/solutions/3-what-and-where.ipynb",
-        "notebooks/labs/solutions/4-investigate-a-model.ipynb",
-        "notebooks/paper.ipynb",
-        "notebooks/quickstart.ipynb",
-        "notebooks/your-own-model.ipynb",
         "spectral_toolkit/_affinity",
         "spectral_toolkit/_affinity/kernels",
         "spectral_toolkit/_analysis",
