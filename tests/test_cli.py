@@ -205,7 +205,7 @@ def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert main([*command, "eigengap", "--overwrite"]) == 0
     capsys.readouterr()
     assert main(["segment", "--eigenvectors", str(store), "--out", str(store), "--overwrite"]) == 2
-    assert "holds the eigenvectors: give the segments another folder" in sentence(capsys)
+    assert "holds the eigenvectors: give another folder for the segments" in sentence(capsys)
     assert "eigenvector" in xr.open_dataset(store, engine="zarr"), "and they are still there"
     for wrong in ("many", "0", "-3", "2.5"):
         assert main([*command, wrong, "--overwrite"]) == 2

@@ -117,7 +117,7 @@ def test_a_label_map_shows_the_part_that_was_analysed() -> None:
     picture = part(drawn(st.overlay(pictures(), prepared, image=0))[0], "Picture")
     assert picture.interface.shape(picture, gridded=True) == (20, 40)
     assert (picture.dimension_values("G") == 200).all(), "the top right quarter is green"
-    with pytest.raises(SpectralToolkitError, match="which part of the pictures"):
+    with pytest.raises(SpectralToolkitError, match="which part of the images"):
         st.overlay(tree, xr.DataArray(labels, dims=("image", "y_px", "x_px")))
 
 

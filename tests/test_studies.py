@@ -72,7 +72,7 @@ def mine(finished: Path, tmp_path: Path) -> Path:
         ({"kernel": {"vw": "rbf"}}, "'kernel.vw' is not a key of kernels by affinity"),
         ({"layers": [1.5]}, "layers[0] is 1.5: expected all, early, middle, late, each"),
         ({"layers": ["5-2"]}, "expected a range whose smaller number comes first"),
-        ({"layers": {"alone": "each"}}, "stands for many"),
+        ({"layers": {"alone": "each"}}, "means many"),
         ({"scope": "world"}, "scope is 'world': expected one of image, dataset"),
         ({"n_eigenvectors": "ten"}, "n_eigenvectors is 'ten': expected a whole number from 1"),
         ({"n_eigenvectors": True}, "n_eigenvectors is True"),

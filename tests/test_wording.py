@@ -237,7 +237,7 @@ def test_every_part_of_the_repository_is_read() -> None:
         "docs/index.md",
         "docs/how-to/index.md",
         "docs",
-        "spectral_toolkit/cli/__init__.py",
+        "spectral_toolkit/cli",
     ):
         assert part in found
     package = {path for part, paths in found.items() if part.startswith("spectral_toolkit") for path in paths}

@@ -363,7 +363,7 @@ def test_a_notebook_that_jupyter_does_not_trust_shows_a_still_picture(chromium: 
         still.wait_for(timeout=120_000)
         assert still.is_visible()
         assert page.locator(".jp-OutputArea-output iframe").count() == 0
-        assert (still.get_attribute("alt") or "").endswith("the pictures, and their first eigenvectors")
+        assert (still.get_attribute("alt") or "").endswith("the images and their first eigenvectors")
         shot = pixels(still)
         assert shot.shape[1] > 300
         # The first picture, red above left, and at its right the colours of an eigenvector.
