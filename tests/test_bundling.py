@@ -84,7 +84,7 @@ def test_original_pictures_are_kept_in_their_own_sizes(tmp_path: Path) -> None:
     read = st.load_bundle(st.save_bundle(tmp_path / "x.zip", tree, images=originals, max_side=45))
     assert read.pictures is not None
     assert (read.pictures.names, read.pictures.sizes) == (("b", "a"), ((15, 45), (45, 11)))
-    with pytest.raises(SpectralToolkitError, match="1 pictures were given .* for activations of 2 images"):
+    with pytest.raises(SpectralToolkitError, match="1 images were given .* for activations of 2 images"):
         st.save_bundle(tmp_path / "y.zip", tree, images=wide)
 
 

@@ -34,18 +34,18 @@ from spectral_toolkit.errors import BundleError
         (edited(MANIFEST, files={}), "lists no files"),
         (edited(MANIFEST, files={"a": {"bytes": -1, "sha256": ""}}), "gives no size and hash for 'a'"),
         (edited(MANIFEST, files={"a": {"bytes": 1e3, "sha256": ""}}), "gives no size and hash for 'a'"),
-        (edited(MANIFEST, files={"../a": {"bytes": 1, "sha256": ""}}), "'../a' is no name that a bundle gives"),
+        (edited(MANIFEST, files={"../a": {"bytes": 1, "sha256": ""}}), "'../a' is not a name that bundles use"),
         (edited(MANIFEST, files={"/etc/passwd": {"bytes": 1, "sha256": ""}}), "'/etc/passwd' is no name"),
         (edited(MANIFEST, files={"a": {"bytes": 1, "sha256": ""}}), "'a' is missing"),
         (edited(MANIFEST, files={"a": {"bytes": 2**40, "sha256": ""}}), "would take 1,099,511,627,776 bytes of memory"),
-        (put(f"{FIRST}/query/c/0/0/0/0/0", bytes(1028)), "query/c/0/0/0/0/0' is not what bundle.json has the hash of"),
+        (put(f"{FIRST}/query/c/0/0/0/0/0", bytes(1028)), "query/c/0/0/0/0/0' does not have the hash in bundle.json"),
         (put(f"{FIRST}/query/c/0/0/0/0/0", b"short"), "does not have the size"),
         (without(f"{FIRST}/query/c"), "query/c/0/0/0/0/0' is missing"),
-        (put("../outside", b"x"), "'../outside' is no name that a bundle gives"),
-        (put("/absolute", b"x"), "'/absolute' is no name that a bundle gives"),
-        (put("C:/windows", b"x"), "'C:/windows' is no name that a bundle gives"),
-        (put("back\\slash", b"x"), "is no name that a bundle gives"),
-        (put("activations/../../x", b"x"), "is no name that a bundle gives"),
+        (put("../outside", b"x"), "'../outside' is not a name that bundles use"),
+        (put("/absolute", b"x"), "'/absolute' is not a name that bundles use"),
+        (put("C:/windows", b"x"), "'C:/windows' is not a name that bundles use"),
+        (put("back\\slash", b"x"), "is not a name that bundles use"),
+        (put("activations/../../x", b"x"), "is not a name that bundles use"),
     ],
 )
 def test_a_container_that_does_not_fit_its_manifest_is_refused(
@@ -141,7 +141,7 @@ def test_a_bundle_cut_short_anywhere_is_refused(bundle: Path, tmp_path: Path) ->
     path = tmp_path / "cut.zip"
     for n_bytes in (0, 1, 21, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:n_bytes])
-        with pytest.raises(BundleError, match="no zip file, or was cut short"):
+        with pytest.raises(BundleError, match="not a zip file, or is cut off"):
             st.load_bundle(path)
 
 
@@ -180,7 +180,7 @@ def test_folders_with_links_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is missing"):
         st.load_bundle(path)
     os.mkfifo(chunk)
-    with pytest.raises(BundleError, match="is no plain file"):
+    with pytest.raises(BundleError, match="is not a plain file"):
         st.load_bundle(path)
     chunk.unlink()
     (path / FIRST / "query" / "c").rename(tmp_path / "c")
@@ -202,10 +202,10 @@ def test_a_path_that_is_none(path: Any) -> None:
 
 
 def test_what_is_no_bundle_at_all(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is no file and no folder"):
+    with pytest.raises(BundleError, match="is neither a file nor a folder"):
         st.load_bundle(tmp_path / "nothing.zip")
     with pytest.raises(BundleError, match="is not a bundle"):
         st.load_bundle(tmp_path)
     (tmp_path / "photo.zip").write_bytes(b"\x89PNG" * 100)
-    with pytest.raises(BundleError, match="is no zip file"):
+    with pytest.raises(BundleError, match="is not a zip file"):
         st.load_bundle(tmp_path / "photo.zip")

@@ -26,8 +26,8 @@ OBJECTS = {"name": "fixed_length_utf32", "configuration": {"length_bytes": 2**31
 
 HONEST: dict[str, tuple[Edit, str]] = {
     # Made by somebody who can compute hashes.
-    "later version": (edited(MANIFEST, version=2), "has version 2, and this spectral_toolkit reads up to 1: install"),
-    "version is text": (edited(MANIFEST, version="1"), "version '1' is no number"),
+    "later version": (edited(MANIFEST, version=2), "has version 2, but this spectral_toolkit reads up to 1: install"),
+    "version is text": (edited(MANIFEST, version="1"), "version '1' is not a number"),
     "another format": (edited(MANIFEST, format="zip of cats"), "is not a bundle: its bundle.json does not say so"),
     "manifest is no JSON": (lambda members: members, ""),  # replaced below: hashes would need a manifest
     "pickle codec": (edited(QUERY, codecs=PICKLED), "is coded by .*pickle"),
@@ -63,13 +63,13 @@ HONEST: dict[str, tuple[Edit, str]] = {
         lambda members: [without(f"{FIRST}/{name}/")(members) for name in ("query", "key", "value")],
         "a layer holds no queries, keys, values or tokens",
     ),
-    "missing eigenvalue": (without(f"{EIG}/eigenvalue/"), "the answer 'qk' lacks eigenvalue"),
+    "missing eigenvalue": (without(f"{EIG}/eigenvalue/"), "the result 'qk' lacks eigenvalue"),
     "missing answer": (without(f"{EIG}/"), "answer_0000 is missing"),
     "NaN": (replaced(f"{FIRST}/query", np.full(SHAPE, np.nan, np.float16)), "query of layer .* holds NaN or infinity"),
     "infinity": (replaced(f"{FIRST}/key", np.full(SHAPE, np.inf, np.float16)), "key of layer .* holds NaN or infinity"),
     "NaN eigenvectors": (
         replaced(f"{EIG}/eigenvector", np.full((2, 4, 8, 4), np.nan)),
-        "eigenvector of the answer 'qk' holds NaN or infinity",
+        "eigenvector in the result 'qk' holds NaN or infinity",
     ),
     "NaN eigenvalue": (
         replaced(f"{EIG}/eigenvalue", np.full((2, 4), np.nan)),
@@ -82,27 +82,27 @@ HONEST: dict[str, tuple[Edit, str]] = {
         replaced("activations/pixels", np.zeros((2, 40, 80, 4), np.uint8)),
         "pixels are uint8",
     ),
-    "patch centres elsewhere": (replaced(f"{FIRST}/y", np.array([0.0, 5.0, 6.0, 7.0])), "is not that of 4 equal cells"),
-    "components not numbered": (replaced(f"{EIG}/component", np.zeros(4)), "components of the answer 'qk' are not"),
-    "components alike": (replaced(f"{EIG}/component", np.ones(4, np.int64)), "components of the answer 'qk' are not"),
+    "patch centres elsewhere": (replaced(f"{FIRST}/y", np.array([0.0, 5.0, 6.0, 7.0])), "not that of 4 equal patches"),
+    "components not numbered": (replaced(f"{EIG}/component", np.zeros(4)), "components of the result 'qk' are not"),
+    "components alike": (replaced(f"{EIG}/component", np.ones(4, np.int64)), "components of the result 'qk' are not"),
     "scale is text": (edited(f"{FIRST}/zarr.json", attributes__scale="os.system('x')"), "expected a number"),
     "weights are no list": (
         edited(f"{EIG}/zarr.json", attributes__weights="__import__('os')"),
         "weights .* no list",
     ),
-    "attributes are a list": (edited(f"{FIRST}/zarr.json", attributes=[]), "attributes that are no mapping"),
+    "attributes are a list": (edited(f"{FIRST}/zarr.json", attributes=[]), "attributes that are not a mapping"),
     "layers twice": (edited(MANIFEST, layers=[LAYERS[0]] * 3), "layers cannot be called"),
     "layer with a slash": (edited(MANIFEST, layers=["../x", *LAYERS[1:]]), "layers cannot be called"),
     **{
         f"layer {name[:9]!r}": (edited(MANIFEST, layers=[name, *LAYERS[1:]]), "layers cannot be called '")
         for name in (".", "..", "/etc", "a/b", "..\\a", "a\\.", "a\0b", "a" * 256, "é" * 128)
     },
-    "layer without a name": (edited(MANIFEST, layers=["", *LAYERS[1:]]), "layers are no list of names"),
-    "layers are numbers": (edited(MANIFEST, layers=[1, 2, 3]), "layers are no list of names"),
+    "layer without a name": (edited(MANIFEST, layers=["", *LAYERS[1:]]), "layers are not a list of names"),
+    "layers are numbers": (edited(MANIFEST, layers=[1, 2, 3]), "layers are not a list of names"),
     "half a character": (edited(MANIFEST, layers=["\ud800", *LAYERS[1:]]), "cannot be used"),
-    "settings are a list": (edited(MANIFEST, settings=[1]), "the settings are no mapping"),
+    "settings are a list": (edited(MANIFEST, settings=[1]), "the settings are not a mapping"),
     "pictures of others": (edited(MANIFEST, pictures=["x"]), "picture_0000 is missing"),
-    "original type invented": (edited(QUERY, attributes__original_dtype="object"), "says it was 'object'"),
+    "original type invented": (edited(QUERY, attributes__original_dtype="object"), "the original type 'object'"),
     "time units": (edited(QUERY, attributes__units="days since 0000-00-00"), ""),  # means nothing here; read below
 }
 HARMLESS = {"missing pixels", "time units", "manifest is no JSON"}

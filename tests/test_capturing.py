@@ -372,7 +372,7 @@ def test_one_model_cannot_be_captured_twice_at_once() -> None:
         st.capture(module, pictures(), progress=False)
 
     handle = module.layers[0].register_forward_pre_hook(again)
-    with pytest.raises(SpectralToolkitError, match="is being captured already"):
+    with pytest.raises(SpectralToolkitError, match="is already being captured"):
         st.capture(module, pictures(), progress=False)
     handle.remove()
     assert module.config._attn_implementation == "sdpa"

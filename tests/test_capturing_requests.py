@@ -84,7 +84,7 @@ def test_bad_requests_are_refused_with_a_sentence(arguments: dict[str, Any], mes
 def test_weights_that_are_not_there_or_quantised_are_refused() -> None:
     with torch.device("meta"):
         empty = BY_NAME["vit"].make()
-    with pytest.raises(UnsupportedModelError, match="it is on the device 'meta'"):
+    with pytest.raises(UnsupportedModelError, match="as it is on the device 'meta'"):
         st.capture(empty, pictures(), progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

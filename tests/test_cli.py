@@ -171,14 +171,14 @@ def test_capture_then_solve(tiny_model: str, photos: Path, tmp_path: Path, capsy
     activations, eigenvectors = tmp_path / "new folder" / "activations.zarr", tmp_path / "eigenvectors.zarr"
     capture = ["capture", "--model", tiny_model, "--images", str(photos / "*.png"), "--layers", "0-1"]
     assert main([*capture, "--quantities", "query, key", "--out", str(activations), "--device", "cpu"]) == 0
-    assert "2 pictures, 2 layers" in capsys.readouterr().out
+    assert "2 images, 2 layers" in capsys.readouterr().out
     tree = xr.open_datatree(activations, engine="zarr")
     assert len(tree.children) == 2
     assert all(set(node.data_vars) >= {"query", "key"} and "value" not in node for node in tree.children.values())
 
     solve = ["solve", "--activations", str(activations), "--out", str(eigenvectors), "--n-eigenvectors", "3"]
     assert main([*solve, "--affinity", "qk", "--kernel", "softmax", "--scope", "image"]) == 0
-    assert "6 of 6 eigenvectors converged (3 of each picture)" in capsys.readouterr().out
+    assert "6 of 6 eigenvectors converged (3 of each image)" in capsys.readouterr().out
     stored = xr.open_dataset(eigenvectors, engine="zarr").load()
     expected = st.solve(st.affinity(tree, "qk", kernel="softmax"), 3)
     np.testing.assert_allclose(stored["eigenvalue"], expected["eigenvalue"], rtol=1e-6)
@@ -194,9 +194,9 @@ def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main([*command, "3", "--seed", "2"]) == 0
     told, word = capsys.readouterr()
-    assert "Cutting 2 pictures into segments." in word
+    assert "Dividing 2 images into segments." in word
     monkeypatch.undo()
-    assert "3 segments in each of 2 pictures" in told
+    assert "3 segments in each of 2 images" in told
     assert "Patches with hardly any affinity: 1" in told
     found = xr.open_dataset(out, engine="zarr")["segment"].load()
     assert found.identical(st.segment(eig, 3, seed=2))
@@ -205,13 +205,13 @@ def test_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert main([*command, "eigengap", "--overwrite"]) == 0
     capsys.readouterr()
     assert main(["segment", "--eigenvectors", str(store), "--out", str(store), "--overwrite"]) == 2
-    assert "holds the eigenvectors: give the segments another folder" in sentence(capsys)
+    assert "holds the eigenvectors: give another folder for the segments" in sentence(capsys)
     assert "eigenvector" in xr.open_dataset(store, engine="zarr"), "and they are still there"
     for wrong in ("many", "0", "-3", "2.5"):
         assert main([*command, wrong, "--overwrite"]) == 2
         assert "n_segments" in capsys.readouterr().err
     assert main(["segment", "--eigenvectors", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
-    assert "is no folder: give the zarr folder that 'solve' wrote" in sentence(capsys)
+    assert "is not a folder: give the zarr folder that 'solve' wrote" in sentence(capsys)
     assert main(["segment", "--eigenvectors", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "cannot be read as a zarr store" in sentence(capsys)
     assert main(["segment", "--eigenvectors", str(out), "--out", str(tmp_path / "x")]) == 2
@@ -259,7 +259,7 @@ def test_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["project", "--activations", str(tmp_path / "new.zarr"), "--eigenvectors", str(eig), "--fitted"]
     capsys.readouterr()
     assert main([*command, str(tmp_path / "old.zarr"), "--out", str(out), "--device", "cpu"]) == 0
-    assert "2 pictures in 2 eigenvectors of 4 others" in capsys.readouterr().out
+    assert "2 images in 2 eigenvectors of 4 others" in capsys.readouterr().out
     graph = st.affinity(acts.isel(image=slice(0, 4)), "vv", kernel="shifted_cosine", scope="dataset", device="cpu")
     expected = st.project(acts.isel(image=slice(4, 6)), st.solve(graph, 2), graph)
     found = xr.open_dataset(out, engine="zarr", consolidated=False).load()
@@ -267,7 +267,7 @@ def test_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, str(tmp_path / "none"), "--out", str(out), "--overwrite"]) == 2
     assert "--fitted" in sentence(capsys)
     assert main([*command, str(tmp_path / "old.zarr"), "--out", str(eig), "--overwrite"]) == 2
-    assert "is read from" in sentence(capsys)
+    assert "is also an input" in sentence(capsys)
     assert main([*command, str(tmp_path / "new.zarr"), "--out", str(out), "--overwrite"]) == 2
     assert "is of other images" in sentence(capsys)
 
@@ -278,7 +278,7 @@ def test_globs_that_the_shell_expanded_are_taken_too(
     files = sorted(str(path) for path in photos.iterdir())
     out = tmp_path / "activations.zarr"
     assert main(["capture", "--model", tiny_model, "--images", *files, "--out", str(out)]) == 0
-    assert "2 pictures" in capsys.readouterr().out
+    assert "2 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a layer is missing": (lambda store: shutil.rmtree(store / "layers.1"), "lacks 1 of the layers"),
     "no names": (lambda store: shutil.rmtree(store / "image" / "c"), "its root has no image of its own"),
     "no widths": (lambda store: shutil.rmtree(store / "original_width" / "c"), "has no original_width of its own"),
-    "no places": (lambda store: shutil.rmtree(store / "layers.0" / "y" / "c"), "is not that of 4 equal cells"),
+    "no places": (lambda store: shutil.rmtree(store / "layers.0" / "y" / "c"), "is not that of 4 equal patches"),
     "widths cut short": (
         lambda store: (store / "original_width" / "c" / "0").write_bytes(b"1"),
         "original_width cannot be read",
@@ -402,7 +402,7 @@ def test_a_store_that_is_not_there_is_told_before_torch_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "is no folder" in done.stderr
+    assert "is not a folder" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_a_page_needs_the_ending_of_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["report", "--model", "scenes", "--images", "scenes:1", "--out", "x.pdf"]) == 2
-    assert "--out 'x.pdf' is no name for a page: give one that ends in .html" in sentence(capsys)
+    assert "--out 'x.pdf' is not a name for a page: give one that ends in .html" in sentence(capsys)
     assert not list(tmp_path.iterdir())
 
 
@@ -536,7 +536,7 @@ def test_parse_layers() -> None:
     assert parse_layers("all") == "all"
     assert parse_layers("3") == [3]
     assert parse_layers("0,2-4,-1,blocks.7") == [0, 2, 3, 4, -1, "blocks.7"]
-    with pytest.raises(SpectralToolkitError, match="runs backwards"):
+    with pytest.raises(SpectralToolkitError, match="is in descending order"):
         parse_layers("4-2")
     with pytest.raises(SpectralToolkitError, match="names no layer"):
         parse_layers(" , ")

@@ -51,7 +51,7 @@ def test_a_command_ends_well_whatever_its_console_can_write(
     assert main(["report", "--model", "scenes", "--images", name, "--out", str(folder / "a.txt")]) == 2
     assert main(["nonsense " + name]) == 2
     said = console.said()
-    assert "2 segments in each of 2 pictures" in said
+    assert "2 segments in each of 2 images" in said
     assert "exists already: add --overwrite" in said
     assert said.split("-> ")[1].splitlines()[0].endswith("segments")
     assert (sys.stdout.errors, sys.stderr.errors) == ("strict", "strict"), "as they were"

@@ -179,7 +179,7 @@ def test_odd_entries_of_a_tiff_do_no_harm(tmp_path: Path, tag: int, kind: int, v
     ]  # fmt: skip
     whole = exif_block(sorted(rows), prefix=b"").ljust(1000, b"\0") + RGB.tobytes()
     upright(saved(tmp_path / "a.tiff", whole), 8)
-    with pytest.raises(SpectralToolkitError, match=r"The picture .*a\.tiff' is damaged or gone"):
+    with pytest.raises(SpectralToolkitError, match=r"The image .*a\.tiff' is damaged or gone"):
         st.load_images(saved(tmp_path / "a.tiff", whole[:-9]))[0]
 
 
@@ -340,9 +340,9 @@ def test_what_is_no_plain_file_is_refused_without_waiting(
         path.mkdir()
     if kind != "folder":
         for source in (path, str(tmp_path / "*.png")):
-            with pytest.raises(SpectralToolkitError, match=rf"a\.png' cannot be read as a picture: it is a {kind};"):
+            with pytest.raises(SpectralToolkitError, match=rf"a\.png' cannot be read as an image: it is a {kind};"):
                 st.load_images(source)
-    with pytest.raises(SpectralToolkitError, match=f"it is a {kind}; give a file with a picture in it"):
+    with pytest.raises(SpectralToolkitError, match=f"it is a {kind}; give a file that contains an image"):
         read_numbers(path)
 
 
@@ -373,14 +373,14 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_whatever_is_raised_is_one_sentence_that_names_the_file(tmp_path: Path, name: str) -> None:
     path = saved(tmp_path / "spoilt.picture", DAMAGED[name])
-    pattern = r"The (file|picture) '.*spoilt\.picture' (cannot be read as a picture|is damaged or gone): [^\n]+"
+    pattern = r"The (file|image) '.*spoilt\.picture' (cannot be read as an image|is damaged or gone): [^\n]+"
     with pytest.raises(SpectralToolkitError) as told:
         _ = st.load_images(path)[0]
     assert re.fullmatch(pattern, str(told.value))
 
 
 def test_a_damaged_png_is_told_when_it_is_opened(tmp_path: Path) -> None:
-    with pytest.raises(SpectralToolkitError, match=r"a\.png' cannot be read as a picture"):
+    with pytest.raises(SpectralToolkitError, match=r"a\.png' cannot be read as an image"):
         st.load_images(saved(tmp_path / "a.png", DAMAGED["damaged pixels"]))
 
 
@@ -392,12 +392,12 @@ def test_damage_beside_the_pixels_is_none(tmp_path: Path) -> None:
 def test_an_image_of_pillow_that_cannot_be_read_is_one_sentence_too(tmp_path: Path) -> None:
     with (
         Image.open(io.BytesIO(WHOLE["JPEG"][:-900])) as image,
-        pytest.raises(SpectralToolkitError, match="image <PIL.* is damaged, or closed already: "),
+        pytest.raises(SpectralToolkitError, match="image <PIL.* is damaged or already closed: "),
     ):
         st.load_images(image)
     with Image.open(saved(tmp_path / "a.png", WHOLE["PNG"])) as image:
         pass
-    with pytest.raises(SpectralToolkitError, match="is damaged, or closed already: "):
+    with pytest.raises(SpectralToolkitError, match="is damaged or already closed: "):
         st.load_images(image)
     with pytest.raises(SpectralToolkitError, match="holds no pixels|is damaged, or"):
         st.load_images(Image.new("RGB", (0, 4)))

@@ -89,7 +89,7 @@ def test_front_ends_and_their_halves_in_the_browser(tmp_path: Path) -> None:
     assert [(finding.level, finding.remedy) for finding in found[1:]] == [
         ("problem", "pip install --force-reinstall --no-deps jupyter_bokeh")
     ]
-    assert "pictures stay empty" in found[1].text
+    assert "figures stay empty" in found[1].text
     none = check_front_ends({"torch": "2"}, [], {})
     assert (none[0].level, none[0].remedy) == ("note", "pip install 'spectral-toolkit[notebooks]'")
     assert check_front_ends({}, [], {"COLAB_RELEASE_TAG": "x"})[0].text == "Colab (running)"

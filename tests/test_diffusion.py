@@ -101,7 +101,7 @@ def test_a_component_alone_is_told_zeros_and_says_so(case: Case, tmp_path: Path)
         model = load(tmp_path / "part", **around)
         check_parity(model.at(timesteps=3, prompt=1), case.layers, case.size)
         return
-    with pytest.warns(UserWarning, match="told zeros instead of a prompt"):
+    with pytest.warns(UserWarning, match="gets zeros instead of a prompt"):
         model = load(tmp_path / "part", **around, **case.settings)
     assert not model.reads_prompts
     assert (model.family, model.layers) == (case.family, case.layers)
@@ -160,10 +160,10 @@ def test_by_default_timesteps_are_drawn_from_the_first_quarter() -> None:
         ({"timesteps": []}, "is not understood"),
         ({"timesteps": 2.5}, "is not understood"),
         ({"timesteps": "many"}, "is not understood"),
-        ({"timesteps": 3, "n_timesteps": 2}, "given and drawn at once"),
+        ({"timesteps": 3, "n_timesteps": 2}, "cannot be both given and drawn"),
         ({"between": (5, 2)}, "cannot be drawn"),
         ({"between": (5, 7), "n_timesteps": 4}, "cannot be drawn"),
-        ({"between": 5}, "is no range"),
+        ({"between": 5}, "is not a range"),
         ({"n_draws": 0}, "at least 1"),
         ({"n_draws": True}, "at least 1"),
         ({"seed": -1}, "at least 0"),
@@ -281,7 +281,7 @@ def test_unets_of_other_kinds_are_refused() -> None:
     around: dict[str, Any] = {"vae": vae(), "scheduler": stable_diffusion().scheduler}
     for module, message in (
         (unet(in_channels=9), "takes 9 channels where its VAE gives 4"),
-        (unet(num_class_embeds=5), r"needs more than pictures and a prompt \(num_class_embeds=5\)"),
+        (unet(num_class_embeds=5), r"needs more than images and a prompt \(num_class_embeds=5\)"),
         (
             unet(
                 down_block_types=("DownBlock2D",) * 3,

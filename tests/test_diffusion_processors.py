@@ -185,7 +185,7 @@ def test_offloaded_and_nested_captures_are_refused() -> None:
         st.capture(model, pictures()[:1], progress=False)
 
     handle = pipeline.unet.mid_block.register_forward_hook(again)
-    with pytest.raises(SpectralToolkitError, match="is being captured already"):
+    with pytest.raises(SpectralToolkitError, match="is already being captured"):
         st.capture(model, pictures()[:1], progress=False)
     handle.remove()
 

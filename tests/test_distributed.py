@@ -197,7 +197,7 @@ def test_one_process_interrupted_alone_ends_the_run(alone: Path, tmp_path: Path)
 def test_an_error_of_all_is_said_once(tmp_path: Path) -> None:
     done = torchrun(2, [solve(tmp_path / "nothing.zarr", "vv", "knn", tmp_path / "out.zarr")])
     assert done.returncode != 0
-    assert done.stderr.count("is no folder") == 1
+    assert done.stderr.count("is not a folder") == 1
     assert "processes stopped" not in done.stderr
 
 

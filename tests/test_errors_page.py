@@ -30,7 +30,7 @@ def test_the_table_is_current(make_errors: Any) -> None:
 
 def test_messages_are_found_in_the_source(make_errors: Any) -> None:
     found = {one.text: one for one in make_errors.messages()}
-    one = next(one for text, one in found.items() if text.startswith("out=… is no name for a page: give one that ends"))
+    one = next(one for text, one in found.items() if text.startswith("out=… is not a name for a page: give one"))
     assert (one.kind, one.file) == ("StudyError", "studies/running.py")
     assert len(found) > 300
 

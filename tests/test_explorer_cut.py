@@ -93,7 +93,7 @@ def test_a_picture_of_too_many_patches_is_cut_and_says_that_the_cost_is_not_know
 ) -> None:
     monkeypatch.setattr("spectral_toolkit._explorer.session.MOST_DENSE", 10)
     explorer = Explorer(capture_of(images=1), device="cpu", state=State(threshold=0.1))
-    assert "what a cut costs is not computed" in explorer._controls.cut_cost.value
+    assert "the cut value is not computed" in explorer._controls.cut_cost.value
     assert len(explorer._pictures.figures[0]._lines.data["x0"])
     assert explorer._controls.lowest.disabled
     press(explorer, "Lowest cut")

@@ -153,7 +153,7 @@ def test_a_page_is_made_while_the_explorer_goes_on(
         press(explorer, "Save HTML")
         (button,) = [one for one in buttons(explorer) if one.description == "Saving HTML ..."]
         assert button.disabled
-        assert "Go on meanwhile" in explorer._done.value
+        assert "You can continue meanwhile" in explorer._done.value
         explorer.set(affinity="kk")
         await settled(lambda: not explorer.is_busy)
         assert explorer.eigenvectors.attrs["affinity"] == "kk"

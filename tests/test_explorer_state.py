@@ -45,7 +45,7 @@ def test_an_unknown_field_is_refused() -> None:
         ({"affinity": "vv", "kernel": "softmax"}, "kernel='softmax' works on qk only"),
         ({"other_affinity": None}, "other_affinity=None is not offered"),
         ({"other_layers": "none"}, "other_layers='none' is not offered"),
-        ({"weights": {"block.9": 1}}, "weights name 'block.9', which is no layer"),
+        ({"weights": {"block.9": 1}}, "weights name 'block.9', which is not a layer"),
         ({"weights": {"block.1": -1}}, "The weight of 'block.1' is -1: expected a number from 0 to 2"),
         ({"weights": {"block.1": float("nan")}}, "is nan: expected a number"),
         ({"weights": {"block.1": 0}}, "No layer has a weight above 0"),
@@ -321,7 +321,7 @@ def test_every_field_is_documented() -> None:
 
 def test_activations_without_pictures_or_quantities_are_refused() -> None:
     tree = capture_of()
-    with pytest.raises(SpectralToolkitError, match="The activations hold no pictures"):
+    with pytest.raises(SpectralToolkitError, match="The activations hold no images"):
         Session(xr.DataTree(children=dict(tree.children)), "cpu")
 
 

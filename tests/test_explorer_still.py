@@ -1,4 +1,4 @@
-"""The still picture of an explorer in a cell's output: what it shows, when it follows, and how small it is."""
+"""The still image of an explorer in a cell's output: what it shows, when it follows, and how small it is."""
 
 from __future__ import annotations
 

@@ -595,5 +595,5 @@ def test_no_number_of_groups_is_read_from_a_row_of_equal_eigenvalues(comms: type
     assert explorer._spectrum is not None
     assert explorer._spectrum.chart._words.data["text"] == []
     explorer.set(affinity="qk")
-    assert "groups" in explorer._spectrum.chart._words.data["text"][0]
+    assert "segments" in explorer._spectrum.chart._words.data["text"][0]
     explorer.close()

@@ -195,7 +195,7 @@ def test_a_run_cut_off_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_written_is_told_before_the_descent(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     stored: dict[str, Any] = {**OPTIONS, "checkpoint": tmp_path / "file" / "half.pt"}
-    with pytest.raises(SolverError, match=r"file' is a file, and a folder is needed there"):
+    with pytest.raises(SolverError, match=r"file' is a file, but a folder is needed there"):
         st.solve(two_halves(), 3, method="gradient", progress=lambda *a: pytest.fail("began"), **stored)
 
 

@@ -145,7 +145,7 @@ def test_deep_pictures_that_are_bright_or_quite_black_are_nothing_to_warn_of() -
     for brightest in (0, 8_192, 65_535):
         picture = np.array([[0, brightest]], dtype=np.uint16)
         assert st.load_images(Image.fromarray(picture))[0].max() == round(brightest / 257)
-    with pytest.warns(UserWarning, match="16-bit picture"):
+    with pytest.warns(UserWarning, match="16-bit image"):
         st.load_images(Image.fromarray(np.array([[0, 4095]], dtype=np.uint16)))
 
 
@@ -178,21 +178,21 @@ def test_hash_follows_the_content(tmp_path: Path) -> None:
 BAD: dict[str, tuple[Any, str]] = {
     "missing file": ("no/such/picture.jpg", "does not exist"),
     "empty pattern": ("no/such/*.jpg", "No file matches the pattern"),
-    "wrong type": (3.5, "Pictures cannot be read from 3.5"),
-    "nothing": ([], "There is no picture in"),
+    "wrong type": (3.5, "Images cannot be read from 3.5"),
+    "nothing": ([], "There is no image in"),
     "channels first": (np.zeros((3, 8, 8)), "channels come last"),
     "tensor with channels first": (torch.zeros(1, 3, 8, 8), r"permute it with \(0, 2, 3, 1\) first"),
     "channels first, four pixels wide": (torch.zeros(1, 3, 4, 4), "channels come last"),
-    "data array without rows": (xr.DataArray(STACK[:, :0], dims=DIMS), "holds no pictures"),
+    "data array without rows": (xr.DataArray(STACK[:, :0], dims=DIMS), "holds no images"),
     "data array of two channels": (xr.DataArray(STACK[..., :2], dims=DIMS), "rgb must be 3"),
     "empty path": ("", "is empty"),
     "endless path": ("x" * 5000, "(cannot be used \\(File name too long\\)|does not exist)"),
-    "empty generator": (iter(()), "There is no picture in"),
-    "one dimension": (np.zeros(8), "is not a picture"),
+    "empty generator": (iter(()), "There is no image in"),
+    "one dimension": (np.zeros(8), "is not an image"),
     "floats out of range": (RGB.astype(float) * 2 + 300, "expected 0 to 1"),
     "not a number": (np.full((4, 4, 3), np.nan), "expected 0 to 1"),
     "integers out of range": (RGB.astype(int) + 500, "expected 0 to 255"),
-    "text": (np.full((4, 4, 3), "a"), "is not a picture"),
+    "text": (np.full((4, 4, 3), "a"), "is not an image"),
     "no pixels": (np.zeros((0, 4, 3), np.uint8), "holds no pixels"),
     "wrong dimensions": (xr.DataArray(RGB, dims=("a", "b", "c")), r"\(image, y_px, x_px, rgb\)"),
     "tree without pixels": (xr.DataTree(), "no variable 'pixels'"),
@@ -211,10 +211,10 @@ def test_bad_input_is_refused_with_a_sentence(name: str) -> None:
 
 def test_files_that_are_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "fake.png").write_bytes(b"no picture")
-    with pytest.raises(SpectralToolkitError, match=r"fake\.png.* cannot be read as a picture"):
+    with pytest.raises(SpectralToolkitError, match=r"fake\.png.* cannot be read as an image"):
         st.load_images(tmp_path)
     (tmp_path / "fake.png").unlink()
-    with pytest.raises(SpectralToolkitError, match="holds no picture"):
+    with pytest.raises(SpectralToolkitError, match="holds no image"):
         st.load_images(tmp_path)
     Image.fromarray(RGB).save(tmp_path / "cut.png")
     pictures = st.load_images(tmp_path)
@@ -235,7 +235,7 @@ def test_a_file_cut_off_is_noticed_before_any_work(ending: str, tmp_path: Path) 
     (tmp_path / f"b.{ending}").write_bytes(whole + b"trailing bytes that nobody minds" * 9)
     assert st.load_images(tmp_path).sha256
     (tmp_path / f"b.{ending}").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SpectralToolkitError, match=rf"b\.{ending}.* (is damaged or gone|cannot be read as a picture)"):
+    with pytest.raises(SpectralToolkitError, match=rf"b\.{ending}.* (is damaged or gone|cannot be read as an image)"):
         _ = st.load_images(tmp_path).sha256
 
 

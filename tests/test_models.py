@@ -22,7 +22,7 @@ from spectral_toolkit._models.processing import Processing
 from spectral_toolkit.errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-THREE_WAYS_OUT = r"three ways out: give a local folder .*bundled model .*log in with `hf auth login`"
+THREE_WAYS_OUT = r"three remedies: give a local folder .*bundled model .*log in with `hf auth login`"
 
 
 # --- what is supported -----------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_local_folder(case: Case, tmp_path: Path) -> None:
 def test_sizes_a_model_takes(case: Case) -> None:
     model = load_model(case.make())
     if case.other_size is None:
-        with pytest.raises(SpectralToolkitError, match=r"take pictures of \(32, 32\) pixels only"):
+        with pytest.raises(SpectralToolkitError, match=r"take images of \(32, 32\) pixels only"):
             model.image_size((24, 40))
     else:
         assert model.image_size(case.other_size) == case.other_size
@@ -170,7 +170,7 @@ def test_devices_that_are_none(device: Any) -> None:
 
 
 def test_pictures_have_three_channels() -> None:
-    with pytest.raises(UnsupportedModelError, match="takes pictures of 4 channels; expected 3"):
+    with pytest.raises(UnsupportedModelError, match="takes images of 4 channels; expected 3"):
         load_model(tf.ViTModel(tf.ViTConfig(**TINY, num_channels=4)))  # type: ignore[arg-type]
 
 

@@ -71,7 +71,7 @@ def test_the_frame_is_turned_round_once_and_keeps_the_shape(eig: xr.Dataset) -> 
     assert (figure.frame_width, figure.frame_height) == (300, 150)
     tooltips = [text for tool in figure.tools if type(tool).__name__ == "HoverTool" for text in tool.tooltips]
     assert ("value", "@image{0.0000}") in tooltips
-    assert ("cell (row, column)", "@{row}, @{column}") in tooltips
+    assert ("patch (row, column)", "@{row}, @{column}") in tooltips
     assert ("position (y, x)", "$y{0.00}, $x{0.00}") in tooltips
 
 
@@ -231,7 +231,7 @@ def test_title_says_what_to_believe(eig: xr.Dataset) -> None:
     title = option(st.overlay(activations(), eig, image=0, component=4), "title").replace("\n", " ")
     for words in ("picture-0", "QK component 4", "λ = 0.1836", "residual 3e-09", "not converged", "apart from 3"):
         assert words in title
-    assert "1 isolated cell" in title
+    assert "1 isolated patch" in title
     three = option(st.overlay(activations(), eig, image=0, layout="rgb", components=(4, 1, 2)), "title")
     for words in (
         "QK components R 4, G 1, B 2",
@@ -256,9 +256,9 @@ def test_pictures_are_found_by_name_or_else_by_position(eig: xr.Dataset) -> None
     assert (by_name.dimension_values("R") == 255).all()
     by_position = part(st.overlay(named[:2].values[::-1], bare, image="picture-1", component=1), "Picture")
     assert (by_position.dimension_values("R") == 255).all()
-    with pytest.raises(SpectralToolkitError, match="2 pictures were given .* pictures with the same names"):
+    with pytest.raises(SpectralToolkitError, match="2 images were given .* images with the same names"):
         st.overlay(named[:2].assign_coords(image=["a", "b"]), bare)
-    with pytest.raises(SpectralToolkitError, match="1 pictures were given"):
+    with pytest.raises(SpectralToolkitError, match="1 images were given"):
         st.overlay(dark[:1], eig)
 
 
@@ -298,13 +298,13 @@ def test_max_side_limits_the_picture(eig: xr.Dataset) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "heat"}, "kind='heat' is not a kind"),
+        ({"layout": "heat"}, "layout=.heat. is not a layout"),
         ({"component": 0}, "component=0 was not computed"),
         ({"component": 5}, "components 1 to 4"),
-        ({"image": 7}, "image=7 is none of the 2 images"),
+        ({"image": 7}, "image=7 is not one of the 2 images"),
         ({"image": "cat"}, "image='cat' is none"),
-        ({"image": []}, "asks for no picture"),
-        ({"image": 1.5}, "image=1.5 is none of the 2 images"),
+        ({"image": []}, r"image=\[\] is empty"),
+        ({"image": 1.5}, "image=1.5 is not one of the 2 images"),
         ({"opacity": 2}, "opacity=2 is out of range"),
         ({"opacity": "half"}, "opacity='half' is out of range"),
         ({"layout": "rgb", "component": 2}, "component= means nothing to layout='rgb': use components="),

@@ -117,7 +117,7 @@ def test_a_label_map_shows_the_part_that_was_analysed() -> None:
     picture = part(drawn(st.overlay(pictures(), prepared, image=0))[0], "Picture")
     assert picture.interface.shape(picture, gridded=True) == (20, 40)
     assert (picture.dimension_values("G") == 200).all(), "the top right quarter is green"
-    with pytest.raises(SpectralToolkitError, match="which part of the pictures"):
+    with pytest.raises(SpectralToolkitError, match="which part of the images"):
         st.overlay(tree, xr.DataArray(labels, dims=("image", "y_px", "x_px")))
 
 
@@ -193,7 +193,7 @@ def test_what_lies_over_no_picture_is_refused_in_one_sentence(acts: xr.DataTree,
     for wrong in ({"component": 1}, {"layout": "rgb"}, {"smooth": True}, {"threshold": 0.0}, {"like": eig}):
         with pytest.raises(SpectralToolkitError, match=f"{next(iter(wrong))}= means nothing to a result without"):
             st.overlay(acts, segments, **wrong)
-    with pytest.raises(SpectralToolkitError, match="image=7 is none of the 2 images"):
+    with pytest.raises(SpectralToolkitError, match="image=7 is not one of the 2 images"):
         st.overlay(acts, segments, image=7)
     with pytest.raises(SpectralToolkitError, match="marked=3 is not understood"):
         st.overlay(acts, segments, marked=3)

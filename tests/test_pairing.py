@@ -264,9 +264,7 @@ def test_label_maps_lie_in_folders_of_the_same_names(tmp_path: Path) -> None:
 
 def test_label_maps_that_could_belong_to_two_pictures_are_refused(tmp_path: Path) -> None:
     maps(tmp_path, ("photos/bad/0.png", 0), ("photos/good/0.png", 0), ("flat/0.png", 9))
-    with pytest.raises(
-        StudyError, match=re.escape("'0.png' would belong to two pictures, 'bad/0.png' and 'good/0.png'")
-    ):
+    with pytest.raises(StudyError, match=re.escape("'0.png' would belong to two images, 'bad/0.png' and 'good/0.png'")):
         read(tmp_path, "photos/*/*.png", "flat/*.png")
     maps(tmp_path, ("labels/good/0.png", 5), ("labels/worse/0.png", 6))
     with pytest.raises(StudyError, match=re.escape("'bad/0.png' has 0 label maps among the 2 files")):

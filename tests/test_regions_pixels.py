@@ -158,7 +158,7 @@ def test_wrong_input_is_told_in_one_sentence() -> None:
     several = [np.zeros((6, 6, 3), np.uint8), np.zeros((6, 8, 3), np.uint8)]
     cases: list[tuple[Any, Any, dict[str, Any], str]] = [
         (segments, several, {}, "'image_1' has 6x8 pixels, but 'image_0' has 6x6"),
-        (segments, several[:1], {}, "1 pictures were given .* for segments of 2 images"),
+        (segments, several[:1], {}, "1 images were given .* for segments of 2 images"),
         (segments, np.stack(several[:1] * 2), {"margin": -1}, "margin=-1 is out of range"),
         (segments, np.stack(several[:1] * 2), {"beta": "big"}, "beta='big' is out of range"),
         (segments * 0.5, several, {}, "segments are a DataArray of float64 over image, y, x"),
@@ -175,11 +175,11 @@ def test_names_win_over_places() -> None:
     assert picture_order(("image_0", "image_1"), ["x", "y"], "segments") == [0, 1]
     assert picture_order(("b", "a"), ["0", "1"], "segments") == [0, 1]
     for others in (("b", "c"), ("x", "y")):
-        with pytest.raises(SpectralToolkitError, match=r"2 pictures were given .* pictures with the same names"):
+        with pytest.raises(SpectralToolkitError, match=r"2 images were given .* images with the same names"):
             picture_order(others, ["a", "b"], "segments")
     assert picture_order(("image_0", "image_1", "image_2"), ["image_2", "image_0"], "segments") == [2, 0]
     assert picture_order(("image_0", "image_1"), ["image_1", "image_2"], "segments") == [0, 1], "a part of both"
     for wanted in (["image_1", "image_0"], ["1", "0"]):
-        with pytest.raises(SpectralToolkitError, match="have no names of their own, only places"):
+        with pytest.raises(SpectralToolkitError, match="have no names of their own, only positions"):
             picture_order(("image_0", "image_1"), wanted, "segments")
     assert picture_order(("image_0", "image_1"), ["image_1", "image_0"], "segments", named=True) == [1, 0]

@@ -153,9 +153,9 @@ def test_trust_is_said_in_words() -> None:
     qk, vv = built.cards[0].panels
     assert qk.statistics is not None
     assert qk.statistics.trust[0].level == "warning"
-    assert "1 isolated cell" in qk.tiles[0].flags
+    assert "1 isolated patch" in qk.tiles[0].flags
     assert "cannot be told apart from 3" in qk.tiles[3].flags
-    assert vv.tiles[1].flags == ["1 isolated cell"]
+    assert vv.tiles[1].flags == ["1 isolated patch"]
     assert built.cards[1].panels[1].tiles[1].flags == ["not converged"]
     html = report_html(activations(), answers)
     assert "Eigenvectors 2 did not converge" in html
@@ -178,7 +178,7 @@ def test_layers_are_split_as_the_answer_splits_them() -> None:
     eig["eigenvalue"][1, 1] = 0
     empty = marks.layer_bars(eig, 1, 2)[0]
     assert (empty.cut, empty.share, empty.holds) == (None, 0, False)
-    assert "no mass" in report_html(activations(), {"vv": eig})
+    assert "no edges" in report_html(activations(), {"vv": eig})
 
 
 def test_spectrum_marks_the_widest_gap_and_the_groups() -> None:
@@ -206,7 +206,7 @@ def test_dataset_scope_has_one_spectrum_and_shared_colours() -> None:
     html = report_html(activations(), solved(scope="dataset"))
     spectra = [attrs for attrs in Elements(html).named("svg") if attrs.get("class") == "spectrum"]
     assert len(spectra) == 2
-    assert "QK: all pictures as one problem" in html
+    assert "QK: all images as one problem" in html
     built = build_page(activations(), solved(scope="dataset"), activations(), "title", 512)
     assert {card.panels[0].tiles[0].limit for card in built.cards} == {"2"}
 
@@ -309,9 +309,9 @@ def test_fewer_layers_than_captured_are_spelled_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((activations(), {}), "There is no answer to report"),
-        ((None, solved()), "There are no pictures to show"),
-        ((activations(), {"qk": eigenvectors("qk"), "vv": eigenvectors("vv", n_images=1)}), "of different images"),
+        ((activations(), {}), "There is no result to report"),
+        ((None, solved()), "There are no images to show"),
+        ((activations(), {"qk": eigenvectors("qk"), "vv": eigenvectors("vv", n_images=1)}), "for different images"),
         ((activations(), {"qk": xr.Dataset()}), "expected the Dataset"),
         ((activations(), {"qk": eigenvectors().drop_vars(["residual", "isolated"])}), "lacks residual, isolated"),
     ],
@@ -377,7 +377,7 @@ def test_report_of_scenes_knows_where_they_come_from(tmp_path: Path) -> None:
 
 def test_report_wants_an_affinity_and_a_file(tmp_path: Path) -> None:
     model = st.load_model("scenes", device="cpu")
-    with pytest.raises(SpectralToolkitError, match="asks for no affinity"):
+    with pytest.raises(SpectralToolkitError, match=r"affinities=\(\) is empty"):
         st.report(model, pictures(), tmp_path / "a.html", affinities=())
     with pytest.raises(SpectralToolkitError, match="is a folder"):
         st.report(model, pictures(), tmp_path)
@@ -387,7 +387,7 @@ def test_report_wants_an_affinity_and_a_file(tmp_path: Path) -> None:
         st.report(model, pictures(), tmp_path / "a.html", affinities=("vv",), kernel={"v": "rbf"})
     theirs = tmp_path / "mine.html"
     theirs.write_text("<p>not ours</p>")
-    with pytest.raises(SpectralToolkitError, match="is no page of spectral-toolkit, so it is left as it is"):
+    with pytest.raises(SpectralToolkitError, match="is not a page of spectral-toolkit, so it was left alone"):
         st.report(model, pictures(), theirs)
     assert theirs.read_text() == "<p>not ours</p>"
 

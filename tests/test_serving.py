@@ -91,7 +91,7 @@ def test_what_is_wrong_is_told_before_a_page_opens(
 ) -> None:
     for arguments, message in (
         (["--images", str(tmp_path / "none.png")], "none.png"),
-        (["--bundle", str(tmp_path / "none.zip")], "is no file and no folder"),
+        (["--bundle", str(tmp_path / "none.zip")], "is neither a file nor a folder"),
         (["--model", str(tmp_path / "none")], "none"),
     ):
         assert main(["explore", *arguments]) == 2

@@ -52,27 +52,27 @@ def mine(finished: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modles": "scenes"}, "'modles' is no key of a study: did you mean 'models'?"),
+        ({"modles": "scenes"}, "'modles' is not a key of a study: did you mean 'models'?"),
         ({"models": []}, "models is []: expected at least one item"),
         ({"models": [{"source": "scenes", "dtype": "float23"}]}, "models[0].dtype is 'float23'"),
-        ({"models": [{"sorce": "scenes"}]}, "'models[0].sorce' is no key of a model: did you mean 'source'?"),
-        ({"models": ["scenes", "scenes"]}, "two items of models are called 'scenes'"),
+        ({"models": [{"sorce": "scenes"}]}, "'models[0].sorce' is not a key of a model: did you mean 'source'?"),
+        ({"models": ["scenes", "scenes"]}, "two items of models have the label 'scenes'"),
         ({"pictures": {"a": {"scenes": {"n": 0}}}}, "pictures.a.scenes.n is 0: expected a whole number from 1"),
         ({"pictures": {"a": {"scenes": {"n": 2, "size": 50}}}}, "expected a multiple of 8"),
         ({"pictures": {"a": {"scenes": 2, "files": "*.jpg"}}}, "expected either files or scenes"),
-        ({"pictures": {"a": {"scenes": 2, "labels": "*.png"}}}, "scenes, which bring their own"),
+        ({"pictures": {"a": {"scenes": 2, "labels": "*.png"}}}, "no labels for scenes"),
         ({"pictures": {"a": {"scenes": 2, "ignore": "255"}}}, "pictures.a.ignore is '255': expected a whole number"),
         ({"pictures": {"a": {"files": "*.jpg", "ignore": 255}}}, "pictures.a.ignore is 255: expected labels beside it"),
         ({"pictures": 3}, "expected sets by name"),
         ({"affinities": ["qv"]}, "affinities[0] is 'qv': expected one of qk, vv"),
         ({"affinities": [{"kind": "vv", "kernel": "softmax"}]}, "kernel='softmax' works on qk only"),
         ({"affinities": [{"kind": "vv", "bandwidth": 1}]}, "bandwidth=1.0 does not apply to kernel='cosine'"),
-        ({"affinities": ["vv", {"kind": "vv"}]}, "two items of affinities are called 'vv'"),
+        ({"affinities": ["vv", {"kind": "vv"}]}, "two items of affinities have the label 'vv'"),
         ({"kernel": "cosin"}, "kernel is 'cosin': expected one of"),
-        ({"kernel": {"vw": "rbf"}}, "'kernel.vw' is no key of kernels by affinity"),
+        ({"kernel": {"vw": "rbf"}}, "'kernel.vw' is not a key of kernels by affinity"),
         ({"layers": [1.5]}, "layers[0] is 1.5: expected all, early, middle, late, each"),
         ({"layers": ["5-2"]}, "expected a range whose smaller number comes first"),
-        ({"layers": {"alone": "each"}}, "stands for many"),
+        ({"layers": {"alone": "each"}}, "means many"),
         ({"scope": "world"}, "scope is 'world': expected one of image, dataset"),
         ({"n_eigenvectors": "ten"}, "n_eigenvectors is 'ten': expected a whole number from 1"),
         ({"n_eigenvectors": True}, "n_eigenvectors is True"),
@@ -96,7 +96,7 @@ def test_what_is_missing_and_what_is_no_yaml(tmp_path: Path) -> None:
     for text, message in (
         ("pictures: {a: {scenes: 2}}", "'models' is missing"),
         ("models: [scenes", "study.yaml, line 1, column 16: not YAML that can be read"),
-        ("models: scenes\nmodels: other", "'models' stands there twice"),
+        ("models: scenes\nmodels: other", "'models' occurs twice"),
         ("!!python/object/apply:os.system ['true']", "not YAML that can be read"),
         ("- scenes", "expected a study with any of the keys"),
         ("", "expected a study with any of the keys"),
@@ -251,7 +251,7 @@ def test_check_is_silent_on_the_same_and_finds_what_moved(mine: Path, capsys: py
     assert re.match(r"scenes · made · vv · 0, 1 · scene_0000: eigenvalue 2 was [\d.]+, is [\d.]+ \(moved", moved)
     assert "tolerance 0.0001" in moved
     assert any(line.startswith("likely cause: torch 1.0 -> ") for line in lines)
-    assert any("is new, and was not compared" in line for line in lines)
+    assert any("new, so it was not compared" in line for line in lines)
     assert any("there is no zarr store" in line for line in lines)
 
 
@@ -373,7 +373,7 @@ def test_labels_scope_scores_and_hostile_names(tmp_path: Path) -> None:
     assert str(tmp_path) not in result.json.read_text()
     html = result.html.read_text()
     assert str(tmp_path) not in html
-    assert "1 of 2 pictures shown" in html
+    assert "1 of 2 images shown" in html
     assert html.count("<script") == 2
     assert not [attrs for _, attrs in Tags(html).tags if any(name.startswith("on") for name in attrs)]
     (tmp_path / "p1.tif").unlink()
@@ -397,7 +397,7 @@ def test_what_does_not_go_together_on_the_command_line(tmp_path: Path, capsys: p
     other.write_text("{}")
     for arguments, message in (
         (["--check", "old.json"], "give its file with --config"),
-        (["--config", str(config), "--seed", "1"], "--seed stands beside --config"),
+        (["--config", str(config), "--seed", "1"], "--seed cannot be given with --config"),
         (["--config", str(config), "--check", str(other), "--out", "x.html"], "--out means nothing to --check"),
         (["--config", str(config), "--check", str(other)], "holds no numbers of a study"),
         (["--config", str(config), "--out", "x.txt"], "ends in .html"),
@@ -415,7 +415,7 @@ def test_results_of_others_are_left_alone(tmp_path: Path) -> None:
         run_study(SMALL, tmp_path / "study.html", overwrite=True, progress=False)
     (tmp_path / "mine.cache").mkdir()
     (tmp_path / "mine.cache" / "thesis.tex").write_text("")
-    with pytest.raises(StoreError, match="is no cache of a study"):
+    with pytest.raises(StoreError, match="is not a cache of a study"):
         run_study(SMALL, tmp_path / "mine.html", progress=False)
 
 

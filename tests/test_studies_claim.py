@@ -123,7 +123,7 @@ def test_a_cache_that_another_run_makes_at_this_moment_is_one(tmp_path: Path) ->
     Cache(folder)
     (folder / "CACHEDIR.TAG").write_text("of another program")
     (folder / "data").touch()
-    with pytest.raises(StoreError, match="is no cache of a study"):
+    with pytest.raises(StoreError, match="is not a cache of a study"):
         Cache(folder)
 
 
@@ -171,7 +171,7 @@ def test_what_another_command_wrote_stays(name: str, tmp_path: Path) -> None:
     else:
         (tmp_path / name).write_text(report_html(acts, {"vv": eig}))
     before = contents(tmp_path)
-    with pytest.raises(StudyError, match="but by no study that is known here"):
+    with pytest.raises(StudyError, match="but by an unknown study"):
         run_study(TINY, tmp_path / "study.html", overwrite=True, progress=False)
     assert contents(tmp_path) == before
 
@@ -179,7 +179,7 @@ def test_what_another_command_wrote_stays(name: str, tmp_path: Path) -> None:
 def test_an_owner_that_cannot_be_read_is_a_sentence(mine: Path) -> None:
     for text in ("{", "[]", '{"study": 3}', '{"study": {"models": [1]}}'):
         (mine / "study.cache" / "study.json").write_text(text)
-        with pytest.raises(StoreError, match=r"does not say whose cells lie beside it .*: remove 'study.cache'"):
+        with pytest.raises(StoreError, match=r"does not say to which study .* belong .*: remove 'study.cache'"):
             run_study(TINY, mine / "study.html", overwrite=True, progress=False)
 
 

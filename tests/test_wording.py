@@ -47,11 +47,12 @@ NOTEBOOK_CELL = (
     r"(notebook|study|table|code|output|markdown)('s)?\s+cells?|cells? of (a|the|this) (notebook|table|study)"
     r"|cell's output|run (the|this|all)( \w+)? cells?|cells? (below|above)|cell=|'cells'"  # the last two name arguments
 )
+HOLOVIEWS = ("spectral_toolkit/_views/elements.py",)  # the element of an image is called "Picture"
 STUDIES = ("spectral_toolkit/studies", "spectral_toolkit/_views/study", "spectral_toolkit/_views/templates/study")
 
 RULES = (
     # Models and images.
-    Rule("pictures?", "image"),
+    Rule("pictures?", "image", unless=r"bundle\.pictures", allowed=HOLOVIEWS),
     Rule(
         "photos?|photographs?", "image, unless a camera took it", allowed=(*ABOUT_WORDS, "docs/how-to/command-line.md")
     ),

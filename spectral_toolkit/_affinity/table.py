@@ -54,7 +54,7 @@ Cosine = register(
         "cosine",
         "mean over heads of cos(l, r), zero where <= threshold",
         "cos({}, {})",
-        "cosine, small ones dropped",
+        "cosine, small values dropped",
         cosine.prepare,
         options=(THRESHOLD, STEPS),
     )

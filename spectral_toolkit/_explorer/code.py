@@ -1,4 +1,4 @@
-"""Copy as code: Python that computes and draws what a state shows, in a kernel that knows nothing of the explorer."""
+"""Copy as code: a Python program that computes and draws what a state shows, without the explorer."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .wording import setting_names
 def as_code(
     state: State, facts: Facts, attrs: Mapping[str, Any], pictures: str | None, bundle: str | None = None
 ) -> str:
-    """The program; its last lines show what the explorer does.
+    """The program; its last lines show what the explorer shows.
 
     Parameters
     ----------
     state
         A checked state.
     attrs
-        Attributes of the activations: model, pictures and settings of the capture.
+        Attributes of the activations: model, images and settings of the capture.
     pictures
-        A Python expression for the pictures; None where nobody knows where they came from: the program then starts from
-        saved activations.
+        A Python expression for the images; None where their origin is not known: the program then starts from saved
+        activations.
     bundle
-        Where the bundle is that is explored, if it is one: the program then opens it.
+        The path of the bundle that is explored, if it is one: the program then opens it.
     """
     asked = questions(state, facts)
     drawn, shown = _drawing(state, asked, facts, "one" if pictures is None and bundle is None else "images")
@@ -44,7 +44,7 @@ def as_code(
         imports.insert(len(imports) - 1 if len(imports) == 1 else 0, "import xarray as xr")
         start = [
             "",
-            "# The pictures came from a variable, so this starts from activations that were saved with",
+            "# The images came from a variable, so this program starts from activations saved with",
             "# explorer.activations.to_zarr('activations.zarr').",
             "activations = xr.open_datatree('activations.zarr', engine='zarr', consolidated=False).load()",
         ]
@@ -61,7 +61,7 @@ def as_code(
 
 
 _CHARTS = {"spectrum": "st.spectrum_chart", "layers": "st.layers_chart"}
-"""Views that lie over no picture, and what draws them."""
+"""Views that are not drawn over an image, and the functions that draw them."""
 
 
 def _suffix(place: int) -> str:
@@ -69,12 +69,12 @@ def _suffix(place: int) -> str:
 
 
 def _solving(state: State, question: Question, suffix: str, facts: Facts) -> list[str]:
-    """Lines that compute what one setting shows."""
+    """Lines of code that compute what one setting shows."""
     weights = dict(question.weights)
     settings: dict[str, Any] = {"kernel": question.kernel}
     raw = {"mask": "mask"} if question.mask_outliers else {}
     fewer = None if len(weights) == len(facts.layers) else list(weights)
-    # Layers that are switched off are shown too, as rows of a patch and in the chart of the layers.
+    # Layers that are switched off are still shown in the rows of a patch and in the chart of the layers.
     all_shown = state.patch is not None or state.view == "layers"
     graph = call(
         "st.affinity", ["one", repr(question.affinity)], settings | {"layers": None if all_shown else fewer}, raw
@@ -102,7 +102,7 @@ def _solving(state: State, question: Question, suffix: str, facts: Facts) -> lis
 
 
 def _drawing(state: State, asked: Sequence[Question], facts: Facts, pictures: str) -> tuple[list[str], list[str]]:
-    """Lines that draw, and expressions of what is to be shown, one after the other."""
+    """Lines of code that draw, and the expressions to be shown one after the other."""
     suffixes = [_suffix(place) for place in range(len(asked))]
     settings: dict[str, Any]
     if state.view in _CHARTS:
@@ -134,7 +134,7 @@ def _drawing(state: State, asked: Sequence[Question], facts: Facts, pictures: st
 
 
 def _overlaid(state: State, patch: tuple[int, int] | None) -> tuple[str, dict[str, Any]]:
-    """What ``st.overlay`` lays over the picture, by name, and how."""
+    """What ``st.overlay`` draws over the image, by name, and its settings."""
     marked = None if patch is None else [patch]
     if state.view in ("segments", "instances"):
         return state.view, {"opacity": state.opacity, "marked": marked}
@@ -147,6 +147,6 @@ def _overlaid(state: State, patch: tuple[int, int] | None) -> tuple[str, dict[st
 
 
 def _patch(state: State, question: Question, facts: Facts) -> tuple[int, int]:
-    """The tapped patch on the grid of one setting."""
+    """The tapped patch, on the grid of one setting."""
     assert state.patch is not None
     return moved(state.patch, facts.grid_of(state.weights or {}), facts.grid_of(dict(question.weights)))

@@ -1,4 +1,4 @@
-"""Rows of affinities for the patches of a coarse grid, many at once."""
+"""Affinity rows of the patches of a coarse grid, many at once."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .._affinity.resampling import Grid, Resampling
 from .._affinity.rows import joint_rows, member_rows
 
 MAX_LAYER_SIDE = 16
-"""Rows of single layers are looked at small: finer ones are averaged down to this many cells a side."""
+"""Rows of single layers are shown small: finer rows are averaged to at most this many patches per side."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """A coarse grid of patches, spread evenly over the picture."""
+    """A coarse grid of patches, spread evenly over the image."""
 
     rows: int
     columns: int
 
     def cells(self, grid: Grid) -> list[tuple[int, int]]:
-        """Row and column of each on a grid: the cell in the middle of each coarse one, row by row.
+        """Row and column of each on a finer grid: the patch in the middle of each coarse patch, row by row.
 
         Examples
         --------
@@ -39,7 +39,7 @@ class Sources:
 
 
 def choose_sources(grids: Sequence[Grid], n_images: int, n_kinds: int, n_presets: int, n_bytes: int) -> Sources | None:
-    """The finest coarse grid whose rows fit into so many bytes; None where not even a single patch does."""
+    """The finest coarse grid whose rows fit into this many bytes; None where not even a single row fits."""
     finest = max(grids, key=math.prod)
     layers = sum(math.prod(min(side, MAX_LAYER_SIDE) for side in grid) for grid in grids)
     per_source = n_images * n_kinds * (n_presets * math.prod(finest) + layers)
@@ -59,10 +59,10 @@ def all_joint_rows(graph: LayerGraph, sources: Sources) -> np.ndarray:
 
 
 def all_layer_rows(graph: LayerGraph, sources: Sources) -> dict[str, np.ndarray]:
-    """Rows of every layer's own affinity on its own grid, averaged down to at most 16 cells a side.
+    """Rows of every layer's own affinity on its own grid, averaged to at most 16 patches per side.
 
-    Where the layer's grid is coarser or finer than the finest, a patch is what the solver makes of it there: an area
-    average, or an interpolation.
+    Where the layer's grid is coarser or finer than the finest grid, a patch is resampled as in the solver: by an area
+    average or an interpolation.
     """
     finest = max((member.grid for member in graph.members), key=math.prod)
     cells = sources.cells(finest)

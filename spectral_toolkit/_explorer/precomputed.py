@@ -1,6 +1,6 @@
-"""All that a view without Python will need, computed beforehand: answers under several settings, and affinity rows.
+"""Computes beforehand all that a view without Python needs: results under several settings, and affinity rows.
 
-The counterpart that draws it is ``_views/frozen_page``; nothing here knows of pages.
+Its counterpart ``_views/frozen_page`` draws them; nothing here knows of pages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .patch_rows import Sources, all_joint_rows, all_layer_rows, choose_sources
 __all__ = ["Content", "Setting", "precompute"]
 
 MAX_INSTANCES = 8
-"""Of a picture, the best: colours that colour-blind readers can tell apart are no more."""
+"""The largest number of instances kept for one image: colour-blind readers cannot tell more colours apart."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Setting:
     eig
         As ``st.solve`` returns it, for all images.
     rows
-        Rows of the joint affinity, float32 (image, source, y, x); None where none were wanted.
+        Rows of the joint affinity, float32 (image, source, y, x); None where none were requested.
     trust
-        What to believe of it, image by image.
+        Trust statements about the result, image by image.
     segments
         Labels, integer (image, y, x).
     instances
@@ -60,16 +60,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that is frozen.
+    """Everything that a frozen page holds.
 
     Attributes
     ----------
     settings
-        In the order of kinds, and of presets within each.
+        The settings, ordered by kind, and by preset within each kind.
     layer_rows
-        By kind and layer: rows of the layer's own affinity, float32 (image, source, y, x), on at most 16 x 16 cells.
+        By kind and layer: rows of the layer's own affinity, float32 (image, source, y, x), on at most 16 x 16 patches.
     sources
-        Which patches the rows are of; None where none were wanted.
+        The patches to which the rows belong; None where none were requested.
     """
 
     activations: xr.DataTree
@@ -82,7 +82,7 @@ class Content:
     sources: Sources | None = None
 
     def setting(self, kind: str, preset: str) -> Setting:
-        """The one of that name."""
+        """The setting of that name."""
         return self.settings[self.kinds.index(kind) * len(self.presets) + self.presets.index(preset)]
 
 
@@ -101,18 +101,18 @@ def precompute(
     device: str = "auto",
     seed: int = 0,
 ) -> Content:
-    """Compute what a view without Python can switch between.
+    """Compute everything that a view without Python can show.
 
     Parameters
     ----------
     activations
-        Activations, as ``st.capture`` returns them. Every picture is solved alone.
+        Activations, as ``st.capture`` returns them. Every image is solved alone.
     kinds
         Affinities, as ``st.affinity`` takes them.
     presets
-        Names of `PRESETS`, or weights of the layers by any name; layers not named have weight 0.
+        Names of `PRESETS`, or a mapping from any names to layer weights; layers that are not named have weight 0.
     kernel
-        One for all affinities, or a mapping from kind to kernel; None takes the default of each.
+        One kernel for all affinities, or a mapping from kind to kernel; None takes the default of each.
     n_eigenvectors, tolerance, seed
         As in ``st.solve``.
     regions
@@ -120,9 +120,10 @@ def precompute(
     n_segments
         As in ``st.segment``.
     row_bytes
-        What affinity rows may take, one byte a number: decides for how many patches they are kept. 0 keeps none.
+        How many bytes the affinity rows may take, at one byte per number: this decides for how many patches they are
+        kept. 0 keeps none.
     device
-        Where it is computed.
+        The device that computes.
 
     Returns
     -------
@@ -188,7 +189,7 @@ def _check_number(n_eigenvectors: int, preset: str, graph: LayerGraph) -> None:
     if isinstance(n_eigenvectors, int) and 0 < cells <= n_eigenvectors:
         raise SpectralToolkitError(
             f"The layers of preset {preset!r} have {cells} patches at most, which carry {cells - 1} eigenvectors: ask "
-            f"for fewer than n_eigenvectors={n_eigenvectors}, or leave it out with presets=[...]."
+            f"for fewer than n_eigenvectors={n_eigenvectors}, or leave the preset out with presets=[...]."
         )
 
 
@@ -204,7 +205,7 @@ def _regions(eig: xr.Dataset, n_segments: int | str, seed: int) -> dict[str, np.
 def _listed(name: str, values: str | Sequence[str]) -> list[str]:
     chosen = list(dict.fromkeys([values] if isinstance(values, str) else values))
     if not chosen:
-        raise SpectralToolkitError(f"{name}=() asks for nothing: give at least one.")
+        raise SpectralToolkitError(f"{name}=() is empty: give at least one.")
     return chosen
 
 
@@ -214,10 +215,10 @@ def _weights(
     if not isinstance(presets, Mapping):
         return {name: preset_weights(layers, name) for name in _listed("presets", presets)}
     if not presets:
-        raise SpectralToolkitError("presets={} asks for nothing: give at least one.")
+        raise SpectralToolkitError("presets={} is empty: give at least one.")
     for name, weights in presets.items():
         if unknown := [layer for layer in weights if layer not in layers]:
             raise SpectralToolkitError(
-                f"The preset {name!r} names {unknown[0]!r}, which is no layer: use names among {', '.join(layers)}."
+                f"The preset {name!r} names {unknown[0]!r}, which is not a layer: use names among {', '.join(layers)}."
             )
     return {str(name): {layer: float(weights.get(layer, 0.0)) for layer in layers} for name, weights in presets.items()}

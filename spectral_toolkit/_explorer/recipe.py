@@ -1,4 +1,4 @@
-"""Python that makes an answer again, written from what the answer says of itself."""
+"""Python code that makes a result again, written from the settings recorded in the result."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ _LINE = 100
 
 
 def solve_lines(eig: xr.Dataset, name: str, activations: str = "activations") -> list[str]:
-    """Lines that compute one answer from activations and call it ``name``.
+    """Lines of code that compute one result from activations and call it ``name``.
 
-    Every setting that differs from its default is spelled out; what an answer does not say of itself is left to the
-    default.
+    Every setting that differs from its default is spelled out; a setting that is not recorded keeps its default.
     """
     attrs = eig.attrs
     options = json.loads(attrs.get("kernel_options") or "{}")
@@ -46,22 +45,22 @@ def figure_recipe(
     loading: Mapping[str, Any] | None = None,
     heading: Sequence[str] = (),
 ) -> str:
-    """A program that makes the figures of one answer: one picture's, or those of all pictures solved as one.
+    """A program that makes the figures of one result: those of one image, or of all images solved as one problem.
 
     Parameters
     ----------
     key, eig
-        The answer and its name.
+        The result and its name.
     attrs
         Attributes of the activations.
     image
-        Name of the picture; None for what is said of all.
+        Name of the image; None for all images together.
     pictures
-        A Python expression for the pictures; None where nobody knows where they came from.
+        A Python expression for the images; None where their origin is not known.
     loading
         As in `capture_lines`.
     heading
-        Comments to begin with.
+        Comments at the beginning.
     """
     name = key if key.isidentifier() else "eig"
     lines = [*heading, "import spectral_toolkit as st", ""]
@@ -75,7 +74,7 @@ def figure_recipe(
     lines += [f"print({shown}['eigenvalue'].values, {shown}['eigengap'].values)  # the spectrum"]
     lines += [f"print({shown}[['layer_mass', 'layer_share']].to_dataframe())  # the layers"]
     if image is not None:
-        lines += [f"st.overlay(images, {name}, image={image!r})  # the picture"]
+        lines += [f"st.overlay(images, {name}, image={image!r})  # the image"]
     return "\n".join(lines) + "\n"
 
 
@@ -83,25 +82,25 @@ _CLASS = re.compile(r"[A-Z]\w*(Model|Pipeline|For[A-Z]\w+|Backbone)")
 
 
 def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str, Any] | None = None) -> list[str]:
-    """Lines that load the model and the images and capture ``activations``, with the settings recorded in them.
+    """Lines of code that load the model and the images and capture ``activations``, with the recorded settings.
 
-    ``loading`` holds more keyword arguments of ``st.load_model``, and under ``source`` another name than the recorded.
+    ``loading`` holds more keyword arguments of ``st.load_model``; its ``source`` replaces the recorded name.
     """
     more = dict(loading or {})
     source = repr(str(more.pop("source", attrs.get("model", ""))))
     model = call("st.load_model", [source], {"revision": attrs.get("revision") or None, **more})
     lines = [f"model = {model}"]
     if "source" not in (loading or {}) and _CLASS.fullmatch(str(attrs.get("model", ""))):
-        # A live object without a name is recorded by its class, which nobody could load.
+        # A live object without a name is recorded by its class, which cannot be loaded.
         lines = [f"model = st.load_model(my_model)  # my_model: the {attrs['model']} that was in memory"]
-    if timesteps := _listed(attrs, "timesteps"):  # of a denoiser: what it was shown
+    if timesteps := _listed(attrs, "timesteps"):  # for a denoiser: the noise that it was shown
         told = {"n_draws": attrs.get("n_draws"), "prompt": attrs.get("prompt") or None, "seed": attrs.get("noise_seed")}
         lines.append(call("model = model.at", [f"timesteps={timesteps!r}"], told))
     if digest := attrs.get("weights_sha256"):
         lines.append(f"assert model.weights_sha256() == {str(digest)!r}, 'other weights'")
     lines.append(f"images = st.load_images({pictures})")
     if digest := attrs.get("pictures_sha256"):
-        lines.append(f"assert images.sha256 == {str(digest)!r}, 'other pictures'")
+        lines.append(f"assert images.sha256 == {str(digest)!r}, 'other images'")
     size = _listed(attrs, "image_size")
     settings = {
         "layers": _listed(attrs, "layers"),
@@ -127,14 +126,14 @@ def recipe(
     Parameters
     ----------
     solved
-        The answers of the report, by name of their affinity.
+        The results of the report, by name of their affinity.
     attrs
         Attributes of the activations.
     title
         Title of the report.
     pictures
-        A Python expression for the pictures; None where nobody knows where they came from: the program then starts
-        from saved activations.
+        A Python expression for the images; None where their origin is not known: the program then starts from saved
+        activations.
     appearance
         More keyword arguments of `render_report`.
     """
@@ -142,7 +141,7 @@ def recipe(
     if pictures is None:
         lines[0:0] = ["import xarray as xr", ""]
         lines += [
-            "# The pictures came from a variable, so this starts from activations that were saved with",
+            "# The images came from a variable, so this program starts from activations saved with",
             "# activations.to_zarr('activations.zarr').",
             "activations = xr.open_datatree('activations.zarr', engine='zarr').load()",
             "images = activations",
@@ -159,7 +158,7 @@ def recipe(
 
 
 def _fewer_layers(eig: xr.Dataset) -> list[str] | None:
-    """The layers of the answer, where they are not all that were captured; heads kept apart carry other names."""
+    """The layers of the result, where these are not all captured layers; separate heads carry other names."""
     captured = _listed(eig.attrs, "activations_layers")
     if captured is None or "layer" not in eig.coords or eig.attrs.get("heads") == "each":
         return None
@@ -177,7 +176,7 @@ def _weights(eig: xr.Dataset) -> dict[str, float] | None:
 
 
 def _listed(attrs: Mapping[str, Any], name: str) -> list[Any] | None:
-    """A list kept as JSON in an attribute; None where there is none."""
+    """A list that an attribute holds as JSON; None where there is none."""
     value = attrs.get(name)
     if isinstance(value, str):
         try:
@@ -188,7 +187,7 @@ def _listed(attrs: Mapping[str, Any], name: str) -> list[Any] | None:
 
 
 def spelled(value: Any, indent: int = 0) -> str:
-    """A value as Python writes it; one item a line where a list or mapping is longer than a line."""
+    """A value as Python writes it, with one item per line where a list or mapping is longer than a line."""
     text = repr(value)
     if indent + len(text) <= _LINE or not isinstance(value, list | dict):
         return text
@@ -198,7 +197,7 @@ def spelled(value: Any, indent: int = 0) -> str:
 
 
 class _Name(str):
-    """A name of the program, as distinct from a text in it."""
+    """A name in the program, as distinct from a string in it."""
 
     __repr__ = str.__str__
 
@@ -206,8 +205,8 @@ class _Name(str):
 def call(
     function: str, arguments: Sequence[str], settings: Mapping[str, Any], raw: Mapping[str, str] | None = None
 ) -> str:
-    """One call, on as many lines as it takes to keep each readable; ``raw`` holds arguments that are names."""
-    # Names come from a file that anyone may have written; only names may stand where the program has names.
+    """One call, on as many lines as keep it readable; ``raw`` holds arguments that are names."""
+    # The names come from a file that anyone may have written, so anything that is not a name is refused here.
     named = [(key, _plain(value)) for key, value in settings.items() if value is not None and key.isidentifier()]
     named += [(key, _Name(value)) for key, value in (raw or {}).items()]
     line = f"{function}({', '.join([*arguments, *(f'{key}={value!r}' for key, value in named)])})"
@@ -225,7 +224,7 @@ def _plain(value: Any) -> Any:
 
 
 def picture_expression(images: Any) -> str | None:
-    """Python for where the pictures came from, if that can be said."""
+    """A Python expression for the images, if their origin is known."""
     if isinstance(images, str | os.PathLike):
         return repr(os.fspath(images))
     if isinstance(images, list | tuple) and images and all(isinstance(item, str | os.PathLike) for item in images):

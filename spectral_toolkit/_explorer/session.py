@@ -1,4 +1,4 @@
-"""What the explorer shows, computed: calls of the public functions, with everything kept that can be used again."""
+"""Computes what the explorer shows, by calls of the public functions, and keeps what can be used again."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _Value = TypeVar("_Value")
 
 _KEPT_GRAPHS = 6
 _KEPT_ANSWERS = 48
-_LAYERS_SHARE = 0.6  # of the bar, for making the layers' operators; the rest is the solve
-_MAX_SIDE = 512  # pixels of the longer side of a picture on the page
+_LAYERS_SHARE = 0.6  # of the progress bar, for making the layers' operators; the rest is the solve
+_MAX_SIDE = 512  # pixels of the longer side of an image on the page
 
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that decides the numbers of one answer, and nothing else."""
+    """Everything that determines the numbers of one result, and nothing else."""
 
     image: int
     affinity: str
@@ -48,7 +48,7 @@ class Question:
 
 @dataclass
 class Side:
-    """One setting's answer: eigenvectors of one picture, and what was made of them because it is shown."""
+    """The result of one setting: eigenvectors of one image, and whatever else the view needs."""
 
     question: Question
     eig: xr.Dataset
@@ -63,7 +63,7 @@ class Side:
 
 @dataclass
 class ShownState:
-    """What one state shows: one side, or two to compare."""
+    """What one state shows: one side, or two that are compared."""
 
     state: State
     picture: ShownPicture
@@ -72,7 +72,7 @@ class ShownState:
 
 
 def questions(state: State, facts: Facts) -> list[Question]:
-    """What a state asks: one question, or two when it compares."""
+    """What a state asks for: one question, or two when it compares."""
     sides = ((state.affinity, state.kernel), (state.other_affinity, state.other_kernel))
     return [
         Question(state.image, *side, _key(weights), state.n_eigenvectors, state.mask_outliers)
@@ -81,7 +81,7 @@ def questions(state: State, facts: Facts) -> list[Question]:
 
 
 def wanted(state: State, facts: Facts) -> object:
-    """What must be computed for a state: two states of equal wants differ in looks only."""
+    """What must be computed for a state: two states that want the same differ only in appearance."""
     regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
     rows = (state.patch, state.heads and state.patch is not None)
     cut = None if state.cut is None else state.component
@@ -89,7 +89,7 @@ def wanted(state: State, facts: Facts) -> object:
 
 
 def can_be_written_out(grid: Sequence[int]) -> bool:
-    """Whether the joint graph over a grid is small enough, so that what a cut costs can be computed."""
+    """Whether the joint graph over a grid is small enough for cut values to be computed."""
     return grid[0] * grid[1] <= MOST_DENSE
 
 
@@ -98,13 +98,13 @@ def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 
 
 class Session:
-    """Activations, and the graphs and answers made from them so far."""
+    """Activations, with the graphs and results made from them so far."""
 
     def __init__(self, activations: xr.DataTree, device: str = "auto", pictures: Any = None) -> None:
         check_tree(activations)
         if pictures is None and "pixels" not in activations.data_vars:
             raise SpectralToolkitError(
-                "The activations hold no pictures: put them into the root as 'pixels' (image, y_px, x_px, rgb), as "
+                "The activations hold no images: put them into the root as 'pixels' (image, y_px, x_px, rgb), as "
                 "st.capture does."
             )
         self.activations = activations
@@ -115,7 +115,7 @@ class Session:
         kinds = tuple(kind for kind, needed in KINDS.items() if all(set(needed) <= held[name] for name in layers))
         if not kinds:
             raise SpectralToolkitError(
-                "The layers have no quantity in common that could be compared: capture queries and keys, or values."
+                "The layers have no quantity in common to compare: capture queries and keys, or values."
             )
         self.facts = Facts(
             layers=layers,
@@ -124,7 +124,7 @@ class Session:
             grids={name: _grid(activations.children[name]) for name in layers},
             has_tokens=all("token" in held[name] for name in layers),
         )
-        # Made on a background thread, looked up on the main one.
+        # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
         self._graphs: OrderedDict[Hashable, LayerGraph] = OrderedDict()
         self._results: OrderedDict[Hashable, Any] = OrderedDict()
@@ -132,12 +132,12 @@ class Session:
 
     @computing
     def answer(self, state: State, check: Check) -> ShownState:
-        """Compute what a state shows; ``check`` is called often, and what it raises ends the work."""
+        """Compute what a state shows; ``check`` is called often, and an error that it raises ends the work."""
         return self._compose(state, lambda key, make: self._made(key, make, check))
 
     @computing
     def kept(self, state: State) -> ShownState | None:
-        """The same if all of it has been computed before, else None."""
+        """What a state shows if all of it has been computed before, otherwise None."""
         try:
             return self._compose(state, self._found)
         except _MissingError:
@@ -145,21 +145,21 @@ class Session:
 
     @computing
     def norms(self, image: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Norms of the tokens of every layer that has them, (y, x), and which are outlying."""
+        """Norms of the tokens of every layer that has tokens, (y, x), and which of them are outlying."""
         norms, outlying = token_norms(self._one(image)), self._outlying(image)
         return {name: (norm.values[0], outlying[name].values[0]) for name, norm in norms.items()}
 
     def picture(self, image: int) -> ShownPicture:
-        """One picture in the shape of the original."""
+        """One image in the shape of the original."""
         return self._kept_or_made(("picture", image), lambda: self._shown(image))
 
     def small(self, image: int, side: int = 128) -> np.ndarray:
-        """The same picture for small tiles, no side above ``side`` pixels."""
+        """The same image for small tiles, with no side above ``side`` pixels."""
         return self._kept_or_made(("small", image, side), lambda: shrink(self.picture(image).pixels, side))
 
     @computing
     def solved_for_all(self, question: Question) -> xr.Dataset:
-        """The answer to a question for every picture, to be kept in a bundle."""
+        """The result for a question and every image, to be saved in a bundle."""
         settings = self._settings(question)
         if question.mask_outliers:
             settings["mask"] = outlying_masks(self.activations)
@@ -169,7 +169,7 @@ class Session:
         )
 
     def graph(self, question: Question) -> LayerGraph:
-        """The graph of a question, its layers weighted."""
+        """The graph of a question, with its layer weights."""
         key = (question.image, question.affinity, question.kernel, question.mask_outliers)
         with self._lock:
             graph = self._graphs.get(key)
@@ -182,7 +182,7 @@ class Session:
         return graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)})
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Free everything that is held."""
         with self._lock:
             self._graphs.clear()
             self._results.clear()
@@ -203,7 +203,7 @@ class Session:
                 key = ("costs", question, state.component)
                 side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
             if state.patch is not None:
-                # The same place in the picture, whatever grid this setting has.
+                # The same place in the image, whatever grid this setting has.
                 grids = self.facts.grids_shown(state)
                 patch = moved(state.patch, grids[0], grids[len(sides)])
                 side.patch = patch
@@ -219,12 +219,12 @@ class Session:
     def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
         graph = self.graph(question)
         wanted = [member for member in graph.members if graph.weights[member.name] > 0]
-        for number, member in enumerate(wanted):  # the slow part of a first solve, which can be stopped between layers
+        for number, member in enumerate(wanted):  # the slow part of a first solve; it can be stopped between layers
             check(_LAYERS_SHARE * number / len(wanted))
             graph.operators(member, slice(0, 1))
 
         def step(_iteration: int, _at_most: int, residual: float) -> None:
-            # The residual falls by about the same factor a step, from about 1 to the tolerance of 1e-6.
+            # The residual falls by about the same factor at every step, from about 1 to the tolerance of 1e-6.
             fallen = min(max(-np.log10(max(residual, 1e-12)) / 6, 0.0), 1.0)
             check(_LAYERS_SHARE + (1 - _LAYERS_SHARE) * fallen)
 
@@ -255,11 +255,11 @@ class Session:
         return settings
 
     def _outlying(self, image: int) -> dict[str, xr.DataArray]:
-        """Outlying tokens of one picture (1, y, x): looked for once, as it takes as long as a warm solve."""
+        """Outlying tokens of one image (1, y, x): found only once, because it takes as long as a warm solve."""
         return self._kept_or_made(("outlying", image), lambda: outlying_masks(self._one(image)))
 
     def _one(self, image: int) -> xr.DataTree:
-        """The activations of one picture: each is solved alone, so that the page need not wait for the others."""
+        """The activations of one image: each is solved alone, so that the page need not wait for the others."""
         return self._kept_or_made(
             ("one", image), lambda: self.activations.isel({"image": slice(image, image + 1)}).load()
         )
@@ -304,7 +304,7 @@ def _instances(eig: xr.Dataset) -> np.ndarray:
 
 
 def _costs(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
-    """What every threshold costs, or None where the joint graph is too large to be written out."""
+    """The cut value at every threshold, or None where the joint graph is too large to be written out."""
     grid = eig.sizes["y"], eig.sizes["x"]
     return cut_costs(eig, graph, component).isel(image=0) if can_be_written_out(grid) else None
 

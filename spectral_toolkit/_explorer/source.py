@@ -1,4 +1,4 @@
-"""What a view is given to look at: activations, a bundle, or a model with its images."""
+"""The source of a view: activations, a bundle, or a model with its images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..errors import SpectralToolkitError
 from .recipe import picture_expression
 
 QUANTITIES = ("query", "key", "value", "token")
-"""What is captured for a view, where the model has it."""
+"""The quantities that are captured for a view, where the model has them."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Activations, the images to show over them, and Python for where the images came from, if that can be said."""
+    """Activations, the images to show with them, and a Python expression for the images, if their origin is known."""
 
     activations: xr.DataTree
     images: Any
@@ -28,7 +28,7 @@ class Source:
 
 
 def open_source(source: Any, images: Any, **settings: Any) -> Source:
-    """Activations and images, captured now if a model is given.
+    """Return activations and images, captured now if a model is given.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ def open_source(source: Any, images: Any, **settings: Any) -> Source:
         Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
         or anything it takes.
     images
-        Anything ``st.load_images`` takes. None shows what is in the activations or the bundle; a model needs images.
+        Anything ``st.load_images`` takes. None takes the images in the activations or the bundle; a model needs images.
     **settings
-        Of ``st.capture``, for a model.
+        Keyword arguments of ``st.capture``, for a model.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where an explorer begins and what is kept of it: states brought into range, and the settings of its frozen page."""
+"""The state in which an explorer begins, states brought into range, and the settings of its frozen page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .state import State, checked, moved
 
 
 def state_of(bundle: Bundle) -> State:
-    """Where the bundle was saved; what came from outside and does not fit is left, and the default taken."""
+    """The state in which the bundle was saved; a value that does not fit is replaced by its default."""
     try:
         state = State.from_dict(bundle.settings)
         session = Session(bundle.activations, pictures=bundle.pictures)
@@ -23,13 +23,13 @@ def state_of(bundle: Bundle) -> State:
 
 
 def contrast(kind: str, kinds: tuple[str, ...]) -> str:
-    """What to show beside an affinity: where beside what, if it can be."""
+    """The affinity to show beside another: one for where and one for what, if possible."""
     wanted = "qk" if kind == "vv" else "vv"
     return wanted if wanted in kinds else kind
 
 
 def fitting(state: State, session: Session) -> State:
-    """What a user did, with everything else brought into range: no control may lead to an error."""
+    """A user's change, with everything else brought into range: no control may lead to an error."""
     facts = session.facts
     weights = state.weights if state.weights is not None else dict.fromkeys(facts.layers, 1.0)
     changes: dict[str, Any] = {}
@@ -48,10 +48,10 @@ def fitting(state: State, session: Session) -> State:
 
 
 def freezing_settings(state: State, session: Session) -> dict[str, Any]:
-    """What ``st.freeze`` has to be told for a page that begins where the explorer is."""
+    """Arguments of ``st.freeze`` for a page that begins in the explorer's present state."""
     if state.mask_outliers:
         raise SpectralToolkitError(
-            "The page without Python cannot leave out outlying tokens: switch 'Mask outlying tokens' off first."
+            "A frozen page cannot leave out outlying tokens: switch 'Mask outlying tokens' off first."
         )
     facts = session.facts
     kinds = list(dict.fromkeys([state.affinity, *(["qk", "vv"] if not state.compare else [state.other_affinity])]))

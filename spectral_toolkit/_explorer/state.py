@@ -1,4 +1,4 @@
-"""Everything the explorer's controls say, as one plain dataclass."""
+"""The settings of all controls of the explorer, as one plain dataclass."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .._render.composite import check_threshold
 from ..errors import SpectralToolkitError
 
 VIEWS = {
-    "picture": ("Eigenvector", "One eigenvector over the picture: blue and gold are its two sides."),
+    "picture": ("Eigenvector", "One eigenvector over the image: blue and gold are its two sides."),
     "grid": ("All", "Every eigenvector side by side; tap one to choose it."),
     "rgb": ("RGB", "Three eigenvectors as red, green and blue: patches of one colour belong together."),
-    "segments": ("Segments", "The patches sorted into groups by all eigenvectors at once."),
-    "instances": ("Instances", "Connected things found by merging neighbouring segments."),
-    "spectrum": ("Spectrum", "The eigenvalues: what each cut costs, and the widest gap between two of them."),
-    "layers": ("Layers", "What this cut costs in each layer alone: low where the layer holds the grouping."),
-    "norms": ("Norms", "How long the token of each patch is in every layer; outlying ones are framed."),
+    "segments": ("Segments", "The patches sorted into segments by all eigenvectors at once."),
+    "instances": ("Instances", "Connected objects found by merging neighbouring segments."),
+    "spectrum": ("Spectrum", "The eigenvalues, which are cut values, and the widest gap between two of them."),
+    "layers": ("Layers", "The value of this cut in each layer alone: low where the layer agrees with the grouping."),
+    "norms": ("Norms", "The norm of each patch's token in every layer; outlying tokens are framed."),
 }
-"""What can be shown: name to label and explanation."""
+"""The views: each name with its label and explanation."""
 
 PRESETS = (*NAMED, "invert")
 MAX_WEIGHT = 2.0
@@ -36,31 +36,31 @@ MAX_SEGMENTS = 12
 
 @dataclass(frozen=True)
 class State:
-    """What is shown, and how it is computed. Never changed in place: ``dataclasses.replace`` makes another.
+    """What is shown, and how it is computed. A state never changes in place: ``dataclasses.replace`` makes another.
 
     Attributes
     ----------
     image
-        Position of the picture.
+        Position of the image.
     affinity, kernel
         As ``st.affinity`` takes them; a kernel of None is the default of the affinity.
     weights
         Weight of every layer that is switched on; None stands for all layers at 1.
     n_eigenvectors
-        How many are solved for.
+        How many eigenvectors are computed.
     component
         The eigenvector shown, counted from 1.
     three
-        The three shown as red, green and blue; the last one that is solved for stands for those beyond it.
+        The three eigenvectors shown as red, green and blue; the last one computed stands for any beyond it.
     n_segments
-        ``"auto"`` or a number from 2.
+        ``"auto"``, or a number from 2.
     opacity
-        Of what lies over the picture, 0 to 1.
+        Opacity of what lies over the image, 0 to 1.
     smooth
-        Interpolate between patches.
+        Whether to interpolate between patches.
     threshold
-        Where the eigenvector is cut in two, a part of its largest magnitude, -1 to 1 in steps of 0.01: only the side
-        above is coloured. None for no cut.
+        Where the eigenvector is cut in two, as a fraction of its largest magnitude, -1 to 1 in steps of 0.01: only the
+        side above is coloured. None means no cut.
     view
         One of `VIEWS`.
     compare
@@ -102,16 +102,16 @@ class State:
 
     @property
     def cut(self) -> float | None:
-        """The threshold, in the view that shows a cut; None in all others."""
+        """The threshold in the view that shows a cut; None in all others."""
         return self.threshold if self.view == "picture" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain Python that JSON can hold."""
+        """The state as plain Python values that JSON can hold."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> State:
-        """The way back of `to_dict`; what is left out keeps its default.
+        """Read a state from what `to_dict` returned; fields that are left out keep their defaults.
 
         Raises
         ------
@@ -141,7 +141,7 @@ class Facts:
         return max(on, key=lambda grid: grid[0] * grid[1])
 
     def weights_shown(self, state: State) -> list[Mapping[str, float]]:
-        """The weights of every setting that a state shows: of one, or of two that are compared."""
+        """The weights of every setting that a state shows: one, or two that are compared."""
         weights = dict.fromkeys(self.layers, 1.0) if state.weights is None else state.weights
         if not state.compare:
             return [weights]
@@ -152,11 +152,11 @@ class Facts:
         return [self.grid_of(weights) for weights in self.weights_shown(state)]
 
     def most_eigenvectors(self, state: State) -> int:
-        """As many as every setting that a state shows has."""
+        """The number of eigenvectors that every setting shown by a state can have."""
         return min(rows * columns for rows, columns in self.grids_shown(state)) - 2
 
     def preset(self, name: str, weights: Mapping[str, float]) -> dict[str, float]:
-        """Weights of a preset; ``"invert"`` switches on what was off, and the other way round."""
+        """Weights of a preset; ``"invert"`` switches layers on that were off, and off that were on."""
         if name == "invert":
             return dict.fromkeys([layer for layer in self.layers if layer not in weights] or self.layers, 1.0)
         return {layer: weight for layer, weight in preset_weights(self.layers, name).items() if weight > 0}
@@ -175,7 +175,7 @@ def moved(patch: Sequence[int], here: Sequence[int], there: Sequence[int]) -> tu
 
 
 def checked(state: State, facts: Facts) -> State:
-    """The same state with every layer that is on spelled out, or one sentence on what is wrong with it."""
+    """The same state with every active layer spelled out; raises an error that says what is wrong with it."""
     if not isinstance(state, State):
         raise SpectralToolkitError(
             f"The state is a {type(state).__name__}: give a State, such as dataclasses.replace(explorer.state, "
@@ -215,7 +215,7 @@ def checked(state: State, facts: Facts) -> State:
     if patch is not None:
         if len(patch) != 2:
             raise SpectralToolkitError(f"patch={patch!r} is not understood: give a row and a column, or None.")
-        # Another choice of layers may have another grid: the patch stays where it is, or goes.
+        # Another choice of layers may have another grid: the patch stays if it lies on it, and is forgotten otherwise.
         patch = (int(patch[0]), int(patch[1]))
         _whole("patch row", patch[0], 0, rows - 1)
         _whole("patch column", patch[1], 0, columns - 1)
@@ -236,18 +236,18 @@ def checked(state: State, facts: Facts) -> State:
 
 
 def checked_weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[str, float]:
-    """The weight of every layer that is on, in order of depth, or one sentence on what is wrong."""
+    """The weight of every active layer, in order of depth; raises an error that says what is wrong with them."""
     if weights is None:
         return dict.fromkeys(facts.layers, 1.0)
     for name, weight in weights.items():
         if name not in facts.layers:
-            raise SpectralToolkitError(f"weights name {name!r}, which is no layer: use {', '.join(facts.layers)}.")
+            raise SpectralToolkitError(f"weights name {name!r}, which is not a layer: use {', '.join(facts.layers)}.")
         if not _is_number(weight) or not 0 <= weight <= MAX_WEIGHT:
             raise SpectralToolkitError(
                 f"The weight of {name!r} is {weight!r}: expected a number from 0 to {MAX_WEIGHT:g}."
             )
     if not any(weight > 0 for weight in weights.values()):
-        raise SpectralToolkitError("No layer has a weight above 0, so nothing ties the patches: switch one on.")
+        raise SpectralToolkitError("No layer has a weight above 0, so the graph has no edges: switch a layer on.")
     return {name: float(weights[name]) for name in facts.layers if name in weights}
 
 

@@ -1,4 +1,4 @@
-"""What each view shows of an answer, as tiles: colours are laid out here, every number was computed before."""
+"""What each view shows of a result, as tiles: colours are arranged here, and every number was computed before."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .state import State
 
 _SMOOTH = 256
 ROWS_OPACITY = 0.88
-"""Of a patch's affinities over the picture."""
+"""Opacity of a patch's affinities over the image."""
 
 
 def main_tiles(state: State, side: Side, picture: ShownPicture, small: np.ndarray) -> list[Tile]:
@@ -46,7 +46,7 @@ def main_tiles(state: State, side: Side, picture: ShownPicture, small: np.ndarra
 
 
 def norm_tiles(norms: Mapping[str, tuple[np.ndarray, np.ndarray]], small: np.ndarray, opacity: float) -> list[Tile]:
-    """Norms of the tokens, a layer a tile, outlying ones framed."""
+    """Norms of the tokens, one tile for each layer; outlying tokens are framed."""
     return [
         Tile(
             magnitude_colours(norm, float(norm.max()), opacity),
@@ -60,7 +60,7 @@ def norm_tiles(norms: Mapping[str, tuple[np.ndarray, np.ndarray]], small: np.nda
 
 
 def row_tiles(side: Side, small: np.ndarray) -> list[Tile]:
-    """The tapped patch's row of the joint affinity, and of every layer's own."""
+    """The tapped patch's row of the joint affinity, and of the affinity of each layer."""
     if side.joint_row is None:
         return []
     rows = {"all layers": side.joint_row, **side.layer_rows}
@@ -84,7 +84,7 @@ def row_tiles(side: Side, small: np.ndarray) -> list[Tile]:
 
 
 def renamed(tile: Tile, caption: str) -> Tile:
-    """The same tile under another caption."""
+    """The same tile with another caption."""
     return replace(tile, caption=caption)
 
 
@@ -98,7 +98,7 @@ def _component(state: State, side: Side, picture: ShownPicture, number: int, bel
     if state.cut is None:
         return tile
     above = is_above(fine, state.cut, limit)
-    colours[~above & ~isolated, 3] = 0  # what no affinity reaches stays grey on either side
+    colours[~above & ~isolated, 3] = 0  # isolated patches stay grey on either side
     return replace(tile, lines=boundary(above))
 
 
@@ -142,7 +142,7 @@ def _labels(state: State, side: Side, labels: np.ndarray, picture: ShownPicture)
 
 
 def _instances(state: State, side: Side, masks: np.ndarray, picture: ShownPicture) -> Tile:
-    """What is in no mask stays clear."""
+    """Colours of the masks; patches in no mask stay clear."""
     labels = stacked_masks(masks)
     colours = label_colours(labels, state.opacity, unlabelled=False)
     return Tile(colours, labels.astype(float), picture.pixels, framed=_tapped(side))

@@ -1,4 +1,4 @@
-"""What the controls are called and say of themselves: one sentence each, for somebody who never saw an eigenvector."""
+"""Labels and hints of the controls: one sentence each, for a reader who has never seen an eigenvector."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .state import State
 
 
 class Affinity(NamedTuple):
-    """A kind of affinity, in words: its button, its name, the two vectors that are compared, and what ties patches."""
+    """A kind of affinity in words: its button, its name, the two vectors compared, and which patches it connects."""
 
     button: str
     name: str
@@ -28,64 +28,67 @@ class Affinity(NamedTuple):
 
 
 AFFINITIES = {
-    "qk": Affinity("QK", "Query-key", ("q", "k"), "Patches are tied when one looks at the other."),
+    "qk": Affinity("QK", "Query-key", ("q", "k"), "Patches belong together when one attends to the other."),
     "vv": Affinity(
-        "VV", "Value-value", ("v", "v'"), "Patches are tied when they pass on the same thing, wherever they are."
+        "VV",
+        "Value-value",
+        ("v", "v'"),
+        "Patches belong together when they pass on the same content, wherever they are.",
     ),
-    "kk": Affinity("KK", "Key-key", ("k", "k'"), "Patches are tied when they are looked for in the same way."),
-    "qq": Affinity("QQ", "Query-query", ("q", "q'"), "Patches are tied when they look for the same thing."),
+    "kk": Affinity("KK", "Key-key", ("k", "k'"), "Patches belong together when the same queries attend to them."),
+    "qq": Affinity("QQ", "Query-query", ("q", "q'"), "Patches belong together when they attend to the same keys."),
     "qk_unrotated": Affinity(
-        "QK flat", "Query-key before the rotary positions", ("q", "k"), "Patches are tied by content alone."
+        "QK flat", "Query-key before the rotary positions", ("q", "k"), "Patches belong together by content alone."
     ),
     "token": Affinity(
-        "Token", "Token-token", ("t", "t'"), "Patches are tied when the residual stream holds the same for both."
+        "Token", "Token-token", ("t", "t'"), "Patches belong together when the residual stream is alike at both."
     ),
 }
 TIPS = {
-    "kernel": "How two vectors become one number that says how strongly their patches are tied.",
-    "weights": "How much this layer counts in the joint problem; all layers are solved together.",
+    "kernel": "How two vectors become one number: the affinity of their patches.",
+    "weights": "The weight of this layer in the joint problem; all layers are solved together.",
     "layer": "Switch this layer on or off.",
-    "n_eigenvectors": "How many of the best cuts to compute, best first.",
-    "component": "Which cut to show: 1 is the cheapest way to part the picture in two.",
-    "opacity": "How strongly the colours cover the picture.",
-    "smooth": "Blend the colours between patches; the values under the cursor stay those that were computed.",
+    "n_eigenvectors": "How many eigenvectors to compute, beginning with the lowest cut value.",
+    "component": "Which eigenvector to show: 1 divides the image in two with the lowest cut value.",
+    "opacity": "How strongly the colours cover the image.",
+    "smooth": "Blend the colours between patches; the values under the cursor remain those that were computed.",
     "is_cut": "Cut the eigenvector in two: only the side above a threshold is coloured.",
-    "threshold": "Where to cut: 0 parts blue from gold, towards 1 less is left above, towards -1 more.",
-    "lowest": "Go to the threshold where the two sides are tied least, of the first setting.",
-    "compare": "Show a second setting beside this one, with a common cursor and zoom.",
+    "threshold": "Where to cut: 0 separates blue from gold; towards 1 fewer patches are above, towards -1 more.",
+    "lowest": "Go to the threshold with the lowest cut value in the first setting.",
+    "compare": "Show a second setting beside this one, with the same cursor and zoom.",
     "other_affinity": "The affinity of the second setting.",
     "other_kernel": "The kernel of the second setting.",
-    "other_layers": "The layers of the second setting: the same, or a preset.",
-    "n_segments": "Into how many groups the patches are sorted; auto takes the number that parts them best.",
-    "mask_outliers": "Leave tokens of outlying norm out of their layer: they hold artefacts, not the patch.",
+    "other_layers": "The layers of the second setting: the same ones, or a preset.",
+    "n_segments": "How many segments the patches are sorted into; auto takes the number that separates them best.",
+    "mask_outliers": "Leave tokens of outlying norm out of their layer, as they hold artefacts and not their patch.",
     "heads": "Show the tapped patch's row for every attention head instead of every layer.",
     "untap": "Forget the tapped patch.",
-    "three": "Which eigenvector becomes this colour.",
+    "three": "Which eigenvector is shown in this colour.",
     "all": "All layers, each at weight 1.",
     "early": "The first third of the layers.",
     "middle": "The middle third of the layers.",
     "late": "The last third of the layers.",
-    "invert": "The layers that are off now, instead of those that are on.",
-    "code": "Python that computes what is shown, to run anywhere.",
-    "png": "Save the picture that is shown as a PNG file.",
-    "svg": "Save the picture that is shown as an SVG file.",
+    "invert": "Switch on the layers that are off now, and switch off those that are on.",
+    "code": "Python code that computes what is shown and runs anywhere.",
+    "png": "Save the image that is shown as a PNG file.",
+    "svg": "Save the image that is shown as an SVG file.",
     "html": "Save a page that can be explored without Python or a network.",
-    "bundle": "Save activations, eigenvectors and pictures, to open again without the model.",
+    "bundle": "Save activations, eigenvectors and images, to be opened again without the model.",
     "load": "Open a bundle that was saved before.",
-    "path": "The file to save to or to load from; without an ending the button adds its own.",
-    "cancel": "Stop computing; the picture stays what it was.",
+    "path": "The file to save to or load from; each button adds its own ending where there is none.",
+    "cancel": "Stop computing; the image stays as it was.",
 }
 
 
 def affinity_tip(kind: str, kernel: str | None) -> str:
-    """What a kind of affinity is, by name, formula and meaning."""
+    """A kind of affinity by its name, formula and meaning."""
     affinity = AFFINITIES[kind]
     formula = KERNELS[kernel or default_kernel(kind)].short.format(*affinity.vectors)
     return f"{affinity.name}: {formula}. {affinity.tied}"
 
 
 def title(state: State, side: Side) -> tuple[str, str]:
-    """What one picture shows, above it, and what ties its patches."""
+    """The title above one image: what it shows, and which patches belong together."""
     question = side.question
     name = AFFINITIES[question.affinity].button
     kernel = question.kernel or default_kernel(question.affinity)
@@ -101,12 +104,12 @@ def title(state: State, side: Side) -> tuple[str, str]:
 
 
 def short_title(side: Side) -> str:
-    """The setting in one word or two."""
+    """The setting in one or two words."""
     return AFFINITIES[side.question.affinity].button
 
 
 def setting_names(affinities: Sequence[str]) -> list[str]:
-    """The settings that are compared, by affinity, each with a name of its own.
+    """Names of the settings that are compared, all different, made from their affinities.
 
     Examples
     --------
@@ -120,50 +123,50 @@ def setting_names(affinities: Sequence[str]) -> list[str]:
 
 
 def legend(state: State) -> str:
-    """How to read the colours, below the picture."""
+    """How to read the colours; shown below the image."""
     if state.cut is not None:
         return (
             f'<span class="st-bar" style="background:{css_gradient(DIVERGING)}"></span>'
-            "Only the side above the threshold is coloured; the line is the cut. A normalised cut of 0 cuts no tie, 1 "
-            "is as bad as a random cut; none is below the λ of eigenvector 1."
+            "Only the side above the threshold is coloured; the line is the cut. A normalised cut of 0 cuts no edge; 1 "
+            "is the value of a random cut; none is below the λ of eigenvector 1."
         )
     if state.view in ("picture", "grid"):
         return (
             f'<span class="st-bar" style="background:{css_gradient(DIVERGING)}"></span>'
-            "Blue and gold are the two sides of a cut, white is undecided. Which side is gold means nothing. λ is what "
-            "the cut costs: 0 cuts no tie, 1 is as bad as a random cut."
+            "Blue and gold are the two sides of a cut, and white is undecided. Which side is gold has no meaning. λ is "
+            "the cut value: 0 cuts no edge, 1 is the value of a random cut."
         )
     if state.view == "rgb":
-        return "Patches of one colour belong together; grey ones are undecided in all three."
+        return "Patches of one colour belong together; grey patches are undecided in all three eigenvectors."
     if state.view == "segments":
-        return "One colour for each group of patches. The numbers mean nothing but the group."
+        return "Each segment has one colour. Its number is a name and has no other meaning."
     if state.view == "instances":
-        return "One colour for each thing found; what no thing covers stays clear."
+        return "Each object found has one colour; patches that belong to no object stay clear."
     if state.view == "norms":
         return (
             f'<span class="st-bar" style="background:{css_gradient(SEQUENTIAL)}"></span>'
-            "Length of each patch's token, from zero to the longest of the layer. Framed ones stick out."
+            "The norm of each patch's token, from zero to the largest of the layer. Outlying tokens are framed."
         )
     if state.view == "spectrum":
         return (
-            "Each dot is an eigenvector: the lower, the cheaper its cut (0 cuts no tie, 1 is what a random cut costs). "
-            "A wide gap after a dot says how many groups there are. Tap a dot to choose it."
+            "Each dot is an eigenvector, at the height of its cut value: 0 cuts no edge, 1 is the value of a random "
+            "cut. A wide gap after a dot suggests how many segments there are. Tap a dot to choose it."
         )
     return (
-        "A bar below the dashed line: this layer holds the grouping. Above it: the grouping cuts through what the "
-        "layer ties together."
+        "A bar below the dashed line means that the layer agrees with this grouping. A bar above it means that the "
+        "grouping cuts through patches that the layer holds together."
     )
 
 
 def cut_cost(state: State, sides: Sequence[Side]) -> str:
-    """How much of the picture is above the threshold, and what that cut costs, for every setting shown."""
+    """The share of the image above the threshold and the cut value there, for every setting shown."""
     if state.cut is None:
         return ""
     lines = []
     for side in sides:
         head = f"<b>{short_title(side)}</b> " if len(sides) > 1 else ""
         if side.costs is None:
-            lines.append(f"{head}more than {MOST_DENSE:,} patches: what a cut costs is not computed.")
+            lines.append(f"{head}more than {MOST_DENSE:,} patches: the cut value is not computed.")
             continue
         at = side.costs.sel(threshold=state.cut, method="nearest")
         share, cost, best = float(at["share"]), float(at["normalised_cut"]), float(side.costs["best"])
@@ -178,7 +181,7 @@ def cut_cost(state: State, sides: Sequence[Side]) -> str:
 
 
 def trust_html(sides: Sequence[Side]) -> str:
-    """The trust lines of every setting shown; warnings first, the rest folded away."""
+    """The trust statements of every setting shown: warnings first, the rest folded away."""
     parts = []
     common = [one for one in sides[0].trust if all(one in side.trust for side in sides[1:])] if len(sides) > 1 else []
     parts += [f'<div class="st-trust">{_statement(one)}</div>' for one in common]
@@ -200,11 +203,11 @@ def _statement(statement: Statement) -> str:
 
 
 def row_legend(state: State, eig: xr.Dataset) -> str:
-    """How to read the tapped patch's rows."""
+    """How to read the affinity rows of the tapped patch."""
     if state.patch is None:
-        return "<b>Tap a patch</b> in the picture to see what it is tied to, in all layers jointly and in each alone."
+        return "<b>Tap a patch</b> in the image to see its affinities, in all layers jointly and in each layer alone."
     row, column = state.patch
     return (
         f'<span class="st-bar" style="background:{css_gradient(SEQUENTIAL)}"></span>'
-        f"What the patch in row {row}, column {column} (framed) is tied to: black not at all, white most strongly."
+        f"Affinities of the patch in row {row}, column {column} (framed): black is none, white is the strongest."
     )

@@ -1,4 +1,4 @@
-"""One background thread: the newest request wins, and its answer comes back on the notebook's own loop."""
+"""One background thread: the newest request wins, and its result returns on the notebook's own loop."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from .._compute.settings import own_settings
 Request = TypeVar("Request")
 
 Check = Callable[..., None]
-"""Called now and then by a computation, with the share that is done, 0..1, where it is known; raises `CancelledError`
-when nobody waits for it any more."""
+"""A computation calls this now and then, with the share that is done, 0..1, where it is known. It raises
+`CancelledError` when the result is no longer awaited."""
 
 _REPORTS_APART = 0.1  # seconds
 
 
 class CancelledError(Exception):
-    """A newer request, or the user, has made this one pointless."""
+    """The request was replaced by a newer one, or stopped by the user."""
 
 
 class Worker(Generic[Request]):
-    """Runs ``compute(request, check)`` and hands ``deliver(request, answer, error)`` the outcome.
+    """Runs ``compute(request, check)`` and passes the outcome to ``deliver(request, answer, error)``.
 
-    With a running event loop (a notebook) computing happens on a thread and delivery on the loop, where widgets may be
-    touched. ``report(done)`` is told there, ten times a second at most, how far the work is. Without a loop, as in a
-    script or a test, computing and delivery happen at once inside `ask`.
+    Where an event loop runs, as in a notebook, a thread computes and the loop delivers, because widgets may only be
+    touched there. The loop also calls ``report(done)``, at most ten times a second, with the progress of the work.
+    Without a loop, as in a script or a test, `ask` computes and delivers at once.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class Worker(Generic[Request]):
         self._report = report
         self._condition = threading.Condition()
         self._waiting: Request | None = None
-        self._number = 0  # of the newest request; what carries an older one is out of date
+        self._number = 0  # number of the newest request; whatever carries an older number is out of date
         self._stopped = False
         self._loop = None if synchronous else _running_loop()
         self._thread: threading.Thread | None = None
         self._outcome: tuple[int, Request, Any, Exception | None] | None = None
 
     def ask(self, request: Request, patience: float = 0.0) -> None:
-        """Compute this, and forget whatever was asked before.
+        """Compute this, and forget all earlier requests.
 
-        What is there within ``patience`` seconds is delivered before this returns. Of a slider that is being dragged
-        the page sends no newer value before the last one has been dealt with: answers that are quick enough are shown
-        one after another then, where each would otherwise be cancelled by the next.
+        A result that is ready within ``patience`` seconds is delivered before this returns. While a slider is dragged,
+        the page sends no new value until the last one has been handled: results that are quick enough are therefore
+        shown one after another, where each would otherwise be cancelled by the next.
         """
         with self._condition:
             self._number += 1
@@ -74,13 +74,13 @@ class Worker(Generic[Request]):
             self._finish(number)
 
     def cancel(self) -> None:
-        """Forget what was asked, and stop computing it."""
+        """Forget the request, and stop computing it."""
         with self._condition:
             self._number += 1
             self._waiting = self._outcome = None
 
     def close(self) -> None:
-        """Stop the thread; it lets go of everything that it held."""
+        """Stop the thread, which frees everything that it held."""
         with self._condition:
             self._stopped = True
             self._number += 1
@@ -121,11 +121,11 @@ class Worker(Generic[Request]):
 
         answer, error = None, None
         try:
-            with own_settings():  # of this thread, whichever it is
+            with own_settings():  # settings of this thread only
                 answer = self._compute(request, check)
         except CancelledError:
             return
-        except Exception as raised:  # whatever went wrong is shown to the user, who can change the setting
+        except Exception as raised:  # any error is shown to the user, who can change the setting
             error = raised
         with self._condition:
             if number != self._number:
@@ -142,7 +142,7 @@ class Worker(Generic[Request]):
             self._report(done)
 
     def _finish(self, number: int) -> None:
-        """Deliver an outcome, unless it is out of date or has been delivered."""
+        """Deliver an outcome, unless it is out of date or has already been delivered."""
         with self._condition:
             outcome = self._outcome
             if outcome is None or number != self._number or outcome[0] != number:

@@ -1,1 +1,1 @@
-"""What comes in and goes out: images, the tree of activations, bundles, files written whole or not at all."""
+"""Input and output: images, the tree of activations, bundles, and files that are written completely or not at all."""

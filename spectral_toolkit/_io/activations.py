@@ -1,20 +1,20 @@
-"""The data model of activations: which names a tree holds, and how to read them.
+"""The data model of activations: the names in a tree, and how to read them.
 
 A tree built by hand with these names works as well as a captured one::
 
     /                pixels (image, y_px, x_px, rgb) uint8, coordinate ``image``; provenance in attrs
     /<layer>         query, key, value (image, head, y, x, channel); token (image, y, x, feature)
-                     query_unrotated, key_unrotated of models with rotary positions, as query and key
+                     query_unrotated, key_unrotated for models with rotary positions, as query and key
                      special_query ... (image, head, special, channel); special_token (image, special, feature)
                      attention_bias (head, query_token, key_token), special tokens first, then patches row by row
-                     attrs: depth (order of the layers), scale (what multiplies q k' before the softmax)
+                     attrs: depth (order of the layers), scale (the factor of q k' before the softmax)
 
 Activations of a denoiser have one or both of the dimensions ``timestep`` and ``noise`` after ``image``, in every
-variable but ``attention_bias``: draws, over which affinities are averaged like over heads. Select one with
+variable except ``attention_bias``. Affinities are averaged over them, as over heads. Select one with
 ``tree.sel(timestep=...)``.
 
 Layers are the children of the root, in depth order. Coordinates ``y`` and ``x`` are patch centres as
-fractions of the picture, so that every resolution shares one frame.
+fractions of the image, so that every resolution shares one frame.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     import xarray as xr
 
 QUANTITIES = ("query", "key", "value", "token")
-"""What ``capture`` can record of a layer."""
+"""The quantities of a layer that ``capture`` can record."""
 
 UNROTATED = ("query_unrotated", "key_unrotated")
-"""What it can record besides of a model with rotary positions: queries and keys before the rotation."""
+"""Further quantities of models with rotary positions: queries and keys before the rotation."""
 
 
 DRAWS = ("timestep", "noise")
-"""Dimensions that activations of a denoiser have besides: at which timesteps, with which draws of noise."""
+"""Further dimensions of a denoiser's activations: the timesteps and the noise samples."""
 
 
 def layer_names(activations: xr.DataTree) -> list[str]:
@@ -63,7 +63,7 @@ def image_names(activations: xr.DataTree) -> list[str]:
     node = activations if "image" in activations.dims else activations[layer_names(activations)[0]]
     if "image" not in node.dims:
         raise ActivationsError(
-            "The tree of activations has no dimension 'image': choose one picture as a stack of one, with "
+            "The tree of activations has no dimension 'image': choose one image as a stack of one, with "
             ".isel(image=[0]) instead of .isel(image=0)."
         )
     if "image" in node.coords:
@@ -72,7 +72,7 @@ def image_names(activations: xr.DataTree) -> list[str]:
 
 
 def names_array(names: Sequence[str]) -> np.ndarray:
-    """Names as objects: NumPy's fixed-width text has no place in the zarr 3 standard."""
+    """Names as objects, because NumPy's fixed-width text is not in the zarr 3 standard."""
     import numpy as np
 
     array = np.empty(len(names), dtype=object)
@@ -81,7 +81,7 @@ def names_array(names: Sequence[str]) -> np.ndarray:
 
 
 def patch_centres(n: int) -> np.ndarray:
-    """Centres of ``n`` equal cells on the unit interval, shape (n,).
+    """Centres of ``n`` equal patches on the unit interval, shape (n,).
 
     Examples
     --------
@@ -94,7 +94,7 @@ def patch_centres(n: int) -> np.ndarray:
 
 
 def image_coordinates(activations: xr.DataTree) -> dict[str, xr.Variable]:
-    """What a tree knows of each of its images besides the name: original sizes and boxes."""
+    """Coordinates of a tree's images besides the names: original sizes and boxes."""
     return {
         str(name): coordinate.variable
         for name, coordinate in activations.coords.items()
@@ -103,7 +103,7 @@ def image_coordinates(activations: xr.DataTree) -> dict[str, xr.Variable]:
 
 
 def as_stack(array: xr.DataArray) -> xr.DataArray:
-    """An array of one image, such as ``segments.isel(image=0)``, as a stack of one; what it says of the image stays.
+    """An array of one image, such as ``segments.isel(image=0)``, as a stack of one; coordinates of the image stay.
 
     Examples
     --------
@@ -117,13 +117,13 @@ def as_stack(array: xr.DataArray) -> xr.DataArray:
 
 
 def check_tree(activations: xr.DataTree) -> None:
-    """Refuse a tree whose layers cannot be read side by side.
+    """Refuse a tree whose layers do not fit together.
 
     Raises
     ------
     ActivationsError
-        If it is no tree, holds no images, or a layer has other images than the others, or patch centres that are
-        not those of a grid over the whole picture.
+        If it is not a tree, holds no images, or a layer has different images from the others, or patch centres that are
+        not those of a grid over the whole image.
     """
     import numpy as np
     import xarray as xr
@@ -135,10 +135,10 @@ def check_tree(activations: xr.DataTree) -> None:
     layers = layer_names(activations)
     expected = image_names(activations)
     if not expected:
-        raise ActivationsError("The tree of activations holds no images: capture at least one picture.")
+        raise ActivationsError("The tree of activations holds no images: capture at least one.")
     if repeated := [name for name, times in Counter(expected).items() if times > 1]:
         raise ActivationsError(
-            f"The tree of activations has several images of the name {repeated[0]!r}, which could not be told apart: "
+            f"The tree of activations has several images of the name {repeated[0]!r}, which cannot be told apart: "
             f"give each of the {len(expected)} its own, as in `activations = "
             "activations.map_over_datasets(lambda node: node.assign_coords(image=names))` with a list of names."
         )
@@ -157,6 +157,6 @@ def check_tree(activations: xr.DataTree) -> None:
         for axis in ("y", "x"):
             if axis in node.coords and not np.allclose(node.coords[axis].values, patch_centres(node.sizes[axis])):
                 raise ActivationsError(
-                    f"The {axis} coordinate of layer {layer!r} is not that of {node.sizes[axis]} equal cells: "
-                    "layers must cover the whole picture, in order; crop the pictures before the capture instead."
+                    f"The {axis} coordinate of layer {layer!r} is not that of {node.sizes[axis]} equal patches: "
+                    "layers must cover the whole image, in order; crop the images before the capture instead."
                 )

@@ -1,4 +1,4 @@
-"""What is printed: any letter, whatever the encoding of the terminal or the file that it goes to."""
+"""Prints any letter, whatever the encoding of the terminal or of the file to which output goes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def any_letters() -> Iterator[None]:
-    r"""Meanwhile, letters that standard output or error cannot write appear as escapes such as ``\u0151``.
+    r"""Show letters that standard output or error cannot write as escapes such as ``\u0151``.
 
-    Names of files may hold any letter, and on Linux bytes that are none; a console of Windows, a redirect and the C
-    locale write few of them. A result that was computed must not end in a traceback for want of a letter.
+    File names may contain any letter, and on Linux even bytes that are not letters; a Windows console, a redirect and
+    the C locale write few of them. A computed result must not be lost to a traceback about a letter.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""From a file, or an image of Pillow's, to pixels: the one place where Pillow is asked to decode anything.
+"""From a file, or one of Pillow's images, to pixels: the only module that lets Pillow decode anything.
 
-Whatever Pillow raises becomes one sentence that names the file. Of all metadata only the orientation and the
-transparent colour are read: both are looked up before the pixels are decoded, so that an odd entry beside them does no
-harm, and the size that is told without decoding is the size of what is decoded.
+Whatever Pillow raises becomes one sentence that names the file. Only the orientation and the transparent colour are
+read from the metadata, both before the pixels are decoded, so that an odd entry beside them does no harm, and the size
+that is reported without decoding is the size after decoding.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # what brings a picture of that orientation upright; from 5 on height and width change places
+}  # the operation that turns an image of each orientation upright; from 5 on, height and width are swapped
 _SIZE_IN_HEADER = {"AVIF", "BMP", "GIF", "JPEG", "MPO", "PPM", "TIFF", "WEBP"}
-"""All others are decoded to learn their size: a PNG may name its orientation after its pixels, and an icon's header
-another size than its content has."""
+"""All other formats are decoded to find their size: a PNG may give its orientation after its pixels, and the size in an
+icon's header may differ from that of its content."""
 _DARK = 65_535 / 8
-"""A 16-bit picture without a brighter pixel is most likely one of 12 bits or fewer."""
+"""A 16-bit image without a brighter pixel is most likely one of 12 bits or fewer."""
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""Pillow spreads grey of few bits over 0 to 255, and leaves its transparent value as the file has it."""
+"""Pillow spreads grey values of few bits over 0 to 255, but leaves the transparent value as it is in the file."""
 _DEEP_RGB, _DEEP_RGB_LOW = "RGB;16B", "RGB;16L"
-"""Pillow keeps the first byte of colours of two. Read as if their bytes were swapped, they give the second."""
+"""Pillow keeps the first byte of two-byte colours. Read as if the bytes were swapped, they give the second."""
 _KINDS = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels of the picture in a file, the right way up.
+    """Height and width in pixels of the image in a file, the right way up.
 
     Raises
     ------
     SpectralToolkitError
-        If there is no such file, or it cannot be read as a picture.
+        If there is no such file, or it cannot be read as an image.
     """
-    with _opened(path, "The file {} cannot be read as a picture") as image:
+    with _opened(path, "The file {} cannot be read as an image") as image:
         if image.format not in _SIZE_IN_HEADER:
             image.load()
         orientation = _prepared(image) or _orientation(image)
@@ -59,87 +59,89 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """The picture in a file as uint8 RGB.
+    """The image in a file as uint8 RGB.
 
     Raises
     ------
     SpectralToolkitError
         If its pixels cannot be decoded, or are numbers of an unknown range.
     """
-    with _opened(path, "The picture {} is damaged or gone") as image:
+    with _opened(path, "The image {} is damaged or gone") as image:
         orientation = _prepared(image)
         decoded = _decoded(image)
         return _rgb(_turned(decoded, orientation or _orientation(image)), is_pgm=image.format == "PPM")
 
 
 def read_numbers(path: Path) -> np.ndarray:
-    """The numbers in a file as they are stored, such as labels: places in a palette rather than its colours.
+    """The numbers in a file as they are stored, such as labels: indices of a palette rather than its colours.
 
     Raises
     ------
     SpectralToolkitError
         If its pixels cannot be decoded.
     """
-    with _opened(path, "The file {} cannot be read as a picture") as image:
+    with _opened(path, "The file {} cannot be read as an image") as image:
         orientation = _prepared(image)
         image.load()
         return np.asarray(_turned(image, orientation or _orientation(image)))
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:
-    """An image of Pillow's as uint8 RGB; it is not changed.
+    """One of Pillow's images as uint8 RGB; it is not changed.
 
     Raises
     ------
     SpectralToolkitError
         If its pixels cannot be decoded, or are numbers of an unknown range.
     """
-    with _sentences(f"The image {repr(image)[:80]} is damaged, or closed already"):
-        decoded = _decoded(image)  # a TIFF is turned by that, and forgets its orientation
+    with _sentences(f"The image {repr(image)[:80]} is damaged or already closed"):
+        decoded = _decoded(image)  # this turns a TIFF, which then forgets its orientation
         return _rgb(_turned(decoded, _orientation(image)), is_pgm=image.format == "PPM")
 
 
 @contextmanager
 def _opened(path: Path, complaint: str) -> Iterator[Image.Image]:
     shown = repr(str(path))
-    with _sentences(complaint.format(shown), f"The picture {shown} cannot be used"):
+    with _sentences(complaint.format(shown), f"The image {shown} cannot be used"):
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # opening a pipe waits for whoever writes into it
+        if not stat.S_ISREG(mode):  # opening a pipe waits until something is written into it
             kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "device")
-            raise OSError(f"it is a {kind}; give a file with a picture in it")
+            raise OSError(f"it is a {kind}; give a file that contains an image")
         with Image.open(path) as image:
             yield image
 
 
 @contextmanager
 def _sentences(complaint: str, about_numbers: str = "") -> Iterator[None]:
-    """Whatever is raised within becomes one sentence; what is one already gets the name of the file."""
+    """Turn any error into one sentence; a sentence of our own gets the name of the file."""
     try:
         yield
     except SpectralToolkitError as error:
         if not about_numbers:
             raise
         raise SpectralToolkitError(f"{about_numbers}: {error}") from error
-    except Warning:  # whoever made errors of them wants to see them
+    except Warning:  # these are warnings that the user has turned into errors
         raise
-    except Exception as error:  # OSError, SyntaxError, struct.error, ...: each of Pillow's plugins has kinds of its own
+    except (
+        Exception
+    ) as error:  # OSError, SyntaxError, struct.error, ...: each of Pillow's plugins raises errors of its own
         raise SpectralToolkitError(f"{complaint}: {first_line(error)}.") from error
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8, from EXIF or else XMP; 1 where neither says one of these, whatever it says instead."""
+    """1 to 8, from EXIF or otherwise XMP; 1 where neither has such a value."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
         return int(value) if value in range(1, 9) else 1
-    except Exception:  # a block that cannot be read says nothing
+    except Exception:  # a block that cannot be read is ignored
         return 1
 
 
 def _prepared(image: Image.Image) -> int | None:
-    """Make an open file ready to be decoded; of a TIFF, the orientation that decoding leaves to us.
+    """Prepare an open file for decoding; for a TIFF, return the orientation that decoding leaves to us.
 
-    Pillow turns a TIFF as its own tag says while it decodes it, and reads all other blocks on the way: they are taken
-    out. All other kinds give None: they may be asked for their orientation when they are decoded.
+    While Pillow decodes a TIFF, it turns it by the TIFF's own tag and reads all other blocks, which are therefore
+    removed. For all other formats this returns None: they can be asked for their orientation when they are decoded.
     """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return None
@@ -160,14 +162,14 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _rgb(image: Image.Image, *, is_pgm: bool) -> np.ndarray:
-    # PIL clips deep grey at 255 when it converts. What the numbers mean follows from the mode, never from their size: a
-    # dark 16-bit picture stays dark. A PGM of 16 bits arrives in 32.
+    # PIL clips deep grey at 255 when it converts. The meaning of the numbers follows from the mode, never from their
+    # size: a dark 16-bit image stays dark. A PGM of 16 bits arrives in 32.
     if image.mode.startswith("I;16") or (image.mode == "I" and is_pgm):
         return _rgb_from_deep_grey(np.asarray(image), image.info.get("transparency"))
     if image.mode in ("I", "F"):
         return to_rgb(to_uint8(np.asarray(image)))
     if image.mode == "La":
-        image = image.convert("LA")  # the only mode that it can be converted to
+        image = image.convert("LA")  # the only mode to which it can be converted
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -176,10 +178,10 @@ def _rgb(image: Image.Image, *, is_pgm: bool) -> np.ndarray:
 
 def _rgb_from_deep_grey(values: np.ndarray, transparent: object) -> np.ndarray:
     if 0 < values.max() < _DARK:
-        # The same words for every picture, so that Python says them once and not for each of a folder.
+        # The same words for every image, so that Python shows the warning once and not for each image of a folder.
         warnings.warn(
-            "A 16-bit picture has no value above an eighth of 65,535 and is taken for nearly black: if its values "
-            "fill fewer bits, such as 12, give an array of floats from 0 to 1, as values / 4095, in its place.",
+            "A 16-bit image has no value above an eighth of 65,535 and is taken as nearly black: if its values "
+            "fill fewer bits, such as 12, give an array of floats from 0 to 1 instead, such as values / 4095.",
             stacklevel=outside(),
         )
     grey = np.clip(values / 257, 0, 255).round().astype(np.uint8)
@@ -189,8 +191,8 @@ def _rgb_from_deep_grey(values: np.ndarray, transparent: object) -> np.ndarray:
 
 
 def _decoded(image: Image.Image) -> Image.Image:
-    """The image with its pixels read, and its transparent colour in the numbers that they have now."""
-    rawmode = _rawmode(image)  # how pixels lie in the file; forgotten once they are read
+    """The image with its pixels read, and its transparent colour in the present numbers."""
+    rawmode = _rawmode(image)  # the layout of pixels in the file, which is forgotten once they are read
     colour = image.info.get("transparency")
     filename = getattr(image, "filename", "")
     image.load()
@@ -199,7 +201,7 @@ def _decoded(image: Image.Image) -> Image.Image:
     if image.mode != "RGB" or not isinstance(colour, tuple) or (max(colour) <= 255 and rawmode != _DEEP_RGB):
         return image
     high = tuple(part >> 8 for part in colour)
-    if rawmode != _DEEP_RGB or not filename:  # decoded elsewhere: half of every number is gone
+    if rawmode != _DEEP_RGB or not filename:  # decoded elsewhere: half of every number is lost
         return _with_colour(image, high)
     with Image.open(filename) as again:
         again.tile = [tile._replace(args=_DEEP_RGB_LOW) for tile in again.tile]

@@ -1,7 +1,7 @@
-"""Reading pictures: whatever the user has becomes a lazy sequence of RGB arrays with unique names.
+"""Reading images: whatever the user has becomes a lazy sequence of RGB arrays with unique names.
 
-Files are opened once for their size when the sequence is made, and read again each time a picture is asked
-for, so that a folder of a hundred thousand photos costs no memory.
+Files are opened once for their size when the sequence is made, and read again each time an image is asked for, so that
+a folder of a hundred thousand images takes no memory.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-"""What counts as a picture when a whole directory is given."""
+"""Endings of the files that are read when a whole directory is given."""
 UNREAD = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".orf", ".raw", ".rw2", ".svg")
-"""What is a picture too, and cannot be read; said when a directory holds some."""
+"""Endings of images that cannot be read; this is reported when a directory holds some."""
 
 _ACCEPTED = (
     "a glob pattern, a path, a directory, PIL images, arrays of shape (height, width, 3) or (image, height, width, 3), "
@@ -45,19 +45,19 @@ _ACCEPTED = (
 )
 _ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
 _TAIL = 64
-"""Files of these kinds end so, within the last few bytes; all others are decoded to see whether they are whole."""
+"""How complete files of these formats end, within the last few bytes; other formats are decoded to check them."""
 
 IMAGE_HASH = "image_sha256"
-"""Coordinate along ``image`` of every result: `pixels_sha256` of the image that it is of."""
+"""Coordinate along ``image`` of every result: `pixels_sha256` of the image that it belongs to."""
 _ORIGINAL_SIZE = ("original_height", "original_width")
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One picture: its size without reading the pixels, and how to read and to fingerprint them.
+    """One image: its size without reading the pixels, and how to read and hash them.
 
-    ``path`` says where a file is, for a name that is to be told from others. ``sha256`` is the hash of the image as it
-    was before it was resized to these pixels; empty where these are the image itself.
+    ``path`` is the place of a file, for a name that must differ from others. ``sha256`` is the hash of the image before
+    it was resized to these pixels; it is empty where they are the image itself.
     """
 
     name: str
@@ -69,7 +69,8 @@ class _Entry:
     sha256: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Functions that know their picture cannot be pickled: a file is opened again, all else goes along as pixels.
+        # Functions bound to an image cannot be pickled: a file is opened again, and everything else is pickled as
+        # pixels.
         facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("read", "content")}
         return _entry_again, (self.read() if self.file is None else self.file, facts)
 
@@ -80,12 +81,12 @@ class Images(Described, Sequence[np.ndarray]):
     Attributes
     ----------
     names
-        One unique name per picture: the file name, with as many of its folders (``good/000.png``) as tell files of one
-        name apart; or ``image_0``, ``image_1``, ... where there is none.
+        One unique name per image: the file name, with as many of its folders (``good/000.png``) as are needed to
+        distinguish files of one name; or ``image_0``, ``image_1``, ... where there is none.
     paths
-        Where the files are; empty for what is no file.
+        The paths of the files; empty for an image that is not a file.
     sizes
-        ``(height, width)`` in pixels of every picture, after its EXIF orientation is applied.
+        ``(height, width)`` in pixels of every image, after its EXIF orientation is applied.
 
     Examples
     --------
@@ -105,7 +106,7 @@ class Images(Described, Sequence[np.ndarray]):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over the content of all pictures in order: the bytes of a file, or of an array with its shape."""
+        """Hash over the content of all images in order: the bytes of a file, or of an array with its shape."""
         digest = hashlib.sha256()
         for entry in self._entries:
             digest.update(hashlib.sha256(entry.content()).digest())
@@ -113,7 +114,7 @@ class Images(Described, Sequence[np.ndarray]):
         return digest.hexdigest()
 
     def hashed(self, index: int) -> tuple[np.ndarray, str]:
-        """One picture, and the hash by which the same image is known again at any size: see `pixels_sha256`."""
+        """One image, and the hash by which it is recognised at any size: see `pixels_sha256`."""
         entry = self._entries[index]
         pixels = entry.read()
         return pixels, entry.sha256 or pixels_sha256(pixels)
@@ -133,7 +134,7 @@ class Images(Described, Sequence[np.ndarray]):
         return self._entries[index].read()
 
     def _named(self) -> Iterator[_Entry]:
-        """The entries under the names that they have here."""
+        """The entries, under their names in this sequence."""
         return (replace(entry, name=name) for name, entry in zip(self.names, self._entries, strict=True))
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -149,29 +150,29 @@ class Images(Described, Sequence[np.ndarray]):
 
 @computing
 def load_images(source: Any) -> Images:
-    """Make a lazy sequence of RGB pictures from whatever holds pictures.
+    """Make a lazy sequence of RGB images from files, arrays and other objects that hold images.
 
     Parameters
     ----------
     source
-        A glob pattern (``"photos/*.jpg"``, ``"**"`` for all folders below), a path, a directory (every picture
-        directly in it, sorted by name), a PIL image, a NumPy array or torch tensor of shape ``(height, width)``,
-        ``(height, width, 1 | 3 | 4)`` or ``(image, height, width, 3)`` with uint8 values, floats from 0 to 1, or floats
-        from 0 to 255 of which one is above 32 (what leaves either range by rounding is clipped),
-        an ``xarray.DataArray (image, y_px, x_px, rgb)`` such as ``scenes.sample(8, seed=0).pixels``, a Dataset or a
-        tree of activations (its ``pixels``), ``Images``, or a list or generator of any of these. Arrays are copied;
-        files and DataArrays are read when a picture is asked for. Hidden files in a directory are left out.
+        A glob pattern (``"photos/*.jpg"``, ``"**"`` for all folders below), a path, a directory (every image directly
+        in it, sorted by name), a PIL image, a NumPy array or torch tensor of shape ``(height, width)``, ``(height,
+        width, 1 | 3 | 4)`` or ``(image, height, width, 3)`` with uint8 values, floats from 0 to 1, or floats from 0 to
+        255 of which one is above 32 (rounding errors beyond either range are clipped), an ``xarray.DataArray (image,
+        y_px, x_px, rgb)`` such as ``scenes.sample(8, seed=0).pixels``, a Dataset or a tree of activations (its
+        ``pixels``), ``Images``, or a list or generator of any of these. Arrays are copied; files and DataArrays are
+        read when an image is asked for. Hidden files in a directory are left out.
 
     Returns
     -------
     Images
         A sequence of uint8 arrays of shape (height, width, 3) with ``names`` and ``sizes``. EXIF orientation is
-        applied, grey becomes RGB, transparency is laid on white, 16 bits become 8.
+        applied, grey becomes RGB, transparency becomes white, and 16 bits become 8.
 
     Raises
     ------
     SpectralToolkitError
-        If a path does not exist, a file is not a picture, or an array is not one.
+        If a path does not exist, or a file or an array is not an image.
 
     Examples
     --------
@@ -180,7 +181,7 @@ def load_images(source: Any) -> Images:
     """
     entries = list(_entries(source))
     if not entries:
-        raise SpectralToolkitError(f"There is no picture in {_short(source)}: expected {_ACCEPTED}.")
+        raise SpectralToolkitError(f"There is no image in {_short(source)}: expected {_ACCEPTED}.")
     return Images(entries)
 
 
@@ -196,13 +197,13 @@ def _entries(source: Any) -> Iterator[_Entry]:
         yield from _dataset_entries(source)
     elif hasattr(source, "dims") and hasattr(source, "coords"):
         yield from _data_array_entries(source)
-    elif hasattr(source, "__array__"):  # tensors have it too
+    elif hasattr(source, "__array__"):  # tensors have it, too
         yield from _array_entries(source)
     elif isinstance(source, (list, tuple)) or (isinstance(source, Iterator) and not isinstance(source, io.IOBase)):
         for part in source:
             yield from _entries(part)
     else:
-        raise SpectralToolkitError(f"Pictures cannot be read from {_short(source)}: expected {_ACCEPTED}.")
+        raise SpectralToolkitError(f"Images cannot be read from {_short(source)}: expected {_ACCEPTED}.")
 
 
 def _path_entries(text: str) -> Iterator[_Entry]:
@@ -210,19 +211,19 @@ def _path_entries(text: str) -> Iterator[_Entry]:
         raise SpectralToolkitError(f"The path {text!r} is empty: expected {_ACCEPTED}.")
     path = local_path(text, "images", error=SpectralToolkitError)
     text = str(path) if text.startswith("~") else text
-    # An existing path wins over its reading as a pattern: names of files may hold square brackets.
+    # An existing path takes precedence over a pattern, because file names may contain square brackets.
     if path.is_dir():
-        # Hidden files are none of the user's pictures: macOS puts "._cat.png" beside "cat.png".
+        # Hidden files are not the user's images: macOS puts "._cat.png" beside "cat.png".
         visible = sorted(child for child in path.iterdir() if not child.name.startswith("."))
         found = [child for child in visible if child.suffix.lower() in SUFFIXES and child.is_file()]
         if not found:
             raise SpectralToolkitError(
-                f"The directory {text!r} holds no picture: expected files ending in {', '.join(SUFFIXES)}."
+                f"The directory {text!r} holds no image: expected files ending in {', '.join(SUFFIXES)}."
             )
         unread = [child.name for child in visible if child.suffix.lower() in UNREAD]
         if unread:
             warnings.warn(
-                f"{len(unread)} of the pictures in {text!r} cannot be read and are left out, such as {unread[0]!r}: "
+                f"{len(unread)} of the images in {text!r} cannot be read and are left out, such as {unread[0]!r}: "
                 "convert them to PNG or JPEG first.",
                 stacklevel=outside(),
             )
@@ -233,13 +234,13 @@ def _path_entries(text: str) -> Iterator[_Entry]:
         if not found:
             raise SpectralToolkitError(f"No file matches the pattern {text!r}: check the folder and the ending.")
     else:
-        raise SpectralToolkitError(f"The picture {text!r} does not exist: check the path.")
+        raise SpectralToolkitError(f"The image {text!r} does not exist: check the path.")
     for file in found:
         yield replace(_file_entry(file), file=file.absolute())
 
 
 def _entry_again(source: Path | np.ndarray, facts: dict[str, Any]) -> _Entry:
-    """An entry out of a pickle, as a worker of a DataLoader gets it."""
+    """Make an entry from a pickle, as a worker of a DataLoader receives it."""
     return replace(_file_entry(source) if isinstance(source, Path) else _array_entry(source, ""), **facts)
 
 
@@ -253,8 +254,8 @@ def _file_entry(path: Path) -> _Entry:
         try:
             found = path.read_bytes()
         except OSError as error:
-            raise SpectralToolkitError(f"The picture {str(path)!r} cannot be read: {error}.") from error
-        # Everything is read here once, before hours of work: a download that was cut off is told now and not then.
+            raise SpectralToolkitError(f"The image {str(path)!r} cannot be read: {error}.") from error
+        # Everything is read here once, so that an incomplete download is reported now and not after hours of work.
         if not any(end in found[-_TAIL:] for start, end in _ENDS if found.startswith(start)):
             read()
         return found
@@ -266,7 +267,7 @@ def _dataset_entries(source: xr.Dataset | xr.DataTree) -> Iterator[_Entry]:
     if "pixels" not in source.data_vars:
         kind, place = ("tree of activations", "its root") if hasattr(source, "children") else ("Dataset", "it")
         raise SpectralToolkitError(
-            f"The {kind} holds no pictures: {place} has no variable 'pixels', only {list(map(str, source.data_vars))}."
+            f"The {kind} holds no images: {place} has no variable 'pixels', only {list(map(str, source.data_vars))}."
         )
     yield from _data_array_entries(cast("xr.DataArray", source["pixels"]))
 
@@ -275,11 +276,11 @@ def _data_array_entries(array: xr.DataArray) -> Iterator[_Entry]:
     spatial = ("y_px", "x_px", "rgb")
     if set(array.dims) not in ({"image", *spatial}, set(spatial)):
         raise SpectralToolkitError(
-            f"A DataArray of pictures has dimensions (image, y_px, x_px, rgb), this one has {tuple(array.dims)}."
+            f"A DataArray of images has dimensions (image, y_px, x_px, rgb), but this one has {tuple(array.dims)}."
         )
     if array.sizes["rgb"] not in (1, 3, 4) or 0 in (array.sizes["y_px"], array.sizes["x_px"]):
         raise SpectralToolkitError(
-            f"A DataArray of sizes {dict(array.sizes)} holds no pictures: rgb must be 3 (or 1 or 4), y_px and x_px at "
+            f"A DataArray of sizes {dict(array.sizes)} holds no images: rgb must be 3 (or 1 or 4), y_px and x_px at "
             "least 1."
         )
     if "image" not in array.dims:
@@ -289,7 +290,7 @@ def _data_array_entries(array: xr.DataArray) -> Iterator[_Entry]:
     array = array.transpose("image", *spatial)
     names = array.coords["image"].to_numpy() if "image" in array.coords else range(array.sizes["image"])
     for index, name in enumerate(names):
-        # Labels that are numbers carry no more meaning than a position.
+        # Labels that are numbers have no more meaning than a position.
         label = f"image_{name}" if isinstance(name, (int, np.integer)) else str(name)
         yield _lazy_entry(array.isel(image=index), label)
 
@@ -303,7 +304,7 @@ def _lazy_entry(picture: xr.DataArray, name: str) -> _Entry:
 
 
 def _original_sha256(picture: xr.DataArray, size: tuple[int, ...]) -> str:
-    """The hash of the image that these pixels were resized from; of pixels as they were, their own is surer."""
+    """The hash of the image from which these pixels were resized; pixels that were not resized have their own hash."""
     known = {name: picture.coords[name].item() for name in (IMAGE_HASH, *_ORIGINAL_SIZE) if name in picture.coords}
     if len(known) < 3 or tuple(known[name] for name in _ORIGINAL_SIZE) == size:
         return ""
@@ -312,10 +313,10 @@ def _original_sha256(picture: xr.DataArray, size: tuple[int, ...]) -> str:
 
 def _array_entries(source: Any) -> Iterator[_Entry]:
     slack = HALF_LEVEL
-    torch = sys.modules.get("torch")  # whoever holds a tensor has loaded it
+    torch = sys.modules.get("torch")  # a tensor exists only where torch is loaded
     if torch is not None and isinstance(source, torch.Tensor):
         source = source.detach().cpu()
-        if source.dtype == torch.bfloat16:  # which NumPy does not know
+        if source.dtype == torch.bfloat16:  # a type that NumPy does not know
             source, slack = source.float(), torch.finfo(source.dtype).eps  # the step above 1, which is two levels
     array = np.asarray(source)
     channels_last = array.ndim > 1 and array.shape[-1] in (1, 3, 4)
@@ -330,16 +331,16 @@ def _array_entries(source: Any) -> Iterator[_Entry]:
         order = "(1, 2, 0)" if array.ndim == 3 else "(0, 2, 3, 1)"
         hint = f": channels come last, so permute it with {order} first" if channels_first else ""
         raise SpectralToolkitError(
-            f"An array of shape {array.shape} is not a picture{hint}; expected (height, width, 3) or "
+            f"An array of shape {array.shape} is not an image{hint}; expected (height, width, 3) or "
             "(image, height, width, 3), that is (N, H, W, 3)."
         )
-    levels = is_of_levels(array, slack) or None  # of all images: one of them may be dark
+    levels = is_of_levels(array, slack) or None  # over all images, because one of them may be dark
     for picture in pictures:
         yield _array_entry(to_rgb(to_uint8(picture, slack, levels=levels)), "")
 
 
 def _array_entry(picture: np.ndarray, name: str, path: str = "") -> _Entry:
-    picture = np.array(picture, order="C")  # a copy: what the user does to the array later changes no picture
+    picture = np.array(picture, order="C")  # a copy, so that later changes of the array do not change the image
     if picture.size == 0:
         raise SpectralToolkitError(f"An array of shape {picture.shape} holds no pixels.")
     height, width = picture.shape[:2]
@@ -347,9 +348,9 @@ def _array_entry(picture: np.ndarray, name: str, path: str = "") -> _Entry:
 
 
 def _unique(entries: Sequence[_Entry]) -> tuple[str, ...]:
-    """Names that are told apart: positions for the nameless, files of one name with their folders.
+    """Unique names: positions where there is no name, and folders with files of the same name.
 
-    What has one name and one path, or no path, becomes ``name (2)``.
+    A repeated name with the same path, or without a path, becomes ``name (2)``.
     """
     names = [entry.name or f"image_{index}" for index, entry in enumerate(entries)]
     while grown := {
@@ -371,7 +372,7 @@ def _unique(entries: Sequence[_Entry]) -> tuple[str, ...]:
 
 
 def _mixed_up(names: Sequence[str], entries: Sequence[_Entry]) -> list[int]:
-    """Places of names that stand for files in several places."""
+    """Positions of names that stand for files in several folders."""
     paths: dict[str, set[str]] = {}
     for name, entry in zip(names, entries, strict=True):
         paths.setdefault(name, set()).add(entry.path)
@@ -379,20 +380,20 @@ def _mixed_up(names: Sequence[str], entries: Sequence[_Entry]) -> list[int]:
 
 
 def _longer(name: str, path: str) -> str:
-    """The name with one more of its path's folders before it; as it is where there is none."""
+    """The name with one more of its path's folders before it; unchanged where there is no further folder."""
     folders = _text(str(Path(path).parent)).replace(os.sep, "/").split("/")[: -name.count("/") or None]
     return f"{folders[-1]}/{name}" if path and folders and folders[-1] else name
 
 
 def pixels_sha256(pixels: np.ndarray) -> str:
-    """Hash of an image's pixels as `load_images` reads them, uint8 (height, width, 3), whatever file they were in."""
+    """Hash of an image's pixels as `load_images` reads them, uint8 (height, width, 3), whatever their file."""
     digest = hashlib.sha256(repr(pixels.shape[:2]).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
 def _text(name: str) -> str:
-    """The name of a file as UTF-8 has it, in which stores and pages are written; a file's name may be any bytes."""
+    """A file name that UTF-8 can write, as stores and pages need it; a file name may be any bytes."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 

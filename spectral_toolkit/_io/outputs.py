@@ -1,7 +1,8 @@
-"""Files and folders we write: on this machine, never over what is not ours, and whole or not at all.
+"""Files and folders that we write: on this machine, never over files that are not ours, completely or not at all.
 
-Whatever is given as a path, to write or to read, goes through `local_path` or `writable_path`. What is half done lies
-in a folder of `beside`, whose name says which process made it: what killed ones left is removed by the next.
+Every path that is given, to be written or read, goes through `local_path` or `writable_path`. Unfinished files are kept
+in a folder of `beside`, whose name identifies the process that made it: the next process removes what killed processes
+left behind.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ if TYPE_CHECKING:
 
 STUDY_FORMAT = "spectral_toolkit study"
 STUDY_BEGINS = f'{{\n "format": "{STUDY_FORMAT}"'.encode()
-"""The first bytes of a study's numbers: the key comes first, whatever else the file holds."""
+"""The first bytes of a study's numbers: this key comes first, whatever else the file holds."""
 _PAGE = b'name="generator" content="spectral_toolkit'
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[:/]")
-"""What begins with a scheme; pathlib makes one slash of two, and fsspec puts several schemes in a row."""
+"""Matches a scheme at the beginning; pathlib turns two slashes into one, and fsspec chains several schemes."""
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 _REMAINS = re.compile(rf"\..*\.{_MACHINE}-(\d+)-[^.]*")
-"""Names of `beside`: that of the target, the machine, the process, and a few letters at random."""
+"""Names of the folders of `beside`: the target, the machine, the process, and a few random letters."""
 
 
 def local_path(value: Any, name: str = "path", *, error: type[SpectralToolkitError] = StoreError) -> Path:
-    """The path of this machine that a user gave, ``~`` expanded.
+    """A path that a user gave, on this machine, with ``~`` expanded.
 
     Parameters
     ----------
     value
         A text or a path.
     name
-        Of the argument, for the message.
+        Name of the argument, for the message.
     error
-        What is raised.
+        The class of the error.
 
     Raises
     ------
     SpectralToolkitError
-        If it is none: a URL, empty, or nothing that a file system can hold.
+        If it is not a path: a URL, an empty text, or something that no file system can hold.
 
     Examples
     --------
@@ -68,45 +69,45 @@ def local_path(value: Any, name: str = "path", *, error: type[SpectralToolkitErr
     if _URL.match(text):
         here = repr(text.rstrip("/").rpartition("/")[2][-40:] or "results")
         raise error(
-            f"{name}={shown} is a URL, and only files of this machine are read and written: give a path here, such as "
-            f"{here}, and copy from or to the other place by its own tools."
+            f"{name}={shown} is a URL, and only files of this machine are read and written: give a local path, such as "
+            f"{here}, and copy from or to the other place with its own tools."
         )
     try:
         path = Path(text).expanduser()
         with suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(path)
-    except (OSError, ValueError, RuntimeError) as problem:  # too long, a zero byte, no such user, no right to look
+    except (OSError, ValueError, RuntimeError) as problem:  # too long, a zero byte, no such user, no permission
         raise error(f"{name}={shown} cannot be used ({_reason(problem)}): give another path.") from problem
     return path
 
 
 def writable_path(value: Any, name: str = "path", *, error: type[SpectralToolkitError] = StoreError) -> Path:
-    """Where to write: as `local_path`, and what a link leads to in the place of the link.
+    """A path to write to, as `local_path`, with links resolved.
 
     Raises
     ------
     SpectralToolkitError
-        Besides, if a link leads nowhere, or a file is where a folder is needed.
+        Also if a link leads nowhere, or a file is in the place of a needed folder.
     """
     path = local_path(value, name, error=error)
     if path.is_symlink():
         try:
             path = path.resolve(strict=True)
-        except (OSError, RuntimeError) as problem:  # a circle of links is the latter
+        except (OSError, RuntimeError) as problem:  # links that form a circle raise a RuntimeError
             raise error(
-                f"{name}={str(path)!r} is a link that leads nowhere: make what it leads to, remove it, or give another "
+                f"{name}={str(path)!r} is a link that leads nowhere: create its target, remove it, or give another "
                 "path."
             ) from problem
     for place in path.parents:
         if place.is_dir():
             break
         if place.exists():
-            raise error(f"{str(place)!r} is a file, and a folder is needed there: choose another --out or path.")
+            raise error(f"{str(place)!r} is a file, but a folder is needed there: choose another --out or path.")
     return path
 
 
 def unwritable(path: Path, error: OSError) -> UnwritableError:
-    """What is said where the file system refuses."""
+    """The message where the file system refuses."""
     return UnwritableError(
         f"{str(path)!r} cannot be written ({_reason(error)}): make room there, or choose another --out or path."
     )
@@ -114,12 +115,12 @@ def unwritable(path: Path, error: OSError) -> UnwritableError:
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A new folder beside a path, on the same disk, to make something in; gone in the end, however that comes.
+    """Make a temporary folder beside a path, on the same disk; it is removed in the end, whatever happens.
 
     Raises
     ------
     OSError
-        If there can be none.
+        If it cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_remains(path.parent)
@@ -131,7 +132,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 def remove_remains(folder: Path) -> None:
-    """Remove what processes that were killed on this machine left half done in a folder."""
+    """Remove unfinished files that killed processes of this machine left in a folder."""
     import psutil
 
     with suppress(OSError):
@@ -142,7 +143,7 @@ def remove_remains(folder: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write beside the target and move into place, so that an earlier file is never half replaced."""
+    """Write beside the target and move the result into place, so that an earlier file is never half replaced."""
     path = writable_path(path)
     try:
         with beside(path) as making:
@@ -153,9 +154,9 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Where a result is to go, something must be able to be written; told before anything is computed."""
+    """Check, before anything is computed, that a result can be written in its place."""
     path = writable_path(path, "--out")
-    # Folders are made when there is something to put into them: until then the nearest that exists stands for them.
+    # Folders are made when there is something to put into them; until then the nearest existing folder is checked.
     place = next(parent for parent in path.absolute().parents if parent.is_dir())
     try:
         with tempfile.TemporaryFile(dir=place):
@@ -165,7 +166,7 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def refuse_foreign(path: Path, *, overwrite: bool) -> None:
-    """Existing output may only be replaced if it is ours and the user asked for it."""
+    """Refuse to replace existing output unless it is ours and the user asked for it."""
     path = writable_path(path, "--out")
     if not path.exists() and not path.is_symlink():
         return
@@ -176,7 +177,7 @@ def refuse_foreign(path: Path, *, overwrite: bool) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a store holds eigenvectors (alone or in groups) or segments, or a file is a page or a study of ours."""
+    """Whether a path was written by this package: a store of eigenvectors or segments, a page, or a study."""
     if path.is_file():
         with path.open("rb") as file:
             beginning = file.read(20_000)
@@ -189,43 +190,42 @@ def is_ours(path: Path) -> bool:
         if any("eigenvector" in child and "affinity" in child.attrs for child in groups):
             return True
         return "segment" in group and "n_segments_asked" in group["segment"].attrs
-    except Exception:  # whatever cannot be read is not ours
+    except Exception:  # anything that cannot be read is not ours
         return False
 
 
 def write_store(result: xr.Dataset | xr.DataTree, path: Path) -> None:
-    """Write a zarr store, whole or not at all."""
+    """Write a zarr store, completely or not at all."""
     with whole_store(path) as store:
         result.to_zarr(store, mode="w")
 
 
 @contextmanager
 def whole_store(path: Path) -> Iterator[Path]:
-    """Where to write a zarr store that is moved to ``path`` in the end: cut short, the earlier one is left whole.
+    """A place to write a zarr store that is finally moved to ``path``; if interrupted, an earlier store stays complete.
 
     Raises
     ------
     StoreError
-        If it cannot be written, or something of somebody else's is there by then.
+        If it cannot be written, or something that is not ours has appeared there meanwhile.
     """
     path = writable_path(path)
     try:
-        with beside(path) as making:  # the store lies in it, with the usual permissions
+        with beside(path) as making:  # the store is in this folder, with the usual permissions
             with warnings.catch_warnings():
-                # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its
-                # specification.
+                # zarr 3 warns that its fixed-length strings and consolidated metadata are not yet in its specification.
                 warnings.filterwarnings("ignore", module="zarr")
                 yield making / "store"
-            refuse_foreign(path, overwrite=True)  # somebody may have put something there in the meantime
+            refuse_foreign(path, overwrite=True)  # something may have appeared there meanwhile
             exchange(making / "store", path, aside=making / "old")
     except OSError as error:
         raise unwritable(path, error) from error
 
 
 def exchange(new: Path, path: Path, *, aside: Path) -> None:
-    """Put ``new`` in the place of what is at ``path``: a file in one step, a folder by way of ``aside``.
+    """Replace what is at ``path`` by ``new``: a file in one step, a folder by way of ``aside``.
 
-    What was moved aside goes back if that fails.
+    A folder that was moved aside is moved back if that fails.
     """
     try:
         if path.is_dir() or (new.is_dir() and path.exists()):

@@ -1,4 +1,4 @@
-"""Which picture belongs to which result, and the part of it that was analysed."""
+"""Matches images with results, and cuts out the part that was analysed."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _PLACE = re.compile(r"(image_)?\d{1,6}")
-"""A name that was only given for want of another; photos of some collections have longer numbers as names."""
+"""A name that was given only because there was no other; some collections use longer numbers as file names."""
 _BOX = ("box_top", "box_left", "box_bottom", "box_right")
 Box = tuple[float, float, float, float]
 """Top, left, bottom and right edge of the analysed part, in pixels of the original."""
 
 
 def picture_order(available: Sequence[str], wanted: Sequence[str], what: str, *, named: bool = False) -> list[int]:
-    """Positions of the pictures wanted: by name where every name is there.
+    """Positions of the wanted images: by name where every name is available.
 
-    By place where one side has no names of its own and there are as many.
+    They are matched by position where one side has no names of its own and both have the same number of images.
 
     Parameters
     ----------
     available, wanted
-        Names of the pictures given, and of those a result is of.
+        Names of the images given, and of the images of a result.
     what
-        What the result is, for the message.
+        What the result is, for messages.
     named
-        Whether the pictures' names are labels that they carry, whatever they look like; see `are_named`.
+        Whether the images' names are labels of their own, whatever they look like; see `are_named`.
 
     Examples
     --------
@@ -43,8 +43,8 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str, *,
     there, asked = _places(available), _places(wanted)
     if not named and there and asked and len(there) == len(asked) and there != asked:
         raise SpectralToolkitError(
-            f"The pictures have no names of their own, only places, and {what} have them in another order "
-            f"({_few(wanted)}): give both in the same order, or pictures with names."
+            f"The images have no names of their own, only positions, and {what} have them in another order "
+            f"({_few(wanted)}): give both in the same order, or images with names."
         )
     if set(wanted) <= set(available):
         return [list(available).index(name) for name in wanted]
@@ -52,32 +52,32 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str, *,
     if nameless and len(available) == len(wanted):
         return list(range(len(wanted)))
     raise SpectralToolkitError(
-        f"{len(available)} pictures were given ({_few(available)}) for {what} of {len(wanted)} images "
-        f"({_few(wanted)}): give the same pictures, or pictures with the same names "
-        "(arrays have none, and go by place)."
+        f"{len(available)} images were given ({_few(available)}) for {what} of {len(wanted)} images "
+        f"({_few(wanted)}): give the same images, or images with the same names "
+        "(arrays have none and are matched by position)."
     )
 
 
 def paired_pictures(
     images: Any, names: Sequence[str], hashes: Sequence[str], what: str, chosen: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
-    """Pixels of the pictures that belong to a result, one at a time, as `picture_order` finds them.
+    """Pixels of the images that belong to a result, one at a time, as `picture_order` finds them.
 
     Parameters
     ----------
     images
         Whatever ``load_images`` takes.
     names, hashes
-        Of the result's images, in order; see `image_hashes`.
+        Names and hashes of the result's images, in order; see `image_hashes`.
     what
-        What the result is, for the message.
+        What the result is, for messages.
     chosen
-        Places along the result's images; None takes all.
+        Positions along the result's images; None takes all.
 
     Raises
     ------
     SpectralToolkitError
-        If a picture is missing, or is not the one that the result is of.
+        If an image is missing, or is not the image of the result.
     """
     pictures = load_images(images)
     order = picture_order(pictures.names, names, what, named=are_named(images))
@@ -86,19 +86,20 @@ def paired_pictures(
             yield np.asarray(pictures[order[index]])
             continue
         pixels, found = pictures.hashed(order[index])
-        refuse_other_images([names[index]], [found], [hashes[index]], ("the pictures given", what))
+        refuse_other_images([names[index]], [found], [hashes[index]], ("the images given", what))
         yield np.asarray(pixels)
 
 
 def image_hashes(of: Any, names: Sequence[str]) -> list[str]:
-    """Hashes of images, in the order of ``names``, as a result knows them; empty where it does not.
+    """Hashes of images, in the order of ``names``, as a result records them; empty where it does not.
 
     Parameters
     ----------
     of
-        A tree, Dataset or DataArray, whole or one image of it.
+        A tree, Dataset or DataArray, or one image of it.
     names
-        Of the images; by place where ``of`` has none of these names, and as many images.
+        Names of the images; they are matched by position where ``of`` has the same number of images but none of these
+        names.
 
     Examples
     --------
@@ -117,7 +118,7 @@ def image_hashes(of: Any, names: Sequence[str]) -> list[str]:
 
 
 def hash_coordinate(hashes: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
-    """The coordinate that a result over ``image`` keeps of its images' hashes; nothing where none is known."""
+    """The coordinate of images' hashes for a result over ``image``; empty where no hash is known."""
     return {IMAGE_HASH: ("image", np.array(hashes, dtype=object))} if any(hashes) else {}
 
 
@@ -128,36 +129,36 @@ def refuse_other_images(
     what: tuple[str, str],
     error: type[SpectralToolkitError] = SpectralToolkitError,
 ) -> None:
-    """Refuse to pair two things whose images have one name and other pixels.
+    """Refuse to pair two results whose images have the same name but different pixels.
 
     Parameters
     ----------
     names, hashes, others
-        Of the images, in one order; an empty hash is not known, and pairs with any.
+        Names and hashes of the images, in one order; an empty hash is unknown, and matches any other.
     what
-        What the hashes and the others are of, for the message.
+        What the hashes and the others belong to, for the message.
 
     Raises
     ------
     SpectralToolkitError
-        Or the class given as ``error``, whose message names the first such image.
+        Or the class given as ``error``; the message names the first such image.
     """
     for name, one, other in zip(names, hashes, others, strict=True):
         if one and other and one != other:
             raise error(
                 f"Image {name!r} of {what[0]} has other pixels than image {name!r} of {what[1]}, so they are two "
-                f"different images: give both of the same images. If they are one image in two versions, delete the "
+                f"different images: give both for the same images. If they are one image in two versions, delete the "
                 f"hashes of one side, as in `del eig.coords[{IMAGE_HASH!r}]`."
             )
 
 
 def are_named(pictures: Any) -> bool:
-    """Whether pictures carry their names: a tree, Dataset or DataArray with the coordinate ``image``."""
+    """Whether images carry their names: a tree, Dataset or DataArray with the coordinate ``image``."""
     return "image" in getattr(pictures, "coords", ())
 
 
 def analysed_box(coords: Mapping[Any, xr.DataArray], index: int) -> Box | None:
-    """The box of one image, from the coordinates of a result; None where there is none."""
+    """The box of one image, from the coordinates of a result; None where there is no box."""
     if any(name not in coords for name in _BOX):
         return None
     top, left, bottom, right = (float(coords[name].isel(image=index)) for name in _BOX)
@@ -165,7 +166,7 @@ def analysed_box(coords: Mapping[Any, xr.DataArray], index: int) -> Box | None:
 
 
 def analysed_part(pixels: np.ndarray, box: Box, coords: Mapping[Any, xr.DataArray], index: int) -> np.ndarray:
-    """Cut out the box, which counts pixels of the original; ``pixels`` may be a smaller copy of that."""
+    """Cut out the box, which is in pixels of the original; ``pixels`` may be a smaller copy."""
     height, width = pixels.shape[:2]
     vertical, horizontal = (
         size / float(coords[name].isel(image=index)) if name in coords else 1.0
@@ -179,12 +180,12 @@ def analysed_part(pixels: np.ndarray, box: Box, coords: Mapping[Any, xr.DataArra
 
 
 def _hash(value: Any) -> str:
-    """As text; what stands for a missing one where results were put together is none."""
+    """A hash as text; empty for the placeholder of a missing value where results were concatenated."""
     return str(value) if isinstance(value, str) else ""
 
 
 def _places(names: Sequence[str]) -> list[str] | None:
-    """Names that were only given for want of others, as places; None for other names."""
+    """The positions in names that were given only because there were no others; None for other names."""
     places = [name.removeprefix("image_") for name in names]
     return places if set(places) == {str(place) for place in range(len(places))} else None
 

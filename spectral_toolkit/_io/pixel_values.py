@@ -1,4 +1,4 @@
-"""What the numbers of a picture mean: from any array to uint8 RGB."""
+"""The meaning of an image's numbers: from any array to uint8 RGB."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import numpy as np
 from ..errors import SpectralToolkitError
 
 HALF_LEVEL = 0.5 / 255
-"""How far floats may leave [0, 1] by rounding: so little that the nearest of the 256 levels is 0 or 255 all the same.
+"""How far floats may leave [0, 1] by rounding: so little that the nearest of the 256 levels is still 0 or 255.
 
-Far more than float32 and float16 lose when a normalisation is undone or an image is resized, and far less than the
-overshoot of a bicubic filter, an affine range such as [-1, 1] or a normalised image.
+This is far more than float32 and float16 lose when a normalisation is undone or an image is resized, and far less than
+the overshoot of a bicubic filter, an affine range such as [-1, 1] or a normalised image.
 """
 
 
 DARK = 255 / 8
-"""Floats that reach no higher, though above 1, are plainly neither of 0 to 1 nor of 0 to 255."""
+"""Floats whose largest value is above 1 but not above this are in neither of the ranges 0 to 1 and 0 to 255."""
 
 
 def is_of_levels(array: np.ndarray, slack: float = HALF_LEVEL) -> bool:
-    """Whether floats are plainly those of 0 to 255: above an eighth of it, and within it but for rounding.
+    """Whether floats are clearly in the range 0 to 255: one is above an eighth of it, and all within it up to rounding.
 
-    What reaches 1 or hardly more is of 0 to 1. Between the two it could be either, or something else, as the light of a
-    rendering is, and is refused.
+    Floats that reach 1 or hardly more are in the range 0 to 1. Between the two the range is unclear, as in the light of
+    a rendering, and the floats are refused.
 
     Examples
     --------
@@ -36,14 +36,14 @@ def is_of_levels(array: np.ndarray, slack: float = HALF_LEVEL) -> bool:
 
 
 def to_uint8(array: np.ndarray, slack: float = HALF_LEVEL, *, levels: bool | None = None) -> np.ndarray:
-    """Integers from 0 to 255 as they are, and floats of that range rounded; truth values and floats from 0 to 1 scaled.
+    """Integers from 0 to 255 unchanged, floats of that range rounded, and booleans and floats from 0 to 1 scaled.
 
     Parameters
     ----------
     slack
-        How far floats may leave [0, 1], and are clipped; 255 times as far those of [0, 255].
+        How far floats may leave [0, 1] and are clipped; floats of [0, 255] may leave it 255 times as far.
     levels
-        Whether floats are of 0 to 255; None asks `is_of_levels`.
+        Whether floats are in the range 0 to 255; None asks `is_of_levels`.
 
     Examples
     --------
@@ -60,20 +60,20 @@ def to_uint8(array: np.ndarray, slack: float = HALF_LEVEL, *, levels: bool | Non
             return np.asarray(array, np.float64).clip(0, 255).round().astype(np.uint8)
         if not (low >= -slack and high <= 1 + slack):
             raise SpectralToolkitError(
-                f"A picture of floats holds values from {low:.9g} to {high:.9g}; expected 0 to 1, or 0 to 255 "
-                "with a value above 32: undo a normalisation, divide by 255, or clip what a filter overshot."
+                f"An image of floats holds values from {low:.9g} to {high:.9g}; expected 0 to 1, or 0 to 255 "
+                "with a value above 32: undo a normalisation, divide by 255, or clip the overshoot of a filter."
             )
         return (array.clip(0, 1) * 255).round().astype(np.uint8)
     if np.issubdtype(array.dtype, np.integer):
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
         if low >= 0 and high <= 255:
             return array.astype(np.uint8)
-        raise SpectralToolkitError(f"A picture of integers holds values from {low} to {high}; expected 0 to 255.")
-    raise SpectralToolkitError(f"An array of type {array.dtype} is not a picture; expected uint8 or floats.")
+        raise SpectralToolkitError(f"An image of integers holds values from {low} to {high}; expected 0 to 255.")
+    raise SpectralToolkitError(f"An array of type {array.dtype} is not an image; expected uint8 or floats.")
 
 
 def to_rgb(array: np.ndarray) -> np.ndarray:
-    """Three channels: grey three times, transparency laid on white."""
+    """Three channels: grey is repeated, and transparency becomes white."""
     if array.ndim == 2:
         array = array[..., None]
     if array.shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""What an object of ours shows at the end of a cell: a line of text, or a small table; nothing is computed for it."""
+"""How our objects are shown at the end of a notebook cell: one line of text or a small table, without computation."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-_LONGEST = 60  # characters of one fact in a line
-_LONGEST_CELL = 300  # and in a table
+_LONGEST = 60  # characters of one fact on a line
+_LONGEST_CELL = 300  # characters of one fact in a table
 _STYLE = "font:13px system-ui,sans-serif;text-align:left"
 
 
 class Described:
-    """An object that says of itself what `_facts` returns, in order. Its repr never raises, whatever became of it."""
+    """An object whose repr shows what `_facts` returns, in order, and never raises, whatever state the object is in."""
 
     def _facts(self) -> Mapping[str, Any]:
-        """What to say, by name; the first is the name or kind of the object. Nothing dear, and nothing that loads."""
+        """Facts by name; the first is the name or class of the object. They must be quick and load nothing."""
         return {}
 
     def _line(self) -> str:
-        """All of it in one line; a class may have a line of its own."""
+        """All facts on one line; a class may define a line of its own."""
         facts = list(self._known().items())
         first = [shortened(value, _LONGEST) for _, value in facts[:1]]
         others = ", ".join(f"{name} {shortened(value, _LONGEST)}" for name, value in facts[1:])
@@ -27,7 +27,7 @@ class Described:
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
-        cls.__repr__ = Described.__repr__  # that of a dataclass would write out all of its fields
+        cls.__repr__ = Described.__repr__  # the repr of a dataclass would show all of its fields
 
     def __repr__(self) -> str:
         try:
@@ -44,7 +44,7 @@ class Described:
         return f"<div style='{_STYLE}'><b>{escape(type(self).__name__)}</b><table>{rows}</table></div>"
 
     def _known(self) -> Mapping[str, Any]:
-        """The facts, or none of an object that is not whole: whoever looks at one is looking for its fault."""
+        """The facts, or none for an incomplete object, so that its repr still helps to find the error."""
         try:
             return {name: value for name, value in self._facts().items() if value not in (None, "")}
         except Exception:
@@ -52,7 +52,7 @@ class Described:
 
 
 def shortened(value: Any, longest: int) -> str:
-    """A value as one line of text, with dots where it is longer; names may come from anywhere.
+    """A value as one line of text, shortened with dots; names may come from anywhere.
 
     Examples
     --------

@@ -1,6 +1,7 @@
 """Models whose attention can be captured: loading them, and one class for all that a capture needs to know.
 
-``families.py`` holds the table of what is supported; a new family is one line there, and one file if it has a quirk.
+``families.py`` holds the table of supported models. A new family is one line there, and one file if it needs special
+treatment.
 """
 
 from __future__ import annotations
@@ -52,25 +53,25 @@ def load_model(
     ----------
     source
         Name of a bundled model (``"scenes"``), a local folder in transformers' or diffusers' format, a name on the
-        Hugging Face hub, a live transformers model, a live pipeline or denoiser of diffusers, or a ``Model`` made
-        before. A task head is fine, and so is a multimodal model: the vision tower is picked out.
+        Hugging Face hub, a live transformers model, a live pipeline or denoiser of diffusers, or an existing ``Model``.
+        The model may have a task head or be multimodal: its vision tower is found.
     device
-        ``"auto"`` puts a loaded model on CUDA, else MPS, else the CPU, and leaves a live object where it is;
-        anything else moves it.
+        ``"auto"`` puts a loaded model on CUDA, otherwise MPS, otherwise the CPU, and leaves a live object where it is;
+        any other value moves it.
     dtype
-        Precision of the weights, such as ``"float32"`` or ``torch.float16``. None keeps the checkpoint's, or the
-        live object's. A live object is converted itself, as by its own ``.to(dtype)``: give ``copy.deepcopy(model)``
+        Precision of the weights, such as ``"float32"`` or ``torch.float16``. None keeps that of the checkpoint or of
+        the live object. A live object is itself converted, as by its own ``.to(dtype)``: give ``copy.deepcopy(model)``
         to keep it as it is.
     revision
         Branch, tag or commit on the hub.
     processor
-        A transformers processor or image processor, or a dictionary of its settings. None takes what lies beside
-        the model, else one made from its configuration and its family's usual normalisation; which one it was is
-        recorded in the provenance.
+        A transformers processor or image processor, or a dictionary of its settings. None takes the processor kept
+        beside the model, or otherwise makes one from its configuration and the usual normalisation of its family; the
+        provenance records which one was used.
     vae, scheduler
-        Live ones of diffusers, for a denoiser that comes without its pipeline, or in place of the pipeline's own.
+        Live objects of diffusers, for a denoiser without its pipeline, or in place of the pipeline's own.
     trust_remote_code
-        Whether a hub model may run its own Python code. Off unless you say so.
+        Whether a hub model may run its own Python code. Off by default.
     safetensors_only
         Whether to refuse weights in formats that can run code when they are loaded.
 
@@ -78,8 +79,8 @@ def load_model(
     -------
     Model
         With ``name``, ``family``, ``layers`` in depth order, ``special_tokens``, ``device``, ``dtype``,
-        ``processor`` and the live ``module``. A denoiser has ``at`` besides: the same at other timesteps, with another
-        prompt or other noise.
+        ``processor`` and the live ``module``. A denoiser also has ``at``, which returns the same model at other
+        timesteps, with another prompt or other noise.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def load_model(
     if isinstance(source, Model):
         model = source
         if processor is not None:
-            model = copy.copy(source)  # shares the module; the one passed in keeps its settings
+            model = copy.copy(source)  # shares the module; the model passed in keeps its settings
             model.processor = _given(source.processor, processor)
     elif isinstance(source, str) and source == "scenes-diffusion":
         from .diffusion.scenes import load_scenes_diffusion
@@ -177,11 +178,11 @@ def _from_name(
 
 
 def _from_module(module: torch.nn.Module, revision: str | None, processor: Any) -> Model:
-    # A compiled module wraps the one whose modules have names.
+    # A compiled module wraps the module whose parts have names.
     module = getattr(module, "_orig_mod", module)
     timm.refuse_module(module)
     origin = _noted(module, "_name_or_path")
-    # Only what is on this machine already: wrapping a live object must not wait for a network.
+    # Only files already on this machine: wrapping a live object must not wait for a network.
     beside = loading.read_settings(origin, local_files_only=True) if origin and processor is None else None
     if processor is not None:
         processing = partial(_given, processor=processor)
@@ -194,7 +195,7 @@ def _from_module(module: torch.nn.Module, revision: str | None, processor: Any) 
 
 
 def _noted(module: torch.nn.Module, what: str) -> str:
-    """What the outermost configuration around the tower says; wrappers such as ``DataParallel`` have none."""
+    """The outermost configuration around the tower; wrappers such as ``DataParallel`` have none."""
     _, tower = families.find_tower(module)
     path = next(name for name, part in module.named_modules() if part is tower)
     steps = path.split(".") if path else []
@@ -211,7 +212,7 @@ def _given(defaults: Processing, processor: Any) -> Processing:
 
 
 def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str]:
-    """Weights the checkpoint lacks: fine for a pooler or a mask token, which no layer sees, fatal for the rest."""
+    """Check the weights that the checkpoint lacks: a pooler or a mask token, which no layer sees, may be missing."""
     prefix = next((f"{name}." for name, part in model.module.named_modules() if part is model.tower and name), "")
     inside = {name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
     needed = sorted(name for name in inside if not _IDLE.search(name))
@@ -227,13 +228,13 @@ def _check_around(around: dict[str, Any], model: str) -> None:
     for name, given in around.items():
         if given is not None:
             raise SpectralToolkitError(
-                f"{name}={type(given).__name__} belongs to a denoiser of diffusers, and {model} is none, or has it "
-                "already: leave it out."
+                f"{name}={type(given).__name__} belongs to a denoiser of diffusers, but {model} is not one, or already "
+                "has it: leave it out."
             )
 
 
 def _hint(source: Any) -> str:
-    """What to do with things of transformers that are close to a model."""
+    """What to do with objects of transformers that are close to a model."""
     if isinstance(getattr(source, "model", None), torch.nn.Module):
         return "; pass its model, as in pipe.model"
     if isinstance(source, PreTrainedConfig):

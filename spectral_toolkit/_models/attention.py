@@ -1,8 +1,8 @@
-"""Seeing queries, keys and values of transformers models, through the library's own registry.
+"""Observes queries, keys and values of transformers models, through the library's own registry.
 
-One attention function is registered under one name. While a capture runs, the tower is switched to it; it reports
-what it is given and then calls the very function the model would have used, with the same arguments, so that the
-model's outputs do not change. Which capture a call belongs to follows from the attention module making it, so that
+One attention function is registered under one name. While a capture runs, the tower is switched to it; it reports its
+arguments and then calls the function that the model would have used, with the same arguments, so that the model's
+outputs do not change. The attention module that makes a call determines the capture to which it belongs, so that
 captures of different models can run side by side.
 """
 
@@ -29,7 +29,7 @@ Listener = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, 
 
 @dataclass(frozen=True)
 class _Call:
-    """What to do when an attention module is called: whom to tell, and how the model computes."""
+    """What to do when an attention module is called: the listener, and how the model computes."""
 
     own: str
     listener: Listener | None
@@ -37,7 +37,7 @@ class _Call:
 
 @dataclass
 class _Switched:
-    """A configuration that is switched to us (models may share it): its own setting, and how many captures need it."""
+    """A configuration that is switched to us (models may share it): its own setting, and how many captures use it."""
 
     own: str | None
     captures: int = 0
@@ -51,8 +51,8 @@ _switching = threading.Lock()
 def delegate(own: str | None) -> str:
     """The implementation that computes in place of ``own`` during a capture.
 
-    Flash and flex attention take no additive mask of the form the models build for other implementations, so
-    PyTorch's scaled dot product computes for them; everything else computes for itself.
+    Flash and flex attention take no additive mask in the form that the models build for other implementations, so
+    PyTorch's scaled dot product computes in their place; all other implementations compute themselves.
     """
     if own is None:
         return "eager"
@@ -60,7 +60,7 @@ def delegate(own: str | None) -> str:
 
 
 def _own(config: Any) -> str | None:
-    """The setting a configuration has outside captures."""
+    """The setting of a configuration outside captures."""
     state = _switched.get(id(config))
     return state.own if state else config._attn_implementation
 
@@ -77,7 +77,7 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> Any:
-    # A model that shares its configuration with one that is being captured comes here too: it computes as ever.
+    # A model that shares its configuration with one that is being captured also comes here, and computes as usual.
     call = _calls.get(id(module)) or _Call(_delegated(module.config), None)
     if call.listener is not None:
         scale = kwargs.get("scaling")
@@ -103,7 +103,7 @@ def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
 def _function(module: torch.nn.Module, own: str) -> Callable[..., Any]:
     if own != "eager":
         return ALL_ATTENTION_FUNCTIONS[own]
-    # "eager" is not in the registry: every modelling file has its own.
+    # "eager" is not in the registry, because every modelling file has its own.
     for base in type(module).__mro__:
         function = getattr(sys.modules.get(base.__module__), "eager_attention_forward", None)
         if function is not None:
@@ -124,16 +124,16 @@ AttentionMaskInterface.register(NAME, _mask)
 
 @contextmanager
 def listening(tower: Any, listeners: dict[torch.nn.Module, Listener]) -> Iterator[None]:
-    """Switch ``tower`` to the observing attention function; put its own setting back whatever happens.
+    """Switch ``tower`` to the observing attention function, and restore its own setting whatever happens.
 
     Parameters
     ----------
     tower
         A transformers ``PreTrainedModel``.
     listeners
-        For each attention module to observe, what to call with (module, query, key, value, bias, scale). Tensors
-        are (image, head, token, channel) as the softmax sees them: after rotary embedding and normalisation, keys
-        and values repeated to the query heads. The bias is additive, (image, head, query, key), or None.
+        For each attention module to observe, the function to call with (module, query, key, value, bias, scale).
+        Tensors are (image, head, token, channel) as the softmax sees them: after rotary embedding and normalisation,
+        with keys and values repeated to the query heads. The bias is additive, (image, head, query, key), or None.
 
     Raises
     ------
@@ -159,11 +159,11 @@ def listening(tower: Any, listeners: dict[torch.nn.Module, Listener]) -> Iterato
 
 
 def _switch(tower: Any, configs: list[Any], listeners: dict[torch.nn.Module, Listener]) -> list[int]:
-    """Switch the configurations over, and return the attention modules that answer to this capture."""
+    """Switch the configurations over, and return the attention modules that belong to this capture."""
     own = {id(config): _own(config) for config in configs}
     if NAME in own.values() or any(id(module) in _calls for module in listeners):
         raise SpectralToolkitError(
-            f"{type(tower).__name__} is being captured already: wait for the first capture to end, or copy the model "
+            f"{type(tower).__name__} is already being captured: wait for the first capture to end, or copy the model "
             "before."
         )
     for config in configs:
@@ -171,7 +171,7 @@ def _switch(tower: Any, configs: list[Any], listeners: dict[torch.nn.Module, Lis
     try:
         tower.set_attn_implementation(NAME)
         if tower.config._attn_implementation == NAME:
-            # A copied block, and a tower that another model gave its own configuration, are not reached by the switch.
+            # The switch does not reach a copied block, or a tower to which another model gave its own configuration.
             for config in (getattr(module, "config", None) for module in listeners):
                 if config is not None and id(config) in own:
                     config._attn_implementation_internal = NAME
@@ -192,14 +192,14 @@ def _put_back(configs: list[Any]) -> None:
         state = _switched[id(config)]
         state.captures -= 1
         if not state.captures:
-            # Not set_attn_implementation: it would give nested configurations the outer one's setting, and checks
-            # again what was there before.
+            # Not set_attn_implementation, which would give nested configurations the setting of the outer one, and
+            # would check the previous setting again.
             config._attn_implementation_internal = state.own
             del _switched[id(config)]
 
 
 def _configs(tower: torch.nn.Module) -> list[Any]:
-    """Every configuration object in the tower, the nested ones too, each once."""
+    """Every configuration object in the tower, including nested ones, each once."""
     found: dict[int, Any] = {}
     waiting = [module.config for module in tower.modules() if hasattr(module, "config")]
     while waiting:
@@ -212,7 +212,7 @@ def _configs(tower: torch.nn.Module) -> list[Any]:
 
 
 def implementation(modules: Iterable[Any]) -> str:
-    """Name of what computes in attention ``modules`` during a capture, for the provenance; names where they differ."""
+    """The implementation that computes in attention ``modules`` during a capture, for the provenance."""
     names = {}
     for own in (_own(module.config) for module in modules):
         used = delegate(own)

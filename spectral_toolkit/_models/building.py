@@ -1,4 +1,4 @@
-"""Trying out a configuration: the model is built without numbers, within bounds, before memory is taken for it."""
+"""Tries out a configuration: the model is built without numbers, within bounds, before memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from .folder_settings import one_line, unreadable
 
 MAX_MODULES = 20_000
-"""Modules of a model: the largest known have a few thousand."""
+"""The most modules that a model may have: the largest known models have a few thousand."""
 _SPARE = 50_000_000
-"""Values that a model may have beyond those that its files could hold twice over, such as tables it computes itself."""
+"""How many values a model may have beyond twice those in its files, such as tables that it computes itself."""
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 class _TooManyModulesError(Exception):
-    """Raised out of the constructor of a model, which no library expects."""
+    """Raised from the constructor of a model, where no library expects it."""
 
 
 @contextmanager
 def few_modules() -> Iterator[None]:
-    """Whoever builds modules here, in this thread, is stopped at `MAX_MODULES`."""
+    """Stop the building of modules in this thread at `MAX_MODULES`."""
     n_modules, thread = 0, threading.get_ident()
 
     def count(module: Any, name: str, part: Any) -> None:
@@ -45,16 +45,16 @@ def few_modules() -> Iterator[None]:
 
 
 def try_out(source: str, make: Callable[[], torch.nn.Module], stored: Shapes | None, config: str) -> None:
-    """Build a model on the device without numbers, and hold its weights against those of its files.
+    """Build a model on the device without numbers, and compare its weights with those in its files.
 
     Parameters
     ----------
     make
-        Builds it.
+        A function that builds it.
     stored
         Shapes of the stored weights; None where they are not on this machine yet.
     config
-        Name of the file that it is built from.
+        Name of the file from which it is built.
 
     Raises
     ------
@@ -94,12 +94,12 @@ def stored_shapes(source: str, folder: Path, index: Mapping[str, Any] | None = N
     Parameters
     ----------
     index
-        What the index of several files holds, if there is one that counts.
+        The content of the index of several files, if there is one.
 
     Raises
     ------
     ModelNotFoundError
-        If a file is damaged, or the index names one that is not there.
+        If a file is damaged, or the index names a file that does not exist.
     """
     files = sorted(folder.glob("*.safetensors"))
     if index is not None:

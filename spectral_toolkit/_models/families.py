@@ -29,15 +29,15 @@ class Family:
     Attributes
     ----------
     label
-        What people call it.
+        Its usual name.
     tower
-        Name of the transformers class that sees the pictures (a subclass counts).
+        Name of the transformers class that sees the images (a subclass counts).
     model_type
-        What a configuration file calls it.
+        Its name in configuration files.
     attention
         Name of the class of its attention modules.
     processing
-        Picture settings where the model brings none.
+        Image settings where the model has none.
     special
         Labels of its tokens that are not patches, from its configuration.
     sizes
@@ -46,9 +46,9 @@ class Family:
     rotary
         Whether positions enter by rotating queries and keys.
     model
-        The class that knows its quirks.
+        The class with its special treatment.
     note
-        What a capture does that the plain model does not.
+        What a capture does differently from the plain model.
     """
 
     label: str
@@ -64,7 +64,7 @@ class Family:
 
     def describe(self) -> str:
         """One line for the documentation."""
-        sizes = {"own": "its own picture size only", "interpolated": "any size, by interpolating position embeddings"}
+        sizes = {"own": "its own image size only", "interpolated": "any size, by interpolating position embeddings"}
         size = "the size its configuration allows" if callable(self.sizes) else sizes.get(self.sizes, "any size")
         facts = [size, *(["rotary positions"] if self.rotary else []), *([self.note] if self.note else [])]
         return f"{self.label} (`{self.tower}`): {'; '.join(facts)}"
@@ -124,7 +124,7 @@ FAMILIES = (
         _none,
         sizes="any",
         model=Siglip2Model,
-        note="pictures of one size, so no patch is padding",
+        note="images of one size, so no patch is padding",
     ),
     Family(
         "ViT-MAE",
@@ -160,7 +160,7 @@ FAMILIES = (
         sizes="any",
         rotary=True,
         model=PixtralModel,
-        note="one picture at a time, because it packs a batch into one sequence",
+        note="one image at a time, because it packs a batch into one sequence",
     ),
     Family(
         "InternVL vision",
@@ -190,7 +190,7 @@ def unsupported(name: str, reason: str = "is not a supported model") -> Unsuppor
 
 
 def find_tower(module: torch.nn.Module) -> tuple[Family, torch.nn.Module]:
-    """The part of a model that sees pictures, with its line of the table; the outermost if several match."""
+    """The part of a model that sees images, with its line of the table; the outermost if several match."""
     by_tower = {family.tower: family for family in FAMILIES}
     for part in module.modules():
         for base in type(part).__mro__:
@@ -214,12 +214,12 @@ def _configs(config: Any) -> Iterator[Any]:
 
 
 def build(module: torch.nn.Module, processing: Callable[[Processing], Processing], **about: Any) -> Model:
-    """Wrap a live module as its family asks; ``processing`` turns the family's picture settings into the model's."""
+    """Wrap a live module as its family requires; ``processing`` turns the family's image settings into the model's."""
     family, tower = find_tower(module)
     config: Any = tower.config
     if (n_channels := getattr(config, "num_channels", 3)) != 3:
         raise UnsupportedModelError(
-            f"{type(tower).__name__} takes pictures of {n_channels} channels; expected 3: pictures are read as RGB."
+            f"{type(tower).__name__} takes images of {n_channels} channels; expected 3: images are read as RGB."
         )
     return family.model(
         family=family.label,

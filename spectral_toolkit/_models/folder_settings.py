@@ -1,7 +1,7 @@
-"""What the JSON files of a model's folder say, checked before any library reads them.
+"""Checks the JSON files of a model's folder before any library reads them.
 
-The libraries build what a file asks for: ten million layers one after the other, tables of 10**18 positions, divisions
-by zero heads. Here the file is read within bounds, and settings whose meaning is known are held against it.
+The libraries build whatever a file asks for: ten million layers one after the other, tables of 10**18 positions,
+divisions by zero heads. Here the file is read within bounds, and settings with a known meaning are checked.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _WHOLE = {
     **dict.fromkeys(("image_size", "patch_size", "sample_size"), (1, 2**16)),
     **dict.fromkeys(("num_labels", "num_train_timesteps"), (0, 10**6)),
 }
-"""Settings that are whole numbers, or lists of them, wherever they stand: the least and the most."""
+"""Settings that are whole numbers, or lists of them, at any depth: the least and the most."""
 _NAMES_ONLY = ("id2label", "label2id", "task_specific_params")
-"""Whose keys are names of classes and tasks, not settings."""
+"""Settings whose keys are names of classes and tasks."""
 
 
 def unreadable(source: str, what: str) -> ModelNotFoundError:
     """The error for a model whose files contradict themselves."""
-    return ModelNotFoundError(f"The model {source!r} {what}: mend the file, or get the model again.")
+    return ModelNotFoundError(f"The model {source!r} {what}: correct the file, or get the model again.")
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """All that an error of a library says, on one line, and what it is where it says little."""
+    """The whole message of a library's error, on one line, with its class where the message says little."""
     text = " ".join(str(error).split()).rstrip(".:")
     text = text if len(text) > 20 else f"{type(error).__name__}: {text}".rstrip(": ")
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
@@ -62,7 +62,7 @@ def read_settings_file(source: str, path: Path, name: str = "") -> dict[str, Any
             raise ValueError(f"{'null' if found is None else type(found).__name__}, where an object is expected")
         for key, value, depth in _values(found):
             if depth > MAX_DEPTH:
-                raise ValueError(f"more than {MAX_DEPTH} objects in each other")
+                raise ValueError(f"more than {MAX_DEPTH} objects nested in each other")
             if isinstance(value, int) and abs(value) > _MAX_VALUE:
                 raise ValueError(f"{key} is a number of {len(str(value))} digits")
     except RecursionError as error:
@@ -75,21 +75,21 @@ def read_settings_file(source: str, path: Path, name: str = "") -> dict[str, Any
 def check_settings(
     source: str, path: Path, towers: frozenset[str] = frozenset(), *, name: str = "", plain: bool = True
 ) -> dict[str, Any]:
-    """Read a file of settings, and hold what is known of them against it.
+    """Read a file of settings, and check those with a known meaning.
 
     Parameters
     ----------
     towers
-        Values of ``model_type`` whose width is shared out among the heads.
+        Values of ``model_type`` whose width is divided among the heads.
     name
-        What to call the file; its own name by default.
+        The name of the file in messages; its own name by default.
     plain
         Whether quantised weights are refused.
 
     Raises
     ------
     ModelNotFoundError
-        If a setting has no meaning.
+        If a setting makes no sense.
     UnsupportedModelError
         If weights are quantised.
     """
@@ -116,12 +116,12 @@ def check_settings(
         is_tower = isinstance(part.get("model_type"), str) and part["model_type"] in towers
         if is_tower and "head_dim" not in part and isinstance(width, int) and isinstance(heads, int) and width % heads:
             values = f"{prefix}hidden_size={width} and num_attention_heads={heads}"
-            raise unreadable(source, f"has {values} in its {file}; expected a width that the heads share evenly")
+            raise unreadable(source, f"has {values} in its {file}; expected a width that the heads can share evenly")
     return settings
 
 
 def _expected(name: str, value: Any) -> str:
-    """What a setting should be where it is something else; else nothing."""
+    """What a setting should be, where it is something else; otherwise empty."""
     if value is None:
         return ""
     if name in _WHOLE:
@@ -147,7 +147,7 @@ def _numbers(value: Any) -> list[int]:
 
 
 def _objects(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """An object and those inside it, with what stands before their names."""
+    """An object and those inside it, with the prefixes of their names."""
     yield prefix, settings
     for name, value in settings.items():
         if isinstance(value, dict) and name not in _NAMES_ONLY:
@@ -167,7 +167,7 @@ def _values(found: Any) -> Iterator[tuple[str, Any, int]]:
 
 def _constant(text: str) -> float:
     if text == "NaN":
-        raise ValueError("NaN is no setting")
+        raise ValueError("NaN is not a setting")
     return math.inf if text == "Infinity" else -math.inf
 
 

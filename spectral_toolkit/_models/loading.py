@@ -1,4 +1,4 @@
-"""Fetching transformers models from a folder or the hub, and turning every failure into a sentence."""
+"""Fetches transformers models from a folder or the hub, and turns every failure into a sentence."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from .building import Shapes, stored_shapes, try_out
 from .folder_settings import check_settings, one_line, read_settings_file, unreadable
 
 WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
-"""Folder of the models that come with the package; each is an ordinary transformers folder."""
+"""The folder of the models that come with the package; each is an ordinary transformers folder."""
 
 _PROBE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model called ``source`` lies, whether only this machine is to be asked, and what kind of files it is."""
+    """The place of a model called ``source``, whether only this machine is searched, and the format of its files."""
 
     source: str
     location: str
@@ -52,7 +52,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model fetched from disk or the hub, with what came with it."""
+    """A model fetched from disk or the hub, with what came beside it."""
 
     module: torch.nn.Module
     settings: dict[str, Any] | None
@@ -68,22 +68,22 @@ def bundled_models() -> tuple[str, ...]:
     >>> isinstance(bundled_models(), tuple)
     True
     """
-    # The first is in transformers' format, the second in that of diffusers.
+    # The first file belongs to transformers' format, the second to that of diffusers.
     return tuple(
         sorted(path.parent.name for name in ("config", "model_index") for path in WEIGHTS.glob(f"*/{name}.json"))
     )
 
 
 def training_record(name: str) -> Path:
-    """The file beside a bundled model that says how it was trained."""
+    """The file beside a bundled model that records how it was trained."""
     return WEIGHTS / name / "training.json"
 
 
 def not_found(name: str, why: str) -> ModelNotFoundError:
-    """The error for a model that cannot be had, with the three ways out."""
+    """The error for a model that cannot be loaded, with three remedies."""
     bundled = ", ".join(repr(model) for model in bundled_models()) or "none in this installation"
     return ModelNotFoundError(
-        f"The model {name!r} {why}; three ways out: give a local folder (config.json and model.safetensors), use a "
+        f"The model {name!r} {why}; three remedies: give a local folder (config.json and model.safetensors), use a "
         f"bundled model ({bundled}), or log in with `hf auth login` if the model is gated or private."
     )
 
@@ -96,7 +96,7 @@ def fetch(
     trust_remote_code: bool,
     safetensors_only: bool,
 ) -> Loaded:
-    """Load the transformers model that lies there."""
+    """Load the transformers model from its place."""
     source, location, local = place.source, place.location, place.local
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
     with quiet(), bars(shown=not local):
@@ -105,7 +105,9 @@ def fetch(
         if not trust_remote_code and not families.config_is_supported(config):
             architecture = next(iter(getattr(config, "architectures", None) or []), type(config).__name__)
             raise families.unsupported(f"{source!r} ({architecture})")
-        if not (trust_remote_code and getattr(config, "auto_map", None)):  # code of its own may not know how
+        if not (
+            trust_remote_code and getattr(config, "auto_map", None)
+        ):  # a model with code of its own may not support it
             try_out(source, lambda: AutoModel.from_config(copy.deepcopy(config)), weights, "config.json")
         module, info = _fetch_weights(source, location, config, dtype, safetensors_only, common)
         settings = read_settings(location, source, revision=revision, local_files_only=local)
@@ -114,7 +116,7 @@ def fetch(
 
 
 def read_settings(location: str, source: str | None = None, **options: Any) -> dict[str, Any] | None:
-    """The picture settings kept beside a model, or None where there are none."""
+    """The image settings kept beside a model, or None where there are none."""
     path = _file(location, "preprocessor_config.json", options)
     if path is not None:
         read_settings_file(source or location, path)
@@ -123,17 +125,15 @@ def read_settings(location: str, source: str | None = None, **options: Any) -> d
     except (OSError, ValueError):
         return None
     except Exception as error:  # such as a processor_config.json that is a list
-        raise unreadable(
-            source or location, f"has picture settings that are not readable ({one_line(error)})"
-        ) from error
+        raise unreadable(source or location, f"has image settings that are not readable ({one_line(error)})") from error
     return settings
 
 
 def _file(location: str, name: str, options: dict[str, Any]) -> Path | None:
-    """A file of a folder, or of the hub's cache if it is there or can be fetched."""
+    """A file from a folder, or from the hub's cache if it is there or can be fetched."""
     try:
         found = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **options)
-    except (OSError, ValueError):  # no such model, or none that can be reached: said when it is loaded
+    except (OSError, ValueError):  # there is no such model, or it cannot be reached: reported when it is loaded
         return None
     return None if found is None else Path(found)
 
@@ -147,7 +147,7 @@ def _weights_here(source: str, folder: Path) -> Shapes | None:
 
 
 def locate(source: str, revision: str | None) -> ModelSource:
-    """Look for a bundled name, a local folder or a hub name, in this order."""
+    """Look for a bundled model, a local folder or a hub name, in this order."""
     if source in bundled_models():
         return ModelSource(source, str(WEIGHTS / source), True)
     if not source.strip():
@@ -176,7 +176,7 @@ def folder_of_diffusers(path: Path) -> bool:
 
 
 def _probe(source: str, revision: str | None) -> ModelSource:
-    """Ask the hub once, so that being offline takes seconds and not half a minute; only this machine if it fails."""
+    """Ask the hub once, so that being offline takes seconds and not half a minute; if it fails, search this machine."""
     cached, of_diffusers, library = False, False, ""
     try:
         found = [
@@ -192,7 +192,7 @@ def _probe(source: str, revision: str | None) -> ModelSource:
         raise not_found(source, "is neither a folder that exists nor a name the hub could have") from error
     except RevisionNotFoundError as error:
         raise not_found(source, f"has no revision {revision!r} on the hub") from error
-    except GatedRepoError as error:  # before the next one, of which it is a kind
+    except GatedRepoError as error:  # caught before the next error, which is its base class
         raise not_found(source, "is gated, and this machine has not been granted access") from error
     except RepositoryNotFoundError as error:
         raise not_found(source, "does not exist on the hub, or is private") from error
@@ -214,7 +214,7 @@ def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
         check_settings(source, path, frozenset(family.model_type for family in families.FAMILIES))
     try:
         config = AutoConfig.from_pretrained(location, **common)
-        config.return_dict = True  # which decides only the form of what a model returns, and some need it themselves
+        config.return_dict = True  # it determines only the form of a model's output, and some models need it themselves
         return config
     except (OSError, GatedRepoError) as error:
         raise _explain(source, error) from error
@@ -224,9 +224,9 @@ def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
                 f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
             ) from error
         raise families.unsupported(
-            repr(source), f"has a configuration this version of transformers cannot read ({one_line(error)})"
+            repr(source), f"has a configuration that this version of transformers cannot read ({one_line(error)})"
         ) from error
-    except Exception as error:  # a setting of another type than expected fails anywhere
+    except Exception as error:  # a setting of an unexpected type may fail anywhere
         raise unreadable(source, f"has a config.json that transformers cannot use ({one_line(error)})") from error
 
 
@@ -259,7 +259,7 @@ def _fetch_weights(
         raise not_found(source, f"has a config.json that does not fit its weights ({one_line(error)})") from error
     except SafetensorError as error:
         raise not_found(source, f"has damaged weights ({one_line(error)})") from error
-    except Exception as error:  # packages that a configuration asks for, settings of the wrong type
+    except Exception as error:  # missing packages that a configuration asks for, or settings of the wrong type
         raise unreadable(source, f"cannot be loaded ({one_line(error)})") from error
 
 
@@ -274,9 +274,9 @@ def _explain(source: str, error: BaseException) -> ModelNotFoundError:
 
 @contextmanager
 def bars(*, shown: bool) -> Iterator[None]:
-    """Whether transformers shows a bar: what lies on this machine loads too quickly for one, and the bar would stay."""
+    """Whether transformers shows a progress bar: local files load too quickly for one, and the bar would remain."""
     hide = not shown and progress.is_progress_bar_enabled()
-    hub_too = hide and not are_progress_bars_disabled()  # transformers' switch moves the hub's with it
+    hub_too = hide and not are_progress_bars_disabled()  # transformers' switch also sets the hub's
     try:
         if hide:
             progress.disable_progress_bar()
@@ -290,7 +290,7 @@ def bars(*, shown: bool) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the libraries' chatter while loading: what matters is in the error we raise."""
+    """Silence the libraries' output while loading: what matters is in the error that we raise."""
     loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub", "diffusers")]
     levels = [logger.level for logger in loggers]
     try:

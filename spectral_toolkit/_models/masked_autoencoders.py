@@ -1,4 +1,4 @@
-"""Masked autoencoders: by default they hide three patches of four and shuffle the rest; a capture wants them all."""
+"""Masked autoencoders: by default they hide three of four patches and shuffle the rest; a capture needs them all."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What every model offers to a capture, whatever library it comes from.
+"""The interface of every model to a capture, whatever its library.
 
-A family is a subclass of ``Model`` in a file of its own. ``capture`` knows nothing of transformers: it asks a model
-for its layers and their shapes, enters ``recording`` and calls ``forward``; the model hands every quantity of every
-layer to the recorder with special tokens first and patches row by row.
+A family is a subclass of ``Model`` in a file of its own. ``capture`` knows nothing of transformers: it asks a model for
+its layers and their shapes, enters ``recording`` and calls ``forward``; the model passes every quantity of every layer
+to the recorder, with special tokens first and patches row by row.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from ..errors import SpectralToolkitError, UnsupportedModelError
 from .processing import Processing
 
 UNROTATED = ("query_unrotated", "key_unrotated")
-"""What a capture can ask besides of a model with rotary positions: queries and keys before the rotation."""
+"""Further quantities of a model with rotary positions: queries and keys before the rotation."""
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Sizes of what one layer yields for one picture.
+    """Sizes of the quantities of one layer for one image.
 
     Attributes
     ----------
     grid
-        Patches (y, x).
+        The grid of patches (y, x).
     heads
-        Number of query heads; keys and values are repeated to it.
+        Number of query heads; keys and values are repeated to this number.
     channels
         Channels per head of queries and keys.
     value_channels
@@ -59,7 +59,7 @@ class LayerShape:
 
 
 class Recorder(Protocol):
-    """What a capture hands to ``Model.recording``: it is told every quantity of every wanted layer."""
+    """What a capture passes to ``Model.recording``: it receives every quantity of every wanted layer."""
 
     @property
     def layers(self) -> Sequence[str]:
@@ -68,15 +68,15 @@ class Recorder(Protocol):
 
     @property
     def quantities(self) -> Sequence[str]:
-        """What is wanted of each."""
+        """The wanted quantities of each layer."""
         ...
 
     def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
-        """Take ``tensor`` (image, head, token, channel), or (image, token, feature) for ``token``."""
+        """Receive ``tensor`` (image, head, token, channel), or (image, token, feature) for ``token``."""
         ...
 
     def describe(self, layer: str, scale: float, bias: torch.Tensor | None) -> None:
-        """Take the softmax scale and the additive bias (image, head, query, key), if any, of a layer."""
+        """Receive the softmax scale of a layer and its additive bias (image, head, query, key), if any."""
         ...
 
 
@@ -87,19 +87,19 @@ class Model(Described, ABC):
     Attributes
     ----------
     name
-        Hub name, folder or class name the model came with.
+        Hub name, folder or class name of the model.
     family
         Name of the family as the table of supported models lists it.
     module
-        The live torch module the user gave, or that was loaded; layers are named as it names its modules.
+        The live torch module that the user gave, or that was loaded; layers have the names of its modules.
     tower
-        The part of ``module`` that sees pictures; often ``module`` itself.
+        The part of ``module`` that sees images; often ``module`` itself.
     layers
         Names of the layers in depth order.
     special_tokens
         Labels of the tokens that are not patches, in order, e.g. ``("cls", "register_0")``.
     processor
-        The picture settings in use.
+        The image settings in use.
     revision
         Commit of the weights on the hub, or an empty string.
     """
@@ -118,9 +118,9 @@ class Model(Described, ABC):
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     quantities: tuple[str, ...] = ("query", "key", "value", "token")
-    """What a capture can ask of this model; models with rotary positions add more."""
+    """The quantities that a capture can record; models with rotary positions add more."""
     images_at_once: ClassVar[int | None] = None
-    """Largest batch the model can take, None where there is no limit."""
+    """The largest batch that the model can take; None where there is no limit."""
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     """Libraries whose versions belong to the provenance."""
 
@@ -138,7 +138,7 @@ class Model(Described, ABC):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        # A lock belongs to one object in one process: copies and pickles get one of their own.
+        # A lock belongs to one object in one process: copies and pickles get a lock of their own.
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -150,24 +150,25 @@ class Model(Described, ABC):
         return (self.tower,)
 
     def special_tokens_of(self, layer: str, quantity: str) -> tuple[str, ...]:
-        """Those of the special tokens that one quantity of one layer holds; all of them in most models."""
+        """The special tokens in one quantity of one layer; in most models, all of them."""
         return self.special_tokens
 
     @property
     def draws(self) -> dict[str, np.ndarray]:
-        """Further dimensions of every quantity, after ``image``, with their coordinates: one forward pass for each
-        combination, as of a denoiser at several timesteps. Most models have none.
+        """Further dimensions of every quantity, after ``image``, with their coordinates.
+
+        Every combination is one forward pass, such as a denoiser at one of several timesteps. Most models have none.
         """
         return {}
 
     @property
     def provenance(self) -> dict[str, str | int | float]:
-        """What else decides the numbers of a capture and belongs in its attributes."""
+        """Further settings that determine the numbers of a capture and belong in its attributes."""
         return {}
 
     def move(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-        """Move and convert everything the user gave."""
-        # The whole model, not its tower alone: half converted, it would be of no use outside.
+        """Move and convert everything that the user gave."""
+        # The whole model and not its tower alone: half converted, it would be of no use outside.
         if device is not None:
             self.module.to(device)
         if dtype is not None:
@@ -175,12 +176,12 @@ class Model(Described, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights of the tower are now."""
+        """The present device of the tower's weights."""
         return next(self.tower.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the tower's weights now."""
+        """The present precision of the tower's weights."""
         return next(p.dtype for p in self.tower.parameters() if p.is_floating_point())
 
     @property
@@ -190,57 +191,59 @@ class Model(Described, ABC):
 
     @property
     def size_step(self) -> tuple[int, int]:
-        """Pixels (height, width) of which pictures must be multiples."""
+        """Pixels (height, width) of which an image's size must be a multiple."""
         return self.patch_size
 
     @property
     @abstractmethod
     def own_size(self) -> tuple[int, int]:
-        """Pixels (height, width) of a picture where the user asks for no other size."""
+        """Pixels (height, width) of an image by default."""
 
     @abstractmethod
     def check_size(self, size: tuple[int, int]) -> None:
-        """Raise ``SpectralToolkitError`` if the model cannot take pictures of ``size`` (height, width)."""
+        """Raise ``SpectralToolkitError`` if the model cannot take images of ``size`` (height, width)."""
 
     @abstractmethod
     def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
-        """Sizes of what ``layer`` yields for a picture of ``size`` (height, width)."""
+        """Sizes of the quantities of ``layer`` for an image of ``size`` (height, width)."""
 
     @property
     @abstractmethod
     def implementation(self) -> str:
-        """What computes the attention during a capture, for the provenance."""
+        """The implementation that computes the attention during a capture, for the provenance."""
 
     @abstractmethod
     def recording(self, recorder: Recorder) -> AbstractContextManager[None]:
-        """Have every ``forward`` inside the context report to ``recorder``; leave no trace afterwards."""
+        """Let every ``forward`` inside the context report to ``recorder``, and leave no trace afterwards."""
 
     @abstractmethod
     def forward(self, pixels: np.ndarray) -> Any:
         """Run the tower on bytes (image, height, width, 3) of a size that passed ``check_size``."""
 
     def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None]) -> None:
-        """Every forward pass that a capture of ``pixels`` needs; ``begin`` is told before each where it belongs in
-        ``draws``.
+        """Make every forward pass that a capture of ``pixels`` needs.
+
+        Before each pass, ``begin`` is called with its place in ``draws``.
         """
         begin(())
         self.forward(pixels)
 
     def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
-        """One forward pass over ``pixels`` by copies that ``convert`` makes of the modules, such as ones without
-        numbers; what is small is computed now.
+        """Make one forward pass over ``pixels`` with copies of the modules that ``convert`` makes.
+
+        The copies may be without numbers; small inputs are computed here.
         """
         other = copy.copy(self)
         other.tower = convert(self.tower)
         return lambda: other.forward(pixels)
 
     def image_size(self, size: int | tuple[int, int] | None = None) -> tuple[int, int]:
-        """The size (height, width) pictures are resized to, checked; ``None`` gives the model's own.
+        """The size (height, width) to which images are resized, checked; ``None`` gives the model's own size.
 
         Raises
         ------
         SpectralToolkitError
-            If the size is not a multiple of the patch, or the model takes no other than its own.
+            If the size is not a multiple of the patch, or the model takes only its own size.
         """
         if size is None:
             chosen = self.own_size
@@ -257,7 +260,7 @@ class Model(Described, ABC):
         step = self.size_step
         if min(chosen) <= 0 or chosen[0] % step[0] or chosen[1] % step[1]:
             nearest = tuple(max(p, round(c / p) * p) for c, p in zip(chosen, step, strict=True))
-            which = "its patch" if step == self.patch_size else "its coarsest cell"
+            which = "its patch" if step == self.patch_size else "its coarsest patch"
             raise SpectralToolkitError(
                 f"size={chosen} does not fit {self.name}: height and width must be positive multiples of {which}, "
                 f"{step[0]} x {step[1]} pixels; the nearest is {nearest}."
@@ -267,15 +270,15 @@ class Model(Described, ABC):
 
     @abstractmethod
     def config_sha256(self) -> str:
-        """Hash over the settings that, beside the weights, decide what the model computes."""
+        """Hash over the settings that, besides the weights, determine what the model computes."""
 
     def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
-        """The same architecture and picture settings with weights drawn from ``seed``, and the fixed tables it kept.
+        """The same architecture, image settings and fixed tables, with weights drawn from ``seed``.
 
         Raises
         ------
         UnsupportedModelError
-            If it is not known how to build the model anew.
+            If it is not known how to build the model again.
         """
         raise UnsupportedModelError(
             f"{self.name} ({self.family}) cannot be built with fresh weights of seed {seed}: build one yourself and "
@@ -284,18 +287,18 @@ class Model(Described, ABC):
 
     @property
     def user_hooks(self) -> int:
-        """Number of forward hooks on the tower that somebody else put there: they may change what it computes."""
+        """Number of other parties' forward hooks on the tower, which may change what it computes."""
         hooks = [
             hook
             for part in self.tower.modules()
             for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         ]
-        # The libraries' own (pruning, hidden states kept for the caller) follow from weights and configuration.
+        # The libraries' own hooks (pruning, hidden states kept for the caller) follow from weights and configuration.
         return sum(not str(getattr(hook, "__module__", "")).startswith(("torch.", "transformers.")) for hook in hooks)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor that a capture depends on."""
-        # A compiled module's weights are those of the one it was made from.
+        """Every tensor on which a capture depends."""
+        # A compiled module has the weights of the module from which it was made.
         for name, tensor in self.tower.state_dict().items():
             if name not in self.unused_weights:
                 yield name.replace("_orig_mod.", ""), tensor
@@ -304,8 +307,8 @@ class Model(Described, ABC):
     def weights_sha256(self) -> str:
         """Hash over the names, types and bytes of the tower's weights.
 
-        The hash is kept and made again only when a weight changed, which is noticed by the tensors' version
-        counters and their sums.
+        The hash is kept, and made again only when a weight has changed, which the tensors' version counters and sums
+        show.
         """
         tensors = list(self.named_weights())
         for name, tensor in tensors:
@@ -316,7 +319,7 @@ class Model(Described, ABC):
                 )
             if tensor.is_meta:
                 raise UnsupportedModelError(
-                    f"{self.name} has no weights, it is on the device 'meta': load them with from_pretrained."
+                    f"{self.name} has no weights, as it is on the device 'meta': load them with from_pretrained."
                 )
         with torch.no_grad():
             key = tuple(
@@ -346,8 +349,8 @@ _stance = ExitStack()
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Compiled modules run as written: the compiler would follow them into what a capture records."""
-    # The stance is one for the whole process: the last to leave, in whichever thread, puts it back.
+    """Run compiled modules as written, because the compiler would also compile the recording of a capture."""
+    # The stance applies to the whole process: the last capture to end, in any thread, restores it.
     global _n_uncompiled
     with _counting:
         if not _n_uncompiled:
@@ -364,16 +367,15 @@ def uncompiled() -> Iterator[None]:
 
 @contextmanager
 def evaluating(modules: Sequence[torch.nn.Module], seed: int, device: torch.device | None = None) -> Iterator[Draws]:
-    """Evaluation mode, our own settings, no compiled code and seeded generators; training flags and random state are
-    put back.
+    """Set evaluation mode, our own settings, no compiled code and seeded generators, and restore all of it afterwards.
 
-    What a model computes depends on its weights and their precision alone: not on an autocast, a default dtype or a
-    default device of the caller's. Tensors that a model makes without naming a device lie where the model does.
+    The output of a model then depends only on its weights and their precision, and not on the caller's autocast,
+    default dtype or default device. Tensors that a model makes without naming a device are on the model's device.
     """
     flags = [(part, part.training) for module in modules for part in module.modules()]
     with ExitStack() as stack:
         stack.enter_context(uncompiled())
-        # Gradients are off rather than in inference mode: models cache tensors (rotary tables), and one made in
+        # Gradients are switched off without inference mode: models cache tensors (rotary tables), and a tensor made in
         # inference mode would break the user's next training step.
         stack.enter_context(own_settings())
         if device is not None and device.type != "cpu":

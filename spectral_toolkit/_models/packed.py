@@ -1,4 +1,4 @@
-"""Encoders that do not take a batch of pictures as (image, channel, height, width) and yield one row of tokens each."""
+"""Encoders that do not map a batch of images (image, channel, height, width) to one row of tokens each."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .transformers_encoders import EncoderModel
 
 @dataclass
 class PixtralModel(EncoderModel):
-    """Pixtral packs a whole batch into one sequence under a block mask, so it gets one picture at a time."""
+    """Pixtral packs a whole batch into one sequence under a block mask, so it gets one image at a time."""
 
     images_at_once: ClassVar[int | None] = 1
 
 
 @dataclass
 class Siglip2Model(EncoderModel):
-    """SigLIP 2 takes cut-out patches, a mask of padding and the grid of each picture.
+    """SigLIP 2 takes cut-out patches, a mask of padding and the grid of each image.
 
-    Pictures of a capture share one size, so no patch is padding and the mask lets every patch through.
+    Images of a capture share one size, so no patch is padding and the mask admits every patch.
     """
 
     @property
@@ -35,7 +35,7 @@ class Siglip2Model(EncoderModel):
         values = self.processor.normalise(pixels, self.device, self.dtype)
         n, channels, height, width = values.shape
         (rows, columns), patch = (height // self.patch_size[0], width // self.patch_size[1]), self.config.patch_size
-        # Within a patch: row, column, channel (transformers' convert_image_to_patches).
+        # The order within a patch is row, column, channel (transformers' convert_image_to_patches).
         patches = values.view(n, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
         return {
             "pixel_values": patches.reshape(n, rows * columns, patch * patch * channels),

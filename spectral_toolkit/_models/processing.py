@@ -1,8 +1,8 @@
-"""How a picture becomes numbers for a model: resized without cropping, scaled and normalised as it was trained.
+"""Turns an image into numbers for a model: resized without cropping, scaled and normalised as in its training.
 
 The settings are read from the model's own ``preprocessor_config.json`` or live processor. The processor classes
-themselves are not used: several need torchvision, which does not go together with the CPU build of torch, and
-all of them crop or pad, so that what the model saw would no longer line up with the picture.
+themselves are not used: several need torchvision, which does not work with the CPU build of torch, and all of them crop
+or pad, so that what the model saw would no longer match the image.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ _KNOWN = (
 )
 
 _WITHOUT_MEANING = ("do_resize", "do_convert_rgb", "do_pad", "data_format", "input_data_format")
-"""Settings of transformers that say nothing here: pictures are always RGB and always resized, never padded."""
+"""Settings of transformers without a meaning here: images are always RGB and always resized, and never padded."""
 _FROM_FILE = ("image_processor_type", "feature_extractor_type", "processor_class")
-"""One of these stands in every file of settings that comes with a model."""
+"""Every file of settings that comes with a model contains one of these."""
 
 
 @dataclass(frozen=True)
 class Processing:
-    """A model's own picture settings.
+    """A model's own image settings.
 
     Attributes
     ----------
     mean, std
         Per channel, on the scale after ``rescale_factor``.
     rescale_factor
-        What multiplies the bytes 0..255, usually 1/255.
+        The factor of the bytes 0..255, usually 1/255.
     resample
         Name of the PIL filter used for resizing: ``"bilinear"``, ``"bicubic"``, ...
     size
-        Pixels (height, width) the processor would produce, or None where it depends on the picture.
+        Pixels (height, width) that the processor would produce, or None where it depends on the image.
     source
-        Where the settings come from, for the provenance.
+        The origin of the settings, for the provenance.
     """
 
     mean: tuple[float, ...]
@@ -68,7 +68,7 @@ class Processing:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], defaults: Processing, source: str) -> Processing:
-        """Read the settings of a transformers image processor; what they leave out comes from ``defaults``."""
+        """Read the settings of a transformers image processor; missing settings come from ``defaults``."""
         mean = _per_channel("image_mean", settings.get("image_mean"), defaults.mean)
         std = _per_channel("image_std", settings.get("image_std"), defaults.std)
         if not settings.get("do_normalize", True):
@@ -89,7 +89,7 @@ class Processing:
         return json.dumps(asdict(self), sort_keys=True)
 
     def resize(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Resize a uint8 picture (height, width, 3) to ``size`` (height, width) without cropping."""
+        """Resize a uint8 image (height, width, 3) to ``size`` (height, width) without cropping."""
         if picture.shape[:2] == size:
             return picture
         image = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling[self.resample.upper()])
@@ -97,8 +97,8 @@ class Processing:
 
     def normalise(self, pixels: np.ndarray, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Bytes (image, height, width, 3) to normalised values (image, 3, height, width)."""
-        # Bytes are put in order while they are small, and one product and one difference do the rest in place:
-        # (bytes * factor - mean) / std.
+        # Bytes are reordered while they are small, and one product and one difference do the rest in place: (bytes *
+        # factor - mean) / std.
         values = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(device).to(torch.float32)
         mean, std = np.array(self.mean), np.array(self.std)
         for channel, (slope, offset) in enumerate(zip(self.rescale_factor / std, mean / std, strict=True)):
@@ -111,7 +111,7 @@ def settings_of(processor: Any) -> Mapping[str, Any]:
     inner = getattr(processor, "image_processor", processor)
     settings = inner if isinstance(inner, Mapping) else inner.to_dict() if hasattr(inner, "to_dict") else {}
     if inner is processor and isinstance(inner, Mapping) and not {*_FROM_FILE} & {*inner}:
-        # A dictionary written by hand; those that models come with hold much that is not looked at.
+        # A dictionary written by hand; those that come with models contain many settings that are ignored.
         if misspelt := [name for name in inner if name not in (*_KNOWN, *_WITHOUT_MEANING)]:
             close = difflib.get_close_matches(str(misspelt[0]), _KNOWN, n=1)
             raise SpectralToolkitError(
@@ -139,7 +139,7 @@ def _per_channel(name: str, value: Any, default: tuple[float, ...]) -> tuple[flo
         values = np.full(3, values)
     if values.shape != (3,):
         raise SpectralToolkitError(
-            f"The processor normalises {values.size} channels; expected 3: pictures are read as RGB."
+            f"The processor normalises {values.size} channels; expected 3: images are read as RGB."
         )
     if not np.isfinite(values).all() or (name == "image_std" and (values <= 0).any()):
         raise _bad(name, value, "expected finite numbers, and those of image_std above 0")
@@ -159,7 +159,7 @@ def _factor(value: Any, default: float) -> float:
 def _filter_name(value: Any, default: str) -> str:
     if value is None:
         return default
-    # Numbers are PIL's; names are PIL's or torchvision's, whose enumeration keeps them as values.
+    # Numbers are PIL's; names are PIL's or torchvision's, whose enumeration has them as values.
     name = str(getattr(value, "value", value)).lower()
     for known in Image.Resampling:
         if name in (known.name.lower(), str(known.value)):
@@ -168,7 +168,7 @@ def _filter_name(value: Any, default: str) -> str:
 
 
 def _fixed_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Where the processor always yields one size, that size."""
+    """The size that the processor always produces, if there is one."""
     size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
     if isinstance(size, int):
         sides = [size, size]

@@ -1,6 +1,6 @@
 """Models of timm: recognised, and refused with a sentence.
 
-timm 1.0 imports torchvision as soon as it is imported, and this toolkit goes without: beside the CPU build of torch
+timm 1.0 imports torchvision as soon as it is imported, but this toolkit does without it: beside the CPU build of torch
 that its tests pin, torchvision breaks the import.
 """
 
@@ -14,14 +14,14 @@ from ..errors import UnsupportedModelError
 
 
 def refuse_module(module: Any) -> None:
-    """Raise ``UnsupportedModelError`` for a live model of timm, also inside its wrapper of transformers."""
+    """Raise ``UnsupportedModelError`` for a live model of timm, including one in a transformers wrapper."""
     inside = getattr(module, "timm_model", module)
     if any(base.__module__.partition(".")[0] == "timm" for base in type(inside).__mro__):
         raise _refused(type(inside).__name__)
 
 
 def refuse_folder(source: str, path: Path) -> None:
-    """Raise ``UnsupportedModelError`` for a folder as timm saves its models."""
+    """Raise ``UnsupportedModelError`` for a folder in the format of timm."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -31,7 +31,7 @@ def refuse_folder(source: str, path: Path) -> None:
 
 
 def refuse_name(source: str, library: str = "") -> None:
-    """Raise ``UnsupportedModelError`` for a name on the hub under ``timm/``, or that the hub says is of timm."""
+    """Raise ``UnsupportedModelError`` for a hub name under ``timm/``, or one that the hub attributes to timm."""
     if source.startswith("timm/") or library == "timm":
         raise _refused(repr(source))
 

@@ -1,6 +1,6 @@
-"""Vision encoders of transformers: one class for all families that differ only in what the table says.
+"""Vision encoders of transformers: one class for all families that differ only in their line of the table.
 
-A family with a quirk of its own (masking, packing, patches as input) is a subclass in its own file.
+A family that needs special treatment (masking, packing, patches as input) is a subclass in its own file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import attention
 from .model import UNROTATED, LayerShape, Model, Recorder
 
 _NOT_COMPUTED = ("transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")
-"""What a configuration holds that changes no number, or that is recorded by itself."""
+"""Settings of a configuration that change no number, or that are recorded separately."""
 
 
 @dataclass
@@ -35,9 +35,9 @@ class EncoderModel(Model):
     attention_class
         Name of the class of the attention modules; a layer is the module that holds one.
     sizes
-        ``"own"``: one size only; ``"interpolated"``: other sizes by interpolating the position embeddings, on
-        request; ``"any"``: every multiple of the patch; ``"square"``: every one too, if the model was trained on a
-        square grid.
+        ``"own"``: one size only; ``"interpolated"``: other sizes by interpolating the position embeddings, on request;
+        ``"any"``: every multiple of the patch; ``"square"``: also every multiple, if the model was trained on a square
+        grid.
     rotary
         Whether positions enter by rotating queries and keys.
     """
@@ -53,7 +53,7 @@ class EncoderModel(Model):
         for name, part in self.tower.named_modules():
             if any(base.__name__ == self.attention_class for base in type(part).__mro__):
                 block = name.rpartition(".")[0]
-                # A compiled module is named as the one it was made from.
+                # A compiled module has the name of the module from which it was made.
                 layer = (prefix + block + ".").replace("_orig_mod.", "").removesuffix(".")
                 self.attentions[layer], self.blocks[layer] = part, self.tower.get_submodule(block)
         if not self.attentions:
@@ -75,9 +75,9 @@ class EncoderModel(Model):
 
     @property
     def trained_size(self) -> tuple[int, int]:
-        """Pixels (height, width) the position embeddings were made for.
+        """Pixels (height, width) for which the position embeddings were made.
 
-        Whole patches only: a model for 384 pixels in patches of 14 has a grid of 27, and never sees the last 6.
+        Only whole patches count: a model for 384 pixels in patches of 14 has a grid of 27, and never sees the last 6.
         """
         height, width = (size // patch * patch for size, patch in zip(self._size, self.patch_size, strict=True))
         return (height, width)
@@ -99,7 +99,7 @@ class EncoderModel(Model):
         if self.sizes == "square":
             if oblong:
                 raise SpectralToolkitError(
-                    f"{self.name} takes no picture at all: its position embeddings are for {trained} pixels, and "
+                    f"{self.name} takes no images at all: its position embeddings are for {trained} pixels, and "
                     f"{self.family} models of transformers interpolate from a square grid only."
                 )
             return
@@ -107,7 +107,7 @@ class EncoderModel(Model):
             return
         if self.sizes == "own" and size != trained:
             raise SpectralToolkitError(
-                f"size={size} does not fit {self.name}: {self.family} models take pictures of {trained} pixels only."
+                f"size={size} does not fit {self.name}: {self.family} models take images of {trained} pixels only."
             )
         if self.sizes != "own" and oblong:
             raise SpectralToolkitError(
@@ -118,7 +118,7 @@ class EncoderModel(Model):
     def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
         part = self.attentions[layer]
         heads = getattr(part, "num_heads", None) or part.num_attention_heads
-        # Not from the projections: adapters of the user's own may stand in their place.
+        # Not from the projections, because a user's adapters may be in their place.
         return LayerShape(
             grid=(size[0] // self.patch_size[0], size[1] // self.patch_size[1]),
             heads=heads,
@@ -149,14 +149,14 @@ class EncoderModel(Model):
         learned, kept = dict(outer.named_parameters()), []
         with torch.no_grad():
             for name, parameter in module.named_parameters():
-                # Fixed tables that some classes leave at zero until a checkpoint fills them are architecture, not
-                # training.
+                # Fixed tables that some classes leave at zero until a checkpoint fills them belong to the architecture,
+                # not to the training.
                 if not parameter.requires_grad and name in learned and not bool(parameter.any()):
                     parameter.copy_(learned[name])
                     kept.append(name)
         module.to(self.device, self.dtype).eval()
         tower = module.get_submodule(_prefix(outer, self.tower).removesuffix("."))
-        # Layers find their modules anew; the hash of the trained weights must not come along.
+        # Layers must find their modules again, and the hash of the trained weights must not be copied.
         own = {"attentions": {}, "blocks": {}, "quantities": Model.quantities, "_hash": None}
         return replace(self, module=module, tower=tower, **own), tuple(kept)
 
@@ -182,9 +182,9 @@ class EncoderModel(Model):
         return self.tower(**self.inputs(pixels))
 
     def inputs(self, pixels: np.ndarray) -> dict[str, Any]:
-        """What the tower is called with for bytes (image, height, width, 3)."""
+        """The tower's arguments for bytes (image, height, width, 3)."""
         inputs: dict[str, Any] = {"pixel_values": self.processor.normalise(pixels, self.device, self.dtype)}
-        # On the trained grid this interpolates nothing, and only lets the model accept a picture without the rest.
+        # On the trained grid this interpolates nothing; it only lets the model accept an image without the remainder.
         if self.sizes == "interpolated" and pixels.shape[1:3] != self._size:
             inputs["interpolate_pos_encoding"] = True
         return inputs
@@ -224,7 +224,7 @@ def _projection_hook(recorder: Recorder, layer: str, quantity: str, channels: in
 
 
 def _computing(settings: Any) -> Any:
-    """A configuration, nested ones included, without names, versions and settings of the attention library."""
+    """A configuration, including nested ones, without names, versions and settings of the attention library."""
     if not isinstance(settings, dict):
         return settings
     return {

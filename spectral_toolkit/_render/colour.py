@@ -1,4 +1,4 @@
-"""Colours that mean something: perceptually uniform maps that colour-blind readers can tell apart.
+"""Colours with a meaning: perceptually uniform maps that colour-blind readers can tell apart.
 
 The maps are Peter Kovesi's (*Good Colour Maps: How to Design Them*, arXiv 1509.03700), as shipped by
 colorcet, and the categorical colours those of Okabe and Ito. All are plain uint8 arrays.
@@ -24,25 +24,25 @@ def _from_hex(colours: Sequence[str]) -> np.ndarray:
 
 
 DIVERGING = _from_hex(colorcet.CET_CBD1)
-"""Blue, white, gold, shape (256, 3): for eigenvectors, white at zero. Made for protanopic and deuteranopic eyes."""
+"""Blue, white, gold, shape (256, 3): for eigenvectors, white at zero. Made for protanopic and deuteranopic readers."""
 
 SEQUENTIAL = _from_hex(colorcet.CET_CBL2)
-"""Black, blue, yellow, white, shape (256, 3): for affinities and norms. Made for the same eyes."""
+"""Black, blue, yellow, white, shape (256, 3): for affinities and norms. Made for the same readers."""
 
 _OKABE_ITO = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 
 N_LABEL_COLOURS = len(_OKABE_ITO) + len(colorcet.glasbey_light)
-"""How many labels can be given colours of their own."""
+"""How many labels can have colours of their own."""
 
 ISOLATED = (118, 118, 118)
-"""Grey of cells that no affinity reaches; no map above holds it."""
+"""The grey of isolated patches; no map above contains it."""
 
 
 def categorical(n_colours: int) -> np.ndarray:
     """Colours for labels, shape (n_colours, 3), uint8.
 
-    The first eight are those of Okabe and Ito, which colour-blind readers can tell apart; what comes after
-    them is Glasbey's sequence, where no such promise can be made.
+    The first eight are those of Okabe and Ito, which colour-blind readers can tell apart; they are
+    followed by Glasbey's sequence, of which this cannot be promised.
 
     Examples
     --------
@@ -52,13 +52,13 @@ def categorical(n_colours: int) -> np.ndarray:
     available = [*_OKABE_ITO, *colorcet.glasbey_light]
     if not 0 <= n_colours <= len(available):
         raise SpectralToolkitError(
-            f"n_colours={n_colours} is out of range: {len(available)} labels at most can be given colours of their own."
+            f"n_colours={n_colours} is out of range: {len(available)} labels at most can have colours of their own."
         )
     return _from_hex(available[:n_colours]).reshape(n_colours, 3)
 
 
 def hex_colours(table: np.ndarray) -> list[str]:
-    """The same colours as ``#rrggbb``, which is what Bokeh and CSS read.
+    """The same colours as ``#rrggbb``, which Bokeh and CSS read.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""From fields to pixels: arrays of floats in, uint8 out, at patch resolution unless a picture lies below.
+"""From fields to pixels: arrays of floats in, uint8 out, at patch resolution unless an image lies below.
 
-Everything here is orientation-free in the sense of arrays: row 0 is the top of the picture. Where Bokeh, which
-counts from the bottom, has to be told so is said once, in `overlay`.
+Everything here has the orientation of arrays: row 0 is the top of the image. Bokeh counts from the bottom; only
+`overlay` converts between the two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .colour import DIVERGING, ISOLATED, SEQUENTIAL, categorical
 
 
 def symmetric_limit(fields: np.ndarray) -> float:
-    """Largest magnitude of the finite values, the end of a colour map that is centred on zero; 1 where all are zero.
+    """The largest magnitude of the finite values, as the end of a colour map centred on zero; 1 where all are zero.
 
     Examples
     --------
@@ -29,9 +29,9 @@ def symmetric_limit(fields: np.ndarray) -> float:
 
 
 def robust_limit(fields: np.ndarray, percentile: float = 99.0) -> float:
-    """The magnitude that ``percentile`` per cent of the finite values stay below; as `symmetric_limit` where that is 0.
+    """The magnitude at ``percentile`` per cent of the finite values; as `symmetric_limit` where that is 0.
 
-    One outlying cell then cannot turn the rest of the picture grey.
+    A single outlying patch then cannot turn the rest of the image grey.
     """
     finite = np.abs(fields[np.isfinite(fields)])
     limit = float(np.percentile(finite, percentile)) if finite.size else 0.0
@@ -44,9 +44,9 @@ def colour_field(field: np.ndarray, limit: float, colour_map: np.ndarray = DIVER
     Parameters
     ----------
     field
-        Values, any shape; what lies beyond the limit takes the colour of the limit, and NaN that of zero.
+        Values of any shape; values beyond the limit take the colour of the limit, and NaN takes that of zero.
     limit
-        The value that takes the last colour, above 0; its negative takes the first.
+        The value of the last colour, above 0; its negative has the first colour.
     colour_map
         uint8, shape (n, 3).
 
@@ -67,7 +67,7 @@ def colour_field(field: np.ndarray, limit: float, colour_map: np.ndarray = DIVER
 
 
 def is_above(field: np.ndarray, threshold: float, limit: float) -> np.ndarray:
-    """Which cells of a field are above ``threshold`` times its ``limit``, shape as ``field``; what is no number is not.
+    """Which patches of a field are above ``threshold`` times its ``limit``, shape as ``field``; NaN is not above.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def is_above(field: np.ndarray, threshold: float, limit: float) -> np.ndarray:
 
 
 def check_threshold(threshold: object) -> float | None:
-    """A part of the largest magnitude, from -1 to 1; None stays None.
+    """Check a threshold, a fraction of the largest magnitude from -1 to 1; None stays None.
 
     Raises
     ------
@@ -88,21 +88,21 @@ def check_threshold(threshold: object) -> float | None:
         return None
     if not isinstance(threshold, numbers.Real) or isinstance(threshold, bool) or not -1 <= float(threshold) <= 1:
         raise SpectralToolkitError(
-            f"threshold={threshold!r} is out of range: expected a number from -1 to 1, the part of the eigenvector's "
-            "largest magnitude, or None."
+            f"threshold={threshold!r} is out of range: expected a number from -1 to 1, as a fraction of the "
+            "eigenvector's largest magnitude, or None."
         )
     return float(threshold)
 
 
 def colour_three(fields: np.ndarray, limit: float) -> np.ndarray:
-    """Three fields as red, green and blue, one scale for all three and middle grey where all are zero.
+    """Three fields as red, green and blue, with one scale for all three and middle grey where all are zero.
 
     Parameters
     ----------
     fields
         Shape (y, x, 3).
     limit
-        The value that is full intensity, above 0; its negative is none.
+        The value of full intensity, above 0; its negative has no intensity.
 
     Returns
     -------
@@ -123,16 +123,16 @@ def colour_three(fields: np.ndarray, limit: float) -> np.ndarray:
 
 
 def label_colours(labels: np.ndarray, opacity: float, *, unlabelled: bool = True) -> np.ndarray:
-    """Labels, each in a colour of its own; below zero there is none.
+    """Labels, each in a colour of its own; a number below zero is no label.
 
     Parameters
     ----------
     labels
         Integers, shape (y, x).
     opacity
-        Of the colours, 0 to 1.
+        Opacity of the colours, 0 to 1.
     unlabelled
-        Whether patches without a label are grey and nearly opaque; they are clear otherwise.
+        Whether patches without a label are grey and nearly opaque; otherwise they are clear.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def label_colours(labels: np.ndarray, opacity: float, *, unlabelled: bool = True
 
 
 def stacked_masks(masks: np.ndarray) -> np.ndarray:
-    """Masks that may overlap as one label map: the smaller lies above the larger, and -1 is where there is none.
+    """Masks that may overlap as one label map: the smaller mask lies above the larger, and -1 is where there is none.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def stacked_masks(masks: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        Integers, shape (y, x): the place of the mask that is seen.
+        Integers, shape (y, x): the index of the visible mask.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def magnitude_colours(values: np.ndarray, highest: float, opacity: float) -> np.
 
 
 def highest_other(row: np.ndarray, patch: tuple[int, int] | None) -> float:
-    """The end of the colours of a patch's affinities: it is often tied to itself so strongly that all else were black.
+    """The end of the colours of a patch's affinities, without its own, beside which all others would often be black.
 
     Examples
     --------
@@ -197,14 +197,14 @@ def highest_other(row: np.ndarray, patch: tuple[int, int] | None) -> float:
 
 
 def with_opacity(colours: np.ndarray, opacity: float, grey: np.ndarray) -> np.ndarray:
-    """RGBA of one opacity; what is grey is nearly opaque, so that nobody takes it for a value."""
+    """RGBA of one opacity; grey is nearly opaque, so that nobody takes it for a value."""
     alpha = np.where(grey, 230, round(255 * opacity)).astype(np.uint8)
     solid = np.where(grey[..., None], np.array(ISOLATED, dtype=np.uint8), colours)
     return np.concatenate([solid, alpha[..., None]], axis=-1)
 
 
 def resize_field(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bilinear interpolation between patch centres, for those who ask for smooth pictures.
+    """Interpolate between patch centres, bilinearly, for smooth images.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def resize_field(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        float32, of the given shape; both grids cover the same picture.
+        float32, of the given shape; both grids cover the same image.
     """
     height, width = shape
     picture = Image.fromarray(np.ascontiguousarray(field, dtype=np.float32))
@@ -224,7 +224,7 @@ def resize_field(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def enlarge(colours: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Nearest neighbour, so that every patch keeps its edges: (y, x, ...) to (height, width, ...)."""
+    """Enlarge by nearest neighbour, so that every patch keeps its edges: (y, x, ...) to (height, width, ...)."""
     rows, columns = (
         np.minimum((np.arange(size) + 0.5) * n_cells / size, n_cells - 1).astype(np.intp)
         for size, n_cells in zip(shape, colours.shape[:2], strict=True)
@@ -233,16 +233,16 @@ def enlarge(colours: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def blend(picture: np.ndarray, colours: np.ndarray, opacity: float | np.ndarray) -> np.ndarray:
-    """Colours over a picture: ``opacity`` of the colours, the rest of the picture.
+    """Blend colours with an image: ``opacity`` is the part of the colours, and the rest is the image.
 
     Parameters
     ----------
     picture
         uint8, shape (height, width, 3).
     colours
-        uint8, shape (y, x, 3): enlarged to the picture, every patch with its edges.
+        uint8, shape (y, x, 3): they are enlarged to the image, and every patch keeps its edges.
     opacity
-        From 0 (the picture) to 1 (the colours), one number or one per cell, shape (y, x).
+        From 0 (the image) to 1 (the colours): one number, or one per patch, shape (y, x).
 
     Returns
     -------
@@ -264,20 +264,20 @@ def blend(picture: np.ndarray, colours: np.ndarray, opacity: float | np.ndarray)
 
 
 def check_opacity(opacity: float | np.ndarray) -> np.ndarray:
-    """Opacity as an array, refused outside 0 to 1."""
+    """Opacity as an array; values outside 0 to 1 are refused."""
     try:
         array = np.asarray(opacity, dtype=np.float64)
     except (TypeError, ValueError):
         array = np.asarray(np.nan)
     if not ((array >= 0) & (array <= 1)).all():
         raise SpectralToolkitError(
-            f"opacity={opacity!r} is out of range: 0 shows the picture alone, 1 the colours alone."
+            f"opacity={opacity!r} is out of range: 0 shows the image alone, 1 the colours alone."
         )
     return array
 
 
 def shrink(picture: np.ndarray, max_side: int) -> np.ndarray:
-    """A picture no side of which exceeds ``max_side`` pixels; the picture itself where none does."""
+    """Shrink an image until no side exceeds ``max_side`` pixels; an image that is small enough is returned as it is."""
     height, width = picture.shape[:2]
     scale = max_side / max(height, width)
     if scale >= 1:

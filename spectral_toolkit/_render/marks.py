@@ -1,4 +1,4 @@
-"""The static pieces of a page: pictures as data, and where the marks of a chart go. Templates only draw them."""
+"""The static parts of a page: images as data, and the places of a chart's marks. Templates only draw them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .titles import statistic
 if TYPE_CHECKING:
     import xarray as xr
 
-_LOSSLESS_SIDE = 128  # pixels: below it a PNG is small, and the softness of a lossy format is seen
+_LOSSLESS_SIDE = 128  # pixels: below this a PNG is small, and the blur of a lossy format would be visible
 _QUALITY = 86
 
 
 def tile_uri(colours: np.ndarray) -> str:
-    """A PNG of a few patches as a data URI: one pixel per cell, with a palette where that is shorter."""
+    """A PNG of a few patches as a data URI: one pixel per patch, with a palette where that is shorter."""
     picture = Image.fromarray(colours)
     return _shortest(picture, picture.quantize(256, dither=Image.Dither.NONE) if _few_colours(colours) else None)
 
 
 def picture_uri(pixels: np.ndarray) -> str:
-    """A picture as a data URI: PNG for small ones, WebP for photographs."""
+    """An image as a data URI: PNG for small images, WebP for large ones."""
     picture = Image.fromarray(pixels)
     if max(picture.size) <= _LOSSLESS_SIDE:
         return _shortest(picture)
@@ -67,22 +67,22 @@ class Point:
 
 @dataclass(frozen=True)
 class SpectrumMarks:
-    """Where the marks of the chart of eigenvalues go, in the units of its view box.
+    """The places of the marks in the chart of eigenvalues, in the units of its view box.
 
     Attributes
     ----------
     points
         One per component.
     ticks
-        Heights and labels of the lines of the grid.
+        Heights and labels of the grid lines.
     gap
-        The widest eigengap: between which x, and from which y to which; None where no gap is known.
+        The widest eigengap: its x, and its upper and lower y; None where no gap is known.
     gap_after
-        The component it comes after.
+        The component before it.
     groups
-        From which x to which, at which y: components that cannot be told apart.
+        Components that cannot be told apart: the first x, the last x, and the y of each group.
     description
-        The chart in words, for those who do not see it.
+        The chart in words, for readers who cannot see it.
     """
 
     points: tuple[Point, ...]
@@ -98,7 +98,7 @@ class SpectrumMarks:
 
 
 def spectrum(eig: xr.Dataset, index: int) -> SpectrumMarks:
-    """Lay out the eigenvalues of one image, or of all together where they were solved as one problem."""
+    """Arrange the eigenvalues of one image, or of all images where they were solved as one problem."""
     left, right, top, bottom = 46.0, 348.0, 32.0, 152.0
     numbers = [int(number) for number in eig.coords["component"].values]
     values = [float(statistic(eig, "eigenvalue", index, number)) for number in numbers]
@@ -149,7 +149,7 @@ def _or_nan(value: np.ndarray | None) -> np.ndarray | float:
 
 
 def _round_step(highest: float) -> tuple[float, float]:
-    """Distance of the grid's lines, 1, 2, 2.5 or 5 times a power of ten, and the last line."""
+    """The distance between grid lines, 1, 2, 2.5 or 5 times a power of ten, and the number of the last line."""
     if not highest > 0:
         return 1.0, 1.0
     power = 10.0 ** np.floor(np.log10(highest / 3))
@@ -159,18 +159,19 @@ def _round_step(highest: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class LayerBar:
-    """What one layer holds of one component.
+    """One layer's part in one component.
 
     Attributes
     ----------
     mass
-        Part of the component's weight in this layer; the layers sum to 1.
+        This layer's share of the component's degrees; the layers sum to 1.
     share
-        Part of the eigenvalue that comes from this layer; the layers sum to 1, or all are 0 where the eigenvalue is.
+        The layer share of the eigenvalue; the layers sum to 1, or all are 0 where the eigenvalue is 0.
     cut
-        Share over mass in units of the eigenvalue, the cut value in this layer alone; None where the mass is 0.
+        ``share`` over ``mass`` times the eigenvalue, which is the cut value in this layer alone; None where ``mass`` is
+        0.
     holds
-        Whether this layer's own cut is no dearer than the joint one: the grouping is in it.
+        Whether the cut value in this layer is no higher than the joint one, so that the layer has this grouping.
     """
 
     name: str
@@ -182,7 +183,7 @@ class LayerBar:
 
 
 def layer_bars(eig: xr.Dataset, index: int, component: int) -> list[LayerBar]:
-    """The layers of one component in depth order; an empty list where the answer does not split."""
+    """The layers of one component in depth order; an empty list where the result has no layer shares."""
     shares, masses = (statistic(eig, name, index, component) for name in ("layer_share", "layer_mass"))
     if shares is None or masses is None:
         return []
@@ -202,7 +203,7 @@ def layer_bars(eig: xr.Dataset, index: int, component: int) -> list[LayerBar]:
 
 
 def short_names(names: list[str]) -> list[str]:
-    """Names of layers without the dotted parts that all of them share at either end, and words that all hold.
+    """Names of layers without the dotted parts that all share at either end, and without words that all contain.
 
     Examples
     --------
@@ -224,7 +225,7 @@ def short_names(names: list[str]) -> list[str]:
 
 
 def _without_words(parts: list[str], words: set[str]) -> list[str]:
-    """The dotted parts of a name without some words; numbers stay, whatever they are."""
+    """The dotted parts of a name without some words; numbers always stay."""
     kept = [part for part in parts if part.isdigit() or part not in words]
     return [re.sub(r"_?blocks?$", "", part) or part for part in kept] or parts
 

@@ -1,4 +1,4 @@
-"""The line between two sides of a picture, along the edges of its cells."""
+"""The line between two sides of an image, along the edges of its patches."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 INK, CASING = "#1a1a1a", "#ffffff"
-"""Of the line, and of the wider one below it: one of the two is seen on any picture."""
+"""Colours of the line and of the wider line below it: one of the two is visible on any image."""
 INK_WIDTH, CASING_WIDTH = 1.5, 4.0
-"""Screen pixels."""
+"""Their widths in screen pixels."""
 
 
 def boundary(side: Bool[np.ndarray, "y x"]) -> Float[np.ndarray, "lines 4"]:
-    """Straight lines wherever two neighbouring cells are on different sides; the picture's own edge is none.
+    """Straight lines wherever two neighbouring patches are on different sides; the image's own edge has no line.
 
     Parameters
     ----------
@@ -22,8 +22,9 @@ def boundary(side: Bool[np.ndarray, "y x"]) -> Float[np.ndarray, "lines 4"]:
     Returns
     -------
     numpy.ndarray
-        x and y of the beginning and of the end of every line, as parts of the picture from its left and its top: first
-        the upright lines, from left to right, then the level ones, from the top down. A line is as long as it can be.
+        x and y of the beginning and of the end of every line, as fractions of the image from its left and its top:
+        first the vertical lines, from left to right, then the horizontal ones, from the top down. A line is as long as
+        possible.
 
     Examples
     --------
@@ -39,7 +40,7 @@ def boundary(side: Bool[np.ndarray, "y x"]) -> Float[np.ndarray, "lines 4"]:
 
 
 def _runs(marked: Bool[np.ndarray, "rows columns"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every row of neighbouring marked cells: which row, where it begins, and where it has ended."""
+    """Runs of neighbouring marked patches: the row of each, its beginning and its end."""
     change = np.diff(np.pad(marked, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     row, begin = np.nonzero(change == 1)
     return row, begin, np.nonzero(change == -1)[1]

@@ -1,4 +1,4 @@
-"""One image with colours over it, as data: what the explorer lays side by side, whoever draws it."""
+"""One image with colours over it, as data: the explorer shows these side by side, whatever draws them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture with colours over it.
+    """One image with colours over it.
 
     Attributes
     ----------
     colours
-        uint8 (y, x, 4): what lies over the picture, opacity included.
+        uint8 (y, x, 4): what lies over the image, with its opacity.
     values
-        (y, x) or (y, x, 3): what the cursor reads, one per patch.
+        (y, x) or (y, x, 3): what the cursor reads at every patch.
     picture
-        uint8 (height, width, 3), or None where nothing lies below.
+        The image, uint8 (height, width, 3), or None where nothing lies below.
     caption
-        Above the tile.
+        Text above the tile.
     framed
-        Patches (row, column) to draw a frame around.
+        Patches (row, column) with a frame around them.
     chosen
         Whether the whole tile is framed.
     lines
-        (n, 4): straight lines to draw, as `outline.boundary` gives them.
+        Straight lines to draw, (n, 4), as `outline.boundary` returns them.
     """
 
     colours: np.ndarray

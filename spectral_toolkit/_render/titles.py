@@ -1,4 +1,4 @@
-"""How an answer is named on a page: titles and flags, read from the Dataset and never computed."""
+"""Titles and flags of results on a page, which are read from the Dataset and never computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def statistic(eig: xr.Dataset, name: str, index: int, component: int) -> Any:
-    """One number of one component, whether each image was solved alone or all together; None where it is absent."""
+    """One number of one component, whether images were solved alone or as one problem; None where it is absent."""
     if name not in eig:
         return None
     return _of_image(eig[name].sel(component=component), index)
@@ -32,7 +32,7 @@ def indistinguishable(eig: xr.Dataset, index: int, component: int) -> list[int]:
 
 
 def component_flags(eig: xr.Dataset, index: int, component: int) -> list[str]:
-    """What stands against believing this component alone."""
+    """Reasons against trusting this component alone."""
     found = []
     converged = statistic(eig, "converged", index, component)
     if converged is not None and not converged:
@@ -43,29 +43,29 @@ def component_flags(eig: xr.Dataset, index: int, component: int) -> list[str]:
 
 
 def picture_flags(eig: xr.Dataset, index: int) -> list[str]:
-    """What a reader must know of this picture, whatever the component."""
+    """What a reader must know about this image, whatever the component."""
     found = []
     if "eigenvalue" in eig and "eigengap" in eig:
         reason = doubt(*(_of_image(eig[name], index) for name in ("eigenvalue", "eigengap")))
         found += [reason] if reason else []
     n_isolated = int(eig["isolated"].isel(image=index).sum()) if "isolated" in eig else 0
     if n_isolated:
-        found.append(f"{n_isolated} isolated cell{'s' if n_isolated > 1 else ''}")
+        found.append(f"{n_isolated} isolated patch{'es' if n_isolated > 1 else ''}")
     return found
 
 
 def _of_image(values: xr.DataArray, index: int) -> np.ndarray:
-    """Values of one image, or of all that were solved as one."""
+    """Values of one image, or of all images that were solved as one problem."""
     return (values.isel(image=index) if "image" in values.dims else values).values
 
 
 def flags(eig: xr.Dataset, index: int, component: int) -> list[str]:
-    """All that must be known before believing this component in this picture; empty where nothing stands against it."""
+    """All that a reader must know before trusting this component in this image; empty if nothing speaks against it."""
     return component_flags(eig, index, component) + picture_flags(eig, index)
 
 
 def component_title(eig: xr.Dataset, index: int, component: int, name: str) -> str:
-    """Picture, component, eigenvalue, residual and flags, in lines short enough for a small figure."""
+    """Image, component, eigenvalue, residual and flags, in lines short enough for a small figure."""
     numbers = []
     if (value := statistic(eig, "eigenvalue", index, component)) is not None:
         numbers.append(f"λ = {float(value):.4g}")
@@ -79,7 +79,7 @@ def component_title(eig: xr.Dataset, index: int, component: int, name: str) -> s
 
 
 def three_title(eig: xr.Dataset, index: int, components: Sequence[int], name: str) -> str:
-    """The same of three components at once, each flag with the component it is about."""
+    """The same for three components at once; each flag names its component."""
     letters = ", ".join(f"{letter} {number}" for letter, number in zip("RGB", components, strict=True))
     values = [statistic(eig, "eigenvalue", index, number) for number in components]
     residuals = [statistic(eig, "residual", index, number) for number in components]

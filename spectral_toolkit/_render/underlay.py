@@ -1,4 +1,4 @@
-"""Which picture lies under which eigenvector: names matched, the analysed part cut out, shapes as they were."""
+"""The image under each eigenvector: matched by name, cut to the analysed part, in its original shape."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShownPicture:
-    """The part of a picture that was analysed.
+    """The part of an image that was analysed.
 
     Attributes
     ----------
     name
-        As in the coordinate ``image``.
+        The name in the coordinate ``image``.
     index
         Position along ``image`` of the eigenvectors.
     pixels
         uint8, shape (height, width, 3).
     aspect
-        Height over width of that part in the original: models often see a picture squashed to a square, and readers
+        Height over width of that part in the original: models often see an image squashed to a square, but readers
         should not.
     """
 
@@ -40,7 +40,7 @@ class ShownPicture:
 
 
 def eigenvector_names(eig: xr.Dataset) -> list[str]:
-    """Names of the images of an eigenvector Dataset, numbers as text where it has none."""
+    """Names of the images of an eigenvector Dataset; numbers as text where it has no names."""
     if "eigenvector" not in getattr(eig, "data_vars", ()):
         raise SpectralToolkitError(
             f"A {type(eig).__name__} was given as eigenvectors: expected the Dataset that st.solve returns, "
@@ -58,7 +58,7 @@ def eigenvector_names(eig: xr.Dataset) -> list[str]:
 
 
 def result_names(result: xr.Dataset | xr.DataArray) -> list[str]:
-    """Names of the images of eigenvectors, or of an array over ``image``; numbers as text where there are none."""
+    """Names of the images of eigenvectors, or of an array over ``image``; numbers as text where it has no names."""
     if not isinstance(result, xr.DataArray):
         return eigenvector_names(result)
     if "image" in result.coords:
@@ -67,7 +67,7 @@ def result_names(result: xr.Dataset | xr.DataArray) -> list[str]:
 
 
 def choose_images(result: xr.Dataset | xr.DataArray, image: Any = None) -> list[int]:
-    """Positions of the images asked for: None means all, else a name, a position, or several of them."""
+    """Positions of the images asked for: None for all, or a name, a position, or several of these."""
     names = result_names(result)
     if image is None:
         return list(range(len(names)))
@@ -85,7 +85,7 @@ def choose_images(result: xr.Dataset | xr.DataArray, image: Any = None) -> list[
             positions.append(int(item) % len(names))
         else:
             raise SpectralToolkitError(
-                f"image={item!r} is none of the {len(names)} images of this result: give a position from 0 to "
+                f"image={item!r} is not one of the {len(names)} images of this result: give a position from 0 to "
                 f"{len(names) - 1} or one of the names {_few(names)}."
             )
     return positions
@@ -94,23 +94,23 @@ def choose_images(result: xr.Dataset | xr.DataArray, image: Any = None) -> list[
 def shown_pictures(
     images: Any, result: xr.Dataset | xr.DataArray, image: Any = None, max_side: int | None = None
 ) -> Iterator[ShownPicture]:
-    """Yield the pictures under the result asked for, one at a time.
+    """Yield the images under a result, one at a time.
 
     Parameters
     ----------
     images
-        Whatever `load_images` takes, or a tree of activations that holds pixels. Pictures are found by name where
-        every name of ``result`` is among theirs; arrays have no names, and go by position.
+        Whatever `load_images` takes, or a tree of activations that holds pixels. Images are matched by name where every
+        name of ``result`` is among theirs; arrays have no names and are matched by position.
     result
         Eigenvectors as returned by ``st.solve``, or an array over ``image``, such as segments.
     image
         See `choose_images`.
     max_side
-        Longer side of the pictures in pixels; None leaves them as they are.
+        Longer side of the images in pixels; None leaves them as they are.
     """
     chosen = choose_images(result, image)
     names = result_names(result)
-    # The pixels of a tree are what the model saw, already cut to the box.
+    # The pixels of a tree are what the model saw, so they are already cut to the analysed part.
     already_cut = isinstance(images, xr.DataTree)
     pictures = paired_pictures(images, names, image_hashes(result, names), "a result", chosen)
     for index, pixels in zip(chosen, pictures, strict=True):

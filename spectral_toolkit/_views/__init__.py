@@ -1,1 +1,1 @@
-"""What the numbers look like: overlays for notebooks and reports for the shelf. No mathematics and no torch here."""
+"""Shows the numbers: overlays for notebooks, and pages to be kept. There is no mathematics and no torch here."""

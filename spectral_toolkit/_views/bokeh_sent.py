@@ -1,8 +1,8 @@
-"""Which pages of a notebook have BokehJS in a cell's output, and sending it again to one that has lost it.
+"""Keeps track of which pages of a notebook have BokehJS in a cell's output, and sends it again where it was lost.
 
-BokehJS is kept in the output of one cell, so that a saved notebook has it too. That is not enough: a page that is
-opened anew while the kernel runs on may be without it, and a cell that is run again loses the output that held it.
-Every request to run a cell names the page's session and the cell, so both can be told.
+BokehJS is kept in the output of one notebook cell, so that a saved notebook has it too. That is not enough: a page that
+is reopened while the kernel runs may be without it, and a notebook cell that is run again loses the output that held
+it. Every request to run a notebook cell names the page's session and the notebook cell, so that both cases are known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .bokehjs import load_script
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a cell: the session of the page that asked for it, the cell ("" if it has no name), and the request."""
+    """One run of a notebook cell: the page's session, the notebook cell ("" if it has no name), and the request."""
 
     session: str
     cell: str
@@ -27,11 +27,11 @@ class Run:
 
 
 _sent: dict[str, Run] = {}
-"""For each page, by its session, the run in whose output BokehJS is."""
+"""For each page, by its session, the run whose output holds BokehJS."""
 
 
 def current_run() -> Run | None:
-    """The run that is going on; None outside Jupyter, and for what happens between runs."""
+    """The current run; None outside Jupyter, and between runs."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     parent = getattr(shell, "parent_header", None) or {}
@@ -42,7 +42,7 @@ def current_run() -> Run | None:
 
 
 def send() -> None:
-    """Send BokehJS, and what figures need beside it to talk to the kernel, to the page that runs this cell."""
+    """Send BokehJS, and what figures need to talk to the kernel, to the page that runs this notebook cell."""
     run = current_run()
     if run is None:
         return
@@ -56,7 +56,7 @@ def send() -> None:
 
 
 def send_where_missing() -> None:
-    """Send BokehJS if this page has none from us, or has just replaced the output that held it."""
+    """Send BokehJS if this page has not had it from us, or has just replaced the output that held it."""
     run = current_run()
     if run is None:
         return

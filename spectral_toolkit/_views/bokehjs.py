@@ -1,9 +1,9 @@
-"""BokehJS and Panel's models for a page, from the installed packages: the one script that puts them there.
+"""The script that puts BokehJS and Panel's models into a page, from the installed packages.
 
-Panel's own loader, finding a BokehJS of the right version without Panel's models (as jupyter_bokeh and
-``bokeh.io.output_notebook`` leave it), loads both anew and then puts the old one back: from then on no HoloViews figure
-of that page is drawn. This script adds to a page only what it lacks, so that it can be run in any order and any number
-of times, by several notebooks in one page and beside the loaders of others, and changes nothing where all is there.
+Where Panel's own loader finds a BokehJS of the right version without Panel's models (as jupyter_bokeh and
+``bokeh.io.output_notebook`` leave it), it loads both again and then puts the old one back: from then on no HoloViews
+figure of that page is drawn. This script adds to a page only what it lacks. It can therefore be run in any order and
+any number of times, by several notebooks in one page and beside other loaders, and changes nothing in a complete page.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _SCRIPT = """(async () => {
     const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Response(unpacked).text();
   };
-  // A page of RequireJS would hand the libraries to that, and leave the window without.
+  // A page with RequireJS would pass the libraries to that, and leave the window without them.
   const run = (library) => new Function("define", "module", "exports", library).call(window);
   if (!whole(window.Bokeh)) {
     const [core, models] = await Promise.all(["%(core)s", "%(models)s"].map(text));
-    // From here on nothing else runs in the page, and what has come meanwhile stays.
+    // From here on nothing else runs in the page, and what was loaded meanwhile stays.
     if (!whole(window.Bokeh)) {
       const other = window.Bokeh;
       if (!(other && other.version === version && other.Widgets && other.Tables)) {
         window.Bokeh = undefined;
         run(core);
-        // Figures of another version, of another kernel in this page, go on to be drawn by theirs.
+        // Figures of another version, from another kernel in this page, continue to be drawn by their own.
         if (other) window.Bokeh.versions = new Map([...(other.versions || []), [other.version, other]]);
       }
       run(models);
@@ -50,7 +50,7 @@ _SCRIPT = """(async () => {
 
 
 def load_script(then: str = "") -> str:
-    """JavaScript that puts BokehJS with Panel's models into a page where they are missing, then runs ``then``."""
+    """JavaScript that puts BokehJS and Panel's models into a page where they are missing, and then runs ``then``."""
     core, models = _libraries()
     words = {"version": bokeh.__version__, "whole": IS_WHOLE, "core": core, "models": models, "then": then}
     return _SCRIPT % words
@@ -58,7 +58,7 @@ def load_script(then: str = "") -> str:
 
 @cache
 def _libraries() -> tuple[str, str]:
-    """BokehJS, and Panel's models for it, packed."""
+    """BokehJS and Panel's models for it, packed."""
     core = "\n".join(Resources("inline", components=list(_BOKEH)).js_raw)
     models = (Path(panel.__file__).parent / "dist" / "panel.min.js").read_text(encoding="utf-8")
     return _packed(core), _packed(models)

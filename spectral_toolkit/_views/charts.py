@@ -1,4 +1,4 @@
-"""Charts of what lies over no picture: the eigenvalues with their widest gap, and one component layer by layer."""
+"""Charts: the eigenvalues with their widest gap, and one component layer by layer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .notebook import load_bokeh
 from .still_picture import has_still
 
 INKS = hex_colours(categorical(8))
-"""One colour for each result that is compared."""
-X_NUMBER, Y_EIGENVALUE = "eigenvector", "eigenvalue: what its cut costs"
-X_LAYER, Y_COST = "layer", "cost of this cut in the layer alone"
+"""The colours of the results that are compared."""
+X_NUMBER, Y_EIGENVALUE = "eigenvector", "eigenvalue (cut value)"
+X_LAYER, Y_COST = "layer", "value of this cut in the layer alone"
 POINTS = ("x", "y", "number", "ink", "fill", "of")
 ENDS = ("x0", "y0", "x1", "y1", "ink")
 BARS = ("left", "right", "bottom", "top", "ink", "name", "share", "mass", "of")
@@ -41,14 +41,14 @@ _BAR = 0.38
 
 
 def columns(names: Sequence[str]) -> Columns:
-    """Columns without a row."""
+    """Columns without rows."""
     return {name: [] for name in names}
 
 
 def eigenvalue_columns(
     results: Mapping[str, xr.Dataset], component: int
 ) -> tuple[Columns, Columns, Columns, tuple[Range, Range]]:
-    """Points, the widest gaps, words, and the ranges of both axes, for the first image of every result by its name."""
+    """Points, widest gaps, labels and ranges of both axes, for the first image of every result, by name."""
     points, stems, words = columns(POINTS), columns(ENDS), columns(WORDS)
     highest = 0.05
     for place, (name, eig) in enumerate(results.items()):
@@ -63,7 +63,7 @@ def eigenvalue_columns(
             low, high = float(values[widest]), float(values[widest] + gaps[widest])
             across = widest + 1.5 + shift
             _add(stems, (across, low, across, high, INKS[place]))
-            _add(words, (across + 0.12, (low + high) / 2, f"{name}: widest gap, {widest + 2} groups"))
+            _add(words, (across + 0.12, (low + high) / 2, f"{name}: widest gap, {widest + 2} segments"))
             highest = max(highest, high)
     n = max(eig.sizes["component"] for eig in results.values())
     return points, stems, words, ((0.5, n + 1.5), (0.0, highest * 1.1))
@@ -72,7 +72,7 @@ def eigenvalue_columns(
 def layer_columns(
     results: Mapping[str, xr.Dataset], component: int, layers: Sequence[str]
 ) -> tuple[Columns, Columns, Columns, tuple[Range, Range]]:
-    """Bars of what a component's cut costs in every layer, lines of what it costs jointly, words, and both ranges."""
+    """Bars of a component's cut value in every layer, lines of its joint value, labels, and both ranges."""
     bars, joint, words = columns(BARS), columns(ENDS), columns(WORDS)
     wide = 2 * _BAR / len(results)
     highest = 0.05
@@ -93,12 +93,12 @@ def layer_columns(
 
 
 def spectrum_chart(results: Mapping[str, xr.Dataset], component: int = 1) -> hv.Overlay:
-    """Eigenvalues of the first image of one or several results, the chosen component filled, the widest gap marked.
+    """Draw the eigenvalues of one or several results, with the chosen component filled and the widest gap marked.
 
     Parameters
     ----------
     results
-        Results of ``st.solve`` by the name they have in the chart.
+        Results of ``st.solve`` by their name in the chart; the first image of each is shown.
     component
         Which component to fill.
 
@@ -127,16 +127,16 @@ def spectrum_chart(results: Mapping[str, xr.Dataset], component: int = 1) -> hv.
 def layers_chart(
     results: Mapping[str, xr.Dataset], component: int = 1, layers: Sequence[str] | None = None
 ) -> hv.Overlay:
-    """What the cut of one component costs in every layer alone, beside what it costs in all together, as a dashed line.
+    """Draw the value of one component's cut in every layer alone, with a dashed line for all layers together.
 
     Parameters
     ----------
     results
-        Results of ``st.solve`` by the name they have in the chart; their first image is shown.
+        Results of ``st.solve`` by their name in the chart; the first image of each is shown.
     component
-        Which component.
+        The component to show.
     layers
-        The layers from left to right; None takes those of the results.
+        The layers from left to right; None takes the layers of the results.
 
     Returns
     -------
@@ -158,8 +158,8 @@ def layers_chart(
         layers = list(dict.fromkeys(str(name) for eig in results.values() for name in eig["layer"].values))
     bars, joint, words, (xlim, ylim) = layer_columns(results, component, layers)
     order = ["left", "bottom", "right", "top"]
-    tips = [("layer", "@name"), ("cost alone", "@top{0.000}"), ("share of the cost", "@share{0%}")]
-    tips += [("share of the weight", "@mass{0%}"), ("", "@of")]
+    tips = [("layer", "@name"), ("cut value alone", "@top{0.000}"), ("share of the eigenvalue", "@share{0%}")]
+    tips += [("share of the degrees", "@mass{0%}"), ("", "@of")]
     costs = hv.Rectangles(bars, order, list(BARS[4:]), group="Cost")
     costs = styled(costs, color="ink", line_color=None, alpha=0.85, tools=["hover"], hover_tooltips=tips)
     lines = hv.Segments(joint, list(ENDS[:4]), ["ink"], group="Joint")
@@ -174,7 +174,7 @@ def _labels(words: Columns) -> hv.Labels:
 
 
 def _of_first(values: xr.DataArray) -> xr.DataArray:
-    """Values of the first image, or of all that were solved as one."""
+    """Values of the first image, or of all images that were solved as one problem."""
     return values.isel(image=0) if "image" in values.dims else values
 
 

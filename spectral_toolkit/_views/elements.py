@@ -1,7 +1,7 @@
-"""The pieces every overlay is made of: pictures and cells as HoloViews elements, in one frame, under one title.
+"""The parts of every overlay: images and patches as HoloViews elements, in one frame, under one title.
 
-Coordinates are those of the data: ``x`` and ``y`` are fractions of the picture, ``y`` counts from the top. Bokeh
-draws from the bottom; `_FRAME` turns its axis round, and that is the only place where anything is flipped.
+Coordinates are those of the data: ``x`` and ``y`` are fractions of the image, and ``y`` counts from the top. Bokeh
+draws from the bottom; `_FRAME` inverts its axis, and that is the only place where anything is flipped.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _Styled = TypeVar("_Styled", bound=hv.core.Dimensioned)
 
 _BOUNDS = (0.0, 0.0, 1.0, 1.0)
 _FRAME = {"invert_yaxis": True, "xaxis": None, "yaxis": None, "toolbar": "above", "active_tools": []}
-_LETTER_WIDTH = 6  # pixels of a letter of the title, on average
+_LETTER_WIDTH = 6  # average width of a letter of the title, in pixels
 _TITLE_LINES = 3
 
 
 def picture_element(shown: ShownPicture) -> hv.RGB:
-    """The picture, in the frame of the eigenvectors."""
+    """The image, in the frame of the eigenvectors."""
     return rgb_element(shown.pixels, "Picture")
 
 
@@ -42,7 +42,7 @@ def rgb_element(colours: np.ndarray, group: str) -> hv.RGB:
 
 
 def cells_element(fields: np.ndarray, names: Sequence[str], group: str) -> hv.Image:
-    """Values of every cell, shape (y, x, one per name), with its row and column for the cursor."""
+    """Values of every patch, shape (y, x, one per name), with its row and column for the cursor."""
     n_rows, n_columns = fields.shape[:2]
     row, column = np.mgrid[:n_rows, :n_columns]
     data = (patch_centres(n_columns), patch_centres(n_rows), *np.moveaxis(fields, -1, 0), row, column)
@@ -50,7 +50,7 @@ def cells_element(fields: np.ndarray, names: Sequence[str], group: str) -> hv.Im
 
 
 def mark_elements(patches: Sequence[tuple[int, int]], grid: tuple[int, int]) -> list[hv.Element]:
-    """A frame around every patch that is marked; an empty list where none is."""
+    """A frame around every marked patch; an empty list where none is marked."""
     if not patches:
         return []
     rows, columns = np.array(patches).T
@@ -60,11 +60,11 @@ def mark_elements(patches: Sequence[tuple[int, int]], grid: tuple[int, int]) -> 
 
 
 def tooltips(names: Sequence[str], form: str = "0.0000") -> list[tuple[str, str]]:
-    """What the cursor reads of `cells_element`: values written as ``form`` says, row, column and position."""
-    # HoloViews hands Bokeh the first dimension of an image under the name ``image``.
+    """What the cursor reads from `cells_element`: values in the format ``form``, row, column and position."""
+    # HoloViews gives Bokeh the first dimension of an image under the name ``image``.
     columns = ["image", *(dimension_sanitizer(name) for name in names[1:])]
     values = [(name, f"@{column}{{{form}}}") for name, column in zip(names, columns, strict=True)]
-    return [*values, ("cell (row, column)", "@{row}, @{column}"), ("position (y, x)", "$y{0.00}, $x{0.00}")]
+    return [*values, ("patch (row, column)", "@{row}, @{column}"), ("position (y, x)", "$y{0.00}, $x{0.00}")]
 
 
 def _kdims() -> list[hv.Dimension]:
@@ -72,7 +72,7 @@ def _kdims() -> list[hv.Dimension]:
 
 
 def framed(view: hv.Overlay, shown: ShownPicture, width: int, title: str) -> hv.Overlay:
-    """A finished overlay: turned the right way up, in the shape of its picture, under its title."""
+    """A finished overlay: the right way up, in the shape of its image, under its title."""
     return styled(
         view,
         frame_width=width,
@@ -85,7 +85,7 @@ def framed(view: hv.Overlay, shown: ShownPicture, width: int, title: str) -> hv.
 
 
 def even_titles(titles: Sequence[str], width: int) -> list[str]:
-    """Titles broken to a width and of one height, so that neighbours stay in line."""
+    """Titles broken to a width and padded to one height, so that neighbouring figures stay aligned."""
     broken = [
         [part for line in title.split("\n") for part in textwrap.wrap(line, max(20, width // _LETTER_WIDTH))]
         for title in titles
@@ -95,12 +95,12 @@ def even_titles(titles: Sequence[str], width: int) -> list[str]:
 
 
 def arranged(views: Sequence[Any], columns: int) -> hv.Layout:
-    """Several overlays, ``columns`` of them in a row."""
-    # Every picture keeps its own colours and cursor: axes of one name would otherwise be linked, and rescaled as one.
-    return styled(hv.Layout(list(views)).cols(columns), shared_axes=False, title="")  # the slider says it
+    """Several overlays, with ``columns`` of them in a row."""
+    # Every image keeps its own colours and cursor: axes of one name would otherwise be linked and rescaled together.
+    return styled(hv.Layout(list(views)).cols(columns), shared_axes=False, title="")  # the slider shows it
 
 
 def styled(element: _Styled, **options: Any) -> _Styled:
-    """Options for Bokeh, whatever backend is the current one."""
+    """Options for Bokeh, whichever backend is current."""
     element.opts(backend="bokeh", **options)
     return element

@@ -1,8 +1,8 @@
-"""Figures that fit the cell they are shown in: they shrink with it and wrap, and never lose their shape.
+"""Figures that fit the notebook cell in which they are shown: they shrink and wrap, and never lose their shape.
 
 HoloViews' and Bokeh's own responsive sizes stretch a figure with its titles and colour bars, so that patches are no
-longer square. Here a figure keeps the size Python gave it wherever there is room; where there is not, a few lines in
-the page make frames smaller, and rows shorter, until it fits.
+longer square. Here a figure keeps the size that Python gave it wherever there is room; where there is not, a short
+script in the page makes frames smaller, and rows shorter, until the figure fits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import holoviews as hv
 
 PAGE = 900
-"""Screen pixels that figures are laid out for: a cell of a notebook on a small screen, beside the list of files."""
+"""The width, in screen pixels, that figures are made for: a notebook cell on a small screen, beside the file list."""
 
 _FITS, _AS_HIGH = "st-fits", "st-as-high"
 
@@ -60,28 +60,28 @@ _SCRIPT = """
 
 
 def fits(plot: Any, _element: object) -> None:
-    """For HoloViews' option ``hooks``: this figure keeps its shape where it is made smaller."""
+    """For HoloViews' option ``hooks``: this figure keeps its shape when it is made smaller."""
     plot.state.tags = [_FITS]
 
 
 def fits_as_high(plot: Any, _element: object) -> None:
-    """For HoloViews' option ``hooks``: this figure stays as high as it is where it is made narrower."""
+    """For HoloViews' option ``hooks``: this figure keeps its height when it is made narrower."""
     plot.state.tags = [_FITS, _AS_HIGH]
 
 
 def is_fitting(view: hv.core.Dimensioned) -> bool:
-    """Whether there is such a figure in what HoloViews is to draw."""
+    """Whether what HoloViews is about to draw contains such a figure."""
     found = view.traverse(lambda one: hv.Store.lookup_options("bokeh", one, "plot").kwargs.get("hooks"), [hv.Overlay])
     return any(hook in (fits, fits_as_high) for hooks in found for hook in hooks or ())
 
 
 def fitting_script(root: str) -> str:
-    """JavaScript that sees to all that in the element of this id, as long as it is in the page."""
+    """JavaScript that makes figures fit in the element of this id, as long as it is in the page."""
     return _SCRIPT % {"root": json.dumps(root), "fits": _FITS, "as_high": _AS_HIGH}
 
 
 def fitting_columns(n_tiles: int, most: int) -> int:
-    """Columns that leave the last row fullest, at most ``most``.
+    """The number of columns, at most ``most``, that leaves the last row fullest.
 
     Examples
     --------

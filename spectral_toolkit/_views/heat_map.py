@@ -1,4 +1,4 @@
-"""Two panels, where and what: layers down, kinds across, with the joint row and the controls below."""
+"""Two panels, where and what: one row per layer, one column per kind, with the joint row and the controls below."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .still_picture import has_still
 if TYPE_CHECKING:
     import xarray as xr
 
-_COLOURS = colorcet.palette["fire"][::-1][:205]  # from light to red: numbers stay readable, no value is black
+_COLOURS = colorcet.palette["fire"][::-1][:205]  # from light to red: numbers remain readable because no value is black
 _DARK = 0.55
 _ROW, _COLUMN, _LEAST_COLUMN = 26, 84, 44
-_MARGIN = 150  # pixels of the names of layers and of a colour bar
+_MARGIN = 150  # pixels for the names of layers and for a colour bar
 
 
 @computing
@@ -33,19 +33,19 @@ def heat_map(scores: xr.Dataset, *, names: tuple[str, ...] | None = None) -> hv.
     scores
         The Dataset that ``st.pathways`` returned.
     names
-        Which scores, one panel each; None draws ``where`` and ``what``, or ``where_plain`` alone where there were no
-        labels.
+        Which scores to draw, in one panel each; None draws ``where`` and ``what``, or ``where_plain`` alone where there
+        were no labels.
 
     Returns
     -------
     holoviews.Layout
-        One panel per score on the common scale 0 to 1, the number in every cell and its interval under the cursor;
-        a control that was not computed reads "-".
+        One panel per score on the common scale 0 to 1, with the number in every field and its interval under the
+        cursor; a control that was not computed reads "-".
 
     Raises
     ------
     SpectralToolkitError
-        If the Dataset holds no such scores.
+        If the Dataset does not hold these scores.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def heat_map(scores: xr.Dataset, *, names: tuple[str, ...] | None = None) -> hv.
         if set(getattr(getattr(scores, "data_vars", {}).get(name), "dims", ())) != {"kind", "layer"}:
             raise SpectralToolkitError(
                 f"The scores hold no {name!r} of dimensions (kind, layer): give the Dataset of st.pathways, and names "
-                "it holds."
+                "that it holds."
             )
     column = (PAGE // len(names) - _MARGIN) // max(1, scores.sizes["kind"])
     column = max(_LEAST_COLUMN, min(_COLUMN, column))
@@ -87,7 +87,7 @@ def _panel(scores: xr.Dataset, name: str, column: int) -> hv.Overlay:
         clim=(0, 1),
         tools=["hover"],
         colorbar=name == "what",
-        clabel="",  # the panel says it
+        clabel="",  # the panel shows it
         xaxis="top",
         invert_yaxis=True,
         frame_width=column * len(kinds),
@@ -110,7 +110,7 @@ def _panel(scores: xr.Dataset, name: str, column: int) -> hv.Overlay:
 
 
 def _row_names(scores: xr.Dataset, rows: list[str]) -> list[str]:
-    """Names of layers without what they share; joint row and controls as they are."""
+    """Names of layers without the parts that they share; the joint row and the controls keep their names."""
     if "role" not in scores.coords:
         return rows
     roles = [str(role) for role in scores["role"].values]

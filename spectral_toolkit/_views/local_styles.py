@@ -1,15 +1,15 @@
-"""What HoloViews' figures need in a notebook, from the installed package: no figure asks the network for anything.
+"""Gives HoloViews' figures all they need in a notebook from the installed package, without a network.
 
 HoloViews shows a figure in a notebook through Panel, which links to four style sheets on its own server even where
-BokehJS is inlined. Without a network the figure appears, but every one of them is an error on the page's console; with
-one, somebody learns that the notebook was opened. The sheets are part of the installed package, so they are written
-into the output where the links were.
+BokehJS is inlined. Without a network the figure appears, but each link is an error on the page's console; with one,
+the server learns that the notebook was opened. The sheets are part of the installed package, so they are written into
+the output in place of the links.
 
-A figure sees to it that its page has BokehJS (`bokeh_sent`). Where it has not come all the same, as in a page that was
-opened again and in which no cell has been run yet, the figure says so, where it would stay empty.
+A figure makes sure that its page has BokehJS (`bokeh_sent`). Where BokehJS is missing all the same, as in a page that
+was reopened and in which no notebook cell has been run yet, the figure says so instead of staying empty.
 
-Our own figures have a still picture beside them, which scripts hide: it is seen where none are run, as in a notebook
-that somebody else made and nobody has trusted yet, on a site that shows notebooks, or in print.
+Our own figures have a still image beside them, which scripts hide: it is seen where no scripts run, as in a notebook
+that somebody else made and that is not trusted yet, on a site that shows notebooks, or in print.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from .fitting import fitting_script, is_fitting
 from .still_picture import noting_figures, still_png
 
 _MISSING = (
-    "BokehJS is not in this page: run this cell again. If that is not enough, run "
-    "import spectral_toolkit; spectral_toolkit.extension() in a cell, and then this cell again."
+    "BokehJS is not in this page: run this notebook cell again. If that is not enough, run "
+    "import spectral_toolkit; spectral_toolkit.extension() in a notebook cell, and then run the cell again."
 )
-_STILL = "A still picture of the figure. Run the cells above this one, then this cell, for the figure itself."
+_STILL = "A still image of the figure. For the figure itself, run the cells above this one, and then this cell."
 _PATIENCE = 6000  # milliseconds: HoloViews gives up after five seconds
 
 
 @cache
 def _sheet(below: str) -> str:
-    """A style sheet of the installed Panel as a data address; empty if this version has none of that name."""
+    """A style sheet of the installed Panel as a data URI; empty if this version has no sheet of that name."""
     import panel
 
     path = Path(panel.__file__).parent / "dist" / below
@@ -57,7 +57,7 @@ def with_local_styles(text: str) -> str:
 
 
 def with_still(text: str, png: str) -> str:
-    """Put a still picture, as base64, before a figure, for pages that run no scripts or in which BokehJS is missing."""
+    """Put a still image, as base64, before a figure, for pages that run no scripts or in which BokehJS is missing."""
     root = _root(text)
     if root is None:
         return text
@@ -67,7 +67,7 @@ def with_still(text: str, png: str) -> str:
 
 
 def _root(text: str) -> str | None:
-    """The id of the place of a figure."""
+    """The id of the element that holds a figure."""
     found = re.search(r'<div id="([\w-]+)" data-root-id', text)
     return found and found[1]
 
@@ -77,7 +77,7 @@ def _still_of(root: str) -> str:
 
 
 def with_word_on_bokeh(text: str) -> str:
-    """Let a figure's place say what to do where BokehJS has not come after the seconds that HoloViews waits for it."""
+    """Let a figure's element say what to do if BokehJS is still missing when HoloViews stops waiting for it."""
     root = _root(text)
     if root is None:
         return text
@@ -93,7 +93,7 @@ setTimeout(() => {{
 
 
 def with_fitting(text: str) -> str:
-    """Let a figure that fits its cell do so, see `fitting`."""
+    """Let a figure fit its notebook cell; see `fitting`."""
     root = re.search(r'data-root-id="([\w-]+)"', text)
     return text if root is None else _with_script(text, fitting_script(root[1]))
 
@@ -104,7 +104,7 @@ def _with_script(text: str, script: str) -> str:
 
 
 def use_local_styles() -> None:
-    """Let HoloViews' Bokeh renderer write all that into what it shows in a notebook; once is enough."""
+    """Let HoloViews' Bokeh renderer write all this into what it shows in a notebook; once is enough."""
     renderer = hv.Store.renderers["bokeh"]
     kind = type(renderer)
     if getattr(kind, "has_local_styles", False):
@@ -115,9 +115,9 @@ def use_local_styles() -> None:
 
         def components(self, view: Any, *arguments: Any, **options: Any) -> Any:
             send_where_missing()
-            # Beside a figure that fills its cell there is no room for sliders.
+            # Beside a figure that fills its notebook cell there is no room for sliders.
             if isinstance(view, Dimensioned):
-                initialize_dynamic(view)  # what it will draw is not known before
+                initialize_dynamic(view)  # what it will draw is not known in advance
             fitting = isinstance(view, Dimensioned) and is_fitting(view)
             drawing = self.instance(widget_location="top_left") if fitting and not self.widget_location else self
             with noting_figures() as figures:

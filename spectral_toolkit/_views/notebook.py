@@ -1,4 +1,4 @@
-"""HoloViews in a notebook, drawn by Bokeh from installed packages alone."""
+"""HoloViews in a notebook, drawn by Bokeh from the installed packages alone."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .local_styles import use_local_styles
 
 @computing
 def extension() -> None:
-    """Let HoloViews draw by Bokeh in this notebook, from installed packages alone: nothing is asked of the network.
+    """Let HoloViews draw with Bokeh in this notebook, from the installed packages alone and without a network.
 
-    `overlay` and `heat_map` see to that themselves. In a notebook's first cell it does the same for figures of your
-    own that come before them, which after ``hv.extension("bokeh", inline=True)`` still link to style sheets on a
-    server. Every call puts BokehJS into the page again, if it is not there.
+    `overlay` and `heat_map` call this themselves. Call it in a notebook's first notebook cell for figures of your own
+    that come before them, which after ``hv.extension("bokeh", inline=True)`` still link to style sheets on a server.
+    Every call puts BokehJS into the page again if it is missing.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def extension() -> None:
 
 
 def load_bokeh() -> None:
-    """Let figures that are about to be made be drawn; who has called ``hv.extension`` herself keeps what she chose."""
+    """Prepare the notebook for figures to come; an earlier call of ``hv.extension`` keeps its effect."""
     _load_once()
     use_local_styles()
     send_where_missing()
@@ -53,7 +53,7 @@ def _load_once() -> None:
 
 @contextmanager
 def _unseen() -> Iterator[None]:
-    """Keep what is displayed from the page: ``hv.extension`` displays Panel's loader, and `send` has one of ours."""
+    """Suppress what is displayed: ``hv.extension`` displays Panel's loader, and `send` has a loader of ours."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     publisher = getattr(shell, "display_pub", None)
     if publisher is None or not hasattr(publisher, "register_hook"):  # no kernel: what is displayed is text

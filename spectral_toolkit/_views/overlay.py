@@ -1,4 +1,4 @@
-"""Results over pictures, as HoloViews objects drawn by Bokeh: eigenvectors here, all others in `overlay_fields`."""
+"""Results over images, as HoloViews objects drawn by Bokeh: eigenvectors here, all others in `overlay_fields`."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LAYOUTS = ("component", "grid", "rgb")
-"""What `overlay` can draw."""
+"""The layouts of `overlay`."""
 
 _SMOOTH_SIDE = 256  # pixels of the longer side of an interpolated field: more cannot be seen
 _GRID_WIDTH = 150
 _LAYOUT_WIDTH = 300
 _SINGLE_WIDTH = 480
 _LEAST_WIDTH = 60
-_BESIDE = 74  # pixels of a colour bar with its numbers, and of the space between figures
+_BESIDE = 74  # pixels for a colour bar with its numbers, and for the space between figures
 
 
 @computing
@@ -73,75 +73,75 @@ def overlay(
     max_side: int | None = None,
     marked: Any = None,
 ) -> hv.Overlay | hv.HoloMap | hv.Layout:
-    """Lay eigenvectors, segments, instances or any other result over the pictures they were computed from.
+    """Draw eigenvectors, segments, instances or any other result over the images from which they were computed.
 
-    Of eigenvectors, blue and gold are the two signs and white is zero; which side is which means nothing by itself, but
-    is the same every time (the solver fixes it). Point at a cell to read its value, position and row and column. Grey
-    hatched cells are joined to nothing by the affinity; their values are interpolated.
+    In an eigenvector, blue and gold are the two signs and white is zero; which side is which has no meaning, but it is
+    the same every time (the solver fixes it). Point at a patch to read its value, its position and its row and column.
+    Grey hatched patches are isolated: no edge joins them to any other, and their values are interpolated.
 
     Segments, label maps and masks have one colour for each label, as in the explorer: patches without a label are grey,
-    what is in no mask is clear, and of masks that overlap the smaller lies above. Maps of numbers, such as the
+    patches in no mask are clear, and where masks overlap the smaller one lies above. Maps of numbers, such as the
     affinities of a patch or the norms of tokens, go from black at zero to white at their largest value; where they have
     negative values, they are coloured like eigenvectors.
 
     Parameters
     ----------
     images
-        Anything `load_images` takes, or a tree of activations (its pixels). Pictures of any size; only the part that
-        was analysed is shown, in the shape of the original.
+        Anything `load_images` takes, or a tree of activations (its pixels). Images may have any size; only the part
+        that was analysed is shown, in the shape of the original.
     eig
-        Eigenvectors as returned by ``st.solve``, ``st.project`` or ``st.align``; segments of ``st.segment`` or masks of
-        ``st.instances``, also as ``st.refine`` returns them; label maps, such as those of ``st.prepare_labels``;
+        Eigenvectors as returned by ``st.solve``, ``st.project`` or ``st.align``; segments from ``st.segment`` or masks
+        from ``st.instances``, also as ``st.refine`` returns them; label maps, such as those from ``st.prepare_labels``;
         numbers or booleans (image, y, x); or a mapping from names to such results, drawn one after the other.
     image
-        Which images: a position, a name, or several; all of them if None.
+        Which images to show: a position, a name, or several; None shows all of them.
     component
-        Which component, counted from 1, for ``layout="component"``. None gives a slider over all of them, which needs
-        no running kernel.
+        The component to show, counted from 1, for ``layout="component"``. None gives a slider over all components,
+        which needs no running kernel.
     components
-        For ``layout="grid"`` the components to show (all), for ``layout="rgb"`` the three that become red, green and
-        blue (1, 2, 3).
+        For ``layout="grid"``, the components to show (by default all); for ``layout="rgb"``, the three that become red,
+        green and blue (by default 1, 2, 3).
     layout
-        ``"component"``: one eigenvector over each picture. ``"grid"``: all of them side by side, one picture a row.
+        ``"component"``: one eigenvector over each image. ``"grid"``: all of them side by side, with one image per row.
         ``"rgb"``: three at once, on one scale (99th percentile of the magnitudes), grey where all three are zero.
     opacity
-        From 0, the picture alone, to 1, the eigenvector alone.
+        From 0, which shows the image alone, to 1, which shows the eigenvector alone.
     smooth
-        Interpolate between patch centres. Off by default: patches are what was measured.
+        Whether to interpolate between patch centres. Off by default, because patches are what was measured.
     threshold
-        For ``layout="component"``: colour only the side above it, and draw the line where it ends. A number from -1 to
-        1, the part of the end of the colours, so that 0 cuts by sign; None colours both sides.
-        :func:`spectral_toolkit.cut_costs` says what a cut costs.
+        For ``layout="component"``: colour only the side above the threshold, and draw the line where it ends. A number
+        from -1 to 1, as a fraction of the end of the colour scale, so that 0 cuts by sign; None colours both sides.
+        :func:`spectral_toolkit.cut_costs` returns the cut values.
     like
-        Another answer, on whose scale the colours are: of :func:`spectral_toolkit.project` the one that pictures were
-        laid into, so that a colour is one value in both.
+        Another result, whose colour scale is used: for a result of :func:`spectral_toolkit.project`, for example, the
+        result that was extended, so that a colour stands for the same value in both.
     width
-        Width of each picture on the page, in screen pixels; the height follows from its shape. None takes what fits
-        900 pixels. In a notebook whose cell is narrower than the figure, pictures are smaller and rows shorter.
+        Width of each image on the page, in screen pixels; the height follows from its shape. None takes what fits 900
+        pixels. In a notebook cell that is narrower than the figure, images are smaller and rows shorter.
     columns
-        Pictures in a row, where there are several; None takes as many as fit 900 pixels.
+        How many images to show in a row, where there are several; None takes as many as fit 900 pixels.
     max_side
-        Longer side to which pictures are reduced, in pixels; None shows them at full resolution.
+        Longer side to which images are reduced, in pixels; None shows them at full resolution.
     marked
-        Patches to frame: a list of (row, column), booleans (image, y, x), or a mapping from the names of a mapping of
-        results to these.
+        Patches to frame: a list of (row, column), booleans (image, y, x), or, where ``eig`` is a mapping, a mapping
+        from its names to these.
 
     Returns
     -------
     holoviews.Overlay, holoviews.HoloMap or holoviews.Layout
-        One picture with one component or in RGB is an Overlay, with a slider over components a HoloMap; several
-        pictures, or a grid, are a Layout of these. The eigenvector is the element ``Image`` named ``Eigenvector``, and
-        what else is drawn is named ``Labels``, ``Instances`` or ``Map``.
+        One image with one component or in RGB is an Overlay, and with a slider over components a HoloMap; several
+        images, or a grid, are a Layout of these. The eigenvector is the element ``Image`` named ``Eigenvector``; other
+        results are named ``Labels``, ``Instances`` or ``Map``.
 
     Notes
     -----
-    Colours mean the same in all pictures of an answer that was solved over the dataset; where each picture was solved
-    alone, each has its own scale, unless ``like`` gives one to all.
+    Colours mean the same in all images of a result that was solved over the dataset; where each image was solved alone,
+    each has its own scale, unless ``like`` gives one to all.
 
     Raises
     ------
     SpectralToolkitError
-        If a picture, component or layout is asked for that does not exist, or the result does not lie over pictures.
+        If an image, component or layout is asked for that does not exist, or the result cannot be drawn over images.
 
     Examples
     --------
@@ -194,7 +194,7 @@ def overlay(
             views += draw_field(pictures, field, marks, opacity, look.width_of(len(chosen)))
         n_pictures += len(chosen)
     if not views:
-        raise SpectralToolkitError("image=[] asks for no picture: give at least one position or name, or None for all.")
+        raise SpectralToolkitError("image=[] is empty: give at least one position or name, or None for all images.")
     if len(views) == 1 and layout != "grid":
         return views[0]
     most = max(1, PAGE // (look.width_of(len(views)) + _BESIDE))
@@ -204,7 +204,7 @@ def overlay(
 def _draw_eigenvectors(
     pictures: Iterable[ShownPicture], eig: xr.Dataset, look: _Look, marked: Marked, width: int
 ) -> list[Any]:
-    """The overlays of one result, in the order in which they are laid out."""
+    """The overlays of one result, in the order in which they are shown."""
     style = _Style(look.opacity, look.smooth, look.threshold, look.like, width, marked)
     if look.layout == "grid":
         wanted = _checked_components(eig, look.components)
@@ -230,7 +230,7 @@ def _draw_eigenvectors(
 
 @dataclass(frozen=True)
 class _Look:
-    """What `overlay` was asked to draw, by its arguments of these names, and whether that is of several results."""
+    """What `overlay` was asked to draw, by its arguments of the same names, and whether there are several results."""
 
     layout: str
     component: int | None
@@ -244,14 +244,14 @@ class _Look:
     several: bool
 
     def width_of(self, n_pictures: int) -> int:
-        """Of each picture on the page."""
+        """Width of each image on the page."""
         small = self.layout == "grid" or self.several
         usual = _GRID_WIDTH if small else _SINGLE_WIDTH if n_pictures == 1 else _LAYOUT_WIDTH
         fitting = usual if self.columns is None else max(_LEAST_WIDTH, PAGE // self.columns - _BESIDE)
         return self.width or min(usual, fitting)
 
     def check_without_components(self) -> None:
-        """Refuse what means something to eigenvectors only."""
+        """Refuse arguments that have a meaning for eigenvectors only."""
         used = {
             "layout": self.layout != "component",
             "component": self.component is not None,
@@ -269,7 +269,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Style:
-    """How eigenvectors are drawn, as the arguments of `overlay` of these names say."""
+    """How eigenvectors are drawn, by the arguments of `overlay` of the same names."""
 
     opacity: float
     smooth: bool
@@ -297,19 +297,17 @@ def _checked_components(eig: xr.Dataset, components: Sequence[int] | None) -> li
 
 def _checked_like(like: object) -> xr.Dataset | None:
     if like is not None and not (isinstance(like, xr.Dataset) and "eigenvector" in like):
-        raise SpectralToolkitError(
-            f"like is a {type(like).__name__} without 'eigenvector': give an answer of st.solve."
-        )
+        raise SpectralToolkitError(f"like is a {type(like).__name__} without 'eigenvector': give a result of st.solve.")
     return like
 
 
 def colour_limit(eig: xr.Dataset, index: int, component: int, like: xr.Dataset | None = None) -> float:
-    """End of the colour map for one component: over all images if they were solved as one problem, else of this one."""
+    """End of the colour map for one component: over all images if they were solved as one problem, or over this one."""
     return symmetric_limit(_scaling(eig, index, [component], like))
 
 
 def _scaling(eig: xr.Dataset, index: int, components: Sequence[int], like: xr.Dataset | None) -> np.ndarray:
-    """The values that a colour scale is taken from."""
+    """The values from which a colour scale is taken."""
     source = eig if like is None else like
     _checked_components(source, components)
     fields = source["eigenvector"].sel(component=list(components))
@@ -331,7 +329,7 @@ def _draw_components(
         limit = colour_limit(eig, shown.index, component, style.like)
         field = field_element(eig, shown.index, component)
         if style.smooth or style.threshold is not None:
-            # What is seen may be interpolated or cut; the values under the cursor are the ones that were computed.
+            # What is shown may be interpolated or cut; the values under the cursor are those that were computed.
             values = field.dimension_values(2, flat=False)
             fine = _interpolated(values, shown) if style.smooth else values
             cut = [] if style.threshold is None else _cut_elements(is_above(fine, style.threshold, limit))
@@ -364,7 +362,7 @@ def _draw_three(shown: ShownPicture, eig: xr.Dataset, components: Sequence[int],
 
 
 def field_element(eig: xr.Dataset, index: int, component: int) -> hv.Image:
-    """One eigenvector of one picture, with the row and column of every cell for the cursor."""
+    """One eigenvector of one image, with the row and column of every patch for the cursor."""
     field = eig["eigenvector"].isel(image=index).sel(component=component).transpose("y", "x").values
     return cells_element(field[..., None], ["value"], "Eigenvector")
 
@@ -393,7 +391,7 @@ def _colours_element(fine: np.ndarray, limit: float, style: _Style) -> hv.RGB:
 
 
 def _cut_elements(side: np.ndarray) -> list[hv.Element]:
-    """Where a side (y, x) ends, dark on light so that it is seen on any picture."""
+    """The edge of a side (y, x), dark on light so that it is visible on any image."""
     ends = tuple(boundary(side).T)
     lines = [hv.Segments(ends, kdims=["x", "y", "right", "bottom"], group=group) for group in ("Casing", "Cut")]
     return [
@@ -409,7 +407,7 @@ def _interpolated(field: np.ndarray, shown: ShownPicture) -> np.ndarray:
 
 
 def isolated_elements(eig: xr.Dataset, index: int) -> list[hv.Element]:
-    """Grey and a diagonal over every cell that the affinity joins to nothing; an empty list where there is none."""
+    """Grey and a diagonal over every isolated patch; an empty list where there is none."""
     if "isolated" not in eig:
         return []
     mask = eig["isolated"].isel(image=index).transpose("y", "x").values

@@ -1,4 +1,4 @@
-"""What is no eigenvector, over its pictures: segments, masks of instances, label maps, and maps of numbers."""
+"""Results other than eigenvectors over their images: segments, masks of instances, label maps, and maps of numbers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ DRAWN = (
     "eigenvectors (st.solve, st.project, st.align), segments, masks of instances and what st.refine makes of them, "
     "label maps, maps of numbers (image, y, x), or a mapping of these by name"
 )
-"""What can be laid over pictures, in words."""
+"""What can be drawn over images, in words."""
 
 _GROUPS = {"labels": "Labels", "masks": "Instances", "numbers": "Map"}
 
 
 @dataclass(frozen=True)
 class Field:
-    """One array to draw: what its values are, and they themselves over (image, y, x), masks over (.., instance, ..)."""
+    """One array to draw, and the sort of its values, over (image, y, x); masks have the dimension instance, too."""
 
     kind: str
     array: xr.DataArray
@@ -45,7 +45,7 @@ class Field:
 
 
 def as_field(result: object, name: str = "") -> Field:
-    """Tell what an array holds by its dimensions and type.
+    """Recognise what an array holds by its dimensions and type.
 
     Examples
     --------
@@ -67,16 +67,16 @@ def as_field(result: object, name: str = "") -> Field:
         found = f"A Dataset of {', '.join(map(str, result.data_vars)) or 'nothing'}"
     else:
         found = f"An object of type {type(result).__name__}"
-    raise SpectralToolkitError(f"{found} cannot be laid over pictures: give {DRAWN}.")
+    raise SpectralToolkitError(f"{found} cannot be drawn over images: give {DRAWN}.")
 
 
 def draw_field(
     pictures: Iterable[ShownPicture], field: Field, marked: Marked, opacity: float, width: int
 ) -> list[hv.Overlay]:
-    """One overlay for every picture."""
+    """Yield one overlay for every image."""
     codes = _colour_codes(field)
     own = field.array.attrs.get("patch")
-    tapped = [] if own is None else [(int(own[0]), int(own[1]))]  # the row of an affinity says of which patch it is
+    tapped = [] if own is None else [(int(own[0]), int(own[1]))]  # an affinity row records its patch
     views = []
     for shown in pictures:
         values, colours = _coloured(field, codes, shown.index, opacity, tapped)
@@ -97,13 +97,13 @@ def draw_field(
 
 @dataclass(frozen=True)
 class Marked:
-    """Patches to frame: rows and columns, or booleans (image, y, x), or several of these by the name of a result."""
+    """Patches to frame: rows and columns, or booleans (image, y, x), or a mapping from names of results to these."""
 
     given: Any
     name: str
 
     def of(self, index: int) -> list[tuple[int, int]]:
-        """The patches of one picture."""
+        """The patches of one image."""
         given = self.given.get(self.name) if isinstance(self.given, Mapping) else self.given
         return list(_patches(given, index))
 
@@ -128,7 +128,7 @@ def _patches(given: Any, index: int) -> Iterator[tuple[int, int]]:
 def _coloured(
     field: Field, codes: np.ndarray | None, index: int, opacity: float, tapped: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the cursor reads (y, x), and the colours (y, x, 4) of one picture."""
+    """What the cursor reads (y, x), and the colours (y, x, 4) of one image."""
     values = field.array.values[index]
     if field.kind == "masks":
         labels = stacked_masks(values)
@@ -145,7 +145,7 @@ def _coloured(
 
 
 def _colour_codes(field: Field) -> np.ndarray | None:
-    """Which colour every label has, in all pictures the same: its own number, or its rank where numbers are large."""
+    """The colour of every label, the same in all images: its own number, or its rank where numbers are large."""
     if field.kind != "labels":
         return None
     labels = field.array.values.astype(np.int64)
@@ -171,7 +171,7 @@ def _title(field: Field, shown: ShownPicture) -> str:
 
 
 def check_part(images: Any, field: Field) -> None:
-    """Refuse a map of whole pictures over pixels of which the model saw a part only."""
+    """Refuse a map of whole images over pixels of which the model saw only a part."""
     if not isinstance(images, xr.DataTree) or analysed_box(field.array.coords, 0) is not None:
         return
     for index in range(images.sizes.get("image", 0)):
@@ -181,6 +181,6 @@ def check_part(images: Any, field: Field) -> None:
         whole = (0, 0, *(float(images.coords[f"original_{side}"][index]) for side in ("height", "width")))
         if box != whole:
             raise SpectralToolkitError(
-                "The map does not say which part of the pictures it is of, and these activations are of a part only: "
+                "The map does not say which part of the images it covers, and these activations cover only a part: "
                 "st.prepare_labels(activations, labels) takes that part of a label map."
             )

@@ -1,4 +1,4 @@
-"""The report: one HTML file that shows an answer to anyone with a browser, and says how to make it again."""
+"""The report: one HTML file that shows results to anyone with a browser, and says how to make them again."""
 
 from __future__ import annotations
 
@@ -58,21 +58,23 @@ def report(
         Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
         or anything it takes.
     images
-        Anything ``st.load_images`` takes. With activations or a bundle they may be left out.
+        Anything ``st.load_images`` takes. With activations or a bundle it may be left out.
     path
-        The file to write; its folder is made if need be, and a page of ours of that name is replaced.
+        The file to write. Its folder is created if needed, and an earlier page of this package under that name is
+        replaced.
     affinities
-        Kinds to show side by side.
+        Kinds of affinity to show side by side.
     kernel
         One kernel for all affinities, or a mapping from kind to kernel; None takes the default of each kind.
     heads, scope, weights
-        As in ``st.affinity``; a list of weights goes by the order in which ``layers`` are given.
+        As in ``st.affinity``; a list of weights follows the order in which ``layers`` are given.
     layers, size
-        As in ``st.capture``; of activations, ``layers`` are names, and ``size`` was decided when they were captured.
+        As in ``st.capture``. With activations, ``layers`` are names, and ``size`` was decided when they were captured.
     n_eigenvectors, method, tolerance
         As in ``st.solve``.
     device
-        Where the eigenproblems are solved: ``"auto"``, ``"cpu"``, ``"cuda"``, ... The model stays where it is.
+        The device on which the eigenproblems are solved: ``"auto"``, ``"cpu"``, ``"cuda"``, ... The model stays on its
+        own device.
     seed
         Equal seeds give equal numbers.
     opacity, max_side, title
@@ -83,7 +85,7 @@ def report(
     Returns
     -------
     pathlib.Path
-        The file written, under 5 MB for eight pictures at the default settings.
+        The file written, under 5 MB for eight images at the default settings.
 
     Examples
     --------
@@ -93,7 +95,7 @@ def report(
     >>> st.report("scenes", pictures, path, n_eigenvectors=2, device="cpu", progress=False).name
     'report.html'
     """
-    # Who only renders results from a file waits for neither models nor solvers.
+    # Imported here, so that rendering results from a file does not wait for models and solvers.
     from .._affinity import affinity
     from .._affinity.features import KINDS
     from .._affinity.table import kernels_of
@@ -103,7 +105,7 @@ def report(
 
     kinds = [affinities] if isinstance(affinities, str) else list(affinities)
     if not kinds:
-        raise SpectralToolkitError("affinities=() asks for no affinity: give at least one, such as ('qk', 'vv').")
+        raise SpectralToolkitError("affinities=() is empty: give at least one affinity, such as ('qk', 'vv').")
     target, kernels = _target(path), kernels_of(kernel, kinds)
     is_captured = isinstance(source, xr.DataTree) or hasattr(source, "activations")
     if is_captured and size is not None:
@@ -143,7 +145,7 @@ def report(
 
 
 def _by_name(weights: Any, layers: Any, model: Model) -> Any:
-    """A list of weights for layers that are not named in order of depth, as a mapping."""
+    """A list of weights as a mapping, where the layers were not named in order of depth."""
     from .._capture.plan import choose_layers
 
     if weights is None or isinstance(weights, Mapping) or not isinstance(layers, list | tuple):
@@ -153,8 +155,8 @@ def _by_name(weights: Any, layers: Any, model: Model) -> Any:
         return weights
     if len(named) != len(weights) or len(set(named)) != len(named):
         raise SpectralToolkitError(
-            f"weights has {len(weights)} entries for layers={layers!r}, {len(named)} layers: give one a layer, or a "
-            "mapping from names to weights."
+            f"weights has {len(weights)} entries for layers={layers!r}, {len(named)} layers: give one weight for each "
+            "layer, or a mapping from names to weights."
         )
     return dict(zip(named, weights, strict=True))
 
@@ -170,30 +172,30 @@ def render_report(
     max_side: int = 512,
     pictures_source: str | None = None,
 ) -> Path:
-    """Write the page for answers that are already there.
+    """Write the page for results that were already computed.
 
-    The page loads nothing: eigenvectors are PNG tiles of one pixel per patch, enlarged by the browser and laid over
-    the pictures by it, so that opacity and component can be changed without Python. Equal input gives equal bytes.
+    The page loads nothing. Eigenvectors are PNG tiles of one pixel per patch, which the browser enlarges and lays over
+    the images, so that opacity and component can be changed without Python. Equal input gives equal bytes.
 
     Parameters
     ----------
     activations
-        The tree the answers come from: its attributes are the provenance, its pixels the pictures. None if it is
-        gone; ``images`` must then be given, and the provenance is what the answers carry of it.
+        The tree from which the results were computed: its attributes are the provenance, its pixels the images. None if
+        it is gone; ``images`` must then be given, and the provenance is what the results record of it.
     solved
-        Answers of ``st.solve`` by name, in the order to show them, all of the same images.
+        Results of ``st.solve`` by name, in the order to show them, all for the same images.
     path
-        The file to write; its folder is made if need be, and a file of that name is replaced.
+        The file to write. Its folder is created if needed, and a file of that name is replaced.
     images
-        Pictures to show, if not the pixels of the tree: the originals are sharper.
+        Images to show instead of the pixels of the tree: the originals are sharper.
     title
-        Heading of the page; made from the model's name if None.
+        Heading of the page; None makes it from the model's name.
     opacity
-        Of the eigenvectors when the page is opened, from 0 to 1.
+        Opacity of the eigenvectors when the page is opened, from 0 to 1.
     max_side
-        Longer side of the embedded pictures in pixels.
+        Longer side of the embedded images, in pixels.
     pictures_source
-        A Python expression for the pictures, for the recipe on the page; None where nobody knows.
+        A Python expression for the images, for the recipe on the page; None where their origin is not known.
 
     Returns
     -------
@@ -203,7 +205,7 @@ def render_report(
     Raises
     ------
     SpectralToolkitError
-        If there is no answer, or the answers are of different images.
+        If there is no result, or the results are for different images.
 
     Examples
     --------
@@ -241,7 +243,7 @@ def report_html(
     check_opacity(opacity)
     _check_answers(solved)
     if images is None and activations is None:
-        raise SpectralToolkitError("There are no pictures to show: give activations with pixels, or images.")
+        raise SpectralToolkitError("There are no images to show: give activations with pixels, or images.")
     first = next(iter(solved.values()))
     shown = images if images is not None else activations
     attrs = provenance(activations, first)
@@ -271,22 +273,22 @@ def _figure(key: str, eig: xr.Dataset, attrs: Mapping[str, Any], pictures: str |
 
 def _check_answers(solved: Mapping[str, xr.Dataset]) -> None:
     if not solved:
-        raise SpectralToolkitError("There is no answer to report: give at least one, such as {'qk': eig}.")
+        raise SpectralToolkitError("There is no result to report: give at least one, such as {'qk': eig}.")
     names = {key: eigenvector_names(eig) for key, eig in solved.items()}
     for key, eig in solved.items():
         if missing := [name for name in _NEEDED if name not in eig]:
             raise SpectralToolkitError(
-                f"The answer {key!r} lacks {', '.join(missing)}: give the Dataset as st.solve returned it."
+                f"The result {key!r} lacks {', '.join(missing)}: give the Dataset as st.solve returned it."
             )
     first, *others = names
     for other in others:
         if names[other] != names[first]:
             raise SpectralToolkitError(
-                f"The answers {first!r} and {other!r} are of different images ({len(names[first])} and "
+                f"The results {first!r} and {other!r} are for different images ({len(names[first])} and "
                 f"{len(names[other])}): solve both from the same activations."
             )
         hashes = image_hashes(solved[first], names[first]), image_hashes(solved[other], names[first])
-        refuse_other_images(names[first], *hashes, (f"the answer {first!r}", f"the answer {other!r}"))
+        refuse_other_images(names[first], *hashes, (f"the result {first!r}", f"the result {other!r}"))
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -295,6 +297,6 @@ def _target(path: str | os.PathLike[str]) -> Path:
         raise SpectralToolkitError(f"path={str(path)!r} is a folder: give the name of a file, such as 'report.html'.")
     if target.exists() and target.stat().st_size and not is_ours(target):
         raise SpectralToolkitError(
-            f"path={str(path)!r} exists and is no page of spectral-toolkit, so it is left as it is: give another name."
+            f"path={str(path)!r} exists and is not a page of spectral-toolkit, so it was left alone: give another name."
         )
     return target

@@ -1,4 +1,4 @@
-"""What a report says, as plain data: made from the answers here, drawn by the template, no computation in between."""
+"""The content of a report as plain data, made from the results here and drawn by the template without computation."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .overlay import colour_limit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-_INHERITED = "activations_"  # before the names of attributes that an answer took over from the activations
-_PANEL_HEIGHT = 400  # screen pixels no picture exceeds, so that a portrait does not fill the page
+_INHERITED = "activations_"  # prefix of attributes that a result inherited from the activations
+_PANEL_HEIGHT = 400  # the largest height of an image in screen pixels, so that a portrait does not fill the page
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How an affinity is called and what it was found to group by."""
+    """The names of an affinity, and what it was found to group by."""
 
     label: str
     name: str
@@ -35,20 +35,20 @@ class Kind:
 
 
 KINDS = {
-    "qk": Kind("QK", "query-key", "layout: where things are"),
-    "vv": Kind("VV", "value-value", "identity: what things are"),
-    "kk": Kind("KK", "key-key", "what is looked for in the same way"),
-    "qq": Kind("QQ", "query-query", "what looks for the same"),
-    "token": Kind("Token", "token-token", "all that the residual stream holds"),
+    "qk": Kind("QK", "query-key", "layout: where objects are"),
+    "vv": Kind("VV", "value-value", "identity: what objects are"),
+    "kk": Kind("KK", "key-key", "what the same queries attend to"),
+    "qq": Kind("QQ", "query-query", "what attends to the same keys"),
+    "token": Kind("Token", "token-token", "the whole content of the residual stream"),
     "qk_unrotated": Kind(
-        "QK before rotation", "query-key before rotary positions", "what is looked for, wherever it is"
+        "QK before rotation", "query-key before rotary positions", "what is attended to, wherever it is"
     ),
 }
 
 
 @dataclass(frozen=True)
 class ReportTile:
-    """One eigenvector over one picture, and what must be known to believe it."""
+    """One eigenvector over one image, with what a reader must know to trust it."""
 
     component: int
     src: str
@@ -60,7 +60,7 @@ class ReportTile:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Spectrum, layers and trust of one answer: of one picture, or of all where they were one problem."""
+    """Spectrum, layers and trust statements of one result: for one image, or for all images solved as one problem."""
 
     spectrum: SpectrumMarks
     layers: dict[int, list[LayerBar]]
@@ -69,18 +69,20 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Caption:
-    """What a page of several answers of one affinity says besides of each.
+    """What a page says about each result besides the result itself.
 
     Attributes
     ----------
     title
-        What tells the answer from the others of its affinity in headings; empty for the name of the affinity.
+        The heading, which distinguishes the result from others of the same affinity; empty for the name of the
+        affinity.
     detail
-        A line under the heading.
+        A line below the heading.
     recipe
-        From the name of a picture, or None for all of them, to Python that makes its figures.
+        A function from the name of an image, or None for all images, to Python code that makes the figures.
     trust
-        Statements of every picture, or of all in one, where they were made before and the activations are gone.
+        Statements for every image, or for all images together, where they were made earlier and the activations are
+        gone.
     """
 
     title: str = ""
@@ -91,7 +93,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class ReportPanel:
-    """One affinity of one picture."""
+    """One affinity of one image."""
 
     key: str
     kind: Kind
@@ -106,7 +108,7 @@ class ReportPanel:
 
 @dataclass(frozen=True)
 class Card:
-    """One picture with all its affinities."""
+    """One image with all its affinities."""
 
     name: str
     index: int
@@ -119,7 +121,7 @@ class Card:
 
 @dataclass(frozen=True)
 class ResultCard:
-    """One affinity for all pictures."""
+    """One affinity for all images."""
 
     key: str
     kind: Kind
@@ -133,7 +135,7 @@ class ResultCard:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the template draws."""
+    """Everything that the template draws."""
 
     title: str
     model: str
@@ -147,7 +149,7 @@ class Page:
 
     @property
     def backgrounds(self) -> dict[str, list[int]]:
-        """Every picture once, with the cards that show it."""
+        """Every image once, with the cards that show it."""
         return backgrounds(self.cards)
 
 
@@ -162,16 +164,16 @@ def build_page(
     only: int | None = None,
     first_card: int = 0,
 ) -> Page:
-    """Gather what a report says of answers that were solved from the same activations.
+    """Gather the content of a report on results that were solved from the same activations.
 
     Parameters
     ----------
     captions
-        What to say besides of the answers, by their keys.
+        What to say besides, by the keys of the results.
     only
-        How many of the pictures to show; None shows all.
+        How many of the images to show; None shows all.
     first_card
-        Number of the first picture, where several of these share a page.
+        Number of the first image, where several of these share a page.
     """
     first = next(iter(solved.values()))
     attrs = provenance(activations, first)
@@ -202,7 +204,7 @@ def build_page(
 
 
 def backgrounds(cards: Sequence[Card]) -> dict[str, list[int]]:
-    """Pictures as data, each once, with the numbers of the cards that show it."""
+    """Images as data, each once, with the numbers of the cards that show it."""
     found: dict[str, list[int]] = {}
     for card in cards:
         found.setdefault(card.picture, []).append(card.index)
@@ -210,7 +212,7 @@ def backgrounds(cards: Sequence[Card]) -> dict[str, list[int]]:
 
 
 def provenance(activations: xr.DataTree | None, eig: xr.Dataset) -> dict[str, Any]:
-    """Attributes of the activations, from the tree itself or from what an answer carries of them."""
+    """Attributes of the activations, from the tree itself or from what a result records of them."""
     if activations is not None:
         return {str(name): value for name, value in activations.attrs.items()}
     return {
@@ -221,7 +223,7 @@ def provenance(activations: xr.DataTree | None, eig: xr.Dataset) -> dict[str, An
 
 
 def kind_of(eig: xr.Dataset, key: str) -> Kind:
-    """How the affinity of an answer is called; a name nobody knows stands for itself."""
+    """The names of a result's affinity; an unknown name stands for itself."""
     name = str(eig.attrs.get("affinity", key))
     return KINDS.get(name, Kind(name.upper(), name, ""))
 
@@ -290,12 +292,12 @@ def _tiles(kind: Kind, eig: xr.Dataset, shown: ShownPicture) -> Iterator[ReportT
 
 
 def _statistics(eig: xr.Dataset, index: int | None, activations: xr.DataTree | None, caption: Caption) -> Statistics:
-    """For one image, or for all of them (``index=None``) where they were solved as one problem."""
+    """Statistics of one image, or of all images (``index=None``) where they were solved as one problem."""
     if caption.trust is not None:
         trust = list(caption.trust[index or 0])
     else:
         reduced = eig if index is None else eig.isel(image=index)
-        # Tokens of outlying norm are looked for picture by picture.
+        # Tokens of outlying norm are found image by image.
         trust = trust_statements(reduced, None if index is None else activations)
     components = [int(number) for number in eig.coords["component"].values]
     return Statistics(
@@ -334,10 +336,10 @@ def _said(attrs: Mapping[str, Any], name: str, words: str) -> str:
 def _facts(
     attrs: Mapping[str, Any], eig: xr.Dataset, n_images: int, layers: list[tuple[str, str]]
 ) -> list[tuple[str, str]]:
-    scope = "all pictures as one problem" if eig.attrs.get("scope") == "dataset" else "each picture alone"
+    scope = "all images as one problem" if eig.attrs.get("scope") == "dataset" else "each image alone"
     facts = [
         ("Model", str(attrs.get("model", "not recorded"))),
-        ("Pictures", str(n_images)),
+        ("Images", str(n_images)),
         ("Layers", str(len(layers) or eig.sizes.get("layer", ""))),
         ("Patches", f"{eig.sizes['y']} × {eig.sizes['x']}"),
         ("Solved", scope),
@@ -359,7 +361,7 @@ def _layer_facts(activations: xr.DataTree | None) -> list[tuple[str, str]]:
 
 
 def attribute_rows(attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of attributes as text, JSON spread over lines."""
+    """Names and values of attributes as text, with JSON spread over lines."""
     rows = []
     for name, value in attrs.items():
         text = value if isinstance(value, str) else json.dumps(_jsonable(value))
@@ -370,7 +372,7 @@ def attribute_rows(attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _spread(text: str) -> str:
-    """JSON over several lines; text that only looks like it stays as it is."""
+    """JSON over several lines; text that only looks like JSON stays as it is."""
     try:
         return json.dumps(json.loads(text), indent=1, ensure_ascii=False)
     except ValueError:
@@ -378,7 +380,7 @@ def _spread(text: str) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    """The same in types JSON knows; numbers it has no word for become None."""
+    """The same value in types that JSON knows; numbers that JSON cannot write become None."""
     if isinstance(value, dict):
         return {str(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

@@ -1,6 +1,6 @@
-"""Bokeh figures as still pictures, drawn by Pillow from the columns of their sources: what is seen without BokehJS.
+"""Bokeh figures as still images for pages without BokehJS, drawn by Pillow from the columns of their sources.
 
-They know the marks that our figures are made of, and how those are coloured; nothing of tools and widgets.
+Only the marks of our own figures and their colours are drawn, without tools and widgets.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from bokeh.models import Image as Cells
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 MOST = 120_000
-"""Bytes of a picture: it is kept twice in the notebook, for pages and for what is printed."""
+"""The largest size of a still image in bytes: a notebook keeps it twice, for pages and for print."""
 
 _WIDEST = 1000  # pixels of its longer side
-_SCALE = 2  # pixels of a picture for one of the screen
-_CHART = (1140, 570)  # pixels of a frame whose size the page decides
+_SCALE = 2  # pixels of the image for each pixel of the screen
+_CHART = (1140, 570)  # pixels of a frame whose size is decided by the page
 _INK = "#1a1a1a"
 _KNOWN = (Quad, Rect, Segment, Scatter, Text, ImageRGBA, Cells)
 _LINE = 30  # pixels of a line of text
 _SPACE = 24
 _CLEAR = "none"
-_BAR = 150  # pixels of a colour bar with its numbers
+_BAR = 150  # pixels for a colour bar with its numbers
 
 
 def small_png(picture: Image.Image, most: int = MOST) -> bytes:
-    """A picture as a PNG of at most so many bytes: fewer colours first, then fewer pixels."""
+    """An image as a PNG of at most this many bytes: first with fewer colours, then with fewer pixels."""
     tried = picture.copy()
-    tried.thumbnail((_WIDEST, _WIDEST))  # encoding takes time, too, before the first view
+    tried.thumbnail((_WIDEST, _WIDEST))  # encoding also takes time before the first view
     while True:
         for one in (tried, tried.quantize(256, dither=Image.Dither.NONE)):
             buffer = io.BytesIO()
@@ -46,7 +46,7 @@ def small_png(picture: Image.Image, most: int = MOST) -> bytes:
 
 
 def side_by_side(pictures: Sequence[Image.Image], columns: int = 1) -> Image.Image:
-    """One picture of several, so many in a row; below each other if it is one."""
+    """Join several images into one, with this many in a row; below each other if it is one."""
     rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
     width = max(sum(one.width for one in row) for row in rows)
     whole = Image.new("RGB", (width, sum(max(one.height for one in row) for row in rows)), "white")
@@ -61,18 +61,18 @@ def side_by_side(pictures: Sequence[Image.Image], columns: int = 1) -> Image.Ima
 
 
 _noted: list[list[Any]] = []
-"""For every display that is going on, the figures that were drawn for it."""
+"""For every display in progress, the figures that were drawn for it."""
 
 
 def has_still(plot: Any, _element: object) -> None:
-    """For HoloViews' option ``hooks``: the notebook keeps a still picture of this figure."""
+    """For HoloViews' option ``hooks``: the notebook keeps a still image of this figure."""
     if _noted and not any(one is plot.state for one in _noted[-1]):
         _noted[-1].append(plot.state)
 
 
 @contextmanager
 def noting_figures() -> Iterator[list[Any]]:
-    """Note the figures with that hook which HoloViews draws meanwhile."""
+    """Collect the figures with that hook that HoloViews draws meanwhile."""
     _noted.append([])
     try:
         yield _noted[-1]
@@ -81,7 +81,7 @@ def noting_figures() -> Iterator[list[Any]]:
 
 
 def still_png(figures: Sequence[Any], columns: int) -> str:
-    """A picture of figures that lie in so many columns, as base64; empty if there are none, or of unknown marks."""
+    """An image of figures in this many columns, as base64; empty if there are no figures, or unknown marks in them."""
     if not figures or not all(isinstance(mark.glyph, _KNOWN) for one in figures for mark in one.renderers):
         return ""
     whole = side_by_side([figure_picture(one) for one in figures], columns)
@@ -89,7 +89,7 @@ def still_png(figures: Sequence[Any], columns: int) -> str:
 
 
 def figure_picture(figure: Any) -> Image.Image:
-    """A figure as it is now: its title, its marks in their frame, its axes, and its colour bar."""
+    """Draw a figure as it is now: its title, its marks in their frame, its axes, and its colour bar."""
     font = ImageFont.load_default(22)
     size = (figure.frame_width, figure.frame_height)
     width, height = (side * _SCALE for side in size) if all(size) else _CHART
@@ -124,11 +124,11 @@ def figure_picture(figure: Any) -> Image.Image:
 
 
 _Scale = Callable[..., float]
-"""From a place of a range, and how much beyond it, to pixels."""
+"""Convert places of a range, and how far they are beyond it, to pixels."""
 
 
 def _scaled(extent: Any, begin: float, end: float) -> _Scale:
-    if isinstance(extent, FactorRange):  # each name has the same room
+    if isinstance(extent, FactorRange):  # each name has the same space
         names = [str(name) for name in extent.factors]
         return lambda name, more=0.0: begin + (names.index(str(name)) + 0.5 + more) / len(names) * (end - begin)
     return lambda value, more=0.0: begin + (value + more - extent.start) / (extent.end - extent.start) * (end - begin)
@@ -164,7 +164,7 @@ def _draw_axis_across(
 
 
 def _draw_bar(drawn: Image.Image, mapper: Any, place: tuple[int, int, int], font: Any) -> None:
-    """The colours from the highest down, with both ends and the middle in numbers."""
+    """The colours from the highest downwards, with numbers at both ends and in the middle."""
     left, top, height = place
     colours = [ImageColor.getrgb(colour) for colour in reversed(mapper.palette)]
     strip = Image.new("RGB", (1, len(colours)))
@@ -178,7 +178,7 @@ def _draw_bar(drawn: Image.Image, mapper: Any, place: tuple[int, int, int], font
 
 
 def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_Scale, _Scale], font: Any) -> None:
-    draw = ImageDraw.Draw(drawn, "RGBA")  # colours are laid over what is there
+    draw = ImageDraw.Draw(drawn, "RGBA")  # colours are blended with what is there
     x_at, y_at = at
 
     def get(name: str) -> Any:
@@ -215,7 +215,7 @@ def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_S
         cells[..., 3] = np.rint(cells[..., 3] * get("global_alpha"))
         x, y = get("x"), get("y")
         (x0, y0), (x1, y1) = (x_at(x), y_at(y)), (x_at(x + get("dw")), y_at(y + get("dh")))
-        # The first row lies at y, the first column at x.
+        # The first row is at y, the first column at x.
         cells = np.ascontiguousarray(cells[:: 1 if y1 > y0 else -1, :: 1 if x1 > x0 else -1])
         size = (max(1, round(abs(x1 - x0))), max(1, round(abs(y1 - y0))))
         laid = Image.fromarray(cells).resize(size, Image.Resampling.NEAREST)
@@ -223,7 +223,7 @@ def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_S
 
 
 def _resolved(setting: Any, row: dict[str, Any]) -> Any:
-    """A setting of a mark: the same for all, or from a column, perhaps through a colour map."""
+    """A property of a mark: one value for all, or a column, perhaps through a colour map."""
     if isinstance(setting, Value):
         return setting.value
     if isinstance(setting, Field):
@@ -243,12 +243,12 @@ def _cells(glyph: Any, values: np.ndarray) -> np.ndarray:
 
 
 def _mapped(values: np.ndarray, mapper: Any) -> np.ndarray:
-    """Codes of the colours of numbers; of what is no number that of nothing."""
+    """Codes of the colours of numbers; NaN has the code for no colour."""
     places = (values - mapper.low) / (mapper.high - mapper.low) * len(mapper.palette)
     places = np.clip(np.nan_to_num(places), 0, len(mapper.palette) - 1).astype(int)
     return np.where(np.isnan(values), _CLEAR, np.asarray(mapper.palette)[places])
 
 
 def plain(text: str) -> str:
-    """Without the letters that Pillow's own font does not have."""
+    """The same text without letters that Pillow's own font lacks."""
     return text.replace("λ =", "eigenvalue").replace("λ", "eigenvalue").encode("latin-1", "replace").decode("latin-1")

@@ -1,4 +1,4 @@
-"""The page of a study: the report's cards for every model and set of pictures, and one table across all cells."""
+"""The page of a study: the report's cards for every model and set of images, and one table of all study cells."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCORES = {
     "matched_miou": "matched mIoU",
     "overclustered_miou": "over-clustered mIoU",
 }
-"""Scores that the table shows, where any cell has them."""
+"""Scores that the table shows where any study cell has them."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """One cell in the table."""
+    """One study cell in the table."""
 
     label: str
     anchor: str
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ShownGroup:
-    """One model on one set of pictures."""
+    """One model on one set of images."""
 
     anchor: str
     model: str
@@ -60,18 +60,18 @@ class ShownGroup:
 
 @dataclass(frozen=True)
 class ShownCell:
-    """What a cell gives to the page.
+    """What a study cell contributes to the page.
 
     Attributes
     ----------
     label
-        The affinity and choice of layers.
+        The affinity and the choice of layers.
     numbers
-        As the JSON holds them.
+        The numbers as in the JSON.
     caption
-        Recipe and statements for its figures.
+        Recipe and trust statements for its figures.
     recipe
-        Python that makes its numbers.
+        Python code that makes its numbers.
     """
 
     label: str
@@ -83,7 +83,7 @@ class ShownCell:
 
 @dataclass(frozen=True)
 class StudyPage:
-    """All that the template draws."""
+    """Everything that the template draws."""
 
     title: str
     lede: str
@@ -98,17 +98,17 @@ class StudyPage:
 
     @property
     def components(self) -> list[int]:
-        """Numbers of all components that any cell has."""
+        """Numbers of all components that any study cell has."""
         return sorted({number for group in self.groups for number in group.page.components})
 
     @property
     def cards(self) -> list[Card]:
-        """All pictures of all groups."""
+        """All images of all groups."""
         return [card for group in self.groups for card in group.page.cards]
 
     @property
     def backgrounds(self) -> dict[str, list[int]]:
-        """Every picture once, though each model shows it again."""
+        """Every image once, although each model shows it again."""
         return backgrounds(self.cards)
 
 
@@ -125,12 +125,12 @@ def shown_group(
     show: int,
     max_side: int,
 ) -> ShownGroup:
-    """Gather one model on one set of pictures; ``first_card`` and ``first_row`` count what came before on the page."""
+    """Gather one model on one set of images; ``first_card`` and ``first_row`` count what precedes it on the page."""
     solved = {cell.label: cell.eig for cell in cells}
     captions = {cell.label: cell.caption for cell in cells}
     page = build_page(None, solved, images, "", max_side, captions=captions, only=show, first_card=first_card)
     n_images = cells[0].eig.sizes["image"]
-    shown = f"{len(page.cards)} of {n_images} pictures shown" if len(page.cards) < n_images else f"{n_images} pictures"
+    shown = f"{len(page.cards)} of {n_images} images shown" if len(page.cards) < n_images else f"{n_images} images"
     said = [str(cell.eig.attrs.get("notes", "")) for cell in cells]
     said += [str((cell.numbers.get("scores") or {}).get("notes", "")) for cell in cells]
     notes = [note for note in dict.fromkeys(said) if note]
@@ -167,7 +167,7 @@ def _row(cell: ShownCell, model: str, pictures: str, number: int, scores: Sequen
 
 
 def _widest(gaps: Sequence[float | None]) -> int:
-    """The component that the widest gap comes after; 0 where none is known."""
+    """The component before the widest gap; 0 where no gap is known."""
     known = [(gap, place) for place, gap in enumerate(gaps, start=1) if gap is not None]
     return max(known)[1] if known else 0
 
@@ -185,7 +185,7 @@ def _score(found: Mapping[str, float | None] | None) -> Score | None:
 
 
 def scores_shown(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the scores that the table shows; the plain one only if a cell has no labels to do better.
+    """Names of the scores that the table shows; the plain score only if a study cell has no labels for a better one.
 
     Examples
     --------
@@ -202,20 +202,20 @@ def scores_shown(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
 def study_html(
     record: Mapping[str, Any], groups: Sequence[ShownGroup], scores: Sequence[str], *, command: str, opacity: float
 ) -> str:
-    """The page as text; ``record`` is what the JSON holds, of which the page carries all but the cells."""
+    """The page as text; ``record`` is the content of the JSON, which the page keeps except for the study cells."""
     study, rows = record["study"], [row for group in groups for row in group.rows]
-    scope = "each picture alone" if study["scope"] == "image" else "all pictures of a set as one problem"
+    scope = "each image alone" if study["scope"] == "image" else "all images of a set as one problem"
     kinds: dict[str, Kind] = {}
     for group in groups:
         for answer in group.page.answers:
             kinds.setdefault(answer.kind.name, answer.kind)
     page = StudyPage(
         title=study["title"],
-        lede=f"{_counted(record['models'], 'model')} on {_counted(record['pictures'], 'set')} of pictures, "
+        lede=f"{_counted(record['models'], 'model')} on {_counted(record['pictures'], 'set')} of images, "
         f"{_counted(study['affinities'], 'affinity', 'affinities')}: {_counted(rows, 'cell')}, solved {scope}.",
         facts=[
             ("Models", ", ".join(model["label"] for model in record["models"])),
-            ("Pictures", ", ".join(f"{one['label']} ({one['n']})" for one in record["pictures"])),
+            ("Images", ", ".join(f"{one['label']} ({one['n']})" for one in record["pictures"])),
             ("Layers", "; ".join(choice["label"] for choice in study["layers"])),
             ("Seed", str(study["seed"])),
         ],
@@ -223,13 +223,14 @@ def study_html(
         rows=rows,
         scores=[SCORES[name] for name in scores],
         summary_caption=_caption(study, scores),
-        again="Run this in the folder of the study's file, in a Python with the versions below. Recipes of figures "
-        "start from that folder too. Numbers are in the JSON beside this page, eigenvectors in the zarr folder.",
+        again="Run this in the folder of the study's file, in a Python environment with the versions below. Recipes "
+        "of figures start from that folder, too. The numbers are in the JSON file beside this page, and the "
+        "eigenvectors are in the zarr folder.",
         provenance=[
             ("The study", attribute_rows(study)),
             ("Versions and rounding", attribute_rows(record["provenance"])),
             *((f"Model {model['label']}", attribute_rows(model)) for model in record["models"]),
-            *((f"Pictures {one['label']}", attribute_rows(one)) for one in record["pictures"]),
+            *((f"Images {one['label']}", attribute_rows(one)) for one in record["pictures"]),
         ],
         record={name: value for name, value in record.items() if name != "cells"},
     )
@@ -250,10 +251,10 @@ def _counted(items: Sequence[Any], one: str, many: str = "") -> str:
 
 
 def _caption(study: Mapping[str, Any], scores: Sequence[str]) -> str:
-    text = "First eigenvalue and widest gap over all pictures of the set."
+    text = "The first eigenvalue and the widest gap are over all images of the set."
     if not scores:
         return text
-    where = "Scores are of the same layers and affinity solved over all pictures of the set as one problem"
-    intervals = "with the 95 % interval of the bootstrap over pictures"
+    where = "Scores are for the same layers and affinity, solved over all images of the set as one problem"
+    intervals = "with the 95 % interval of the bootstrap over images"
     alone = ", by nearest neighbours" if study["scope"] == "image" else ""
     return f"{text} {where}{alone}, {intervals}."

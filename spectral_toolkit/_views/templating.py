@@ -1,4 +1,4 @@
-"""Pages from templates: every name escaped, our own style and script, and the hash that lets that script run."""
+"""Pages from templates: every name is escaped, and only our own script can run, by its hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TEMPLATES = "templates"
 
 
 def render(name: str, *, styles: tuple[str, ...] = (), script: str = "", **values: Any) -> str:
-    """The page ``name``.html.j2 with ``values``, its style and script ``name``.css and ``name``.js, or those named."""
+    """Render ``name``.html.j2 with ``values``; style and script are ``name``.css and ``name``.js, or those given."""
     environment = Environment(
         loader=PackageLoader("spectral_toolkit._views", _TEMPLATES),
         autoescape=True,
@@ -29,7 +29,7 @@ def render(name: str, *, styles: tuple[str, ...] = (), script: str = "", **value
         version=__version__,
         style=Markup("".join(_read(f"{style}.css") for style in ("palette", *(styles or (name,))))),
         script=Markup(program),
-        # The one script that may run: whatever a name might smuggle in, may not.
+        # This script alone may run, and not one that a name might smuggle in.
         script_hash=base64.b64encode(hashlib.sha256(program.encode()).digest()).decode("ascii"),
         **values,
     )

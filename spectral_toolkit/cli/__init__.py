@@ -1,6 +1,6 @@
 """The command line: ``spectral-toolkit demo | capture | solve | project | segment | report | explore | doctor``.
 
-Each command only calls the public functions. They are imported inside the commands, so that ``--help`` answers at once.
+Each command only calls the public functions. They are imported inside the commands, so that ``--help`` appears at once.
 Bad input gives one sentence on stderr and exit code 2; Ctrl-C gives 130.
 """
 
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-# What a study's file says, so that the command line may not.
+# Options that a study's file decides, so that the command line may not.
 _SINGLE = ("model", "images", "more_images", "n_eigenvectors", "device", "seed")
-# Commands that are silent for 5 to 11 s while their libraries load.
+# Commands that say nothing for 5 to 11 s while their libraries load.
 _LOADING = ("demo", "capture", "solve", "project", "segment", "report", "explore")
 
 app = typer.Typer(
     name="spectral-toolkit",
-    help="Capture every layer of a vision transformer, solve one spectral problem, see the eigenvectors.",
+    help="Capture every layer of a vision transformer, solve one spectral problem, and see its eigenvectors.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -62,7 +62,7 @@ Images = Annotated[
     list[str],
     typer.Option(help="File, folder or glob; may be repeated. 'scenes:8' draws 8 of the built-in scenes."),
 ]
-# An unquoted glob is expanded by the shell: the first file belongs to --images, the rest arrive as arguments.
+# The shell expands an unquoted glob: the first file belongs to --images, and the others arrive as arguments.
 MoreImages = Annotated[list[str] | None, typer.Argument(hidden=True)]
 Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Equal seeds give equal numbers.")]
@@ -70,7 +70,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         typer.echo(f"spectral-toolkit {__version__}")
         raise typer.Exit
@@ -79,11 +79,11 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report.html and eigenvectors.zarr.")] = Path("out"),
-    n_images: Annotated[int, typer.Option(min=1, max=MAX_SCENES, help="How many scenes.")] = 8,
+    n_images: Annotated[int, typer.Option(min=1, max=MAX_SCENES, help="The number of scenes.")] = 8,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Run the main job on the bundled model and generated scenes."""
+    """Capture, solve and report, with the bundled model and generated scenes."""
     import xarray as xr
 
     import spectral_toolkit as st
@@ -94,7 +94,7 @@ def demo(
     refuse_unwritable(store)
     refuse_foreign(store, overwrite=True)
     refuse_foreign(page, overwrite=True)
-    affinity, solve, capture = st.affinity, st.solve, st.capture  # loads the libraries, so that no timing includes it
+    affinity, solve, capture = st.affinity, st.solve, st.capture  # loads the libraries, so that no timing includes this
 
     model = load_model("scenes", device)
     pictures = st.scenes.sample(n_images, seed=seed)["pixels"]
@@ -117,7 +117,7 @@ def demo(
     layers = solved["qk"].sizes["layer"]
     grids = sorted({(node.sizes["y"], node.sizes["x"]) for node in activations.children.values()}, reverse=True)
     height, width = activations["pixels"].shape[1:3]
-    typer.echo(f"pictures      {n_images} scenes of {height} x {width} pixels, seed {seed}")
+    typer.echo(f"images        {n_images} scenes of {height} x {width} pixels, seed {seed}")
     typer.echo(
         f"model         {model.name}: {layers} layers, "
         f"{' and '.join(f'{y} x {x}' for y, x in grids)} tokens each, on {model.device}"
@@ -133,13 +133,15 @@ def demo(
 def capture(
     model: Model,
     images: Images,
-    out: Annotated[Path, typer.Option(help="Zarr folder for the activations; an interrupted capture resumes there.")],
+    out: Annotated[
+        Path, typer.Option(help="Zarr folder for the activations; an interrupted capture is resumed there.")
+    ],
     more_images: MoreImages = None,
     layers: Annotated[str, typer.Option(help="'all', or numbers, ranges and names: 0,2,5-8.")] = "all",
     quantities: Annotated[
         str, typer.Option(help="Any of query,key,value,token,query_unrotated,key_unrotated.")
     ] = "query,key,value",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -161,14 +163,14 @@ def capture(
         seed=seed,
     )
     _echo(
-        f"{activations.sizes['image']} pictures, {len(activations.children)} layers of {loaded.name} "
+        f"{activations.sizes['image']} images, {len(activations.children)} layers of {loaded.name} "
         f"in {perf_counter() - started:.1f} s -> {out.resolve()}"
     )
 
 
 @app.command()
 def solve(
-    activations: Annotated[Path, typer.Option(help="Zarr folder that capture wrote.")],
+    activations: Annotated[Path, typer.Option(help="The zarr folder that capture wrote.")],
     out: Annotated[Path, typer.Option(help="Zarr folder for the eigenvectors.")],
     affinity: Annotated[str, typer.Option(help="qk, vv, kk, qq, token or qk_unrotated.")] = "qk",
     kernel: Annotated[
@@ -176,47 +178,63 @@ def solve(
     ] = None,
     kernel_option: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=NUMBER, such as threshold=0.2 or within=30, as st.affinity takes; may be repeated."),
+        typer.Option(
+            help="NAME=NUMBER, such as threshold=0.2 or within=30: an option of st.affinity; may be repeated."
+        ),
     ] = None,
     layers: Annotated[str, typer.Option(help="'all', or numbers, ranges and names: 0,2,5-8.")] = "all",
     weight: Annotated[
         list[str] | None,
-        typer.Option(help="LAYER=NUMBER, by name or number, others stay 1; may be repeated. [default: 1 each]"),
+        typer.Option(
+            help="LAYER=NUMBER, by name or number; other layers keep weight 1; may be repeated. [default: 1 each]"
+        ),
     ] = None,
-    heads: Annotated[str, typer.Option(help="mean, or each for one graph per head.")] = "mean",
-    scope: Annotated[str, typer.Option(help="image: each picture alone; dataset: one problem over all.")] = "image",
+    heads: Annotated[str, typer.Option(help="mean, or each, which makes one graph per head.")] = "mean",
+    scope: Annotated[
+        str, typer.Option(help="image: each image alone; dataset: one problem over all images.")
+    ] = "image",
     search: Annotated[
         str | None, typer.Option(help="How knn finds neighbours: exact, or faiss for large sets. [default: exact]")
     ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="Where knn keeps what it found, for later runs. [default: beside --out, until it is written]"
+            help="Folder in which knn keeps neighbours for later runs. [default: beside --out, until it is written]"
         ),
     ] = None,
-    n_eigenvectors: Annotated[int, typer.Option(help="Beside the trivial constant one.")] = 10,
-    method: Annotated[str, typer.Option(help="exact, or gradient: the source paper's own.")] = "exact",
-    steps: Annotated[int | None, typer.Option(help="Of gradient, scope image. [default: 2000]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of gradient, scope dataset. [default: 200]")] = None,
+    n_eigenvectors: Annotated[
+        int, typer.Option(help="The number of eigenvectors, besides the trivial constant one.")
+    ] = 10,
+    method: Annotated[str, typer.Option(help="exact, or gradient, which is the method of the source paper.")] = "exact",
+    steps: Annotated[
+        int | None, typer.Option(help="For gradient with scope image: the number of steps. [default: 2000]")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="For gradient with scope dataset: the number of epochs. [default: 200]")
+    ] = None,
     n_features: Annotated[
-        int | None, typer.Option(help="Of gradient. [default: one more than the eigenvectors; of a dataset 100]")
+        int | None, typer.Option(help="For gradient. [default: one more than the eigenvectors; 100 for a dataset]")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of gradient. [default: 0.002; of a dataset 0.01]")
+        float | None, typer.Option(help="For gradient. [default: 0.002; 0.01 for a dataset]")
     ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
-            help="Of gradient: steps or epochs without improvement before it stops. [default: 200; of a dataset never]"
+            help="For gradient: steps or epochs without improvement before a stop. [default: 200; never for a dataset]"
         ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Of gradient: a file to write to as it goes, and to go on from if it is there.")
+        Path | None,
+        typer.Option(
+            help="For gradient: a file in which progress is kept, and from which the run resumes if it exists."
+        ),
     ] = None,
     checkpoint_every: Annotated[
-        int | None, typer.Option(help="Of gradient: steps or epochs between. [default: 100; of a dataset 10]")
+        int | None,
+        typer.Option(help="For gradient: steps or epochs between two checkpoints. [default: 100; 10 for a dataset]"),
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Largest residual that counts as converged.")] = 1e-6,
+    tolerance: Annotated[float, typer.Option(help="The largest residual that counts as converged.")] = 1e-6,
     overwrite: Overwrite = False,
     device: Device = "auto",
     seed: Seed = 0,
@@ -224,7 +242,7 @@ def solve(
     """Solve the joint eigenproblem over all captured layers. Under torchrun, --scope dataset shares the work."""
     refuse_foreign(out, overwrite=overwrite)
     refuse_unwritable(out)
-    refuse_missing("--activations", activations, "capture")  # before torch is loaded, which takes seconds
+    refuse_missing("--activations", activations, "capture")  # checked before torch is loaded, which takes seconds
     import shutil
 
     import spectral_toolkit as st
@@ -234,7 +252,7 @@ def solve(
 
     barrier()
     if scope == "image" and rank() > 0:
-        return  # pictures solved alone are no work for several processes
+        return  # images that are solved alone are not shared among processes
     captured = open_activations(activations)
     names = layer_names(captured)
     options_of_kernel: dict[str, Any] = dict(numbers_by_name(kernel_option, "--kernel-option"))
@@ -251,7 +269,7 @@ def solve(
         device=device,
         **options_of_kernel,
     )
-    # What a search for neighbours found outlives a run that is cut short; the next one reads it.
+    # The neighbours that a search found are kept if the run is cut short; the next run reads them.
     kept = out.with_name(f".{out.name}.neighbours")
     if isinstance(graph, DatasetGraph) and folder is None:
         graph.folder = kept
@@ -276,20 +294,23 @@ def solve(
 
 @app.command()
 def project(
-    activations: Annotated[Path, typer.Option(help="Zarr folder that capture wrote of the new pictures.")],
-    eigenvectors: Annotated[Path, typer.Option(help="Zarr folder that solve --scope dataset wrote.")],
-    fitted: Annotated[Path, typer.Option(help="Zarr folder of the activations that was solved.")],
-    out: Annotated[Path, typer.Option(help="Zarr folder for the new pictures' eigenvectors.")],
+    activations: Annotated[Path, typer.Option(help="The zarr folder that capture wrote for the new images.")],
+    eigenvectors: Annotated[Path, typer.Option(help="The zarr folder that solve --scope dataset wrote.")],
+    fitted: Annotated[Path, typer.Option(help="The zarr folder of the activations that were solved.")],
+    out: Annotated[Path, typer.Option(help="Zarr folder for the new images' eigenvectors.")],
     folder: Annotated[
-        Path | None, typer.Option(help="Where knn kept what it found for solve, or is to keep it. [default: nowhere]")
+        Path | None,
+        typer.Option(help="Folder in which knn kept neighbours for solve, or is to keep them. [default: none]"),
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
-    """Lay new pictures into the eigenvectors of a dataset solved before."""
+    """Extend the eigenvectors of a solved dataset to new images."""
     for given in (activations, eigenvectors, fitted):
         if out.resolve() == given.resolve():
-            raise SpectralToolkitError(f"--out {str(out)!r} is read from: give the new eigenvectors another folder.")
+            raise SpectralToolkitError(
+                f"--out {str(out)!r} is also an input: give another folder for the new eigenvectors."
+            )
     refuse_foreign(out, overwrite=overwrite)
     refuse_unwritable(out)
     refuse_missing("--activations", activations, "capture")
@@ -299,45 +320,48 @@ def project(
 
     started = perf_counter()
     if sys.stderr.isatty():
-        print(f"Reading the ties of {eig.sizes.get('image', 1)} pictures.", file=sys.stderr, flush=True)
+        print(f"Reading the affinities of {eig.sizes.get('image', 1)} images.", file=sys.stderr, flush=True)
     found = st.project(
         open_activations(activations), eig, open_activations(fitted, "--fitted"), folder=folder, device=device
     )
     write_store(found, out)
     _echo(
-        f"{found.sizes['image']} pictures in {found.sizes['component']} eigenvectors of {found.attrs['fitted_images']} "
+        f"{found.sizes['image']} images in {found.sizes['component']} eigenvectors of {found.attrs['fitted_images']} "
         f"others; {perf_counter() - started:.1f} s -> {out.resolve()}"
     )
 
 
 @app.command()
 def segment(
-    eigenvectors: Annotated[Path, typer.Option(help="Zarr folder that solve wrote.")],
+    eigenvectors: Annotated[Path, typer.Option(help="The zarr folder that solve wrote.")],
     out: Annotated[Path, typer.Option(help="Zarr folder for the labels, 'segment' (image, y, x).")],
     n_segments: Annotated[
-        str, typer.Option(help="A number, or what chooses one from 2 to 10: silhouette (also auto) or eigengap.")
+        str,
+        typer.Option(
+            help="A number, or a criterion that chooses one from 2 to 10: silhouette (also auto) or eigengap."
+        ),
     ] = "auto",
     overwrite: Overwrite = False,
     seed: Seed = 0,
 ) -> None:
-    """Cut the pictures into segments: k-means on their eigenvectors."""
+    """Divide the images into segments, by k-means on their eigenvectors."""
     import spectral_toolkit as st
 
     if out.resolve() == eigenvectors.resolve():
-        raise SpectralToolkitError(f"--out {str(out)!r} holds the eigenvectors: give the segments another folder.")
+        raise SpectralToolkitError(f"--out {str(out)!r} holds the eigenvectors: give another folder for the segments.")
     refuse_foreign(out, overwrite=overwrite)
     refuse_unwritable(out)
     wanted = int(n_segments) if re.fullmatch(r"[+-]?\d{1,9}", n_segments) else n_segments
     started = perf_counter()
     given = open_eigenvectors(eigenvectors)
     if sys.stderr.isatty():
-        print(f"Cutting {given.sizes.get('image', 1)} pictures into segments.", file=sys.stderr, flush=True)
+        print(f"Dividing {given.sizes.get('image', 1)} images into segments.", file=sys.stderr, flush=True)
     segments = st.segment(given, wanted, seed=seed)
     write_store(segments.to_dataset(), out)
     counts = segments["n_segments"]
     least, most = int(counts.min()), int(counts.max())
     of_each = f"{least} segments in each of" if least == most else f"{least} to {most} segments in"
-    _echo(f"{of_each} {counts.size} pictures; {perf_counter() - started:.1f} s -> {out.resolve()}")
+    _echo(f"{of_each} {counts.size} images; {perf_counter() - started:.1f} s -> {out.resolve()}")
     if segments.attrs["notes"]:
         _echo(segments.attrs["notes"])
 
@@ -350,30 +374,34 @@ def report(
         typer.Option(help="File, folder or glob; may be repeated. 'scenes:8' draws 8 of the built-in scenes."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML file of a whole study, instead of a model and pictures.")
+        Path | None, typer.Option(help="YAML file of a whole study, instead of a model and images.")
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="JSON of an earlier study: run --config anew, write nothing, say which numbers moved."),
+        typer.Option(
+            help="JSON of an earlier study: run --config again, write nothing, and report which numbers have moved."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The HTML file. [default: report.html; of a study its own name, with .json and .zarr beside it]"
+            help="The HTML file. [default: report.html; for a study, its own name, with .json and .zarr beside it]"
         ),
     ] = None,
     more_images: MoreImages = None,
-    n_eigenvectors: Annotated[int, typer.Option(min=1, help="Beside the trivial constant one.")] = 10,
+    n_eigenvectors: Annotated[
+        int, typer.Option(min=1, help="The number of eigenvectors, besides the trivial constant one.")
+    ] = 10,
     overwrite: Overwrite = False,
     device: Device = "auto",
     seed: Seed = 0,
     context: typer.Context = None,  # pyright: ignore[reportArgumentType]
 ) -> None:
-    """Write one self-contained HTML page: pictures, eigenvectors, spectrum, provenance.
+    """Write one self-contained HTML page: images, eigenvectors, spectrum, provenance.
 
-    With --config a whole study: models x pictures x affinities x layers, on one page, with all numbers as JSON and all
-    eigenvectors as zarr beside it. Run again after an interruption, it goes on where it stopped. With --check the exit
-    code is 1 if a number moved.
+    With --config, run a whole study: models x images x affinities x layers, on one page, with all numbers as JSON and
+    all eigenvectors as zarr beside it. A study that was interrupted resumes where it stopped when it is run again. With
+    --check, the exit code is 1 if a number has moved.
     """
     if config is not None or check is not None:
         from ..studies.command import study_command
@@ -390,7 +418,7 @@ def report(
     target = out or Path("report.html")
     if target.suffix.lower() not in (".html", ".htm"):
         raise SpectralToolkitError(
-            f"--out {str(target)!r} is no name for a page: give one that ends in .html, such as 'report.html'."
+            f"--out {str(target)!r} is not a name for a page: give one that ends in .html, such as 'report.html'."
         )
     refuse_foreign(target, overwrite=overwrite)
     refuse_unwritable(target)
@@ -411,20 +439,20 @@ def explore(
     ] = ["scenes:8"],  # noqa: B006
     more_images: MoreImages = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="What st.save_bundle wrote, instead of a model and pictures.")
+        Path | None, typer.Option(help="A bundle that st.save_bundle wrote, instead of a model and images.")
     ] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: any that is free]")] = None,
-    browser: Annotated[bool, typer.Option(help="Open it in the browser, or only say where it is.")] = True,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: any free port]")] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser, or only print its address.")] = True,
     max_pages: Annotated[
-        int, typer.Option(min=1, help="Pages that may be open at once, each with a kernel of about 600 MB.")
+        int, typer.Option(min=1, help="How many pages may be open at once; each has a kernel of about 600 MB.")
     ] = MOST_PAGES,
     idle_minutes: Annotated[
-        float, typer.Option(min=1, help="After so many minutes without use, the kernel of a page ends.")
+        float, typer.Option(min=1, help="The kernel of a page ends after this many minutes without use.")
     ] = IDLE_MINUTES,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Open the explorer as an app in the browser, on this machine only and behind a token.
+    """Open the explorer as an app in the browser, on this machine only and protected by a token.
 
     The kernel of a closed page ends within a minute.
     """
@@ -432,12 +460,12 @@ def explore(
     from .server import explorer_code, serve
 
     if bundle is not None:
-        load_bundle(bundle)  # what is wrong with it is told here, not in the page
+        load_bundle(bundle)  # any error in it is reported here and not in the page
         arguments = repr(str(bundle))
     else:
         pictures = read_pictures([*images, *(more_images or [])], seed)
         load_model(model, device)
-        # A sample is drawn again there: the same, as seeds are.
+        # The page draws the same sample again, from the same seed.
         source = (
             repr(pictures)
             if isinstance(pictures, str | list)
@@ -456,7 +484,7 @@ def explore(
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed, what fits together and what to do. Exit code 1 if something will fail."""
+    """Report what is installed, what fits together and what to do. The exit code is 1 if something will fail."""
     import spectral_toolkit as st
 
     if not st.doctor().healthy:
@@ -466,7 +494,7 @@ def doctor() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
     # Read when torch is first loaded. Threads that spin while they wait starve each other once anything else runs: two
-    # cores, one of them busy, solved the demo in 12 s, and in 0.1 s with this. Whoever sets the variable is obeyed.
+    # cores, one of them busy, solved the demo in 12 s, and in 0.1 s with this. A value that the user has set is kept.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     with any_letters():
@@ -475,14 +503,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     if given[0] in _LOADING and not {"-h", "--help"} & set(given) and sys.stderr.isatty() and not launched():
-        print("Loading torch and its libraries: a few seconds.", file=sys.stderr, flush=True)
+        print("Loading torch and its libraries, which takes a few seconds.", file=sys.stderr, flush=True)
     with warnings.catch_warnings():
         warnings.showwarning = _show_our_warnings
         try:
             with join():  # does nothing unless torchrun started several processes
                 result = app(given, prog_name="spectral-toolkit", standalone_mode=False)
                 if isinstance(result, int) and result:
-                    # Left by an exception: one interrupted alone must not wait for others that wait for it.
+                    # After an exception: a process that was interrupted alone must not wait for others that wait for
+                    # it.
                     raise typer.Exit(result)
         except typer.Exit as ended:
             result = ended.exit_code
@@ -490,7 +519,7 @@ def _run(given: list[str]) -> int:
             return _fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
         except MemoryError as error:
             return _fail(
-                f"Memory ran out ({str(error) or 'no further detail'}): use fewer or smaller pictures, fewer layers or "
+                f"Memory ran out ({str(error) or 'no further detail'}): use fewer or smaller images, fewer layers or "
                 "a smaller --batch-size."
             )
         except OSError as error:
@@ -506,7 +535,7 @@ def _fail(message: str) -> int:
 
 
 def _show_our_warnings(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
-    """One line for what we have to say; deprecations inside libraries are of no use on a command line."""
+    """One line for a warning of ours; deprecations inside libraries are of no use on a command line."""
     if rank() == 0 and Path(filename).is_relative_to(Path(__file__).parent.parent):
         print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)
 
@@ -517,12 +546,12 @@ def _echo(message: str) -> None:
 
 
 def _summary(eigenvectors: xr.Dataset) -> str:
-    """Residual, convergence and eigengap of an answer in one line."""
+    """Residual, convergence and eigengap of a result in one line."""
     converged = eigenvectors["converged"]
     gaps = eigenvectors["eigengap"]
     of_each = ""
     if "image" in gaps.dims:
-        of_each = f" ({gaps.sizes['component']} of each picture)"
+        of_each = f" ({gaps.sizes['component']} of each image)"
         gaps = gaps.mean("image")
     widest = gaps.isel(component=int(gaps.argmax("component")))
     return (

@@ -1,4 +1,4 @@
-"""What is installed, what fits together, and what to do: asked of the machine itself, never of a network."""
+"""Reports what is installed, what fits together, and what to do, without asking a network."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ _PURPOSE = {
     "faiss": "search='faiss', neighbours among very many patches",
     "labs": "the teaching labs and their automatic checks",
 }
-"""Extras that a user may want; that for tests is none."""
+"""The purpose of every extra for users; the extra for tests is not one of them."""
 
 _FRONT_ENDS = {"jupyterlab": "JupyterLab", "notebook": "Notebook", "voila": "Voila"}
 _LAB_EXTENSIONS = {
     "@jupyter-widgets/jupyterlab-manager": ("ipywidgets", "controls"),
-    "@bokeh/jupyter_bokeh": ("jupyter_bokeh", "pictures"),
+    "@bokeh/jupyter_bokeh": ("jupyter_bokeh", "figures"),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes
     ----------
     level
         ``"ok"``, ``"note"`` (works, but something is left out) or ``"problem"`` (something will fail).
     subject
-        What was looked at.
+        What was checked.
     text
         What was found.
     remedy
-        What to do about it; empty where nothing is to be done.
+        What to do about it; empty where nothing needs to be done.
     """
 
     level: Level
@@ -60,14 +60,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything `doctor` found.
+    """Everything that `doctor` found.
 
     Attributes
     ----------
     findings
-        In the order in which they are printed.
+        The findings, in the order in which they are printed.
     versions
-        Installed version of every library that we ask for, by name.
+        Installed version of every library that this package requires, by name.
     """
 
     findings: tuple[Finding, ...]
@@ -75,7 +75,7 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is no problem."""
+        """Whether no problem was found."""
         return not any(finding.level == "problem" for finding in self.findings)
 
     def __str__(self) -> str:
@@ -97,14 +97,14 @@ class Diagnosis:
 
 @computing
 def doctor(*, quiet: bool = False) -> Diagnosis:
-    """Look at this installation: versions, device, what notebooks need, and combinations known to fail.
+    """Check this installation: versions, device, what notebooks need, and combinations known to fail.
 
     Nothing is downloaded and nothing is changed.
 
     Parameters
     ----------
     quiet
-        Return the findings without printing them.
+        Whether to return the findings without printing them.
 
     Returns
     -------
@@ -135,10 +135,10 @@ def doctor(*, quiet: bool = False) -> Diagnosis:
 
 
 def check_versions(requires: Iterable[str], installed: Mapping[str, str], python: str) -> list[Finding]:
-    """Installed versions against the ranges that this package asks for; what is missing of extras is only a note."""
+    """Compare installed versions with the ranges that this package requires; missing extras are only a note."""
     findings = [Finding("ok", "Python", python)]
     if tuple(map(int, python.split(".")[:2])) < (3, 11):
-        findings = [Finding("problem", "Python", f"{python}, and 3.11 is the oldest that works", "use a newer Python")]
+        findings = [Finding("problem", "Python", f"{python}, but the oldest that works is 3.11", "use a newer Python")]
     wrong: dict[str, list[str]] = {}
     missing: dict[str, list[str]] = {}
     complete: dict[str, bool] = {}
@@ -161,12 +161,12 @@ def check_versions(requires: Iterable[str], installed: Mapping[str, str], python
             text = f"not installed: {', '.join(absent)} (for {_PURPOSE[extra]})"
             findings.append(Finding("note", subject, text, f"pip install {package}"))
         if not off and not absent:
-            findings.append(Finding("ok", subject, "installed, every version in its range"))
+            findings.append(Finding("ok", subject, "installed, with every version in its range"))
     return findings
 
 
 def check_combinations(installed: Mapping[str, str], requires_of: Callable[[str], Iterable[str]]) -> list[Finding]:
-    """Libraries that are known not to work beside each other."""
+    """Find libraries that are known not to work together."""
     findings = []
     torch, torchvision = installed.get("torch", ""), installed.get("torchvision", "")
     if torchvision and torch:
@@ -192,7 +192,7 @@ def check_combinations(installed: Mapping[str, str], requires_of: Callable[[str]
 def check_front_ends(
     installed: Mapping[str, str], share: Iterable[Path], environment: Mapping[str, str]
 ) -> list[Finding]:
-    """Where notebooks can be opened, and whether the browser's half of the widgets is there."""
+    """Find where notebooks can be opened, and whether the browser's part of the widgets is installed."""
     found = [f"{label} {installed[name]}" for name, label in _FRONT_ENDS.items() if name in installed]
     if "COLAB_RELEASE_TAG" in environment:
         found.append("Colab (running)")
@@ -200,7 +200,7 @@ def check_front_ends(
         found.append("VS Code (running)")
     if not found:
         return [
-            Finding("note", "Front ends", "none: reports and frozen pages open in any browser, notebooks do not",
+            Finding("note", "Front ends", "none: reports and frozen pages open in any browser, but notebooks do not",
                     f"pip install '{_OURS}[notebooks]'")
         ]  # fmt: skip
     findings = [Finding("ok", "Front ends", ", ".join(found))]
@@ -212,7 +212,7 @@ def check_front_ends(
                     Finding(
                         "problem",
                         "Front ends",
-                        f"{package} is installed, its half for the browser ({extension}) is not: {purpose} stay empty",
+                        f"{package} is installed without its part for the browser ({extension}): {purpose} stay empty",
                         f"pip install --force-reinstall --no-deps {package}",
                     )
                 )
@@ -220,20 +220,20 @@ def check_front_ends(
 
 
 def _installed() -> dict[str, str]:
-    """Version by canonical name of everything that this Python can import."""
+    """Versions of all packages that this Python can import, by canonical name."""
     from packaging.utils import canonicalize_name
 
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        if name:  # remains of an installation that was cut short have none
+        if name:  # the remains of an interrupted installation have no name
             found.setdefault(canonicalize_name(name), distribution.version)
-    # 'jupyter_bokeh' is how everybody writes it.
+    # Everybody writes 'jupyter_bokeh'.
     return found | {name.replace("-", "_"): version for name, version in found.items()}
 
 
 def _requirements(requires: Iterable[str]) -> list[tuple[str, str, str]]:
-    """Name, range and extra of each requirement that applies here; those of tests are left out."""
+    """Name, range and extra of each requirement that applies here, except those of tests."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -255,30 +255,32 @@ def _within(spec: str, version: str) -> bool:
     try:
         return SpecifierSet(spec).contains(Version(version), prereleases=True)
     except InvalidVersion:
-        return True  # a build of one's own, which no range speaks of
+        return True  # a local build, which no range covers
 
 
 def _device() -> Finding:
     try:
         import torch
-    except Exception as error:  # a broken installation may raise anything
+    except Exception as error:  # a broken installation may raise any error
         return Finding("problem", "Device", f"torch cannot be imported ({first_line(error)})", "reinstall torch")
     if torch.cuda.is_available():
         return Finding("ok", "Device", f"'auto' is cuda ({torch.cuda.get_device_name()}), torch {torch.__version__}")
     if torch.backends.mps.is_available():
         return Finding("ok", "Device", f"'auto' is mps, torch {torch.__version__}; eigenproblems in single precision")
-    return Finding("ok", "Device", f"'auto' is the CPU, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    return Finding(
+        "ok", "Device", f"'auto' is the CPU with {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
 
 
 def _bokehjs() -> Finding:
     spec = importlib.util.find_spec("bokeh")
     script = Path(spec.origin or "").parent / "server" / "static" / "js" / "bokeh.min.js" if spec else Path()
     if script.is_file():
-        return Finding("ok", "BokehJS", "taken from the installed package, so that pictures need no network")
+        return Finding("ok", "BokehJS", "taken from the installed package, so that figures need no network")
     return Finding(
         "problem",
         "BokehJS",
-        "bokeh's script is not in its package: pictures would need a network, and stay empty without one",
+        "bokeh's script is not in its package: figures would need a network, and stay empty without one",
         "pip install --force-reinstall --no-deps bokeh",
     )
 
@@ -286,12 +288,12 @@ def _bokehjs() -> Finding:
 def _scenes() -> Finding:
     weights = Path(__file__).parent.parent / "scenes" / "weights" / "scenes" / "model.safetensors"
     if weights.is_file():
-        return Finding("ok", "Bundled model", "'scenes' is there and needs no network")
+        return Finding("ok", "Bundled model", "'scenes' is installed and needs no network")
     return Finding("problem", "Bundled model", "the weights of 'scenes' are missing", f"reinstall {_OURS}")
 
 
 def _share_folders() -> list[Path]:
-    """Where Jupyter looks for its extensions."""
+    """The folders in which Jupyter looks for its extensions."""
     try:
         from jupyter_core.paths import jupyter_path
     except ImportError:
@@ -300,7 +302,7 @@ def _share_folders() -> list[Path]:
 
 
 def _kernel() -> list[Finding]:
-    """Whether notebooks run in this very Python."""
+    """Check whether notebooks run in this Python."""
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     except ImportError:
@@ -309,16 +311,18 @@ def _kernel() -> list[Finding]:
         command = KernelSpecManager().get_kernel_spec("python3").argv
     except (NoSuchKernel, OSError, json.JSONDecodeError):
         return [
-            Finding("note", "Kernel", "none called python3: notebooks have nothing to run in", "pip install ipykernel")
+            Finding(
+                "note", "Kernel", "there is no kernel called python3: notebooks cannot run", "pip install ipykernel"
+            )
         ]
-    # A bare name stands for the Python that Jupyter itself runs in.
+    # A bare name stands for the Python in which Jupyter itself runs.
     bare = command and os.path.basename(command[0]) == command[0]
     if not bare and command and os.path.realpath(command[0]) != os.path.realpath(sys.executable):
         return [
             Finding(
                 "note",
                 "Kernel",
-                f"python3 runs {command[0]}, not this Python: what is installed here may be missing there",
+                f"python3 runs {command[0]}, not this Python: packages that are installed here may be missing there",
                 "python -m ipykernel install --sys-prefix",
             )
         ]

@@ -1,6 +1,6 @@
-"""What a command is given, read and refused: layers, numbers by name, pictures, models, stores.
+"""Reads and checks the input of commands: layers, numbers by name, images, models, stores.
 
-Libraries are imported inside the functions, so that ``--help`` answers at once.
+Libraries are imported inside the functions, so that ``--help`` appears at once.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-MAX_SCENES = 100_000  # 6 GB of pixels and labels; more is a slip of the finger
-MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers have below a hundred
+MAX_SCENES = 100_000  # 6 GB of pixels and labels; a larger number is a typing error
+MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers have fewer than a hundred
 
 
 def parse_layers(text: str) -> str | list[int | str]:
@@ -39,22 +39,22 @@ def parse_layers(text: str) -> str | list[int | str]:
         if match := re.fullmatch(r"(\d+)-(\d+)", part):
             first, last = int(match[1]), int(match[2])
             if first > last:
-                raise SpectralToolkitError(f"--layers {part!r} runs backwards: write the smaller number first.")
+                raise SpectralToolkitError(f"--layers {part!r} is in descending order: write the smaller number first.")
             if last - first >= MAX_LAYERS:
                 raise SpectralToolkitError(
-                    f"--layers {part!r} spans more than {MAX_LAYERS} layers: give the numbers of layers the model has, "
-                    "or 'all'."
+                    f"--layers {part!r} spans more than {MAX_LAYERS} layers: give numbers of layers that the model "
+                    "has, or 'all'."
                 )
             layers.extend(range(first, last + 1))
         else:
             layers.append(int(part) if re.fullmatch(r"-?\d+", part) else part)
     if not layers:
-        raise SpectralToolkitError(f"--layers {text!r} names no layer: give 'all' or something like 0,2,5-8.")
+        raise SpectralToolkitError(f"--layers {text!r} names no layer: give 'all', or numbers such as 0,2,5-8.")
     return layers
 
 
 def check_layers(text: str, wanted: str | list[int | str], depth: int) -> None:
-    """Refuse the first number beyond the model without repeating all that a range stands for."""
+    """Refuse the first number beyond the model's layers, without repeating the whole range."""
     for item in wanted if isinstance(wanted, list) else []:
         if isinstance(item, int) and not -depth <= item < depth:
             raise SpectralToolkitError(
@@ -63,7 +63,7 @@ def check_layers(text: str, wanted: str | list[int | str], depth: int) -> None:
 
 
 def stored_layers(text: str, names: Sequence[str]) -> str | list[str]:
-    """The names that ``--layers`` stands for, of the layers that a store holds; ``all`` stays itself."""
+    """The names that ``--layers`` stands for, among the layers of a store; ``all`` stays as it is."""
     wanted = parse_layers(text)
     if isinstance(wanted, str):
         return wanted
@@ -72,7 +72,7 @@ def stored_layers(text: str, names: Sequence[str]) -> str | list[str]:
 
 
 def stored_weights(texts: Sequence[str] | None, names: Sequence[str]) -> dict[str, float]:
-    """What ``--weight`` gives to the layers that a store holds, which it may call by their numbers."""
+    """The weights that ``--weight`` gives to the layers of a store, by their names or numbers."""
     return {
         names[int(name)] if name not in names and name.isdecimal() and int(name) < len(names) else name: value
         for name, value in numbers_by_name(texts, "--weight").items()
@@ -103,12 +103,12 @@ def numbers_by_name(texts: Sequence[str] | None, option: str) -> dict[str, float
 
 
 def split(text: str) -> list[str]:
-    """Parts between commas."""
+    """The parts between commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def load_model(source: str, device: str) -> Any:
-    """As ``st.load_model``, without the bar for reading weights, which takes a moment; downloads keep theirs."""
+    """Call ``st.load_model`` without the progress bar for reading weights; downloads keep theirs."""
     import spectral_toolkit as st
 
     quiet_libraries()
@@ -116,7 +116,7 @@ def load_model(source: str, device: str) -> Any:
 
 
 def quiet_libraries() -> None:
-    """No bars or advice of transformers, which are no answers of ours."""
+    """Silence the progress bars and advice of transformers, which are not part of our output."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -124,27 +124,27 @@ def quiet_libraries() -> None:
 
 
 def read_pictures(sources: list[str], seed: int) -> Any:
-    """What ``--images`` stands for: scenes drawn here, or files, globs and folders that can be read."""
+    """The images that ``--images`` stands for: generated scenes, or files, globs and folders that can be read."""
     import spectral_toolkit as st
 
     for source in sources:
-        # A file or pattern of that name wins, however unlikely.
+        # A file or pattern of that name takes precedence, however unlikely it is.
         if not source.startswith("scenes:") or local_path(source, "--images").exists():
             continue
         count = int(match[1]) if (match := re.fullmatch(r"scenes:(\d{1,9})", source)) else 0
         if len(sources) > 1 or not 1 <= count <= MAX_SCENES:
             raise SpectralToolkitError(
-                f"--images {source!r} is not understood: write scenes:N alone, N a whole number from 1 to "
+                f"--images {source!r} is not understood: write scenes:N alone, with N a whole number from 1 to "
                 f"{MAX_SCENES:,}, such as scenes:8."
             )
         return st.scenes.sample(count, seed=seed)["pixels"]
     source = sources[0] if len(sources) == 1 else sources
-    st.load_images(source)  # a wrong path is told before a model is loaded
-    return source  # and not what it was turned into: the report says where its pictures came from
+    st.load_images(source)  # a wrong path is reported before a model is loaded
+    return source  # the source is kept, because the report says where its images came from
 
 
 def open_activations(path: Path, option: str = "--activations") -> xr.DataTree:
-    """What ``capture`` wrote, opened and looked at; values are read when they are needed."""
+    """Open and check what ``capture`` wrote; values are read when they are needed."""
     import xarray as xr
 
     from .._capture.stores import check_opened, is_unfinished
@@ -153,28 +153,28 @@ def open_activations(path: Path, option: str = "--activations") -> xr.DataTree:
     if is_unfinished(path):
         raise StoreError(
             f"{option} {str(path)!r} holds a capture that was interrupted: run the same 'capture' again, which "
-            "goes on where it stopped."
+            "resumes where it stopped."
         )
     try:
         tree = xr.open_datatree(path, engine="zarr", consolidated=False)
-    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
+    except Exception as error:  # zarr, xarray and numcodecs each raise errors of their own
         raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error
     check_opened(path, tree)
     return tree
 
 
 def refuse_missing(option: str, path: Path, command: str) -> None:
-    """Refuse a store that is not there, before anything is loaded that takes seconds."""
+    """Refuse a store that does not exist, before loading anything that takes seconds."""
     if not local_path(path, option).is_dir():
-        raise StoreError(f"{option} {str(path)!r} is no folder: give the zarr folder that '{command}' wrote.")
+        raise StoreError(f"{option} {str(path)!r} is not a folder: give the zarr folder that '{command}' wrote.")
 
 
 def open_eigenvectors(path: Path) -> xr.Dataset:
-    """What ``solve`` wrote, read."""
+    """Read what ``solve`` wrote."""
     import xarray as xr
 
     refuse_missing("--eigenvectors", path, "solve")
     try:
         return xr.open_dataset(path, engine="zarr", consolidated=False).load()
-    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
+    except Exception as error:  # zarr, xarray and numcodecs each raise errors of their own
         raise StoreError(f"{str(path)!r} cannot be read as a zarr store ({type(error).__name__}: {error}).") from error

@@ -1,9 +1,9 @@
-"""Studies: models x pictures x affinities x layers, from one file to a page, its numbers and its eigenvectors.
+"""Studies: models x images x affinities x layers, from one file to a page, its numbers and its eigenvectors.
 
-``config.py`` says what a study is, ``yaml_text.py`` reads its file within bounds and ``reading.py`` makes one of it;
-``claim.py`` sees that what is written over is its own, ``plan.py`` settles its cells, ``computing.py`` makes the
-numbers of one, ``cache.py`` keeps it, ``running.py`` does all of that, ``numbers.py`` and ``showing.py`` write them
-down, and ``check.py`` says which have moved since.
+``config.py`` defines a study, ``yaml_text.py`` reads its file within bounds, and ``reading.py`` turns the file into a
+study; ``claim.py`` makes sure that a study only overwrites its own results, ``plan.py`` lists its cells,
+``computing.py`` computes the numbers of one cell, ``cache.py`` keeps them, ``running.py`` runs the whole study,
+``numbers.py`` and ``showing.py`` write the results, and ``check.py`` reports which numbers have moved since.
 """
 
 from __future__ import annotations

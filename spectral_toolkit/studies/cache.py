@@ -1,4 +1,4 @@
-"""Where finished cells lie until all are: one folder a cell, named by its content hash, there whole or not at all."""
+"""Keeps finished cells until all are finished: one folder per cell, named by its hash, complete or not there at all."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from .._io.outputs import beside, unwritable
 from ..errors import StoreError
 
 _TAG = "CACHEDIR.TAG"
-_SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir: backup programs pass it by
+_SIGNATURE = (
+    "Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir: backup programs leave such folders out
+)
 _OURS = "# Cells of a spectral_toolkit study, by content hash. It may be deleted at any time when no study runs."
 LOCK = "lock"
 _FIRST = {_TAG, LOCK}
-"""What a cache holds from its first moment on."""
+"""What a cache contains from the beginning."""
 _STORE, _NUMBERS = "eigenvectors.zarr", "numbers.json"
 
 
 class Cache:
-    """Cells and activations of a study in a folder.
+    """The cells and activations of a study, in a folder.
 
     Raises
     ------
     StoreError
-        If something else is there.
+        If the folder holds anything else.
     """
 
     def __init__(self, folder: Path):
@@ -36,11 +38,11 @@ class Cache:
         tag = folder / _TAG
         try:
             known = tag.is_file() and _OURS in tag.read_text(encoding="utf-8", errors="replace")
-            # Another run may be making it at this moment.
+            # Another run may be creating it at this moment.
             others = folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - _FIRST)
             if others and not known:
                 raise StoreError(
-                    f"{str(folder)!r} exists and is no cache of a study: move it away, or choose another --out."
+                    f"{str(folder)!r} exists and is not a cache of a study: move it away, or choose another --out."
                 )
             folder.mkdir(parents=True, exist_ok=True)
             if not known:
@@ -49,7 +51,7 @@ class Cache:
             raise unwritable(folder, error) from error
 
     def cell(self, content: str) -> Path:
-        """Folder of a cell, whether it is there or not."""
+        """The folder of a cell, whether it exists or not."""
         return self.folder / "cells" / content
 
     def store(self, content: str) -> Path:
@@ -61,11 +63,11 @@ class Cache:
         return self.folder / "activations" / content
 
     def neighbours(self, content: str) -> Path:
-        """What searches for neighbours in these activations found."""
+        """The folder of neighbours that searches in these activations have found."""
         return self.folder / "neighbours" / content
 
     def numbers(self, content: str) -> dict[str, Any] | None:
-        """Numbers of a cell; None if it is not there, or damaged, and then it is removed."""
+        """The numbers of a cell; None if it does not exist or is damaged, in which case it is removed."""
         if not self.cell(content).exists():
             return None
         try:
@@ -79,16 +81,16 @@ class Cache:
         return numbers
 
     def eigenvectors(self, content: str) -> xr.Dataset:
-        """The answer of a cell that is there."""
+        """The result of a cell that exists."""
         return open_answer(self.store(content))
 
     def put(self, content: str, eig: xr.Dataset, numbers: dict[str, Any]) -> None:
-        """Keep a finished cell: written under a temporary name, then moved into place."""
+        """Keep a finished cell: it is written under a temporary name, and then moved into place."""
         target = self.cell(content)
         text = json.dumps({"content_sha256": content, **numbers}, allow_nan=False)
         try:
             with beside(target) as making, warnings.catch_warnings():
-                # zarr 3 warns that its fixed-length strings and consolidated metadata are younger than its standard.
+                # zarr 3 warns that its fixed-length strings and consolidated metadata are not yet in its standard.
                 warnings.filterwarnings("ignore", module="zarr")
                 eig.to_zarr(making / "cell" / _STORE, mode="w", consolidated=False)
                 (making / "cell" / _NUMBERS).write_text(text, encoding="utf-8")
@@ -97,14 +99,14 @@ class Cache:
             raise unwritable(self.folder, error) from error
 
     def forget_activations(self, content: str) -> None:
-        """Remove activations, and what was found in them: no cell needs them any more."""
+        """Remove activations that no cell needs any more, and the neighbours found in them."""
         for folder in (self.activations(content), self.neighbours(content)):
             shutil.rmtree(folder, ignore_errors=True)
             if folder.parent.is_dir() and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()
 
     def keep_only(self, contents: set[str]) -> int:
-        """Remove cells that belong to no study any more, and what an interrupted run left half made."""
+        """Remove cells that no longer belong to the study, and the remains of interrupted runs."""
         cells = self.folder / "cells"
         foreign = [path for path in cells.iterdir() if path.name not in contents] if cells.is_dir() else []
         for path in foreign:
@@ -118,11 +120,11 @@ def open_answer(store: Path) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If it is damaged or none of ours.
+        If it is damaged, or was not written by this package.
     """
     try:
         eig = xr.open_dataset(store, engine="zarr", consolidated=False).load()
-    except Exception as error:  # zarr, xarray and numcodecs each raise their own kinds
+    except Exception as error:  # zarr, xarray and numcodecs each raise errors of their own
         raise ValueError(f"{store.name} cannot be read ({type(error).__name__})") from error
     if "eigenvector" not in eig or "affinity" not in eig.attrs:
         raise ValueError(f"{store.name} holds no eigenvectors")

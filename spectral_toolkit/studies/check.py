@@ -1,4 +1,4 @@
-"""Which numbers of a study moved: the study run anew, compared with an earlier JSON, and what may have done it."""
+"""Runs a study again, and reports which numbers have moved since an earlier JSON, with likely causes."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _BY_LAYER = {"layer_share": "share of the eigenvalue", "layer_mass": "mass"}
 
 @dataclass(frozen=True)
 class Moved:
-    """One number that moved.
+    """One number that has moved.
 
     Attributes
     ----------
     where
-        Cell and picture in words.
+        Cell and image in words.
     what
-        Which number.
+        The name of the number.
     difference, tolerance
-        How far it moved, and how far it might.
+        How far it moved, and how far it is allowed to move.
     """
 
     where: str
@@ -62,23 +62,23 @@ class Moved:
 
 @dataclass(frozen=True)
 class Check:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes
     ----------
     moved
-        One entry per number beyond its tolerance, in the order of the old file.
+        One entry for every number beyond its tolerance, in the order of the old file.
     missing, added
-        Cells that only the old, or only the new study has.
+        Cells that only the old study has, or only the new one.
     changed
-        What differs of versions, code, weights, pictures and settings: the likely causes.
+        Differences in versions, code, weights, images and settings, which are the likely causes.
     n_compared
-        How many numbers and subspaces were compared; those that moved are among them.
+        How many numbers and subspaces were compared, including those that moved.
     n_unsettled
-        How many groups of components were left out: the next eigenvalue is as good as equal and was not asked for, so
-        which vectors of that space an answer holds is chance.
+        How many groups of components were left out, because the next eigenvalue is nearly equal and was not computed:
+        which vectors of that space a result holds is a matter of chance.
     subspaces
-        Whether eigenvectors were compared, for which the old zarr store must be there.
+        Whether eigenvectors were compared, for which the old zarr store must exist.
     """
 
     moved: list[Moved]
@@ -91,26 +91,26 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether every old cell is there and no number of it moved."""
+        """Whether every old cell exists and none of its numbers moved."""
         return not self.moved and not self.missing
 
     def lines(self) -> list[str]:
-        """The findings, one a line."""
+        """The findings, one per line."""
         lines = [str(one) for one in self.moved]
-        lines += [f"{label}: was there, and is no longer part of the study" for label in self.missing]
-        lines += [f"{label}: is new, and was not compared" for label in self.added]
+        lines += [f"{label}: no longer part of the study" for label in self.missing]
+        lines += [f"{label}: new, so it was not compared" for label in self.added]
         if self.changed:
             lines += [f"{'changed since' if self.passed else 'likely cause'}: {text}" for text in self.changed]
         elif not self.passed:
             lines.append(
-                "likely cause: none recorded; versions, code, weights, pictures and settings are the same, so the "
+                "likely cause: none recorded; versions, code, weights, images and settings are the same, so the "
                 "old numbers may have been changed by hand"
             )
         if not self.subspaces:
             lines.append("eigenvectors were not compared: there is no zarr store beside the old numbers")
         if self.n_unsettled:
             lines.append(
-                f"{self.n_unsettled} groups of components were left out: the eigenvalue after them is as good as equal"
+                f"{self.n_unsettled} groups of components were left out: the eigenvalue after them is nearly equal"
             )
         found = f"{len(self.moved)} of them moved" if self.moved else "none moved"
         if self.missing:
@@ -126,15 +126,15 @@ def check_study(
     progress: bool = True,
     tell: Callable[[str], object] | None = None,
 ) -> Check:
-    """Run a study anew and compare it with the numbers of an earlier run.
+    """Run a study again and compare it with the numbers of an earlier run.
 
-    Nothing is taken from the cache of that run, and nothing of it is changed. Finished cells lie in
-    ``<old name>.check`` beside the old file until the comparison is made, so that a check that was interrupted goes on.
+    Nothing is taken from the cache of that run, and nothing in it is changed. Finished cells are kept in
+    ``<old name>.check`` beside the old file until the comparison, so that an interrupted check can be resumed.
 
     Parameters
     ----------
     config
-        As in `run_study`; its ``check`` holds the tolerances.
+        As in `run_study`; ``check`` in it holds the tolerances.
     old
         The JSON of the earlier run. Eigenvectors are compared if its zarr store is beside it.
     progress, tell
@@ -170,7 +170,7 @@ def check_study(
 
 
 def _comparable(path: Path) -> dict[str, Any]:
-    """The old numbers, of which everything is there that a comparison reads: told before anything is computed."""
+    """Read the old numbers, and check before anything is computed that nothing is missing for the comparison."""
     before = read_record(path)
     try:
         compare(before, before, Tolerances())
@@ -182,14 +182,14 @@ def _comparable(path: Path) -> dict[str, Any]:
                     raise ValueError("lists of several lengths")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise StudyError(
-            f"{str(path)!r} lacks numbers of a study, or holds others ({type(error).__name__}: {first_line(error)}): "
-            "give the JSON that an earlier study wrote, as it was written."
+            f"{str(path)!r} lacks numbers of a study, or holds different ones ({type(error).__name__}: "
+            f"{first_line(error)}): give the JSON that an earlier study wrote, unchanged."
         ) from error
     return before
 
 
 def _working_folder(old: Path) -> Path:
-    """Beside the old file, or where temporary files go if nothing can be written there."""
+    """A folder beside the old file, or among temporary files if nothing can be written there."""
     if os.access(old.parent, os.W_OK):
         return old.with_suffix(".check")
     return Path(tempfile.mkdtemp(prefix="spectral-toolkit-check-"))
@@ -202,7 +202,7 @@ def compare(
     *,
     eigenvectors: tuple[Callable[[str], xr.Dataset], Callable[[str], xr.Dataset]] | None = None,
 ) -> Check:
-    """Compare two records, and eigenvectors where functions from a cell's group to the old and new ones are given."""
+    """Compare two records, and eigenvectors where functions from a cell's group to old and new ones are given."""
     olds, news = _by_cell(before), _by_cell(after)
     found: list[Moved | None] = []
     unsettled: list[str] = []
@@ -230,7 +230,7 @@ def _by_cell(record: Mapping[str, Any]) -> dict[tuple[str, ...], Mapping[str, An
 
 
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Answers of the same picture: its name, the old one, and the new one or None."""
+    """Results of the same image: its name, the old result, and the new result or None."""
     found = {answer["image"]: answer for answer in new["answers"]}
     for answer in old["answers"]:
         yield answer["image"], answer, found.get(answer["image"])
@@ -239,7 +239,7 @@ def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str
 def _compared_answers(
     where: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerances: Tolerances
 ) -> Iterator[Moved | None]:
-    """One item for everything compared, as in all that follow: None where it stayed within its tolerance."""
+    """One item for everything compared, as in the functions below: None where it stayed within its tolerance."""
     for image, before, after in _pairs(old, new):
         place = where if image is None else f"{where} · {image}"
         if after is None or len(before["eigenvalue"]) != len(after["eigenvalue"]):
@@ -268,7 +268,7 @@ def _compared_answers(
 
 
 def _part(answer: Mapping[str, Any], name: str, layer: str, group: Sequence[int]) -> float | None:
-    """Mean over components that cannot be told apart, as a part of 1: that does not turn with the vectors."""
+    """Mean over components that cannot be told apart, as a fraction of 1, independent of the choice of vectors."""
     values = [answer[name][layer][place] for place in group]
     totals = [sum(by_layer[place] or 0.0 for by_layer in answer[name].values()) for place in group]
     if any(value is None for value in values) or not sum(totals) > 0:
@@ -298,7 +298,7 @@ def _beyond(where: str, what: str, old: Any, new: Any, tolerance: float) -> Move
 
 
 def _groups(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[int]]:
-    """Places of components, those together that either answer cannot tell apart.
+    """Positions of components, grouped where either result cannot tell them apart.
 
     Examples
     --------
@@ -316,7 +316,7 @@ def _groups(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[in
 
 
 def _is_settled(group: Sequence[int], before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether the space of a group is told by what was computed: the last may go on beyond it."""
+    """Whether the computed components determine the space of a group: the last group may extend beyond them."""
     last = group[-1]
     if last + 1 < len(before["eigenvalue"]):
         return True
@@ -344,7 +344,7 @@ def _compared_spaces(
     names = [[str(name) for name in one["image"].values] for one in (was, now)]
     for image, before, after in _pairs(old, new):
         if after is None or len(before["eigenvalue"]) != len(after["eigenvalue"]):
-            continue  # said already
+            continue  # already reported
         place = where if image is None else f"{where} · {image}"
         if image is None:
             if names[0] != names[1]:
@@ -408,7 +408,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[st
                     yield f"{subject} {_shown(was.get(name))} -> {_shown(one[name])}"
     olds, news = before.get("study", {}), after["study"]
     for name in news:
-        # What is compared, shown or kept changes no number; models and pictures are compared above.
+        # What is compared, shown or kept changes no number; models and images are compared above.
         if name not in (
             "title",
             "check",

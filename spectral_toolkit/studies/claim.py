@@ -1,4 +1,4 @@
-"""A study takes its outputs for itself: no other run works there meanwhile, and what it replaces is its own."""
+"""Reserves a study's outputs: no other run works there meanwhile, and a study replaces only its own results."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _OWNER = "study.json"
 
 @contextmanager
 def locked(cache: Cache) -> Iterator[None]:
-    """Nobody else computes into this cache meanwhile, in this process or another on this machine.
+    """Lock this cache against other runs, in this process or another on this machine.
 
-    The system holds the lock for as long as the process lives, so that nothing is left to clear away after ``kill -9``.
+    The system holds the lock for as long as the process lives, so that nothing needs to be cleared after ``kill -9``.
 
     Raises
     ------
     StudyError
-        If another run is under way there.
+        If another run is using it.
     """
     path = cache.folder / LOCK
     try:
@@ -37,7 +37,8 @@ def locked(cache: Cache) -> Iterator[None]:
             f"{str(path)!r} cannot be written ({error.strerror or error}): make room there, or choose another --out."
         ) from error
     with file:
-        # An earlier run may have removed the folder between our opening the file and locking it: then it is nobody's.
+        # An earlier run may have removed the folder after we opened the file and before we locked it: it is then
+        # unused.
         if not _lock(file) or not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise StudyError(
                 f"Another run is at work in {str(cache.folder)!r}: wait until it has ended, or choose another --out."
@@ -46,7 +47,7 @@ def locked(cache: Cache) -> Iterator[None]:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Whether the file is ours now; given back when it is closed, or the process ends in whatever way."""
+    """Whether the lock is ours now; it is released when the file is closed or the process ends."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -61,17 +62,17 @@ def _lock(file: IO[bytes]) -> bool:
         return False
     except OSError as error:
         raise StoreError(
-            f"{file.name!r} lies where files cannot be locked ({error.strerror or error}), so two runs could spoil "
-            "each other's work: choose another --out."
+            f"{file.name!r} is in a place where files cannot be locked ({error.strerror or error}), so two runs could "
+            "spoil each other's work: choose another --out."
         ) from error
     return True
 
 
 @contextmanager
 def claimed(study: Study, outputs: Sequence[Path], folder: Path, *, overwrite: bool) -> Iterator[Cache]:
-    """The cache of a study whose outputs may be written: nothing else is there, or an earlier result of its own.
+    """The cache of a study whose outputs may be written, because nothing is there or only earlier results of its own.
 
-    A study is known by its title; without one by its models and pictures, of which some must be the same.
+    A study is recognised by its title, or without a title by its models and images, some of which must be the same.
 
     Parameters
     ----------
@@ -85,9 +86,9 @@ def claimed(study: Study, outputs: Sequence[Path], folder: Path, *, overwrite: b
     Raises
     ------
     StudyError
-        If another study's results or cells are there, or another run is under way.
+        If results or cells of another study are there, or another run is in progress.
     StoreError
-        If something else is there, or an earlier result of its own and ``overwrite`` is False.
+        If something else is there, or an earlier result of this study, and ``overwrite`` is False.
     """
     for path in outputs:
         refuse_foreign(path, overwrite=True)
@@ -99,13 +100,13 @@ def claimed(study: Study, outputs: Sequence[Path], folder: Path, *, overwrite: b
         if not _same(mine, other):
             raise StudyError(
                 f"{str(place)!r} belongs to another study, {str(other['title'])[:80]!r}, and not to this one, "
-                f"{str(mine['title'])[:80]!r}: give another name to write to (out, or --out). A study is known by its "
-                "title, and without one by its models and pictures."
+                f"{str(mine['title'])[:80]!r}: give another name for the output (out, or --out). A study is "
+                "recognised by its title, or without a title by its models and images."
             )
     for path in outputs:
         if path.exists() and not found:
             raise StudyError(
-                f"{str(path)!r} was written by spectral-toolkit, but by no study that is known here: remove it, or "
+                f"{str(path)!r} was written by spectral-toolkit, but by an unknown study: remove it, or "
                 "choose another --out."
             )
         refuse_foreign(path, overwrite=overwrite)
@@ -116,7 +117,7 @@ def claimed(study: Study, outputs: Sequence[Path], folder: Path, *, overwrite: b
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a study's settings tells it from others.
+    """The settings of a study that distinguish it from others.
 
     Examples
     --------
@@ -130,20 +131,20 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two identities are of one study: it may have been edited since."""
+    """Whether two identities belong to one study, which may have been edited since."""
     if mine["title"] != other["title"]:
         return False
     return mine["title"] != Study.title or all(set(mine[kind]) & set(other[kind]) for kind in ("models", "pictures"))
 
 
 def _owner(folder: Path) -> dict[str, Any] | None:
-    """Whose cells are there; None where nobody has said so."""
+    """The identity of the study whose cells are there; None where it was not recorded."""
     try:
         return identity(json.loads((folder / _OWNER).read_text(encoding="utf-8"))["study"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(
-            f"{str(folder / _OWNER)!r} does not say whose cells lie beside it ({first_line(error)}): remove "
-            f"{folder.name!r}."
+            f"{str(folder / _OWNER)!r} does not say to which study the cells beside it belong ({first_line(error)}): "
+            f"remove {folder.name!r}."
         ) from error

@@ -1,4 +1,4 @@
-"""What ``spectral-toolkit report --config`` does; the command line only reads its options."""
+"""Does the work of ``spectral-toolkit report --config``; the command line only reads its options."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ def study_command(
     Parameters
     ----------
     config, check, out
-        The options of that name.
+        The options of these names.
     given
-        Names of options that a study's file decides, and that were given all the same.
+        Names of options that were given although the study's file decides them.
     quiet
-        Called before models are loaded, to silence the libraries' bars.
+        A function that is called before models are loaded, to silence the libraries' progress bars.
     tell
-        Prints a line.
+        A function that prints a line.
     """
     if config is None:
-        raise StudyError(f"--check {str(check)!r} needs the study to run anew: give its file with --config.")
+        raise StudyError(
+            f"--check {str(check)!r} needs the study that is to be run again: give its file with --config."
+        )
     if given:
         option = "--" + given[0].replace("more_images", "images").replace("_", "-")
-        raise StudyError(f"{option} stands beside --config: the study's file says it, so write it there.")
+        raise StudyError(f"{option} cannot be given with --config: the study's file decides it, so write it there.")
     quiet()
     started = perf_counter()
     if check is not None:
@@ -52,14 +54,16 @@ def study_command(
     result = run_study(config, out or Path(f"{config.stem}.html"), overwrite=overwrite, tell=tell)
     tell(
         f"{len(result.cells)} cells, {result.from_cache} of them from the cache, in {perf_counter() - started:.1f} s; "
-        f"{result.html.stat().st_size / 1e6:.1f} MB of page -> {result.html.resolve()}"
+        f"{result.html.stat().st_size / 1e6:.1f} MB of page ->  {result.html.resolve()}"
     )
     tell(f"numbers       {result.json.resolve()}")
     tell(f"eigenvectors  {result.zarr.resolve()}")
     folder = output_paths(result.html)[3]
-    tell(f"cache         {folder.resolve()} (may be deleted; kept, the next run computes only what changed)")
+    tell(
+        f"cache         {folder.resolve()} (may be deleted; if it is kept, the next run computes only what has changed)"
+    )
     if (least := min(len(one["names"]) for one in result.record["pictures"])) > result.shown and (
         result.shown < result.record["study"]["show"]
     ):
-        tell(f"The page shows {result.shown} of {least} and more pictures of each set, to stay below 20 MB.")
+        tell(f"The page shows {result.shown} of {least} or more images of each set, to stay below 20 MB.")
     return 0

@@ -1,4 +1,4 @@
-"""The numbers of one cell: eigenvectors, what to believe of them, and scores. It decides what the cache holds."""
+"""Computes the numbers of one cell: eigenvectors, trust statements and scores. The cache depends on this module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .config import Study
 from .plan import Cell, Group
 
 DIGITS = 9
-"""Significant digits of a number in the JSON: what is beyond them is rounding."""
+"""Significant digits of a number in the JSON: further digits are rounding errors."""
 
 
 def compute_cell(
@@ -37,16 +37,16 @@ def compute_cell(
     Parameters
     ----------
     activations
-        Of the whole group.
+        The activations of the whole group.
     outlying
-        As `spectral_toolkit.outlying_masks` found in them.
+        Outlying tokens, as `spectral_toolkit.outlying_masks` found them in the activations.
     neighbours
-        Where a search for neighbours keeps what it finds, for the next cell and the next run.
+        The folder in which a search for neighbours keeps what it finds, for the next cell and the next run.
 
     Returns
     -------
     tuple
-        The answer without its timing, and the numbers as JSON takes them.
+        The result without its timing, and the numbers as JSON takes them.
     """
     eig = _solved(cell, study, activations, study.scope, neighbours)
     return eig, {
@@ -98,7 +98,7 @@ def _settings(eig: xr.Dataset, cell: Cell) -> dict[str, Any]:
 
 
 def answers(eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> list[dict[str, Any]]:
-    """Numbers of every image, or one entry with ``image: null`` where all were one problem."""
+    """Numbers of every image, or one entry with ``image: null`` where all images were solved as one problem."""
     if "image" not in eig["eigenvalue"].dims:
         return [{"image": None, **_answer(eig, outlying)}]
     return [
@@ -126,7 +126,7 @@ def _answer(eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> dict[str, 
 def _scores(
     eig: xr.Dataset, cell: Cell, group: Group, study: Study, activations: xr.DataTree, neighbours: Path
 ) -> dict[str, Any] | None:
-    """Scores over the set, from eigenvectors of all its pictures as one problem; None where there is but one."""
+    """Scores over the set, from eigenvectors of all its images as one problem; None for a single image."""
     if not study.scores or eig.sizes["image"] < 2:
         return None
     joint = eig if study.scope == "dataset" else _solved(cell, study, activations, "dataset", neighbours)
@@ -160,12 +160,12 @@ def _numbers(values: xr.DataArray) -> list[float | None]:
 
 
 def rounded(value: float) -> float | None:
-    """A number of `DIGITS` significant digits; what JSON has no word for becomes None.
+    """A number of `DIGITS` significant digits; a number that JSON cannot write becomes None.
 
     Examples
     --------
     >>> rounded(1 / 3), rounded(float("nan"))
     (0.333333333, None)
     """
-    # -0.0 and 0.0 are the same number in other bytes.
+    # -0.0 and 0.0 are the same number in different bytes.
     return float(f"{value:.{DIGITS}g}") + 0.0 if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What a study is: models x pictures x affinities x layers, as frozen dataclasses, which ``reading.py`` makes."""
+"""Defines a study: models x images x affinities x layers, as frozen dataclasses, which ``reading.py`` makes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class ModelChoice:
     Attributes
     ----------
     label
-        How it is called in the results.
+        Its name in the results.
     source
-        Bundled name, hub name, or a folder as the file wrote it.
+        A bundled name, a hub name, or a folder as written in the file.
     dtype
-        Precision of its weights; None takes that of the checkpoint.
+        Precision of its weights; None takes the precision of the checkpoint.
     revision
-        Of a hub model.
+        The revision of a hub model.
     """
 
     label: str
@@ -31,7 +31,7 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class ScenesChoice:
-    """Generated scenes, which bring their labels."""
+    """Generated scenes, which come with labels."""
 
     n: int
     seed: int = 0
@@ -40,12 +40,12 @@ class ScenesChoice:
 
 @dataclass(frozen=True)
 class PictureChoice:
-    """One set of pictures: files (paths, folders and patterns as written), or generated scenes.
+    """One set of images: files (paths, folders and patterns as written), or generated scenes.
 
     Attributes
     ----------
     labels
-        Patterns of label maps, one file per picture with the same stem; scenes have labels of their own.
+        Patterns of label maps, one file per image with the same stem; scenes have labels of their own.
     ignore
         Labels that mean 'no label', besides -1.
     """
@@ -59,7 +59,7 @@ class PictureChoice:
 
 @dataclass(frozen=True)
 class AffinityChoice:
-    """One affinity: what is compared, by which kernel, with which options of it."""
+    """One affinity: its kind, its kernel, and the kernel's options."""
 
     label: str
     kind: str
@@ -70,7 +70,7 @@ class AffinityChoice:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """Layers solved jointly: a preset's name, or names and numbers (negative ones count from the end)."""
+    """Layers solved jointly: the name of a preset, or names and numbers (negative numbers count from the end)."""
 
     label: str
     layers: str | tuple[int | str, ...]
@@ -78,18 +78,18 @@ class LayerChoice:
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far a number may move before ``--check`` says so.
+    """How far a number may move before ``--check`` reports it.
 
     Attributes
     ----------
     eigenvalue
-        Absolute, of eigenvalues and eigengaps, which lie in [0, 2].
+        For eigenvalues and eigengaps, which lie in [0, 2]: absolute.
     share
-        Absolute, of a layer's part of a component's eigenvalue or mass; parts sum to 1.
+        For a layer's part of a component's eigenvalue or degrees, which sum to 1 over the layers: absolute.
     score
-        Absolute, of scores, which lie in [0, 1] ([-1, 1] for the adjusted Rand index).
+        For scores, which lie in [0, 1] ([-1, 1] for the adjusted Rand index): absolute.
     subspace
-        Sine of the largest angle between the old and the new space of components that cannot be told apart.
+        For components that cannot be told apart: the sine of the largest angle between their old and their new space.
     """
 
     eigenvalue: float = 1e-4
@@ -100,22 +100,23 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Study:
-    """A whole study; every model is run on every set of pictures, and every affinity solved for every choice of layers.
+    """A whole study: every model runs on every set of images, and every affinity is solved for every choice of layers.
 
     Attributes
     ----------
     folder
-        What relative paths start from: where the file lies.
+        The folder of the file, from which relative paths start.
     scope
-        ``"image"``: every picture alone; ``"dataset"``: all pictures of a set as one problem.
+        ``"image"``: every image alone; ``"dataset"``: all images of a set as one problem.
     tolerance
-        Of the solver: the largest residual that counts as converged.
+        Tolerance of the solver: the largest residual that counts as converged.
     threads
-        Of torch, so that sums are rounded alike on machines with other numbers of cores; None leaves torch its own.
+        Number of torch's threads, so that sums are rounded alike on machines with different numbers of cores; None
+        leaves torch's own.
     scores
-        Whether to score the affinities over sets of two pictures and more.
+        Whether to score the affinities over sets of two or more images.
     show
-        How many pictures of every set the page shows; the numbers are of all.
+        How many images of every set the page shows; the numbers are over all images.
     keep_activations
         Whether activations stay in the cache after the last cell that needs them.
     check
@@ -142,12 +143,12 @@ class Study:
     check: Tolerances = field(default_factory=Tolerances)
 
     def record(self) -> dict[str, Any]:
-        """The study as plain data without paths of this machine: absolute ones keep their last part."""
+        """The study as plain data without paths of this machine: absolute paths keep their last part only."""
         return {one.name: _plain(getattr(self, one.name)) for one in fields(self) if one.name != "folder"}
 
 
 def portable(text: str) -> str:
-    """A path as written if it is relative, else its last part: what lies above it is this machine's business.
+    """A path as written if it is relative, otherwise its last part: the folders above it are specific to this machine.
 
     Examples
     --------

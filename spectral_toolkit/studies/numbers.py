@@ -1,7 +1,7 @@
-"""The machine-readable half of a study: one JSON of all numbers, and one zarr store of all eigenvectors beside it.
+"""The machine-readable part of a study: one JSON with all numbers, and one zarr store with all eigenvectors beside it.
 
-The JSON holds no time, date, path or name of the machine, so that equal seeds, versions and pictures give equal bytes
-on one machine; on another the last digits may differ, and ``arithmetic`` says by what.
+The JSON holds no time, date, path or name of the machine, so that equal seeds, versions and images give equal bytes
+on one machine. On another machine the last digits may differ, and ``arithmetic`` records the reasons.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ _PROVENANCE = ("family", "revision", "weights_sha256", "config_sha256", "dtype",
 
 
 def study_record(plan: StudyPlan, numbers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Everything the JSON holds: ``numbers`` are those of ``plan.cells``, in their order.
+    """Everything that the JSON holds: ``numbers`` belong to ``plan.cells``, in the same order.
 
     Returns
     -------
     dict
         ``format``, ``schema``; ``study``: the settings; ``provenance``: versions of libraries, hash of the code, and
-        how sums are rounded; ``models``, ``pictures``: what was used, with hashes; ``cells``: one entry per model, set
-        of pictures, affinity and choice of layers, with ``group`` (its name in the zarr store), ``settings``,
-        ``answers``
-        (one per picture, or one with ``image`` null) and ``scores``.
+        how sums are rounded; ``models``, ``pictures``: the models and images used, with hashes; ``cells``: one entry
+        per model, set of images, affinity and choice of layers, with ``group`` (its name in the zarr store),
+        ``settings``, ``answers`` (one per image, or one with ``image`` null) and ``scores``.
     """
     models, sets = {}, {}
     for group in plan.groups:
@@ -79,10 +78,10 @@ def study_record(plan: StudyPlan, numbers: Sequence[Mapping[str, Any]]) -> dict[
 
 
 def dumped(record: Mapping[str, Any]) -> bytes:
-    """The record as the bytes of a file; one number a line would make it ten times as long, so lists stay on theirs."""
+    """The record as the bytes of a file; each list is one line, as one number per line would take ten times as much."""
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     flat = re.compile(r"\[\n\s+((?:[-\d.e+]+|null|true|false)(?:,\n\s+(?:[-\d.e+]+|null|true|false))*)\n\s+\]")
-    # Text cannot look like that: JSON writes its line breaks as \n.
+    # No string can look like that: JSON writes its line breaks as \n.
     return (flat.sub(lambda match: "[" + re.sub(r"\s+", " ", match[1]) + "]", text) + "\n").encode()
 
 
@@ -92,12 +91,12 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises
     ------
     StudyError
-        If it is none, or of a later version.
+        If it is not the JSON of a study, or comes from a later version.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict) or record.get("format") != STUDY_FORMAT:
-            raise ValueError("it does not begin as the numbers of a study do")
+            raise ValueError("it does not begin like the numbers of a study")
         if not isinstance(record.get("schema"), int) or not all(
             isinstance(record.get(name), kind)
             for name, kind in (
@@ -117,13 +116,13 @@ def read_record(path: Path) -> dict[str, Any]:
         ) from error
     if record["schema"] > SCHEMA:
         raise StudyError(
-            f"{str(path)!r} has layout {record['schema']}, and this version reads up to {SCHEMA}: install a newer one."
+            f"{str(path)!r} has layout {record['schema']}, but this version reads up to {SCHEMA}: install a newer one."
         )
     return record
 
 
 def group_names(cells: Sequence[Cell]) -> list[str]:
-    """Names of the cells' groups in the store: plain letters, whatever labels say, and no two alike."""
+    """Names of the cells' groups in the store: plain letters, whatever the labels contain, and all different."""
     names: list[str] = []
     for cell in cells:
         parts = (cell.model, cell.pictures, cell.affinity.label, cell.choice)
@@ -134,7 +133,7 @@ def group_names(cells: Sequence[Cell]) -> list[str]:
 
 
 def write_zarr(stores: Mapping[str, Path], path: Path) -> None:
-    """One store whose groups are copies of the cells' stores, whole or not at all."""
+    """Write one store whose groups are copies of the cells' stores, completely or not at all."""
     with whole_store(path) as store:
         zarr.open_group(store, mode="w")
         for name, cell in stores.items():

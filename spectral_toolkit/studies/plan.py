@@ -1,4 +1,4 @@
-"""The cells of a study, each with a hash over everything that decides its numbers."""
+"""The cells of a study, each with a hash over everything that determines its numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .._models import Model
 
 LIBRARIES = ("spectral-toolkit", "torch", "transformers", "diffusers", "numpy", "scipy", "scikit-learn", "xarray")
-"""Those whose version may change a number."""
+"""Libraries whose version may change a number."""
 _SHOWING = (
     "_views",
     "_render",
@@ -40,21 +40,21 @@ _SHOWING = (
     "_io/console.py",
     "cli",
 )
-"""Parts of the package that compute no number of a cell, but for ``studies/computing.py``."""
+"""Parts of the package that compute no number of a cell, except for ``studies/computing.py``."""
 _GROUP_ONLY = ("layers", "quantities", "versions", "format")
-"""What a capture says of itself that decides no number of one cell, or is said elsewhere."""
+"""Attributes of a capture that determine no number of a cell, or are recorded elsewhere."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model, one set of pictures, one affinity, one choice of layers.
+    """One model, one set of images, one affinity, one choice of layers.
 
     Attributes
     ----------
     layers
         Names of the layers, in depth order.
     ingredients
-        Everything that decides the numbers.
+        Everything that determines the numbers.
     """
 
     model: str
@@ -66,7 +66,7 @@ class Cell:
 
     @property
     def content_sha256(self) -> str:
-        """Hash over the ingredients: equal hashes, equal numbers."""
+        """Hash over the ingredients: equal hashes mean equal numbers."""
         return sha256_of(self.ingredients)
 
     @property
@@ -77,7 +77,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """The cells that share a capture: one model on one set of pictures."""
+    """The cells that share a capture: one model on one set of images."""
 
     model: ModelChoice
     pictures: PictureChoice
@@ -89,13 +89,13 @@ class Group:
 
     @property
     def activations_sha256(self) -> str:
-        """Hash over everything that decides the activations."""
+        """Hash over everything that determines the activations."""
         return sha256_of({**self.capture, "layers": self.layers, "quantities": self.quantities, "code": code_sha256()})
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study settled: what will be computed, and from what."""
+    """The plan of a study: what will be computed, and from what."""
 
     study: Study
     groups: tuple[Group, ...]
@@ -106,14 +106,14 @@ class StudyPlan:
 
 
 def plan_study(study: Study) -> StudyPlan:
-    """Open every model and every set of pictures once, and settle all cells.
+    """Open every model and every set of images once, and list all cells.
 
-    Models are opened one after the other and let go; nothing is computed yet.
+    Models are opened one after the other and freed; nothing is computed yet.
 
     Raises
     ------
     SpectralToolkitError
-        If a model or picture cannot be had, a model has no such layer, or an affinity needs what it does not have.
+        If a model or image cannot be opened, or a model lacks a layer or a quantity that the study needs.
     """
     resolve_device(study.device)
     sets = [(choice, _opened(choice, study.folder)) for choice in study.pictures]
@@ -126,7 +126,7 @@ def plan_study(study: Study) -> StudyPlan:
 
 
 def layer_choices(model: Model, choice: ModelChoice, study: Study) -> list[tuple[str, tuple[str, ...]]]:
-    """Names and layers of all choices for one model; those that come to the same layers are made once."""
+    """Names and layers of all choices for one model; choices of the same layers are made once."""
     found: dict[tuple[str, ...], str] = {}
     for one in study.layers:
         for label, layers in _expanded(one, model, choice):
@@ -166,7 +166,7 @@ def _group(
             settings = {
                 "kind": affinity.kind,
                 "kernel": affinity.kernel or default_kernel(affinity.kind, study.scope),
-                # By default the kernel of a dataset depends on its size, which only asking for none leaves open.
+                # By default the kernel of a dataset depends on its size, and kernel=None leaves that choice open.
                 "kernel_asked": affinity.kernel,
                 "options": dict(affinity.options),
                 "heads": affinity.heads,
@@ -191,7 +191,7 @@ def _group(
 
 
 def _quantities(study: Study, model: Model) -> tuple[str, ...]:
-    """What the affinities compare, and tokens, whose norms belong to what is to be believed."""
+    """The quantities that the affinities compare, and tokens, whose norms the trust statements need."""
     needed = {name for affinity in study.affinities for name in KINDS[affinity.kind]}
     if "token" in model.quantities and not model.draws:
         needed.add("token")
@@ -204,7 +204,7 @@ def _opened(choice: PictureChoice, folder: Path) -> PictureSet:
     except StudyError:
         raise
     except SpectralToolkitError as error:
-        raise StudyError(f"pictures {choice.label!r}: {error}") from error
+        raise StudyError(f"images {choice.label!r}: {error}") from error
 
 
 @cache
@@ -220,18 +220,18 @@ def versions() -> dict[str, str]:
 
 
 def arithmetic(study: Study) -> dict[str, Any]:
-    """What of this machine decides how sums are rounded: equal values, equal bytes."""
+    """The properties of this machine that determine how sums are rounded: equal values give equal bytes."""
     return {"threads": study.threads or torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
 
 
 def threads_of(study: Study) -> AbstractContextManager[None]:
-    """The number of threads the study asks for, while its cells are computed."""
+    """Use the number of threads that the study asks for, while its cells are computed."""
     return nullcontext() if study.threads is None else some_threads(study.threads)
 
 
 @cache
 def code_sha256() -> str:
-    """Hash over the files of this package that compute numbers: a version may be worked on."""
+    """Hash over the files of this package that compute numbers, because a version may be under development."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -242,6 +242,6 @@ def code_sha256() -> str:
 
 
 def sha256_of(value: Any) -> str:
-    """Hash of plain data, whatever the order of its keys."""
+    """Hash of plain data, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""From a YAML file to a `Study`: every key known, every value checked, every complaint one sentence with a way out."""
+"""From a YAML file to a `Study`: every key and value is checked, and every error is one sentence with a remedy."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .config import AffinityChoice, LayerChoice, ModelChoice, PictureChoice, Sce
 from .yaml_text import Places, read_yaml
 
 EACH = "each"
-"""The choice of layers that stands for every layer alone."""
+"""The choice of layers that means every layer alone."""
 MAX_SCENES = 100_000
 MAX_LAYERS = 10_000
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 _LONGEST_TEXT = 4096
 _LAST_STEP = re.compile(r"(\[\d*\]|\.?[^.\[]*|.)\Z", re.DOTALL)
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters but line breaks and tabs, and halves of characters, which no file can hold."""
+"""Control characters except line breaks and tabs, and surrogates, which no file can hold."""
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict, _REPR.maxstring, _REPR.maxother = 4, 10, 10, 10, 78, 78
 _STUDY_KEYS = (*(one.name for one in fields(Study) if one.name != "folder"), "kernel")
@@ -38,19 +38,19 @@ _STUDY_KEYS = (*(one.name for one in fields(Study) if one.name != "folder"), "ke
 
 @computing
 def read_study(source: str | os.PathLike[str] | Mapping[str, Any], *, folder: str | os.PathLike[str] = ".") -> Study:
-    """Read what a study asks for.
+    """Read and check the description of a study.
 
     Parameters
     ----------
     source
-        Path of a YAML file, or what such a file would hold as a mapping.
+        Path of a YAML file, or the content of such a file as a mapping.
     folder
-        What relative paths in a mapping start from; those in a file start from the file's folder.
+        The folder from which relative paths in a mapping start; those in a file start from the file's folder.
 
     Raises
     ------
     StudyError
-        If the file cannot be read, a key is unknown or missing, or a value is not what is expected there.
+        If the file cannot be read, a key is unknown or missing, or a value is not what is expected.
 
     Examples
     --------
@@ -66,13 +66,13 @@ def read_study(source: str | os.PathLike[str] | Mapping[str, Any], *, folder: st
 
 
 class _Reader:
-    """Values of a mapping, checked; ``name`` says in every message where they come from."""
+    """Checks values of a mapping; ``name`` tells every message where they come from."""
 
     def __init__(self, name: str, places: Places | None = None):
         self.name, self._places = name, places or {}
 
     def at(self, key: str) -> str:
-        """The name, and line and column of the value, or of the nearest around it, where they are known."""
+        """The name, with line and column of the value or of the nearest value around it, where they are known."""
         while self._places and key not in self._places:
             key = _LAST_STEP.sub("", key)
         return f"{self.name}, line {self._places[key][0]}, column {self._places[key][1]}" if self._places else self.name
@@ -88,7 +88,7 @@ class _Reader:
                 hint = f"did you mean {close!r}? " if (close := _closest(name, known, cutoff=0.5)) else ""
                 inside = f"{key}.{name}" if key else str(name)
                 raise StudyError(
-                    f"{self.at(inside)}: {_shown(inside)} is no key of {what}: {hint}Known are "
+                    f"{self.at(inside)}: {_shown(inside)} is not a key of {what}: {hint}The keys are "
                     f"{', '.join(sorted(known))}."
                 )
         return value
@@ -137,18 +137,18 @@ class _Reader:
         for label, n_items in Counter(labels).items():
             if n_items > 1:
                 raise StudyError(
-                    f"{self.at(key)}: two items of {key} are called {_shown(label)}: give one of them a label of its "
-                    "own."
+                    f"{self.at(key)}: two items of {key} have the label {_shown(label)}: give one of them another "
+                    "label."
                 )
 
 
 def _shown(value: Any) -> str:
-    """A value in a sentence: on one line, and short however large it is."""
+    """A value in a sentence: on one line, and short, however large it is."""
     if value is None:
         return "empty"
     try:
         text = " ".join(_REPR.repr(value).splitlines())
-    except ValueError:  # Python writes no number of more than 4300 digits
+    except ValueError:  # Python does not write numbers of more than 4300 digits
         text = f"a {type(value).__name__} too long to write"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -164,7 +164,7 @@ def _study(reader: _Reader, content: Any, folder: Path) -> Study:
     given = reader.mapping("", content, _STUDY_KEYS, "a study")
     for needed in ("models", "pictures"):
         if needed not in given:
-            raise StudyError(f"{reader.name}: {needed!r} is missing: a study needs models and pictures.")
+            raise StudyError(f"{reader.name}: {needed!r} is missing: a study needs `models` and `pictures`.")
     scope = reader.one_of("scope", given.get("scope", "image"), SCOPES)
     readers: dict[str, Callable[[Any], Any]] = {
         "models": lambda value: _models(reader, value),
@@ -218,7 +218,7 @@ def _pictures(reader: _Reader, value: Any) -> tuple[PictureChoice, ...]:
     else:
         items = reader.listed("pictures", value)
         if not all(isinstance(item, str) for item in items):
-            raise reader.fail("pictures", value, "sets by name, such as {photos: 'photos/*.jpg'}, or paths")
+            raise reader.fail("pictures", value, "sets by name, such as {cats: 'cats/*.jpg'}, or paths")
         named = {portable(items[0]) if len(items) == 1 else "pictures": items}
     return tuple(_picture_set(reader, f"pictures.{name}", name, item) for name, item in named.items())
 
@@ -226,7 +226,7 @@ def _pictures(reader: _Reader, value: Any) -> tuple[PictureChoice, ...]:
 def _picture_set(reader: _Reader, key: str, name: str, item: Any) -> PictureChoice:
     if not isinstance(item, dict):
         return PictureChoice(name, files=_texts(reader, key, item))
-    given = reader.mapping(key, item, ("files", "labels", "scenes", "ignore"), "a set of pictures")
+    given = reader.mapping(key, item, ("files", "labels", "scenes", "ignore"), "a set of images")
     if ("files" in given) == ("scenes" in given):
         raise reader.fail(key, item, "either files or scenes")
     ignore = _ignored(reader, f"{key}.ignore", given) if "ignore" in given else ()
@@ -234,7 +234,7 @@ def _picture_set(reader: _Reader, key: str, name: str, item: Any) -> PictureChoi
         labels = _texts(reader, f"{key}.labels", given["labels"]) if "labels" in given else ()
         return PictureChoice(name, files=_texts(reader, f"{key}.files", given["files"]), labels=labels, ignore=ignore)
     if "labels" in given:
-        raise reader.fail(f"{key}.labels", given["labels"], "none beside scenes, which bring their own")
+        raise reader.fail(f"{key}.labels", given["labels"], "no labels for scenes, which come with their own")
     scenes = given["scenes"] if not isinstance(given["scenes"], int) else {"n": given["scenes"]}
     asked = reader.mapping(f"{key}.scenes", scenes, ("n", "seed", "size"), "a series of scenes")
     size = reader.whole(f"{key}.scenes.size", asked.get("size", 96), 8, 8192)
@@ -253,7 +253,7 @@ def _picture_set(reader: _Reader, key: str, name: str, item: Any) -> PictureChoi
 
 def _ignored(reader: _Reader, key: str, given: dict[str, Any]) -> tuple[int, ...]:
     if "labels" not in given and "scenes" not in given:
-        raise reader.fail(key, given["ignore"], "labels beside it, of which some are ignored")
+        raise reader.fail(key, given["ignore"], "labels beside it, some of which are ignored")
     return tuple(reader.whole(key, value, -(2**31), 2**31 - 1) for value in reader.listed(key, given["ignore"]))
 
 
@@ -297,7 +297,7 @@ def _affinities(reader: _Reader, value: Any, kernels: Any, scope: str) -> tuple[
 
 
 def _layers(reader: _Reader, value: Any) -> tuple[LayerChoice, ...]:
-    """Each item of the list is one choice; a mapping gives choices names."""
+    """Read choices of layers: each item of a list is one choice, and a mapping gives names to the choices."""
     if isinstance(value, dict):
         items = [(reader.text("layers", name), item) for name, item in value.items()]
         if not items:
@@ -309,7 +309,7 @@ def _layers(reader: _Reader, value: Any) -> tuple[LayerChoice, ...]:
         key = f"layers[{place}]" if name is None else f"layers.{name}"
         if isinstance(item, str) and item in (*PRESETS, EACH):
             if name is not None and item == EACH:
-                raise reader.fail(key, item, f"one choice; {EACH!r} stands for many, so write it in a list, unnamed")
+                raise reader.fail(key, item, f"one choice; {EACH!r} means many, so write it in a list without a name")
             choices.append(LayerChoice(name or item, item))
             continue
         numbers = item if isinstance(item, list) else [item]
@@ -327,7 +327,7 @@ def _layers(reader: _Reader, value: Any) -> tuple[LayerChoice, ...]:
 
 
 def _expanded(reader: _Reader, key: str, item: int | str) -> list[int | str]:
-    """Ranges such as 2-5 as numbers, both ends included."""
+    """Replace ranges such as 2-5 by numbers, both ends included."""
     if isinstance(item, int):
         return [reader.whole(key, item, -MAX_LAYERS, MAX_LAYERS)]
     match = re.fullmatch(r"(\d{1,4})-(\d{1,4})", reader.text(key, item))

@@ -1,4 +1,4 @@
-"""A study from beginning to end: what is in the cache is taken from there, the rest is computed, cell by cell."""
+"""Runs a study from beginning to end: cells in the cache are taken from there, and the others are computed in turn."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class StudyResult:
     Attributes
     ----------
     record
-        What the JSON holds.
+        The content of the JSON.
     html, json, zarr
         The files written.
     from_cache
-        How many of the cells were not computed anew.
+        How many of the cells were taken from the cache.
     shown
-        How many pictures of each set the page shows at most.
+        How many images of each set the page shows at most.
     cells
         Names of the cells in words, in order.
     """
@@ -56,7 +56,7 @@ class StudyResult:
     cells: list[str] = field(repr=False)
 
     def eigenvectors(self, cell: int = 0) -> xr.Dataset:
-        """The answer of one cell, from the zarr store."""
+        """The result of one cell, from the zarr store."""
         return open_answer(self.zarr / self.record["cells"][cell]["group"])
 
 
@@ -71,23 +71,23 @@ def run_study(
 ) -> StudyResult:
     """Run a study and write its page, its numbers and its eigenvectors side by side.
 
-    A run that was interrupted, at any moment, goes on where it stopped when it is started again, and ends with the same
-    bytes: finished cells lie in the folder ``<name>.cache`` beside the output, each under a hash of everything that
-    decides its numbers. What changed since is computed, the rest is not.
+    A run that was interrupted at any moment resumes where it stopped when it is started again, and ends with the same
+    bytes: finished cells are kept in the folder ``<name>.cache`` beside the output, each under a hash of everything
+    that determines its numbers. Only what has changed since is computed.
 
     Parameters
     ----------
     config
-        Path of a YAML file, what such a file would hold as a mapping, or a `Study`.
+        Path of a YAML file, the content of such a file as a mapping, or a `Study`.
     out
-        The HTML file; ``.json``, ``.zarr`` and ``.cache`` stand beside it under the same name.
+        The HTML file; ``.json``, ``.zarr`` and ``.cache`` are written beside it under the same name.
     overwrite
-        Whether to replace an earlier result of this study, which is known by its title; without one, by its models and
-        pictures. Those of another study are never replaced.
+        Whether to replace an earlier result of this study, which is recognised by its title, or without a title by its
+        models and images. Results of another study are never replaced.
     progress
-        Whether to show bars.
+        Whether to show progress bars.
     tell
-        Called with a line for every cell and result.
+        A function that is called with one line for every cell and result.
 
     Returns
     -------
@@ -96,10 +96,10 @@ def run_study(
     Raises
     ------
     StudyError
-        If the study asks for something impossible, results of another study are in the way, or another run is at work
-        there.
+        If the study asks for something impossible, results of another study are in the way, or another run is using the
+        cache.
     StoreError
-        If something else is where a result should go, or an earlier result is and ``overwrite`` is False.
+        If something else is in the place of a result, or an earlier result is there and ``overwrite`` is False.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def run_study(
         html, shown = study_page(plan, record, _Answers(cache, contents), command=command)
         write_zarr({group: cache.store(content) for group, content in contents.items()}, store)
         write_whole(page, html.encode())
-        write_whole(numbers_path, dumped(record))  # last: where it is, the study is whole
+        write_whole(numbers_path, dumped(record))  # last: where the page exists, the study is complete
         cache.keep_only(set(contents.values()))
     return StudyResult(record, page, numbers_path, store, n_cached, shown, [cell.label for cell in plan.cells])
 
@@ -131,7 +131,7 @@ def run_study(
 def compute(
     plan: StudyPlan, cache: Cache, *, progress: bool = True, tell: Tell = lambda line: None
 ) -> tuple[list[dict[str, Any]], int]:
-    """Numbers of all cells in order, and how many came from the cache."""
+    """Numbers of all cells in order, and how many of them came from the cache."""
     found: dict[str, dict[str, Any]] = {}
     for cell in plan.cells:
         if (known := cache.numbers(cell.content_sha256)) is not None:
@@ -152,7 +152,7 @@ def _compute_missing(
         missing = [cell for cell in group.cells if cell.content_sha256 not in found]
         if missing:
             if loaded[0] != group.model.label:
-                loaded = ("", None)  # the one before goes first: two may not fit
+                loaded = ("", None)  # the previous model is freed first, because two may not fit
                 loaded = (group.model.label, load_study_model(group.model, plan.study))
             activations = _captured(group, plan.study, loaded[1], cache, progress)
             outlying = outlying_masks(activations) if "token" in group.quantities else {}
@@ -173,7 +173,7 @@ def _compute_missing(
 
 
 def _captured(group: Group, study: Study, model: Any, cache: Cache, progress: bool) -> xr.DataTree:
-    """Activations of a group, streamed to the cache; an interrupted capture goes on there."""
+    """Activations of a group, streamed to the cache, where an interrupted capture is resumed."""
     store = cache.activations(group.activations_sha256)
     store.parent.mkdir(parents=True, exist_ok=True)
 
@@ -193,9 +193,9 @@ def _captured(group: Group, study: Study, model: Any, cache: Cache, progress: bo
     try:
         return run()
     except UnwritableError:
-        raise  # room is not made by beginning anew
+        raise  # starting again would not free any space
     except StoreError:
-        # It is ours, made a moment or a day ago, and can be made again.
+        # The store is ours, whenever it was made, and can be made again.
         shutil.rmtree(store, ignore_errors=True)
         return run()
 
@@ -206,19 +206,19 @@ def output_paths(out: str | os.PathLike[str]) -> tuple[Path, Path, Path, Path]:
     Raises
     ------
     StudyError
-        If the name is that of a folder or has another ending.
+        If the name is that of a folder, or has another ending.
     """
     page = writable_path(out, "out", error=StudyError)
     if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
         raise StudyError(
-            f"out={str(out)!r} is no name for a page: give one that ends in .html, such as 'study.html'; .json and "
+            f"out={str(out)!r} is not a name for a page: give one that ends in .html, such as 'study.html'; .json and "
             ".zarr are written beside it."
         )
     return page, page.with_suffix(".json"), page.with_suffix(".zarr"), page.with_suffix(".cache")
 
 
 class _Answers(Mapping[str, xr.Dataset]):
-    """Eigenvectors by the name of their group, read when they are asked for: all at once might not fit."""
+    """Eigenvectors by the name of their group, read one at a time because all together might not fit."""
 
     def __init__(self, cache: Cache, contents: Mapping[str, str]):
         self._cache, self._contents = cache, contents

@@ -1,4 +1,4 @@
-"""From the cells of a study to its page: what each figure's recipe says, and how many pictures fit."""
+"""From the cells of a study to its page: the recipe of each figure, and how many images fit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .config import Study, portable
 from .plan import Cell, Group, StudyPlan
 
 PAGE_LIMIT = 20_000_000
-"""Bytes a page may have: mail and browsers take it. Larger studies show fewer pictures; the numbers are all kept."""
+"""The largest size of a page in bytes, for mail and browsers. Larger studies show fewer images, with all numbers."""
 MAX_SIDE = 384
-"""Longer side of the pictures on the page, in pixels."""
+"""Longer side of the images on the page, in pixels."""
 _OPACITY = 0.7
 _HEADING = ("# Run this in the folder of the study's file.",)
 
@@ -32,7 +32,7 @@ def study_page(
     command: str,
     limit: int = PAGE_LIMIT,
 ) -> tuple[str, int]:
-    """The page of a study, of at most ``limit`` bytes, and how many pictures of each set it shows.
+    """The page of a study, of at most ``limit`` bytes, and how many images of each set it shows.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def _shown_cell(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Ma
 
 
 def loading_of(group: Group, study: Study) -> dict[str, Any]:
-    """How a recipe loads the model, beside what the activations tell."""
+    """How a recipe loads the model, besides what the activations record."""
     return {
         "source": portable(group.model.source),
         "dtype": group.model.dtype,
@@ -113,7 +113,7 @@ def loading_of(group: Group, study: Study) -> dict[str, Any]:
 
 
 def cell_recipe(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Mapping[str, Any]) -> str:
-    """Python that makes the numbers of one cell, its scores included."""
+    """Python code that makes the numbers of one cell, including its scores."""
     attrs, name = provenance(None, eig), cell.affinity.kind
     lines = [*_HEADING, "import spectral_toolkit as st", ""]
     lines += [*capture_lines(attrs, group.opened.expression, loading_of(group, study)), "", *solve_lines(eig, name)]

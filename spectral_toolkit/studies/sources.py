@@ -1,4 +1,4 @@
-"""What a study runs on: models, pictures and labels, found from the folder of its file, and how Python names them."""
+"""The inputs of a study: models, images and labels, relative to the folder of its file, as objects and as Python."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _WILD = "*?["
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures with their labels, if there are any.
+    """Images with their labels, if there are any.
 
     Attributes
     ----------
     labels
-        One integer map (height, width) per picture; None where nobody labelled them.
+        One integer map (height, width) per image; None where there are no labels.
     expression, labels_expression
-        Python that yields the same, run in the folder of the study's file.
+        Python expressions for the same, to be run in the folder of the study's file.
     ignore
         Labels that mean 'no label', besides -1.
     """
@@ -58,14 +58,14 @@ class PictureSet:
 
 
 def load_pictures(choice: PictureChoice, folder: Path) -> PictureSet:
-    """Open a set of pictures.
+    """Open a set of images.
 
     Raises
     ------
     StudyError
-        If labels do not belong to the pictures, one to one.
+        If labels and images do not correspond one to one.
     SpectralToolkitError
-        If there is no such picture.
+        If there is no such image.
     """
     if choice.scenes is not None:
         asked = choice.scenes
@@ -87,25 +87,25 @@ def load_pictures(choice: PictureChoice, folder: Path) -> PictureSet:
 def label_maps(
     patterns: list[str] | tuple[str, ...], pictures: Images | Sequence[str], folder: Path | str = "."
 ) -> list[np.ndarray]:
-    """Read label maps, each from the file with the stem of its picture, and in the same folder where there are several.
+    """Read label maps, each from the file with the stem of its image, and in the same folder where there are several.
 
-    Folders are compared without what all pictures, or all label maps, have in common: ``photos/good/000.jpg`` belongs
+    Folders are compared without what all images, or all label maps, have in common: ``photos/good/000.jpg`` belongs
     to ``labels/good/000.png``, and ``good/photos/000.jpg`` to ``good/labels/000.png``. Where the two sets have no
-    folder of one name, the stem alone decides.
+    folder of the same name, the stem alone decides.
 
     Parameters
     ----------
     patterns
-        Paths and patterns of files whose pixels are integers: PNG of one channel, or with a palette.
+        Paths and patterns of files whose pixels are integers: PNG with one channel or with a palette.
     pictures
-        What ``load_images`` returned, or names or paths of the pictures, in order.
+        The result of ``load_images``, or names or paths of the images, in order.
     folder
-        What relative patterns start from.
+        The folder from which relative patterns start.
 
     Raises
     ------
     StudyError
-        If a picture has no map, or more than one, if two pictures would share one, or a file holds no integers.
+        If an image has no map or more than one, if two images would share one, or if a file holds no integers.
     """
     found = [Path(path).absolute() for pattern in patterns for path in _matches(pattern, Path(folder))]
     files = list(dict.fromkeys(found))
@@ -127,21 +127,21 @@ def label_maps(
             which = f" ({', '.join(repr('/'.join(one.parts[-2:])) for one in shown[:3])})" if shown else ""
             which = f"{' in its folder' if nested and entries else ''}{which}"
             raise StudyError(
-                f"The picture {name!r} has {len(fitting)} label maps among {given}{which}: give one file of the same "
-                "stem for each picture, in folders named as the pictures' are where stems are not unique."
+                f"The image {name!r} has {len(fitting)} label maps among {given}{which}: give one file of the same "
+                "stem for each image, in folders with the names of the images' folders where stems are not unique."
             )
         other = taken.setdefault(fitting[0], (place, name))
         if other[0] != place:
             raise StudyError(
-                f"The label map {fitting[0].name!r} would belong to two pictures, {other[1]!r} and {name!r}: put the "
-                "label maps into folders named as the pictures' are."
+                f"The label map {fitting[0].name!r} would belong to two images, {other[1]!r} and {name!r}: put the "
+                "label maps into folders with the names of the images' folders."
             )
         chosen.append(fitting[0])
     return [_label_map(path) for path in chosen]
 
 
 def _folders(paths: Sequence[Path]) -> list[tuple[str, ...]]:
-    """The folders that tell files apart: what lies above and below them in all of the paths is left out.
+    """The folders that distinguish files: whatever lies above and below them in all paths is left out.
 
     Examples
     --------
@@ -156,7 +156,7 @@ def _folders(paths: Sequence[Path]) -> list[tuple[str, ...]]:
 
 
 def _n_common(parts: Sequence[tuple[str, ...]]) -> int:
-    """How many parts all of them begin with."""
+    """The number of parts that all of them have in common at the beginning."""
     return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False)))
 
 
@@ -164,11 +164,11 @@ def _label_map(path: Path) -> np.ndarray:
     try:
         pixels = read_numbers(path)
     except SpectralToolkitError as error:
-        raise StudyError(f"The label map {path.name!r} cannot be read as a picture: save it as PNG.") from error
+        raise StudyError(f"The label map {path.name!r} cannot be read as an image: save it as PNG.") from error
     if pixels.ndim != 2 or pixels.dtype.kind not in "iub":
         raise StudyError(
-            f"The label map {path.name!r} has shape {pixels.shape} and type {pixels.dtype}: expected one integer a "
-            "pixel, as a PNG of one channel or with a palette holds."
+            f"The label map {path.name!r} has shape {pixels.shape} and type {pixels.dtype}: expected one integer per "
+            "pixel, as in a PNG with one channel or a palette."
         )
     return pixels.astype(np.int64)
 
@@ -183,13 +183,13 @@ def load_study_model(choice: ModelChoice, study: Study) -> Model:
 
 
 def model_source(choice: ModelChoice, folder: Path) -> str:
-    """The folder meant, if there is one there, else the name itself."""
+    """The folder of that name, if it exists, otherwise the name itself."""
     beside = folder / Path(choice.source).expanduser()
     return str(beside) if beside.is_dir() else choice.source
 
 
 def _found(pattern: str, folder: Path) -> str:
-    """A path or pattern as seen from anywhere; brackets and stars in the folder's own name mean themselves."""
+    """A path or pattern that is valid anywhere; brackets and stars in the folder's own name are escaped."""
     expanded = Path(pattern).expanduser()
     if expanded.is_absolute():
         return str(expanded)

@@ -1,8 +1,8 @@
 """From a YAML file to plain data within bounds: size, depth and number of values are checked before anything is built.
 
-Values without quotes are what YAML 1.2's core schema says: ``010`` is ten, ``1e-6`` a number, and ``yes``, ``1:30`` and
-``2020-01-02`` are texts. Keys are texts as written. PyYAML finds the events; what they stand for is decided here, since
-its own constructors read YAML 1.1, take tags of many kinds, and write aliases out as often as they are asked to.
+Values without quotes follow YAML 1.2's core schema: ``010`` is ten, ``1e-6`` is a number, and ``yes``, ``1:30`` and
+``2020-01-02`` are texts. Keys are texts as written. PyYAML finds the events, and their meaning is decided here, because
+its own constructors read YAML 1.1, accept many tags, and expand aliases without a limit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import StudyError
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
 MAX_VALUES = 20_000
-"""Values of a file with every alias written out: more paths than anybody lists by hand, read in a few seconds."""
+"""The largest number of values, with every alias expanded: more paths than anybody lists by hand, read in seconds."""
 MAX_DIGITS = 100
 MAX_KEY = 256
 
@@ -37,12 +37,12 @@ _UNPRINTABLE = yaml.reader.Reader.NON_PRINTABLE
 
 
 def read_yaml(path: Path) -> tuple[Any, Places]:
-    """What a file of one document holds, and where.
+    """The content of a file of one document, and the places of its values.
 
     Raises
     ------
     StudyError
-        If there is no such file, it is too large, or it is not YAML of texts, numbers, lists and mappings.
+        If the file does not exist, is too large, or is not YAML of texts, numbers, lists and mappings.
     """
     text = _text(path)
     loader = yaml.SafeLoader(text)
@@ -54,9 +54,9 @@ def read_yaml(path: Path) -> tuple[Any, Places]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or loader.get_mark()
         raise _failed(path.name, mark.line, mark.column, error.problem or error.context or "unreadable") from error
-    except (ValueError, OverflowError) as error:  # "\UFFFFFFFF": no such character, and PyYAML does not look
+    except (ValueError, OverflowError) as error:  # "\UFFFFFFFF": there is no such character, and PyYAML does not check
         mark = loader.get_mark()
-        raise _failed(path.name, mark.line, mark.column, "an escape stands for no character") from error
+        raise _failed(path.name, mark.line, mark.column, "an escape that stands for no character") from error
 
 
 def _text(path: Path) -> str:
@@ -81,7 +81,7 @@ def _text(path: Path) -> str:
         before = error.object[: error.start]
         line = before.count(b"\n")
         column = len(before.rpartition(b"\n")[2].decode(errors="replace"))
-        raise _failed(path.name, line, column, "not UTF-8, so save it as that") from error
+        raise _failed(path.name, line, column, "it is not UTF-8, so save it as UTF-8") from error
     if (found := _UNPRINTABLE.search(text)) is not None:
         before = text[: found.start()]
         column = len(before.rpartition("\n")[2])
@@ -91,12 +91,12 @@ def _text(path: Path) -> str:
 
 def _failed(name: str, line: int, column: int, problem: str) -> StudyError:
     return StudyError(
-        f"{name}, line {line + 1}, column {column + 1}: not YAML that can be read here ({problem}): mend it there."
+        f"{name}, line {line + 1}, column {column + 1}: not YAML that can be read here ({problem}): correct it there."
     )
 
 
 class _Builder:
-    """Makes plain data of events, counting as it goes."""
+    """Builds plain data from events, and counts values meanwhile."""
 
     def __init__(self, name: str, loader: yaml.SafeLoader):
         self.places: Places = {}
@@ -112,7 +112,7 @@ class _Builder:
         self._loader.get_event()  # the document ends
         after = self._loader.get_event()
         if not isinstance(after, yaml.StreamEndEvent):
-            raise self._fail(after, "a second document begins, and a study is one")
+            raise self._fail(after, "a second document begins, but a study is a single document")
         return content
 
     def _fail(self, event: yaml.Event, problem: str) -> StudyError:
@@ -121,14 +121,14 @@ class _Builder:
     def _count(self, event: yaml.Event, n_values: int) -> None:
         self._n_values += n_values
         if self._n_values > MAX_VALUES:
-            raise self._fail(event, f"more than {MAX_VALUES:,} values, with every alias written out")
+            raise self._fail(event, f"more than {MAX_VALUES:,} values, with every alias expanded")
 
     def _value(self, event: Any, path: str, depth: int) -> Any:
         mark = event.start_mark
         self.places.setdefault(path, (mark.line + 1, mark.column + 1))
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._anchors:
-                raise self._fail(event, f"*{event.anchor} stands for nothing that ends before it")
+                raise self._fail(event, f"*{event.anchor} refers to nothing that ends before it")
             content, n_values = self._anchors[event.anchor]
             self._count(event, n_values)
             return content
@@ -136,9 +136,9 @@ class _Builder:
         before = self._n_values
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise self._fail(event, f"the tag {tag!r}, which a study does without: put texts in quotes")
+            raise self._fail(event, f"the tag {tag!r}, which a study does not need: put texts in quotes")
         if depth > MAX_DEPTH:
-            raise self._fail(event, f"lists and mappings in each other more than {MAX_DEPTH} deep")
+            raise self._fail(event, f"lists and mappings nested more than {MAX_DEPTH} deep")
         if isinstance(event, yaml.SequenceStartEvent):
             content: Any = []
             while not isinstance(inner := self._loader.get_event(), yaml.SequenceEndEvent):
@@ -162,7 +162,7 @@ class _Builder:
             if len(key) > MAX_KEY:
                 raise self._fail(event, f"a key of {len(key):,} characters, where {MAX_KEY} are enough")
             if key in seen:
-                raise self._fail(event, f"{key!r} stands there twice")
+                raise self._fail(event, f"{key!r} occurs twice")
             seen.add(key)
             self._count(event, 1)
             value = self._value(self._loader.get_event(), f"{path}.{key}" if path else key, depth + 1)
@@ -173,7 +173,10 @@ class _Builder:
             if not all(isinstance(one, dict) for one in merged):
                 raise self._fail(event, "<< takes an alias of a mapping, or a list of these")
         for one in merged:
-            for key, value in one.items():  # what stands there itself counts first, then the first of several
+            for (
+                key,
+                value,
+            ) in one.items():  # a key in the mapping itself takes precedence, and then the first of several
                 content.setdefault(key, value)
         return content
 

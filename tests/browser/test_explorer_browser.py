@@ -222,7 +222,7 @@ def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> N
     bench.wait_for_colours(solve("vv"))
 
     bench.tap(5, 4)
-    text = bench.explorer.get_by_text("What the patch in row 5, column 4 (framed) is tied to")
+    text = bench.explorer.get_by_text("Affinities of the patch in row 5, column 4 (framed)")
     text.wait_for(timeout=PATIENCE * 1000)
     bench.wait(lambda: bench.explorer.locator(".bk-Figure:visible").count() == 2, "Rows of the tapped patch")
     rows = bench.picture(1)
@@ -265,10 +265,10 @@ def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> N
         bench.page.wait_for_timeout(300)
         seen.append(bench.explorer.screenshot())
     bench.wait_for_colours(solve("qk"), 1)
-    bench.button("Picture scene_0002").click()
+    bench.button("Image scene_0002").click()
     bench.wait_for_colours(solve("vv", image=2), 0)
     bench.wait_for_colours(solve("qk", image=2), 1)
-    bench.button("Picture scene_0000").click()
+    bench.button("Image scene_0000").click()
     bench.wait_for_colours(solve("vv"), 0)
     assert complaints(bench.messages) == []
 
@@ -383,7 +383,7 @@ def test_keyboard_reaches_every_control(bench: Bench) -> None:
         bench.page.keyboard.press("Tab")
     text = " ".join(reached)
     for wanted in (
-        "Picture scene_0001",
+        "Image scene_0001",
         "Value-value",
         "All layers, each at weight 1",
         "Layer model.layer.3",
@@ -400,7 +400,7 @@ def test_a_reloaded_page_shows_what_is_now(bench: Bench, solve: Callable[..., np
     bench.page.wait_for_timeout(1500)
     saved = (bench.folder / "explorer.ipynb").read_text()
     assert len(saved) < 450_000  # no BokehJS, and one picture, twice
-    assert "A still picture of the explorer" in saved
+    assert "A still image of the explorer" in saved
     assert "bokeh" not in saved.lower()
     bench.page.reload()
     bench.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)
@@ -492,7 +492,9 @@ def test_notebook_7_shows_it_too(
         other.button("KK").first.click()
         other.wait_for_colours(solve("kk"), 0)
         other.tap(3, 3)
-        other.explorer.get_by_text("What the patch in row 3, column 3 (framed)").wait_for(timeout=PATIENCE * 1000)
+        other.explorer.get_by_text("Affinities of the patch in row 3, column 3 (framed)").wait_for(
+            timeout=PATIENCE * 1000
+        )
         assert complaints(other.messages) == []
         local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
         assert [url for url in other.requests if not url.startswith(local)] == []

@@ -73,7 +73,7 @@ def test_what_is_drawn_is_what_was_solved(watched: Watched, path: Path) -> None:
     assert np.abs(cells(stage) - expected(answer("vv"), 0, 3)).max() <= 3
     choose(page, "Layers", "late")
     assert np.abs(cells(stage) - expected(answer("vv", "late"), 0, 3)).max() <= 3
-    choose(page, "Picture", HOSTILE)
+    choose(page, "Image", HOSTILE)
     assert np.abs(cells(stage) - expected(answer("vv", "late"), 1, 3)).max() <= 3
     assert page.locator(".side h2").first.text_content() == "VV, late layers (1 of 3): eigenvector 3"
     eigenvalue = float(answer("vv", "late").eigenvalue.sel(component=3)[1])
@@ -132,7 +132,7 @@ def test_a_tapped_patch_shows_whom_it_is_tied_to(watched: Watched, path: Path) -
     box = stage.bounding_box()
     assert box
     stage.click(position={"x": box["width"] * 6.5 / 8, "y": box["height"] * 2.5 / 4})
-    assert page.locator(".rows h3").first.text_content() == "QK ties of the patch in row 2, column 6"
+    assert page.locator(".rows h3").first.text_content() == "QK affinities of the patch in row 2, column 6"
     assert page.locator(".rows figcaption").all_text_contents() == [
         "all chosen layers, jointly", "layer 0", "layer 1", "layer 2",
     ]  # fmt: skip
@@ -177,7 +177,7 @@ def test_two_settings_side_by_side_share_picture_patch_and_cursor(watched: Watch
         assert sides.nth(side).locator(".large .pointer").get_attribute("x") == "1"
     page.mouse.down()
     page.mouse.up()
-    assert sides.nth(1).locator(".rows h3").text_content() == "VV ties of the patch in row 3, column 1"
+    assert sides.nth(1).locator(".rows h3").text_content() == "VV affinities of the patch in row 3, column 1"
 
 
 def test_it_begins_where_it_is_told_on_both_sides(watched: Watched, tmp_path: Path) -> None:
@@ -220,9 +220,9 @@ def test_all_of_it_by_keyboard(watched: Watched, path: Path) -> None:
     } <= reached
     page.locator(".large .stage").first.focus()
     page.keyboard.press("ArrowDown")
-    assert page.locator(".rows h3").first.text_content() == "QK ties of the patch in row 1, column 3"
+    assert page.locator(".rows h3").first.text_content() == "QK affinities of the patch in row 1, column 3"
     page.keyboard.press("ArrowRight")
-    assert page.locator(".rows h3").first.text_content() == "QK ties of the patch in row 1, column 4"
+    assert page.locator(".rows h3").first.text_content() == "QK affinities of the patch in row 1, column 4"
     assert (page.locator(".readout").first.text_content() or "").startswith("row 1, column 4: ")
     page.keyboard.press("Escape")
     assert page.locator(".rows h3").count() == 0
@@ -249,7 +249,7 @@ def test_spectrum_and_layers(watched: Watched, path: Path) -> None:
 
 def test_hostile_names_do_nothing(watched: Watched, path: Path) -> None:
     page = opened(watched, path)
-    choose(page, "Picture", HOSTILE)
+    choose(page, "Image", HOSTILE)
     for tab in ("All", "RGB", "Spectrum", "Eigenvector"):
         page.get_by_role("tab", name=tab).click()
     assert page.title() == "What tiny-vit groups together"
@@ -260,7 +260,7 @@ def test_without_javascript_every_picture_is_there_with_its_first_eigenvector(ch
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(path.as_uri())
-    assert page.get_by_text("Without JavaScript only eigenvector 1 of QK is shown").is_visible()
+    assert page.get_by_text("Without JavaScript, only eigenvector 1 of QK is shown").is_visible()
     assert page.locator("img.tile:visible").count() == 2
     assert page.locator("#main").is_hidden()
     context.close()
@@ -363,7 +363,7 @@ def test_a_notebook_that_jupyter_does_not_trust_shows_a_still_picture(chromium: 
         still.wait_for(timeout=120_000)
         assert still.is_visible()
         assert page.locator(".jp-OutputArea-output iframe").count() == 0
-        assert (still.get_attribute("alt") or "").endswith("the pictures, and their first eigenvectors")
+        assert (still.get_attribute("alt") or "").endswith("the images and their first eigenvectors")
         shot = pixels(still)
         assert shot.shape[1] > 300
         # The first picture, red above left, and at its right the colours of an eigenvector.

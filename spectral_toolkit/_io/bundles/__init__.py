@@ -1,8 +1,8 @@
-"""Bundles: activations, eigenvectors, pictures and provenance in one file that opens without model, GPU or network.
+"""Bundles: activations, eigenvectors, images and provenance in one file that opens without a model, GPU or network.
 
-``containers.py`` reads and writes named bytes, ``arrays.py`` turns xarray objects into such and back, ``contents.py``
-says what belongs in a bundle. A bundle may come from anybody: nothing in it is executed, and what is not as a bundle
-should be is refused with a sentence.
+``containers.py`` reads and writes named bytes, ``arrays.py`` converts xarray objects to bytes and back, and
+``contents.py`` defines the content of a bundle. A bundle may come from anybody: nothing in it is executed, and anything
+that does not belong in a bundle is refused with a sentence.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ __all__ = ["Bundle", "load_bundle", "save_bundle"]
 
 _ACTIVATIONS, _EIGENVECTORS, _PICTURES = "activations", "eigenvectors", "pictures"
 MAX_BYTES = 2 * 2**30
-"""What a bundle may take in memory unless more is allowed."""
+"""The most memory that a bundle may take by default."""
 
 
 @dataclass(frozen=True)
 class Bundle(Described):
-    """What was read from a bundle, all of it in memory.
+    """The content of a bundle, all of it in memory.
 
     Attributes
     ----------
     activations
-        As ``st.capture`` returns them; numbers that were stored in half precision are back in their original type,
-        and the attribute ``rounded_to`` then says so.
+        Activations as ``st.capture`` returns them; numbers that were stored in half precision have their original type
+        again, and the attribute ``rounded_to`` then records it.
     eigenvectors
-        Answers of ``st.solve`` by name, in the order in which they were given.
+        Results of ``st.solve`` by name, in the order in which they were given.
     pictures
-        The pictures to show, as ``st.load_images`` returns them; None where neither pictures nor pixels were kept.
+        The images to show, as ``st.load_images`` returns them; None where neither images nor pixels were kept.
     settings
-        What a view was set to; plain JSON that came from outside: compare it with what is possible before use.
+        The settings of a view, as plain JSON from outside: check them before use.
     provenance
         Attributes of the activations: model, weights, processor, versions.
     written_by
@@ -98,35 +98,35 @@ def save_bundle(
     max_side: int = 512,
     overwrite: bool = False,
 ) -> Path:
-    """Write what a view needs into one zip file, or into a folder.
+    """Write everything that a view needs to one zip file, or to a folder.
 
     Parameters
     ----------
     path
-        Ending in ``.zip`` for one file; anything else becomes a folder, which is a zarr store.
+        A path that ends in ``.zip`` becomes one file; any other becomes a folder, which is a zarr store.
     activations
         Activations, as ``st.capture`` returns them.
     eigenvectors
-        An answer of ``st.solve``, or several by name, of the same images. They are kept to the last bit.
+        A result of ``st.solve``, or several by name, for the same images. They are kept to the last bit.
     images
-        The original pictures, which are sharper than what the model saw; None keeps the pixels of ``activations`` only.
+        The original images, which are sharper than what the model saw; None keeps only the pixels of ``activations``.
     float16
-        Store activations in half precision, about 3 digits, and note their original type. Those that have no half
-        precision (above 65,504) stay as they are.
+        Whether to store activations in half precision, with about 3 digits, and record their original type. Values
+        beyond half precision (above 65,504) are stored as they are.
     only
-        ``"view"``: queries, keys, values and tokens, and the special keys: all that affinities are made of.
+        ``"view"``: queries, keys, values, tokens and special keys, which is all that affinities need.
         ``"all"``: everything in ``activations``.
     settings
-        What the view is set to, in types JSON knows.
+        The settings of the view, in types that JSON knows.
     max_side
         Longer side to which ``images`` are reduced, in pixels.
     overwrite
-        Replace an earlier bundle of that name. Anything else is never replaced.
+        Whether to replace an earlier bundle of that name. Anything else is never replaced.
 
     Returns
     -------
     pathlib.Path
-        What was written: whole, or not at all. Equal content gives equal bytes.
+        The path that was written, completely or not at all. Equal content gives equal bytes.
 
     Raises
     ------
@@ -177,15 +177,15 @@ def save_bundle(
 
 @computing
 def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Bundle:
-    """Read a bundle, from wherever it came; no model, no GPU and no network are needed.
+    """Read a bundle from any origin, without a model, a GPU or a network.
 
     Parameters
     ----------
     path
-        What ``st.save_bundle`` wrote: a zip file or a folder.
+        The zip file or folder that ``st.save_bundle`` wrote.
     max_bytes
-        The most it may take in memory, and reading it meanwhile; told from what it declares before its numbers are
-        read, and never exceeded.
+        The most memory that the bundle and reading it may take; this is known from its declarations before its numbers
+        are read, and never exceeded.
 
     Returns
     -------
@@ -194,9 +194,9 @@ def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> 
     Raises
     ------
     BundleError
-        If it is no bundle, too large, of a later version, damaged, or holds anything that a bundle does not. Files are
-        compared with their hashes, only numbers and text are read, and nothing is executed. A hash says that a bundle
-        is whole, not who made it.
+        If it is not a bundle, is too large, has a later version, is damaged, or holds anything that does not belong in
+        a bundle. Files are compared with their hashes, only numbers and text are read, and nothing is executed. A hash
+        shows that a bundle is complete, not who made it.
 
     Examples
     --------
@@ -210,11 +210,11 @@ def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> 
     """
     target = _checked_path(path)
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float) or not max_bytes >= 0:
-        raise BundleError(f"max_bytes={max_bytes!r} is no number of bytes: give one such as 2 * 2**30.")
+        raise BundleError(f"max_bytes={max_bytes!r} is not a number of bytes: give one such as 2 * 2**30.")
     manifest, described, chunks = read_members(target, max_bytes, memory_of)
     try:
         return _assembled(manifest, from_files(described, chunks))
-    except Exception as error:  # xarray, pandas and NumPy each raise their own kinds
+    except Exception as error:  # xarray, pandas and NumPy each raise errors of their own
         raise damaged(target, first_line(error)) from error
 
 
@@ -222,7 +222,7 @@ def _assembled(manifest: dict[str, Any], groups: dict[str, xr.Dataset]) -> Bundl
     layers, keys, names = (_names(manifest, entry) for entry in ("layers", "eigenvectors", "pictures"))
     settings = manifest.get("settings", {})
     if not isinstance(settings, dict):
-        raise ValueError("the settings are no mapping")
+        raise ValueError("the settings are not a mapping")
     root = groups.get(_ACTIVATIONS)
     if root is None or not layers:
         raise ValueError("it holds no activations")
@@ -232,12 +232,12 @@ def _assembled(manifest: dict[str, Any], groups: dict[str, xr.Dataset]) -> Bundl
     tree = build_tree(root, kept)
     check_activations(tree)
     if layer_names(tree) != layers:
-        raise ValueError("a layer holds no queries, keys, values or tokens, or stands at another depth")
+        raise ValueError("a layer holds no queries, keys, values or tokens, or has another depth")
     images = image_names(tree)
     for key, eig in answers.items():
         check_eigenvectors(key, eig, tree)
     if names and names != images:
-        raise ValueError("its pictures are not those of the activations")
+        raise ValueError("its images are not those of the activations")
     pictures = None
     if shown:
         known = xr.Dataset(coords={name: one for name, one in root.coords.items() if one.dims == ("image",)})
@@ -260,11 +260,11 @@ def _assembled(manifest: dict[str, Any], groups: dict[str, xr.Dataset]) -> Bundl
 def _names(manifest: dict[str, Any], entry: str) -> list[str]:
     names = manifest.get(entry, [])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{entry} are no list of names")
+        raise ValueError(f"{entry} are not a list of names")
     if len(set(names)) != len(names):
         raise ValueError(f"{entry} cannot be called {str(names)[:60]}")
     for name in names:
-        name.encode("utf-8")  # a lone surrogate can be written nowhere
+        name.encode("utf-8")  # a lone surrogate cannot be written anywhere
     if entry == "layers":
         check_layer_names(names)
     return names
@@ -279,12 +279,12 @@ def _group(groups: Mapping[str, xr.Dataset], name: str) -> xr.Dataset:
 def _pixels(dataset: xr.Dataset) -> np.ndarray:
     pixels = dataset["pixels"]
     if pixels.dtype != np.uint8 or pixels.dims != ("y_px", "x_px", "rgb") or pixels.sizes["rgb"] != 3:
-        raise ValueError(f"a picture is {pixels.dtype} {dict(pixels.sizes)}")
+        raise ValueError(f"an image is {pixels.dtype} {dict(pixels.sizes)}")
     return pixels.values
 
 
 def _shown(images: Any, activations: xr.DataTree, max_side: int) -> dict[str, np.ndarray]:
-    """Originals by the name they have in the activations, reduced to ``max_side``."""
+    """Original images by their name in the activations, reduced to ``max_side``."""
     from PIL import Image
 
     names = image_names(activations)

@@ -1,9 +1,9 @@
-"""xarray objects as the files of a zarr store in memory, and back: a short list of what may be in one, and no more.
+"""xarray objects as the files of a zarr store in memory, and back, with a short list of what a store may contain.
 
-An array is one chunk of little-endian numbers or fixed-length text with a checksum: no compression that could swell,
-no filter, no pickle, no reference to anything outside. Every piece of metadata is compared with that list, and what
-all of it would take in memory is told, before a chunk is read. The bytes of a chunk then *are* the array: zarr writes
-bundles, and reading them needs neither zarr nor a second copy.
+An array is one chunk of little-endian numbers or fixed-length text with a checksum: there is no compression that could
+expand, no filter, no pickle, and no reference to anything outside. Before a chunk is read, all metadata are compared
+with that list, and the memory that everything would take is computed. The bytes of a chunk then *are* the array: zarr
+writes bundles, but reading them needs neither zarr nor a second copy.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ DTYPES = {
     "bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8,
     "float16": 2, "float32": 4, "float64": 8,
 }  # fmt: skip
-"""Types of numbers that a bundle may hold, and their bytes."""
+"""Types of numbers that a bundle may hold, and their sizes in bytes."""
 
 ORIGINAL = "original_dtype"
-"""The attribute of a variable that was rounded: the type it had, which it is given again."""
+"""The attribute of a rounded variable: its original type, which is restored."""
 
 _CHECKSUM_BYTES = 4
 _ENTRY_BYTES = 256
-"""What an entry of a coordinate or a name costs at the most: as text, in an index, in a set and in lists of names."""
+"""The most bytes that one coordinate entry or name takes: as text, in an index, in a set and in lists of names."""
 _LISTED = {"image", "component", "y", "x"}
-"""Dimensions whose entries are listed one by one when a tree is looked at, whether or not they have coordinates."""
+"""Dimensions whose entries are listed one by one when a tree is shown, with or without coordinates."""
 _PIECE = 2**16
 _MAX_DIMS = 8
 _MAX_TEXT = 4 * 4096  # bytes of one name
@@ -52,7 +52,7 @@ _NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
 def to_files(groups: Mapping[str, xr.Dataset]) -> dict[str, bytes]:
-    """Datasets by group path as the files of one zarr store.
+    """Write Datasets, by group path, as the files of one zarr store.
 
     Raises
     ------
@@ -75,19 +75,19 @@ def to_files(groups: Mapping[str, xr.Dataset]) -> dict[str, bytes]:
         for variable in prepared.variables.values():
             variable.encoding = {}
         with warnings.catch_warnings():
-            # zarr 3 warns that its fixed-length text is younger than its specification.
+            # zarr 3 warns that its fixed-length text is not yet in its specification.
             warnings.filterwarnings("ignore", module="zarr")
             prepared.to_zarr(
                 store, group=group, mode="a", consolidated=False, zarr_format=3, encoding=encoding,
                 write_empty_chunks=True,
             )  # fmt: skip
-    # Keys of the store of a group above one that was written are there too; in order, so that bytes are repeatable.
+    # The store also has the keys of parent groups; they are sorted so that the bytes are reproducible.
     return {name: buffer.to_bytes() for name, buffer in sorted(store._store_dict.items())}
 
 
 @dataclass(frozen=True)
 class _Array:
-    """What metadata says of one array; ``chunk`` is the name of the file with its numbers."""
+    """The metadata of one array; ``chunk`` is the name of the file with its numbers."""
 
     chunk: str
     dtype: np.dtype[Any]
@@ -103,14 +103,14 @@ class _ArrayGroup:
 
 
 def memory_of(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> int:
-    """What the datasets take at the most while they are made and looked at, in bytes beyond those of the files.
+    """The most memory that the datasets take while they are made and shown, in bytes beyond those of the files.
 
     Parameters
     ----------
     described
-        The files of metadata.
+        The metadata files.
     sizes
-        Bytes of all files, by name.
+        Sizes of all files in bytes, by name.
 
     Raises
     ------
@@ -131,12 +131,14 @@ def memory_of(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> int:
             if isinstance(original, str) and original in DTYPES:
                 total += (DTYPES[original] - array.dtype.itemsize) * count
                 largest = max(largest, array.dtype.itemsize * count)
-            largest = max(largest, count)  # of truth values, one a number: is it finite?
+            largest = max(
+                largest, count
+            )  # for the check whether each number is finite, which takes one boolean per number
     return total + largest
 
 
 def from_files(described: Mapping[str, bytes], chunks: dict[str, bytearray]) -> dict[str, xr.Dataset]:
-    """Datasets by group path, from files that were verified, in whose bytes their numbers stay; ``chunks`` is emptied.
+    """Make Datasets, by group path, from verified files, whose bytes stay their numbers; ``chunks`` is emptied.
 
     Raises
     ------
@@ -182,9 +184,9 @@ def _groups(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[st
 def _dataset(group: _ArrayGroup, chunks: dict[str, bytearray]) -> xr.Dataset:
     variables = {
         name: xr.Variable(array.dims, _values(array, chunks.pop(array.chunk)), array.attrs)
-        for name, array in sorted(group.arrays.items())  # a store lists its arrays in no order
+        for name, array in sorted(group.arrays.items())  # a store lists its arrays in no particular order
     }
-    # Which variables are coordinates is said in attributes, as everywhere in zarr and netCDF.
+    # Attributes record which variables are coordinates, as everywhere in zarr and netCDF.
     return xr.decode_cf(
         xr.Dataset(variables, attrs=group.attrs), decode_times=False, decode_timedelta=False, mask_and_scale=False,
         concat_characters=False,
@@ -192,7 +194,7 @@ def _dataset(group: _ArrayGroup, chunks: dict[str, bytearray]) -> xr.Dataset:
 
 
 def _values(array: _Array, data: bytearray) -> np.ndarray:
-    """The numbers where they are."""
+    """The numbers, without a copy."""
     stored = np.frombuffer(data, np.uint8)
     content = stored[:-_CHECKSUM_BYTES]
     if struct.pack("<I", google_crc32c.value(content)) != bytes(data[-_CHECKSUM_BYTES:]):  # pyright: ignore
@@ -202,7 +204,7 @@ def _values(array: _Array, data: bytearray) -> np.ndarray:
         for start in range(0, letters.size, _PIECE):
             piece = letters[start : start + _PIECE]
             if (piece > 0x10FFFF).any() or ((piece >= 0xD800) & (piece <= 0xDFFF)).any():
-                raise ValueError(f"{array.chunk} holds what is no text, or half a character")
+                raise ValueError(f"{array.chunk} holds bytes that are not text, or half a character")
     return content.view(array.dtype).reshape(array.shape)
 
 
@@ -261,7 +263,7 @@ def _check_keys(name: str, metadata: dict[str, Any], allowed: set[str]) -> None:
     if set(metadata) - allowed:
         raise ValueError(f"{name} holds more than a bundle needs")
     if not isinstance(metadata.get("attributes", {}), dict):
-        raise ValueError(f"{name} has attributes that are no mapping")
+        raise ValueError(f"{name} has attributes that are not a mapping")
 
 
 def _is_size(value: Any) -> bool:
@@ -269,7 +271,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _plain(variable: xr.DataArray, name: str) -> xr.Variable:
-    """The variable with text of one length; refused where it is neither numbers nor text, or its names are odd."""
+    """The variable with text of one length; it is refused if it is neither numbers nor text, or has invalid names."""
     if bad := next((part for part in (name, *map(str, variable.dims)) if not _NAME.fullmatch(part)), None):
         raise ActivationsError(
             f"{bad!r} cannot be the name of a variable or dimension in a bundle: rename it to letters, digits and _."
@@ -281,7 +283,7 @@ def _plain(variable: xr.DataArray, name: str) -> xr.Variable:
         texts = values.ravel().tolist()
         if not all(isinstance(text, str) for text in texts):
             raise ActivationsError(
-                f"The variable {name!r} has type {values.dtype} and holds other things than text: a bundle holds "
+                f"The variable {name!r} has type {values.dtype} and does not hold text only: a bundle holds "
                 "numbers and text only."
             )
         if bad := next((text for text in texts if _is_odd(text)), None):
@@ -302,7 +304,7 @@ def _is_odd(text: str) -> bool:
 
 
 def _jsonable(value: Any) -> Any:
-    """Attributes as JSON has them, arrays as lists; what it has no word for becomes text."""
+    """Attributes as JSON, with arrays as lists; values that JSON cannot write become text."""
     if isinstance(value, np.ndarray | np.generic):
         return _jsonable(value.tolist())
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Named bytes in one zip file or one folder, with a manifest of sizes and hashes; nothing here knows what they mean.
+"""Named bytes in one zip file or one folder, with a manifest of sizes and hashes, whatever their meaning.
 
-Reading trusts nothing: what it would take is compared with a limit before it is read, no more is ever read than was
-declared, files that the manifest does not name are never opened, nothing is extracted to a disk and no link is
+Reading trusts nothing: the memory needed is compared with a limit before anything is read, never more is read than was
+declared, files that the manifest does not name are never opened, nothing is extracted to a disk, and no link is
 followed. Writing is all or nothing.
 """
 
@@ -35,19 +35,19 @@ MemoryOf = Callable[[Mapping[str, bytes], Mapping[str, int]], int]
 
 @dataclass(frozen=True)
 class _Container:
-    """How to look whether a file of that name and size is there (that of the manifest is not known), and to read it."""
+    """Checks whether a file of that name and size exists (the size of the manifest is not known), and reads it."""
 
     check: Callable[[str, int | None], int]
     read: Callable[[str, int | None], bytearray]
 
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.json)?(/[A-Za-z0-9_]+(\.json)?)*")
-"""Names of our own making are plain; any other is refused, whatever it would do on whichever system."""
+"""Our own names are plain; any other name is refused, whatever its effect on any system might be."""
 _JSON_SWELLS = 32
-"""Bytes of memory that a byte of JSON may turn into: "[]," is a list, of 56 bytes and its place in another."""
+"""Bytes of memory that one byte of JSON may become: "[]," is a list of 56 bytes, and its place in another."""
 _FILE_BYTES = 2048
-"""What a file costs beyond its bytes: its entry in the list of files, its names, the objects around its numbers."""
-_PIECE = 2**16  # bytes that are decompressed at a time
+"""Memory of a file beyond its bytes: its entry in the list of files, its names, the objects around its numbers."""
+_PIECE = 2**16  # bytes that are decompressed at once
 _DIRECTORY_BYTES = 16 * 2**20  # of a zip's own list of files; 50,000 of ours take 5 MB
 _END = struct.Struct("<4s4H2LH")  # the record that ends a zip
 _DATE = (1980, 1, 1, 0, 0, 0)  # equal content gives equal bytes
@@ -56,25 +56,25 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # equal content gives equal bytes
 def read_members(
     path: Path, max_bytes: float, memory_of: MemoryOf
 ) -> tuple[dict[str, Any], dict[str, bytes], dict[str, bytearray]]:
-    """The manifest, the files of JSON, and all other files that it names, each of the declared size and hash.
+    """Read the manifest, the JSON files, and all other files that it names, each with the declared size and hash.
 
     Parameters
     ----------
     max_bytes
-        The most that reading may take at any moment, with whatever is made of it.
+        The most memory that reading may take at any moment, including what is made from the files.
     memory_of
-        What is made of the files takes in memory, told from the JSON among them and the sizes of all, in bytes beyond
-        their own; ValueError says what is wrong with them. Nothing else is read before.
+        A function from the JSON files and the sizes of all files to the memory that their content takes, in bytes
+        beyond their own; a ValueError says what is wrong with them. Nothing else is read before.
 
     Raises
     ------
     BundleError
-        If there is no bundle, it is damaged, or it would take more than ``max_bytes``.
+        If there is no bundle, or it is damaged, or it would take more than ``max_bytes``.
     """
     try:
         if not path.is_dir() and not path.is_file():
             raise BundleError(
-                f"{str(path)!r} is no file and no folder: give the path of a bundle that st.save_bundle wrote."
+                f"{str(path)!r} is neither a file nor a folder: give the path of a bundle that st.save_bundle wrote."
             )
         with (_folder if path.is_dir() else _zip)(path, max_bytes) as container:
             if (listed := _JSON_SWELLS * container.check(MANIFEST, None)) > max_bytes:
@@ -108,12 +108,12 @@ def read_members(
 
 
 def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes], *, overwrite: bool) -> None:
-    """Write a zip where the name ends in ``.zip``, else a folder: beside the target first, then moved into place.
+    """Write a zip file where the name ends in ``.zip``, or a folder, beside the target, and then move it into place.
 
     Raises
     ------
     BundleError
-        If something is there that is not a bundle, or is one and ``overwrite`` is False.
+        If something else is there, or a bundle is there and ``overwrite`` is False.
     """
     refuse_existing(path, overwrite=overwrite)
     files = {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in sorted(members.items())}
@@ -128,19 +128,19 @@ def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
     try:
         with beside(path) as making:
             (_make_zip if is_zip_name(path) else _make_folder)(making / "new", everything)
-            refuse_existing(path, overwrite=overwrite)  # somebody may have put something there in the meantime
+            refuse_existing(path, overwrite=overwrite)  # something may have appeared there meanwhile
             exchange(making / "new", path, aside=making / "old")
     except OSError as error:
         raise BundleError(f"The bundle {str(path)!r} cannot be written: {first_line(error)}.") from error
 
 
 def is_zip_name(path: Path) -> bool:
-    """Whether a bundle of that name is one file."""
+    """Whether a bundle of that name is a single file."""
     return path.suffix.lower() == ".zip"
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Existing files may only be replaced if they are a bundle, whole and nothing else, and the user asked for it."""
+    """Refuse to replace existing files unless they are a complete bundle that the user asked to replace."""
     if not path.exists() and not path.is_symlink():
         return
     if not _is_ours(path):
@@ -153,15 +153,15 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 
 def damaged(path: Path, reason: str) -> BundleError:
-    """What is said of a bundle that cannot be used."""
+    """The error for a bundle that cannot be used."""
     return BundleError(
-        f"The bundle {str(path)!r} cannot be used ({reason}): get it again from where it came, or write it again with "
+        f"The bundle {str(path)!r} cannot be used ({reason}): get it again from its source, or write it again with "
         "st.save_bundle. Nothing in it was executed."
     )
 
 
 def parse_json(data: bytes | bytearray) -> Any:
-    """JSON without NaN, without a key given twice, and without recursion that would end in a crash."""
+    """Read JSON, and refuse NaN, repeated keys, and nesting that would end in a crash."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -190,7 +190,7 @@ def _is_ours(path: Path) -> bool:
             return False
         present = {found.relative_to(path).as_posix() for found in path.rglob("*") if not found.is_dir()}
         return present <= {MANIFEST, *manifest["files"]}
-    except Exception:  # whatever cannot be read is not ours
+    except Exception:  # anything that cannot be read is not ours
         return False
 
 
@@ -218,18 +218,18 @@ def _checked_manifest(path: Path, data: bytearray) -> dict[str, Any]:
         )
     version = manifest.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise damaged(path, f"version {str(version)[:40]!r} is no number")
+        raise damaged(path, f"version {str(version)[:40]!r} is not a number")
     if version > VERSION:
         raise BundleError(
-            f"The bundle {str(path)!r} has version {version}, and this spectral_toolkit reads up to {VERSION}: install "
-            "a newer one."
+            f"The bundle {str(path)!r} has version {version}, but this spectral_toolkit reads up to {VERSION}: install "
+            "a newer version."
         )
     files = manifest.get("files")
     if not isinstance(files, dict) or not 0 < len(files) <= MAX_FILES:
         raise damaged(path, f"{MANIFEST} lists no files, or more than {MAX_FILES:,}")
     for name, entry in files.items():
         if not _NAME.fullmatch(name) or name == MANIFEST:
-            raise damaged(path, f"{_short(name)} is no name that a bundle gives")
+            raise damaged(path, f"{_short(name)} is not a name that bundles use")
         size = entry.get("bytes") if isinstance(entry, dict) else None
         if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(entry.get("sha256"), str):
             raise damaged(path, f"{MANIFEST} gives no size and hash for {_short(name)}")
@@ -239,7 +239,7 @@ def _checked_manifest(path: Path, data: bytearray) -> dict[str, Any]:
 def _verified(path: Path, name: str, container: _Container, entries: Mapping[str, Any]) -> bytearray:
     data = container.read(name, entries[name]["bytes"])
     if _sha256(data) != entries[name]["sha256"]:
-        raise damaged(path, f"{_short(name)} is not what {MANIFEST} has the hash of")
+        raise damaged(path, f"{_short(name)} does not have the hash in {MANIFEST}")
     return data
 
 
@@ -252,7 +252,7 @@ def _zip(path: Path, max_bytes: float) -> Iterator[_Container]:
             total = 0
             for info in archive.infolist():
                 if info.is_dir() and info.file_size == 0 and _NAME.fullmatch(info.filename.rstrip("/")):
-                    continue  # whoever zips a folder by hand gets these
+                    continue  # zipping a folder by hand adds these
                 _check_entry(path, info)
                 if info.filename in infos:
                     raise damaged(path, f"it holds {_short(info.filename)} twice")
@@ -277,14 +277,14 @@ def _zip(path: Path, max_bytes: float) -> Iterator[_Container]:
 
 
 def _check_end_record(path: Path, file: Any, max_bytes: float) -> None:
-    """Bound the list of files before the library reads it into memory; zips of more than 4 GB are none of ours."""
+    """Check the list of files before the library reads it into memory; our zip files never exceed 4 GB."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END.size - 2**16))
     tail = file.read()
     place = tail.rfind(b"PK\x05\x06")
     if place < 0 or place + _END.size > len(tail):
         raise BundleError(
-            f"{str(path)!r} is no zip file, or was cut short: give a bundle that st.save_bundle wrote, or get it again."
+            f"{str(path)!r} is not a zip file, or is cut off: give a bundle that st.save_bundle wrote, or get it again."
         )
     fields = _END.unpack(tail[place : place + _END.size])
     if tail[max(0, place - 20) : place][:4] == b"PK\x06\x07" or fields[4] == 2**16 - 1 or fields[5] == 2**32 - 1:
@@ -299,7 +299,7 @@ def _check_end_record(path: Path, file: Any, max_bytes: float) -> None:
 def _check_entry(path: Path, info: zipfile.ZipInfo) -> None:
     name = info.filename
     if not _NAME.fullmatch(name):
-        raise damaged(path, f"{_short(name)} is no name that a bundle gives")
+        raise damaged(path, f"{_short(name)} is not a name that bundles use")
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         raise damaged(path, f"{_short(name)} is a link or a device, not a file")
@@ -313,12 +313,12 @@ def _inflate(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> byt
     data = bytearray(info.file_size)
     with archive.open(info) as file:
         if not _fill(data, file):
-            raise damaged(path, f"{_short(info.filename)} is longer or shorter than it says")
+            raise damaged(path, f"{_short(info.filename)} is longer or shorter than it declares")
     return data
 
 
 def _fill(data: bytearray, file: Any) -> bool:
-    """Read a file into memory of its size, piece by piece; whether it has just that size."""
+    """Read a file into memory of its size, piece by piece; return whether it has exactly that size."""
     place, view = 0, memoryview(data)
     while place < len(data) and (n_bytes := file.readinto(view[place : place + _PIECE])):
         place += n_bytes
@@ -336,7 +336,7 @@ def _folder(path: Path, max_bytes: float) -> Iterator[_Container]:
 
 
 def _checked_size(root: Path, name: str, expected: int | None) -> int:
-    """The size of a plain file, reached without a link from the bundle's own folder."""
+    """The size of a plain file that is reached from the bundle's own folder without a link."""
     place, found = root, root.lstat()
     for part in name.split("/"):
         place = place / part
@@ -347,7 +347,7 @@ def _checked_size(root: Path, name: str, expected: int | None) -> int:
         if stat.S_ISLNK(found.st_mode):
             raise damaged(root, f"{_short(name)} is a link, not a file")
     if not stat.S_ISREG(found.st_mode):
-        raise damaged(root, f"{_short(name)} is no plain file")
+        raise damaged(root, f"{_short(name)} is not a plain file")
     if expected is None and found.st_size > MAX_MANIFEST_BYTES:
         raise damaged(root, f"{name} is larger than {MAX_MANIFEST_BYTES:,} bytes")
     if expected is not None and found.st_size != expected:
@@ -359,7 +359,7 @@ def _read_file(root: Path, name: str, size: int | None) -> bytearray:
     data = bytearray(_checked_size(root, name, size))
     with (root / name).open("rb") as file:
         if not _fill(data, file):
-            raise damaged(root, f"{_short(name)} changed while it was read")
+            raise damaged(root, f"{_short(name)} changed while it was being read")
     return data
 
 

@@ -1,4 +1,4 @@
-"""What goes into a bundle, and what must hold of it when it comes out."""
+"""What is written to a bundle, and the checks of what is read from one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..pairing import image_hashes, refuse_other_images
 from .arrays import ORIGINAL
 
 _VIEW = (*QUANTITIES, *UNROTATED, "special_key", "attention_bias")
-"""What the explorer reads of a layer: special tokens take part in the softmax as keys only."""
+"""What the explorer reads from a layer: special tokens take part in the softmax as keys only."""
 
 _ROUNDED = "rounded_to"
 _DIMS: dict[str, tuple[set[str], ...]] = {
@@ -29,12 +29,12 @@ _DIMS: dict[str, tuple[set[str], ...]] = {
     "pixels": ({"image", "y_px", "x_px", "rgb"},),
 }
 _DRAWS = set(DRAWS)
-_MAX_NAME = 255  # bytes of a file's name, on every system
+_MAX_NAME = 255  # bytes of a file name that every system accepts
 _PER_COMPONENT = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group")
 
 
 def layer_dataset(tree: xr.DataTree, layer: str, *, only: str, float16: bool) -> xr.Dataset:
-    """One layer as it is stored."""
+    """Convert one layer for storage."""
     node = tree.children[layer].to_dataset(inherit=False)
     node = node.drop_vars([str(name) for name in node.variables if name == "image"])
     if only == "view":
@@ -45,7 +45,7 @@ def layer_dataset(tree: xr.DataTree, layer: str, *, only: str, float16: bool) ->
 
 
 def _rounded(variable: xr.DataArray) -> xr.DataArray:
-    """In half precision, with the original type noted; as it is where half precision has no such numbers."""
+    """Convert to half precision, and record the original type; numbers beyond half precision stay as they are."""
     if variable.dtype not in (np.float32, np.float64):
         return variable
     with np.errstate(over="ignore"):
@@ -56,7 +56,7 @@ def _rounded(variable: xr.DataArray) -> xr.DataArray:
 
 
 def restored(dataset: xr.Dataset) -> tuple[xr.Dataset, bool]:
-    """The layer in its original types, and whether anything had been rounded."""
+    """The layer in its original types, and whether anything was rounded."""
     rounded = False
     for name in list(dataset.data_vars):
         attrs = dict(dataset[name].attrs)
@@ -64,7 +64,7 @@ def restored(dataset: xr.Dataset) -> tuple[xr.Dataset, bool]:
         if original is None:
             continue
         if original not in ("float32", "float64") or dataset[name].dtype != np.float16:
-            raise ValueError(f"{name} says it was {str(original)[:40]!r}")
+            raise ValueError(f"{name} declares the original type {str(original)[:40]!r}")
         dataset[name] = dataset[name].astype(original)
         dataset[name].attrs = attrs
         rounded = True
@@ -72,7 +72,7 @@ def restored(dataset: xr.Dataset) -> tuple[xr.Dataset, bool]:
 
 
 def build_tree(root: xr.Dataset, layers: Mapping[str, xr.Dataset]) -> xr.DataTree:
-    """A tree of activations from its parts, with a note in its attributes where they were rounded."""
+    """Make a tree of activations from its parts, with an attribute where they were rounded."""
     children, rounded = {}, False
     for name, layer in layers.items():
         whole, was_rounded = restored(layer)
@@ -85,7 +85,7 @@ def build_tree(root: xr.Dataset, layers: Mapping[str, xr.Dataset]) -> xr.DataTre
 
 
 def check_layer_names(names: Sequence[str]) -> None:
-    """Refuse names that lead out of their place where groups of a tree become folders; ValueError says which."""
+    """Refuse names that would lead outside when groups of a tree become folders; the ValueError names them."""
     for name in names:
         parts = name.replace("\\", "/").split("/")
         if not name or "/" in name or "\0" in name or {".", ".."} & set(parts) or len(name.encode()) > _MAX_NAME:
@@ -96,7 +96,7 @@ def check_layer_names(names: Sequence[str]) -> None:
 
 
 def check_activations(tree: xr.DataTree) -> None:
-    """Refuse activations that no capture could have given; ValueError or ActivationsError says why."""
+    """Refuse activations that no capture could return; the ValueError or ActivationsError says why."""
     check_tree(tree)
     names = image_names(tree)
     if len(set(names)) != len(names):
@@ -122,42 +122,42 @@ def check_activations(tree: xr.DataTree) -> None:
 
 
 def _is_broken(values: np.ndarray, *, may_mask: bool) -> bool:
-    if may_mask:  # a mask is minus infinity
+    if may_mask:  # a mask holds minus infinity
         return bool(np.isnan(values).any() or (values == np.inf).any())
     return not bool(np.isfinite(values).all())
 
 
 def check_eigenvectors(key: str, eig: xr.Dataset, tree: xr.DataTree) -> None:
-    """Refuse what is no answer of ``st.solve`` for the images of a tree; ValueError says why."""
+    """Refuse anything but a result of ``st.solve`` for the images of a tree; the ValueError says why."""
     images = image_names(tree)
     if missing := [name for name in ("eigenvector", *_PER_COMPONENT, "isolated") if name not in eig.data_vars]:
-        raise ValueError(f"the answer {key!r} lacks {', '.join(missing)}")
+        raise ValueError(f"the result {key!r} lacks {', '.join(missing)}")
     vectors = eig["eigenvector"]
     if set(vectors.dims) != {"image", "y", "x", "component"} or vectors.dtype.kind != "f":
-        raise ValueError(f"the answer {key!r} has eigenvectors {vectors.dtype} {dict(vectors.sizes)}")
+        raise ValueError(f"the result {key!r} has eigenvectors {vectors.dtype} {dict(vectors.sizes)}")
     if set(eig["isolated"].dims) != {"image", "y", "x"}:
-        raise ValueError(f"isolated of the answer {key!r} has dimensions {eig['isolated'].dims}")
+        raise ValueError(f"isolated in the result {key!r} has dimensions {eig['isolated'].dims}")
     if vectors.sizes["image"] != len(images) or ("image" in eig.coords and _texts(eig["image"]) != list(images)):
-        raise ValueError(f"the answer {key!r} is of other images than the activations")
+        raise ValueError(f"the result {key!r} is for other images than the activations")
     hashes = image_hashes(eig, images), image_hashes(tree, images)
-    refuse_other_images(images, *hashes, (f"the answer {key!r}", "the activations"))
+    refuse_other_images(images, *hashes, (f"the result {key!r}", "the activations"))
     numbers = eig.coords["component"].values if "component" in eig.coords else np.array([])
     if numbers.dtype.kind != "i" or len(set(numbers.tolist())) != vectors.sizes["component"]:
-        raise ValueError(f"the components of the answer {key!r} are not numbered")
+        raise ValueError(f"the components of the result {key!r} are not numbered")
     for name in _PER_COMPONENT:
         if not {"component"} <= set(eig[name].dims) <= {"image", "component"}:
-            raise ValueError(f"{name} of the answer {key!r} has dimensions {eig[name].dims}")
+            raise ValueError(f"{name} in the result {key!r} has dimensions {eig[name].dims}")
     if eig["eigenvalue"].dtype.kind != "f" or eig["eigenvalue"].dims != eig["residual"].dims:
-        raise ValueError(f"the eigenvalues of the answer {key!r} do not fit its residuals")
+        raise ValueError(f"the eigenvalues of the result {key!r} do not fit its residuals")
     for name, variable in eig.data_vars.items():
         if variable.dtype.kind not in "biufU":
-            raise ValueError(f"{name} of the answer {key!r} is {variable.dtype}")
-        # The gap after the last eigenvalue that exists is not known.
+            raise ValueError(f"{name} in the result {key!r} is {variable.dtype}")
+        # The gap after the last existing eigenvalue is not known.
         if variable.dtype.kind == "f" and name != "eigengap" and not np.isfinite(variable.values).all():
-            raise ValueError(f"{name} of the answer {key!r} holds NaN or infinity")
+            raise ValueError(f"{name} in the result {key!r} holds NaN or infinity")
     for name in ("layers", "weights"):
         if not isinstance(_parsed(eig.attrs.get(name, "[]")), list):
-            raise ValueError(f"the attribute {name} of the answer {key!r} is no list")
+            raise ValueError(f"the attribute {name} of the result {key!r} is not a list")
 
 
 def _texts(coordinate: xr.DataArray) -> list[str]:
@@ -172,7 +172,7 @@ def _parsed(text: Any) -> Any:
 
 
 def as_answers(eigenvectors: xr.Dataset | Mapping[str, xr.Dataset] | None) -> dict[str, xr.Dataset]:
-    """Answers by name, whether one, several or none was given."""
+    """Results by name, whether one, several or none were given."""
     if eigenvectors is None:
         return {}
     if isinstance(eigenvectors, xr.Dataset):
@@ -188,7 +188,7 @@ def as_answers(eigenvectors: xr.Dataset | Mapping[str, xr.Dataset] | None) -> di
 
 
 def check_given(tree: xr.DataTree, answers: Mapping[str, xr.Dataset]) -> None:
-    """The same checks before writing, so that no bundle is written that could not be read."""
+    """Make the same checks before writing, so that every bundle written can be read."""
     check_tree(tree)
     try:
         check_layer_names(layer_names(tree))
@@ -198,4 +198,4 @@ def check_given(tree: xr.DataTree, answers: Mapping[str, xr.Dataset]) -> None:
     except SpectralToolkitError:
         raise
     except ValueError as error:
-        raise ActivationsError(f"A bundle cannot be made of these: {error}.") from error
+        raise ActivationsError(f"A bundle cannot be made from these: {error}.") from error

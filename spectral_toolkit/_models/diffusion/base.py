@@ -1,35 +1,35 @@
-"""What all denoisers of diffusers share: a picture is encoded, noised, and shown to the denoiser with a prompt.
+"""What all denoisers of diffusers share: an image is encoded, noised, and shown to the denoiser with a prompt.
 
-How to add a family: a file beside this one with a subclass of ``DiffusionModel``, and a line in ``families.py``. The
-class fills in
+To add a family, write a file beside this one with a subclass of ``DiffusionModel``, and a line in ``families.py``. The
+class defines
 
 ``find_layers()``
     names of the layers, in order of execution; each must name a module;
 ``attention_of(layer)``
-    the module of the layer that holds ``processor`` (the layer itself, unless it says otherwise);
+    the module of the layer that holds ``processor`` (by default the layer itself);
 ``block_of(layer)``
-    the module whose output is the residual stream after the layer (what contains the layer);
+    the module whose output is the residual stream after the layer (by default the module that contains the layer);
 ``layer_shape(layer, size)``
-    the layer's grid, heads and widths for pictures of ``size``;
+    the layer's grid, heads and widths for images of ``size``;
 ``size_step``
-    what height and width in pixels must be multiples of, unless it is the VAE's factor alone;
+    the numbers of which height and width in pixels must be multiples, unless they are the VAE's factor alone;
 ``conditioning(size)``
-    what the denoiser is told beside noisy latents and timestep, for one picture: a dictionary of tensors (1, ...), or
-    of anything else that is handed on as it is. ``encoded_prompt()`` asks the pipeline's own text encoders; where there
-    are none, zeros of the right width;
+    the denoiser's inputs besides noisy latents and timestep, for one image: a dictionary of tensors (1, ...), or of
+    anything else, which is passed on as it is. ``encoded_prompt()`` asks the pipeline's own text encoders; where there
+    are none, the inputs are zeros of the right width;
 ``denoise(latents, timestep, conditioning)``
-    one forward pass; tensors of the conditioning are repeated to the number of pictures;
+    one forward pass; tensors of the conditioning are repeated to the number of images;
 ``special_tokens``, ``special_tokens_of(layer, quantity)``, ``tokens_of(layer, seen)`` and ``token_of(layer, output)``
-    only if tokens that are not patches take part in the attention: their labels, where not every layer has them which
-    has, and how to put them first and patches after them, row by row;
+    only if tokens that are not patches take part in the attention: their labels, which layers have them where not all
+    do, and how to put them first, with patches after them, row by row;
 ``quantities`` and ``unrotated(part, rotary)``
-    only if positions are rotary: how to turn queries and keys back;
+    only if positions are rotary: how to undo the rotation of queries and keys;
 ``read_prompt(prompt)``
-    only if a prompt is something else than text;
+    only if a prompt is something other than text;
 ``untrained_tower()``
-    only if training does not start where the class of diffusers does.
+    only if training does not start from the initial weights of the diffusers class.
 
-Nothing here imports diffusers before it is needed.
+Nothing in this module imports diffusers before it is needed.
 """
 
 from __future__ import annotations
@@ -58,27 +58,27 @@ _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 @dataclass
 class DiffusionModel(WatchedModel):
-    """A denoiser of diffusers, shown pictures at some timesteps of its training noise.
+    """A denoiser of diffusers, shown images at some timesteps of its training noise.
 
-    ``at`` gives the same model at other timesteps, with another prompt or other noise. Every quantity of a capture has
-    the dimensions ``(image, timestep, noise, ...)``: the chosen timesteps, and that many draws of noise at each.
+    ``at`` returns the same model at other timesteps, with another prompt or other noise. Every quantity of a capture
+    has the dimensions ``(image, timestep, noise, ...)``: the chosen timesteps, and the noise samples at each.
 
     Attributes
     ----------
     pipeline
         The pipeline it came with, or None.
     vae, scheduler
-        What encodes pictures, and what noises them.
+        The modules that encode images and add noise to them.
     prompt
-        What the denoiser is told about every picture; empty by default.
+        The prompt for every image; empty by default.
     between, n_timesteps
-        Range of timesteps that are drawn, both ends included, and how many.
+        The range from which timesteps are drawn, both ends included, and their number.
     chosen
         Timesteps given instead of drawn ones, or None.
     n_draws
-        Draws of noise at each timestep.
+        Number of noise samples at each timestep.
     noise_seed
-        Decides the timesteps drawn and, with a picture's bytes, its noise.
+        Determines the timesteps drawn and, with an image's bytes, its noise.
     """
 
     pipeline: Any = None
@@ -98,7 +98,7 @@ class DiffusionModel(WatchedModel):
         self.layers = self.find_layers()
         if not self.layers:
             raise UnsupportedModelError(
-                f"{self.name} ({type(self.tower).__name__}) has no self-attention of the kind {self.family} has: there "
+                f"{self.name} ({type(self.tower).__name__}) has no self-attention like that of {self.family}: there "
                 "is nothing to capture."
             )
 
@@ -106,14 +106,14 @@ class DiffusionModel(WatchedModel):
         timesteps = ", ".join(map(str, self.timesteps))
         return {**super()._facts(), "timesteps": timesteps, "draws": self.n_draws, "prompt": self.prompt}
 
-    # --- what a family fills in --------------------------------------------------------------------------------------
+    # --- what a family defines ---------------------------------------------------------------------------------------
 
     def find_layers(self) -> tuple[str, ...]:
         """Names of the layers in order of execution."""
         raise UnsupportedModelError(f"{type(self).__name__} names no layers.")
 
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
-        """What the denoiser is told beside latents and timestep, for one picture."""
+        """The denoiser's inputs besides latents and timestep, for one image."""
         return {}
 
     def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
@@ -121,9 +121,9 @@ class DiffusionModel(WatchedModel):
         raise UnsupportedModelError(f"{type(self).__name__} cannot be run.")
 
     def read_prompt(self, prompt: Any) -> str:
-        """A prompt as it is kept, or ``SpectralToolkitError`` where it cannot be read."""
+        """A prompt as it is kept; raises ``SpectralToolkitError`` where it cannot be read."""
         if not isinstance(prompt, str):
-            raise SpectralToolkitError(f"prompt={prompt!r} is not a text: give one text for all pictures.")
+            raise SpectralToolkitError(f"prompt={prompt!r} is not a text: give one text for all images.")
         if prompt and not self.reads_prompts:
             raise SpectralToolkitError(
                 f"prompt={prompt!r} cannot be read, as {self.name} came without tokenizer or text encoder: load the "
@@ -132,12 +132,12 @@ class DiffusionModel(WatchedModel):
         return prompt
 
     def check_channels(self, taken: int) -> None:
-        """Refuse a denoiser that is shown more than the latents of one picture."""
+        """Refuse a denoiser that takes more than the latents of one image."""
         given = self.vae.config.get("latent_channels")
         if taken != given:
             raise UnsupportedModelError(
                 f"{self.name} takes {taken} channels where its VAE gives {given}, as denoisers for inpainting, depth "
-                "or instructions do: what the further channels should hold is not known here; use the text-to-image "
+                "or instructions do: the content of the further channels is not known here; use the text-to-image "
                 "model it was made from."
             )
 
@@ -154,33 +154,33 @@ class DiffusionModel(WatchedModel):
         prompt: str | int | None = None,
         seed: int | None = None,
     ) -> Any:
-        """The same model at other timesteps, with another prompt or other noise; what is None stays as it is.
+        """The same model at other timesteps, with another prompt or other noise; arguments of None change nothing.
 
         Parameters
         ----------
         timesteps
             One timestep or several, from 0 (hardly any noise) to the scheduler's last, usually 999.
         between, n_timesteps
-            Draw that many timesteps from this range instead, both ends included. Range 0 to 250 of 1000 and 4
-            timesteps unless told otherwise: the range is the source paper's, the number ours.
+            Draw this many timesteps from this range instead, both ends included. By default, 4 timesteps from 0 to 250
+            of 1000: the range is that of the source paper, the number is ours.
         n_draws
-            Draws of noise at each timestep; 1 unless told otherwise.
+            Number of noise samples at each timestep; 1 by default.
         prompt
-            What the denoiser is told, read by the pipeline's own text encoders; empty unless told otherwise. Of a
-            model of classes, the name or number of one.
+            The prompt, which the pipeline's own text encoders read; empty by default. For a class-conditional model,
+            the name or number of a class.
         seed
-            Of timesteps and noise. A picture's noise follows from it, the timestep, the number of the draw and the
-            picture's bytes, so that it does not depend on which pictures share a batch.
+            Seed of timesteps and noise. An image's noise follows from the seed, the timestep, the number of the noise
+            sample and the image's bytes, so that it does not depend on the other images of a batch.
 
         Returns
         -------
         DiffusionModel
-            Sharing all weights with this one.
+            It shares all weights with this model.
 
         Raises
         ------
         SpectralToolkitError
-            If a timestep does not exist, a number is out of range, or there is nothing that could read the prompt.
+            If a timestep does not exist, a number is out of range, or nothing can read the prompt.
 
         References
         ----------
@@ -191,14 +191,16 @@ class DiffusionModel(WatchedModel):
         if timesteps is not None:
             if between is not None or n_timesteps is not None:
                 raise SpectralToolkitError(
-                    "timesteps are given and drawn at once: leave out timesteps, or between and n_timesteps."
+                    "timesteps cannot be both given and drawn: leave out timesteps, or between and n_timesteps."
                 )
             other.chosen = _checked_timesteps(timesteps, total)
         elif between is not None or n_timesteps is not None:
             other.chosen = None
         if between is not None:
             if not isinstance(between, tuple | list) or len(between) != 2:
-                raise SpectralToolkitError(f"between={between!r} is no range: expected two timesteps such as (0, 250).")
+                raise SpectralToolkitError(
+                    f"between={between!r} is not a range: expected two timesteps such as (0, 250)."
+                )
             other.between = (_whole("between", between[0], 0), _whole("between", between[1], 0))
         if n_timesteps is not None:
             other.n_timesteps = _whole("n_timesteps", n_timesteps, 1)
@@ -208,7 +210,7 @@ class DiffusionModel(WatchedModel):
             other.noise_seed = _whole("seed", seed, 0)
         if prompt is not None:
             other.prompt = self.read_prompt(prompt)
-        _ = other.timesteps  # refused now rather than in the middle of a capture
+        _ = other.timesteps  # refused now, and not in the middle of a capture
         return other
 
     @property
@@ -230,17 +232,17 @@ class DiffusionModel(WatchedModel):
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether text encoders and tokenizers are there; without them the denoiser gets zeros."""
+        """Whether there are text encoders and tokenizers; without them the denoiser gets zeros."""
         return bool(self.text_encoders) and getattr(self.pipeline, "tokenizer", None) is not None
 
     @property
     def missing_encoders(self) -> tuple[str, ...]:
-        """Text encoders that are not there, though others are: zeros stand for what they would say."""
+        """Text encoders that are missing while others exist: zeros stand for their output."""
         return ()
 
     @property
     def text(self) -> str:
-        """Where the text states come from, in words."""
+        """The origin of the text states, in words."""
         if not self.reads_prompts:
             return "zeros, as there is no text encoder"
         return "; ".join(["the pipeline's text encoders", *(f"zeros for {name}" for name in self.missing_encoders)])
@@ -258,7 +260,7 @@ class DiffusionModel(WatchedModel):
             "scheduler": type(self.scheduler).__name__,
         }
 
-    # --- what a capture asks -----------------------------------------------------------------------------------------
+    # --- what a capture needs ----------------------------------------------------------------------------------------
 
     @property
     def parts(self) -> tuple[torch.nn.Module, ...]:
@@ -281,14 +283,14 @@ class DiffusionModel(WatchedModel):
         own = getattr(self.tower.config, "sample_size", None)
         if own is None:
             raise SpectralToolkitError(
-                f"The configuration of {self.name} names no size of pictures: give one, such as size=512."
+                f"The configuration of {self.name} names no image size: give one, such as size=512."
             )
         height, width = own if isinstance(own, tuple | list) else (own, own)
         factor = latent_factor(self.vae)
         return (int(height) * factor, int(width) * factor)
 
     def check_size(self, size: tuple[int, int]) -> None:
-        pass  # multiples of ``size_step``, which are looked at before, are all that most denoisers need
+        pass  # most denoisers need only multiples of ``size_step``, which are checked before
 
     def config_sha256(self) -> str:
         configs = [getattr(part, "config", {}) for part in self.parts]
@@ -301,7 +303,7 @@ class DiffusionModel(WatchedModel):
                 yield f"{number}.{name.replace('_orig_mod.', '')}", tensor
 
     def untrained_tower(self) -> Any:
-        """A denoiser as it is before training."""
+        """The denoiser before its training."""
         tower: Any = self.tower
         return type(tower).from_config(tower.config)
 
@@ -318,18 +320,18 @@ class DiffusionModel(WatchedModel):
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:
         with super().recording(recorder):
-            self._told = {}  # what a capture tells the denoiser is made once
+            self._told = {}  # the denoiser's other inputs are made once for a capture
             try:
                 yield
             finally:
                 self._told = None
 
     def latents(self, pixels: np.ndarray) -> torch.Tensor:
-        """Pictures as the VAE encodes them: the mean of what it believes, scaled as the denoiser was trained."""
+        """Images as the VAE encodes them: the mean of its distribution, scaled as in the denoiser's training."""
         return encode(self.vae, self.processor, pixels).to(self.device, self.dtype)
 
     def encoded_prompt(self, **settings: Any) -> Any:
-        """What the pipeline's own text encoders make of the prompt; guidance is off."""
+        """The prompt, encoded by the pipeline's own text encoders; guidance is off."""
         return self.pipeline.encode_prompt(prompt=self.prompt, device=self.device, num_images_per_prompt=1, **settings)
 
     def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None]) -> None:
@@ -352,18 +354,18 @@ class DiffusionModel(WatchedModel):
 
     def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
         size = (pixels.shape[1], pixels.shape[2])
-        told = {size: self.conditioning(size)}  # one prompt is quickly read
+        told = {size: self.conditioning(size)}  # encoding one prompt is quick
         other = self.at(timesteps=self.timesteps[0], n_draws=1)
         other.tower = convert(self.tower)
         if self.vae is not None:
-            # One that overflows in half precision computes in single precision.
+            # A VAE that overflows in half precision computes in single precision.
             other.vae = convert(copy.deepcopy(self.vae).float() if overflows(self.vae) else self.vae)
         other._told = told
         return lambda: other.forward(pixels)
 
 
 def _shallow(model: DiffusionModel) -> Any:
-    """A copy that shares everything; no layer is looked for again."""
+    """A copy that shares everything, without searching for layers again."""
     other = copy.copy(model)
     other._told = None
     return other
@@ -372,7 +374,7 @@ def _shallow(model: DiffusionModel) -> Any:
 def _move(part: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
     if device is not None:
         part.to(device)
-    # diffusers warns of any change of precision, even to the one the weights have.
+    # diffusers warns of any change of precision, even to the precision that the weights already have.
     if dtype is not None and next(part.parameters()).dtype != dtype:
         part.to(dtype)
 

@@ -1,7 +1,7 @@
-"""DiT (Peebles & Xie 2023, arXiv 2212.09748): told a class instead of a prompt; self-attention alone.
+"""DiT (Peebles & Xie 2023, arXiv 2212.09748): conditioned on a class instead of a text, with self-attention only.
 
-A prompt is the name or the number of a class. The empty prompt is the null class, which training puts in place of one
-class in ten; so guidance is off. Timesteps and classes enter through adaptive norms, not through attention.
+A prompt is the name or the number of a class. The empty prompt is the null class, which replaces one class in ten
+during training; guidance is therefore off. Timesteps and classes enter through adaptive norms, not through attention.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ class DiTModel(PatchModel):
             step = self.patch_size[0]
             side = max(step, round(sum(size) / 2 / step) * step)
             raise SpectralToolkitError(
-                f"size={size} does not fit {self.name}: diffusers' {type(self.tower).__name__} takes square pictures "
+                f"size={size} does not fit {self.name}: diffusers' {type(self.tower).__name__} takes square images "
                 f"only; the nearest is {(side, side)}."
             )
 
     @property
     def classes(self) -> int:
-        """Number of classes; the null class has the number after the last."""
+        """Number of classes; the null class has the next number."""
         config: Any = self.tower.config
         return config.num_embeds_ada_norm
 
     @property
     def labels(self) -> dict[str, int]:
-        """Names of the classes, if the pipeline knows them."""
+        """Names of the classes, if the pipeline has them."""
         return dict(getattr(self.pipeline, "labels", None) or {})
 
     @property
     def reads_prompts(self) -> bool:
-        return True  # numbers at least
+        return True  # at least their numbers are known
 
     @property
     def text(self) -> str:

@@ -14,7 +14,7 @@ from ..processing import Processing
 
 
 def latent_factor(vae: Any) -> int:
-    """Pixels per latent cell, each way; 1 without a VAE."""
+    """Pixels per latent position in each direction; 1 without a VAE."""
     if vae is None:
         return 1
     ratio = getattr(vae, "spatial_compression_ratio", None)
@@ -24,8 +24,8 @@ def latent_factor(vae: Any) -> int:
     channels = config.get("block_out_channels") or config.get("encoder_block_out_channels")
     if not channels:
         raise UnsupportedModelError(
-            f"{type(vae).__name__} does not say how many pixels become one latent cell: give the AutoencoderKL that "
-            "belongs to the model."
+            f"{type(vae).__name__} does not say how many pixels become one latent position: give the AutoencoderKL "
+            "that belongs to the model."
         )
     return 2 ** (len(channels) - 1)
 
@@ -33,7 +33,7 @@ def latent_factor(vae: Any) -> int:
 def encode(vae: Any, processing: Processing, pixels: np.ndarray) -> torch.Tensor:
     """Bytes (image, height, width, 3) to latents (image, channel, height, width), scaled as in training.
 
-    Nothing is drawn: of a Gaussian the mean is taken.
+    Nothing is sampled: of a Gaussian, the mean is taken.
     """
     with _precise(vae):
         weights = next(vae.parameters())
@@ -49,13 +49,13 @@ def encode(vae: Any, processing: Processing, pixels: np.ndarray) -> torch.Tensor
 
 
 def overflows(vae: Any) -> bool:
-    """Whether a VAE is in float16 and says that this is not enough."""
+    """Whether a VAE is in float16 and declares that this is not enough."""
     return next(vae.parameters()).dtype == torch.float16 and bool(vae.config.get("force_upcast"))
 
 
 @contextmanager
 def _precise(vae: Any) -> Iterator[None]:
-    """A VAE that overflows in float16, and says so, computes in float32, as in its own pipeline; bits are kept."""
+    """Let a VAE that declares an overflow in float16 compute in float32, as in its own pipeline; its bits are kept."""
     if not overflows(vae):
         yield
         return

@@ -21,17 +21,17 @@ class DiffusionFamily:
     Attributes
     ----------
     label
-        What people call it.
+        Its usual name.
     tower
         Name of diffusers' class of the denoiser (a subclass counts).
     component
-        What a pipeline calls it.
+        Its name in a pipeline.
     model
-        The class that knows its quirks.
+        The class with its special treatment.
     layers
-        What is captured, in words.
+        The captured layers, in words.
     fits
-        Whether a denoiser of that class with this configuration is of the family; the first line that fits counts.
+        Whether a denoiser of that class with this configuration belongs to the family; the first line that fits counts.
     """
 
     label: str
@@ -70,8 +70,8 @@ FAMILIES = (
 OLDER_NAMES = {
     "Transformer2DModel": {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 }
-"""What checkpoints on the hub call a class that has two names by now, and how the configuration tells which: diffusers
-makes the newer one of it."""
+"""The old names, in checkpoints on the hub, of classes that diffusers has renamed since, and how the configuration
+distinguishes them: diffusers makes the newer class."""
 
 
 def supported() -> str:

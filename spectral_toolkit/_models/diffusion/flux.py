@@ -1,8 +1,8 @@
-"""Flux transformers (Black Forest Labs 2024): picture and text attend to each other, positions are rotary.
+"""Flux transformers (Black Forest Labs 2024): image and text attend to each other, and positions are rotary.
 
-A layer is called by its block, as each has one attention: first the blocks with weights of their own for text and
-picture, then those that treat all tokens alike (``single_transformer_blocks``). Patches are the grid; text tokens, all
-of one position, are special tokens, ``text_0`` and on. Latents are packed 2 x 2 into one token.
+A layer has the name of its block, as each block has one attention: first the blocks with separate weights for text and
+image, then those that treat all tokens alike (``single_transformer_blocks``). Patches form the grid; text tokens, which
+all have one position, are special tokens, ``text_0`` and so on. Latents are packed 2 x 2 into one token.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .patches import PatchModel
 from .recording import WatchedModel
 
 OWN_CELLS = 128
-"""Latent cells, each way, of a picture of diffusers' default size; the configuration names none."""
+"""Latent positions, in each direction, of an image of diffusers' default size; the configuration names no size."""
 TEXT_LENGTH = {True: 512, False: 256}
-"""Tokens of a prompt as T5 reads it: of FLUX.1 dev, which is told a guidance, and of schnell, which takes no more."""
+"""Tokens of a prompt as T5 reads it, for FLUX.1 dev, which takes a guidance, and for schnell, which takes no more."""
 
 
 def blocks_of(tower: Any) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def blocks_of(tower: Any) -> tuple[str, ...]:
 
 
 class FluxBlocks(WatchedModel):
-    """What all models on a Flux transformer have in common: a layer is a block, text comes first, positions turn."""
+    """What all models on a Flux transformer share: a layer is a block, text comes first, and positions are rotary."""
 
     def attention_of(self, layer: str) -> torch.nn.Module:
         return self.tower.get_submodule(f"{layer}.attn")
@@ -59,8 +59,8 @@ class FluxModel(FluxBlocks, PatchModel):
     Attributes
     ----------
     guidance
-        What a model distilled from guidance, as FLUX.1 dev is, is told of it: 1 unless told otherwise, which asks for
-        none. Others are not told.
+        The guidance of a model that was distilled from guidance, such as FLUX.1 dev: 1 by default, which means no
+        guidance. Other models take none.
     """
 
     guidance: float = 1.0
@@ -71,13 +71,15 @@ class FluxModel(FluxBlocks, PatchModel):
         super().__post_init__()
 
     def at(self, *, guidance: float | None = None, **settings: Any) -> Any:
-        """As `DiffusionModel.at`, and ``guidance``: a number of at least 0 that a distilled model is told."""
+        """As `DiffusionModel.at`, with ``guidance``: a number of at least 0 for a distilled model."""
         other = super().at(**settings)
         if guidance is not None:
             if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance < float("inf"):
                 raise SpectralToolkitError(f"guidance={guidance!r} is not a number of at least 0.")
             if not self._guided:
-                raise SpectralToolkitError(f"guidance={guidance!r} cannot be told {self.name}: it knows of none.")
+                raise SpectralToolkitError(
+                    f"guidance={guidance!r} cannot be used: {self.name} takes no guidance, so leave it out."
+                )
             other.guidance = float(guidance)
         return other
 

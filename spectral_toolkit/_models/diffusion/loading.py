@@ -1,6 +1,6 @@
-"""Fetching denoisers: a pipeline or a component of one, from a folder, from the hub, or live; failures are sentences.
+"""Fetches denoisers: a pipeline or a component of one, from a folder, the hub, or a live object; errors are sentences.
 
-Of a pipeline only what a capture needs is loaded: denoiser, VAE, scheduler, text encoders and tokenizers.
+Only what a capture needs of a pipeline is loaded: denoiser, VAE, scheduler, text encoders and tokenizers.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .families import FAMILIES, OLDER_NAMES, find_family, supported
 from .noising import check_scheduler
 
 _NEEDED = ("vae", "scheduler", "text_encoder", "tokenizer")
-"""How the names of what is needed of a pipeline begin, beside its denoiser."""
+"""Beginnings of the names of a pipeline's needed components, besides its denoiser."""
 
 
 def is_of_diffusers(source: Any) -> bool:
-    """Whether a live object is a pipeline or a model of diffusers, or a compiled one."""
+    """Whether a live object is a pipeline or a model of diffusers, perhaps compiled."""
     bases = type(getattr(source, "_orig_mod", source)).__mro__
     return any(base.__module__.partition(".")[0] == "diffusers" for base in bases)
 
@@ -46,7 +46,7 @@ def from_object(
 ) -> DiffusionModel:
     """Wrap a live pipeline, or a denoiser with the VAE and the scheduler that belong to it."""
     _check_installed("A model of diffusers")
-    # A pipeline is no module.
+    # A pipeline is not a module.
     pipeline = None if isinstance(source, torch.nn.Module) else source
     if pipeline is None:
         tower = _uncompiled(source)
@@ -59,7 +59,7 @@ def from_object(
         raise unsupported(type(source).__name__ if tower is None else type(tower).__name__)
     if getattr(pipeline, "controlnet", None) is not None:
         raise UnsupportedModelError(
-            f"{label} has a ControlNet, which wants a picture of its own: make a plain pipeline of it first, with "
+            f"{label} has a ControlNet, which needs an image of its own: make a plain pipeline of it first, with "
             "AutoPipelineForText2Image.from_pipe(pipe, controlnet=None)."
         )
     vae = _part("vae", vae, pipeline, label)
@@ -79,15 +79,14 @@ def from_object(
     )
     if not model.reads_prompts:
         warnings.warn(
-            f"{label} came without tokenizer or text encoder: it is told zeros instead of a prompt. Load the whole "
+            f"{label} came without tokenizer or text encoder: it gets zeros instead of a prompt. Load the whole "
             "pipeline if that is not what you want.",
             UserWarning,
             stacklevel=outside(),
         )
     elif model.missing_encoders:
         warnings.warn(
-            f"{label} came without {' and '.join(model.missing_encoders)}: zeros stand for what they would make of a "
-            "prompt.",
+            f"{label} came without {' and '.join(model.missing_encoders)}: zeros stand for their encoding of a prompt.",
             UserWarning,
             stacklevel=outside(),
         )
@@ -108,7 +107,7 @@ def from_name(
     vae: Any = None,
     scheduler: Any = None,
 ) -> DiffusionModel:
-    """Load the pipeline or component in a folder, or of that name on the hub."""
+    """Load the pipeline or component from a folder, or by its name on the hub."""
     _check_installed(f"The model {source!r}")
     common: dict[str, Any] = {"revision": revision, "local_files_only": local}
     weights: dict[str, Any] = {
@@ -117,7 +116,7 @@ def from_name(
         "low_cpu_mem_usage": True,
     }
     with quiet(), warnings.catch_warnings(), _explained(source):
-        # Newer versions call it dtype; older ones do not know that name yet.
+        # Newer versions call it dtype; older versions do not know that name.
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
         folder = Path(location)
         if not folder.is_dir():
@@ -154,7 +153,7 @@ def _check_installed(what: str) -> None:
 
 
 def _download(name: str, use_safetensors: bool | None, trust_remote_code: bool, common: dict[str, Any]) -> Path:
-    """Fetch what is needed of a repository; a snapshot folder."""
+    """Fetch the needed files of a repository; return the snapshot folder."""
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from huggingface_hub import snapshot_download
 
@@ -192,7 +191,7 @@ def _load_pipeline(
     if safetensors_only:
         for name in needed:
             _check_safe(source, folder / name)
-    # Some repositories hold half-precision files alone, or beside the others, under names of their own.
+    # Some repositories hold half-precision files, alone or beside the others, under separate names.
     half = [path for name in needed for path in (folder / name).glob("*.fp16*.safetensors")]
     plain = [path for path in (folder / component).glob("*.safetensors") if ".fp16" not in path.name]
     variant = {"variant": "fp16"} if half and (dtype == torch.float16 or not plain) else {}
@@ -220,7 +219,7 @@ def _load_component(source: str, folder: Path, weights: dict[str, Any], safetens
 
 
 def _check_files(source: str, folder: Path) -> None:
-    """Every file of settings that is read below; those of tokenizers are left to them."""
+    """Check every file of settings that is read below, except those of tokenizers."""
     for path in [
         folder / "model_index.json",
         *sorted(folder.glob("*.index.json")),
@@ -240,7 +239,7 @@ def _check_files(source: str, folder: Path) -> None:
 
 
 def _try_out(source: str, folder: Path, class_name: str) -> None:
-    """Build a component without numbers first; classes that are not of diffusers are left to it."""
+    """First build a component without numbers; classes from elsewhere are left to diffusers."""
     import diffusers
 
     config = _json(folder / "config.json")
@@ -252,7 +251,7 @@ def _try_out(source: str, folder: Path, class_name: str) -> None:
 
 
 def _tower_of(source: str, index: dict[str, Any]) -> tuple[str, str]:
-    """The denoiser's name in a pipeline, and its class."""
+    """The name of the denoiser in a pipeline, and its class."""
     towers = {family.tower for family in FAMILIES} | set(OLDER_NAMES)
     for component in dict.fromkeys(family.component for family in FAMILIES):
         entry = index.get(component)
@@ -280,7 +279,7 @@ def _check_safe(source: str, folder: Path) -> None:
 
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
-    """Turn the libraries' failures into sentences."""
+    """Turn errors of the libraries into sentences."""
     try:
         yield
     except SpectralToolkitError:
@@ -290,16 +289,16 @@ def _explained(source: str) -> Iterator[None]:
             raise UnsupportedModelError(
                 f"The model {source!r} runs code of its own: read it, and pass trust_remote_code=True if you trust it."
             ) from error
-        # diffusers raises errors of many kinds for files that are missing, damaged or of another model.
+        # diffusers raises many kinds of errors for files that are missing, damaged or from another model.
         raise not_found(source, f"cannot be loaded by diffusers ({one_line(error)})") from error
 
 
 def _part(what: str, given: Any, pipeline: Any, label: str) -> Any:
-    """A VAE or a scheduler: the one given, or the pipeline's."""
+    """The VAE or the scheduler that was given, or the pipeline's own."""
     found = given if given is not None else getattr(pipeline, what, None)
     if found is None:
         raise UnsupportedModelError(
-            f"{label} came without a {'VAE' if what == 'vae' else what}, and pictures cannot be shown to it without: "
+            f"{label} came without a {'VAE' if what == 'vae' else what}, and images cannot be shown to it without one: "
             "load the whole pipeline, or give the one it was trained with, as in load_model(unet, vae=vae, "
             "scheduler=scheduler)."
         )

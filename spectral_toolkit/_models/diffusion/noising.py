@@ -1,4 +1,4 @@
-"""Noise: which timesteps, which numbers, and how much of them; what a scheduler does to a picture during training."""
+"""Noise: timesteps, random numbers and their amount, as a scheduler adds them to an image during training."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from ...errors import SpectralToolkitError, UnsupportedModelError
 
 BETWEEN = (0, 250)
-"""Timesteps are drawn from this range, of 1000, unless others are asked for: the source paper's range."""
+"""By default, timesteps are drawn from this range of 1000, which is that of the source paper."""
 N_TIMESTEPS = 4
-"""How many are drawn unless told otherwise: ours; more make smoother affinities and larger captures."""
+"""How many are drawn by default, which is our choice: more give smoother affinities and larger captures."""
 
 
 def steps_of(scheduler: Any) -> int:
-    """Number of timesteps the model was trained with."""
+    """Number of timesteps with which the model was trained."""
     return int(scheduler.config.num_train_timesteps)
 
 
 def drawn_timesteps(between: tuple[int, int], n: int, total: int, seed: int) -> tuple[int, ...]:
-    """``n`` different timesteps of the range, both ends included, in order.
+    """Draw ``n`` different timesteps from the range, both ends included, in order.
 
     Examples
     --------
@@ -34,20 +34,20 @@ def drawn_timesteps(between: tuple[int, int], n: int, total: int, seed: int) -> 
     if not 0 <= low <= high or not 1 <= n <= len(numbers):
         raise SpectralToolkitError(
             f"n_timesteps={n} of between={between} cannot be drawn: expected two whole numbers from 0 to {total - 1}, "
-            "the smaller first, and at most as many timesteps as lie between them."
+            "the smaller first, and at most as many timesteps as the range holds."
         )
     return tuple(sorted(np.random.default_rng([seed, 0]).choice(np.array(numbers), n, replace=False).tolist()))
 
 
 def noise_of(picture: np.ndarray, numbers: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Gaussian noise that depends on the picture's bytes and on ``numbers``, such as a seed, and on nothing else."""
+    """Gaussian noise that depends on the image's bytes and on ``numbers``, such as a seed, and on nothing else."""
     digest = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).digest()
     rng = np.random.default_rng([*numbers, int.from_bytes(digest[:8], "little")])
     return rng.standard_normal(shape).astype(np.float32)
 
 
 def check_scheduler(scheduler: Any) -> None:
-    """Raise ``UnsupportedModelError`` unless it is known what the scheduler does to a picture during training."""
+    """Raise ``UnsupportedModelError`` unless it is known how the scheduler adds noise during training."""
     if not hasattr(scheduler, "alphas_cumprod") and not _flows(scheduler):
         raise UnsupportedModelError(
             f"{type(scheduler).__name__} adds noise in a way that is not known here: give a scheduler of diffusers "
@@ -58,9 +58,9 @@ def check_scheduler(scheduler: Any) -> None:
 def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
     """Latents as the denoiser saw them at ``timestep`` during training.
 
-    Schedulers differ in how they walk back, not in this: a flow mixes linearly, and all others are DDPM, whose class
-    of diffusers is made anew from the scheduler's own betas. The scheduler itself, which may be set to a few steps of
-    inference, is not touched.
+    Schedulers differ in how they remove noise, but not in how they add it: a flow mixes linearly, and all others are
+    DDPM, whose diffusers class is created from the scheduler's own betas. The scheduler itself, which may be set to a
+    few inference steps, is not changed.
     """
     if _flows(scheduler):
         level = timestep / steps_of(scheduler)

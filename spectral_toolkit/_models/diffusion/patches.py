@@ -1,4 +1,4 @@
-"""Transformers of diffusers: one grid of patches of latents, the same in every layer."""
+"""Transformers of diffusers, with the same grid of latent patches in every layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .encoding import latent_factor
 
 @dataclass
 class PatchModel(DiffusionModel):
-    """A denoiser that cuts latents into patches; a family names its layers and says what it is told."""
+    """A denoiser that cuts latents into patches; a family defines its layers and its inputs."""
 
     def __post_init__(self) -> None:
         config: Any = self.tower.config
@@ -23,11 +23,11 @@ class PatchModel(DiffusionModel):
 
     @property
     def packed(self) -> int:
-        """Latent cells, each way, that are laid into the channels before the transformer sees them."""
+        """Latent positions, in each direction, that are packed into the channels before the transformer sees them."""
         return 1
 
     def attentions(self, ending: str) -> tuple[str, ...]:
-        """Names of the modules that end so, in order of execution, which is the order of blocks."""
+        """Names of the modules with this ending, in order of execution, which is the order of blocks."""
         return tuple(name for name, module in self.tower.named_modules() if name.endswith(ending))
 
     @property
@@ -45,9 +45,9 @@ class PatchModel(DiffusionModel):
         return LayerShape(grid, attention.heads, channels, channels, tower.inner_dim)
 
     def times(self, latents: torch.Tensor, timestep: float) -> torch.Tensor:
-        """The timestep of every picture, in the precision of the latents."""
+        """The timestep of every image, in the precision of the latents."""
         return torch.full((len(latents),), timestep, dtype=latents.dtype, device=latents.device)
 
     def zeros(self, *shape: int) -> torch.Tensor:
-        """What stands for text states where nothing reads a prompt."""
+        """The substitute for text states where nothing reads a prompt."""
         return torch.zeros(1, *shape, dtype=self.dtype, device=self.device)

@@ -1,6 +1,6 @@
 """PixArt-alpha (arXiv 2310.00426) and -sigma (arXiv 2403.04692): self-attention, and cross-attention to T5 states.
 
-Only the self-attention (``attn1``) is captured. Positions are added, and computed anew for every grid: any size goes.
+Only the self-attention (``attn1``) is captured. Positions are added, and computed for every grid, so any size works.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PixArtModel(PatchModel):
             states, mask = self.encoded_prompt(do_classifier_free_guidance=False)[:2]
             told: dict[str, Any] = {"encoder_attention_mask": mask.to(self.device)}
         else:
-            # One state: of any number of equal ones the cross-attention gives the same.
+            # One state is enough: the cross-attention gives the same for any number of equal states.
             states, told = self.zeros(1, config.caption_channels or config.cross_attention_dim), {}
         told["encoder_hidden_states"] = states.to(self.device, self.dtype)
         sizes = {"resolution": None, "aspect_ratio": None}

@@ -1,4 +1,4 @@
-"""Recording what watched attention modules see: which modules a layer has, and in which order its tokens are kept."""
+"""Records what watched attention modules see: the modules of a layer, and the order in which its tokens are kept."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class WatchedModel(Model):
         return self.tower.get_submodule(layer.rpartition(".")[0])
 
     def tokens_of(self, layer: str, seen: Seen) -> Seen:
-        """What the softmax saw, special tokens first and then patches row by row."""
+        """What the softmax saw, with special tokens first and then patches row by row."""
         return seen
 
     def token_of(self, layer: str, output: Any) -> torch.Tensor:
-        """The residual stream (image, token, feature) from what a block returns, in the same order."""
+        """The residual stream (image, token, feature) from a block's output, in the same order."""
         return output[0] if isinstance(output, tuple) else output
 
     def unrotated(self, part: torch.Tensor, rotary: Any) -> torch.Tensor:
-        """Queries or keys before ``rotary`` turned them; token order is the model's own."""
+        """Queries or keys before the rotation by ``rotary``, in the model's own order of tokens."""
         raise UnsupportedModelError(f"{self.name} ({self.family}) has no rotary positions.")
 
     @property
@@ -84,6 +84,6 @@ class WatchedModel(Model):
                 if hasattr(module, "_hf_hook") or (registry is not None and registry.hooks):
                     raise UnsupportedModelError(
                         f"{self.name} is offloaded, cast layer by layer or cached ({type(part).__name__} has hooks of "
-                        "accelerate or diffusers), so its tensors are not where they seem: load it again without, such "
-                        "as with load_model(source, dtype='float16')."
+                        "accelerate or diffusers), so its tensors are not where they seem: load it again without them, "
+                        "such as with load_model(source, dtype='float16')."
                     )

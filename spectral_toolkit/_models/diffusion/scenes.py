@@ -1,6 +1,6 @@
 """The bundled generative model: a Flux transformer that sees patches of pixels, noised as in its training.
 
-Its layers are watched as those of `FluxModel` are; caption tokens are its special tokens. There is no autoencoder.
+Its layers are watched like those of `FluxModel`; caption tokens are its special tokens. There is no autoencoder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .noising import steps_of
 class ScenesDiffusionModel(FluxBlocks, DiffusionModel):
     """The bundled generative model; see `spectral_toolkit.scenes.flow`.
 
-    A timestep of 700 mixes 300 parts of the picture with 700 of noise. Prompts are captions of scenes, such as "two
+    A timestep of 700 mixes 300 parts of the image with 700 parts of noise. Prompts are captions of scenes, such as "two
     rings and a star".
     """
 
@@ -70,7 +70,7 @@ class ScenesDiffusionModel(FluxBlocks, DiffusionModel):
         return flow.build(config.num_layers, heads, heads * config.attention_head_dim)
 
     def latents(self, pixels: np.ndarray) -> torch.Tensor:
-        """Pictures as patches (image, patch, 192): the model sees pixels."""
+        """Images as patches (image, patch, 192), because the model sees pixels."""
         return flow.to_tokens(self.processor.normalise(pixels, self.device, self.dtype))
 
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class ScenesDiffusionModel(FluxBlocks, DiffusionModel):
 
 
 def load_scenes_diffusion(folder: Path, device: torch.device, dtype: torch.dtype | None) -> ScenesDiffusionModel:
-    """Load the bundled model; weights are stored in float16 and computed with in float32 unless ``dtype`` says else."""
+    """Load the bundled model; weights are stored in float16, and by default computation is in float32."""
     try:
         from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler

@@ -1,9 +1,9 @@
-"""Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206): picture and text attend to each other.
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206): image and text attend to each other.
 
-Patches are the grid; text tokens are special tokens, ``text_0`` and on, CLIP's before T5's. The model puts them behind
-the patches and a capture in front. The last block throws its text states away, so it has queries, keys and values of
-text and no tokens. In some blocks of 3.5 the patches attend to each other alone besides (``attn2``): a layer of its
-own, without special tokens.
+Patches form the grid; text tokens are special tokens, ``text_0`` and so on, CLIP's before T5's. The model puts them
+after the patches, and a capture puts them first. The last block discards its text states, so it has queries, keys and
+values of text but no tokens. In some blocks of 3.5 the patches also attend to each other alone (``attn2``), which is a
+separate layer without special tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .patches import PatchModel
 from .watching import Seen
 
 T5_LENGTH = 256
-"""Tokens of a prompt as T5 reads it, diffusers' default; CLIP's 77 come before them."""
+"""Tokens of a prompt as T5 reads it, by diffusers' default; CLIP's 77 tokens come before them."""
 
 
 @dataclass
@@ -42,8 +42,8 @@ class SD3Model(PatchModel):
         largest = (config.pos_embed_max_size or max(size)) * self.patch_size[0]
         if max(size) > largest:
             raise SpectralToolkitError(
-                f"size={size} does not fit {self.name}: it has positions for {config.pos_embed_max_size} patches each "
-                f"way; the nearest is {(min(size[0], largest), min(size[1], largest))}."
+                f"size={size} does not fit {self.name}: it has positions for {config.pos_embed_max_size} patches in "
+                f"each direction; the nearest is {(min(size[0], largest), min(size[1], largest))}."
             )
 
     def tokens_of(self, layer: str, seen: Seen) -> Seen:
@@ -78,7 +78,7 @@ class SD3Model(PatchModel):
 
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
         if self._reader("") and self._reader("_2"):
-            # diffusers itself takes zeros where there is no T5.
+            # diffusers itself uses zeros where there is no T5.
             every = {"prompt_2": None, "prompt_3": None, "max_sequence_length": T5_LENGTH}
             states, _, pooled, _ = self.encoded_prompt(**every, do_classifier_free_guidance=False)
         else:
@@ -87,7 +87,7 @@ class SD3Model(PatchModel):
         return {name: part.to(self.device, self.dtype) for name, part in told.items()}
 
     def _pieces(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text states where a CLIP is missing, which the pipeline cannot do: zeros stand in its place."""
+        """Text states where a CLIP is missing, which the pipeline cannot compute: zeros take its place."""
         config: Any = self.tower.config
         states = self.zeros(len(self.special_tokens), config.joint_attention_dim)
         pooled = self.zeros(config.pooled_projection_dim)
@@ -95,7 +95,8 @@ class SD3Model(PatchModel):
             if reader := self._reader(ending):
                 found = reader[1](self._ids(reader[0], self._clip_length), output_hidden_states=True)
                 hidden, summary = found.hidden_states[-2], found[0]
-                # The first CLIP's come first, the second's last: what is missing is as wide as what is left.
+                # The first CLIP's states come first, the second's last: the missing part is as wide as the remaining
+                # width.
                 start = 0 if not ending else config.pooled_projection_dim - summary.shape[-1]
                 states[:, : self._clip_length, start : start + hidden.shape[-1]] = hidden
                 pooled[:, start : start + summary.shape[-1]] = summary

@@ -1,4 +1,4 @@
-"""UNets of Stable Diffusion 1.x, 2.x and XL: their self-attention, at every resolution they have.
+"""UNets of Stable Diffusion 1.x, 2.x and XL: their self-attention, at all of their resolutions.
 
 Layers are the ``attn1`` of every transformer block, named as the UNet names them and ordered as they run: down, middle,
 up. Cross-attention to the prompt (``attn2``) is not captured.
@@ -16,11 +16,11 @@ from ..model import LayerShape
 from .base import DiffusionModel
 
 TEXT_LENGTH = 77
-"""Tokens of a prompt, as CLIP pads it."""
+"""Number of tokens to which CLIP pads a prompt."""
 
 
 def is_xl(config: Any) -> bool:
-    """Whether a UNet is told sizes and a pooled prompt besides, as SDXL is."""
+    """Whether a UNet also takes sizes and a pooled prompt, like SDXL."""
     return config.get("addition_embed_type") == "text_time"
 
 
@@ -42,17 +42,21 @@ class UNetModel(DiffusionModel):
             "encoder_hid_dim_type": (None, "text_proj"),
         }
         for setting, known in needs.items():
-            # The attribute and not the item: loading an IP-Adapter changes that alone.
+            # The attribute and not the item, because loading an IP-Adapter changes only the attribute.
             if (value := getattr(config, setting, None)) not in known:
                 raise UnsupportedModelError(
-                    f"{self.name} ({type(self.tower).__name__}) needs more than pictures and a prompt "
-                    f"({setting}={value!r}): unload what was added to it (IP-Adapter: pipe.unload_ip_adapter()), or "
+                    f"{self.name} ({type(self.tower).__name__}) needs more than images and a prompt "
+                    f"({setting}={value!r}): unload its additions (IP-Adapter: pipe.unload_ip_adapter()), or "
                     "use a text-to-image UNet."
                 )
 
     def find_layers(self) -> tuple[str, ...]:
         names = [name for name, module in self.tower.named_modules() if name.endswith(".attn1") and _is_self(module)]
-        stages = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # not the order in which modules are registered
+        stages = {
+            "down_blocks": 0,
+            "mid_block": 1,
+            "up_blocks": 2,
+        }  # which is not the order in which modules are registered
         return tuple(sorted(names, key=lambda name: stages[name.partition(".")[0]]))
 
     @property
@@ -62,7 +66,7 @@ class UNetModel(DiffusionModel):
 
     @property
     def size_step(self) -> tuple[int, int]:
-        # The UNet itself would pad what cannot be halved, and cells would then no longer lie over the picture.
+        # The UNet itself would pad a grid that cannot be halved, and patches would then no longer match the image.
         step = self.patch_size[0] * 2**self._halvings
         return (step, step)
 
@@ -70,7 +74,7 @@ class UNetModel(DiffusionModel):
     def reads_prompts(self) -> bool:
         if not is_xl(self.tower.config):
             return super().reads_prompts
-        # The pooled prompt comes from the second encoder; the refiner has no other.
+        # The pooled prompt comes from the second encoder, which is the only one of the refiner.
         first, second = (
             [getattr(self.pipeline, f"{name}{number}", None) is not None for name in ("text_encoder", "tokenizer")]
             for number in ("", "_2")
@@ -84,7 +88,7 @@ class UNetModel(DiffusionModel):
         return LayerShape((size[0] // cell, size[1] // cell), attention.heads, channels, channels, attention.out_dim)
 
     def _level(self, layer: str) -> int:
-        """How often the picture has been halved where the layer is."""
+        """How often the image has been halved before the layer."""
         tower: Any = self.tower
         stage, place = layer.split(".")[:2]
         if stage == "down_blocks":
@@ -109,9 +113,9 @@ class UNetModel(DiffusionModel):
         return told
 
     def _sizes_and_pooled(self, size: tuple[int, int], pooled: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """What SDXL is told besides: the picture has this size, nothing was cropped, and this is wanted."""
+        """SDXL's further inputs: the size of the image, no cropping, and the wanted size."""
         config: Any = self.tower.config
-        # The refiner is told one number instead of the wanted size: how pleasing the picture is.
+        # The refiner takes one number instead of the wanted size: the aesthetic score of the image.
         base, refiner = [*size, 0, 0, *size], [*size, 0, 0, 6.0]
         width = config.addition_time_embed_dim
         known = [len(ids) * width for ids in (base, refiner)]
@@ -123,7 +127,7 @@ class UNetModel(DiffusionModel):
         numbers = dict(zip(known, (base, refiner), strict=True)).get(rest - pooled.shape[-1])
         if numbers is None:
             raise UnsupportedModelError(
-                f"{self.name} is told {rest - pooled.shape[-1]} numbers about sizes, and {known[0]} or {known[1]} are "
+                f"{self.name} takes {rest - pooled.shape[-1]} numbers about sizes, but {known[0]} or {known[1]} are "
                 "known: it is neither SDXL's base nor its refiner."
             )
         ids = torch.tensor([numbers], dtype=self.dtype, device=self.device)

@@ -1,10 +1,10 @@
-"""Seeing queries, keys and values of diffusers' attention modules, whatever processor the user has installed.
+"""Observes queries, keys and values of diffusers' attention modules, whatever processor the user has installed.
 
-While a capture runs, each watched module's ``forward`` is wrapped: the module's own processor computes as ever, and
-what it hands to PyTorch's scaled dot product attention is noted on the way. So nothing is computed in another way,
-nothing is computed twice, and normalisation, rotary positions, fused projections, adapters and joint attention are all
-in what is seen. Processors themselves are never touched. The few that compute attention without that function are
-known by name, and their projections are computed a second time.
+While a capture runs, each watched module's ``forward`` is wrapped: the module's own processor computes as usual, and
+the arguments that it passes to PyTorch's scaled dot product attention are recorded. Nothing is computed differently or
+twice, and the recorded values include normalisation, rotary positions, fused projections, adapters and joint attention.
+Processors themselves are never changed. The few that compute attention without that function are known by name, and
+their projections are computed a second time.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from torch.overrides import TorchFunctionMode
 from ...errors import SpectralToolkitError, UnsupportedModelError
 
 _PROJECTING = ("AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor", "AttnProcessorNPU")
-"""Processors of diffusers without PyTorch's function, all of which project as their base does."""
+"""Processors of diffusers that do not use PyTorch's function; all of them project like their base class."""
 
 _COMPUTES_ITSELF = "computes attention by code of its own, which cannot be watched"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one softmax saw: (image, head, token, channel), keys and values repeated to the query heads.
+    """What one softmax saw: (image, head, token, channel), with keys and values repeated to the query heads.
 
-    ``bias`` is what is added to the scores, (image, head, query, key), or None; ``rotary`` what the module was given to
-    turn queries and keys by, as it was given, or None.
+    ``bias`` is added to the scores, (image, head, query, key), or None; ``rotary`` is the module's argument for the
+    rotation of queries and keys, unchanged, or None.
     """
 
     query: torch.Tensor
@@ -47,9 +47,9 @@ Listener = Callable[[Seen], None]
 
 @contextmanager
 def watching(listeners: Mapping[torch.nn.Module, Listener], name: str) -> Iterator[None]:
-    """Have every call of the attention modules told to their listeners; leave no trace afterwards.
+    """Report every call of the attention modules to their listeners, and leave no trace afterwards.
 
-    ``name`` is the model's, for messages.
+    ``name`` is the name of the model, for messages.
 
     Raises
     ------
@@ -59,10 +59,10 @@ def watching(listeners: Mapping[torch.nn.Module, Listener], name: str) -> Iterat
     own: dict[torch.nn.Module, Any] = {}
     try:
         for module, listener in listeners.items():
-            # Libraries that offload keep a forward of their own there too.
+            # Libraries that offload models also keep a forward of their own there.
             before = module.__dict__.get("forward")
             if hasattr(before, "_spectral_toolkit"):
-                raise SpectralToolkitError(f"{name} is being captured already: wait for the first capture to end.")
+                raise SpectralToolkitError(f"{name} is already being captured: wait for the first capture to end.")
             own[module] = before
             object.__setattr__(module, "forward", _watched(module, module.forward, listener, name))
         yield
@@ -95,7 +95,7 @@ def _watched(module: Any, forward: Callable[..., Any], listener: Listener, name:
 
 
 class _Noting(TorchFunctionMode):
-    """Notes the arguments of every scaled dot product attention in its context."""
+    """Records the arguments of every scaled dot product attention in its context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,10 +110,10 @@ class _Noting(TorchFunctionMode):
 
 def _seen(module: Any, call: dict[str, Any], name: str) -> Seen:
     query, key, value = (call[part].detach() for part in ("query", "key", "value"))
-    if query.dim() == 3:  # heads laid into the batch
+    if query.dim() == 3:  # heads are part of the batch
         query, key, value = (part.unflatten(0, (-1, module.heads)) for part in (query, key, value))
     if key.shape[-2] != query.shape[-2]:
-        what = f"lets {query.shape[-2]} tokens look at {key.shape[-2]}, some of which are not of the picture"
+        what = f"lets {query.shape[-2]} tokens attend to {key.shape[-2]}, some of which are not from the image"
         raise _refused(type(getattr(module, "processor", None)), name, what)
     if key.shape[1] != query.shape[1]:  # grouped queries
         key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
@@ -130,7 +130,7 @@ def _projected(
     temb: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> Seen:
-    """Queries, keys and values as diffusers' plain processors make them."""
+    """Queries, keys and values as diffusers' plain processors compute them."""
     if module.spatial_norm is not None:
         hidden_states = module.spatial_norm(hidden_states, temb)
     if hidden_states.dim() == 4:

@@ -1,4 +1,4 @@
-"""The frozen twin of the explorer: one HTML file to switch, tap and compare in, without Python or network."""
+"""The frozen page: the explorer as one HTML file in which to switch, tap and compare without Python or a network."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _GENERATOR = b'name="generator" content="spectral_toolkit'
 
 
 class FrozenPage:
-    """A frozen page that a notebook shows as it is, with and without a kernel.
+    """A frozen page, which a notebook shows with and without a kernel.
 
     Attributes
     ----------
     html
-        The page, whole.
+        The whole page.
     """
 
     def __init__(self, html: str, sheet: bytes, title: str, height: int) -> None:
@@ -44,12 +44,12 @@ class FrozenPage:
         self._height = height
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the page to a file; an earlier page of ours is replaced, anything else is not.
+        """Write the page to a file, which may replace an earlier frozen page but nothing else.
 
         Raises
         ------
         SpectralToolkitError
-            If something else is there.
+            If another file is there.
         """
         target = local_path(path)
         _refuse_foreign(target)
@@ -57,16 +57,16 @@ class FrozenPage:
         return target
 
     def _repr_html_(self) -> str:
-        # Several of these may stand in one notebook: each has a document of its own, where it can disturb nothing and
-        # nothing can disturb it. Jupyter takes the frame out of a notebook that is not trusted, and the attribute
-        # 'popover' from what surrounds the still picture, which a browser hides until then: it stands in for the frame.
+        # One notebook may hold several of these: each has a document of its own, so that it cannot disturb the others.
+        # In a notebook that is not trusted, Jupyter removes the frame, and also the attribute 'popover' around the
+        # still image, which a browser hides until then: the image then stands in for the frame.
         page = self.html.replace("&", "&amp;").replace("'", "&#39;")
         title = escape(self._title)
         still = base64.b64encode(self._sheet).decode("ascii")
         return (
             f"<iframe title=\"{title}\" sandbox='allow-scripts' loading='lazy' "
             f"style='width:100%;height:{self._height}px;border:0;border-radius:8px;resize:vertical' srcdoc='{page}'>"
-            f'</iframe><div popover><img alt="{title}: the pictures, and their first eigenvectors" '
+            f'</iframe><div popover><img alt="{title}: the images and their first eigenvectors" '
             f"src='data:image/png;base64,{still}'></div>"
         )
 
@@ -99,7 +99,7 @@ def freeze(
     height: int = 760,
     progress: bool = True,
 ) -> FrozenPage:
-    """Make the page that the explorer would be without Python: switches, eigenvectors, affinity rows, all in one file.
+    """Make a frozen page: the explorer without Python, with switches, eigenvectors and affinity rows in one file.
 
     Parameters
     ----------
@@ -107,25 +107,26 @@ def freeze(
         Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
         or anything it takes.
     images
-        Anything ``st.load_images`` takes. With activations or a bundle they may be left out, or be the originals, which
-        are sharper than what the model saw.
+        Anything ``st.load_images`` takes. With activations or a bundle it may be left out, or be the original images,
+        which are sharper than what the model saw.
     path
-        Where to write the page; None only returns it. An earlier page of ours is replaced, anything else is not.
+        Where to write the page; None only returns it. It may replace an earlier frozen page, but nothing else.
     kinds
         Affinities to switch between.
     presets
-        Choices of layers to switch between: ``"all"``, ``"early"``, ``"middle"``, ``"late"``, or weights of the layers
-        by any name.
+        Choices of layers to switch between: ``"all"``, ``"early"``, ``"middle"``, ``"late"``, or a mapping from any
+        names to layer weights.
     kernel
-        One for all affinities, or a mapping from kind to kernel; None takes the default of each.
+        One kernel for all affinities, or a mapping from kind to kernel; None takes the default of each.
     n_eigenvectors
-        Beside the trivial constant one.
+        How many eigenvectors to compute, besides the trivial constant one.
     regions
         Whether to find segments and instances too, which takes most of the time.
     n_segments
         As in ``st.segment``.
     row_bytes
-        What rows of affinities may take before compression: decides for how many patches they are kept. 0 keeps none.
+        How many bytes the affinity rows may take before compression: this decides for how many patches they are kept. 0
+        keeps none.
     device, seed
         As in ``st.solve``.
     start
@@ -136,19 +137,20 @@ def freeze(
     opacity, max_side, title
         As in ``st.report``.
     height
-        Of the frame in a notebook, in screen pixels.
+        Height of the frame in a notebook, in screen pixels.
     progress
         Whether to show progress bars.
 
     Returns
     -------
     FrozenPage
-        Shows itself as the last line of a cell, and goes on doing so in saved and converted notebooks.
+        A notebook shows it where it is the last line of a notebook cell, also after the notebook was saved or
+        converted.
 
     Raises
     ------
     SpectralToolkitError
-        If the source is none of these, or something else is at ``path``.
+        If the source is none of these, or ``path`` is another file.
 
     Examples
     --------

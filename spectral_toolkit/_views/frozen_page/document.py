@@ -20,16 +20,22 @@ from ..templating import render
 from .packing import pack
 
 VIEWS = {
-    "component": ("Eigenvector", "One eigenvector over the picture: gold and blue are its two sides."),
+    "component": ("Eigenvector", "One eigenvector over the image: gold and blue are its two sides."),
     "grid": ("All", "Every eigenvector side by side; choose one to see it large."),
     "rgb": ("RGB", "Three eigenvectors as red, green and blue: patches of one colour belong together."),
-    "segments": ("Segments", "The patches sorted into groups by all eigenvectors at once."),
-    "instances": ("Instances", "Connected things, found by merging neighbours; a part lies on top of its whole."),
-    "spectrum": ("Spectrum", "The eigenvalues: what each cut costs, and the widest gap; and where the cut lives."),
+    "segments": ("Segments", "The patches sorted into segments by all eigenvectors at once."),
+    "instances": (
+        "Instances",
+        "Connected objects found by merging neighbouring segments; a part lies on top of its whole.",
+    ),
+    "spectrum": (
+        "Spectrum",
+        "The eigenvalues, which are cut values, with their widest gap, and the cut value in each layer.",
+    ),
 }
-"""The tabs: name to label and explanation."""
+"""The tabs: each name with its label and explanation."""
 
-_SHEET_WIDTH = 900  # pixels of the picture that stands in where no script may run
+_SHEET_WIDTH = 900  # pixels of the image that is shown where no script may run
 
 
 def document(content: Content, shown: list[ShownPicture], *, title: str, opacity: float, start: dict[str, Any]) -> str:
@@ -60,7 +66,7 @@ def document(content: Content, shown: list[ShownPicture], *, title: str, opacity
 
 
 def contact_sheet(content: Content, shown: list[ShownPicture], opacity: float) -> bytes:
-    """A PNG for those who may run no script: every picture, and its first eigenvector under each affinity."""
+    """A PNG for pages that may run no script: every image, and its first eigenvector under each affinity."""
     columns = len(content.kinds) + 1
     side = min(max(96, _SHEET_WIDTH // columns), 300)
     rows = []
@@ -83,7 +89,7 @@ def contact_sheet(content: Content, shown: list[ShownPicture], opacity: float) -
 
 
 def first_colours(eig: Any, index: int) -> np.ndarray:
-    """Colours of the first eigenvector of one picture, uint8 (y, x, 3)."""
+    """Colours of the first eigenvector of one image, uint8 (y, x, 3)."""
     number = int(eig.coords["component"].values[0])
     field = eig["eigenvector"].isel(image=index).sel(component=number).transpose("y", "x").values
     return colour_field(field, colour_limit(eig, index, number))
@@ -104,10 +110,10 @@ def _thumbnail(content: Content, picture: ShownPicture) -> dict[str, Any]:
 def _facts(content: Content, attrs: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("Model", str(attrs.get("model", "not recorded"))),
-        ("Pictures", str(len(content.images))),
+        ("Images", str(len(content.images))),
         ("Layers", str(len(content.layers))),
         ("Eigenvectors", str(content.settings[0].eig.sizes["component"])),
-        ("Solved", "each picture alone"),
+        ("Solved", "each image alone"),
     ]
 
 

@@ -1,8 +1,8 @@
-"""What a frozen page shows, as one compressed block of bytes that its script unpacks: a JSON head, then uint8 arrays.
+"""Packs what a frozen page shows into one compressed block of bytes: a JSON head, then uint8 arrays.
 
-Numbers are stored as what colours them, one byte each: an eigenvector runs from minus its limit (0) to its limit (255),
-a row of an affinity from 0 to its largest entry beside the patch itself, by the square root, which keeps small entries
-apart.
+Each number is stored as its place on the colour scale, in one byte: an eigenvector runs from minus its limit (0) to
+its limit (255), and an affinity row from 0 to its largest entry besides the patch itself, by the square root, which
+keeps small entries apart.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _STATISTICS = ("eigenvalue", "residual", "eigengap")
 
 
 class Block:
-    """Arrays of bytes one after the other, each known by where it begins and its shape."""
+    """Arrays of bytes one after the other; each is known by its offset and its shape."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._at = 0
 
     def add(self, values: np.ndarray) -> dict[str, Any]:
-        """Put in an array of uint8; what is returned finds it again."""
+        """Add an array of uint8; return what is needed to find it again."""
         data = np.ascontiguousarray(values, dtype=np.uint8).tobytes()
         place = {"at": self._at, "shape": list(values.shape)}
         self._parts.append(data)
@@ -45,13 +45,13 @@ class Block:
         return place
 
     def packed(self, head: Mapping[str, Any]) -> bytes:
-        """Length of the head (4 bytes, little-endian), head, arrays; compressed as zlib does."""
+        """Pack the length of the head (4 bytes, little-endian), the head and the arrays, compressed by zlib."""
         text = json.dumps(head, separators=(",", ":"), allow_nan=False).encode()
         return zlib.compress(len(text).to_bytes(4, "little") + text + b"".join(self._parts), 9)
 
 
 def pack(content: Content, shown: list[ShownPicture]) -> bytes:
-    """Everything that changes on the page."""
+    """Pack everything that changes on the page."""
     block = Block()
     first = content.settings[0].eig
     head = {
@@ -81,7 +81,7 @@ def pack(content: Content, shown: list[ShownPicture]) -> bytes:
 
 
 def quantised_field(values: np.ndarray, limit: float) -> np.ndarray:
-    """Bytes of a field: 0 at ``-limit``, 255 at ``limit``, as `colour_field` chooses colours.
+    """Bytes of a field: 0 at ``-limit`` and 255 at ``limit``, as `colour_field` chooses colours.
 
     Examples
     --------
@@ -93,7 +93,8 @@ def quantised_field(values: np.ndarray, limit: float) -> np.ndarray:
 
 
 def quantised_rows(rows: np.ndarray) -> np.ndarray:
-    """Bytes of affinity rows (source, y, x): 255 at the second largest entry of each, the patch itself being the first.
+    """Bytes of affinity rows (source, y, x): 255 at the second largest entry of each, as the largest is the patch
+    itself.
 
     Examples
     --------
@@ -126,7 +127,7 @@ def _preset(content: Content, preset: str) -> dict[str, Any]:
 
 
 def _picture(setting: Setting, index: int, block: Block) -> dict[str, Any]:
-    """One picture under one setting."""
+    """One image under one setting."""
     eig = setting.eig
     numbers = [int(number) for number in eig.coords["component"].values]
     limits = [colour_limit(eig, index, number) for number in numbers]
@@ -158,7 +159,7 @@ def _picture(setting: Setting, index: int, block: Block) -> dict[str, Any]:
 
 
 def _labels(segments: np.ndarray) -> np.ndarray:
-    """Labels counted from 1 in the order of their numbers; 0 for cells without one."""
+    """Labels counted from 1 in the order of their numbers; 0 for patches without a label."""
     _, places = np.unique(np.where(segments < 0, -1, segments), return_inverse=True)
     return places.reshape(segments.shape) + (0 if (segments < 0).any() else 1)
 

@@ -1,10 +1,10 @@
 "use strict";
-// Draws what is in the block: `state` says what, `paint` is called after every change, and nothing is ever asked of a network.
+// Draws what is in the block: `state` says what, `paint` is called after every change, and no request ever leaves the page.
 const $ = (selector, within = document) => within.querySelector(selector);
 const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
 const SVG = "http://www.w3.org/2000/svg";
 
-// All text goes in as text: a name is never read as markup.
+// All text is inserted as text: a name is never read as markup.
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -54,7 +54,7 @@ function valueOf(one, component, place) {
   return ((2 * field(one, component)[place]) / 255 - 1) * one.limits[component];
 }
 
-// One scale for the three: the magnitude that 99 per cent of their values stay below, as in st.overlay.
+// One scale for all three: the magnitude that 99 per cent of their values do not exceed, as in st.overlay.
 function threeColours(one) {
   const [rows, columns] = gridOf(one);
   const n = rows * columns;
@@ -76,7 +76,7 @@ function labelColours(labels) {
   return pixels;
 }
 
-// Masks may overlap: the smaller lies on top, and is the one that a cell is counted to.
+// Masks may overlap: the smaller one lies on top, and a patch is counted to it.
 function instanceLabels(one) {
   const [count, rows, columns] = one.instances.shape;
   const n = rows * columns;
@@ -107,7 +107,7 @@ function sidesOf(one) {
   return [...field(one, state.component)].map((value) => (2 * value) / 255 - 1 > state.threshold);
 }
 
-// Where neighbours lie on different sides, as the path of an SVG; the picture's own edge is no part of it.
+// Where neighbours lie on different sides, as the path of an SVG; the image's own edge is not part of it.
 function boundary(sides, [rows, columns]) {
   let path = "";
   sides.forEach((is, place) => {
@@ -118,7 +118,7 @@ function boundary(sides, [rows, columns]) {
   return path;
 }
 
-// --- pictures --------------------------------------------------------------------------------------------------------
+// --- images ----------------------------------------------------------------------------------------------------------
 
 function stage(node = make("div", { class: "stage" })) {
   node.append(make("img", { alt: "" }), make("canvas"), draw("svg", { preserveAspectRatio: "none" }));
@@ -155,7 +155,7 @@ function hatch(node, cells) {
   }
 }
 
-// The patch whose rows were kept, as a cell of a grid: the middle of each cell of the coarse grid.
+// The patch whose rows were kept, on a finer grid: the middle of each patch of the coarse grid.
 const kept = (size, place, of) => Math.floor(((place + 0.5) * size) / of);
 
 function patchOn([rows, columns]) {
@@ -166,7 +166,7 @@ function nearestSource(y, x) {
   return [y, x].map((part, axis) => Math.max(0, Math.min(head.sources[axis] - 1, Math.floor(part * head.sources[axis]))));
 }
 
-// --- what surrounds them ---------------------------------------------------------------------------------------------
+// --- what surrounds the images ---------------------------------------------------------------------------------------
 
 const named = (side) => head.kinds[state.sides[side].kind];
 const layersOf = (side) => head.presets[state.sides[side].preset];
@@ -198,7 +198,7 @@ function readout(side) {
   return where + signed(valueOf(one, state.component, place));
 }
 
-// The share of patches above the threshold; what no affinity reaches does not count.
+// The share of patches above the threshold; isolated patches do not count.
 function showShare(section, one, sides) {
   const node = $(".share", section);
   node.hidden = !sides;
@@ -238,7 +238,7 @@ function showRows(section, side, one) {
   const box = $(".rows", section);
   if (!box) return;
   if (!state.patch) {
-    box.replaceChildren(make("p", { class: "invite" }, "Tap a patch in the picture: which others does the model tie to it?"));
+    box.replaceChildren(make("p", { class: "invite" }, "Tap a patch in the image to see its affinities to all others."));
     return;
   }
   const [, rows, columns] = one.rows.shape;
@@ -260,7 +260,7 @@ function showRows(section, side, one) {
     return figure;
   });
   box.replaceChildren(
-    make("h3", {}, `${label} ties of ${patch}`),
+    make("h3", {}, `${label} affinities of ${patch}`),
     joint,
     make("p", { class: "amounts", "aria-hidden": "true" }, "none", make("i"), "strongest"),
     make("div", { class: "layers" }, ...small),
@@ -325,13 +325,13 @@ function shares(bars) {
     return make("td", {}, bar, `${Math.round(100 * part)} %`);
   };
   const rows = bars.map(([name, mass, share, cut, holds]) => {
-    const last = make("td", { class: holds ? "holds" : "cuts" }, cut === null ? "no mass" : `${cut.toPrecision(3)} `);
+    const last = make("td", { class: holds ? "holds" : "cuts" }, cut === null ? "no edges" : `${cut.toPrecision(3)} `);
     if (cut !== null) last.append(make("span", {}, holds ? "holds" : "cut through"));
     return make("tr", {}, make("th", { scope: "row" }, name), cell(mass), cell(share), last);
   });
-  const names = ["Layer", "Mass", "Share of λ", "Cut value"].map((name) => make("th", { scope: "col" }, name));
+  const names = ["Layer", "Share of degrees", "Share of λ", "Cut value"].map((name) => make("th", { scope: "col" }, name));
   return make("table", { class: "shares" },
-    make("caption", {}, `Component ${head.components[state.component]}: where it lives, layer by layer`),
+    make("caption", {}, `Component ${head.components[state.component]}, layer by layer`),
     make("thead", {}, make("tr", {}, ...names)), make("tbody", {}, ...rows));
 }
 
@@ -350,7 +350,7 @@ function paintSide(side) {
     const node = $(".stage", section);
     const sides = sidesOf(one);
     show(node, gridOf(one), colours(one, sides), `${title(side)}, over ${head.images[state.image].name}. Arrow keys choose a patch.`);
-    // A colour between two labels would be a third.
+    // A colour between two labels would look like a third label.
     $("canvas", node).classList.toggle("labels", ["segments", "instances"].includes(state.view));
     hatch(node, one.isolated);
     if (sides) {
@@ -371,7 +371,7 @@ function paintSide(side) {
   paintCursor(side);
 }
 
-// The cursor is linked: both sides show the cell under it, and what each has there.
+// The cursor is linked: both sides show the patch under it, and their values there.
 function paintCursor(side) {
   const section = $$(".side")[side];
   if (section.hidden || $(".large", section).hidden) return;
@@ -527,7 +527,7 @@ async function begin() {
   });
   state.view = start.view;
   if (start.patch && head.sources) state.patch = nearestSource(...start.patch);
-  // A browser that went back to this page may have kept the controls as they were left.
+  // A browser that returns to this page may have kept the controls as they were.
   document.body.classList.toggle("is-smooth", $("#smooth").checked);
   showOpacity();
   showThreshold();
@@ -537,6 +537,6 @@ async function begin() {
 }
 
 begin().catch((error) => {
-  $("#still").textContent = `This browser cannot show the page (${error.message}): one from 2023 or later can.`;
+  $("#still").textContent = `This browser cannot show the page (${error.message}): use a browser from 2023 or later.`;
   $("#still").hidden = false;
 });

@@ -1,8 +1,9 @@
-"""The explorer: pictures, layers and affinities of a model, live in a notebook.
+"""The explorer: images, layers and affinities of a model, live in a notebook.
 
-``state.py`` is what the controls say; ``session.py`` computes what a state shows, by calls of the public functions;
-``worker.py`` does so on a thread; ``controls.py`` are the widgets; ``tiles.py``, ``charts.py``, ``panes.py`` and
-``picture.py`` draw; ``live.py`` and ``offline.py`` get the drawings into a page; ``widget.py`` joins them.
+The engine is ``_explorer``: its ``state.py`` holds the settings of the controls, ``session.py`` computes what a state
+shows, and ``worker.py`` does so on a thread. Here ``controls.py`` makes the widgets; ``tiles.py``, ``charts.py``,
+``figures.py`` and ``still.py`` draw; ``live.py`` and ``offline.py`` get the drawings into a page; ``explorer.py`` joins
+them.
 """
 
 from importlib.util import find_spec

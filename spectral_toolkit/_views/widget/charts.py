@@ -1,4 +1,4 @@
-"""The two charts: eigenvalues with their widest gap, and what a cut costs in each layer. Drawn once by HoloViews."""
+"""The two charts: eigenvalues with their widest gap, and the value of a cut in each layer. Drawn once by HoloViews."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WIDTH, _HEIGHT = 640, 340
 
 @dataclass
 class SpectrumChart:
-    """Eigenvalues of one or two settings, the chosen component filled, the widest eigengap marked and named."""
+    """Eigenvalues of one or two settings: the chosen component is filled, the widest eigengap is marked and named."""
 
     def __post_init__(self) -> None:
         stems = hv.Segments([(0.0, 0.0, 0.0, 0.0)], group="Gap").opts(backend="bokeh", line_width=3, alpha=0.55)
@@ -37,7 +37,7 @@ class SpectrumChart:
         _add_hover(self.figure, Scatter, [("eigenvector", "@number"), ("eigenvalue", "@y{0.0000}"), ("", "@of")])
 
     def show(self, results: Mapping[str, xr.Dataset], component: int) -> None:
-        """Eigenvalues of the first image of each result, by its name."""
+        """Show the eigenvalues of the first image of each result, by its name."""
         *columns, ranges = charts.eigenvalue_columns(results, component)
         self._points.data, self._stems.data, self._words.data = columns
         _fit(self.figure, *ranges)
@@ -49,7 +49,7 @@ class SpectrumChart:
 
 @dataclass
 class LayersChart:
-    """What the cut of one component costs in every layer alone, beside what it costs in all together."""
+    """The value of one component's cut in every layer alone, beside its value in all layers together."""
 
     def __post_init__(self) -> None:
         bars = hv.Rectangles([(0.0, 0.0, 0.1, 0.1)], group="Cost").opts(backend="bokeh", line_color=None, alpha=0.85)
@@ -65,11 +65,11 @@ class LayersChart:
         glyphs = {type(r.glyph): r.glyph for r in self.figure.renderers}
         glyphs[Quad].fill_color = "ink"
         glyphs[Segment].line_color = "ink"
-        tips = [("layer", "@name"), ("cost alone", "@top{0.000}"), ("share of the cost", "@share{0%}")]
-        _add_hover(self.figure, Quad, [*tips, ("share of the weight", "@mass{0%}"), ("", "@of")])
+        tips = [("layer", "@name"), ("cut value alone", "@top{0.000}"), ("share of the eigenvalue", "@share{0%}")]
+        _add_hover(self.figure, Quad, [*tips, ("share of the degrees", "@mass{0%}"), ("", "@of")])
 
     def show(self, results: Mapping[str, xr.Dataset], component: int, layers: Sequence[str]) -> None:
-        """Costs of one component; layers of weight 0 have none."""
+        """Show the cut values of one component; layers of weight 0 have none."""
         *columns, ranges = charts.layer_columns(results, component, layers)
         self._bars.data, self._joint.data, self._words.data = columns
         _fit(self.figure, *ranges)

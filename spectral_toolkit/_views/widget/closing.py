@@ -1,4 +1,4 @@
-"""Widgets closed whole, with all that belongs to them."""
+"""Closes widgets together with everything that belongs to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ipywidgets as widgets
 
 
 def close_whole(widget: Any) -> None:
-    """Close a widget with its layout and style, which are widgets too that nobody else would close."""
+    """Close a widget with its layout and style, which are widgets too and would otherwise stay open."""
     widget.unobserve_all()
     for part in ("layout", "style"):
         if getattr(widget, part, None) is not None:
@@ -17,7 +17,7 @@ def close_whole(widget: Any) -> None:
 
 
 def inside(box: widgets.Box) -> list[widgets.Widget]:
-    """All widgets in a box, and in the boxes in it."""
+    """All widgets in a box and in the boxes inside it."""
     found: list[widgets.Widget] = []
     for child in box.children:
         if isinstance(child, widgets.Box):

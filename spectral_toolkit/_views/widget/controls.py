@@ -1,4 +1,4 @@
-"""The controls: plain ipywidgets that say what the state says, and tell of every change a user makes."""
+"""The controls: plain ipywidgets that show the state and report every change that a user makes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_THUMBS = 60
 
 
 class Controls:
-    """All widgets by the field they set; ``show`` moves them, ``on_change`` hears of users only."""
+    """All widgets, by the field that they set. ``show`` moves them; ``on_change`` is called for users' changes only."""
 
     def __init__(self, facts: Facts, on_change: Change, views: Sequence[str], name: str) -> None:
         self.facts = facts
@@ -66,7 +66,7 @@ class Controls:
         self.untap = widgets.Button(description="Forget patch", tooltip=wording.TIPS["untap"])
         self.untap.on_click(lambda _: self._tell(patch=None))
         segments = [("auto", "auto"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
-        self.n_segments = self._choice("n_segments", segments, "Groups")
+        self.n_segments = self._choice("n_segments", segments, "Segments")
         self.three = [self._component_of(colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))]
         self.view = self._watched(
             "view",
@@ -81,7 +81,7 @@ class Controls:
         )
 
     def left(self) -> widgets.VBox:
-        """The column beside the picture."""
+        """The column beside the image."""
         rows = [
             widgets.HBox([toggle, slider])
             for toggle, slider in zip(self.toggles.values(), self.weights.values(), strict=True)
@@ -90,9 +90,9 @@ class Controls:
         layers.add_class("st-layers")
         column = widgets.VBox(
             [
-                _headed("Picture"),
+                _headed("Image"),
                 self.image,
-                _headed("What ties two patches"),
+                _headed("Affinity between patches"),
                 self.affinity,
                 self.kernel,
                 _headed("Layers, solved together"),
@@ -109,7 +109,7 @@ class Controls:
         return column
 
     def above(self, busy: widgets.Widget) -> widgets.VBox:
-        """Above the picture: which view, and what belongs to it."""
+        """The rows above the image: the choice of the view, and its settings."""
         row = widgets.HBox([self.component, self.opacity, self.smooth, self.is_cut, *self.three, self.n_segments])
         row.layout.flex_flow = "row wrap"
         head = widgets.HBox([self.view, busy])
@@ -117,7 +117,7 @@ class Controls:
         return widgets.VBox([head, row, self.cut])
 
     def show(self, state: State) -> None:
-        """Move every widget to where the state says; nobody is told."""
+        """Move every widget to the state, without a call of ``on_change``."""
         weights = state.weights or {}
         with self._quiet():
             self._show_image(state.image)
@@ -154,7 +154,7 @@ class Controls:
             self._show_what_applies(state)
 
     def set_thumbnails(self, pictures: Sequence[np.ndarray]) -> str:
-        """The style that puts small pictures onto the buttons."""
+        """The style that shows small images on the buttons."""
         rules = [
             f".st-explorer .{self.name}-thumb-{place} {{ background-image: url({_thumb(picture)}) !important; }}"
             for place, picture in enumerate(pictures[: len(self.thumbs)])
@@ -248,7 +248,7 @@ class Controls:
         return box
 
     def _cutting(self) -> None:
-        """The switch, the slider and what stands beside it."""
+        """The switch of the cut, its slider, and the button and numbers beside it."""
         self.is_cut = widgets.Checkbox(
             description="Cut in two",
             indent=False,
@@ -262,7 +262,7 @@ class Controls:
             step=0.01,
             readout_format=".2f",
             tooltip=wording.TIPS["threshold"],
-            layout=widgets.Layout(width="430px"),  # long, as its steps are small
+            layout=widgets.Layout(width="430px"),  # long, because its steps are small
         )
 
         def moved(change: dict[str, Any]) -> None:
@@ -284,7 +284,7 @@ class Controls:
     def _layers(self) -> tuple[dict[str, widgets.ToggleButton], dict[str, widgets.FloatSlider]]:
         toggles, sliders = {}, {}
         names = short_names(list(self.facts.layers))
-        wide = min(86, max(52, 8 * max(map(len, names)) + 20))  # what the longest name takes, as far as there is room
+        wide = min(86, max(52, 8 * max(map(len, names)) + 20))  # as wide as the longest name, as far as there is room
         for layer, short in zip(self.facts.layers, names, strict=True):
             toggle = widgets.ToggleButton(
                 description=short,
@@ -331,7 +331,7 @@ class Controls:
             )
         for place, name in enumerate(names):
             thumb = widgets.ToggleButton(
-                tooltip=f"Picture {name}", layout=widgets.Layout(width=f"{THUMB}px", height=f"{THUMB}px")
+                tooltip=f"Image {name}", layout=widgets.Layout(width=f"{THUMB}px", height=f"{THUMB}px")
             )
             thumb.add_class("st-thumb")
             thumb.add_class(f"{self.name}-thumb-{place}")
@@ -344,7 +344,7 @@ class Controls:
     def _thumb_pressed(self, place: int, pressed: bool) -> None:
         if self._muted:
             return
-        if not pressed:  # the chosen picture stays chosen
+        if not pressed:  # the chosen image stays chosen
             with self._quiet():
                 self.thumbs[place].value = True
             return
@@ -352,9 +352,9 @@ class Controls:
 
 
 def _slid(change: dict[str, Any]) -> Any:
-    """The value of a change. The page counts steps of a slider from its least value: 0.34 comes as 0.3399999999999999.
+    """The value of a change, rounded: the page counts steps from a slider's minimum, and 0.34 is 0.3399999999999999.
 
-    It sends that back without a hand's doing, too, whenever it is loaded: of a slider that is off it means nothing.
+    The page also sends such a value by itself whenever it is loaded; from a slider that is off it has no meaning.
     """
     value = change["new"]
     return round(value, 2) if isinstance(value, float) else value
@@ -379,7 +379,7 @@ def _wide() -> widgets.Layout:
 
 
 def _set(widget: Any, **values: Any) -> None:
-    """Only what differs: every assignment is a message."""
+    """Assign only what differs, because every assignment is a message to the page."""
     for name, value in values.items():
         if getattr(widget, name) != value:
             setattr(widget, name, value)

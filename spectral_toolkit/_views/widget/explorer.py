@@ -1,4 +1,4 @@
-"""``st.Explorer``: one widget that joins controls, computation and pictures. It holds no numbers of its own."""
+"""``st.Explorer``: one widget that joins controls, computation and figures. It holds no numbers of its own."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from .save import sheet
 from .still import Still
 
 PATIENCE = 0.15
-"""Seconds that a change waits for its answer before the picture is dimmed and the notebook goes on."""
+"""How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
 
 
 class Explorer(Described, widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
 
-    Every control has its twin in `state`: assigning another state moves the controls and the picture.
+    Every control has a field in `state`: assigning another state moves the controls and the image.
 
     Parameters
     ----------
@@ -53,16 +53,16 @@ class Explorer(Described, widgets.VBox):
         Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
         or anything it takes.
     images
-        Anything ``st.load_images`` takes. With activations or a bundle they may be left out: the images in them are
-        shown then.
+        Anything ``st.load_images`` takes. With activations or a bundle it may be left out: their own images are shown
+        then.
     state
-        Where to begin; the default shows the first eigenvector of query-key affinity over all layers.
+        The first state; the default shows the first eigenvector of query-key affinity over all layers.
     layers, size, batch_size, seed, progress
         As ``st.capture`` takes them.
     device
-        Where spectral problems are solved.
+        The device on which spectral problems are solved.
     synchronous
-        Compute in the foreground even where a notebook's event loop runs: for scripts and tests.
+        Whether to compute in the foreground even where a notebook's event loop runs, for scripts and tests.
 
     Attributes
     ----------
@@ -71,12 +71,12 @@ class Explorer(Described, widgets.VBox):
     activations : xarray.DataTree
         The capture that is explored.
     eigenvectors : xarray.Dataset
-        The answer that is shown, of the chosen picture.
+        The result that is shown, for the chosen image.
 
     Raises
     ------
     SpectralToolkitError
-        If the model, the pictures or the state are not what is expected.
+        If the model, the images or the state are not what is expected.
 
     Examples
     --------
@@ -114,14 +114,15 @@ class Explorer(Described, widgets.VBox):
 
     @classmethod
     def from_bundle(cls, path: str | os.PathLike[str], **settings: Any) -> Explorer:
-        """Explore what was saved with `save_bundle`: no model, no GPU and no network are needed.
+        """Explore what `save_bundle` saved, without a model, a GPU or a network.
 
         Parameters
         ----------
         path
-            The bundle.
+            The path of the bundle.
         **settings
-            ``state``, ``device`` and ``synchronous``, as above; without a state it begins where the bundle was saved.
+            ``state``, ``device`` and ``synchronous``, as above; the default state is the one in which the bundle was
+            saved.
         """
         bundle = load_bundle(path)
         settings.setdefault("state", state_of(bundle))
@@ -131,13 +132,13 @@ class Explorer(Described, widgets.VBox):
 
     def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
         self._session, self._source, self._state, self._bundle = session, source, state, bundle
-        self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # one page may show explorers of several kernels
+        self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # because one page may show explorers of several kernels
         self._answer: ShownState | None = None
         self._asked: object = None
         self._worker: Worker[State] = Worker(
             session.answer, self._deliver, report=self._progress, synchronous=self._synchronous
         )
-        # Pages have a thread of their own: they take a minute, and need nothing that answers are computed from.
+        # Pages have a thread of their own: they take a minute, and use nothing from which results are computed.
         self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
         views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
         self._still = Still(self._name)
@@ -150,12 +151,12 @@ class Explorer(Described, widgets.VBox):
         self.children = self._build()
         self._open = True
         self._controls.show(state)
-        # The first view is computed at once: what is displayed then is whole, with or without a thread.
+        # The first view is computed at once, so that what is displayed is complete, with or without a thread.
         self._show(session.answer(state, _nothing))
 
     @property
     def state(self) -> State:
-        """What is shown; assign another to change it."""
+        """What is shown; assign another state to change it."""
         return self._state
 
     @state.setter
@@ -180,34 +181,34 @@ class Explorer(Described, widgets.VBox):
 
     @property
     def eigenvectors(self) -> xr.Dataset:
-        """The answer that is shown, of the chosen picture alone."""
+        """The result that is shown, for the chosen image alone."""
         self._require_current()
         assert self._answer is not None
         return self._answer.sides[0].eig
 
     @property
     def is_busy(self) -> bool:
-        """Whether an answer for the present state is still awaited; the picture is dimmed then."""
+        """Whether the result for the present state is still awaited; meanwhile the image is dimmed."""
         return self._asked is not None
 
     def code(self) -> str:
-        """Python that computes what is shown, to run in another kernel."""
+        """Python code that computes what is shown, to be run in another kernel."""
         attrs = {str(name): value for name, value in self.activations.attrs.items()}
         return as_code(self._state, self._session.facts, attrs, self._source, self._bundle)
 
     def save_figure(self, path: str) -> str:
-        """Save the picture that is shown, as PNG or SVG by the ending; returns the path, numbered if it was taken."""
+        """Save the image that is shown, as PNG or SVG by the ending; return the path, with a number if it was taken."""
         ending = ".svg" if str(path).lower().endswith(".svg") else ".png"
         self._require_current()
         if self._state.view in ("spectrum", "layers"):
             raise SpectralToolkitError(
-                f"view={self._state.view!r} is a chart: save it with the disk in its toolbar, or choose a picture."
+                f"view={self._state.view!r} is a chart: save it with the disk icon in its toolbar, or show images."
             )
         write = save.save_svg if ending == ".svg" else save.save_png
         return str(write(self._pictures.panels(), save.free_path(str(path), ending)))
 
     def save_bundle(self, path: str | os.PathLike[str]) -> Path:
-        """Save activations, eigenvectors of all pictures, pictures and the state; see ``st.save_bundle``."""
+        """Save activations, eigenvectors of all images, the images and the state; see ``st.save_bundle``."""
         answers = {}
         for question, suffix in zip(questions(self._state, self._session.facts), ("", "_other"), strict=False):
             answers[f"{question.affinity}{suffix}"] = self._session.solved_for_all(question)
@@ -217,26 +218,27 @@ class Explorer(Described, widgets.VBox):
         )
 
     def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> FrozenPage:
-        """The frozen twin: a page that can be explored without Python or a network; see ``st.freeze``.
+        """Make a frozen page, which can be explored without Python or a network; see ``st.freeze``.
 
         Parameters
         ----------
         path
-            Where to write it; None only returns it, and as the last line of a cell it shows itself.
+            Where to write it; None only returns the page, which a notebook shows if it is the last line of a notebook
+            cell.
         **settings
-            As ``st.freeze`` takes them; the defaults are what the explorer shows now.
+            Keyword arguments of ``st.freeze``; the defaults are what the explorer shows now.
         """
         return freeze(self.activations, path=path, **{**freezing_settings(self._state, self._session), **settings})
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """The widget; before it a still picture, which is what a page without the kernel shows."""
+        """Display a still image, which is what a page without the kernel shows, and then the widget."""
         self._still.show(self._drawn)
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        # Whoever cannot show the widget shows nothing in its place: the still picture is there already.
+        # A front end that cannot show the widget shows nothing in its place, as the still image is there already.
         return {"application/vnd.jupyter.widget-view+json": view, "text/html": " ", "text/plain": repr(self)}
 
     def _drawn(self) -> Image.Image:
-        """The view as a picture."""
+        """The view as an image."""
         view = self._state.view
         chart = self._spectrum if view == "spectrum" else self._layers if view == "layers" else None
         shown = [sheet(self._pictures.panels()) if chart is None else figure_picture(chart.chart.figure)]
@@ -258,7 +260,7 @@ class Explorer(Described, widgets.VBox):
         }
 
     def close(self) -> None:
-        """Stop computing, and let go of widgets, figures, activations and answers."""
+        """Stop computing, and free widgets, figures, activations and results."""
         self._end()
         self.unobserve_all()
         if self.comm is not None:
@@ -267,7 +269,7 @@ class Explorer(Described, widgets.VBox):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise SpectralToolkitError(
-            "An explorer is tied to the page that shows it and cannot be pickled or copied: keep its state and "
+            "An explorer belongs to the page that shows it and cannot be pickled or copied: keep its state and "
             "activations, and make another with Explorer(activations, state=state)."
         )
 
@@ -278,7 +280,7 @@ class Explorer(Described, widgets.VBox):
         return self.__reduce_ex__(4)
 
     def _end(self) -> None:
-        if not getattr(self, "_open", False):  # ended already, or never begun because the input was refused
+        if not getattr(self, "_open", False):  # closed already, or never started because the input was refused
             return
         self._open = False
         self._still.close()
@@ -348,7 +350,7 @@ class Explorer(Described, widgets.VBox):
             buttons.append(button)
         self._html_button = buttons[list(actions).index("html")]
         self._code = widgets.Textarea(
-            layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code; select and copy it."
+            layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code to select and copy."
         )
         row = widgets.HBox([buttons[0], self._path, *buttons[1:]])
         row.layout.flex_flow = "row wrap"
@@ -359,7 +361,7 @@ class Explorer(Described, widgets.VBox):
         self._code.value = self.code()
         self._code.layout.display = None
         self._loader.run(f"navigator.clipboard && navigator.clipboard.writeText({_script_text(self._code.value)})")
-        return "The code is below, and in the clipboard if the browser allows it."
+        return "The code is below, and on the clipboard if the browser allows it."
 
     def _save_html(self) -> None:
         path = save.free_path(self._path.value, ".html")
@@ -370,7 +372,7 @@ class Explorer(Described, widgets.VBox):
             return f"{_saved(path)} Open it in any browser, with or without Python."
 
         self._html_button.disabled, self._html_button.description = True, "Saving HTML ..."
-        self._tell("The page is being made, all of it computed beforehand: that may take a minute. Go on meanwhile.")
+        self._tell("The page is being made, which may take a minute. You can continue meanwhile.")
         self._page_maker.ask(make)
 
     def _page_made(self, _asked: object, text: str | None, error: Exception | None) -> None:
@@ -379,7 +381,7 @@ class Explorer(Described, widgets.VBox):
 
     def _save_bundle(self) -> str:
         path = save.free_path(self._path.value, ".zip")
-        return f"{_saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or the button Load bundle."
+        return f"{_saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or with the button Load bundle."
 
     def _load_bundle(self) -> str:
         path = local_path(self._path.value.strip())
@@ -395,7 +397,7 @@ class Explorer(Described, widgets.VBox):
         return f"Opened {path}."
 
     def _try(self, action: Callable[[], str | None]) -> None:
-        self._tell("One moment ...")  # the page gets it before the work begins
+        self._tell("One moment ...")  # the page receives it before the work begins
         try:
             text = action()
         except SpectralToolkitError as error:
@@ -405,11 +407,11 @@ class Explorer(Described, widgets.VBox):
                 self._tell(text)
 
     def _tell(self, text: str, kind: str = "ok") -> None:
-        """What became of a button."""
+        """Show the outcome of a button."""
         self._done.value = f'<span class="st-{kind}">{html.escape(text)}</span>'
 
     def _on_change(self, **changes: Any) -> None:
-        """What the user did with a control or a tap, as a change of the state."""
+        """Change the state as the user asked for with a control or a tap."""
         weights = dict(self._state.weights or {})
         if "preset" in changes:
             changes = {"weights": self._session.facts.preset(changes["preset"], weights)}
@@ -435,19 +437,19 @@ class Explorer(Described, widgets.VBox):
             self._controls.show(self._state)
 
     def _lowest_cut(self) -> float | None:
-        """The threshold of the smallest normalised cut, of the first setting; None where nobody knows, or not yet."""
+        """The threshold of the lowest normalised cut in the first setting; None where it is not known, or not yet."""
         costs = self._answer.sides[0].costs if self._answer is not None and self._is_current() else None
         best = math.nan if costs is None else float(costs["best"])
         return None if math.isnan(best) else best
 
     def _changed(self, changes: dict[str, Any]) -> State:
-        """The present state with some fields changed, and with what follows from that, unless it is given too."""
+        """The present state with some fields changed, and with the changes that follow unless they are given, too."""
         facts = self._session.facts
         state = replace(self._state, **changes)
         asked = "affinity" in changes or changes.get("compare")
         same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity
         if asked and same and "other_affinity" not in changes:
-            # Twice the same would teach nothing: the other side moves on.
+            # The same setting twice would show nothing new, so the other side takes another one.
             state = replace(state, other_affinity=contrast(state.affinity, facts.kinds))
         n = state.n_eigenvectors
         if "component" not in changes and isinstance(n, int) and 1 <= n < state.component:
@@ -456,7 +458,7 @@ class Explorer(Described, widgets.VBox):
             if getattr(state, f"{side}affinity") != getattr(self._state, f"{side}affinity"):
                 state = replace(state, **{f"{side}kernel": changes.get(f"{side}kernel")})
         if state.patch is not None and "patch" not in changes and state.weights != self._state.weights:
-            # The same place in the picture, where other layers have another grid; wrong weights are told here.
+            # The same place in the image, where other layers have another grid; wrong weights raise an error here.
             grids = [facts.grid_of(checked_weights(one.weights, facts)) for one in (self._state, state)]
             state = replace(state, patch=moved(state.patch, *grids))
         return state
@@ -464,7 +466,7 @@ class Explorer(Described, widgets.VBox):
     def _refresh(self) -> None:
         self._say("")
         self._done.value = ""
-        if self._code.layout.display is None:  # the box is open, and says what is shown now
+        if self._code.layout.display is None:  # the box is open, and follows what is shown
             self._code.value = self.code()
         answer = self._session.kept(self._state)
         if answer is not None:
@@ -484,16 +486,16 @@ class Explorer(Described, widgets.VBox):
             return
         self._mark_busy(None)
         self._stale(True)
-        self._say(f"{_reason(error)} The picture still shows the last answer.")
+        self._say(f"{_reason(error)} The image still shows the last result.")
 
     def _stop(self) -> None:
         self._worker.cancel()
         self._mark_busy(None)
         self._stale(True)
-        self._say("Stopped: the picture still shows the last answer. Change any control to go on.")
+        self._say("Stopped: the image still shows the last result. Change any control to continue.")
 
     def _show(self, answer: ShownState) -> None:
-        """Draw an answer to the present state; display settings are those of now."""
+        """Draw a result for the present state, with the present display settings."""
         state = self._state
         self._answer = answer
         self._mark_busy(None)
@@ -533,7 +535,7 @@ class Explorer(Described, widgets.VBox):
             self._fill()
 
     def _fill(self) -> None:
-        """BokehJS is in the page: show the figures."""
+        """Show the figures, because BokehJS is now in the page."""
         self._page_ready = True
         self._stage.fill([part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None])
         self._rows_stage.fill([] if self._rows is None else [self._rows.widget])
@@ -565,12 +567,12 @@ class Explorer(Described, widgets.VBox):
     def _require_current(self) -> None:
         if not self._is_current():
             raise SpectralToolkitError(
-                "The answer for the present state is not there yet: wait until explorer.is_busy is False."
+                "The result for the present state is not ready yet: wait until explorer.is_busy is False."
             )
 
 
 def _reason(error: Exception | None) -> str:
-    """What went wrong: our own sentence, or the kind of any other error before what it says."""
+    """The reason for an error: its own sentence if the error is ours, otherwise its class and its message."""
     return str(error) if isinstance(error, SpectralToolkitError) else f"{type(error).__name__}: {error}"
 
 
@@ -579,7 +581,7 @@ def _run(action: Callable[[], str], _check: object) -> str:
 
 
 def _script_text(text: str) -> str:
-    """Text as JavaScript writes it, harmless inside a script element."""
+    """Text as a JavaScript string that is harmless inside a script element."""
     return json.dumps(text).replace("</", "<\\/")
 
 
@@ -592,7 +594,7 @@ def _saved(path: str | os.PathLike[str]) -> str:
 
 
 def _in_full(path: str | os.PathLike[str]) -> str:
-    """Where a file is: a reader of the page, or of the code, does not know the kernel's folder."""
+    """The full path of a file: readers of the page or of the code do not know the kernel's folder."""
     return str(Path(path).expanduser().resolve())
 
 

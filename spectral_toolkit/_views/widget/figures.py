@@ -1,4 +1,4 @@
-"""The figures of the explorer: one pair for pictures, one for the tapped patch, two charts; made when first needed."""
+"""The figures of the explorer: a pair for images, a pair for the tapped patch, two charts; made when first needed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .live import LiveFigure
 from .save import SavedPanel
 from .tiles import LABEL, THREE, VALUE, TileFigure
 
-WIDTH = 520  # screen pixels of a picture alone, where the page has room for them
-COMPARED = 390  # of each of two
-_HIGHEST = 560  # screen pixels no picture exceeds in height
+WIDTH = 520  # screen pixels of a single image, where the page has room for them
+COMPARED = 390  # screen pixels of each of two images
+_HIGHEST = 560  # the largest height of an image in screen pixels
 _TOOLTIPS = {"rgb": THREE, "segments": LABEL, "instances": LABEL}
 
 Tapped = Callable[..., None]
@@ -29,7 +29,7 @@ Tapped = Callable[..., None]
 
 
 class ExplorerFigures:
-    """One or two figures of tiles side by side, with one zoom and one cursor."""
+    """One or two figures of tiles side by side, with the same zoom and cursor."""
 
     def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
@@ -41,13 +41,13 @@ class ExplorerFigures:
         self.figures[1].root.visible = False
         spans = tuple(Span(dimension=way, line_dash="dotted", line_color="#1a1a1a") for way in ("width", "height"))
         for one in self.figures:
-            one.figure.add_tools(CrosshairTool(overlay=(spans[0], spans[1]), description="A cursor in both pictures"))
+            one.figure.add_tools(CrosshairTool(overlay=(spans[0], spans[1]), description="A cursor in both images"))
             one.figure.on_event(Tap, lambda event, one=one: self._on_tap(one, event))
         roots = [one.root for one in self.figures]
         self.widget = LiveFigure(row(*roots, sizing_mode="stretch_width"), layout=full_width())
 
     def show(self, state: State, answer: ShownState, norms: Mapping[str, Any] | None) -> None:
-        """Draw what the state shows of an answer."""
+        """Draw what the state shows of a result."""
         self._state, self._grid = state, answer.sides[0].eig["eigenvector"].shape[1:3]
         aspect = answer.picture.aspect
         compared = len(answer.sides) > 1 and norms is None
@@ -78,7 +78,7 @@ class ExplorerFigures:
                 second.visible = compared
 
     def panels(self) -> list[SavedPanel]:
-        """What the figures show, to be saved."""
+        """What the figures show, as panels to be saved."""
         shown = [one for one in self.figures if one.root.visible]
         return [SavedPanel(one.tiles, one.places, (one.width, one.height), one.heading[0]) for one in shown]
 
@@ -94,7 +94,7 @@ class ExplorerFigures:
 
 
 class Rows:
-    """The tapped patch's row of the joint affinity and of every layer's own."""
+    """The tapped patch's row of the joint affinity and of each layer's affinity."""
 
     def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
@@ -104,7 +104,7 @@ class Rows:
         self.widget = LiveFigure(row(self.figure.root, sizing_mode="stretch_width"), layout=full_width())
 
     def show(self, state: State, answer: ShownState) -> None:
-        """Draw the rows of every side; the sides follow one another."""
+        """Draw the rows of every side, one side after the other."""
         self._grid = answer.sides[0].eig["eigenvector"].shape[1:3]
         tiles: list[Any] = []
         for side in answer.sides:
@@ -119,7 +119,7 @@ class Rows:
             self.figure.show(tiles, width=width, aspect=answer.picture.aspect, columns=columns)
 
     def panels(self) -> list[SavedPanel]:
-        """What the figure shows, to be saved."""
+        """What the figure shows, as panels to be saved."""
         one = self.figure
         return [SavedPanel(one.tiles, one.places, (one.width, one.height), "The tapped patch")]
 
@@ -150,20 +150,20 @@ class SpectrumShown:
 
 
 class Layers:
-    """The chart of what a cut costs in each layer."""
+    """The chart of the cut value in each layer."""
 
     def __init__(self) -> None:
         self.chart = LayersChart()
         self.widget = LiveFigure(row(self.chart.figure, sizing_mode="stretch_width"), layout=full_width())
 
     def show(self, state: State, answer: ShownState, layers: Sequence[str]) -> None:
-        """Draw the costs of the chosen component."""
+        """Draw the cut values of the chosen component."""
         with self.widget.together():
             self.chart.show(_named(answer), state.component, layers)
 
 
 def full_width() -> widgets.Layout:
-    """As wide as the page allows; figures say themselves how wide they want to be at most."""
+    """A box as wide as the page allows; each figure has its own maximum width."""
     return widgets.Layout(width="100%")
 
 

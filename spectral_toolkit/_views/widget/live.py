@@ -1,4 +1,4 @@
-"""A Bokeh figure inside a widget that stays right: changes go out as one message, and every new view starts fresh."""
+"""A Bokeh figure in a widget that stays up to date: changes go out as one message, and each new view starts fresh."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jupyter_bokeh import BokehModel
 
 
 class LiveFigure(BokehModel):
-    """`jupyter_bokeh.BokehModel`, which draws each new view from a bundle made once, kept up to date.
+    """`jupyter_bokeh.BokehModel`, which draws every new view from one bundle, kept up to date.
 
-    A page that was reloaded, or a second view, would show what the figure was when it was made; and what changes
-    between the widget's display and its first view would be lost. BokehJS says when a view has been drawn; the bundle
-    is then made again if anything has changed since.
+    Otherwise a reloaded page, or a second view, would show the figure as it was first made, and changes between the
+    widget's display and its first view would be lost. BokehJS reports when a view has been drawn; the bundle is then
+    made again if anything has changed since.
     """
 
     def __init__(self, model: LayoutDOM, **settings: Any) -> None:
@@ -30,7 +30,7 @@ class LiveFigure(BokehModel):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Send all changes made inside as one message, so that no half of them is ever seen."""
+        """Send all changes made inside as one message, so that a half-changed figure is never seen."""
         if self._waiting is not None:
             yield
             return
@@ -43,7 +43,7 @@ class LiveFigure(BokehModel):
                 self._send_patch(_newest(events))
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
-        """A front end that asks for everything gets the figure as it is now."""
+        """Give a front end that asks for everything the figure as it is now."""
         if key is None and self._outdated and self._document is not None:
             self._outdated = False
             with self.hold_trait_notifications():
@@ -51,7 +51,7 @@ class LiveFigure(BokehModel):
         return super().get_state(key=key, drop_defaults=drop_defaults)
 
     def close(self) -> None:
-        """Close the comm, and let go of the figure."""
+        """Close the comm, and free the figure."""
         document = self._document
         super().close()
         if document is not None:
@@ -77,7 +77,7 @@ class LiveFigure(BokehModel):
             self.send({"msg": "patch"}, [buffer.to_bytes()])
 
     def renew(self) -> None:
-        """Make the bundle again if the figure has changed since: before its first view, or for one that came late."""
+        """Make the bundle again if the figure has changed since, before its first view or for a view that came late."""
         if self._outdated:
             self._outdated = False
             self.render_bundle = self._model_to_traits(self._model)
@@ -87,7 +87,7 @@ class LiveFigure(BokehModel):
 
 
 def _newest(events: list[DocumentPatchedEvent]) -> list[DocumentPatchedEvent]:
-    """Of several changes of one thing, the last."""
+    """Keep the last of several changes of one property."""
     kept: dict[object, DocumentPatchedEvent] = {}
     for event in events:
         key: object = id(event)

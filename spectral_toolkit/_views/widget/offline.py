@@ -1,10 +1,10 @@
-"""BokehJS for the page, from the installed package: asked for by the page, never kept in the notebook.
+"""BokehJS for the page, from the installed package: the page asks for it, and the notebook never keeps it.
 
-A figure's view fails if BokehJS is not there when it is made, and BokehJS comes from a CDN unless told otherwise. So
+A figure's view fails if BokehJS is not in the page when the view is made, and by default BokehJS comes from a CDN. So
 the explorer first shows a few lines of script inside an Output widget. They run in the page, look for BokehJS, and
-press one of two hidden buttons: ``need``, on which Python puts the script itself into the same Output widget, or
-``ready``, on which Python shows the figures and takes the script away again. Outputs of a widget are no outputs of the
-cell, so the saved notebook holds nothing of this; and a page without a reader (nbconvert, papermill) is never sent it.
+press one of two hidden buttons. After ``need``, Python puts the script itself into the same Output widget; after
+``ready``, Python shows the figures and removes the script again. A widget's outputs are not outputs of the notebook
+cell, so the saved notebook holds nothing of this, and a page without a reader (nbconvert, papermill) is never sent it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TELL = """const name = "%(name)s";%(press)s
 
 
 class Loader(widgets.VBox):
-    """Sees to it that BokehJS is in the page, then calls ``on_ready``; again for every page that opens the widget."""
+    """Makes sure that BokehJS is in the page, then calls ``on_ready``, in every page that opens the widget."""
 
     def __init__(self, name: str, on_ready: Callable[[], None]) -> None:
         self._words = {"name": name, "press": _PRESS, "whole": IS_WHOLE}
@@ -58,7 +58,7 @@ class Loader(widgets.VBox):
         )
 
     def run(self, script: str) -> None:
-        """Run a script in the page that is open; the same one a second time, too."""
+        """Run a script in the open page, even if it is the same as before."""
         self._show("")
         self._show(f"<script>{script}</script>")
 
@@ -74,7 +74,7 @@ class Loader(widgets.VBox):
 
 
 class _Asking(widgets.Output):
-    """An Output that asks anew in every page that opens it, whatever was shown in it meanwhile."""
+    """An Output that asks again in every page that opens it, whatever was shown in it meanwhile."""
 
     def __init__(self, question: str) -> None:
         self._question = _outputs(question)
@@ -86,15 +86,15 @@ class _Asking(widgets.Output):
 
 
 class Stage(widgets.VBox):
-    """Holds the figures; a page that opens it gets them when it is ready for them."""
+    """Holds the figures; a page that opens it receives them when it is ready for them."""
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
-        """Without children where everything is asked for, which only a page does that has just been opened."""
+        """Leave out the children where everything is asked for: only a page that has just been opened does so."""
         state = super().get_state(key=key, drop_defaults=drop_defaults)
         return {**state, "children": []} if key is None else state
 
     def fill(self, figures: Sequence[LiveFigure]) -> None:
-        """Put the figures in, or send them again to a page that has not got them yet."""
+        """Put the figures in, or send them again to a page that has not received them yet."""
         for figure in figures:
             if figure not in self.children:
                 figure.renew()

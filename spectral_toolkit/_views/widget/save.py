@@ -1,4 +1,4 @@
-"""The figure that is shown, as a file: the same tiles, laid out by Python."""
+"""Saves the figure that is shown as a file: the same tiles, arranged by Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...errors import SpectralToolkitError
 from ..still_picture import plain
 from .tiles import TilePlace, line_columns
 
-_SCALE = 2  # pixels of the file for one of the screen
+_SCALE = 2  # pixels of the file for each pixel of the screen
 _HEAD = 24  # screen pixels for the title
 _SPACE = 16
 _INK = "#1a1a1a"
@@ -27,7 +27,7 @@ _STROKES = ((CASING, CASING_WIDTH), (INK, INK_WIDTH))
 
 
 class SavedPanel:
-    """Tiles with their places and a title: what one figure shows."""
+    """What one figure shows: tiles with their places, and a title."""
 
     def __init__(
         self, tiles: Sequence[Tile], places: Sequence[TilePlace], size: tuple[float, float], title: str
@@ -36,12 +36,12 @@ class SavedPanel:
 
     @property
     def width(self) -> float:
-        """Of the tiles, or of the title where that is longer; fonts of a browser may be a little wider than ours."""
+        """Width of the tiles, or of a longer title; a browser's fonts may be a little wider than ours."""
         return max(self.size[0], 1.1 * ImageFont.load_default(13).getlength(plain(self.title)))
 
 
 def sheet(panels: Sequence[SavedPanel]) -> Image.Image:
-    """Panels side by side, of twice the size on the screen."""
+    """Draw panels side by side, at twice the size on the screen."""
     width, height = _whole(panels)
     drawn = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), "white")
     draw = ImageDraw.Draw(drawn)
@@ -55,7 +55,7 @@ def sheet(panels: Sequence[SavedPanel]) -> Image.Image:
             drawn.paste(Image.fromarray(_composed(tile, size)), at)
             for colour, wide in _STROKES:
                 for x0, y0, x1, y1 in _ends(tile, place, left):
-                    half = wide / 2  # lines end square, so that corners are closed
+                    half = wide / 2  # lines have square ends, so that corners are closed
                     corners = [(min(x0, x1) - half), (min(y0, y1) - half), (max(x0, x1) + half), (max(y0, y1) + half)]
                     draw.rectangle([round(corner * _SCALE) for corner in corners], fill=colour)
             if tile.caption:
@@ -69,7 +69,7 @@ def sheet(panels: Sequence[SavedPanel]) -> Image.Image:
 
 
 def save_png(panels: Sequence[SavedPanel], path: Path) -> Path:
-    """The same as a PNG."""
+    """Draw the same panels as a PNG."""
     buffer = io.BytesIO()
     sheet(panels).save(buffer, "PNG")
     write_whole(path, buffer.getvalue())
@@ -77,7 +77,7 @@ def save_png(panels: Sequence[SavedPanel], path: Path) -> Path:
 
 
 def save_svg(panels: Sequence[SavedPanel], path: Path) -> Path:
-    """Panels side by side as an SVG: pictures as they are, patches with sharp edges, words as words."""
+    """Draw panels side by side as an SVG: images as they are, patches with sharp edges, words as text."""
     width, height = _whole(panels)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
@@ -110,20 +110,24 @@ def save_svg(panels: Sequence[SavedPanel], path: Path) -> Path:
 
 
 def free_path(text: str, ending: str) -> Path:
-    """Where to save: the path as given with its ending, or the next number that is free. Nothing is overwritten.
+    """Where to save: the given path with its ending, or the next free number. Nothing is overwritten.
 
     Raises
     ------
     SpectralToolkitError
-        If there is no such folder, or no name was given.
+        If the folder does not exist, or no name was given.
     """
     if not text.strip():
-        raise SpectralToolkitError("No name was given: write one such as 'explorer' into the field beside the buttons.")
+        raise SpectralToolkitError(
+            "No name was given: write a name, such as 'explorer', into the field beside the buttons."
+        )
     path = local_path(text.strip())
     if path.suffix.lower() != ending:
         path = path.with_name(path.name + ending)
     if not path.parent.is_dir():
-        raise SpectralToolkitError(f"The folder {str(path.parent)!r} does not exist: make it, or choose another.")
+        raise SpectralToolkitError(
+            f"The folder {str(path.parent)!r} does not exist: create it, or choose another folder."
+        )
     candidate, number = path, 2
     while candidate.exists() or candidate.is_symlink():
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")

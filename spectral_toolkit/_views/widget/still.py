@@ -1,8 +1,8 @@
-"""The explorer's view as a still picture in the cell's output: what a saved notebook shows where there is no kernel.
+"""The explorer's view as a still image in the output of its notebook cell, shown where there is no kernel.
 
-A front end that cannot make the widget says so in a few words, or shows its text. The picture is an output of its own,
-before the widget; the widget's style hides it, so that it is seen wherever there is no widget. It follows the view: at
-once while a cell runs, and after a change by hand as soon as the hand rests.
+A front end that cannot make the widget says so in a few words, or shows its text. The still image is an output of its
+own, before the widget; the widget's style hides it, so that it is seen only where there is no widget. It follows the
+view: at once while a notebook cell runs, and a moment after the last change by hand.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from PIL import Image
 from ..bokeh_sent import current_run
 from ..still_picture import small_png
 
-_REST = 1.0  # seconds without a change before the picture follows
-_WORDS = "A still picture of the explorer. Run the cells above this one, then this cell, for the explorer itself."
+_REST = 1.0  # seconds without a change before the still image follows
+_WORDS = "A still image of the explorer. For the explorer itself, run the cells above this one, and then this cell."
 
 
 class Still:
-    """The picture of one explorer, in the cell that displayed it last."""
+    """The still image of one explorer, in the notebook cell that displayed it last."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -30,16 +30,16 @@ class Still:
 
     @property
     def hidden(self) -> str:
-        """CSS that hides the picture, for pages that show the widget."""
+        """CSS that hides the still image, for pages that show the widget."""
         return f".{self._name}-still {{ display: none; }}"
 
     def show(self, draw: Callable[[], Image.Image]) -> None:
-        """Display the picture in the cell that runs."""
+        """Display the still image in the running notebook cell."""
         self._is_shown = True
         self._publish(draw, update=False)
 
     def follow(self, draw: Callable[[], Image.Image]) -> None:
-        """The view has changed: let the picture follow, where it was displayed."""
+        """Let the still image follow a changed view, where it was displayed."""
         if not self._is_shown:
             return
         self.close()
@@ -48,12 +48,12 @@ class Still:
             return
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # nobody can change anything without one
+        except RuntimeError:  # without an event loop nobody can change anything
             return
         self._waiting = loop.call_later(_REST, lambda: self._publish(draw, update=True))
 
     def close(self) -> None:
-        """Leave the picture as it is."""
+        """Leave the still image as it is."""
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
@@ -65,7 +65,7 @@ class Still:
         if get_ipython() is None:
             return
         png = base64.b64encode(small_png(draw())).decode("ascii")
-        # In a page that cannot find the widget, its place says only that, in words without any element.
+        # A page that cannot find the widget says only that in its place, in words without any element.
         after = f".jp-OutputArea-child:has(.{self._name}-still) + .jp-OutputArea-child"
         place = f"{after} > .jp-OutputArea-output:not(:has(*))"
         html = (

@@ -1,7 +1,7 @@
-"""Pictures side by side in one figure: drawn by HoloViews once, afterwards only its data change.
+"""Images side by side in one figure: HoloViews draws it once, and afterwards only its data change.
 
-Places are in screen pixels from the top left corner, and so is the axis: `overlay` and this module turn Bokeh's upward
-axis round in the same way, and nothing else is ever flipped.
+Places are in screen pixels from the top left corner, and so is the axis: `overlay` and this module invert Bokeh's
+upward axis in the same way, and nothing else is ever flipped.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from ..._render.tile import Tile
 
 GAP = 10  # screen pixels between tiles
 CAPTION = 20  # screen pixels above a tile that has a caption
-CAPTION_FONT, SMALLEST_FONT = 11, 8  # screen pixels, at full width and at the least
+CAPTION_FONT, SMALLEST_FONT = 11, 8  # screen pixels, at full width and at least
 
 VALUE = [("value", "@value{0.0000}"), ("patch (row, column)", "@row, @column")]
 THREE = [("red", "@value{0.0000}"), ("green", "@second{0.0000}"), ("blue", "@third{0.0000}"), VALUE[1]]
-LABEL = [("group", "@value{0}"), VALUE[1]]
+LABEL = [("segment", "@value{0}"), VALUE[1]]
 
 
 @dataclass(frozen=True)
 class TilePlace:
-    """Where a tile lies, in screen pixels from the top left, and how many patches it has."""
+    """The place of a tile, in screen pixels from the top left, and its number of patches."""
 
     left: float
     top: float
@@ -65,7 +65,7 @@ class TileFigure:
     def __post_init__(self) -> None:
         self.figure = _drawn(self.name)
         self.title = Div(text="", sizing_mode="stretch_width", margin=(0, 0, 3, 0), stylesheets=[_AS_WIDE])
-        # At the lower end, so that pictures side by side are level however long the words above them are.
+        # At the lower end, so that images side by side are level however long their titles are.
         self.root = stacked(self.title, self.figure, sizing_mode="scale_width", margin=(0, 10, 4, 0), align="end")
         self.heading = ("", "")
         images = [r for r in self.figure.renderers if isinstance(r.glyph, ImageRGBA)]
@@ -103,7 +103,7 @@ class TileFigure:
         self._resize(*size)
         below = [(tile.picture, place) for tile, place in zip(tiles, self.places, strict=True)]
         shown = tuple((id(picture), place) for picture, place in below)
-        if shown != self._shown:  # pictures are large, and seldom change
+        if shown != self._shown:  # images are large and seldom change
             self._shown = shown
             self._pictures.data = image_columns([(p, place) for p, place in below if p is not None])
         self._colours.data = {
@@ -127,7 +127,7 @@ class TileFigure:
             self.hover.tooltips = list(tooltips)
 
     def hit(self, x: float, y: float) -> tuple[int, tuple[int, int]] | None:
-        """Which tile and which of its patches (row, column) lies at a place of the figure."""
+        """The tile, and its patch (row, column), at a place of the figure."""
         for index, place in enumerate(self.places):
             across, down = (x - place.left) / place.width, (y - place.top) / place.height
             if 0 <= across < 1 and 0 <= down < 1:
@@ -135,7 +135,7 @@ class TileFigure:
         return None
 
     def _captions_shrink(self) -> None:
-        """Captions grow and shrink with the figure: what was laid out for them does."""
+        """Let captions grow and shrink with the figure, as the space for them does."""
         glyph = next(r.glyph for r in self.figure.renderers if isinstance(r.glyph, Text))
         code = """
             const wide = figure.x_range.reset_end - figure.x_range.reset_start
@@ -153,7 +153,7 @@ class TileFigure:
         self.width, self.height = width, height
         for axis, (start, end) in ((self.figure.x_range, (0, width)), (self.figure.y_range, (height, 0))):
             axis.update(start=start, end=end, reset_start=start, reset_end=end)
-        # A responsive figure keeps the ratio of width to height, and there is nothing in it but its frame.
+        # A responsive figure keeps the ratio of width to height, and contains nothing but its frame.
         self.figure.update(width=round(width), height=round(height), max_width=round(width))
         self.root.max_width = round(width)
 
@@ -161,7 +161,7 @@ class TileFigure:
 def arrange(
     tiles: Sequence[Tile], width: float, aspect: float, columns: int
 ) -> tuple[list[TilePlace], tuple[float, float]]:
-    """Where tiles go, row by row, and how large the whole is.
+    """The places of tiles, row by row, and the size of the whole.
 
     Examples
     --------
@@ -187,7 +187,7 @@ def arrange(
 
 
 def image_columns(placed: Sequence[tuple[np.ndarray, TilePlace]]) -> dict[str, list[Any]]:
-    """Columns of Bokeh's ImageRGBA, one entry an image: row 0 of each lies at its top, as the axis counts downwards."""
+    """Columns of Bokeh's ImageRGBA, one entry for each image: row 0 is at the top, as the axis counts downwards."""
     return {
         "image": [_packed(colours) for colours, _ in placed],
         "x": [place.left for _, place in placed],
@@ -198,14 +198,14 @@ def image_columns(placed: Sequence[tuple[np.ndarray, TilePlace]]) -> dict[str, l
 
 
 def _packed(colours: np.ndarray) -> np.ndarray:
-    """uint8 (y, x, 3 or 4) as the one number a pixel that Bokeh reads."""
+    """Pack uint8 (y, x, 3 or 4) into the single number per pixel that Bokeh reads."""
     rgba = np.full((*colours.shape[:2], 4), 255, dtype=np.uint8)
     rgba[..., : colours.shape[-1]] = colours
     return rgba.view(np.uint32)[..., 0]
 
 
 def _values(tiles: Sequence[Tile]) -> dict[str, list[np.ndarray]]:
-    """What the cursor reads, in the resolution of the colours, because Bokeh looks it up by their pixel."""
+    """What the cursor reads, at the resolution of the colours, because Bokeh looks values up by pixel."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("value", "row", "column")}
     for tile in tiles:
         values, shape = tile.values, (tile.colours.shape[0], tile.colours.shape[1])
@@ -221,7 +221,7 @@ def _values(tiles: Sequence[Tile]) -> dict[str, list[np.ndarray]]:
 
 
 def line_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> dict[str, np.ndarray]:
-    """The lines of all tiles, where they are drawn: columns of Bokeh's Segment."""
+    """The lines of all tiles at their places: columns of Bokeh's Segment."""
     ends = np.empty((0, 4))
     for tile, place in zip(tiles, places, strict=True):
         scale = np.array([place.width, place.height] * 2)
@@ -246,10 +246,10 @@ def _frame_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> dict[s
 
 
 def _drawn(name: str) -> Any:
-    """The figure with something of everything in it, so that HoloViews makes all that will be needed."""
+    """The figure with one element of every sort, so that HoloViews makes everything that will be needed."""
     bounds = (0.0, 0.0, 1.0, 1.0)
     dot = np.zeros((2, 2), dtype=np.uint8)
-    picture = hv.RGB((*_centres(), dot, dot, dot), bounds=bounds, group="Picture")
+    picture = hv.RGB((*_centres(), dot, dot, dot), bounds=bounds, group="Image")
     colours = hv.RGB((*_centres(), dot, dot, dot, dot), bounds=bounds, vdims=list("RGBA"), group="Colours")
     frames = hv.Rectangles([(0.0, 0.0, 1.0, 1.0)], group="Frames")
     captions = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Captions")
@@ -290,7 +290,7 @@ def _drawn(name: str) -> Any:
 
 
 def _add_lines(drawn: Any) -> None:
-    """Lines of a cut, below frames and words: drawn twice from one source, by Bokeh itself, which is quicker here."""
+    """Lines of a cut, below frames and captions: Bokeh draws them twice from one source, which is quicker here."""
     above = [renderer for renderer in drawn.renderers if not isinstance(renderer.glyph, ImageRGBA)]
     source = ColumnDataSource()
     lines = [
@@ -300,7 +300,7 @@ def _add_lines(drawn: Any) -> None:
     drawn.renderers = [*(one for one in drawn.renderers if one not in above), *lines, *above]
 
 
-# Words fill the width that the picture has, and ask for none of their own.
+# Words fill the width of the image, and take no width of their own.
 _AS_WIDE = ".bk-clearfix { display: block; width: 100%; } .bk-clearfix > div { width: 0; min-width: 100%; }"
 
 
@@ -312,10 +312,10 @@ def _title_html(head: str, more: str) -> str:
 
 
 def render(view: hv.Overlay) -> Any:
-    """A view as a Bokeh figure, without loading BokehJS into the page: `offline` does that.
+    """Turn a view into a Bokeh figure, without loading BokehJS into the page: `offline` does that.
 
-    HoloViews' plot, which only made the figure, has itself called when Bokeh's current document ends. That never ends
-    in a notebook, and would keep the plot and with it all that it drew.
+    HoloViews' plot, which is only needed to make the figure, registers a callback for the end of Bokeh's current
+    document. In a notebook that document never ends, and would keep the plot with all that it drew.
     """
     renderer: Any = hv.renderer("bokeh")
     plot = renderer.get_plot(view)

@@ -1,4 +1,4 @@
-"""The explorer as an app in the browser: a notebook of one cell, shown by Voila behind Jupyter's token."""
+"""The explorer as an app in the browser: a notebook of one notebook cell, shown by Voila behind Jupyter's token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...errors import SpectralToolkitError
 from .pages import IDLE_MINUTES, MOST_PAGES
 
 ADDRESS = "127.0.0.1"
-"""This machine only: nobody else in the network can knock."""
+"""Only this machine can connect, and no other in the network."""
 
 _SETTINGS: dict[str, Any] = {
     "Voila.ip": ADDRESS,
@@ -26,9 +26,9 @@ _SETTINGS: dict[str, Any] = {
     "VoilaConfiguration.multi_kernel_manager_class": "spectral_toolkit.cli.server.voila.Kernels",
     "VoilaConfiguration.allow_template_override": "NO",
     "VoilaConfiguration.allow_theme_override": "NO",
-    # The notebook is all there is in its folder; nothing is to be had from it.
+    # The folder contains only the notebook, and serves no files.
     "VoilaConfiguration.file_denylist": [".*"],
-    # Only what draws controls and pictures: Voila is built for older versions of what other extensions want.
+    # Only the extensions that draw controls and figures: Voila is built for older versions of what others need.
     "VoilaConfiguration.extension_allowlist": [
         "@voila-dashboards/widgets-manager8",
         "@jupyter-widgets/jupyterlab-manager",
@@ -40,18 +40,18 @@ _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; base-uri 'self'; "
     "form-action 'self'"
 )
-"""Whatever a page asks for comes from this server, or not at all: no request leaves the machine."""
+"""Everything a page asks for comes from this server or not at all, so that no request leaves the machine."""
 
 
 def explorer_code(arguments: str, folder: str, *, bundle: bool = False) -> str:
-    """Python that shows an explorer; what is wrong with its arguments is said in one sentence.
+    """Python code that shows an explorer; errors in its arguments are reported in one sentence.
 
     Parameters
     ----------
     arguments
-        Of ``st.Explorer``, or of ``st.Explorer.from_bundle``, as Python.
+        Arguments of ``st.Explorer``, or of ``st.Explorer.from_bundle``, as Python code.
     folder
-        Where relative paths begin, and where files that the user saves go.
+        The folder where relative paths begin, and to which the user's files are saved.
 
     Examples
     --------
@@ -87,22 +87,23 @@ def serve(
     idle_minutes: float = IDLE_MINUTES,
     announce: Callable[[str], object] = print,
 ) -> None:
-    """Show what a cell displays as a page of its own, until interrupted.
+    """Show what a notebook cell displays as a page of its own, until interrupted.
 
     Parameters
     ----------
     code
-        Of the only cell.
+        The code of the only notebook cell.
     port
-        On this machine; None takes any that is free.
+        Port on this machine; None takes any free port.
     open_browser
         Whether to open the page.
     max_pages
-        How many pages may be open at once; each has a kernel of its own. One more is told so in a sentence.
+        How many pages may be open at once; each has a kernel of its own. A further page only shows a sentence about
+        this limit.
     idle_minutes
-        After how long the kernel of a page that nobody uses ends. That of a closed page ends within a minute.
+        After how many minutes the kernel of an unused page ends. The kernel of a closed page ends within a minute.
     announce
-        Called with one line: the address, with its token.
+        A function that is called with one line: the address with its token.
 
     Raises
     ------
@@ -128,7 +129,7 @@ def serve(
     token = secrets.token_hex(24)
     address = f"http://{ADDRESS}:{chosen}/?token={token}"
     before = os.getcwd()
-    # For this user's eyes only, as are the files in it.
+    # Only this user can read the folder and the files in it.
     with tempfile.TemporaryDirectory(prefix="spectral-toolkit-") as folder:
         path = Path(folder) / "explorer.ipynb"
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
@@ -144,17 +145,17 @@ def serve(
             "Voila.open_browser": False,
             "Voila.root_dir": folder,
         }
-        # In this process, where no list of processes shows the token.
+        # Set in this process, so that no list of processes shows the token.
         app.initialize([str(path), *_arguments(settings)])
         app.tornado_settings = {"headers": {"Content-Security-Policy": _POLICY}}
         announce(f"The explorer is at {address} (Ctrl-C stops it)")
         if open_browser:
-            # The browser opens a file first, so that no list of processes shows the token either.
+            # The browser first opens a file, so that no list of processes shows the token here either.
             threading.Timer(1.0, webbrowser.open, [door.as_uri()]).start()
         try:
             app.start()
         finally:
-            os.chdir(before)  # the folder goes away
+            os.chdir(before)  # the folder is removed
 
 
 def _arguments(settings: dict[str, Any]) -> list[str]:
@@ -173,6 +174,6 @@ def _free_port(port: int | None) -> int:
             probe.bind((ADDRESS, port or 0))
         except OSError as error:
             raise SpectralToolkitError(
-                f"port={port} cannot be used ({error.strerror}): choose another, or leave it out."
+                f"port={port} cannot be used ({error.strerror}): choose another port, or leave it out."
             ) from error
         return probe.getsockname()[1]

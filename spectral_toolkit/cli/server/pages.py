@@ -1,4 +1,4 @@
-"""Which pages of the app are open, and when the kernel behind one has to end. Nothing here knows of Voila."""
+"""Keeps track of open pages of the app, and ends the kernels of others. Nothing here knows of Voila."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MOST_PAGES = 4
-"""Pages that may be open at once, unless told otherwise: each has a kernel of its own, of about 600 MB."""
+"""How many pages may be open at once by default: each has a kernel of its own, of about 600 MB."""
 IDLE_MINUTES = 60
-"""Minutes after which the kernel of a page that nobody uses ends, unless told otherwise."""
+"""After how many minutes, by default, the kernel of an unused page ends."""
 TIDY_SECONDS = 5.0
-_CLOSED_SECONDS = 20.0  # without a connection: a page that was only cut off comes back within seconds
-_UNSEEN_SECONDS = 40.0  # from a page sent whole to its first connection
-_LEAVING_SECONDS = 10.0  # after a page said that it goes away, and then stayed
-_ROOM_SECONDS = 3.0  # that a new page waits for another to go: a reload asks for the new one first
+_CLOSED_SECONDS = 20.0  # seconds without a connection: a page that was only cut off comes back within seconds
+_UNSEEN_SECONDS = 40.0  # seconds from a page that was sent completely to its first connection
+_LEAVING_SECONDS = 10.0  # seconds after a page announced that it was closing, and then stayed
+_ROOM_SECONDS = 3.0  # seconds that a new page waits for another to close: a reload asks for the new page first
 
 
 @dataclass
 class _Page:
-    """The kernel of one page, and what is known of the page; times are of one clock, None for what was not yet."""
+    """The kernel of one page, and the state of the page; times are from one clock, and None if not yet reached."""
 
     asker: Hashable
     sent: float | None = None
@@ -33,16 +33,16 @@ class _Page:
 
 
 class Pages:
-    """The pages that are open.
+    """The open pages.
 
     Parameters
     ----------
     kernels
-        Jupyter's manager of kernels.
+        Jupyter's kernel manager.
     most
         How many pages may be open at once.
     idle_minutes
-        After how long the kernel of a page that nobody uses ends.
+        After how many minutes the kernel of an unused page ends.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class Pages:
 
     @property
     def full(self) -> str:
-        """What a page says that is one too many."""
+        """The text of a page that exceeds the limit."""
         return (
             f"{self.most} pages of the explorer are open already, and each keeps about 600 MB of memory: close one of "
-            "them and reload this page, or start the app with a larger --max-pages. A closed page is let go within a "
+            "them and reload this page, or start the app with a larger --max-pages. A closed page is freed within a "
             "minute."
         )
 
     def n_open(self) -> int:
-        """Pages that are open, or about to be."""
+        """The number of pages that are open or about to open."""
         alive = set(self._kernels.list_kernel_ids())
         staying = (
             page for name, page in self._pages.items() if name in alive and not page.gone and page.leaving is None
@@ -73,7 +73,7 @@ class Pages:
         return len(self._asking) + sum(1 for _ in staying)
 
     async def admit(self, asker: Hashable) -> bool:
-        """Whether one more page may open; it is counted from now on."""
+        """Whether one more page may open; if so, it is counted from now on."""
         until = self._clock() + _ROOM_SECONDS
         while self.n_open() >= self.most:
             if self._clock() >= until:
@@ -83,35 +83,35 @@ class Pages:
         return True
 
     def started(self, asker: Hashable, kernel: str) -> None:
-        """A page that was admitted has a kernel."""
+        """Note that a page that was admitted has a kernel."""
         self._pages[kernel] = _Page(asker, gone=asker not in self._asking)
         self._asking.discard(asker)
 
     def sent(self, asker: Hashable) -> None:
-        """A page has been sent whole, or failed: it has whatever kernel it will have."""
+        """Note that a page was sent completely, or failed: it has whatever kernel it will have."""
         self._asking.discard(asker)
         for page in self._of(asker):
             page.sent = self._clock()
 
     def abandoned(self, asker: Hashable) -> None:
-        """The browser went away while the page was sent."""
+        """Note that the browser disconnected while the page was being sent."""
         self._asking.discard(asker)
         for page in self._of(asker):
             page.gone = True
 
     def leaving(self, kernel: str) -> None:
-        """The page says that it is about to go."""
+        """Note that the page is about to close."""
         if kernel in self._pages:
             self._pages[kernel].leaving = self._clock()
 
     def why_ended(self, kernel: str) -> str | None:
-        """A sentence for a page whose kernel is no longer there; None while it is."""
+        """A sentence for a page whose kernel has ended; None while it runs."""
         if kernel in self._kernels.list_kernel_ids():
             return None
         return self._ended.get(kernel, "The kernel of this page has ended: reload the page.")
 
     async def tidy(self) -> None:
-        """End the kernels of pages that are closed, or that nobody uses."""
+        """End the kernels of pages that are closed or unused."""
         for kernel in list(self._kernels.list_kernel_ids()):
             reason = self._why_end(kernel)
             if reason is not None:
@@ -126,19 +126,19 @@ class Pages:
 
     def _why_end(self, kernel: str) -> str | None:
         page, now = self._pages.get(kernel), self._clock()
-        if page is None:  # it is being started, or nobody's
+        if page is None:  # it is being started, or belongs to no page
             return None
         closed = "This page was closed, and its kernel has ended: reload the page."
         model = self._kernels.kernel_model(kernel)
         if model["connections"] > 0:
             page.connected = now
             if page.leaving is not None and now - page.leaving > _LEAVING_SECONDS:
-                page.leaving = None  # it stayed
+                page.leaving = None  # the page stayed open
             unused = datetime.now(UTC) - datetime.fromisoformat(model["last_activity"].replace("Z", "+00:00"))
             if unused.total_seconds() > 60 * self.idle_minutes and model["execution_state"] != "busy":
                 return (
                     f"This page was not used for {self.idle_minutes:g} minutes, and its kernel has ended: reload the "
-                    "page to go on."
+                    "page to continue."
                 )
             return None
         if page.gone or page.leaving is not None:
@@ -149,7 +149,8 @@ class Pages:
 
 
 def is_own_origin(origin: str | None, host: str | None) -> bool:
-    """Whether a request comes from a page of this server; what no browser sent has no origin, and needs the token.
+    """Whether a request comes from a page of this server; a request without a browser has no origin and needs the
+    token.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Voila with our page in front of its own, a bound on open pages, and an end for the kernels of closed ones."""
+"""Voila with our page in front of its own, a limit on open pages, and an end to the kernels of closed pages."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .pages import TIDY_SECONDS, Pages, is_own_origin
 TEMPLATE = Path(__file__).parents[2] / "_views" / "templates" / "app"
 _KERNEL = r"(?P<kernel_id>\w+-\w+-\w+-\w+-\w+)"
 _ON_START: ContextVar[Callable[[str], None] | None] = ContextVar("on_start", default=None)
-"""What the page that is being made wants to know of its kernel."""
+"""What the page that is being made must know about its kernel."""
 
 
 class Kernels(AsyncMappingKernelManager):
-    """Kernels of which each is known to its page from the beginning."""
+    """Kernels, each of which is known to its page from the beginning."""
 
     async def start_kernel(self, **settings: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Start one, and tell the page that asked for it."""
+        """Start a kernel, and inform the page that asked for it."""
         kernel = await super().start_kernel(**settings)
         tell = _ON_START.get()
         if tell is not None:
@@ -37,7 +37,7 @@ class Kernels(AsyncMappingKernelManager):
 
 
 class PageHandler(TornadoVoilaHandler):
-    """The page, or a sentence where there are too many."""
+    """Sends the page, or a sentence where too many are open."""
 
     @property
     def pages(self) -> Pages:
@@ -46,7 +46,7 @@ class PageHandler(TornadoVoilaHandler):
 
     @tornado.web.authenticated
     async def get(self, path: str | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the page."""
+        """Send the page."""
         if not path and not await self.pages.admit(self):
             self.set_status(503)
             self.set_header("Cache-Control", "no-store")
@@ -58,62 +58,62 @@ class PageHandler(TornadoVoilaHandler):
         await shown
 
     def on_finish(self) -> None:
-        """The page is out."""
+        """Note that the page was sent."""
         self.pages.sent(self)
         super().on_finish()
 
     def on_connection_close(self) -> None:
-        """The browser went away before the page was out."""
+        """Note that the browser disconnected before the page was sent."""
         self.pages.abandoned(self)
         super().on_connection_close()
 
 
 class LeavingHandler(APIHandler):
-    """What a page sends when it is about to go. Browsers add no token then: it must come from a page of ours."""
+    """Receives the message of a page that is about to close. It comes without a token, so its origin is checked."""
 
     def check_xsrf_cookie(self) -> None:
-        """A page of ours is told by its origin, which no other page can claim."""
+        """Recognise a page of ours by its origin, which no other page can claim."""
         if self.request.headers.get("Origin") is None or not _is_ours(self):
             raise tornado.web.HTTPError(403, "This request does not come from a page of this app.")
 
     @tornado.web.authenticated
     async def post(self, kernel_id: str) -> None:
-        """Note it; the kernel ends once the page is gone."""
+        """Note that the page closes; the kernel ends once it has closed."""
         self.settings["spectral_toolkit_pages"].leaving(kernel_id)
         self.set_status(204)
         self.finish()
 
 
 class EndedHandler(APIHandler):
-    """Whether the kernel of a page is still there."""
+    """Reports whether the kernel of a page still runs."""
 
     @tornado.web.authenticated
     async def get(self, kernel_id: str) -> None:
-        """The sentence to show, or null."""
+        """Send the sentence to show, or null."""
         self.finish({"ended": self.settings["spectral_toolkit_pages"].why_ended(kernel_id)})
 
 
 class SocketHandler(VoilaKernelWebsocketHandler):
-    """The connection between a page and its kernel, for pages of ours only, whatever else they bring along."""
+    """The connection between a page and its kernel, for pages of ours only, whatever token a page has."""
 
     def check_origin(self, origin: str | None = None) -> bool:
-        """Refuse other pages, also those that know the token."""
+        """Refuse other pages, even those that know the token."""
         return _is_ours(self)
 
 
 class App(Voila):
-    """Voila with our page, our handlers before its own, and pages that are counted."""
+    """Voila with our page, our handlers before its own, and a count of pages."""
 
     most_pages: int
     idle_minutes: float
 
     def setup_template_dirs(self) -> None:
-        """Our page before its own."""
+        """The paths of templates, with our page before Voila's own."""
         super().setup_template_dirs()
         self.template_paths = [str(TEMPLATE), *self.template_paths]
 
     def init_settings(self) -> Any:
-        """As Voila's, with the pages that are open."""
+        """Voila's settings, with the open pages."""
         settings: Any = super().init_settings()
         self.pages = Pages(self.kernel_manager, most=self.most_pages, idle_minutes=self.idle_minutes)
         self.tidying = PeriodicCallback(self.pages.tidy, 1000 * TIDY_SECONDS)
@@ -121,7 +121,7 @@ class App(Voila):
         return {**settings, "spectral_toolkit_pages": self.pages}
 
     def init_handlers(self) -> Any:
-        """As Voila's, with ours in place of some."""
+        """Voila's handlers, some of them replaced by ours."""
         base = str(self.server_url).rstrip("/")
         voilas: Any = super().init_handlers()
         own = [
