@@ -177,7 +177,7 @@ def test_closed_and_reloaded_pages_leave_no_kernel(app: Running, chromium: Brows
 
 def test_a_page_whose_kernel_is_gone_says_so(app: Running, chromium: Browser) -> None:
     page = opened(chromium.new_page(), app)
-    (kernel,) = app.kernels()
+    (kernel,) = map(psutil.Process, app.kernels())
     assert page.locator("#st-ended").count() == 0
     identity = page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
     assert '"ended": null' in page.evaluate(f"fetch('/voila/api/ended/{identity}').then((answer) => answer.text())")
@@ -187,7 +187,7 @@ def test_a_page_whose_kernel_is_gone_says_so(app: Running, chromium: Browser) ->
     assert "reload the page" in other
     page.close()
     app.wait_for_kernels(0, PATIENCE)
-    assert not psutil.pid_exists(kernel)
+    kernel.wait(PATIENCE)  # killed and without a command line, it still has its number until the server has seen it end
 
 
 def test_other_pages_cannot_connect_to_a_kernel(app: Running, chromium: Browser) -> None:

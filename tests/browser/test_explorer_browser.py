@@ -145,7 +145,7 @@ def solve() -> Callable[..., np.ndarray]:
         kind: str, component: int = 1, image: int = 0, opacity: float = 0.7, weights=None, threshold: float = -np.inf
     ) -> np.ndarray:
         graph = st.affinity(acts.isel(image=[image]), kind)
-        eig = st.solve(graph if weights is None else graph.reweight(weights), 8)
+        eig = st.solve(graph if weights is None else graph.reweight(weights), 10)
         field = eig.eigenvector.isel(image=0).sel(component=component).values
         limit = symmetric_limit(field)
         shown = np.where(field > threshold * limit, opacity, 0.0)
@@ -328,7 +328,7 @@ def test_code_is_shown_and_copied(bench: Bench) -> None:
     bench.button("Copy as code").click()
     box = bench.explorer.locator("textarea")
     box.wait_for(state="visible")
-    bench.wait(lambda: "st.solve(graph, n_eigenvectors=8)" in box.input_value(), "The code")
+    bench.wait(lambda: "st.solve(graph, n_eigenvectors=10)" in box.input_value(), "The code")
 
 
 @pytest.mark.parametrize("width", [1280, 1000, 800])
