@@ -96,7 +96,7 @@ def test_judged_and_shown_as_one() -> None:
     assert "All 3 eigenvectors converged" in text
     assert "1 of 108 patches" in text
     one = trust_statements(eig.isel(image=0), acts)
-    assert all("hardly any affinity" not in statement.text for statement in one)
+    assert all("patches have hardly any affinity" not in statement.text for statement in one)
     assert st.overlay(acts, eig, image=1) is not None
 
 
