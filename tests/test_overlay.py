@@ -302,7 +302,7 @@ def test_max_side_limits_the_picture(eig: xr.Dataset) -> None:
         ({"component": 0}, "component=0 was not computed"),
         ({"component": 5}, "components 1 to 4"),
         ({"image": 7}, "image=7 is not one of the 2 images"),
-        ({"image": "cat"}, "image='cat' is none"),
+        ({"image": "cat"}, "image='cat' is not one"),
         ({"image": []}, r"image=\[\] is empty"),
         ({"image": 1.5}, "image=1.5 is not one of the 2 images"),
         ({"opacity": 2}, "opacity=2 is out of range"),

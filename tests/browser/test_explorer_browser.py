@@ -492,9 +492,7 @@ def test_notebook_7_shows_it_too(
         other.button("KK").first.click()
         other.wait_for_colours(solve("kk"), 0)
         other.tap(3, 3)
-        other.explorer.get_by_text("Affinities of the patch in row 3, column 3 (framed)").wait_for(
-            timeout=PATIENCE * 1000
-        )
+        other.explorer.get_by_text("the patch in row 3, column 3 (framed)").wait_for(timeout=PATIENCE * 1000)
         assert complaints(other.messages) == []
         local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
         assert [url for url in other.requests if not url.startswith(local)] == []
