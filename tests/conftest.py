@@ -22,33 +22,37 @@ if TYPE_CHECKING:
 # Before anything imports them: annotated shapes and types of the numerical parts are checked at every call. The public
 # functions are left out: what they say of a wrong type is theirs to test.
 NUMERICAL = (
-    "affinities.approximate_neighbours",
-    "affinities.dataset_operators",
-    "affinities.dataset_pencil",
-    "affinities.dataset_shards",
-    "affinities.features",
-    "affinities.isolated",
-    "affinities.kernels",
-    "affinities.neighbours",
-    "affinities.operators",
-    "affinities.pencil",
-    "affinities.resampling",
-    "affinities.stored_edges",
-    "comparing.angles",
-    "regions.adjacency",
-    "regions.cutting",
-    "regions.joint",
-    "regions.kmeans",
-    "regions.label_maps",
-    "regions.merging",
-    "regions.segments_by_cuts",
+    "_affinity.approximate_neighbours",
+    "_affinity.dataset_operators",
+    "_affinity.dataset_pencil",
+    "_affinity.dataset_shards",
+    "_affinity.features",
+    "_affinity.isolated",
+    "_affinity.kernels",
+    "_affinity.neighbours",
+    "_affinity.operators",
+    "_affinity.pencil",
+    "_affinity.resampling",
+    "_affinity.stored_edges",
+    "_analysis.comparison.angles",
+    "_analysis.regions.adjacency",
+    "_analysis.regions.cutting",
+    "_analysis.regions.joint",
+    "_analysis.regions.kmeans",
+    "_analysis.regions.label_maps",
+    "_analysis.regions.merging",
+    "_analysis.regions.segments_by_cuts",
+    "_analysis.scores.segments",
+    "_analysis.scores.variance",
     "solvers.davidson",
     "solvers.dense",
     "solvers.exact",
     "solvers.spectrum",
-    "scoring.segments",
-    "scoring.variance",
 )
+PACKAGE = Path(__file__).resolve().parents[1] / "spectral_toolkit"
+for name in NUMERICAL:  # the hook says nothing of a module that does not exist, and then nothing is checked
+    path = PACKAGE / name.replace(".", "/")
+    assert path.with_suffix(".py").exists() or path.is_dir(), f"tests/conftest.py: there is no module {name}"
 install_import_hook([f"spectral_toolkit.{name}" for name in NUMERICAL], "beartype.beartype")
 
 # A test that reaches for a hub fails at once, and the same way with and without a network.

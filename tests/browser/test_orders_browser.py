@@ -84,8 +84,9 @@ class Lab(Bench):
         return self.page.evaluate(f"() => ({LAID_OUT})(jupyterapp.shell.currentWidget.content.widgets[{place}].node)")
 
     def command(self, name: str, arguments: dict[str, str] | None = None) -> None:
-        """What a menu of JupyterLab would do."""
-        self.page.evaluate("([name, given]) => jupyterapp.commands.execute(name, given)", [name, arguments or {}])
+        """What a menu of JupyterLab would do; what that gives, a whole notebook at times, stays in the page."""
+        code = "async ([name, given]) => { await jupyterapp.commands.execute(name, given); }"
+        self.page.evaluate(code, [name, arguments or {}])
 
     def in_front(self, code: str) -> object:
         """What JavaScript says of the notebook in front, which it knows as ``one``."""
