@@ -223,18 +223,16 @@ class Explorer(Described, widgets.VBox):
         Parameters
         ----------
         path
-            Where to write it; None only returns the page, which a notebook shows if it is the last line of a notebook
-            cell.
+            Where to write it; None only returns the page, for a notebook to show.
         **settings
             Keyword arguments of ``st.freeze``; the defaults are what the explorer shows now.
         """
         return freeze(self.activations, path=path, **{**freezing_settings(self._state, self._session), **settings})
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """Display a still image, which is what a page without the kernel shows, and then the widget."""
+        """Display a still image, for pages that cannot show a widget, and then the widget, with nothing in its place."""
         self._still.show(self._drawn)
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        # A front end that cannot show the widget shows nothing in its place, as the still image is there already.
         return {"application/vnd.jupyter.widget-view+json": view, "text/html": " ", "text/plain": repr(self)}
 
     def _drawn(self) -> Image.Image:
