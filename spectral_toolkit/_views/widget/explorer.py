@@ -230,7 +230,7 @@ class Explorer(Described, widgets.VBox):
         return freeze(self.activations, path=path, **{**freezing_settings(self._state, self._session), **settings})
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """Display a still image, for pages that cannot show a widget, and then the widget, with nothing in its place."""
+        """Display a still image, for pages that cannot show a widget, and the widget, with nothing in its place."""
         self._still.show(self._drawn)
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         return {"application/vnd.jupyter.widget-view+json": view, "text/html": " ", "text/plain": repr(self)}
