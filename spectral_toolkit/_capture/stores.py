@@ -68,7 +68,7 @@ class ZarrSink:
 
     @classmethod
     def open(cls, store: str | os.PathLike[str], plan: Plan) -> ZarrSink:
-        """Create a store, or resume one that holds the beginning of this very capture.
+        """Create a store, or resume one that holds the beginning of this same capture.
 
         Raises
         ------

@@ -24,7 +24,7 @@ _PURPOSE = {
     "notebooks": "the widget and the notebooks",
     "app": "'spectral-toolkit explore', the widget as an app in the browser",
     "diffusers": "text-to-image models",
-    "faiss": "search='faiss', neighbours among very many patches",
+    "faiss": "search='faiss', neighbours in large datasets",
     "labs": "the teaching labs and their automatic checks",
 }
 """The purpose of every extra for users; the extra for tests is not one of them."""

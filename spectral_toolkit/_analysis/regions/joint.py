@@ -26,7 +26,7 @@ Matrix = np.ndarray | sparse.csr_array
 def joint_affinities(
     graph: LayerGraph, images: Sequence[int], grid: Grid
 ) -> Iterator[tuple[int, Matrix, Bool[np.ndarray, " cells"]]]:
-    """Sum sum_l w_l s_l G_l' W_l G_l over the patches of one image after another, or of all if they are one problem.
+    """Add up sum_l w_l s_l G_l' W_l G_l over the patches of one image after another, or of all if they are one problem.
 
     This is B - A of :mod:`spectral_toolkit._affinity.pencil`, and its rows sum to those of B. Where all layers are on
     one grid, B is the diagonal matrix of these sums, and cutting this graph is what the solver solves.
