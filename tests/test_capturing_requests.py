@@ -183,7 +183,7 @@ def test_a_batch_is_no_larger_than_the_pictures(tmp_path: Any) -> None:
 
 def test_a_batch_too_large_for_memory_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spectral_toolkit._capture.available_memory", lambda: 100)
-    with pytest.raises(CaptureMemoryError, match=r"One batch of 3 pictures .* lower batch_size=3"):
+    with pytest.raises(CaptureMemoryError, match=r"One batch of 3 images .* lower batch_size=3"):
         st.capture(BY_NAME["vit"].make(), pictures(), store=tmp_path / "a", progress=False)
     assert not list(tmp_path.iterdir())
 

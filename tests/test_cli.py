@@ -269,7 +269,7 @@ def test_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, str(tmp_path / "old.zarr"), "--out", str(eig), "--overwrite"]) == 2
     assert "is also an input" in sentence(capsys)
     assert main([*command, str(tmp_path / "new.zarr"), "--out", str(out), "--overwrite"]) == 2
-    assert "is of other images" in sentence(capsys)
+    assert "has other images" in sentence(capsys)
 
 
 def test_globs_that_the_shell_expanded_are_taken_too(

@@ -92,5 +92,5 @@ def test_a_repr_reads_no_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     monkeypatch.setattr(images.Images, "__getitem__", never)
     monkeypatch.setattr(Image, "open", never)
-    assert repr(pictures) == "<Pictures: 1 (a.png)>"
+    assert repr(pictures) == "<Images: 1 (a.png)>"
     assert "6x8" in pictures._repr_html_()

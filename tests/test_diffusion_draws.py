@@ -287,5 +287,5 @@ def test_the_gradient_method_says_what_it_would_hold(monkeypatch: pytest.MonkeyP
     from spectral_toolkit.solvers import gradient
 
     monkeypatch.setattr(gradient, "MOST_BYTES", 1000)
-    with pytest.raises(st.errors.SolverError, match=r"holds the matrix of every head, 6,912 bytes.*acts\.sel"):
+    with pytest.raises(st.errors.SolverError, match=r"holds the matrix of every head, 6,912 bytes.*activations\.sel"):
         st.solve(st.affinity(tree_of_draws([(3, 4)], images=1), "vv"), n_eigenvectors=2, method="gradient")

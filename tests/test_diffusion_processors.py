@@ -124,7 +124,7 @@ def test_processors_of_the_users(how: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [("by hand", "ByHand .* by code of its own"), ("twice", "attends 2 times"), ("longer", "look at 128")],
+    [("by hand", "ByHand .* by code of its own"), ("twice", "attends 2 times"), ("longer", "attend to 128")],
 )
 def test_processors_that_cannot_be_watched(how: str, message: str) -> None:
     pipeline = stable_diffusion()

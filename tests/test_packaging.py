@@ -149,7 +149,13 @@ def third_party(paths: list[Path]) -> set[str]:
                 modules |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 modules.add(node.module.split(".")[0])
-    local = {"spectral_toolkit", "benchmarks", *(path.stem for path in paths), *(path.parent.name for path in paths)}
+    local = {
+        "spectral_toolkit",
+        "benchmarks",
+        "training",
+        *(path.stem for path in paths),
+        *(path.parent.name for path in paths),
+    }
     foreign = modules - set(sys.stdlib_module_names) - local
     return {str(canonicalize_name(DISTRIBUTIONS.get(name, name))) for name in foreign}
 
@@ -167,7 +173,7 @@ def test_imports_are_declared_and_declarations_are_imported(repository: Path, pr
     assert used - core - optional == set(), "imported by the package, not declared"
     assert core - used == set(), "declared, but the package never imports it"
     elsewhere = third_party(
-        [path for folder in ("tests", "benchmarks", "docs") for path in (repository / folder).rglob("*.py")]
+        [path for folder in ("tests", "benchmarks", "docs", "training") for path in (repository / folder).rglob("*.py")]
     )
     assert elsewhere - core - set().union(*extras.values()) == set(), (
         "imported by tests, benchmarks or docs, not declared"

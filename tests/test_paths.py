@@ -44,7 +44,7 @@ def made() -> SimpleNamespace:
     acts = st.capture("scenes", IMAGES, layers=[0], progress=False)
     eig = st.solve(st.affinity(acts, "vv", device="cpu"), 2)
     frozen = st.freeze(acts, kinds="vv", presets=["all"], n_eigenvectors=1, regions=False, row_bytes=0, device="cpu")
-    return SimpleNamespace(activations=acts, eig=eig, frozen=frozen)
+    return SimpleNamespace(acts=acts, eig=eig, frozen=frozen)
 
 
 def knn(folder: Any) -> Any:
@@ -257,7 +257,7 @@ def test_errors_of_the_disk_while_a_capture_writes(at: int, tmp_path: Path, monk
         return put(path, *arguments, **options)
 
     monkeypatch.setattr(_local, "_put", failing)
-    with pytest.raises(UnwritableError, match="No space left on device.*goes on where it stopped"):
+    with pytest.raises(UnwritableError, match="No space left on device.*resumes where it stopped"):
         capture(tmp_path / "a.zarr")
     assert not list(tmp_path.rglob("*.partial"))
     monkeypatch.undo()
