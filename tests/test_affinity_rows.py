@@ -87,7 +87,7 @@ def test_a_cell_masked_everywhere_is_isolated():
     ("mask", "message"),
     [
         ([1], "give a mapping"),
-        ({"nowhere": None}, "which is no layer"),
+        ({"nowhere": None}, "which is not a layer"),
         ({"block.0": np.zeros((1, 4, 4), bool)}, "expected booleans of sizes"),
         ({"block.0": xr.DataArray(np.zeros((1, 4, 4)), dims=("image", "y", "x"))}, "expected booleans of sizes"),
     ],

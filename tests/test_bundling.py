@@ -193,7 +193,7 @@ def test_what_cannot_be_kept_is_told_before_anything_is_written(tmp_path: Path) 
     layer_of(broken, LAYERS[0])["query"].values[0] = np.nan
     with pytest.raises(ActivationsError, match="query of layer .* holds NaN or infinity"):
         st.save_bundle(path, broken)
-    with pytest.raises(ActivationsError, match="is of other images"):
+    with pytest.raises(ActivationsError, match="is for other images"):
         st.save_bundle(path, activations(names=("x", "y")), eigenvectors=ANSWERS)
     with pytest.raises(ActivationsError, match="lacks eigenvalue"):
         st.save_bundle(path, activations(), eigenvectors=eigenvectors().drop_vars("eigenvalue"))

@@ -35,7 +35,7 @@ from spectral_toolkit.errors import BundleError
         (edited(MANIFEST, files={"a": {"bytes": -1, "sha256": ""}}), "gives no size and hash for 'a'"),
         (edited(MANIFEST, files={"a": {"bytes": 1e3, "sha256": ""}}), "gives no size and hash for 'a'"),
         (edited(MANIFEST, files={"../a": {"bytes": 1, "sha256": ""}}), "'../a' is not a name that bundles use"),
-        (edited(MANIFEST, files={"/etc/passwd": {"bytes": 1, "sha256": ""}}), "'/etc/passwd' is no name"),
+        (edited(MANIFEST, files={"/etc/passwd": {"bytes": 1, "sha256": ""}}), "'/etc/passwd' is not a name"),
         (edited(MANIFEST, files={"a": {"bytes": 1, "sha256": ""}}), "'a' is missing"),
         (edited(MANIFEST, files={"a": {"bytes": 2**40, "sha256": ""}}), "would take 1,099,511,627,776 bytes of memory"),
         (put(f"{FIRST}/query/c/0/0/0/0/0", bytes(1028)), "query/c/0/0/0/0/0' does not have the hash in bundle.json"),

@@ -115,7 +115,7 @@ def fault_of_module(module: str, words: list[str]) -> str:
     found = find_spec(module)
     if found is None:
         return f"there is no module {module}"
-    if module.partition(".")[0] not in ("spectral_toolkit", "benchmarks"):
+    if module.partition(".")[0] not in ("spectral_toolkit", "training", "benchmarks"):
         return ""
     if module == "benchmarks" and words and not words[0].startswith("-"):
         script = ROOT / "benchmarks" / f"bench_{words[0].removeprefix('bench_')}.py"
