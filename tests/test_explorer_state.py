@@ -52,7 +52,7 @@ def test_an_unknown_field_is_refused() -> None:
         ({"weights": {}}, "No layer has a weight above 0"),
         ({"n_eigenvectors": 0}, "n_eigenvectors=0 is out of range"),
         ({"n_eigenvectors": 25}, "n_eigenvectors=25 is out of range"),
-        ({"component": 9}, "component=9 is out of range: expected a whole number from 1 to 8"),
+        ({"component": 11}, "component=11 is out of range: expected a whole number from 1 to 10"),
         ({"component": True}, "component=True is out of range"),
         ({"three": (1, 2)}, "three=\\(1, 2\\) is not understood"),
         ({"n_segments": 1}, "n_segments=1 is out of range"),
@@ -225,7 +225,7 @@ def test_a_cancelled_solve_leaves_nothing_behind(session: Session) -> None:
     with pytest.raises(CancelledError):
         fresh.answer(state, stop)
     assert fresh.kept(state) is None
-    assert fresh.answer(state, _nothing).sides[0].eig.sizes["component"] == 8
+    assert fresh.answer(state, _nothing).sides[0].eig.sizes["component"] == 10
 
 
 def random_state(seed: int, session: Session) -> State:

@@ -202,7 +202,7 @@ def test_without_pixels_their_row_is_empty_and_a_note_says_why() -> None:
     bare = xr.DataTree.from_dict({name: node.dataset for name, node in acts.children.items()})
     labels = st.prepare_labels(acts, labels, grid=(4, 4)).values
     found = st.pathways(bare, labels, kinds="vv", n_eigenvectors=2, **QUICK)
-    assert "No row 'raw pixels'" in found.attrs["notes"]
+    assert "no row 'raw pixels'" in found.attrs["notes"]
     assert found["where"].sel(layer="raw pixels").isnull().all()
     assert found["where"].sel(layer="joint").notnull().all()
 
