@@ -422,7 +422,7 @@ def test_while_it_computes_the_picture_is_dimmed_and_never_wrong(comms: type[Kee
         press(explorer, "Lowest cut")
         assert explorer.state.threshold == 0.1, "the lowest of an answer that is gone"
         assert "st-on" in explorer._busy_row._dom_classes
-        with pytest.raises(SpectralToolkitError, match="is not there yet"):
+        with pytest.raises(SpectralToolkitError, match="is not ready yet"):
             _ = explorer.eigenvectors
         explorer.set(opacity=0.4)  # how it looks needs no new answer, so the one that runs goes on
         running = explorer._worker._number

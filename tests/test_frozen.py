@@ -279,7 +279,7 @@ def test_a_notebook_gets_a_frame_and_a_still_picture(page: Any) -> None:
     picture = Image.open(io.BytesIO(base64.b64decode((still["src"] or "").split(",")[1])))
     # Three columns, the picture and two affinities, for each of two pictures.
     assert picture.width > 3 * 96
-    assert repr(page).startswith("<Frozen: What tiny-vit groups together: QK and VV, ")
+    assert repr(page).startswith("<FrozenPage: What tiny-vit groups together: QK and VV, ")
 
 
 def test_eight_pictures_stay_below_ten_megabytes() -> None:

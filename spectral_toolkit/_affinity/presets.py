@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .._compute.settings import computing
 from ..errors import AffinityError
 
 PRESETS = ("all", "early", "middle", "late")
 """Names that `preset_weights` knows."""
 
 
+@computing
 def preset_weights(layers: Sequence[str], preset: str) -> dict[str, float]:
     """Return weight 1 for the layers of a preset, and 0 for the others.
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from .._analysis.trust import suggests_groups
+from .._compute.settings import computing
 from .._render.colour import categorical, hex_colours
 from .._render.marks import layer_bars, short_names
 from ..errors import SpectralToolkitError
@@ -92,6 +93,7 @@ def layer_columns(
     return bars, joint, words, ((-0.6, len(layers) - 0.4), (0.0, top))
 
 
+@computing
 def spectrum_chart(results: Mapping[str, xr.Dataset], component: int = 1) -> hv.Overlay:
     """Draw the eigenvalues of one or several results, with the chosen component filled and the widest gap marked.
 
@@ -124,6 +126,7 @@ def spectrum_chart(results: Mapping[str, xr.Dataset], component: int = 1) -> hv.
     return styled(view, xlim=xlim, ylim=ylim, xlabel=X_NUMBER, ylabel=Y_EIGENVALUE, **_SIZE)
 
 
+@computing
 def layers_chart(
     results: Mapping[str, xr.Dataset], component: int = 1, layers: Sequence[str] | None = None
 ) -> hv.Overlay:

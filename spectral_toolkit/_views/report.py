@@ -161,6 +161,7 @@ def _by_name(weights: Any, layers: Any, model: Model) -> Any:
     return dict(zip(named, weights, strict=True))
 
 
+@computing
 def render_report(
     activations: xr.DataTree | None,
     solved: Mapping[str, xr.Dataset],

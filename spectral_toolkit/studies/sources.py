@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._compute.settings import computing
 from .._io.decoding import read_numbers
 from .._io.images import Images, load_images
 from ..errors import SpectralToolkitError, StudyError
@@ -84,6 +85,7 @@ def load_pictures(choice: PictureChoice, folder: Path) -> PictureSet:
     return PictureSet(pictures, label_maps(choice.labels, pictures, folder), expression, from_files, choice.ignore)
 
 
+@computing
 def label_maps(
     patterns: list[str] | tuple[str, ...], pictures: Images | Sequence[str], folder: Path | str = "."
 ) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..._capture import capture
+from ..._compute.settings import computing
 from ..._io.activations import layer_names
 from ..._io.images import load_images
 from ..._models import load_model
@@ -17,6 +18,7 @@ from ..._models.model import Model
 from ...errors import SpectralToolkitError, UnsupportedModelError
 
 
+@computing
 def pixel_tree(activations: xr.DataTree, grid: tuple[int, int]) -> xr.DataTree:
     """Return a tree of one layer whose tokens are the flattened pixels of each patch, -1 to 1."""
     pixels = activations["pixels"].transpose("image", "y_px", "x_px", "rgb").to_numpy()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..._compute.settings import computing
 from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import SpectralToolkitError
 from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, without
@@ -15,6 +16,7 @@ from .paths import interval, score
 from .variance import about_intervals, resamples
 
 
+@computing
 def eigenvector_scores(
     eig: xr.Dataset,
     labels: Any = None,

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.preprocessing import SplineTransformer
 
+from ..._compute.settings import computing
+
 KNOTS, DEGREE, RIDGE = 5, 3, 1e-3
 FEW = 30
 """With this many images, simulated 95 % intervals hold the truth nine times in ten; with 10 eight, with 5 six."""
@@ -17,6 +19,7 @@ CONSTANT = 1e-10
 """A variance below this part of the eigenvector's own, over all images, is left by the solver and rounding."""
 
 
+@computing
 def variance_shares(
     values: Float[np.ndarray, "images positions components"],
     labels: Int[np.ndarray, "images positions"] | None,
