@@ -275,7 +275,7 @@ def test_a_notebook_gets_a_frame_and_a_still_picture(page: Any) -> None:
     # In an opaque origin: the page cannot reach the notebook around it.
     assert frame["sandbox"] == "allow-scripts"
     assert Elements(made["text/html"]).named("div") == [{"popover": None}]
-    assert still["alt"] == "What tiny-vit groups together: QK and VV: the pictures, and their first eigenvectors"
+    assert still["alt"] == "What tiny-vit groups together: QK and VV: the images and their first eigenvectors"
     picture = Image.open(io.BytesIO(base64.b64decode((still["src"] or "").split(",")[1])))
     # Three columns, the picture and two affinities, for each of two pictures.
     assert picture.width > 3 * 96
