@@ -75,7 +75,7 @@ def test_weights_are_relative_and_one_feature_overlaps_nothing() -> None:
 
 @pytest.mark.parametrize("n", [7, 6, 12])
 def test_a_grid_that_cannot_be_told_is_asked_for(n: int) -> None:
-    with pytest.raises(SolverError, match="cannot be told"):
+    with pytest.raises(SolverError, match="cannot be derived"):
         objective([stochastic(1, n)], torch.rand(1, 2, 8, 8, dtype=torch.float64))
     if n == 12:
         objective([stochastic(1, n)], torch.rand(1, 2, 8, 8, dtype=torch.float64), grids=[(3, 4)])

@@ -246,7 +246,7 @@ def test_pictures_that_a_folder_holds_and_nobody_can_read_are_told(folder: Path)
     (folder / "._f.HEIC").write_bytes(b"what macOS leaves beside it")
     assert len(st.load_images(folder)) == 5
     (folder / "f.HEIC").write_bytes(b"from a phone")
-    with pytest.warns(UserWarning, match=r"1 of the pictures .* cannot be read and are left out, such as 'f\.HEIC'"):
+    with pytest.warns(UserWarning, match=r"1 of the images .* cannot be read and are left out, such as 'f\.HEIC'"):
         assert len(st.load_images(folder)) == 5
 
 
