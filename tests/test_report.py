@@ -25,7 +25,7 @@ from spectral_toolkit._render import marks
 from spectral_toolkit._render.composite import colour_field
 from spectral_toolkit._views.report import render_report, report_html
 from spectral_toolkit._views.report_data import KINDS, build_page
-from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.errors import AffinityError, SpectralToolkitError
 
 HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}&amp;"
 
@@ -400,3 +400,15 @@ def test_a_list_of_weights_goes_by_the_order_in_which_layers_are_given(tmp_path:
         assert '"weights": "[0.5, 1.0]"' in path.read_text()
     with pytest.raises(SpectralToolkitError, match="weights has 3 entries"):
         st.report(model, pictures(), tmp_path / "c.html", layers=[-1, 0], weights=[1, 2, 3], **options)
+
+
+def test_an_affinity_that_does_not_exist_is_refused_before_anything_is_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectral_toolkit._explorer.source.capture", lambda *_, **__: pytest.fail("it was captured"))
+    pixels = np.zeros((1, 96, 96, 3), np.uint8)
+    with pytest.raises(AffinityError, match="kind='qv' is not offered"):
+        st.report("scenes", pixels, tmp_path / "a.html", affinities=("vv", "qv"), progress=False)
+    with pytest.raises(AffinityError, match="kernel='softmax' works on qk only"):
+        st.report("scenes", pixels, tmp_path / "a.html", affinities="vv", kernel="softmax", progress=False)
+    assert not list(tmp_path.iterdir())

@@ -98,7 +98,7 @@ def report(
     # Imported here, so that rendering results from a file does not wait for models and solvers.
     from .._affinity import affinity
     from .._affinity.features import KINDS
-    from .._affinity.table import kernels_of
+    from .._affinity.table import check_combination, kernels_of, named_kernel
     from .._explorer.source import open_source
     from .._models import Model, load_model
     from ..solvers import solve
@@ -107,13 +107,15 @@ def report(
     if not kinds:
         raise SpectralToolkitError("affinities=() is empty: give at least one affinity, such as ('qk', 'vv').")
     target, kernels = _target(path), kernels_of(kernel, kinds)
+    for kind, chosen in kernels.items():
+        check_combination(kind, named_kernel(chosen)[0], heads, scope, {})
     is_captured = isinstance(source, xr.DataTree) or hasattr(source, "activations")
     if is_captured and size is not None:
         raise SpectralToolkitError(f"size={size!r} was decided when the activations were captured: leave it out.")
     if not is_captured and images is not None:
         source = source if isinstance(source, Model) else load_model(source)
         weights = _by_name(weights, layers, source)
-    quantities = dict.fromkeys(name for kind in kinds for name in KINDS.get(kind, ()))
+    quantities = dict.fromkeys(name for kind in kinds for name in KINDS[kind])
     opened = open_source(
         source, images, quantities=tuple(quantities), layers=layers, size=size, seed=seed, progress=progress
     )
