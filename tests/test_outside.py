@@ -42,7 +42,7 @@ def careful(graph, images, n_eigenvectors, *, tolerance, factor=1.0, **settings)
     return st.solvers.exact.solve_images(graph, images, n_eigenvectors, tolerance=tolerance * factor, **settings)
 
 
-SHARPNESS = st.kernels.Option("sharpness", "how fast it falls", "a number above 0", lambda value: value > 0, 1.0)
+SHARPNESS = st.kernels.Option("sharpness", "how fast it falls", "a number above 0", lambda value: value > 0)
 Laplacian = st.kernels.register(
     st.kernels.Kernel(
         "laplacian", "exp(-sharpness |l - r|)", "exp(-|{} - {}|)", "Laplacian of theirs", prepare,

@@ -27,15 +27,12 @@ class Option:
         Which values it may have, in words, for the message that refuses another.
     fits
         Whether a finite number is one of them.
-    default
-        The value it has where it is not given; None where leaving it out means something of its own.
     """
 
     name: str
     meaning: str
     expected: str
     fits: Callable[[float], bool]
-    default: float | None = None
 
     def checked(self, value: object) -> float:
         """The value as a number, or one sentence on what is wrong with it."""
@@ -50,7 +47,6 @@ STEPS = Option(
     "how many steps to walk along the row-normalised affinity",
     "a whole number of at least 1",
     lambda value: value >= 1 and value == int(value),
-    1,
 )
 """Taken by every kernel with rows, as the walk is made of the affinity and not of the vectors."""
 

@@ -14,28 +14,24 @@ THRESHOLD = Option(
     "similarities at or below it count as zero",
     "a number in [0, 1)",
     lambda value: 0 <= value < 1,
-    0.1,
 )
 BANDWIDTH = Option(
     "bandwidth",
     "in units of the root mean square distance of a layer and head",
     "a number above 0",
     lambda value: value > 0,
-    0.5,
 )
 WITHIN = Option(
     "within",
     "how many neighbours a patch has in its image, per layer and head",
     "a whole number of at least 1",
     lambda value: value >= 1 and value == int(value),
-    50,
 )
 ACROSS = Option(
     "across",
     "how many neighbours a patch has in the other images, per layer and head",
     "a whole number of at least 0",
     lambda value: value >= 0 and value == int(value),
-    50,
 )
 
 Softmax = register(

@@ -34,15 +34,12 @@ class Solver:
     options
         Name to type and least value of what else it takes: a float must lie above it, a whole number may equal it; a
         ``str`` is a path.
-    source
-        The paper it comes from.
     """
 
     name: str
     meaning: str
     computes: Callable[..., Spectrum] | str
     options: Mapping[str, tuple[type, float]] = field(default_factory=dict)
-    source: str = ""
 
     def __call__(self, **options: object) -> SolverChoice:
         """This solver with options."""
@@ -194,7 +191,6 @@ Gradient = register(
             "checkpoint": (str, 0),
             "checkpoint_every": (int, 1),
         },
-        "Zhang, Yunis & Maire 2024, arXiv 2312.06716",
     )
 )
 OURS = frozenset(SOLVERS)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-
-from ..._affinity.dataset_graph import DatasetGraph
-from ..._affinity.layer_graph import Member
 
 
 @dataclass
@@ -22,7 +17,3 @@ class Ties:
 
     known: Float[Tensor, "m k"]
     own: Float[Tensor, "m m"]
-
-
-Tying = Callable[[DatasetGraph, Member, xr.DataTree, Sequence[int], Float[Tensor, "nodes k"]], list[Ties]]
-"""Takes a graph, one of its members, new activations, positions of new images and columns Y; returns affinities."""
