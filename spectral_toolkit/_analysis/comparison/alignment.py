@@ -25,8 +25,8 @@ def align(eig: xr.Dataset, reference: xr.Dataset, *, inner: str | LayerGraph = C
 
     Parameters
     ----------
-    The result of :func:`spectral_toolkit.solve`, whole or for one image.
-        From :func:`spectral_toolkit.solve`, whole or one image of it.
+    eig
+        The result of :func:`spectral_toolkit.solve`, whole or for one image.
     reference
         A result for the same images, of any model, layers or affinity. Where the grids differ, both are averaged down
         to the coarser one along each axis to find the rotation, which is then applied on the grid of ``eig``.
