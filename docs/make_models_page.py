@@ -93,12 +93,14 @@ def runs(found: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
 
 
 def recipes(found: dict[str, dict[str, Any]]) -> str:
-    """How long each model was trained, and by which commands."""
-    lines = ["| model | parameters | steps | minutes of a busy core | commands |", "|---|---|---|---|---|"]
+    """How long each model was trained, in how many runs, and by which command in the end."""
+    lines = ["| model | parameters | steps | minutes of a busy core | runs | last command |", "|---|---|---|---|---|---|"]
     for name, record in found.items():
-        commands = "<br>".join(f"`{command}`" for command in record["commands"])
+        # Earlier commands of a record may have options that no longer exist: they are history, not instructions.
+        commands = record["commands"]
         lines.append(
-            f"| `{name}` | {record['parameters']:,} | {record['steps']:,} | {record['minutes']:.0f} | {commands} |"
+            f"| `{name}` | {record['parameters']:,} | {record['steps']:,} | {record['minutes']:.0f} | {len(commands)} "
+            f"| `{commands[-1]}` |"
         )
     return "\n".join(lines)
 
