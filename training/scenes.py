@@ -50,7 +50,7 @@ class Recipe:
     n_scenes: int = 10_000
     size: int = 96
     batch: int = 32
-    steps: int = 3_000
+    steps: int = 8_000
     first_phase: float = 0.5  # share of the run that goes to masked pixels
     learning_rate: float = 1.0e-3
     weight_decay: float = 0.1
@@ -61,8 +61,9 @@ class Recipe:
     registers: int = 4
     positions: str = "rotary"
     patches: float = 1.0  # weight of the captions asked of patches
+    early: float = 0.0  # weight, beside that of `patches`, of the captions asked of the first half of the layers
     values: float = 0.0  # weight of the captions asked of the values of each layer
-    slow: float = 0.1  # of the learning rate is what queries and keys learn at in the second phase
+    slow: float = 1.0  # of the learning rate is what queries and keys learn at in the second phase
     query_decay: float = 0.0  # weight decay of the matrices of the queries; 0: as of all others
     key_decay: float = 0.0  # and of the keys
     bfloat16: bool = False  # matrix products in training; six to ten times slower where the processor has no such unit
@@ -148,9 +149,10 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
     }
     if recipe.patches:
         # What one layer gives is what the next one's values are made of.
-        for layer, tokens in enumerate(after[: (len(after) + 1) // 2]):
+        for layer, tokens in enumerate(after[: (len(after) + 1) // 2] if recipe.early else ()):
             named = heads.patches_middle(tokens[:, n_special:])
-            terms[f"caption_layer{layer}"] = 0.5 * recipe.patches * caption_loss_patches(named, counts, mix[0])
+            asked_early = recipe.early * recipe.patches * caption_loss_patches(named, counts, mix[0])
+            terms[f"caption_layer{layer}"] = asked_early
         named_last = heads.patches_last(last[:, n_special:])
         terms["caption_patches"] = recipe.patches * caption_loss_patches(named_last, counts, mix[0])
     if recipe.values:
