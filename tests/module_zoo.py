@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTH, HEADS, PATCH, SIDE = 32, 4, 8, 32
@@ -55,7 +54,7 @@ class FusedAttention(WrittenAttention):
         self.norm = nn.LayerNorm(WIDTH // HEADS)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(self.norm(q), self.norm(k), v)
+        return nn.functional.scaled_dot_product_attention(self.norm(q), self.norm(k), v)
 
 
 class EinsumAttention(WrittenAttention):
@@ -79,7 +78,7 @@ class FoldedAttention(WrittenAttention):
         q, k, v = (one.flatten(0, 1) for one in (q, k, v))
         empty = q.new_zeros(n * HEADS, q.shape[1], k.shape[1])
         scores = torch.baddbmm(empty, q, k.transpose(1, 2), beta=0, alpha=self.scale)
-        return torch.bmm(F.softmax(scores, dim=2), v).unflatten(0, (n, HEADS))
+        return torch.bmm(nn.functional.softmax(scores, dim=2), v).unflatten(0, (n, HEADS))
 
 
 class TalkingHeads(WrittenAttention):
@@ -98,7 +97,9 @@ class ChannelAttention(WrittenAttention):
     """Cross-covariance attention: softmax over channels, not over patches."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = (F.normalize(q, dim=-2).transpose(-2, -1) @ F.normalize(k, dim=-2)).softmax(dim=-1)
+        weights = (nn.functional.normalize(q, dim=-2).transpose(-2, -1) @ nn.functional.normalize(k, dim=-2)).softmax(
+            dim=-1
+        )
         return (weights @ v.transpose(-2, -1)).transpose(-2, -1)
 
 
@@ -137,7 +138,7 @@ class PooledAttention(WrittenAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         q = self.heads(x)[0]
-        pooled = F.avg_pool2d(x.transpose(1, 2).unflatten(2, (GRID, GRID)), 2).flatten(2).transpose(1, 2)
+        pooled = nn.functional.avg_pool2d(x.transpose(1, 2).unflatten(2, (GRID, GRID)), 2).flatten(2).transpose(1, 2)
         _, k, v = self.heads(pooled)
         return self.proj(self.attend(q, k, v).transpose(1, 2).reshape(x.shape))
 

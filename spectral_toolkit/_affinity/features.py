@@ -139,7 +139,7 @@ def read_features(
     grid = _grid_of(left_values)
     if not for_softmax:
         return LayerFeatures(layer, grid, left, right)
-    key_grid = _grid_of(right_values) if right_name != left_name else grid
+    key_grid = _grid_of(node.dataset[right_name])
     scale = _scale(node, layer)
     special = None
     n_special = node.sizes.get("special", 0)

@@ -18,18 +18,9 @@ from .processing import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, 
 
 Size = tuple[int, int]
 _USUAL = ((224, 224), (256, 256), (384, 384), (448, 448), (336, 336), (512, 512), (518, 518), (1024, 1024), (64, 64))
-_TOWERS = (
-    "visual",
-    "vision_model",
-    "vision_tower",
-    "image_encoder",
-    "vision_encoder",
-    "vision",
-    "trunk",
-    "encoder",
-    "backbone",
-    "model",
-)
+_TOWERS = ("visual", "vision_model", "vision_tower", "image_encoder", "vision_encoder", "vision", "trunk")
+_PARTS = ("encoder", "backbone", "model")
+"""Names that parts of models of text have, too."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +79,7 @@ class Entry:
     tower: torch.nn.Module = field(repr=False)
     call: Callable[[torch.nn.Module, Tensor], Any] = field(repr=False)
     sizes: tuple[Size, ...]
-    processing: Processing = Processing(IMAGENET_MEAN, IMAGENET_STD)
+    processing: Processing
 
 
 def find(module: torch.nn.Module, told: Told) -> Iterator[Entry]:
@@ -129,7 +120,7 @@ def _parts(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
         if name and isinstance(part, PreTrainedModel) and _sees_images(part)
     ]
     yield from sorted(towers, key=lambda item: item[0].count("."))
-    for wanted in _TOWERS:
+    for wanted in _TOWERS if isinstance(module, PreTrainedModel) else (*_TOWERS, *_PARTS):
         for name, part in module.named_modules():
             if name.rpartition(".")[2] == wanted:
                 yield name, part

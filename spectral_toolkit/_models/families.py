@@ -200,10 +200,21 @@ def find_tower(module: torch.nn.Module) -> tuple[Family, torch.nn.Module] | None
     return None
 
 
-def config_is_supported(config: Any) -> bool:
-    """Whether a configuration describes, at any depth, a model of the table; asked before its weights are fetched."""
-    types = {family.model_type for family in FAMILIES}
-    return any(getattr(part, "model_type", None) in types for part in _configs(config))
+_OF_IMAGES = (
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "in_channels",
+    "vision_config",
+    "backbone_config",
+    "num_patches",
+)
+"""Settings of which a model of images has at least one, at any depth."""
+
+
+def config_sees_images(config: Any) -> bool:
+    """Whether a configuration speaks of images, at any depth; asked before its weights are fetched."""
+    return any(getattr(part, name, None) is not None for part in _configs(config) for name in _OF_IMAGES)
 
 
 def _configs(config: Any) -> Iterator[Any]:

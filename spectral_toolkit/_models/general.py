@@ -29,7 +29,7 @@ from .probing import (
     QUANTITIES,
     Layer,
     Layout,
-    NotProven,
+    NotProvenError,
     Part,
     Prober,
     as_tokens,
@@ -68,7 +68,7 @@ class GeneralModel(Model):
     modules: dict[str, str] = field(default_factory=dict, repr=False)
     attentions: dict[str, Any] = field(default_factory=dict, repr=False)
     left_out: dict[str, str] = field(default_factory=dict)
-    told: Told = Told()
+    told: Told = field(default_factory=Told)
     _layouts: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
     _started: list[int] = field(default_factory=list, repr=False)
 
@@ -100,7 +100,7 @@ class GeneralModel(Model):
     # --- sizes -------------------------------------------------------------------------------------------------------
 
     def layout(self, size: tuple[int, int]) -> Layout:
-        """What is proven for images of ``size`` (height, width); raises `NotProven`."""
+        """What is proven for images of ``size`` (height, width); raises `NotProvenError`."""
         if size not in self._layouts:
             with evaluating(self.parts, 0, self.device):
                 self._layouts[size] = self._prove(size)
@@ -112,7 +112,7 @@ class GeneralModel(Model):
             return assume(Prober(self.tower, self._plain, size), grid, len(self.told.special_tokens or ()))
         try:
             found = prove(Prober(self.tower, self._plain, size))
-        except NotProven:
+        except NotProvenError:
             if self.device.type == "mps" or self.dtype == torch.float64:
                 raise
             found = None
@@ -122,18 +122,18 @@ class GeneralModel(Model):
         # double precision and at images of strong contrast.
         if self.device.type == "mps" or sum(one.numel() for one in self.tower.parameters()) > _MOST_DOUBLED:
             if found is None:
-                raise NotProven("its tokens could not be matched with patches")
+                raise NotProvenError("its tokens could not be matched with patches")
             return found
         doubled = copy.deepcopy(self.tower).double()
         try:
             again = prove(Prober(doubled, lambda pixels: self._run(doubled, pixels, torch.float64, 100.0), size))
-        except NotProven:
+        except NotProvenError:
             if found is None:
                 raise
             return found
         except Exception as error:  # a module may make tensors of its own in single precision
             if found is None:
-                raise NotProven(f"its tokens could not be matched with patches ({first_line(error)})") from error
+                raise NotProvenError(f"its tokens could not be matched with patches ({first_line(error)})") from error
             return found
         return again if found is None or len(again.layers) > len(found.layers) else found
 
@@ -145,7 +145,7 @@ class GeneralModel(Model):
     def _layout(self, size: tuple[int, int]) -> Layout:
         layout = self.layout(size)
         if set(layout.layers) != set(self.modules.values()):
-            raise NotProven("other layers see patches there than at its own size")
+            raise NotProvenError("other layers see patches there than at its own size")
         if not layout.outputs and "token" in self.quantities:
             names = {module: _name_of(self.tower, self.blocks[layer]) for layer, module in self.modules.items()}
             self._prove_outputs(layout, names)
@@ -173,7 +173,7 @@ class GeneralModel(Model):
             return
         try:
             self._layout(size)
-        except NotProven as error:
+        except NotProvenError as error:
             raise SpectralToolkitError(
                 f"size={size} does not fit {self.name}: {error}; use its own size, {self.own}."
             ) from error
@@ -219,7 +219,7 @@ class GeneralModel(Model):
 
     @property
     def provenance(self) -> dict[str, str | int | float]:
-        facts = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
+        facts: dict[str, str | int | float] = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
         return facts | ({} if self.told.grid is None else {"grid_told": str(tuple(self.told.grid))})
 
     def _plain(self, pixels: np.ndarray) -> Any:
@@ -477,7 +477,7 @@ def _labels(tower: torch.nn.Module, n: int) -> tuple[str, ...]:
     if len(labels) < n and re.search(r"dist", known):
         labels.append("distillation")
     rest = "register" if re.search(r"reg|storage", known) else "special"
-    return tuple([*labels, *(f"{rest}_{index}" for index in range(n - len(labels)))])[:n]
+    return (*labels, *(f"{rest}_{index}" for index in range(n - len(labels))))[:n]
 
 
 # --- making ----------------------------------------------------------------------------------------------------------
@@ -511,10 +511,11 @@ def make(
                 told=told,
                 **about,
             )
-        except NotProven as error:
+        except NotProvenError as error:
             reasons.append(f"{entry.name or type(entry.tower).__name__}: {error}")
     raise UnsupportedModelError(
-        f"{type(module).__name__} cannot be captured: {'; '.join(dict.fromkeys(reasons)) or 'no part of it takes images'}. "
+        f"{type(module).__name__} cannot be captured: "
+        f"{'; '.join(dict.fromkeys(reasons)) or 'no part of it takes images'}. "
         "If you know how images enter it, say so with load_model(module, call=..., size=...)."
     )
 

@@ -103,6 +103,12 @@ def fetch(
     with quiet(), bars(shown=not local):
         config = _fetch_config(source, location, common)
         weights = _weights_here(source, Path(location)) if local else None
+        if not trust_remote_code and not families.config_sees_images(config):
+            architecture = next(iter(getattr(config, "architectures", None) or []), type(config).__name__)
+            raise UnsupportedModelError(
+                f"The model {source!r} ({architecture}) sees no images: its configuration names no size of images or "
+                "patches, and no vision part. Give a model with one."
+            )
         if not (
             trust_remote_code and getattr(config, "auto_map", None)
         ):  # a model with code of its own may not support it

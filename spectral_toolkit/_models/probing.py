@@ -1,4 +1,4 @@
-"""Runs a module on changed images with muted attention, and proves where the patches stand in every call of attention."""
+"""Runs a module on changed images with muted attention, and proves where patches stand in every call of attention."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from . import token_maps
-from .token_maps import Axes, Elsewhere, Grid, NotProven, TokenMap
+from .token_maps import Axes, Grid, NotProvenError, TokenMap
 from .watching import Call, watching
 
-QUANTITIES = ("query", "key", "value")
+QUANTITIES: tuple[str, ...] = ("query", "key", "value")
 _CHANNELS = 16
 """Random directions in which each token is looked at."""
 _MOST_PASSES = 120
@@ -26,8 +26,8 @@ _MOST_PASSES = 120
 _MOST_GRIDS = 3
 """How many grids are tried for a layer."""
 SHARES = ((0.0, 1.0), (0.0, 0.0), (0.25, 0.25), (0.5, 0.5))
-"""Which part of each patch is changed, along both axes, as shares of its side: all of it, or one pixel. Where windows of
-convolutions overlap, one pixel of each patch lies in no other window: mostly the first."""
+"""Which part of each patch is changed, along both axes, as shares of its side: all of it, or one pixel. Where windows
+of convolutions overlap, one pixel of each patch lies in no other window: mostly the first."""
 
 
 @dataclass(frozen=True)
@@ -213,19 +213,21 @@ def prove(prober: Prober) -> Layout:
 
     Raises
     ------
-    NotProven
+    NotProvenError
         If no call of attention is over patches; the message says what was seen.
     """
     base = prober.look(prober.base)
     if not base.modules:
-        raise NotProven("no attention was seen: no scaled dot product, and no softmax between two matrix products")
+        raise NotProvenError("no attention was seen: no scaled dot product, and no softmax between two matrix products")
     whole = prober.look(prober.other)
     if whole.shapes != base.shapes or whole.modules != base.modules:
-        raise NotProven("its calls of attention differ from image to image, so tokens do not stand for fixed patches")
-    search = _Search(prober, base, whole)
+        raise NotProvenError(
+            "its calls of attention differ from image to image, so tokens do not stand for fixed patches"
+        )
+    search = _Proof(prober, base, whole)
     search.run()
     if not search.layers:
-        raise NotProven(_why_none(search.reasons or search.elsewhere))
+        raise NotProvenError(_why_none(search.reasons or search.elsewhere))
     biased: dict[str, bool] = {}
     for module, one, two in zip(base.modules, base.biases, whole.biases, strict=True):
         if one is not None or two is not None:
@@ -241,7 +243,7 @@ def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
 
     Raises
     ------
-    NotProven
+    NotProvenError
         If no call of attention has so many tokens.
     """
     base = prober.look(prober.base)
@@ -258,15 +260,15 @@ def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
         if len(calls) == 1 and all(shape[-2] == n and shape[0] * (len(shape) > 3) <= 1 for shape in shapes):
             axes = Axes((1,)) if len(shapes[0]) == 4 else Axes((), int(shapes[0][0]))
             parts = {quantity: (Part(axes, n, 1),) for quantity in QUANTITIES}
-            maps = dict.fromkeys(QUANTITIES, found)
+            maps: dict[str, TokenMap] = {quantity: found for quantity in QUANTITIES}
             layers[module] = Layer(
                 module, tuple(calls), parts, maps, _n_heads(shapes[0], axes), shapes[0][-1], shapes[2][-1]
             )
     if not layers:
         counts = sorted({shapes[0][-2] for shapes in base.shapes})
-        raise NotProven(
-            f"no attention has {n} tokens ({n_special} special and {grid[0]} x {grid[1]} patches); those that were seen "
-            f"have {', '.join(map(str, counts)) or 'none'}"
+        raise NotProvenError(
+            f"no attention has {n} tokens ({n_special} special and {grid[0]} x {grid[1]} patches); those that were "
+            f"seen have {', '.join(map(str, counts)) or 'none'}"
         )
     biased = {module: True for module, bias in zip(base.modules, base.biases, strict=True) if bias is not None}
     return Layout(prober.size, layers, len(base.modules), _together(prober, base), {}, {}, {}, biased)
@@ -283,7 +285,7 @@ def _moved(distance: np.ndarray) -> np.ndarray:
     return distance > 1e-10 * max(float(distance.max(initial=0.0)), 1e-300)
 
 
-class _Search:
+class _Proof:
     """The proof for one model: what is known of each module, and what has to be asked next."""
 
     def __init__(self, prober: Prober, base: _Seen, whole: _Seen) -> None:
@@ -394,7 +396,7 @@ class _Search:
             try:
                 self.layers[module] = self._prove(module, grid, answers, blurred)
                 self.reasons.pop(module, None)
-            except NotProven as reason:
+            except NotProvenError as reason:
                 self.reasons[module] = str(reason)
 
     def _prove(self, module: str, grid: Grid, answers: list[_Answer], blurred: bool) -> Layer:
@@ -404,9 +406,9 @@ class _Search:
         for place, quantity in enumerate(QUANTITIES):
             maps[quantity], parts[quantity] = self._prove_quantity(module, place, grid, answers, blurred)
         if not maps["key"].same_places(maps["value"]):
-            raise NotProven("its keys and values are not of the same patches")
+            raise NotProvenError("its keys and values are not of the same patches")
         if maps["query"].n_windows != maps["key"].n_windows:
-            raise NotProven(
+            raise NotProvenError(
                 f"its queries are in {maps['query'].n_windows} windows and its keys in {maps['key'].n_windows}"
             )
         heads = {
@@ -415,19 +417,20 @@ class _Search:
             for call, part in zip(calls, parts[quantity], strict=True)
         }
         if len(heads) != 1:
-            raise NotProven(f"its queries, keys and values have different numbers of heads: {sorted(heads)}")
+            raise NotProvenError(f"its queries, keys and values have different numbers of heads: {sorted(heads)}")
         shapes = self.base.shapes[calls[0]]
         return Layer(module, tuple(calls), parts, maps, heads.pop(), shapes[0][-1], shapes[2][-1])
 
     def _prove_quantity(
         self, module: str, place: int, asked: Grid, answers: list[_Answer], blurred: bool
     ) -> tuple[TokenMap, tuple[Part, ...]]:
-        reason = NotProven(f"its tokens do not stand for patches of a grid of {asked[0]} x {asked[1]}")
+        reason = NotProvenError(f"its tokens do not stand for patches of a grid of {asked[0]} x {asked[1]}")
         likely = self.key_grids[module] if place else self.grids[module]
         for grid in [one for one in likely if _halvings(one, asked) is not None]:
             shift = _halvings(grid, asked)
             assert shift is not None
             parts: list[Part] = []
+            told: list[Any] = []
             cells, clear, touched = [], [], []
             for call in self.groups[module]:
                 told = [
@@ -445,18 +448,18 @@ class _Search:
                 touched.append(token_maps.flattened(moved, axes).any(0))
             try:
                 return _joined_map(cells, clear, touched, grid), tuple(parts)
-            except NotProven as why:
+            except NotProvenError as why:
                 reason = why
             if blurred and len(cells) == 1:
                 try:
                     joined = _joined(told, parts[0].axes)
                     return token_maps.map_in_rows(joined, shift, grid, touched[0]), tuple(parts)
-                except NotProven as why:
+                except NotProvenError as why:
                     reason = why
         raise reason
 
     def _verify(self, told: str, modules: list[str], share: tuple[float, float]) -> None:
-        """Accept for ``modules`` what is proven of ``told`` where a random half of the patches moves the same tokens."""
+        """Accept for ``modules`` what is proven of ``told``, if a random half of the patches moves the same tokens."""
         layer = self.layers[told]
         grid = layer.maps["query"].grid
         where = np.random.default_rng(1).random(grid) < 0.5
@@ -591,7 +594,7 @@ def prove_outputs(prober: Prober, layout: Layout, blocks: dict[str, str]) -> Non
                 ]
                 try:
                     found = token_maps.make_map(*token_maps.decode(told, shift, grid), touched, grid)
-                except NotProven:
+                except NotProvenError:
                     continue
                 shape = base.output_shapes[name]
                 layout.outputs[module] = Outputs(found, way, shape[1] if way == "channel second" else shape[-1])

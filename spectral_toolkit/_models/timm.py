@@ -5,6 +5,7 @@ timm is never imported otherwise. It imports torchvision, with which this toolki
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -41,7 +42,7 @@ def load(source: Any, revision: str | None, safetensors_only: bool) -> Any:
     """
     name = os.fspath(source)
     try:
-        import timm
+        timm: Any = importlib.import_module("timm")
     except Exception as error:  # torchvision raises whatever its compiled part raises
         raise UnsupportedModelError(
             f"{name!r} is a model of timm, which cannot be imported ({first_line(error)}): install it with pip install "

@@ -9,6 +9,7 @@ images that grows with the logarithm of the number of patches.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,12 +83,8 @@ class TokenMap:
         )
 
 
-class NotProven(Exception):
+class NotProvenError(Exception):
     """Why the tokens of a tensor could not be matched with patches."""
-
-
-class Elsewhere(NotProven):
-    """No token of the tensor depends on the image: it is not over patches."""
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -112,7 +109,7 @@ def within(grid: Grid, size: Grid, share: tuple[float, float]) -> np.ndarray:
     for n, side in zip(grid, size, strict=True):
         edges = bounds(n, side)
         chosen = np.zeros(side, bool)
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in itertools.pairwise(edges):
             first = start + int(share[0] * (end - start))
             chosen[first : max(first + 1, start + round(share[1] * (end - start)))] = True
         sides.append(chosen)
@@ -198,7 +195,7 @@ def decode(
 
 
 def make_map(cells: np.ndarray, clear: np.ndarray, moved: np.ndarray, grid: Grid) -> TokenMap:
-    """The map from the decoded patches (window, token); raises `NotProven` unless every patch is there exactly once."""
+    """The map from decoded patches (window, token); raises `NotProvenError` unless each patch is there exactly once."""
     n = grid[0] * grid[1]
     window = np.broadcast_to(np.arange(len(cells))[:, None], cells.shape).ravel()
     cells, clear, moved = cells.ravel(), clear.ravel(), moved.ravel()
@@ -207,7 +204,7 @@ def make_map(cells: np.ndarray, clear: np.ndarray, moved: np.ndarray, grid: Grid
         patches = patches[clear[patches] > BARELY]
     counts = np.bincount(cells[patches], minlength=n)
     if len(patches) != n or (counts != 1).any():
-        raise NotProven(
+        raise NotProvenError(
             f"of {n} patches ({grid[0]} x {grid[1]}) {int((counts == 1).sum())} are the source of exactly one token, "
             f"{int((counts == 0).sum())} of none and {int((counts > 1).sum())} of several"
         )
@@ -221,7 +218,7 @@ def make_map(cells: np.ndarray, clear: np.ndarray, moved: np.ndarray, grid: Grid
 
 
 CLEAR, RARE, APART = 0.6, 0.01, 0.02
-"""From where an answer counts as clear, how many clear ones may be wrong, and by how much the order must be the best."""
+"""From where an answer is clear, how many clear ones may be wrong, and by how much the order must fit best."""
 
 
 def map_in_rows(
@@ -235,13 +232,13 @@ def map_in_rows(
 
     Raises
     ------
-    NotProven
+    NotProvenError
         If they do not.
     """
     n = grid[0] * grid[1]
     patches = np.flatnonzero(moved.ravel())
     if len(moved) != 1 or len(patches) != n:
-        raise NotProven(
+        raise NotProvenError(
             f"{len(patches)} tokens depend on the image, which are not the {n} of {grid[0]} x {grid[1]} patches"
         )
     told = [
@@ -263,7 +260,7 @@ def map_in_rows(
     best = max(float(np.mean((margins * expected(*one))[inner])) for one in shifts)
     fit = float(np.mean((margins * own)[inner]))
     if wrong > RARE or fit < best + APART:
-        raise NotProven(
+        raise NotProvenError(
             f"tokens see several patches each, and their order is not by rows of {grid[0]} x {grid[1]} ({wrong:.0%} of "
             f"clear answers speak against it; it fits by {fit:.2f}, and one that is shifted by a patch by {best:.2f})"
         )

@@ -1,7 +1,7 @@
 """The recorder: every call of attention that happens while a module runs, named by the module in whose forward it is.
 
-A ``TorchFunctionMode`` sees what the model asks of torch: `scaled_dot_product_attention`, `multi_head_attention_forward`
-(run with the parts of it that torch would fuse taken apart), and the products and softmax of attention written by hand
+A ``TorchFunctionMode`` sees what is asked of torch: `scaled_dot_product_attention`, `multi_head_attention_forward` (run
+with the parts of it that torch would fuse taken apart), and the products and softmax of attention written by hand
 (`products`). Functions of xformers and flash-attention, which torch does not see, are wrapped where the model's own
 modules refer to them. All of it ends with the context; the model's numbers are its own throughout.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as functional
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -95,9 +95,9 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if func is functional.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
-        if func is F.multi_head_attention_forward:
+        if func is functional.multi_head_attention_forward:
             with self:
                 return _unfused_forward(*args, **kwargs)
         out = func(*args, **kwargs)
@@ -129,7 +129,7 @@ class _Watch(TorchFunctionMode):
                 else query.new_zeros((*query.shape[:-1], value.shape[-1]))
             )
         else:
-            out = F.scaled_dot_product_attention(
+            out = functional.scaled_dot_product_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )
         if enable_gqa and key.shape[-3] != query.shape[-3]:
@@ -159,7 +159,7 @@ def _copy_of(function: Any) -> Any:
     return copied
 
 
-_unfused_forward = _copy_of(F.multi_head_attention_forward)
+_unfused_forward = _copy_of(functional.multi_head_attention_forward)
 
 # --- functions of other libraries ------------------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ def _wrapped(function: Any, report: products.Found, mute: bool) -> Any:
         seen = [one.transpose(-3, -2) if one.ndim == 4 else one for one in (query, key, value)]
         if not isinstance(bias, Tensor | None):
             bias = bias.materialize((*seen[0].shape[:-1], seen[1].shape[-2]), dtype=query.dtype, device=query.device)
-        report(*seen, query.shape[-1] ** -0.5 if scale is None else float(scale), bias)
+        report(seen[0], seen[1], seen[2], query.shape[-1] ** -0.5 if scale is None else float(scale), bias)
         return out
 
     return call

@@ -70,17 +70,12 @@ def note_of(value: Any) -> Product | Weights | None:
 def follow(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, found: Found) -> bool:
     """Hand notes on through one operation; whether it completed a call of attention, whose values are ``out``."""
     if not isinstance(out, Tensor):
-        if name in ("split", "chunk", "unbind", "tensor_split"):
-            return False
         return False
     if name in _PRODUCTS or name == "einsum":
         return _product(name, args, kwargs, out, found)
     carrier = next((one for one in args if note_of(one) is not None), None)
     if carrier is None:
-        if name == "where":  # (condition, scores, other)
-            carrier = next((one for one in args if note_of(one) is not None), None)
-        if carrier is None:
-            return False
+        return False
     note = note_of(carrier)
     handed: Product | Weights | None = None
     if name in ("softmax", "_softmax") and isinstance(note, Product):
@@ -128,35 +123,31 @@ def _scaled(note: Product, name: str, carrier: Tensor, args: tuple[Any, ...], ou
 
 
 def _product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, found: Found) -> bool:
-    added: Tensor | None = None
-    alpha = 1.0
+    added, alpha, in_order = False, 1.0, True
+    left: Any
+    right: Any
     if name == "einsum":
-        if len(args) == 2 and isinstance(args[1], (list, tuple)):
-            args = (args[0], *args[1])
-        if len(args) != 3 or not isinstance(args[0], str):
+        operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
+        if len(operands) != 2 or not isinstance(args[0], str):
             return False
-        factors = _einsum_factors(args[0], args[1], args[2])
+        factors = _einsum_factors(args[0], operands[0], operands[1])
         if factors is None:
             return False
-        left, right, back = factors
+        left, right, in_order = factors
+    elif name.startswith("baddbmm") and len(args) == 3:
+        start, left, right = args
+        alpha = float(kwargs.get("alpha", 1))
+        added = float(kwargs.get("beta", 1)) != 0 and bool(torch.any(start != 0))
     else:
-        if name.startswith("baddbmm"):
-            added, left, right = args[:3]
-            alpha = float(kwargs.get("alpha", 1))
-            if float(kwargs.get("beta", 1)) == 0 or not bool(added.any()):
-                added = None
-            back = True
-        elif len(args) >= 2:
-            left, right, back = args[0], args[1], True
-        else:
-            left, right, back = args[0], kwargs.get("other", kwargs.get("mat2")), True
+        left = args[0]
+        right = args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
     if not (isinstance(left, Tensor) and isinstance(right, Tensor)) or left.ndim < 3 or right.ndim < 3:
         return False
     weights = note_of(left)
     if isinstance(weights, Weights):
         return _complete(weights, left, right, found)
-    if back:  # the result has the axes of a matrix product in their usual order
-        setattr(out, _NOTE, Product(left, right, factor=alpha, changed=added is not None))
+    if in_order:  # the result has the axes of a matrix product in their usual order
+        setattr(out, _NOTE, Product(left, right, factor=alpha, changed=added))
     return False
 
 
@@ -212,7 +203,6 @@ def _einsum_factors(equation: str, left: Any, right: Any) -> tuple[Tensor, Tenso
     # The note speaks of the result's last two axes; if they stand elsewhere, only a completed call can be told.
     in_order = output == "".join((*batch, rows[0], columns[0]))
     weights = note_of(left)
-    if weights is not None:
-        if [*batch, rows[0], contracted[0]] == list(first):
-            setattr(a, _NOTE, weights)
+    if weights is not None and [*batch, rows[0], contracted[0]] == list(first):
+        setattr(a, _NOTE, weights)
     return a, b, in_order
