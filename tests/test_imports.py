@@ -18,6 +18,7 @@ PACKAGE = Path(spectral_toolkit.__file__).parent
 # Upper may not import lower.
 ORDER = (
     "errors",
+    "_table",
     "_compute",
     "_io",
     "scenes",

@@ -151,7 +151,7 @@ def test_the_command_line_takes_them(theirs: Any, activations: xr.DataTree, tmp_
 
 
 def test_what_is_no_kernel_and_what_was_not_registered(theirs: Any, activations: xr.DataTree) -> None:
-    with pytest.raises(AffinityError, match="neither a name nor a kernel"):
+    with pytest.raises(AffinityError, match="kernel=3 is not offered: use one of .*, or an object of st.kernels"):
         st.affinity(activations, "vv", kernel=3)  # pyright: ignore[reportArgumentType]
     stranger = st.kernels.Kernel("stranger", "?", "{}{}", "?", theirs.prepare)
     with pytest.raises(AffinityError, match=r"'stranger' has not been registered: call st\.kernels\.register"):

@@ -12,7 +12,7 @@ from typing import Any
 from .._affinity.features import KINDS
 from .._affinity.presets import PRESETS as NAMED
 from .._affinity.presets import preset_weights
-from .._affinity.table import check_combination
+from .._affinity.table import KERNELS, check_combination
 from .._render.composite import check_threshold
 from ..errors import SpectralToolkitError
 
@@ -188,8 +188,11 @@ def checked(state: State, facts: Facts) -> State:
     _whole("image", image, 0, len(facts.images) - 1)
     for name in ("affinity", "other_affinity"):
         _one_of(name, getattr(state, name), facts.kinds if name == "affinity" or state.compare else tuple(KINDS))
-    check_combination(state.affinity, state.kernel, "mean", "image", {})
-    check_combination(state.other_affinity, state.other_kernel, "mean", "image", {})
+    for side in ("", "other_"):
+        kind, kernel = getattr(state, f"{side}affinity"), getattr(state, f"{side}kernel")
+        if kernel is not None:
+            _one_of(f"{side}kernel", kernel, tuple(KERNELS))
+        check_combination(kind, kernel, "mean", "image", {})
     _one_of("view", state.view, tuple(view for view in VIEWS if view != "norms" or facts.has_tokens))
     _one_of("other_layers", state.other_layers, ("same", *NAMED))
     rows, columns = facts.grid_of(weights)
