@@ -176,7 +176,7 @@ def _group(
                 "tolerance": study.tolerance,
                 "seed": study.seed,
                 "solve_device": str(resolve_device(study.device)),
-                "scores": study.scores,
+                "scores": list(SCORES) if study.scores else False,
             }
             ingredients = {
                 "capture": facts,
