@@ -12,13 +12,13 @@ from .errors import SpectralToolkitError
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class NamedRow:
     """What can be chosen by name; a subclass carries everything that anybody asks of it."""
 
     name: str
 
 
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", bound=NamedRow)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Choice(Generic[R]):
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Table(Mapping[str, R]):
+class NamedTable(Mapping[str, R]):
     """Every row of one sort, by name, in the order in which they were registered.
 
     Parameters

@@ -80,7 +80,7 @@ def seen(explorer: Explorer) -> str:
             parts += [figure.title.text, *(_source_of(figure))]
     if explorer._rows is not None and explorer._rows.widget.layout.display != "none":
         parts += _source_of(explorer._rows.figure)
-    for chart in explorer._charts.values():
+    for chart in explorer._pictures.charts.values():
         if chart.widget.layout.display != "none":
             parts += [str(renderer.data_source.data) for renderer in _renderers(chart)]
     parts += [widget.layout.display for widget in explorer._stage.children]

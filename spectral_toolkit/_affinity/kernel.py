@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._table import Choice, Row, Table
+from .._table import Choice, NamedRow, NamedTable
 from ..errors import AffinityError
 from .features import KINDS, LayerFeatures
 from .operators import Rows
@@ -53,7 +53,7 @@ STEPS = Option(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Kernel(Row):
+class Kernel(NamedRow):
     """How the vectors of one layer become affinities between its patches.
 
     A kernel that is registered (:func:`spectral_toolkit.kernels.register`) is found by its name in
@@ -136,7 +136,7 @@ class Kernel(Row):
         return next(option for option in self.options if option.name == name)
 
 
-KERNELS = Table("kernel", Kernel, "st.kernels", AffinityError)
+KERNELS = NamedTable("kernel", Kernel, "st.kernels", AffinityError)
 """Every kernel there is, by name. `register` adds to it."""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from .._render.tile import Tile
-from .._table import Row, Table
+from .._table import NamedRow, NamedTable
 from ..errors import SpectralToolkitError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _all_eigenvectors(state: State, side: Side) -> str:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class View(Row):
+class View(NamedRow):
     """What the explorer shows of a result.
 
     A view that is registered (:func:`spectral_toolkit.views.register`) is found by its name in the explorer's menu, in
@@ -197,7 +197,7 @@ class View(Row):
         return tuple(state.options.get(slider.name, slider.start) for slider in self.sliders)
 
 
-VIEWS = Table("view", View, "st.views", SpectralToolkitError)
+VIEWS = NamedTable("view", View, "st.views", SpectralToolkitError)
 """Every view there is, by name. `register` adds to it."""
 
 

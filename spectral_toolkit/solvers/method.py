@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from .._table import Choice, Row, Table
+from .._table import Choice, NamedRow, NamedTable
 from ..errors import SolverError
 from .spectrum import Spectrum
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Solver(Row):
+class Solver(NamedRow):
     """A way to find the eigenvectors of a graph.
 
     A solver that is registered (:func:`spectral_toolkit.solvers.register`) is found by its name in
@@ -67,7 +67,7 @@ class Solver(Row):
         raise SolverError(f"{name}={value!r} is not understood: expected a path.")
 
 
-SOLVERS = Table("method", Solver, "st.solvers", SolverError)
+SOLVERS = NamedTable("method", Solver, "st.solvers", SolverError)
 """Every solver there is, by name. `register` adds to it."""
 
 

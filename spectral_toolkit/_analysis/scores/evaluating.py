@@ -50,7 +50,8 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
         every segment takes the category that is most frequent in it. ``ari`` in [-1, 1]: the adjusted Rand index
         (Hubert & Arabie 1985). Scores of segments that were registered (``st.scores.register``) follow.
         ``iou (category)`` is that of the over-clustered segments, NaN where a category does not occur.
-        ``attrs["agreement"]``, where segments have it, is the mean over the images; below 0.8, ``attrs["notes"]`` says that other segments would do as well.
+        ``attrs["agreement"]``, where segments have it, is the mean over the images; below 0.8, ``attrs["notes"]`` says
+        that other segments would do as well.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..._table import Row, Table
+from ..._table import NamedRow, NamedTable
 from ...errors import SpectralToolkitError
 from .segments import partition_scores, partitions
 from .variance import variance_shares
@@ -69,7 +69,7 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Score(Row):
+class Score(NamedRow):
     """A number that says what eigenvectors or segments hold.
 
     A score that is registered (:func:`spectral_toolkit.scores.register`) is found by its name in
@@ -147,7 +147,7 @@ class Score(Row):
         return partition_scores(found, scored.labels, scored.weights, self.segments)
 
 
-SCORES = Table("score", Score, "st.scores", SpectralToolkitError)
+SCORES = NamedTable("score", Score, "st.scores", SpectralToolkitError)
 """Every score there is, by name. `register` adds to it."""
 
 

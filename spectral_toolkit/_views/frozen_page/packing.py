@@ -66,7 +66,7 @@ def pack(content: Content, shown: list[ShownPicture]) -> bytes:
         "presets": [_preset(content, preset) for preset in content.presets],
         "layers": short_names(content.layers),
         "components": [int(number) for number in first.coords["component"].values],
-        "views": {view.name: {"page": view.page, "title": view.title} for view in content.views()},
+        "views": {view.name: {"page": view.page, "title": view.title, "alone": view.alone} for view in content.views()},
         "sources": [content.sources.rows, content.sources.columns] if content.sources else None,
         "settings": [[_picture(content, setting, picture, block) for picture in shown] for setting in content.settings],
         "rows": {

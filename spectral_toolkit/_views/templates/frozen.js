@@ -375,7 +375,7 @@ function shares(bars) {
 
 function paintSide(side) {
   const section = $$(".side")[side];
-  section.hidden = side > 0 && !state.compare;
+  section.hidden = side > 0 && (!state.compare || head.views[state.view].alone);
   if (section.hidden) return;
   const one = setting(side);
   const { colours, cut, labels, small } = drawing();

@@ -23,7 +23,6 @@ from ..._explorer.session import Session, ShownState, questions, wanted
 from ..._explorer.source import open_source
 from ..._explorer.start import contrast, fitting, freezing_settings, state_of
 from ..._explorer.state import State, checked, checked_weights, moved
-from ..._explorer.view import View
 from ..._explorer.views import VIEWS
 from ..._explorer.worker import Worker
 from ..._io.bundles import load_bundle, save_bundle
@@ -31,11 +30,11 @@ from ..._io.outputs import local_path
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
 from ..frozen_page import FrozenPage, freeze
-from ..still_picture import figure_picture, side_by_side
+from ..still_picture import side_by_side
 from . import save
 from .closing import close_whole, inside
 from .controls import Controls
-from .figures import ExplorerFigures, Rows, chart_of
+from .figures import ExplorerFigures, Rows
 from .offline import Loader, Stage
 from .save import sheet
 from .still import Still
@@ -146,7 +145,6 @@ class Explorer(Described, widgets.VBox):
         self._controls = Controls(session.facts, self._on_change, self._name)
         self._pictures = ExplorerFigures(self._on_change)
         self._rows: Rows | None = None
-        self._charts: dict[View, Any] = {}
         self._page_ready = False
         self.children = self._build()
         self._open = True
@@ -237,8 +235,7 @@ class Explorer(Described, widgets.VBox):
 
     def _drawn(self) -> Image.Image:
         """The view as an image."""
-        chart = self._charts.get(VIEWS[self._state.view])
-        shown = [sheet(self._pictures.panels()) if chart is None else figure_picture(chart.figure)]
+        shown = [self._pictures.drawn()]
         if self._state.patch is not None and self._rows is not None:
             shown.append(sheet(self._rows.panels()))
         return side_by_side(shown)
@@ -283,13 +280,12 @@ class Explorer(Described, widgets.VBox):
         self._still.close()
         self._worker.close()
         self._page_maker.close()
-        live = [part.widget for part in (self._rows, *self._charts.values(), self._pictures) if part is not None]
+        live = [*self._pictures.widgets, *([] if self._rows is None else [self._rows.widget])]
         for widget in [*live, *inside(self)]:
             close_whole(widget)
         self.children = ()
         self._session.close()
         self._answer = self._rows = None
-        self._charts = {}
 
     def _build(self) -> list[widgets.Widget]:
         self._loader = Loader(self._name, self._fill)
@@ -482,8 +478,11 @@ class Explorer(Described, widgets.VBox):
 
     def _deliver(self, _asked: State, answer: ShownState | None, error: Exception | None) -> None:
         if answer is not None:
-            self._show(answer)
-            return
+            try:
+                self._show(answer)
+                return
+            except SpectralToolkitError as drawing:
+                error = drawing
         self._mark_busy(None)
         self._stale(True)
         self._say(f"{_reason(error)} The image still shows the last result.")
@@ -501,14 +500,11 @@ class Explorer(Described, widgets.VBox):
         seen = replace(answer, state=state)
         self._mark_busy(None)
         view = VIEWS[state.view]
-        if view.tiles is not None:
-            self._pictures.show(view, seen)
-            shown = [self._pictures.widget]
-        else:
-            if view not in self._charts:
-                self._charts[view] = chart_of(view, self._on_change)
-            self._charts[view].show(seen, self._session.facts.layers)
-            shown = [self._charts[view].widget]
+        try:
+            shown = [self._pictures.draw(view, seen, self._session.facts.layers)]
+        except SpectralToolkitError:
+            self._stale(True)
+            raise
         if state.patch is not None:
             self._rows = self._rows or Rows(self._on_change)
             self._rows.show(answer)
@@ -523,7 +519,7 @@ class Explorer(Described, widgets.VBox):
         self._still.follow(self._drawn)
 
     def _display(self, shown: list[Any]) -> None:
-        made = [part.widget for part in (self._pictures, *self._charts.values())]
+        made = self._pictures.widgets
         rows = [] if self._rows is None else [self._rows.widget]
         for widget in made + rows:
             display = None if any(widget is one for one in shown) else "none"
@@ -535,7 +531,7 @@ class Explorer(Described, widgets.VBox):
     def _fill(self) -> None:
         """Show the figures, because BokehJS is now in the page."""
         self._page_ready = True
-        self._stage.fill([part.widget for part in (self._pictures, *self._charts.values())])
+        self._stage.fill(self._pictures.widgets)
         self._rows_stage.fill([] if self._rows is None else [self._rows.widget])
 
     def _mark_busy(self, asked: object) -> None:

@@ -9,17 +9,19 @@ import ipywidgets as widgets
 from bokeh.events import Tap
 from bokeh.layouts import row
 from bokeh.models import CrosshairTool, Span
+from PIL import Image
 
 from ..._explorer import views, wording
 from ..._explorer.session import ShownState
 from ..._explorer.state import moved
 from ..._explorer.view import View
 from ..._table import located
+from ...errors import SpectralToolkitError
 from ..fitting import fitting_columns
-from ..still_picture import bokeh_figure
+from ..still_picture import bokeh_figure, figure_picture
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
-from .save import SavedPanel
+from .save import SavedPanel, sheet
 from .tiles import TileFigure, read
 
 WIDTH = 520  # screen pixels of a single image, where the page has room for them
@@ -31,11 +33,12 @@ Tapped = Callable[..., None]
 
 
 class ExplorerFigures:
-    """One or two figures of tiles side by side, with the same zoom and cursor."""
+    """One or two figures of tiles side by side, with the same zoom and cursor; and the charts shown in their place."""
 
     def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
-        self._tap = ""
+        self._view: View | None = None
+        self.charts: dict[View, Any] = {}
         self._grid = (1, 1)
         self.figures = (TileFigure("first"), TileFigure("second"))
         first, second = (one.figure for one in self.figures)
@@ -48,10 +51,41 @@ class ExplorerFigures:
         roots = [one.root for one in self.figures]
         self.widget = LiveFigure(row(*roots, sizing_mode="stretch_width"), layout=full_width())
 
-    def show(self, view: View, shown: ShownState) -> None:
-        """Draw the tiles of a view."""
+    @property
+    def widgets(self) -> list[Any]:
+        """Everything that was made so far."""
+        return [self.widget, *(chart.widget for chart in self.charts.values())]
+
+    def draw(self, view: View, shown: ShownState, layers: Sequence[str]) -> Any:
+        """Draw a view; return the widget that shows it.
+
+        Raises
+        ------
+        SpectralToolkitError
+            If it cannot be drawn: the drawing may be somebody else's.
+        """
+        self._view = view
+        try:
+            if view.tiles is not None:
+                self._show(view, shown)
+                return self.widget
+            if view not in self.charts:
+                self.charts[view] = chart_of(view, self._tapped)
+            self.charts[view].show(shown, layers)
+        except Exception as error:
+            raise SpectralToolkitError(
+                f"view {view.name!r} cannot be drawn ({type(error).__name__}: {error}): choose another view."
+            ) from error
+        return self.charts[view].widget
+
+    def drawn(self) -> Image.Image:
+        """What is shown, as an image."""
+        chart = self.charts.get(self._view) if self._view is not None else None
+        return sheet(self.panels()) if chart is None else figure_picture(chart.figure)
+
+    def _show(self, view: View, shown: ShownState) -> None:
         assert view.tiles is not None
-        self._tap, self._grid = view.tap, shown.sides[0].eig["eigenvector"].shape[1:3]
+        self._grid = shown.sides[0].eig["eigenvector"].shape[1:3]
         aspect = shown.picture.aspect
         sides = shown.sides[:1] if view.alone else shown.sides
         compared = len(sides) > 1
@@ -81,7 +115,7 @@ class ExplorerFigures:
         if hit is None:
             return
         index, cell = hit
-        if self._tap == "component":
+        if self._view is not None and self._view.tap == "component":
             self._tapped(component=index + 1)
         else:
             self._tapped(patch=moved(cell, one.places[index].grid, self._grid))
