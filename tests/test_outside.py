@@ -307,7 +307,7 @@ def test_scores_of_theirs_are_computed_wherever_ours_are(theirs: Any) -> None:
 def test_a_study_reports_their_scores(theirs: Any, tmp_path: Path) -> None:
     study = {
         "models": ["scenes"],
-        "pictures": {"made": {"scenes": 2}},
+        "pictures": {"made": {"scenes": {"n": 2}}},
         "affinities": ["vv"],
         "layers": [[3]],
         "n_eigenvectors": 2,
