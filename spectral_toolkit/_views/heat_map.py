@@ -71,11 +71,11 @@ def heat_map(scores: xr.Dataset, *, names: tuple[str, ...] | None = None) -> hv.
             )
     column = (PAGE // len(names) - _MARGIN) // max(1, scores.sizes["kind"])
     column = max(_LEAST_COLUMN, min(_COLUMN, column))
-    layout = hv.Layout([_panel(scores, name, column) for name in names]).cols(len(names))
+    layout = hv.Layout([_panel(scores, name, column, has_bar=name == names[-1]) for name in names]).cols(len(names))
     return layout.opts(shared_axes=False)  # pyright: ignore[reportReturnType]
 
 
-def _panel(scores: xr.Dataset, name: str, column: int) -> hv.Overlay:
+def _panel(scores: xr.Dataset, name: str, column: int, has_bar: bool) -> hv.Overlay:
     values = scores[name].transpose("kind", "layer")
     least, most = _range(name, values.values)
     kinds, rows = ([str(label) for label in scores[axis].values] for axis in ("kind", "layer"))
@@ -93,7 +93,7 @@ def _panel(scores: xr.Dataset, name: str, column: int) -> hv.Overlay:
         cmap=_COLOURS,
         clim=(least, most),
         tools=["hover"],
-        colorbar=name == "what",
+        colorbar=has_bar,
         clabel="",  # the panel shows it
         xaxis="top",
         invert_yaxis=True,

@@ -26,7 +26,7 @@ MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers h
 
 
 IMPORTED: list[str] = []
-"""Modules that the present command was told to import, for processes that it starts."""
+"""Modules that the present command imported, for processes that it starts."""
 
 
 def import_modules(names: Sequence[str]) -> None:

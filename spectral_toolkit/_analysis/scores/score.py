@@ -101,7 +101,7 @@ class Score(NamedRow):
     shown
         Whether the page of a study shows it. All scores are among its numbers.
     headline
-        Whether a heat map shows it unless told otherwise.
+        Whether a heat map shows it by default.
     stands_in_for
         The name of a better score; this one is shown only where that is missing.
     """
