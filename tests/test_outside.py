@@ -228,7 +228,7 @@ def test_the_explorer_shows_their_views(theirs: Any, explorer: Any, activations:
 
 
 def test_a_frozen_page_shows_their_views(theirs: Any, explorer: Any) -> None:
-    explorer.set(view="size", options={"gain": 3.0}, compare=False)
+    explorer.set(view="size", affinity="vv", options={"gain": 3.0}, compare=False)
     page = explorer.to_html(presets=["all"], kinds="vv", n_eigenvectors=2, regions=False)
     assert 'title="How large &lt;b&gt; &amp; where.">Size of theirs</button>' in page.html
     assert '"view": "size"' in page.html
