@@ -13,7 +13,7 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,13 +86,15 @@ def _kinds() -> list[str]:
     return [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
 
 
-def _messages_of(path: Path, kinds: Collection[str]) -> Iterator[Message]:
+def _messages_of(path: Path, kinds: Sequence[str]) -> Iterator[Message]:
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds and node.args:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+            # Where the caller chooses the class, as ``error``, the message is listed under the class of all.
+            kind = kinds[0] if node.func.id == "error" else node.func.id
             text = _text(node.args[0])
-            if text.strip(GAP):  # what only passes another message on says nothing itself
+            if kind in kinds and text.strip(GAP):  # what only passes another message on says nothing itself
                 place = path.relative_to(PACKAGE).as_posix()
-                yield Message(node.func.id, text, place, (node.lineno, node.end_lineno or node.lineno))
+                yield Message(kind, text, place, (node.lineno, node.end_lineno or node.lineno))
 
 
 def _text(node: ast.expr) -> str:

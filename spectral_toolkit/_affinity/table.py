@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .._compute.arguments import choice
 from ..errors import AffinityError
 from .features import KINDS
 from .kernel import KERNELS, OURS, STEPS, Kernel, KernelChoice, Option, register
@@ -153,13 +154,10 @@ def check_combination(kind: str, kernel: str | None, heads: str, scope: str, opt
     >>> check_combination("vv", None, "mean", "image", {})
     'cosine'
     """
-    for name, value, known in (("kind", kind, tuple(KINDS)), ("heads", heads, HEADS), ("scope", scope, SCOPES)):
-        if value not in known:
-            raise AffinityError(f"{name}={value!r} is not offered: use one of {', '.join(map(repr, known))}.")
+    for name, value, known in (("kind", kind, KINDS), ("heads", heads, HEADS), ("scope", scope, SCOPES)):
+        choice(name, value, known, error=AffinityError)
     kernel = default_kernel(kind, scope) if kernel is None else kernel
-    if kernel not in KERNELS:
-        raise AffinityError(f"kernel={kernel!r} is not offered: use one of {', '.join(map(repr, KERNELS))}.")
-    line = KERNELS[kernel]
+    line = KERNELS[choice("kernel", kernel, KERNELS, error=AffinityError)]
     if kind not in line.kinds:
         fitting = [name for name, other in KERNELS.items() if kind in other.kinds]
         raise AffinityError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +10,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
+from ..._compute.arguments import whole
 from ..._compute.settings import computing
 from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import SpectralToolkitError
 from ..regions.kmeans import UNSURE
+from ..regions.splitting import fitted
 from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, without
 
 OVERCLUSTERED = 40
@@ -93,18 +91,14 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
     least = int(wanted.max()) + 1
     if n_categories is None:
         n_categories = least
-    if isinstance(n_categories, bool) or not isinstance(n_categories, (int, np.integer)) or n_categories < least:
-        raise SpectralToolkitError(
-            f"n_categories={n_categories!r} does not include label {least - 1}: give a whole number of at least "
-            f"{least}."
-        )
+    n_categories = whole("n_categories", n_categories, least, why=f", because there is a label {least - 1}")
     warn_of_no_label(wanted)
     notes = [_ALONE] if len(found) > 1 and getattr(segments, "attrs", {}).get("scope") == "image" else []
     agreed = float(segments["agreement"].mean()) if "agreement" in getattr(segments, "coords", ()) else None
     if agreed is not None and agreed < UNSURE:  # it is NaN for single segments
         notes.append(_UNSURE.format(agreed))
     _, codes = np.unique(found, return_inverse=True)
-    table = contingency(codes.reshape(1, -1), wanted.reshape(1, -1), int(codes.max()) + 1, int(n_categories))[0]
+    table = contingency(codes.reshape(1, -1), wanted.reshape(1, -1), int(codes.max()) + 1, n_categories)[0]
     iou = overclustered_iou(table)
     return xr.Dataset(
         {
@@ -188,16 +182,12 @@ def partitions(
     are computed from at most 10,000 rows, drawn once; all rows then take the nearest.
     """
     generator = np.random.default_rng(seed)
-    fitted = values
+    rows = values
     if len(values) > MOST_FITTED:
-        fitted = values[np.sort(generator.choice(len(values), MOST_FITTED, replace=False))]
-    n = min(n, len(np.unique(fitted, axis=0)))
+        rows = values[np.sort(generator.choice(len(values), MOST_FITTED, replace=False))]
+    n = min(n, len(np.unique(rows, axis=0)))
     seeds = generator.integers(2**31, size=starts if n > 1 else 1)
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.filterwarnings("ignore", category=ConvergenceWarning)  # some rows differ by rounding alone
-        once: Any = {"n_init": 1}  # scikit-learn's annotation allows strings only
-        fits = [KMeans(n, random_state=int(one), **once).fit(fitted) for one in seeds]
-        return np.stack([fit.predict(values) for fit in fits]).astype(np.int64)
+    return np.stack([fitted(rows, n, of=values, random_state=int(one)) for one in seeds])
 
 
 def segment_scores(
