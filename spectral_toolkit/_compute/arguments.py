@@ -160,8 +160,10 @@ def grid(name: str, value: Any, *, error: Error = SpectralToolkitError) -> tuple
     return int(sides[0]), int(sides[1])
 
 
-def instance(name: str, value: object, kind: type[T], give: str, *, error: Error = SpectralToolkitError) -> T:
-    """A value of a type; ``give`` says where one comes from.
+def instance(
+    name: str, value: Any, kind: type[T], give: str, *, has: str = "", error: Error = SpectralToolkitError
+) -> T:
+    """A value of a type that has the variable ``has``; ``give`` says where one comes from.
 
     Examples
     --------
@@ -169,6 +171,7 @@ def instance(name: str, value: object, kind: type[T], give: str, *, error: Error
     Traceback (most recent call last):
     spectral_toolkit.errors.SpectralToolkitError: graph is an int: give what st.affinity returned.
     """
-    if not isinstance(value, kind):
-        raise error(f"{name} is {type_of(value)}: give {give}.")
+    if not isinstance(value, kind) or (has and has not in value):  # pyright: ignore[reportOperatorIssue]
+        lacking = f" without {has!r}" if has else ""
+        raise error(f"{name} is {type_of(value)}{lacking}: give {give}.")
     return value
