@@ -96,8 +96,12 @@ def _messages_of(path: Path, kinds: Collection[str]) -> Iterator[Message]:
 
 
 def _kind(made: ast.expr, kinds: Collection[str]) -> str:
-    """The class of an error that is made; ``self.error(...)`` is that of a table, which stands for several."""
-    if isinstance(made, ast.Attribute) and ast.unparse(made) == "self.error":
+    """The class of an error that is made.
+
+    ``error(...)`` is that which the caller chose and ``self.error(...)`` that of a table: they stand for several, and
+    are listed under the class of all.
+    """
+    if ast.unparse(made) in ("error", "self.error"):
         return "SpectralToolkitError"
     return made.id if isinstance(made, ast.Name) and made.id in kinds else ""
 

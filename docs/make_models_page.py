@@ -94,7 +94,10 @@ def runs(found: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
 
 def recipes(found: dict[str, dict[str, Any]]) -> str:
     """How long each model was trained, in how many runs, and by which command in the end."""
-    lines = ["| model | parameters | steps | minutes of a busy core | runs | last command |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| model | parameters | steps | minutes of a busy core | runs | last command |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, record in found.items():
         # Earlier commands of a record may have options that no longer exist: they are history, not instructions.
         commands = record["commands"]

@@ -191,7 +191,7 @@ def test_reweighting_shares_what_was_built():
         ({"layers": "some"}, "layers='some' is not understood"),
         ({"device": "abacus"}, "not a device name"),
         ({"layers": None}, "layers=None is not understood"),
-        ({"dense_bytes": "a"}, "dense_bytes='a' is not a number"),
+        ({"dense_bytes": "a"}, "dense_bytes='a' is out of range: expected a number of at least 0"),
         ({"steps": True}, "steps=True is out of range"),
     ],
 )

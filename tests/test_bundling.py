@@ -201,7 +201,7 @@ def test_what_cannot_be_kept_is_told_before_anything_is_written(tmp_path: Path) 
         st.save_bundle(path, activations(), eigenvectors=3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SpectralToolkitError, match="settings cannot be written as JSON"):
         st.save_bundle(path, activations(), settings={"f": np.pi, "g": object()})
-    with pytest.raises(SpectralToolkitError, match="only='some' is not understood"):
+    with pytest.raises(SpectralToolkitError, match="only='some' is not offered"):
         st.save_bundle(path, activations(), only="some")  # pyright: ignore[reportArgumentType]
     for name in ("..", ".", "a\\..\\b", "a" * 256, "é" * 128, "a\0b"):
         layers = {name: activations().children[LAYERS[0]]}

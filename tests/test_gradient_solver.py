@@ -225,7 +225,7 @@ def test_it_stops_early_where_nothing_improves() -> None:
         ("gradient", {"learning_rate": -1.0}, "above 0"),
         ("gradient", {"n_features": 3}, "is too many for n_features"),
         ("gradient", {"checkpoint": 3}, "expected a path"),
-        ("gradient", {"progress": 3}, "use True, False or a function"),
+        ("gradient", {"progress": 3}, "use True or False, or a function"),
     ],
 )
 def test_bad_options_are_named(method: str, options: dict[str, Any], message: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from spectral_toolkit._io.outputs import whole_store
+from spectral_toolkit._io.outputs import placed, whole_store
 from spectral_toolkit.errors import StoreError
 
 
@@ -61,3 +62,32 @@ def test_a_process_killed_while_it_removes_the_earlier_store_leaves_a_whole_one(
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert (earlier / "content").read_text() == "later"
+
+
+def test_what_is_written_appears_when_it_is_complete(tmp_path: Path) -> None:
+    for name in ("file", "folder"):
+        path = tmp_path / name
+        for text in ("first", "second"):
+            with placed(path) as new:
+                if name == "folder":
+                    new.mkdir()
+                    (new / text).write_text(text)
+                else:
+                    new.write_text(text)
+                assert path.exists() == (text == "second")
+    assert [place.name for place in (tmp_path / "folder").iterdir()] == ["second"]
+    assert (tmp_path / "file").read_text() == "second"
+    with suppress(ZeroDivisionError), placed(tmp_path / "file") as new:
+        new.write_text("half")
+        raise ZeroDivisionError
+    assert (tmp_path / "file").read_text() == "second"
+    assert {place.name for place in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_what_another_process_has_finished_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    with placed(path, keep=True) as new:
+        new.mkdir()
+        path.mkdir()
+        (path / "theirs").touch()
+    assert [place.name for place in path.iterdir()] == ["theirs"]

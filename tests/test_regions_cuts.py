@@ -382,7 +382,10 @@ def test_wrong_graphs_and_thresholds_are_told(monkeypatch: pytest.MonkeyPatch) -
         ({"graph": joint_graph}, "The eigenvectors have kernel 'cosine' and the graph 'shifted_cosine'"),
         ({"graph": graph, "threshold": 3}, "threshold=3 is out of range: expected a number from 0 to 2"),
         ({"graph": graph, "components": 2}, "components=2 does not apply to method='cuts', which takes threshold"),
-        ({"graph": graph, "n_segments": "eigengap"}, "n_segments='eigengap' is not offered with method='cuts'"),
+        (
+            {"graph": graph, "n_segments": "eigengap"},
+            "n_segments='eigengap' is not offered: use one of 'auto'",
+        ),
     ]
     for change, message in cases:
         with pytest.raises(RegionsError, match=message):
@@ -393,7 +396,7 @@ def test_wrong_graphs_and_thresholds_are_told(monkeypatch: pytest.MonkeyPatch) -
         st.segment(eig.assign_attrs(scope="dataset"), method="cuts", graph=graph)
     with pytest.raises(RegionsError, match="carry no hierarchy"):
         recut(st.segment(eig, 2), 0.5)
-    with pytest.raises(RegionsError, match="threshold=nan is not understood"):
+    with pytest.raises(RegionsError, match="threshold=nan is out of range"):
         recut(st.segment(eig, 2, method="cuts", graph=graph), float("nan"))
     monkeypatch.setattr(joint, "MOST_DENSE", 10)
     with pytest.raises(RegionsError, match="a full matrix over 24 patches, more than 10"):

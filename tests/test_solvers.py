@@ -316,7 +316,7 @@ def test_n_eigenvectors_up_to_the_last_one_and_no_further():
         ({"tolerance": "1e-6"}, "tolerance='1e-6' is out of range"),
         ({"seed": -1}, "seed=-1 is out of range"),
         ({"seed": None}, "seed=None is out of range"),
-        ({"start": 3}, "start is a int without 'eigenvector'"),
+        ({"start": 3}, "start is an int without 'eigenvector'"),
     ],
 )
 def test_bad_requests_get_one_sentence(arguments, sentence):

@@ -451,3 +451,16 @@ def test_the_notebook_takes_other_parameters(repository: Path, tmp_path: Path, m
     last = sources[-1].splitlines()[-1]
     assert last.startswith("st.freeze(")
     assert "<iframe" in eval(last, names)._repr_html_()
+
+
+def test_what_a_study_sets_itself_and_what_is_empty() -> None:
+    for change, key in (
+        ({"folder": "/tmp"}, "'folder' is not a key of a study"),
+        ({"pictures": {"a": {"files": "*.png", "label": "b"}}}, "'pictures.a.label' is not a key of a set of images"),
+        ({"pictures": ["a.png", "\0"]}, "pictures[1] is"),
+        ({"affinities": [{"label": "x"}]}, "affinities[0].kind is empty: expected one of qk"),
+    ):
+        with pytest.raises(StudyError, match=re.escape(f"the study: {key}")):
+            read_study({**SMALL, **change})
+    [choice] = read_study({**SMALL, "affinities": [{"kind": "vv", "kernel": None}], "kernel": "rbf"}).affinities
+    assert (choice.label, choice.kernel) == ("vv", "rbf")

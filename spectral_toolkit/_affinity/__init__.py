@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from .._compute.arguments import choice, instance, number
 from .._compute.devices import resolve_device
 from .._compute.settings import computing
 from .._io.activations import check_tree, image_names, layer_names
@@ -136,8 +136,7 @@ def affinity(
     check_tree(activations)
     if kernel is not None:
         kernel, options = KERNELS.choose(kernel, options)
-    if not isinstance(dense_bytes, numbers.Real) or not dense_bytes >= 0:
-        raise AffinityError(f"dense_bytes={dense_bytes!r} is not a number of bytes: expected a number of at least 0.")
+    number("dense_bytes", dense_bytes, least=0, finite=False, error=AffinityError)
     chosen: dict[str, float | str] = {**options, **({} if search is None else {"search": search})}
     by_default = kernel is None and not chosen and folder is None
     kernel = check_combination(kind, kernel, heads, scope, chosen)
@@ -146,7 +145,7 @@ def affinity(
     checked += (("search", _checked_search(search)),) if search not in (None, "exact") else ()
     kept = _checked_folder(folder, kernel)
     names = layer_names(activations)
-    if not isinstance(layers, str | list | tuple):
+    if not isinstance(layers, list | tuple) and layers != "all":
         raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
     if not isinstance(layers, str):
         unknown = [name for name in layers if name not in names]
@@ -156,8 +155,6 @@ def affinity(
             )
         names = [name for name in names if name in layers]
         weights = _by_name(weights, layers, names, heads)
-    elif layers != "all":
-        raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
     members = make_members(activations, names, kind, heads)
     masked = _checked_mask(mask, activations)
     if scope == "dataset":
@@ -213,8 +210,7 @@ def _by_name(weights: Weights, layers: Sequence[str], names: list[str], heads: s
 def _checked_mask(mask: object, activations: xr.DataTree) -> dict[str, np.ndarray]:
     if mask is None:
         return {}
-    if not isinstance(mask, Mapping):
-        raise AffinityError(f"mask is a {type(mask).__name__}: give a mapping from layers to booleans (image, y, x).")
+    mask = instance("mask", mask, Mapping, "a mapping from layers to booleans (image, y, x)", error=AffinityError)
     checked, names = {}, image_names(activations)
     for layer, values in mask.items():
         if layer not in activations.children:
@@ -241,8 +237,7 @@ MOST_PAIRS = 4e12
 
 
 def _checked_search(search: object) -> str:
-    if search not in SEARCHES:
-        raise AffinityError(f"search={search!r} is not offered: use one of {', '.join(map(repr, SEARCHES))}.")
+    choice("search", search, SEARCHES, error=AffinityError)
     check_installed()
     return str(search)
 

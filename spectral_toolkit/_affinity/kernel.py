@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._compute.arguments import number
 from .._table import Choice, NamedRow, NamedTable
 from ..errors import AffinityError
 from .features import KINDS, LayerFeatures
@@ -37,10 +36,7 @@ class Option:
 
     def checked(self, value: object) -> float:
         """The value as a number, or one sentence on what is wrong with it."""
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or not self.fits(float(value)):  # pyright: ignore[reportArgumentType]
-            raise AffinityError(f"{self.name}={value!r} is out of range: expected {self.expected}.")
-        return float(value)  # pyright: ignore[reportArgumentType]
+        return number(self.name, value, fits=self.fits, expected=self.expected, error=AffinityError)
 
 
 STEPS = Option(

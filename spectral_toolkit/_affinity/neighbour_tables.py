@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._io.outputs import beside
+from .._io.outputs import placed
 from ..errors import StoreError, UnwritableError
 from .neighbours import Neighbours
 
@@ -65,7 +65,7 @@ def find_table(folder: Path, name: str, search: Callable[[], tuple[Neighbours, f
     path = folder / name
     if not path.exists():
         found, recall = search()
-        with placed(path) as half:
+        with table_folder(path) as half:
             np.save(half / "indices.npy", found.indices.cpu().numpy())
             np.save(half / "similarity.npy", found.similarity.cpu().numpy())
             (half / _ABOUT).write_text(json.dumps({"within": found.within, "recall": recall}), encoding="utf-8")
@@ -74,7 +74,7 @@ def find_table(folder: Path, name: str, search: Callable[[], tuple[Neighbours, f
 
 
 @contextmanager
-def placed(path: Path) -> Iterator[Path]:
+def table_folder(path: Path) -> Iterator[Path]:
     """Give a new folder to fill, which is moved to ``path`` if nothing goes wrong meanwhile, and removed otherwise.
 
     Raises
@@ -82,22 +82,17 @@ def placed(path: Path) -> Iterator[Path]:
     StoreError
         If it cannot be made or filled.
     """
-    try:
-        with beside(path) as making:
-            half = making / "table"
-            half.mkdir()
-            yield half
-            try:
-                half.rename(path)
-            except OSError:
-                if not path.is_dir():  # another process has finished the same one
-                    raise
-    except OSError as error:
-        # When the disk is full, NumPy says only how many numbers it could write.
-        raise UnwritableError(
-            f"folder={str(path.parent)!r} cannot be written to ({error.strerror or f'is the disk full? {error}'}): "
-            "make room there, or choose another folder."
-        ) from error
+    with placed(path, failed=_unwritable, keep=True) as half:
+        half.mkdir()
+        yield half
+
+
+def _unwritable(path: Path, error: OSError) -> UnwritableError:
+    # When the disk is full, NumPy says only how many numbers it could write.
+    reason = error.strerror or f"is the disk full? {error}"
+    return UnwritableError(
+        f"folder={str(path.parent)!r} cannot be written to ({reason}): make room there, or choose another folder."
+    )
 
 
 def check_room(folder: Path, needed: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .._compute.arguments import choice
 from .._compute.settings import computing
 from ..errors import AffinityError
 
@@ -35,7 +36,6 @@ def preset_weights(layers: Sequence[str], preset: str) -> dict[str, float]:
     """
     third = math.ceil(len(layers) / 3)
     first = {"all": 0, "early": 0, "middle": (len(layers) - third) // 2, "late": len(layers) - third}
-    if preset not in first:
-        raise AffinityError(f"preset={preset!r} is not offered: use one of {', '.join(map(repr, PRESETS))}.")
+    choice("preset", preset, PRESETS, error=AffinityError)
     chosen = layers if preset == "all" else layers[first[preset] :][:third]
     return {layer: float(layer in chosen) for layer in layers}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._compute.devices import working_dtype
 from ..errors import StoreError
-from .neighbour_tables import placed
+from .neighbour_tables import table_folder
 from .neighbours import Neighbours
 
 SIDE = 2**14
@@ -47,7 +47,7 @@ class StoredSparseOperator:
     ) -> StoredSparseOperator:
         """Return what the folder holds; if it is empty, write it first. Only then are the heads asked for."""
         if not folder.exists():
-            with placed(folder) as half:
+            with table_folder(folder) as half:
                 _write(half, heads())
         return cls(folder, device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .._compute.arguments import choice
 from ..errors import AffinityError
 from .features import KINDS
 from .kernel import KERNELS, STEPS, Kernel, Option, register
@@ -127,9 +128,8 @@ def check_combination(kind: str, kernel: object, heads: str, scope: str, options
     >>> check_combination("vv", None, "mean", "image", {})
     'cosine'
     """
-    for name, value, known in (("kind", kind, tuple(KINDS)), ("heads", heads, HEADS), ("scope", scope, SCOPES)):
-        if value not in known:
-            raise AffinityError(f"{name}={value!r} is not offered: use one of {', '.join(map(repr, known))}.")
+    for name, value, known in (("kind", kind, KINDS), ("heads", heads, HEADS), ("scope", scope, SCOPES)):
+        choice(name, value, known, error=AffinityError)
     line, _ = KERNELS.choose(default_kernel(kind, scope) if kernel is None else kernel)
     kernel = line.name
     if kind not in line.kinds:

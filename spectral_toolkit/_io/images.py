@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 from PIL import Image
 
+from .._compute.arguments import shown
 from .._compute.settings import computing
 from .._compute.warned import outside
 from ..errors import SpectralToolkitError
@@ -181,7 +182,7 @@ def load_images(source: Any) -> Images:
     """
     entries = list(_entries(source))
     if not entries:
-        raise SpectralToolkitError(f"There is no image in {_short(source)}: expected {_ACCEPTED}.")
+        raise SpectralToolkitError(f"There is no image in {shown(source)}: expected {_ACCEPTED}.")
     return Images(entries)
 
 
@@ -203,7 +204,7 @@ def _entries(source: Any) -> Iterator[_Entry]:
         for part in source:
             yield from _entries(part)
     else:
-        raise SpectralToolkitError(f"Images cannot be read from {_short(source)}: expected {_ACCEPTED}.")
+        raise SpectralToolkitError(f"Images cannot be read from {shown(source)}: expected {_ACCEPTED}.")
 
 
 def _path_entries(text: str) -> Iterator[_Entry]:
@@ -395,8 +396,3 @@ def pixels_sha256(pixels: np.ndarray) -> str:
 def _text(name: str) -> str:
     """A file name that UTF-8 can write, as stores and pages need it; a file name may be any bytes."""
     return os.fsencode(name).decode("utf-8", "replace")
-
-
-def _short(value: Any) -> str:
-    text = repr(cast(object, value)).replace("\n", " ")
-    return text if len(text) <= 80 else f"{text[:77]}..."

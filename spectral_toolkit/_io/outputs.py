@@ -14,8 +14,9 @@ import shutil
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,15 +143,44 @@ def remove_remains(folder: Path) -> None:
                 shutil.rmtree(place, ignore_errors=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write beside the target and move the result into place, so that an earlier file is never half replaced."""
-    path = writable_path(path)
+@contextmanager
+def placed(
+    path: Path,
+    *,
+    refuse: Callable[[Path], object] = lambda path: None,
+    failed: Callable[[Path, OSError], Exception] = unwritable,
+    keep: bool = False,
+) -> Iterator[Path]:
+    """A place beside ``path`` for a file or folder, which is moved there once it is complete.
+
+    Until then, and if anything goes wrong, what was at ``path`` stays as it was.
+
+    Parameters
+    ----------
+    refuse
+        A function that raises an error where ``path`` may not be replaced, which is asked at the last moment:
+        something may have appeared there meanwhile.
+    failed
+        Makes the error that is raised where the file system refuses.
+    keep
+        Whether a folder that another process has put there meanwhile is as good, and stays.
+    """
     try:
         with beside(path) as making:
-            (making / "new").write_bytes(data)
-            (making / "new").replace(path)
+            yield making / "store"
+            refuse(path)
+            if keep:
+                _settle(making / "store", path)
+            else:
+                _exchange(making / "store", path, aside=making / "old")
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise failed(path, error) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, completely or not at all."""
+    with placed(writable_path(path)) as new:
+        new.write_bytes(data)
 
 
 def refuse_unwritable(path: Path) -> None:
@@ -209,20 +239,28 @@ def whole_store(path: Path) -> Iterator[Path]:
     StoreError
         If it cannot be written, or something that is not ours has appeared there meanwhile.
     """
-    path = writable_path(path)
+    with placed(writable_path(path), refuse=partial(refuse_foreign, overwrite=True)) as new, quiet_zarr():
+        yield new
+
+
+@contextmanager
+def quiet_zarr() -> Iterator[None]:
+    """Leave out zarr 3's warnings that fixed-length strings and consolidated metadata are not in its specification."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="zarr")
+        yield
+
+
+def _settle(new: Path, path: Path) -> None:
+    """Move a folder to ``path``, unless one is there."""
     try:
-        with beside(path) as making:  # the store is in this folder, with the usual permissions
-            with warnings.catch_warnings():
-                # zarr 3 warns that its fixed-length strings and consolidated metadata are not yet in its specification.
-                warnings.filterwarnings("ignore", module="zarr")
-                yield making / "store"
-            refuse_foreign(path, overwrite=True)  # something may have appeared there meanwhile
-            exchange(making / "store", path, aside=making / "old")
-    except OSError as error:
-        raise unwritable(path, error) from error
+        new.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
 
 
-def exchange(new: Path, path: Path, *, aside: Path) -> None:
+def _exchange(new: Path, path: Path, *, aside: Path) -> None:
     """Replace what is at ``path`` by ``new``: a file in one step, a folder by way of ``aside``.
 
     A folder that was moved aside is moved back if that fails.

@@ -44,7 +44,7 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str, *,
     if not named and there and asked and len(there) == len(asked) and there != asked:
         raise SpectralToolkitError(
             f"The images have no names of their own, only positions, and {what} have them in another order "
-            f"({_few(wanted)}): give both in the same order, or images with names."
+            f"({first_names(wanted)}): give both in the same order, or images with names."
         )
     if set(wanted) <= set(available):
         return [list(available).index(name) for name in wanted]
@@ -52,8 +52,8 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str, *,
     if nameless and len(available) == len(wanted):
         return list(range(len(wanted)))
     raise SpectralToolkitError(
-        f"{len(available)} images were given ({_few(available)}) for {what} of {len(wanted)} images "
-        f"({_few(wanted)}): give the same images, or images with the same names "
+        f"{len(available)} images were given ({first_names(available)}) for {what} of {len(wanted)} images "
+        f"({first_names(wanted)}): give the same images, or images with the same names "
         "(arrays have none and are matched by position)."
     )
 
@@ -190,6 +190,6 @@ def _places(names: Sequence[str]) -> list[str] | None:
     return places if set(places) == {str(place) for place in range(len(places))} else None
 
 
-def _few(names: Sequence[str], n_shown: int = 3) -> str:
-    shown = ", ".join(repr(name) for name in names[:n_shown])
-    return shown + (", ..." if len(names) > n_shown else "")
+def first_names(names: Sequence[str], n_shown: int = 3) -> str:
+    """The first few names of images, in a sentence."""
+    return ", ".join(map(repr, names[:n_shown])) + (", ..." if len(names) > n_shown else "")

@@ -25,19 +25,8 @@ from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError, first_line
 from .entries import Entry, Told
 from .model import LayerShape, Model, Recorder, Windows, evaluating
-from .probing import (
-    QUANTITIES,
-    Layer,
-    Layout,
-    NotProvenError,
-    Part,
-    Prober,
-    as_tokens,
-    assume,
-    first_tensor,
-    prove,
-    prove_outputs,
-)
+from .passes import Prober, as_tokens, first_tensor
+from .probing import QUANTITIES, Layer, Layout, NotProvenError, Part, assume, prove, prove_outputs
 from .token_maps import TokenMap
 from .watching import Call, watching
 

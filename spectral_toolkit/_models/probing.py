@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from . import token_maps
+from .passes import Prober, Seen, distance
 from .token_maps import Axes, Grid, NotProvenError, TokenMap
-from .watching import Call, watching
 
 QUANTITIES: tuple[str, ...] = ("query", "key", "value")
-_CHANNELS = 16
-"""Random directions in which each token is looked at."""
 _MOST_PASSES = 120
 """After so many passes the search ends with what it has."""
 _MOST_GRIDS = 3
@@ -65,18 +60,6 @@ class Outputs:
     features: int
 
 
-AXES = ("image first", "channel second", "token first")
-
-
-def as_tokens(tensor: Tensor, axes: str) -> Tensor:
-    """What a block gives out as (image, token, channel)."""
-    if axes == "channel second":
-        tensor = tensor.movedim(1, -1)
-    if axes == "token first":
-        tensor = tensor.transpose(0, 1)
-    return tensor.reshape(tensor.shape[0], -1, tensor.shape[-1])
-
-
 @dataclass
 class Layout:
     """What was proven of a module for images of one size."""
@@ -93,109 +76,6 @@ class Layout:
     outputs: dict[str, Outputs] = field(default_factory=dict)
     biased: dict[str, bool] = field(default_factory=dict)
     """Modules that add a bias to their scores, and whether it differs from image to image."""
-
-
-class _Enough(BaseException):
-    """Ends a pass early; not an Exception, so that no module takes it for an error of its own."""
-
-
-@dataclass
-class _Seen:
-    """One pass: modules, shapes and projections of all calls."""
-
-    modules: list[str] = field(default_factory=list)
-    shapes: list[tuple[torch.Size, ...]] = field(default_factory=list)
-    values: list[tuple[np.ndarray, ...]] = field(default_factory=list)
-    biases: list[np.ndarray | None] = field(default_factory=list)
-    outputs: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    output_shapes: dict[str, torch.Size] = field(default_factory=dict)
-
-
-@lru_cache(maxsize=64)
-def _directions(channels: int) -> np.ndarray:
-    return np.random.default_rng(channels).standard_normal((channels, _CHANNELS)) / math.sqrt(channels)
-
-
-def _looked_at(tensor: Tensor) -> np.ndarray:
-    """``(..., channel)`` in a few random directions."""
-    values = tensor.detach()
-    values = values if values.dtype == torch.float64 else values.to(torch.float32)
-    directions = torch.as_tensor(_directions(values.shape[-1]), dtype=values.dtype, device=values.device)
-    return (values @ directions).cpu().numpy().astype(np.float64)
-
-
-def _sketch(bias: Tensor | None) -> np.ndarray | None:
-    """Enough of a bias to see whether it is another one; None where it is all zero."""
-    if bias is None or not bool(torch.any(bias != 0)):
-        return None
-    flat = bias.detach().to(torch.float32).clamp(min=-1e4).reshape(-1, bias.shape[-1])
-    return torch.cat([flat.sum(0), flat.sum(1)]).cpu().numpy()
-
-
-class Prober:
-    """Passes of one module over images of one size.
-
-    ``forward`` runs the module on bytes (image, height, width, 3).
-    """
-
-    def __init__(self, root: torch.nn.Module, forward: Callable[[np.ndarray], Any], size: Grid, seed: int = 0):
-        self.root, self.forward, self.size = root, forward, size
-        rng = np.random.default_rng(seed)
-        self.base, self.other = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2))
-        self.hooked: tuple[str, ...] = ()
-        self.passes = 0
-
-    def look(self, *pixels: np.ndarray, only: int | None = None, mute: bool = True) -> _Seen:
-        """Run one pass; ``only`` stops it after that many calls."""
-        seen = _Seen()
-        self.passes += 1
-
-        def listen(call: Call) -> None:
-            tensors = (call.query, call.key, call.value)
-            seen.modules.append(call.module)
-            seen.shapes.append(tuple(one.shape for one in tensors))
-            seen.values.append(tuple(_looked_at(one) for one in tensors))
-            seen.biases.append(_sketch(call.bias))
-            if only is not None and len(seen.modules) >= only:
-                raise _Enough
-
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.suppress(_Enough))
-            for name in self.hooked:
-
-                def keep(_module: Any, _args: Any, output: Any, name: str = name) -> None:
-                    found = first_tensor(output)
-                    if found is not None and name not in seen.outputs:
-                        seen.output_shapes[name] = found.shape
-                        fit = [axes for axes in AXES if (axes == "channel second") <= (found.ndim == 4)]
-                        fit = [axes for axes in fit if (axes == "token first") <= (found.ndim == 3)]
-                        ways = {axes: _looked_at(as_tokens(found, axes)) for axes in fit}
-                        seen.outputs[name] = ways
-
-                stack.callback(self.root.get_submodule(name).register_forward_hook(keep).remove)
-            stack.enter_context(watching(self.root, listen, mute=mute))
-            self.forward(np.stack(pixels))
-        return seen
-
-    def changed(self, where: np.ndarray, grid: Grid, share: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
-        """The base image with the patches of ``where`` (y, x), or a share of each, from the other one."""
-        chosen = where.ravel()[token_maps.cell_of_pixels(grid, self.size)] & token_maps.within(grid, self.size, share)
-        return np.where(chosen[..., None], self.other, self.base)
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The hidden states among what a module gives out: the tensor itself, or the first one inside."""
-    if isinstance(output, Tensor):
-        return output if output.ndim in (3, 4) and output.is_floating_point() else None
-    if isinstance(output, dict):
-        output = tuple(output.values())
-    if isinstance(output, (tuple, list)):
-        return next((found for one in output if (found := first_tensor(one)) is not None), None)
-    return None
-
-
-def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.square(one - other).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -260,7 +140,7 @@ def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
         if len(calls) == 1 and all(shape[-2] == n and shape[0] * (len(shape) > 3) <= 1 for shape in shapes):
             axes = Axes((1,)) if len(shapes[0]) == 4 else Axes((), int(shapes[0][0]))
             parts = {quantity: (Part(axes, n, 1),) for quantity in QUANTITIES}
-            maps: dict[str, TokenMap] = {quantity: found for quantity in QUANTITIES}
+            maps: dict[str, TokenMap] = dict.fromkeys(QUANTITIES, found)
             layers[module] = Layer(
                 module, tuple(calls), parts, maps, _n_heads(shapes[0], axes), shapes[0][-1], shapes[2][-1]
             )
@@ -288,10 +168,10 @@ def _moved(distance: np.ndarray) -> np.ndarray:
 class _Proof:
     """The proof for one model: what is known of each module, and what has to be asked next."""
 
-    def __init__(self, prober: Prober, base: _Seen, whole: _Seen) -> None:
+    def __init__(self, prober: Prober, base: Seen, whole: Seen) -> None:
         self.prober, self.base = prober, base
         self.moved = [
-            tuple(_moved(_distance(one, two)) for one, two in zip(first, second, strict=True))
+            tuple(_moved(distance(one, two)) for one, two in zip(first, second, strict=True))
             for first, second in zip(base.values, whole.values, strict=True)
         ]
         self.groups: dict[str, list[int]] = defaultdict(list)
@@ -385,7 +265,7 @@ class _Proof:
     ) -> list[tuple[np.ndarray, ...]]:
         seen = self.prober.look(self.prober.changed(where, grid, share), only=last + 1)
         return [
-            tuple(_distance(one, two) for one, two in zip(first, second, strict=True))
+            tuple(distance(one, two) for one, two in zip(first, second, strict=True))
             for first, second in zip(self.base.values[: last + 1], seen.values, strict=True)
         ]
 
@@ -547,7 +427,7 @@ def _joined_map(cells: list[np.ndarray], clear: list[np.ndarray], moved: list[np
     return replace(found, special_window=found.special_window[kept], **places)
 
 
-def _together(prober: Prober, base: _Seen) -> bool:
+def _together(prober: Prober, base: Seen) -> bool:
     """Whether two images in one pass give what each gives alone, one after the other along the first axis."""
     try:
         pair = prober.look(prober.base, prober.other)
@@ -583,13 +463,13 @@ def prove_outputs(prober: Prober, layout: Layout, blocks: dict[str, str]) -> Non
         # A block that ends a stage may give out a coarser grid than its attention saw.
         coarser = [(own[0] >> n, own[1] >> n) for n in range(3) if not (own[0] | own[1]) % (1 << n)]
         for way, start in base.outputs[name].items():
-            touched = _moved(_distance(start, whole.outputs[name][way]))
+            touched = _moved(distance(start, whole.outputs[name][way]))
             for grid in coarser:
                 shift = _halvings(grid, finest)
                 if shift is None or len(start) != 1 or start.shape[1] < grid[0] * grid[1] or module in layout.outputs:
                     continue
                 told = [
-                    (axis, bit, _distance(start, on.outputs[name][way]), _distance(start, off.outputs[name][way]))
+                    (axis, bit, distance(start, on.outputs[name][way]), distance(start, off.outputs[name][way]))
                     for axis, bit, on, off in passes
                 ]
                 try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import colorcet
 import numpy as np
 
-from ..errors import SpectralToolkitError
+from .._compute.arguments import whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,10 +50,7 @@ def categorical(n_colours: int) -> np.ndarray:
     [[0, 114, 178], [230, 159, 0]]
     """
     available = [*_OKABE_ITO, *colorcet.glasbey_light]
-    if not 0 <= n_colours <= len(available):
-        raise SpectralToolkitError(
-            f"n_colours={n_colours} is out of range: {len(available)} labels at most can have colours of their own."
-        )
+    n_colours = whole("n_colours", n_colours, 0, len(available), why=", as many as labels can have of their own")
     return _from_hex(available[:n_colours]).reshape(n_colours, 3)
 
 

@@ -6,11 +6,10 @@ Everything here has the orientation of arrays: row 0 is the top of the image. Bo
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 from PIL import Image
 
+from .._compute.arguments import number
 from ..errors import SpectralToolkitError
 from .colour import DIVERGING, ISOLATED, SEQUENTIAL, categorical
 
@@ -86,12 +85,8 @@ def check_threshold(threshold: object) -> float | None:
     """
     if threshold is None:
         return None
-    if not isinstance(threshold, numbers.Real) or isinstance(threshold, bool) or not -1 <= float(threshold) <= 1:
-        raise SpectralToolkitError(
-            f"threshold={threshold!r} is out of range: expected a number from -1 to 1, as a fraction of the "
-            "eigenvector's largest magnitude, or None."
-        )
-    return float(threshold)
+    why = ", as a fraction of the eigenvector's largest magnitude, or None"
+    return number("threshold", threshold, least=-1, most=1, why=why)
 
 
 def colour_three(fields: np.ndarray, limit: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from .._io.pairing import analysed_box, analysed_part, image_hashes, paired_pictures
+from .._io.pairing import analysed_box, analysed_part, first_names, image_hashes, paired_pictures
 from ..errors import SpectralToolkitError
 from .composite import shrink
 
@@ -86,7 +86,7 @@ def choose_images(result: xr.Dataset | xr.DataArray, image: Any = None) -> list[
         else:
             raise SpectralToolkitError(
                 f"image={item!r} is not one of the {len(names)} images of this result: give a position from 0 to "
-                f"{len(names) - 1} or one of the names {_few(names)}."
+                f"{len(names) - 1} or one of the names {first_names(names)}."
             )
     return positions
 
@@ -121,8 +121,3 @@ def shown_pictures(
         if max_side is not None:
             pixels = shrink(pixels, max_side)
         yield ShownPicture(name=names[index], index=index, pixels=pixels, aspect=float(height / width))
-
-
-def _few(names: list[str], n_shown: int = 3) -> str:
-    shown = ", ".join(repr(name) for name in names[:n_shown])
-    return shown + (", ..." if len(names) > n_shown else "")

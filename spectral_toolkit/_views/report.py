@@ -14,7 +14,6 @@ from .._compute.settings import computing
 from .._explorer.recipe import figure_recipe, recipe
 from .._io.outputs import is_ours, writable_path, write_whole
 from .._io.pairing import image_hashes, refuse_other_images
-from .._render.colour import DIVERGING, css_gradient
 from .._render.composite import check_opacity
 from .._render.underlay import eigenvector_names
 from ..errors import SpectralToolkitError
@@ -262,11 +261,11 @@ def report_html(
     )
     return render(
         "report",
+        title=heading,
         page=page,
         recipe=program,
         opacity=opacity,
-        gradient=css_gradient(DIVERGING),
-        kinds={key: kind_of(eig, key) for key, eig in solved.items()},
+        kinds=[kind_of(eig, key) for key, eig in solved.items()],
     )
 
 

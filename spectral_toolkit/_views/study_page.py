@@ -9,7 +9,6 @@ from typing import Any
 import xarray as xr
 
 from .._analysis.scores.table import SCORES
-from .._render.colour import DIVERGING, css_gradient
 from .report_data import Caption, Card, Kind, Page, attribute_rows, backgrounds, build_page
 from .templating import render
 
@@ -230,11 +229,11 @@ def study_html(
         "study",
         styles=("report", "study"),
         script="report",
+        title=page.title,
         page=page,
         recipe=command,
         opacity=opacity,
-        gradient=css_gradient(DIVERGING),
-        kinds=kinds,
+        kinds=list(kinds.values()),
     )
 
 

@@ -11,12 +11,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
+from .._render.colour import DIVERGING, SEQUENTIAL, css_gradient
 
 _TEMPLATES = "templates"
 
 
-def render(name: str, *, styles: tuple[str, ...] = (), script: str = "", **values: Any) -> str:
-    """Render ``name``.html.j2 with ``values``; style and script are ``name``.css and ``name``.js, or those given."""
+def render(name: str, *, title: str, styles: tuple[str, ...] = (), script: str = "", **values: Any) -> str:
+    """Render ``name``.html.j2 with ``values``.
+
+    Its style is that of all pages and then ``name``.css, its script ``name``.js, or those given.
+    """
     environment = Environment(
         loader=PackageLoader("spectral_toolkit._views", _TEMPLATES),
         autoescape=True,
@@ -27,7 +31,10 @@ def render(name: str, *, styles: tuple[str, ...] = (), script: str = "", **value
     program = _read(f"{script or name}.js")
     return environment.get_template(f"{name}.html.j2").render(
         version=__version__,
-        style=Markup("".join(_read(f"{style}.css") for style in ("palette", *(styles or (name,))))),
+        title=title,
+        signs=css_gradient(DIVERGING),
+        amounts=css_gradient(SEQUENTIAL),
+        style=Markup("".join(_read(f"{style}.css") for style in ("page", *(styles or (name,))))),
         script=Markup(program),
         # This script alone may run, and not one that a name might smuggle in.
         script_hash=base64.b64encode(hashlib.sha256(program.encode()).digest()).decode("ascii"),

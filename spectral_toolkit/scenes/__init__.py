@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING
 
+from .._compute.arguments import whole
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError
 from .generating import generate
@@ -68,8 +69,7 @@ def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dat
     from .._io.images import IMAGE_HASH, pixels_sha256
     from .compose import CATEGORIES, render
 
-    n = _whole_number("n", n)
-    seed = _whole_number("seed", seed)
+    n, seed = whole("n", n), whole("seed", seed, 0, 2**64 - 1)
     height, width = _sides(size)
     scenes = [render(seed, index, height, width) for index in range(n)]
     shape = (n, height, width)
@@ -98,16 +98,6 @@ def sample(n: int, *, seed: int, size: int | tuple[int, int] = 96) -> xarray.Dat
         },
         attrs={"categories": list(CATEGORIES), "seed": seed, "patch": PATCH},
     )
-
-
-def _whole_number(name: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise SpectralToolkitError(f"{name}={value!r} is not an integer: give a whole number of 0 or more.") from error
-    if number < 0:
-        raise SpectralToolkitError(f"{name}={value!r} is negative: give a whole number of 0 or more.")
-    return number
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._compute.arguments import number, whole
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError
 
@@ -54,8 +55,8 @@ def generate(caption: str = "", n: int = 4, *, seed: int = 0, steps: int = 30, g
     from . import PATCH, flow
     from .captions import parse_caption
 
-    if n < 1 or steps < 1:
-        raise SpectralToolkitError(f"n={n!r} and steps={steps!r} must be positive whole numbers.")
+    n, steps, seed = whole("n", n, 1), whole("steps", steps, 1), whole("seed", seed, 0, 2**63 - 1)
+    guidance = number("guidance", guidance)
     told = np.tile(parse_caption(caption), (n, 1))
     try:
         from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -13,11 +12,12 @@ import xarray as xr
 from .._affinity.layer_graph import LayerGraph
 from .._affinity.pencil import base_grid, n_nodes, positive_members
 from .._affinity.resampling import Grid
+from .._compute import arguments as check
 from .._compute.devices import threads_for
 from .._compute.settings import computing
 from .._table import Choice, located
 from ..errors import SolverError
-from .method import SOLVERS, Exact, Gradient, Solver, register, unregister, whole
+from .method import SOLVERS, Exact, Gradient, Solver, register, unregister
 from .result import assemble, warm_start
 from .spectrum import Spectrum
 
@@ -133,17 +133,15 @@ def solve(
     solver, options = SOLVERS.choose(method, options)
     tolerance = options.pop("tolerance", tolerance)  # pyright: ignore[reportAssignmentType]
     seed = options.pop("seed", seed)  # pyright: ignore[reportAssignmentType]
-    if not isinstance(progress, bool) and not callable(progress):
-        raise SolverError(f"progress={progress!r} is not understood: use True, False or a function.")
-    if not isinstance(graph, LayerGraph):
-        raise SolverError(f"graph is a {type(graph).__name__}: give what st.affinity returned.")
-    n_eigenvectors = whole("n_eigenvectors", n_eigenvectors, 1)
-    seed = whole("seed", seed, 0)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real) or not 0 < tolerance < 1:
-        raise SolverError(f"tolerance={tolerance!r} is out of range: expected a number between 0 and 1, such as 1e-6.")
+    if not callable(progress):
+        check.flag("progress", progress, also=", or a function", error=SolverError)
+    check.instance("graph", graph, LayerGraph, "what st.affinity returned", error=SolverError)
+    n_eigenvectors = check.whole("n_eigenvectors", n_eigenvectors, 1, error=SolverError)
+    seed = check.whole("seed", seed, error=SolverError)
+    tolerance = check.number("tolerance", tolerance, above=0, below=1, why=", such as 1e-6", error=SolverError)
     began = time.perf_counter()
     finest = base_grid(graph)
-    wanted = finest if grid is None else _checked_grid(grid)
+    wanted = finest if grid is None else check.grid("grid", grid, error=SolverError)
     solved_on = wanted if _is_resolved(graph, wanted) else finest
     extra, solve_images = solver.checked(options), located(solver.computes)
     with threads_for(graph.device, n_nodes(graph, solved_on)):
@@ -154,7 +152,7 @@ def solve(
                 n_eigenvectors,
                 grid=solved_on,
                 start=warm_start(start, graph, images, solved_on),
-                tolerance=float(tolerance),
+                tolerance=tolerance,
                 seed=seed,
                 progress=progress,
                 **extra,
@@ -188,10 +186,3 @@ def batches(graph: LayerGraph) -> list[slice]:
 def _is_resolved(graph: LayerGraph, grid: Grid) -> bool:
     """Tell whether a layer of positive weight is as fine as ``grid`` along both axes; otherwise B would be singular."""
     return any(m.grid[0] >= grid[0] and m.grid[1] >= grid[1] for m in positive_members(graph))
-
-
-def _checked_grid(grid: Grid) -> Grid:
-    values = tuple(grid) if isinstance(grid, (tuple, list)) else ()
-    if len(values) != 2 or any(not isinstance(v, numbers.Integral) or isinstance(v, bool) or v < 1 for v in values):
-        raise SolverError(f"grid={grid!r} is not understood: expected two whole numbers, rows and columns.")
-    return int(values[0]), int(values[1])

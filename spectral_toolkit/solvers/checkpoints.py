@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .._io.outputs import beside, writable_path
+from .._io.outputs import beside, placed, writable_path
 from ..errors import SolverError, first_line
 
 
@@ -72,9 +70,11 @@ class Checkpoint:
             If the file cannot be written.
         """
         entries = {**self._entries(), self.name: {"problem": self.problem, "state": state}}
-        with self._part() as part:
-            torch.save({"spectral_toolkit": 1, "entries": entries}, part)
-            os.replace(part, self.path)
+        with placed(self.path, failed=self._unwritable) as new:
+            try:
+                torch.save({"spectral_toolkit": 1, "entries": entries}, new)
+            except RuntimeError as error:  # how torch says that a disk is full
+                raise OSError(first_line(error)) from error
 
     def try_place(self) -> None:
         """Refuse a place where nothing can be written, before there is anything to lose.
@@ -83,20 +83,18 @@ class Checkpoint:
         ------
         SolverError
         """
-        with self._part() as part:
-            part.touch()
-
-    @contextmanager
-    def _part(self) -> Iterator[Path]:
-        """A temporary file beside the checkpoint, which is removed in the end."""
         try:
             with beside(self.path) as making:
-                yield making / "part"
-        except (OSError, RuntimeError) as error:  # torch raises the latter when a disk is full
-            reason = getattr(error, "strerror", None) or first_line(error)
-            raise SolverError(
-                f"checkpoint={str(self.path)!r} cannot be written ({reason}): make room there, or give another file."
-            ) from error
+                (making / "part").touch()
+        except OSError as error:
+            raise self._unwritable(self.path, error) from error
+
+    @staticmethod
+    def _unwritable(path: Path, error: OSError) -> SolverError:
+        reason = error.strerror or first_line(error)
+        return SolverError(
+            f"checkpoint={str(path)!r} cannot be written ({reason}): make room there, or give another file."
+        )
 
     def _entries(self) -> dict:
         if not self.path.exists():

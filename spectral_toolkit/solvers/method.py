@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from .._compute.arguments import number, whole
 from .._table import Choice, NamedRow, NamedTable
 from ..errors import SolverError
 from .spectrum import Spectrum
@@ -57,11 +56,9 @@ class Solver(NamedRow):
             raise SolverError(f"{name}={value!r} does not apply to method={self.name!r}, {offered}: leave it out.")
         kind, least = self.options[name]
         if kind is int:
-            return whole(name, value, int(least))
+            return whole(name, value, int(least), error=SolverError)
         if kind is float:
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least < float(value) < math.inf:
-                raise SolverError(f"{name}={value!r} is out of range: expected a finite number above {least:g}.")
-            return float(value)
+            return number(name, value, above=least, error=SolverError)
         if value is None or isinstance(value, str | os.PathLike):
             return value
         raise SolverError(f"{name}={value!r} is not understood: expected a path.")
@@ -112,15 +109,6 @@ def unregister(name: str) -> None:
         If there is none of that name, or it is one of ours.
     """
     SOLVERS.unregister(name)
-
-
-def whole(name: str, value: object, least: int) -> int:
-    """A whole number, checked."""
-    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    if not (number.is_integer() and least <= number < 2**53):
-        bound = " and below 2**53" if number >= 2**53 else ""
-        raise SolverError(f"{name}={value!r} is out of range: expected a whole number of at least {least}{bound}.")
-    return int(number)
 
 
 Exact = register(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._affinity.layer_graph import LayerGraph
 from .._affinity.resampling import Grid, Resampling
+from .._compute.arguments import instance
 from .._compute.devices import working_dtype
 from .._io.activations import image_coordinates, names_array, patch_centres
 from .._io.pairing import image_hashes, refuse_other_images
@@ -187,10 +188,8 @@ def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid:
     """
     if start is None:
         return None
-    if not isinstance(start, xr.Dataset) or "eigenvector" not in start:
-        raise SolverError(
-            f"start is a {type(start).__name__} without 'eigenvector': give the Dataset of an earlier st.solve or None."
-        )
+    give = "the Dataset of an earlier st.solve or None"
+    start = instance("start", start, xr.Dataset, give, has="eigenvector", error=SolverError)
     if set(start.eigenvector.dims) != {"image", "y", "x", "component"}:
         raise SolverError(
             f"start has eigenvectors of dimensions {tuple(map(str, start.eigenvector.dims))}; expected image, y, x and "

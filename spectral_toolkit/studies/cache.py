@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from .._io.outputs import beside, unwritable
+from .._io.outputs import placed, quiet_zarr, unwritable
 from ..errors import StoreError
 
 _TAG = "CACHEDIR.TAG"
@@ -86,17 +85,10 @@ class Cache:
 
     def put(self, content: str, eig: xr.Dataset, numbers: dict[str, Any]) -> None:
         """Keep a finished cell: it is written under a temporary name, and then moved into place."""
-        target = self.cell(content)
         text = json.dumps({"content_sha256": content, **numbers}, allow_nan=False)
-        try:
-            with beside(target) as making, warnings.catch_warnings():
-                # zarr 3 warns that its fixed-length strings and consolidated metadata are not yet in its standard.
-                warnings.filterwarnings("ignore", module="zarr")
-                eig.to_zarr(making / "cell" / _STORE, mode="w", consolidated=False)
-                (making / "cell" / _NUMBERS).write_text(text, encoding="utf-8")
-                (making / "cell").rename(target)
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
+        with placed(self.cell(content), failed=lambda _, error: unwritable(self.folder, error)) as new, quiet_zarr():
+            eig.to_zarr(new / _STORE, mode="w", consolidated=False)
+            (new / _NUMBERS).write_text(text, encoding="utf-8")
 
     def forget_activations(self, content: str) -> None:
         """Remove activations that no cell needs any more, and the neighbours found in them."""

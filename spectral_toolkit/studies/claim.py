@@ -134,7 +134,8 @@ def _same(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two identities belong to one study, which may have been edited since."""
     if mine["title"] != other["title"]:
         return False
-    return mine["title"] != Study.title or all(set(mine[kind]) & set(other[kind]) for kind in ("models", "pictures"))
+    untitled = Study.model_fields["title"].default
+    return mine["title"] != untitled or all(set(mine[kind]) & set(other[kind]) for kind in ("models", "pictures"))
 
 
 def _owner(folder: Path) -> dict[str, Any] | None:

@@ -1,14 +1,64 @@
-"""Defines a study: models x images x affinities x layers, as frozen dataclasses, which ``reading.py`` makes."""
+"""Defines a study: models x images x affinities x layers, and what a file may ask for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, model_validator
+
+from .._affinity.features import KINDS
+from .._affinity.presets import PRESETS
+from .._affinity.table import HEADS, KERNELS, SCOPES, check_combination
+from ..errors import AffinityError
+from .fields import (
+    NotNegative,
+    Part,
+    Text,
+    YesNo,
+    distinct,
+    fault,
+    finite,
+    listed,
+    named,
+    not_negative,
+    one_of,
+    refusal,
+    text,
+    unknown_key,
+    whole,
+)
+
+EACH = "each"
+"""The choice of layers that means every layer alone."""
+MAX_SCENES = 100_000
+MAX_LAYERS = 10_000
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
-@dataclass(frozen=True)
-class ModelChoice:
+def portable(text: str) -> str:
+    """A path as written if it is relative, otherwise its last part: the folders above it are specific to this machine.
+
+    Examples
+    --------
+    >>> portable("photos/*.jpg"), portable("/home/ada/photos/*.jpg")
+    ('photos/*.jpg', '.../*.jpg')
+    """
+    path = Path(text)
+    return f".../{path.name}" if path.is_absolute() or text.startswith("~") else text
+
+
+PathText = Annotated[Text, PlainSerializer(portable)]
+Texts = Annotated[tuple[PathText, ...], BeforeValidator(listed)]
+IgnoredLabels = Annotated[tuple[Annotated[int, whole(-(2**31), 2**31 - 1)], ...], BeforeValidator(listed)]
+_NEEDED: Any = Field(default=None, validate_default=True)
+"""A key that must be there: without it, the message says what was expected."""
+_UNNAMED = "?"
+"""A label for what is going to be refused."""
+
+
+class ModelChoice(Part):
     """One model.
 
     Attributes
@@ -23,23 +73,44 @@ class ModelChoice:
         The revision of a hub model.
     """
 
-    label: str
-    source: str
-    dtype: str | None = None
-    revision: str | None = None
+    WHAT: ClassVar[str] = "a model"
+
+    label: Text
+    source: PathText = _NEEDED
+    dtype: Annotated[str, one_of(_DTYPES)] | None = None
+    revision: Text | None = None
+
+    @classmethod
+    def completed(cls, given: Any) -> Any:
+        return {"source": given} if isinstance(given, str) else given
+
+    @classmethod
+    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
+        source = given.get("source")
+        return {"label": (isinstance(source, str) and portable(source)) or _UNNAMED, **given}
 
 
-@dataclass(frozen=True)
-class ScenesChoice:
+class ScenesChoice(Part):
     """Generated scenes, which come with labels."""
 
-    n: int
-    seed: int = 0
-    size: int = 96
+    WHAT: ClassVar[str] = "a series of scenes"
+
+    n: Annotated[int, whole(1, MAX_SCENES)] = _NEEDED
+    seed: Annotated[int, whole(0)] = 0
+    size: Annotated[int, whole(8, 8192)] = 96
+
+    @classmethod
+    def completed(cls, given: Any) -> Any:
+        return {"n": given} if isinstance(given, int) else given
+
+    @model_validator(mode="after")
+    def _in_patches(self) -> ScenesChoice:
+        if self.size % 8:
+            raise fault("a multiple of 8", "size")
+        return self
 
 
-@dataclass(frozen=True)
-class PictureChoice:
+class PictureChoice(Part):
     """One set of images: files (paths, folders and patterns as written), or generated scenes.
 
     Attributes
@@ -50,34 +121,142 @@ class PictureChoice:
         Labels that mean 'no label', besides -1.
     """
 
-    label: str
-    files: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
+    WHAT: ClassVar[str] = "a set of images"
+    OWN: ClassVar[tuple[str, ...]] = ("label",)
+
+    label: Text
+    files: Texts = ()
+    labels: Texts = ()
     scenes: ScenesChoice | None = None
-    ignore: tuple[int, ...] = ()
+    ignore: IgnoredLabels = Field(default=(), exclude_if=lambda ignore: not ignore)
+
+    @classmethod
+    def completed(cls, given: Any) -> Any:
+        label, content = given
+        if not isinstance(content, dict):
+            content = {"files": content}
+        elif "label" in content:
+            raise unknown_key("label", cls.keys(), cls.WHAT)
+        return {**content, "label": label}
+
+    @classmethod
+    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if ("files" in given) == ("scenes" in given):
+            raise fault("either files or scenes")
+        if "scenes" in given and given["scenes"] is None:
+            raise fault(f"{ScenesChoice.WHAT} with any of the keys {', '.join(ScenesChoice.keys())}", "scenes")
+        if "scenes" in given and "labels" in given:
+            raise fault("no labels for scenes, which come with their own", "labels")
+        if "ignore" in given and "labels" not in given and "scenes" not in given:
+            raise fault("labels beside it, some of which are ignored", "ignore")
+        return given
 
 
-@dataclass(frozen=True)
-class AffinityChoice:
+def _named_sets(value: Any) -> list[tuple[str, Any]]:
+    """Sets of images with their names: those of a mapping, or all paths of a list as one set."""
+    if isinstance(value, dict):
+        if not value:
+            raise fault("at least one set")
+        return [(text(name), item) for name, item in value.items()]
+    items = listed(value)
+    if not all(isinstance(item, str) for item in items):
+        raise fault("sets by name, such as {cats: 'cats/*.jpg'}, or paths")
+    return [(portable(items[0]) if len(items) == 1 else "pictures", items)]
+
+
+class AffinityChoice(Part):
     """One affinity: its kind, its kernel, and the kernel's options."""
 
-    label: str
-    kind: str
-    kernel: str | None = None
-    heads: str = "mean"
+    WHAT: ClassVar[str] = "an affinity"
+
+    label: Text
+    kind: Annotated[str, one_of(KINDS)] = _NEEDED
+    kernel: Annotated[str, one_of(KERNELS)] | None = None
+    heads: Annotated[str, one_of(HEADS)] = "mean"
     options: tuple[tuple[str, float], ...] = ()
 
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        names = (name for kernel in KERNELS.values() for name in kernel.option_names if name != "search")
+        return "kind", "label", "kernel", "heads", *dict.fromkeys(names)
 
-@dataclass(frozen=True)
-class LayerChoice:
+    @classmethod
+    def completed(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given
+
+    @classmethod
+    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
+        numbers: dict[str, float] = {}
+        for name in sorted(given.keys() - cls.model_fields.keys()):
+            numbers[name] = not_negative(given.pop(name), name)
+        written = [given.get("kind"), given.get("kernel"), "each head" if given.get("heads") == "each" else None]
+        parts = [str(one) for one in written if one is not None]
+        label = " ".join([*parts, *(f"{name} {value:g}" for name, value in numbers.items())])[:80] or _UNNAMED
+        return {"label": label, **given, "options": tuple(numbers.items())}
+
+
+def _kernels(value: Any) -> dict[str, str]:
+    """The kernel of every kind, from one for all or from a mapping."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        return dict.fromkeys(KINDS, named(value, KERNELS))
+    for kind, kernel in value.items():
+        if kind not in KINDS:
+            raise unknown_key(kind, KINDS, "kernels by affinity")
+        named(kernel, KERNELS, kind)
+    return value
+
+
+class LayerChoice(Part):
     """Layers solved jointly: the name of a preset, or names and numbers (negative numbers count from the end)."""
 
-    label: str
+    label: Text
     layers: str | tuple[int | str, ...]
 
+    @classmethod
+    def completed(cls, given: Any) -> Any:
+        label, item = given
+        if isinstance(item, str) and item in (*PRESETS, EACH):
+            if label is not None and item == EACH:
+                raise fault(f"one choice; {EACH!r} means many, so write it in a list without a name")
+            return {"label": label or item, "layers": item}
+        numbers = item if isinstance(item, list) else [item]
+        if not numbers or not all(isinstance(one, int | str) and not isinstance(one, bool) for one in numbers):
+            raise fault(f"{', '.join((*PRESETS, EACH))}, the name or number of a layer, or a list of these")
+        expanded: list[int | str] = []
+        for one in numbers:
+            expanded += _expanded(one)
+            if len(expanded) > MAX_LAYERS:
+                raise fault(f"at most {MAX_LAYERS} layers")
+        return {"label": label or ", ".join(map(str, numbers)), "layers": tuple(expanded)}
 
-@dataclass(frozen=True)
-class Tolerances:
+
+def _expanded(item: int | str) -> list[int | str]:
+    """Replace ranges such as 2-5 by numbers, both ends included."""
+    if isinstance(item, int):
+        if not -MAX_LAYERS <= item <= MAX_LAYERS:
+            raise fault(f"a whole number from {-MAX_LAYERS} to {MAX_LAYERS}")
+        return [item]
+    match = re.fullmatch(r"(\d{1,4})-(\d{1,4})", text(item))
+    if match is None:
+        return [item]
+    first, last = int(match[1]), int(match[2])
+    if first > last:
+        raise fault("a range whose smaller number comes first")
+    return list(range(first, last + 1))
+
+
+def _named_layers(value: Any) -> list[tuple[str | None, Any]]:
+    """Choices of layers with their names: each item of a list is one choice, and a mapping gives names to several."""
+    if not isinstance(value, dict):
+        return [(None, item) for item in listed(value)]
+    if not value:
+        raise fault("at least one choice")
+    return [(text(name), item) for name, item in value.items()]
+
+
+class Tolerances(Part):
     """How far a number may move before ``--check`` reports it.
 
     Attributes
@@ -92,14 +271,19 @@ class Tolerances:
         For components that cannot be told apart: the sine of the largest angle between their old and their new space.
     """
 
-    eigenvalue: float = 1e-4
-    share: float = 0.01
-    score: float = 0.01
-    subspace: float = 0.05
+    WHAT: ClassVar[str] = "the tolerances"
+
+    eigenvalue: NotNegative = 1e-4
+    share: NotNegative = 0.01
+    score: NotNegative = 0.01
+    subspace: NotNegative = 0.05
 
 
-@dataclass(frozen=True)
-class Study:
+def _tolerance(value: Any) -> float:
+    return finite(value, lambda found: 0 < found < 1, "a number between 0 and 1")
+
+
+class Study(Part):
     """A whole study: every model runs on every set of images, and every affinity is solved for every choice of layers.
 
     Attributes
@@ -123,51 +307,55 @@ class Study:
         How far numbers may move.
     """
 
-    models: tuple[ModelChoice, ...]
-    pictures: tuple[PictureChoice, ...]
-    folder: Path
-    affinities: tuple[AffinityChoice, ...] = (AffinityChoice("qk", "qk"), AffinityChoice("vv", "vv"))
-    layers: tuple[LayerChoice, ...] = (LayerChoice("all", "all"),)
-    title: str = "A study"
-    scope: str = "image"
-    n_eigenvectors: int = 10
-    tolerance: float = 1e-6
-    seed: int = 0
-    device: str = "auto"
-    size: int | None = None
-    batch_size: int = 8
-    threads: int | None = None
-    scores: bool = True
-    show: int = 4
-    keep_activations: bool = False
-    check: Tolerances = field(default_factory=Tolerances)
+    WHAT: ClassVar[str] = "a study"
+    OWN: ClassVar[tuple[str, ...]] = ("folder",)
+
+    models: Annotated[tuple[ModelChoice, ...], BeforeValidator(listed), distinct]
+    pictures: Annotated[tuple[PictureChoice, ...], BeforeValidator(_named_sets)]
+    affinities: Annotated[tuple[AffinityChoice, ...], BeforeValidator(listed), distinct] = Field(
+        default=("qk", "vv"), validate_default=True
+    )
+    layers: Annotated[tuple[LayerChoice, ...], BeforeValidator(_named_layers), distinct] = Field(
+        default=("all",), validate_default=True
+    )
+    title: Text = "A study"
+    scope: Annotated[str, one_of(SCOPES)] = "image"
+    n_eigenvectors: Annotated[int, whole(1, 10_000)] = 10
+    tolerance: Annotated[float, PlainValidator(_tolerance)] = 1e-6
+    seed: Annotated[int, whole(0)] = 0
+    device: Text = "auto"
+    size: Annotated[int, whole(1, 100_000)] | None = None
+    batch_size: Annotated[int, whole(1)] = 8
+    threads: Annotated[int, whole(1, 1024)] | None = None
+    scores: YesNo = True
+    show: Annotated[int, whole(1, 1000)] = 4
+    keep_activations: YesNo = False
+    check: Tolerances = Tolerances()
+    kernel: Annotated[dict[str, str], PlainValidator(_kernels)] = Field(default={}, exclude=True)
+    folder: Path = Field(default=Path("."), exclude=True)
+
+    @classmethod
+    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if "folder" in given:
+            raise unknown_key("folder", cls.keys(), cls.WHAT)
+        for needed in ("models", "pictures"):
+            if needed not in given:
+                raise refusal(f"{needed!r} is missing: a study needs `models` and `pictures`.", "")
+        return given
+
+    @model_validator(mode="after")
+    def _combined(self) -> Study:
+        """Every affinity with the kernel of its kind, where it names none."""
+        chosen = []
+        for place, one in enumerate(self.affinities):
+            one = one.model_copy(update={"kernel": one.kernel or self.kernel.get(one.kind)})
+            try:
+                check_combination(one.kind, one.kernel, one.heads, self.scope, dict(one.options))
+            except AffinityError as error:
+                raise refusal("", f": {error}", f"affinities[{place}]") from error
+            chosen.append(one)
+        return self.model_copy(update={"affinities": tuple(chosen)})
 
     def record(self) -> dict[str, Any]:
         """The study as plain data without paths of this machine: absolute paths keep their last part only."""
-        return {one.name: _plain(getattr(self, one.name)) for one in fields(self) if one.name != "folder"}
-
-
-def portable(text: str) -> str:
-    """A path as written if it is relative, otherwise its last part: the folders above it are specific to this machine.
-
-    Examples
-    --------
-    >>> portable("photos/*.jpg"), portable("/home/ada/photos/*.jpg")
-    ('photos/*.jpg', '.../*.jpg')
-    """
-    path = Path(text)
-    return f".../{path.name}" if path.is_absolute() or text.startswith("~") else text
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, PictureChoice):
-        paths = {one: [portable(path) for path in getattr(value, one)] for one in ("files", "labels")}
-        ignored = {"ignore": list(value.ignore)} if value.ignore else {}
-        return {"label": value.label, **paths, "scenes": _plain(value.scenes), **ignored}
-    if isinstance(value, ModelChoice):
-        return {**vars(value), "source": portable(value.source)}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if is_dataclass(value):
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
-    return value
+        return self.model_dump(mode="json")

@@ -21,8 +21,7 @@ from .._analysis.scores.table import SCORES
 from .._capture.plan import choose_layers, make_plan
 from .._compute.devices import resolve_device, some_threads
 from ..errors import SpectralToolkitError, StudyError
-from .config import AffinityChoice, LayerChoice, ModelChoice, PictureChoice, Study
-from .reading import EACH
+from .config import EACH, AffinityChoice, LayerChoice, ModelChoice, PictureChoice, Study
 from .sources import PictureSet, load_pictures, load_study_model
 
 if TYPE_CHECKING:

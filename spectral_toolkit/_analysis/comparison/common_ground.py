@@ -13,7 +13,8 @@ from ..._affinity.dataset_pencil import make_pencil
 from ..._affinity.layer_graph import LayerGraph
 from ..._affinity.pencil import JointPencil
 from ..._affinity.resampling import Grid, Resampling
-from ..._io.pairing import image_hashes, refuse_other_images
+from ..._compute.arguments import instance
+from ..._io.pairing import first_names, image_hashes, refuse_other_images
 from ...errors import ComparisonError
 from ...solvers import batches
 from .angles import Product
@@ -50,10 +51,7 @@ class ComparedResult:
 
 def read(eig: xr.Dataset, argument: str) -> ComparedResult:
     """Read a result of :func:`spectral_toolkit.solve`, whole or for one image."""
-    if not isinstance(eig, xr.Dataset) or "eigenvector" not in eig.data_vars:
-        raise ComparisonError(
-            f"{argument} is a {type(eig).__name__} without 'eigenvector': give the Dataset that st.solve returned."
-        )
+    instance(argument, eig, xr.Dataset, "the Dataset that st.solve returned", has="eigenvector", error=ComparisonError)
     single = "image" not in eig["eigenvector"].dims
     names = np.atleast_1d(eig["image"].values) if "image" in eig.coords else np.arange(eig.sizes.get("image", 1))
     vectors = eig["eigenvector"].expand_dims("image") if single else eig["eigenvector"]
@@ -126,8 +124,8 @@ def common(eig: xr.Dataset, other: xr.Dataset, inner: str | LayerGraph, names: t
     first, second = read(eig, names[0]), read(other, names[1])
     if set(first.names) != set(second.names):
         raise ComparisonError(
-            f"{names[0]} and {names[1]} are of different images ({_few(first.names)}; {_few(second.names)}): give "
-            "eigenvectors of the same images."
+            f"{names[0]} and {names[1]} are of different images ({first_names(first.names)}; "
+            f"{first_names(second.names)}): give eigenvectors of the same images."
         )
     if first.joint != second.joint:
         raise ComparisonError(
@@ -171,7 +169,3 @@ def _mass_of(pencil: JointPencil, place: int) -> Product:
         return pencil.mass_matmul(columns)[place].T.cpu().numpy().astype(np.float64)
 
     return product
-
-
-def _few(names: tuple[str, ...], n_shown: int = 3) -> str:
-    return ", ".join(map(repr, names[:n_shown])) + (", ..." if len(names) > n_shown else "")

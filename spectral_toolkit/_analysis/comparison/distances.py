@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ..._affinity.layer_graph import LayerGraph
+from ..._compute import arguments as check
 from ..._compute.settings import computing
 from ..._io.images import IMAGE_HASH
 from ..._io.pairing import hash_coordinate
@@ -77,7 +77,9 @@ def subspace_distance(
     """
     both = common(a, b, inner, ("a", "b"))
     most = min(len(both.first.components), len(both.second.components))
-    k = most if n_eigenvectors is None else _count(n_eigenvectors, most)
+    k = most
+    if n_eigenvectors is not None:
+        k = check.whole("n_eigenvectors", n_eigenvectors, 1, most, why=", which both have", error=ComparisonError)
     angles, chance = _angles(both, k, inner)
     notes = [note for name, eig in (("a", a), ("b", b)) if (note := _open_end(eig, k, name))]
     once = both.first.joint or both.first.single
@@ -145,10 +147,8 @@ def layer_distances(
     [[1.0]]
     """
     for name, graph in (("a", a), ("b", b)):
-        if not isinstance(graph, LayerGraph):
-            raise ComparisonError(f"{name} is a {type(graph).__name__}: give a graph of st.affinity.")
-    if pairs not in PAIRS:
-        raise ComparisonError(f"pairs={pairs!r} is not offered: use one of {', '.join(map(repr, PAIRS))}.")
+        check.instance(name, graph, LayerGraph, "a graph of st.affinity", error=ComparisonError)
+    check.choice("pairs", pairs, PAIRS, error=ComparisonError)
     if pairs == "same" and len(a.layers) != len(b.layers):
         raise ComparisonError(
             f"a has {len(a.layers)} layers and b has {len(b.layers)}, so they cannot be paired by depth: use "
@@ -231,11 +231,3 @@ def _open_end(eig: xr.Dataset, k: int, name: str) -> str:
 def _settings(k: int, inner: str | LayerGraph, grid: tuple[int, int], notes: list[str]) -> dict[str, Any]:
     kind = f"degrees of {inner!r}" if isinstance(inner, LayerGraph) else inner
     return {"n_eigenvectors": k, "inner": kind, "grid": f"{grid[0]}x{grid[1]}", "notes": " ".join(notes)}
-
-
-def _count(value: object, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= int(value) <= most:
-        raise ComparisonError(
-            f"n_eigenvectors={value!r} is out of range: expected a whole number from 1 to {most}, which both have."
-        )
-    return int(value)

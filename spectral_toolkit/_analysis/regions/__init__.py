@@ -110,7 +110,7 @@ def segment(
     coords: dict[str, object] = {}
     if method == "cuts":
         assert graph is not None
-        threshold = within("threshold", options.get("threshold", THRESHOLD), 0, 2)
+        threshold = within("threshold", options.get("threshold", THRESHOLD), least=0, most=2)
         options = {**options, "threshold": threshold}
         most = wanted if isinstance(wanted, int) else MOST
         labels, trees, numbers = segment_by_cuts(points, graph, threshold, most, seed)
@@ -216,7 +216,7 @@ def instances(
     check_options("instances", EMBEDDING, options)
     n_parts, smallest, seed = whole("n_parts", n_parts, 2), whole("smallest", smallest, 1), whole("seed", seed, 0)
     most = None if n_instances is None else whole("n_instances", n_instances, 1)
-    overlap, min_score = within("overlap", overlap, 0, 1), within("min_score", min_score, -1, 1)
+    overlap, min_score = within("overlap", overlap, least=0, most=1), within("min_score", min_score, least=-1, most=1)
     points = embed(eig, **embedding_options(options))
     if graph is None:
         labels = parts_by_kmeans(points, n_parts)

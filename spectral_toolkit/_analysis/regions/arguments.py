@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..._affinity.layer_graph import LayerGraph
+from ..._compute import arguments
 from ...errors import RegionsError
 
+whole = partial(arguments.whole, most=2**31 - 1, error=RegionsError)
+within = partial(arguments.number, error=RegionsError)
 EMBEDDING = ("components", "weighted")
 """Options of every function that works on eigenvectors."""
 
@@ -59,10 +61,8 @@ METHODS: dict[str, Method] = {
 
 def checked_method(method: object, graph: object, options: dict[str, object]) -> Method:
     """Return the line of the table, if the method exists and fits."""
-    if not isinstance(method, str) or method not in METHODS:
-        raise RegionsError(f"method={method!r} is not offered: use one of {', '.join(map(repr, METHODS))}.")
+    line = METHODS[arguments.choice("method", method, METHODS, error=RegionsError)]
     check_graph(graph)
-    line = METHODS[method]
     if line.needs_graph and graph is None:
         raise RegionsError(
             f"method={method!r} works on the graph: give graph=, what the eigenvectors were solved from."
@@ -73,8 +73,8 @@ def checked_method(method: object, graph: object, options: dict[str, object]) ->
 
 def check_graph(graph: object) -> None:
     """Refuse what is not a graph."""
-    if graph is not None and not isinstance(graph, LayerGraph):
-        raise RegionsError(f"graph is a {type(graph).__name__}: give what st.affinity returned, or None.")
+    if graph is not None:
+        arguments.instance("graph", graph, LayerGraph, "what st.affinity returned, or None", error=RegionsError)
 
 
 def check_options(of: str, known: tuple[str, ...], options: dict[str, object]) -> None:
@@ -89,35 +89,13 @@ def check_options(of: str, known: tuple[str, ...], options: dict[str, object]) -
 def checked_number(n_segments: object, method: str) -> int | str:
     """Return a whole number, or one of the words that the method takes."""
     choices = METHODS[method].choices
-    if isinstance(n_segments, str) and n_segments in choices:
-        return n_segments
     if not isinstance(n_segments, str):
         return whole("n_segments", n_segments, 1)
-    raise RegionsError(
-        f"n_segments={n_segments!r} is not offered with method={method!r}: use a whole number of at least 1 or "
-        f"{', '.join(map(repr, choices))}."
-    )
+    also = f", or a whole number of at least 1, with method={method!r}"
+    return arguments.choice("n_segments", n_segments, choices, also=also, error=RegionsError)
 
 
 def embedding_options(options: dict[str, object]) -> dict[str, Any]:
     """Return the options of :func:`~spectral_toolkit._analysis.regions.embedding.embed`, with their defaults."""
-    weighted = options.get("weighted", True)
-    if not isinstance(weighted, bool):
-        raise RegionsError(f"weighted={weighted!r} is not understood: use True or False.")
+    weighted = arguments.flag("weighted", options.get("weighted", True), error=RegionsError)
     return {"components": options.get("components"), "weighted": weighted}
-
-
-def whole(name: str, value: object, least: int) -> int:
-    """Check and return a whole number."""
-    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    if not (number.is_integer() and least <= number < 2**31):
-        bound = " and below 2**31" if number >= 2**31 else ""
-        raise RegionsError(f"{name}={value!r} is out of range: expected a whole number of at least {least}{bound}.")
-    return int(number)
-
-
-def within(name: str, value: object, least: float, most: float) -> float:
-    """Check and return a number between two others."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= float(value) <= most:
-        raise RegionsError(f"{name}={value!r} is out of range: expected a number from {least:g} to {most:g}.")
-    return float(value)

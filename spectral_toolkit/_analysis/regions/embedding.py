@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from ..._compute.arguments import whole
 from ..._io.pairing import image_hashes
 from ...errors import RegionsError
 from ..trust import is_flat
@@ -84,14 +84,8 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
     vectors, eig = _vectors(eig)
     n_images, rows, columns, n_components = vectors.shape
     if components is not None:
-        if isinstance(components, bool) or not isinstance(components, numbers.Integral) or components < 1:
-            raise RegionsError(f"components={components!r} is out of range: expected a whole number of at least 1.")
-        if components > n_components:
-            raise RegionsError(
-                f"components={components} is more than the {n_components} that there are: solve for more "
-                "(n_eigenvectors=...) or use fewer."
-            )
-        n_components = int(components)
+        why = ", as many as there are: solve for more (n_eigenvectors=...) or use fewer"
+        n_components = whole("components", components, 1, n_components, why=why, error=RegionsError)
     points = np.asarray(vectors.values[..., :n_components], dtype=np.float64).reshape(n_images, -1, n_components)
     names = image_names(eig)
     finite = np.isfinite(points).all(axis=(1, 2))

@@ -127,7 +127,7 @@ def agreement(rows: Float[np.ndarray, "cells components"], labels: Int[np.ndarra
     if k < 2:
         return np.nan
     seeds = np.random.default_rng(seed).integers(2**31, size=STARTS)
-    others = [fitted(rows, k, n_init=1, random_state=int(one)) for one in seeds]
+    others = [fitted(rows, k, random_state=int(one)) for one in seeds]
     return float(np.mean([adjusted_rand_score(labels, other) for other in others]))
 
 

@@ -71,7 +71,7 @@ def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: fl
     [0, 0, 0, 1, 1, 1, 1, 1]
     """
     segments = _checked(segments)
-    margin, beta = within("margin", margin, 0, 1e6), within("beta", beta, 0, 1e9)
+    margin, beta = within("margin", margin, least=0, most=1e6), within("beta", beta, least=0, most=1e9)
     masks = segments.dims[1] == "instance"
     values = segments.to_numpy()
     refined: np.ndarray | None = None

@@ -63,15 +63,21 @@ def kmeans_from(
     rows: Float[np.ndarray, "cells components"], labels: Int[np.ndarray, " cells"], k: int
 ) -> Int[np.ndarray, " cells"]:
     """Run k-means from the means of given segments."""
-    return fitted(rows, k, init=np.stack([rows[labels == one].mean(axis=0) for one in range(k)]), n_init=1)
+    return fitted(rows, k, init=np.stack([rows[labels == one].mean(axis=0) for one in range(k)]))
 
 
-def fitted(rows: Float[np.ndarray, "cells components"], k: int, **settings: Any) -> Int[np.ndarray, " cells"]:
-    """Return the labels that scikit-learn's k-means finds."""
+def fitted(
+    rows: Float[np.ndarray, "cells components"],
+    k: int,
+    of: Float[np.ndarray, "others components"] | None = None,
+    **settings: Any,
+) -> Int[np.ndarray, " labelled"]:
+    """Return the labels that scikit-learn's k-means finds, of its rows or of others."""
     with warnings.catch_warnings(), threadpool_limits(1 if len(rows) <= SERIAL_ROWS else None):
         # Some patches differ only by rounding errors; the number of labels found is therefore counted.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
-        return KMeans(k, **settings).fit_predict(rows).astype(np.int64)
+        fit = KMeans(k, n_init=1, **settings).fit(rows)  # pyright: ignore[reportArgumentType]
+        return np.asarray(fit.labels_ if of is None else fit.predict(of), dtype=np.int64)
 
 
 def _spread(rows: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ..._affinity.layer_graph import LayerGraph
 from ..._affinity.resampling import Grid, Resampling
+from ..._compute.arguments import instance
 from ..._compute.settings import computing
 from ..._io.activations import names_array
 from ..._io.pairing import hash_coordinate
@@ -83,8 +84,7 @@ def cut_costs(
     >>> costs.share.values.round(2).tolist(), costs.normalised_cut.isnull().values.tolist()
     ([[1.0, 0.5]], [[True, False]])
     """
-    if not isinstance(graph, LayerGraph):
-        raise RegionsError(f"graph is a {type(graph).__name__}: give the graph of the eigenvectors.")
+    instance("graph", graph, LayerGraph, "the graph of the eigenvectors", error=RegionsError)
     wanted = _checked(thresholds)
     points = embed(eig, weighted=False)
     number = whole("component", component, 1)

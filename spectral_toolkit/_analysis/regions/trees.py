@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import numbers
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from ..._compute.arguments import number as checked_number
 from ..._compute.settings import computing
 from ..._io.activations import as_stack
 from ..._io.images import IMAGE_HASH
@@ -140,8 +140,7 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     --------
     ``[recut(segments, t) for t in (0.2, 0.4, 0.6)]`` gives three depths of one hierarchy.
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or threshold != threshold:
-        raise RegionsError(f"threshold={threshold!r} is not understood: expected a number from 0 to 2.")
+    threshold = checked_number("threshold", threshold, finite=False, why=", usually from 0 to 2", error=RegionsError)
     if _is_one_of_several(segments):
         return recut(as_stack(segments), threshold).isel(image=0)
     entries = _entries(segments)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..._compute.arguments import whole
 from ..._compute.settings import computing
 from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import SpectralToolkitError
@@ -82,18 +83,14 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
     least = int(wanted.max()) + 1
     if n_categories is None:
         n_categories = least
-    if isinstance(n_categories, bool) or not isinstance(n_categories, (int, np.integer)) or n_categories < least:
-        raise SpectralToolkitError(
-            f"n_categories={n_categories!r} does not include label {least - 1}: give a whole number of at least "
-            f"{least}."
-        )
+    n_categories = whole("n_categories", n_categories, least, why=f", because there is a label {least - 1}")
     warn_of_no_label(wanted)
     notes = [_ALONE] if len(found) > 1 and getattr(segments, "attrs", {}).get("scope") == "image" else []
     agreed = float(segments["agreement"].mean()) if "agreement" in getattr(segments, "coords", ()) else None
     if agreed is not None and agreed < UNSURE:  # it is NaN for single segments
         notes.append(_UNSURE.format(agreed))
     _, codes = np.unique(found, return_inverse=True)
-    table = contingency(codes.reshape(1, -1), wanted.reshape(1, -1), int(codes.max()) + 1, int(n_categories))[0]
+    table = contingency(codes.reshape(1, -1), wanted.reshape(1, -1), int(codes.max()) + 1, n_categories)[0]
     scores = {name: score.segments(table) for name, score in SCORES.items() if score.segments is not None}
     return xr.Dataset(
         {**scores, "iou": ("category", overclustered_iou(table))},

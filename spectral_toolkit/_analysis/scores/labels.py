@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..._compute.arguments import grid as checked_grid
 from ..._compute.settings import computing
 from ..._compute.warned import outside
 from ..._io.activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
@@ -86,7 +87,7 @@ def prepare_labels(
     check_tree(activations)
     left_out = checked_ignore(ignore)
     names = image_names(activations)
-    rows, columns = _checked_grid(grid, activations)
+    rows, columns = finest_grid(activations) if grid is None else checked_grid("grid", grid)
     maps = _maps(labels, activations, names, left_out)
     if isinstance(labels, xr.DataArray) and {"y", "x"} <= set(labels.dims):
         if any(one.shape != (rows, columns) for one in maps):
@@ -101,15 +102,6 @@ def prepare_labels(
     coords = {"image": names, **image_coordinates(activations), "y": patch_centres(rows), "x": patch_centres(columns)}
     attrs = {"ignore": IGNORE, "grid": f"{rows}x{columns}"}
     return xr.DataArray(cells, coords, ("image", "y", "x"), name="label", attrs=attrs)
-
-
-def _checked_grid(grid: Any, activations: xr.DataTree) -> tuple[int, int]:
-    if grid is None:
-        return finest_grid(activations)
-    values = tuple(grid) if isinstance(grid, (tuple, list)) else ()
-    if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < 1 for v in values):
-        raise SpectralToolkitError(f"grid={grid!r} is not understood: expected two whole numbers, rows and columns.")
-    return int(values[0]), int(values[1])
 
 
 def checked_ignore(ignore: Any) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from ..._affinity import affinity
 from ..._affinity.dataset_graph import too_fine
 from ..._affinity.features import KINDS
+from ..._compute.arguments import number, whole
 from ..._compute.settings import computing
 from ..._io.activations import check_tree, layer_names
 from ...errors import ActivationsError, SpectralToolkitError
@@ -288,10 +288,6 @@ def _check(kinds: tuple[str, ...], n_bootstrap: int, confidence: float, seed: in
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds or len(set(kinds)) < len(kinds):
         raise SpectralToolkitError(f"kinds={kinds!r} is not understood: use different ones of {', '.join(KINDS)}.")
-    for name, value, least in (("n_bootstrap", n_bootstrap, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value < 2**32:
-            raise SpectralToolkitError(
-                f"{name}={value!r} is out of range: expected a whole number of at least {least}."
-            )
-    if not isinstance(confidence, numbers.Real) or not 0 < float(confidence) < 1:
-        raise SpectralToolkitError(f"confidence={confidence!r} is out of range: expected a number between 0 and 1.")
+    whole("n_bootstrap", n_bootstrap, 1, 2**32 - 1)
+    whole("seed", seed, 0, 2**32 - 1)
+    number("confidence", confidence, above=0, below=1)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
+
+from ..regions.splitting import fitted
 
 OVERCLUSTERED = 40
 MOST_FITTED = 10_000
@@ -72,16 +69,12 @@ def partitions(
     are computed from at most 10,000 rows, drawn once; all rows then take the nearest.
     """
     generator = np.random.default_rng(seed)
-    fitted = values
+    rows = values
     if len(values) > MOST_FITTED:
-        fitted = values[np.sort(generator.choice(len(values), MOST_FITTED, replace=False))]
-    n = min(n, len(np.unique(fitted, axis=0)))
+        rows = values[np.sort(generator.choice(len(values), MOST_FITTED, replace=False))]
+    n = min(n, len(np.unique(rows, axis=0)))
     seeds = generator.integers(2**31, size=starts if n > 1 else 1)
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.filterwarnings("ignore", category=ConvergenceWarning)  # some rows differ by rounding alone
-        once: Any = {"n_init": 1}  # scikit-learn's annotation allows strings only
-        fits = [KMeans(n, random_state=int(one), **once).fit(fitted) for one in seeds]
-        return np.stack([fit.predict(values) for fit in fits]).astype(np.int64)
+    return np.stack([fitted(rows, n, of=values, random_state=int(one)) for one in seeds])
 
 
 def partition_scores(

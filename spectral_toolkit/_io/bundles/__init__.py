@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from ..._compute.arguments import choice, number
 from ..._compute.settings import computing
 from ...errors import BundleError, SpectralToolkitError, first_line
 from ..activations import image_names, layer_names
@@ -143,8 +144,7 @@ def save_bundle(
     >>> load_bundle(path)
     <Bundle: 1 images, 6 layers, eigenvectors: none>
     """
-    if only not in ("view", "all"):
-        raise SpectralToolkitError(f"only={only!r} is not understood: use 'view' or 'all'.")
+    choice("only", only, ("view", "all"))
     target = _checked_path(path)
     refuse_existing(target, overwrite=overwrite)
     answers = as_answers(eigenvectors)
@@ -209,8 +209,7 @@ def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> 
     True
     """
     target = _checked_path(path)
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float) or not max_bytes >= 0:
-        raise BundleError(f"max_bytes={max_bytes!r} is not a number of bytes: give one such as 2 * 2**30.")
+    number("max_bytes", max_bytes, least=0, finite=False, why=" of bytes, such as 2 * 2**30", error=BundleError)
     manifest, described, chunks = read_members(target, max_bytes, memory_of)
     try:
         return _assembled(manifest, from_files(described, chunks))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 import struct
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
 from ...errors import ActivationsError
+from ..outputs import quiet_zarr
 from .containers import parse_json
 
 DTYPES = {
@@ -74,9 +74,7 @@ def to_files(groups: Mapping[str, xr.Dataset]) -> dict[str, bytes]:
         }
         for variable in prepared.variables.values():
             variable.encoding = {}
-        with warnings.catch_warnings():
-            # zarr 3 warns that its fixed-length text is not yet in its specification.
-            warnings.filterwarnings("ignore", module="zarr")
+        with quiet_zarr():
             prepared.to_zarr(
                 store, group=group, mode="a", consolidated=False, zarr_format=3, encoding=encoding,
                 write_empty_chunks=True,

@@ -18,11 +18,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, first_line
-from ..outputs import beside, exchange
+from ..outputs import placed
 
 MANIFEST = "bundle.json"
 FORMAT = "spectral_toolkit bundle"
@@ -125,13 +126,12 @@ def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
             f"The bundle would hold {len(everything):,} files and {len(text):,} bytes of settings and names, more than "
             f"{MAX_FILES:,} or {MAX_MANIFEST_BYTES:,}: leave out layers, or shorten the settings."
         )
-    try:
-        with beside(path) as making:
-            (_make_zip if is_zip_name(path) else _make_folder)(making / "new", everything)
-            refuse_existing(path, overwrite=overwrite)  # something may have appeared there meanwhile
-            exchange(making / "new", path, aside=making / "old")
-    except OSError as error:
-        raise BundleError(f"The bundle {str(path)!r} cannot be written: {first_line(error)}.") from error
+    with placed(path, refuse=partial(refuse_existing, overwrite=overwrite), failed=_unwritable) as new:
+        (_make_zip if is_zip_name(path) else _make_folder)(new, everything)
+
+
+def _unwritable(path: Path, error: OSError) -> BundleError:
+    return BundleError(f"The bundle {str(path)!r} cannot be written: {first_line(error)}.")
 
 
 def is_zip_name(path: Path) -> bool:

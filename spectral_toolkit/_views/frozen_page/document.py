@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from ..._explorer.precomputed import Content
-from ..._render.colour import DIVERGING, SEQUENTIAL, css_gradient
 from ..._render.composite import blend, colour_field, shrink
 from ..._render.marks import picture_uri, tile_uri
 from ..._render.underlay import ShownPicture
@@ -36,15 +35,13 @@ def document(content: Content, shown: list[ShownPicture], *, title: str, opacity
         presets=content.presets,
         components=[int(number) for number in first.coords["component"].values],
         views=tabs(content),
-        opacity=round(100 * opacity),
+        opacity=opacity,
         start=start,
         has_rows=content.sources is not None,
         provenance=attribute_rows(attrs),
         solved=[
             (setting.kind, setting.preset, attribute_rows(_own(setting.eig.attrs))) for setting in content.settings
         ],
-        signs=css_gradient(DIVERGING),
-        amounts=css_gradient(SEQUENTIAL),
         data=base64.b64encode(pack(content, shown)).decode("ascii"),
     )
 

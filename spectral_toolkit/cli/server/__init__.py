@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..._compute.arguments import number, whole
 from ...errors import SpectralToolkitError
 from .pages import IDLE_MINUTES, MOST_PAGES
 
@@ -123,12 +124,10 @@ def serve(
             f"The app needs the library {error.name!r}: pip install 'spectral-toolkit[app]', or open the explorer in a "
             "notebook, st.Explorer(model, images)."
         ) from error
-    for name, value in (("max_pages", max_pages), ("idle_minutes", idle_minutes)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise SpectralToolkitError(f"{name}={value!r} is out of range: expected a number above 0.")
+    max_pages, idle_minutes = whole("max_pages", max_pages, 1), number("idle_minutes", idle_minutes, above=0)
     chosen = _free_port(port)
     app = App()
-    app.most_pages, app.idle_minutes = int(max_pages), idle_minutes
+    app.most_pages, app.idle_minutes = max_pages, idle_minutes
     token = secrets.token_hex(24)
     address = f"http://{ADDRESS}:{chosen}/?token={token}"
     before = os.getcwd()

@@ -17,6 +17,7 @@ from ..._affinity.dataset_graph import DatasetGraph
 from ..._affinity.layer_graph import LayerGraph, Member, make_members
 from ..._affinity.pencil import positive_members
 from ..._affinity.resampling import Grid, Resampling
+from ..._compute.arguments import instance
 from ..._compute.devices import working_dtype
 from ..._compute.settings import computing
 from ..._compute.warned import outside
@@ -99,8 +100,7 @@ def project(
     1
     """
     check_tree(activations)
-    if not isinstance(eig, xr.Dataset) or "eigenvector" not in eig:
-        raise SolverError(f"eig is a {type(eig).__name__} without 'eigenvector': give what st.solve returned.")
+    instance("eig", eig, xr.Dataset, "what st.solve returned", has="eigenvector", error=SolverError)
     graph = graph_of(eig, fitted, folder=folder, device=device) if isinstance(fitted, xr.DataTree) else fitted
     if not isinstance(graph, DatasetGraph):
         what = f"of scope {graph.recipe.scope!r}" if isinstance(graph, LayerGraph) else f"a {type(graph).__name__}"
