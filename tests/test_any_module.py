@@ -262,3 +262,25 @@ def test_one_more_block_than_is_needed_changes_nothing() -> None:
     some = st.capture(model, PIXELS, layers=-1, progress=False)
     every = st.capture(model, PIXELS, progress=False)
     assert np.array_equal(some["blocks.1"]["value"], every["blocks.1"]["value"])
+
+
+def test_the_tower_of_a_qwen_puts_merged_patches_and_windows_back() -> None:
+    import transformers as tf
+
+    config = tf.Qwen2_5_VLConfig().vision_config
+    config.update({"depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 40, "out_hidden_size": 16})
+    config.update({"fullatt_block_indexes": [1], "window_size": 56})
+    module = made(lambda: tf.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VisionTransformerPretrainedModel(config))
+    model = st.load_model(module, device="cpu", size=112)
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 112, 112, 3), dtype=np.uint8)
+    activations = st.capture(model, pixels, progress=False)
+    first = next(iter(activations.children.values()))
+    assert (first.sizes["y"], first.sizes["x"]) == (8, 8)
+    windows = first["window"].to_numpy()
+    assert windows[:4, :4].max() == windows[:4, :4].min() != windows[4, 4]
+    changed = pixels.copy()
+    changed[:, 42:56, 70:84] = 255 - changed[:, 42:56, 70:84]
+    after = next(iter(st.capture(model, changed, progress=False).children.values()))["query"]
+    moved = np.abs((after - first["query"]).to_numpy()).max((0, 1, 4)) > 0
+    assert np.argwhere(moved).tolist() == [[3, 5]]
+    assert bool(st.solve(st.affinity(activations, "qk", device="cpu"), n_eigenvectors=3).converged.all())

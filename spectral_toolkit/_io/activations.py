@@ -6,7 +6,12 @@ A tree built by hand with these names works as well as a captured one::
     /<layer>         query, key, value (image, head, y, x, channel); token (image, y, x, feature)
                      query_unrotated, key_unrotated for models with rotary positions, as query and key
                      special_query ... (image, head, special, channel); special_token (image, special, feature)
-                     attention_bias (head, query_token, key_token), special tokens first, then patches row by row
+                     attention_bias (head, query_token, key_token), special tokens first, then patches row by row;
+                     with ``image`` in front where it differs from image to image
+                     window, window_place (y, x) where attention is inside windows: the number of the window and the
+                     place in it; special_window, special_place (special) alike; attention_bias is then (head,
+                     window_number, query_place, key_place)
+                     key, value (image, head, key_y, key_x, channel) where they are pooled; key_window, key_place alike
                      attrs: depth (order of the layers), scale (the factor of q k' before the softmax)
 
 Activations of a denoiser have one or both of the dimensions ``timestep`` and ``noise`` after ``image``, in every
