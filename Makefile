@@ -19,9 +19,10 @@ demo: .venv/installed-core
 	$(BIN)/spectral-toolkit demo --out out
 
 # Workers of one thread each: quicker than threads that wait for each other, and repeatable.
-# Each holds its own torch, so more than four only costs memory.
+# Each holds its own torch, so more than four only costs memory. They get whole files, in the order of conftest.py, so
+# that what a file starts (a browser, a Jupyter) is started once.
 test: .venv/installed-all
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 # Strict: a broken link, a name without a page and a docstring that does not parse are errors.
 docs: .venv/installed-all

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 
+import pytest
 from explorer_fixtures import KeepingComm, capture_of
 
 from spectral_toolkit._views.widget import Explorer
@@ -21,6 +22,7 @@ def counted() -> Counter[str]:
     return Counter(name for name in names if name.startswith(KINDS))
 
 
+@pytest.mark.slow(seconds=20)
 def test_many_explorers_opened_and_closed_leave_nothing(comms: type[KeepingComm]) -> None:
     tree = capture_of(images=1, layers=2)
 
