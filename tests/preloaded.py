@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FOLDER = "SPECTRAL_TOOLKIT_PRELOADED"
+TAKE_APART = "SPECTRAL_TOOLKIT_TAKE_APART"
+"""Set for a process that shall end as thoroughly as Python ends."""
 PYTHON = (sys.executable, "-S", __file__)
 """To be written where ``sys.executable`` would stand."""
 
@@ -247,10 +249,12 @@ def run(arguments: list[str]) -> int:
 
 
 def end(code: int) -> None:
-    """End without taking the loaded libraries apart, which would take as long as many a test."""
+    """End without taking the loaded libraries apart, which takes as long as many a test, unless that is asked for."""
     import atexit
     import threading
 
+    if TAKE_APART in os.environ and code >= 0:
+        sys.exit(code)
     threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
     sys.stdout.flush()
