@@ -41,6 +41,7 @@ class Bench:
         self.page, self.folder = page, folder
         self.requests: list[str] = []
         self.messages: list[str] = []
+        page.context.set_default_timeout(1000 * PATIENCE)
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.messages.append(f"pageerror: {error}"))
         page.on("console", lambda m: self.messages.append(f"{m.type}: {m.text}") if m.type == "error" else None)
@@ -48,7 +49,7 @@ class Bench:
     def open(self, url: str, cells: int = len(CELLS), shown: str = ".st-explorer .bk-Figure:visible") -> None:
         """Open a notebook and run its first cells, the last of which shows the explorer, or something else."""
         self.page.goto(url)
-        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         self.wait(self._connected, "A kernel")
         self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
         for _ in range(cells):
@@ -395,8 +396,8 @@ def test_a_reloaded_page_shows_what_is_now(bench: Bench, solve: Callable[..., np
     assert "A still image of the explorer" in saved
     assert "bokeh" not in saved.lower()
     bench.page.reload()
-    bench.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)
-    bench.page.wait_for_selector(".st-explorer .bk-Figure:visible", timeout=PATIENCE * 1000)
+    bench.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    bench.page.wait_for_selector(".st-explorer .bk-Figure:visible")
     bench.wait_for_colours(solve("kk"))
 
 

@@ -55,7 +55,7 @@ class Lab(Bench):
     def load(self, jupyter: Jupyter) -> None:
         """Load the page anew, without a notebook in it."""
         self.page.goto(f"{jupyter.base}/lab?token={jupyter.token}&reset")
-        self.page.wait_for_selector(".jp-Launcher", timeout=PATIENCE * 1000)
+        self.page.wait_for_selector(".jp-Launcher")
         self.messages.clear()
 
     def show(self, name: str, *cells: str) -> None:
