@@ -63,6 +63,6 @@ def watched(chromium: Browser) -> Iterator[Watched]:
 
 @pytest.fixture(scope="session")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
-    """A running Jupyter, with JupyterLab and Notebook 7, whose folder tests write notebooks of their own names to."""
+    """A running JupyterLab, whose folder tests write notebooks of their own names to."""
     with serving(tmp_path_factory.mktemp("jupyter")) as served:
         yield served

@@ -1,4 +1,4 @@
-"""A real Jupyter with JupyterLab and Notebook 7, in a folder of its own and without a network."""
+"""A real Jupyter, JupyterLab or Notebook 7, in a folder of its own and without a network."""
 
 from __future__ import annotations
 
@@ -55,8 +55,10 @@ class Jupyter:
     folder: Path
 
     def address(self, name: str, app: str = "lab") -> str:
-        """Where a notebook of the folder is opened, in JupyterLab or in Notebook 7 (``"notebook"``)."""
-        return f"{self.base}/{'lab/tree' if app == 'lab' else 'notebooks'}/{name}?token={self.token}"
+        """Where a notebook of the folder is opened: alone in JupyterLab, or in Notebook 7 (``"notebook"``)."""
+        # In a workspace of its own: others would bring the notebooks that were open in them.
+        place = f"lab/workspaces/{Path(name).stem}/tree" if app == "lab" else "notebooks"
+        return f"{self.base}/{place}/{name}?token={self.token}"
 
 
 def launch(playwright: Playwright, chromium_path: str) -> Browser:
@@ -68,7 +70,7 @@ def launch(playwright: Playwright, chromium_path: str) -> Browser:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Jupyter]:
+def serving(folder: Path, app: str = "lab") -> Iterator[Jupyter]:
     """Start Jupyter on a free port of this machine, settings kept apart."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -98,7 +100,7 @@ def serving(folder: Path) -> Iterator[Jupyter]:
             sys.executable,
             "-m",
             "jupyter",
-            "lab",
+            app,
             "--no-browser",
             "--allow-root",
             "--ServerApp.ip=127.0.0.1",
@@ -107,8 +109,7 @@ def serving(folder: Path) -> Iterator[Jupyter]:
             f"--IdentityProvider.token={token}",
             f"--ServerApp.root_dir={folder}",
             # What a click on a menu does can then be asked for by name, in the page.
-            "--LabApp.expose_app_in_browser=True",
-            "--JupyterNotebookApp.expose_app_in_browser=True",
+            f"--{'LabApp' if app == 'lab' else 'JupyterNotebookApp'}.expose_app_in_browser=True",
         ],
         cwd=folder,
         env=environment,

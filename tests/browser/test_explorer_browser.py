@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Error, Page
-from real_jupyter import Jupyter, complaints, notebook
+from real_jupyter import Jupyter, complaints, notebook, serving
 
 import spectral_toolkit as st
 from spectral_toolkit._render.composite import blend, colour_field, symmetric_limit
@@ -421,12 +421,11 @@ OTHER_FIGURES = {
 
 
 @pytest.mark.parametrize("name", OTHER_FIGURES)
-def test_other_figures_ask_nothing_of_the_network_either(bench: Bench, name: str) -> None:
+def test_other_figures_ask_nothing_of_the_network_either(bench: Bench, jupyter: Jupyter, name: str) -> None:
     cells = OTHER_FIGURES[name]
     nbformat.write(notebook(*cells), bench.folder / f"{name}.ipynb")
     other = Bench(bench.page.context.new_page(), bench.folder)
-    url = bench.page.url.replace("explorer.ipynb", f"{name}.ipynb")
-    other.open(url, len(cells), ".jp-OutputArea .bk-Figure")
+    other.open(jupyter.address(f"{name}.ipynb"), len(cells), ".jp-OutputArea .bk-Figure")
     other.page.wait_for_timeout(1000)
     local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
     assert [url for url in other.requests if not url.startswith(local)] == []
@@ -435,11 +434,11 @@ def test_other_figures_ask_nothing_of_the_network_either(bench: Bench, name: str
     other.page.close()
 
 
-def test_a_page_that_has_lost_bokehjs_gets_it_again(bench: Bench) -> None:
+def test_a_page_that_has_lost_bokehjs_gets_it_again(bench: Bench, jupyter: Jupyter) -> None:
     cells = (*OTHER_FIGURES["heat_map"], "import holoviews as hv\nhv.Curve([1, 2, 3])")
     nbformat.write(notebook(*cells), bench.folder / "again.ipynb")
     other = Bench(bench.page.context.new_page(), bench.folder)
-    other.open(bench.page.url.replace("explorer.ipynb", "again.ipynb"), 2, ".jp-OutputArea .bk-Figure")
+    other.open(jupyter.address("again.ipynb"), 2, ".jp-OutputArea .bk-Figure")
     figures = other.page.locator(".jp-OutputArea .bk-Figure")
     told = other.page.locator(".jp-OutputArea", has_text="BokehJS is not in this page")
     places = other.page.locator(".jp-Notebook .jp-CodeCell .cm-content")
@@ -468,16 +467,17 @@ def test_a_page_that_has_lost_bokehjs_gets_it_again(bench: Bench) -> None:
     other.page.close()
 
 
-def test_notebook_7_shows_it_too(chromium: Browser, jupyter: Jupyter, solve: Callable[..., np.ndarray]) -> None:
-    nbformat.write(notebook(*CELLS), jupyter.folder / "seven.ipynb")
-    other = Bench(chromium.new_context(viewport={"width": 1280, "height": 1300}).new_page(), jupyter.folder)
-    other.open(jupyter.address("seven.ipynb", "notebook"))
-    other.wait_for_colours(solve("qk"), 0)
-    other.wait_for_colours(solve("vv"), 1)
-    other.button("KK").first.click()
-    other.wait_for_colours(solve("kk"), 0)
-    other.tap(3, 3)
-    other.explorer.get_by_text("the patch in row 3, column 3 (framed)").wait_for(timeout=PATIENCE * 1000)
-    assert complaints(other.messages) == []
-    local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
-    assert [url for url in other.requests if not url.startswith(local)] == []
+def test_notebook_7_shows_it_too(chromium: Browser, tmp_path: Path, solve: Callable[..., np.ndarray]) -> None:
+    nbformat.write(notebook(*CELLS), tmp_path / "explorer.ipynb")
+    with serving(tmp_path, "notebook") as served:
+        other = Bench(chromium.new_context(viewport={"width": 1280, "height": 1300}).new_page(), tmp_path)
+        other.open(served.address("explorer.ipynb", "notebook"))
+        other.wait_for_colours(solve("qk"), 0)
+        other.wait_for_colours(solve("vv"), 1)
+        other.button("KK").first.click()
+        other.wait_for_colours(solve("kk"), 0)
+        other.tap(3, 3)
+        other.explorer.get_by_text("the patch in row 3, column 3 (framed)").wait_for()
+        assert complaints(other.messages) == []
+        local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
+        assert [url for url in other.requests if not url.startswith(local)] == []
