@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Error, Locator
 from real_jupyter import Jupyter, complaints, notebook
-from test_explorer_browser import PATIENCE, Bench
+from test_explorer_browser import Bench
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
