@@ -88,11 +88,18 @@ def _kinds() -> list[str]:
 
 def _messages_of(path: Path, kinds: Collection[str]) -> Iterator[Message]:
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds and node.args:
+        if isinstance(node, ast.Call) and (kind := _kind(node.func, kinds)) and node.args:
             text = _text(node.args[0])
             if text.strip(GAP):  # what only passes another message on says nothing itself
                 place = path.relative_to(PACKAGE).as_posix()
-                yield Message(node.func.id, text, place, (node.lineno, node.end_lineno or node.lineno))
+                yield Message(kind, text, place, (node.lineno, node.end_lineno or node.lineno))
+
+
+def _kind(made: ast.expr, kinds: Collection[str]) -> str:
+    """The class of an error that is made; ``self.error(...)`` is that of a table, which stands for several."""
+    if isinstance(made, ast.Attribute) and ast.unparse(made) == "self.error":
+        return "SpectralToolkitError"
+    return made.id if isinstance(made, ast.Name) and made.id in kinds else ""
 
 
 def _text(node: ast.expr) -> str:

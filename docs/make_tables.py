@@ -25,8 +25,9 @@ def kernel_table() -> str:
             else ""
             for kind in KINDS
         ]
-        formula = kernel.formula.replace("|", "\\|")
-        lines.append(f"| `{name}` | {', '.join(kernel.scopes)} | " + " | ".join(cells) + f" | {formula} |")
+        lines.append(
+            f"| `{name}` | {', '.join(kernel.scopes)} | " + " | ".join(cells) + f" | {_plain(kernel.formula)} |"
+        )
     return "\n".join(lines)
 
 
@@ -82,9 +83,41 @@ def solver_table() -> str:
     return "\n".join(lines)
 
 
+def score_table() -> str:
+    """Scores, from the table that ``pathways`` and ``evaluate`` read."""
+    from spectral_toolkit.scores import SCORES
+
+    better = {True: "yes", False: "no", None: "neither"}
+    lines = ["| score | of | needs labels | range | higher is better | formula | |", "|---" * 7 + "|"]
+    for name, line in SCORES.items():
+        of = "eigenvectors" if line.segments is None else "eigenvectors, segments"
+        cells = [of, "yes" if line.labelled else "", f"{line.low:g} to {line.high:g}", better[line.higher_is_better]]
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {_plain(line.formula)} | {_plain(line.hint)} |")
+    return "\n".join(lines)
+
+
+def view_table() -> str:
+    """Views of the explorer, from the table that the explorer and frozen pages read."""
+    from spectral_toolkit.views import VIEWS
+
+    lines = ["| view | button | what it shows | settings | needs | on a frozen page |", "|---" * 6 + "|"]
+    for name, line in VIEWS.items():
+        settings = ", ".join(f"`{one}`" for one in (*line.controls, *(slider.name for slider in line.sliders)))
+        page = "no" if line.page is None else f"in {VIEWS[line.tab].title}" if line.tab else "yes"
+        needs = ", ".join(f"`{one}`" for one in line.needs)
+        lines.append(f"| `{name}` | {_plain(line.title)} | {_plain(line.hint)} | {settings} | {needs} | {page} |")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 TABLES = {
     "kernels": kernel_table,
     "solvers": solver_table,
+    "scores": score_table,
+    "views": view_table,
     "models": model_table,
     "denoisers": denoiser_table,
     "regions": region_table,

@@ -2,8 +2,10 @@
 from . import errors as errors
 from . import kernels as kernels
 from . import scenes as scenes
+from . import scores as scores
 from . import solvers as solvers
 from . import studies as studies
+from . import views as views
 from ._affinity import affinity as affinity
 from ._affinity.presets import preset_weights as preset_weights
 from ._affinity.rows import affinity_row as affinity_row

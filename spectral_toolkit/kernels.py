@@ -7,7 +7,7 @@ the object itself, with options: ``st.kernels.RBF(bandwidth=0.3)``. `register` a
 from __future__ import annotations
 
 from ._affinity.features import LayerFeatures
-from ._affinity.kernel import KERNELS, STEPS, Kernel, KernelChoice, Option, register, unregister
+from ._affinity.kernel import KERNELS, STEPS, Kernel, Option, register, unregister
 from ._affinity.table import RBF, Cosine, NearestNeighbours, ShiftedCosine, Softmax
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "STEPS",
     "Cosine",
     "Kernel",
-    "KernelChoice",
     "LayerFeatures",
     "NearestNeighbours",
     "Option",

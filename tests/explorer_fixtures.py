@@ -80,15 +80,15 @@ def seen(explorer: Explorer) -> str:
             parts += [figure.title.text, *(_source_of(figure))]
     if explorer._rows is not None and explorer._rows.widget.layout.display != "none":
         parts += _source_of(explorer._rows.figure)
-    for chart in (explorer._spectrum, explorer._layers):
-        if chart is not None and chart.widget.layout.display != "none":
+    for chart in explorer._pictures.charts.values():
+        if chart.widget.layout.display != "none":
             parts += [str(renderer.data_source.data) for renderer in _renderers(chart)]
     parts += [widget.layout.display for widget in explorer._stage.children]
     return json.dumps(parts)
 
 
 def _renderers(chart: Any) -> list[Any]:
-    return chart.chart.figure.renderers
+    return chart.figure.renderers
 
 
 def _source_of(figure: TileFigure) -> list[str]:

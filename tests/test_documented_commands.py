@@ -98,6 +98,8 @@ def installed(name: str) -> bool:
 def fault_of_ours(words: list[str]) -> str:
     group: Any = typer.main.get_command(cli.app)
     command = group
+    while words[:1] == ["--with"] and words[2:]:  # and the name of a module
+        words = words[2:]
     if words and not words[0].startswith("-"):
         if words[0] not in group.commands:
             return f"spectral-toolkit has no {words[0]}"

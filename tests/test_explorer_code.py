@@ -13,7 +13,7 @@ import pytest
 from explorer_fixtures import capture_of, kept_comms, press
 
 import spectral_toolkit as st
-from spectral_toolkit._explorer.state import VIEWS
+from spectral_toolkit._explorer.views import VIEWS
 from spectral_toolkit._views.widget import Explorer
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -88,10 +88,10 @@ def check_tiles(overlays: list[hv.Overlay], tiles: list[Any], view: str) -> None
 
 def check_chart(view: Any, explorer: Any) -> None:
     if explorer.state.view == "spectrum":
-        source, drawn = explorer._spectrum.chart._points.data, view.Eigenvalues.I
+        source, drawn = explorer._pictures.charts[VIEWS["spectrum"]].chart._points.data, view.Eigenvalues.I
         names = ("x", "y", "number", "ink", "fill", "of")
     else:
-        source, drawn = explorer._layers.chart._bars.data, view.Cost.I
+        source, drawn = explorer._pictures.charts[VIEWS["layers"]].chart._bars.data, view.Cost.I
         names = ("left", "bottom", "right", "top", "ink", "name", "of")
     for name in names:
         found = drawn.dimension_values(name).tolist()

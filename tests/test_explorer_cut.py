@@ -47,7 +47,7 @@ def test_a_cut_colours_one_side_and_says_what_it_costs(explorer: Explorer) -> No
     assert not len(explorer._pictures.figures[0]._lines.data["x0"])
     assert explorer._controls.cut.layout.display == explorer._controls.is_cut.layout.display == "none"
     assert "cut_costs" not in explorer.code()
-    explorer.set(view="picture", threshold=1.0)
+    explorer.set(view="component", threshold=1.0)
     assert "0% of the patches: no cut" in explorer._controls.cut_cost.value
     with pytest.raises(SpectralToolkitError, match="threshold=2 is out of range"):
         explorer.set(threshold=2)

@@ -23,7 +23,7 @@ from spectral_toolkit._views.widget.tiles import TilePlace
 from spectral_toolkit.errors import SpectralToolkitError
 
 
-@pytest.mark.parametrize("view", ["picture", "grid", "rgb", "segments", "instances", "norms"])
+@pytest.mark.parametrize("view", ["component", "grid", "rgb", "segments", "instances", "norms"])
 def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path: Path) -> None:
     explorer.set(view=view, patch=(2, 3))
     picture: Any = Image.open(explorer.save_figure(str(tmp_path / "figure.png")))
@@ -36,7 +36,7 @@ def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path
 
 
 def test_a_saved_figure_shows_the_cut(explorer: Explorer, tmp_path: Path) -> None:
-    explorer.set(compare=False, view="picture", opacity=0.0, threshold=0.1)
+    explorer.set(compare=False, view="component", opacity=0.0, threshold=0.1)
     cut: Any = Image.open(explorer.save_figure(str(tmp_path / "cut.png"))).convert("RGB")
     drawn = Path(explorer.save_figure(str(tmp_path / "cut.svg"))).read_text()
     lines = explorer._pictures.figures[0].tiles[0].lines

@@ -17,7 +17,8 @@ from preloaded import PYTHON
 
 from spectral_toolkit._explorer.code import as_code
 from spectral_toolkit._explorer.session import Session, questions
-from spectral_toolkit._explorer.state import VIEWS, State, checked
+from spectral_toolkit._explorer.state import State, checked
+from spectral_toolkit._explorer.views import VIEWS
 from spectral_toolkit._explorer.worker import CancelledError, Worker
 from spectral_toolkit.errors import SpectralToolkitError
 

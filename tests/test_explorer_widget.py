@@ -27,6 +27,11 @@ from spectral_toolkit._views.widget.tiles import TileFigure, TilePlace, image_co
 from spectral_toolkit.errors import SpectralToolkitError
 
 
+def spectrum(explorer: Explorer) -> Any:
+    """The chart of eigenvalues, once it has been shown."""
+    return explorer._pictures.charts[st.views.VIEWS["spectrum"]]
+
+
 def tap(figure: TileFigure, tile: int, row: int, column: int) -> None:
     place = figure.places[tile]
     x = place.left + (column + 0.5) / place.grid[1] * place.width
@@ -104,7 +109,7 @@ CONTROLS = {
     "view norms": ({}, lambda e: setattr(e._controls.view, "value", "norms"), {"view": "norms"}),
     "component in the spectrum": (
         {"view": "spectrum"},
-        lambda e: e._spectrum.chart.figure._trigger_event(Tap(e._spectrum.chart.figure, x=2.8, y=0.1)),
+        lambda e: spectrum(e).figure._trigger_event(Tap(spectrum(e).figure, x=2.8, y=0.1)),
         {"component": 3},
     ),
     "component of the layers": (
@@ -161,7 +166,8 @@ FIELDS = {
 
 
 def test_the_table_of_fields_is_complete() -> None:
-    assert set(FIELDS) == set(State.__dataclass_fields__)
+    # Views have sliders of their own: tests/test_outside.py registers one.
+    assert {*FIELDS, "options"} == set(State.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -345,7 +351,7 @@ def test_one_change_is_one_patch_and_figures_are_never_made_again(explorer: Expl
     headers = [data for _, _, data, _ in mine if "msgtype" in str(data)]
     assert len(headers) == 1
     assert not any("render_bundle" in str(data.get("state", "")) for _, _, data, _ in mine)
-    for view in ("grid", "rgb", "norms", "picture"):
+    for view in ("grid", "rgb", "norms", "component"):
         explorer.set(view=view, image=1)
     assert [id(figure.figure) for figure in explorer._pictures.figures] == figures
     assert explorer._pictures.widget is widget
@@ -486,7 +492,7 @@ def test_closing_frees_widgets_comms_threads_and_memory(comms: type[KeepingComm]
 
     async def play() -> list[Any]:
         explorer = Explorer(capture_of(), device="cpu")
-        for view in ("grid", "spectrum", "layers", "norms", "picture"):
+        for view in ("grid", "spectrum", "layers", "norms", "component"):
             explorer.set(view=view, patch=(1, 2))
         explorer.set(affinity="kk")
         while explorer.is_busy:
@@ -528,7 +534,7 @@ def test_hostile_names_are_only_text(comms: type[KeepingComm]) -> None:
     tree = capture_of(images=1)
     tree = tree.assign_coords(image=[hostile]) if hasattr(tree, "assign_coords") else tree
     explorer = Explorer(tree, device="cpu", state=State(patch=(1, 1)))
-    for _ in ("picture", "grid", "layers"):
+    for _ in ("component", "grid", "layers"):
         text = "".join(
             widget.value for widget in _instances.values() if isinstance(widget, widgets.HTML) and widget.value
         )
@@ -592,8 +598,7 @@ def test_no_number_of_groups_is_read_from_a_row_of_equal_eigenvalues(comms: type
     for node in tree.children.values():
         node.dataset["value"].values[...] = 1.0
     explorer = Explorer(tree, device="cpu", state=State(affinity="vv", compare=False, view="spectrum"))
-    assert explorer._spectrum is not None
-    assert explorer._spectrum.chart._words.data["text"] == []
+    assert spectrum(explorer).chart._words.data["text"] == []
     explorer.set(affinity="qk")
-    assert "segments" in explorer._spectrum.chart._words.data["text"][0]
+    assert "segments" in spectrum(explorer).chart._words.data["text"][0]
     explorer.close()

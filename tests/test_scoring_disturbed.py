@@ -10,8 +10,8 @@ import xarray as xr
 
 import spectral_toolkit as st
 from spectral_toolkit._analysis.scores import paths
-from spectral_toolkit._analysis.scores.paths import SCORES
 from spectral_toolkit._models import bundled_models, loading
+from spectral_toolkit.scores import SCORES
 
 ROUNDING = 2e-7
 """Relative, about two units in the last place of single precision."""

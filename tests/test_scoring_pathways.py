@@ -63,7 +63,7 @@ def test_rows_columns_and_intervals(scored: tuple[xr.DataTree, np.ndarray, xr.Da
     assert found.role.values.tolist() == ["layer", "layer", "joint", "control", "control", "control"]
     assert "model= was not given" in found.attrs["notes"]
     assert found.attrs["kernel"] == "knn"
-    for name in paths.SCORES:
+    for name in st.scores.SCORES:
         scores, low, high = found[name], found[f"{name}_low"], found[f"{name}_high"]
         assert scores.dims == ("kind", "layer")
         assert scores.sel(layer="untrained model").isnull().all()
@@ -89,9 +89,11 @@ def test_neighbours_are_searched_once_per_layer(monkeypatch: pytest.MonkeyPatch)
     acts, _ = planted(4)
     found = st.pathways(acts, kinds="vv", n_eigenvectors=2, controls=False, **QUICK)
     assert len(calls) == 2
-    assert {str(name) for name in found.data_vars if not str(name).endswith(("_low", "_high"))} == set(
-        paths.WITHOUT_LABELS
-    )
+    assert {str(name) for name in found.data_vars if not str(name).endswith(("_low", "_high"))} == {
+        "where_plain",
+        "image_share",
+        "r2_position",
+    }
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
@@ -170,9 +172,9 @@ def test_labels_of_an_answer_that_is_there_are_of_its_images() -> None:
 
 
 def test_intervals_hold_the_estimate() -> None:
-    low, high = paths.interval(np.array([0.1, 0.3, 0.4, 0.5, np.nan]), 0.9, 0.0)
+    low, high = paths.interval(np.array([0.1, 0.3, 0.4, 0.5, np.nan]), 0.9, 0.0, 1.0)
     assert (low, high) == pytest.approx((0.01, 0.19))
-    assert np.isnan(paths.interval(np.array([0.1, np.nan]), 0.9, 0.0)).all()
+    assert np.isnan(paths.interval(np.array([0.1, np.nan]), 0.9, 0.0, 1.0)).all()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from model_zoo import BY_NAME
 from PIL import Image
 
 import spectral_toolkit as st
-from spectral_toolkit._analysis.scores import paths
 from spectral_toolkit._models import loading
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,8 +115,6 @@ def test_publishing_resumes_and_notices_what_is_out_of_date(places: Any, monkeyp
         return pathways(*arguments, **(options | {"n_eigenvectors": 2, "n_bootstrap": 3, "progress": False}))
 
     monkeypatch.setattr(st, "pathways", counting)
-    for starts in ("STARTS", "STARTS_OVERCLUSTERED"):  # what they are good for is tested elsewhere
-        monkeypatch.setattr(paths, starts, 2)
     small = {"n_scenes": 3, "n_quick": 2}
     with pytest.raises(KeyboardInterrupt):
         scores.publish(["tiny"], places, **small)

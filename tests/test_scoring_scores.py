@@ -12,6 +12,7 @@ from hypothesis import strategies as some
 from sklearn.linear_model import Ridge
 from sklearn.metrics import adjusted_rand_score
 
+import spectral_toolkit as st
 from spectral_toolkit._analysis.scores import evaluate, paths, segments, variance
 from spectral_toolkit.errors import SpectralToolkitError
 
@@ -117,10 +118,16 @@ def test_resamples_are_seeded_and_begin_with_every_image_once() -> None:
     assert (first.sum(1) == 6).all()
 
 
+def partition_scores(found: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """All scores of our table that compare segments with labels."""
+    measures = {name: score.segments for name, score in st.scores.SCORES.items() if score.segments is not None}
+    return {name: segments.partition_scores(found, labels, weights, one) for name, one in measures.items()}
+
+
 def test_resamples_without_any_label_have_no_score() -> None:
     labels = np.array([[0, 1, 1], [-1, -1, -1]])
     own = labels[None] + 1
-    found = segments.segment_scores(own, own, labels, np.array([[1.0, 1.0], [0.0, 2.0], [2.0, 0.0]]))
+    found = partition_scores(own, labels, np.array([[1.0, 1.0], [0.0, 2.0], [2.0, 0.0]]))
     for name in ("matched_miou", "overclustered_miou", "ari"):
         np.testing.assert_array_equal(found[name], [1.0, np.nan, 1.0])
 
@@ -182,11 +189,11 @@ def test_clusters_and_their_scores() -> None:
     found = segments.partitions(rows.reshape(-1, 3), 3, 4, 0).reshape(4, 4, 10)
     assert (found == segments.partitions(rows.reshape(-1, 3), 3, 4, 0).reshape(4, 4, 10)).all()
     weights = variance.resamples(4, 7, 0)
-    scores = segments.segment_scores(found, found, labels, weights)
+    scores = partition_scores(found, labels, weights)
     assert all(value == pytest.approx(np.ones(8)) for value in scores.values())
     assert segments.partitions(np.zeros((5, 2)), 3, 4, 0).tolist() == [[0] * 5]
     shuffled = rng.permuted(found.reshape(4, -1), axis=1).reshape(4, 4, 10)
-    many = segments.segment_scores(shuffled, shuffled, labels, weights)
+    many = partition_scores(shuffled, labels, weights)
     drawn = np.repeat(np.arange(4), weights[6].astype(int))
     by_start = [evaluate(one[:, None], labels[:, None]) for one in shuffled]
     second = evaluate(shuffled[1][drawn][:, None], labels[drawn][:, None])  # resamples take turns with the starts
@@ -238,6 +245,6 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         values = rng.normal(size=(30, 1)) + place + np.array([-1.0, 1, -1, 1])[labels] + rng.normal(size=(30, 36))
         found = variance.variance_shares(values[..., None], labels, (6, 6), variance.resamples(30, 100, seed))
         for name in held:
-            low, high = paths.interval(found[name], 0.95, 0.0)
+            low, high = paths.interval(found[name], 0.95, 0.0, 1.0)
             held[name] += low <= 0.25 <= high
     assert min(held.values()) >= 48

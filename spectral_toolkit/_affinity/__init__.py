@@ -15,12 +15,13 @@ from .._compute.settings import computing
 from .._io.activations import check_tree, image_names, layer_names
 from .._io.outputs import remove_remains, writable_path
 from .._io.pairing import image_hashes, refuse_other_images
+from .._table import Choice
 from ..errors import AffinityError
 from .approximate_neighbours import check_installed
 from .dataset_graph import DatasetGraph, too_fine
-from .kernel import Kernel, KernelChoice
+from .kernel import Kernel
 from .layer_graph import DENSE_BYTES, LayerGraph, Member, Recipe, Weights, make_members, resolve_weights
-from .table import KERNELS, SEARCHES, check_combination, default_kernel, named_kernel
+from .table import KERNELS, SEARCHES, check_combination, default_kernel
 
 __all__ = ["KERNELS", "LayerGraph", "affinity", "default_kernel"]
 
@@ -30,7 +31,7 @@ def affinity(
     activations: xr.DataTree,
     kind: str = "qk",
     *,
-    kernel: str | Kernel | KernelChoice | None = None,
+    kernel: str | Kernel | Choice[Kernel] | None = None,
     heads: str = "mean",
     scope: str = "image",
     weights: Weights = None,
@@ -133,10 +134,8 @@ def affinity(
     LayerGraph('vv', kernel='cosine', heads='mean', scope='image': 1 layers on 3x4, 1 images)
     """
     check_tree(activations)
-    kernel, chosen_with = named_kernel(kernel)
-    if twice := sorted(set(chosen_with) & set(options)):
-        raise AffinityError(f"{twice[0]} is given twice, with the kernel and beside it: leave one of them out.")
-    options = {**chosen_with, **options}
+    if kernel is not None:
+        kernel, options = KERNELS.choose(kernel, options)
     if not isinstance(dense_bytes, numbers.Real) or not dense_bytes >= 0:
         raise AffinityError(f"dense_bytes={dense_bytes!r} is not a number of bytes: expected a number of at least 0.")
     chosen: dict[str, float | str] = {**options, **({} if search is None else {"search": search})}

@@ -41,15 +41,20 @@ class LayerFeatures:
 
     For a denoiser, the heads of all noise samples follow each other: ``heads`` is the number of noise samples times
     that of heads. The bias is the same for all noise samples, so it may have fewer.
+
+    A bias that differs from image to image has them in front. Where keys are pooled, ``right`` is on ``key_grid``, and
+    ``spread`` says, where it is given, how much of each key falls to each patch.
     """
 
     layer: str
     grid: Grid
     left: Float[Tensor, "images heads n channels"]
-    right: Float[Tensor, "images heads n channels"]
+    right: Float[Tensor, "images heads n_keys channels"]
     special_right: Float[Tensor, "images heads special channels"] | None = None
     scale: float | None = None
-    bias: Float[Tensor, "biases tokens tokens"] | None = None
+    bias: Float[Tensor, "*images biases tokens keys"] | None = None
+    key_grid: Grid | None = None
+    spread: Float[Tensor, "*images n_keys n"] | None = None
 
     @property
     def is_symmetric(self) -> bool:
@@ -83,14 +88,22 @@ class LayerFeatures:
             right=left if self.is_symmetric else self.right[:, keep],
             special_right=None if self.special_right is None else self.special_right[:, keep],
             scale=self.scale,
-            bias=None if self.bias is None else self.bias[[head % len(self.bias) for head in keep]],
+            bias=None if self.bias is None else _picked(self.bias, keep),
+            key_grid=self.key_grid,
+            spread=self.spread,
         )
+
+
+def _picked(bias: Tensor, heads: Sequence[int]) -> Tensor:
+    axis = bias.ndim - 3
+    index = torch.as_tensor([head % bias.shape[axis] for head in heads], device=bias.device)
+    return bias.index_select(axis, index)
 
 
 def layer_shape(node: xr.DataTree, layer: str, kind: str) -> tuple[Grid, int, int, int]:
     """Return the grid of a layer and its numbers of heads, noise samples and channels, without reading its values."""
     quantity = _variable(node, layer, KINDS[kind][0], kind)
-    grid = (quantity.sizes["y"], quantity.sizes["x"])
+    grid = _grid_of(quantity)
     draws = math.prod(quantity.sizes.get(name, 1) for name in DRAWS)
     return grid, quantity.sizes.get("head", 1), draws, quantity.sizes["feature" if kind == "token" else "channel"]
 
@@ -116,15 +129,17 @@ def read_features(
     right = left
     if right_name != left_name:
         right_values = _variable(node, layer, right_name, kind)
-        if right_values.sizes != left_values.sizes:
+        pooled = {"key_y", "key_x"} <= set(right_values.dims) and for_softmax
+        if right_values.sizes != left_values.sizes and not pooled:
             raise ActivationsError(
                 f"Layer {layer!r}: {left_name} has sizes {dict(left_values.sizes)} but {right_name} has "
                 f"{dict(right_values.sizes)}; they can only be compared if they agree."
             )
         right = _patches(activations, right_values, layer, images, device)
-    grid = (left_values.sizes["y"], left_values.sizes["x"])
+    grid = _grid_of(left_values)
     if not for_softmax:
         return LayerFeatures(layer, grid, left, right)
+    key_grid = _grid_of(node.dataset[right_name])
     scale = _scale(node, layer)
     special = None
     n_special = node.sizes.get("special", 0)
@@ -140,8 +155,17 @@ def read_features(
         special = _tensor(activations, values, layer, images, device).flatten(1, -3)
     bias = None
     if "attention_bias" in node.data_vars:
-        bias = _bias(node, layer, (left_values.sizes["head"], n_special + left.shape[2]), left)
-    return LayerFeatures(layer, grid, left, right, special, scale, bias)
+        n_keys = 0 if special is None else special.shape[2]
+        n_queries = node.dataset["special_query"].sizes["special"] if "special_query" in node.data_vars else n_keys
+        shape = (left_values.sizes["head"], n_queries + left.shape[2], n_keys + right.shape[2])
+        bias = _bias(node, layer, shape, left, images)
+    return LayerFeatures(layer, grid, left, right, special, scale, bias, None if key_grid == grid else key_grid)
+
+
+def _grid_of(variable: xr.DataArray) -> Grid:
+    """The grid of a quantity: keys and values that are pooled have one of their own."""
+    y, x = ("key_y", "key_x") if "key_y" in variable.dims else ("y", "x")
+    return (variable.sizes[y], variable.sizes[x])
 
 
 def _scale(node: xr.DataTree, layer: str) -> float:
@@ -162,32 +186,38 @@ def _scale(node: xr.DataTree, layer: str) -> float:
     return scale
 
 
-def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int], like: Tensor) -> Tensor:
-    heads, tokens = expected
-    dims = ("head", "query_token", "key_token")
+def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int, int], like: Tensor, images: slice) -> Tensor:
     variable = node.dataset["attention_bias"]
+    inside = "window" in node.data_vars
+    dims = ("head", "window_number", "query_place", "key_place") if inside else ("head", "query_token", "key_token")
     if not set(dims) <= set(variable.dims):
         raise ActivationsError(
             f"'attention_bias' of layer {layer!r} has dimensions {tuple(map(str, variable.dims))}; expected {dims}: "
             "capture the layer again, or use kernel='cosine'."
         )
+    own = ("image",) if "image" in variable.dims else ()
+    if own:
+        variable = variable.isel(image=images)
     try:
-        values = np.asarray(variable.transpose(..., *dims).values, dtype=np.float64)
+        values = np.asarray(variable.transpose(*own, ..., *dims).values, dtype=np.float64)
     except _DAMAGE as error:
         raise _damaged("attention_bias", repr(layer), error) from error
-    # Trees that were joined along their images, for example, have a bias for each of them.
-    values = values.reshape(-1, *values.shape[-3:])
-    if not all(np.array_equal(one, values[0], equal_nan=True) for one in values[1:]):  # NaN is refused below
-        further = " and ".join(str(dim) for dim in variable.dims if dim not in dims)
+    # Further dimensions, such as those of noise samples, must not matter.
+    shape = values.shape[-len(dims) :]
+    values = values.reshape(len(values) if own else 1, -1, *shape)
+    if not all(np.array_equal(values[:, n], values[:, 0], equal_nan=True) for n in range(1, values.shape[1])):
+        further = " and ".join(str(dim) for dim in variable.dims if dim not in (*dims, *own))
         raise ActivationsError(
             f"'attention_bias' of layer {layer!r} is not the same for every {further}, but a graph has one for all: "
             "solve captures with different biases one by one, or use kernel='cosine'."
         )
-    values = values[0]
-    if values.shape != (heads, tokens, tokens):
+    values = values[:, 0]
+    if all(np.array_equal(one, values[0], equal_nan=True) for one in values[1:]):  # NaN is refused below
+        values = values[0]
+    if not inside and values.shape[-3:] != expected:
         raise ActivationsError(
-            f"'attention_bias' of layer {layer!r} has shape {values.shape}; expected {(heads, tokens, tokens)}: heads, "
-            "and special tokens and patches twice."
+            f"'attention_bias' of layer {layer!r} has shape {values.shape[-3:]}; expected {expected}: heads, special "
+            "tokens and patches of the queries, and those of the keys."
         )
     if np.isnan(values).any() or np.isposinf(values).any():
         raise ActivationsError(f"'attention_bias' of layer {layer!r} holds NaN or +infinity: capture the layer again.")
@@ -208,6 +238,8 @@ def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArr
     if "value_channel" in variable.dims:  # values whose width differs from that of queries and keys
         variable = variable.rename(value_channel="channel")
     draws = tuple(dim for dim in DRAWS if dim in variable.dims)
+    if "key_y" in variable.dims:  # keys and values that are pooled
+        expected = tuple({"y": "key_y", "x": "key_x"}.get(dim, dim) for dim in expected)
     if set(variable.dims) != {*expected, *draws}:
         raise ActivationsError(
             f"{name!r} of layer {layer!r} has dimensions {tuple(map(str, variable.dims))}; expected {expected}."

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._table import Choice, NamedRow, NamedTable
 from ..errors import AffinityError
 from .features import KINDS, LayerFeatures
 from .operators import Rows
@@ -51,8 +52,8 @@ STEPS = Option(
 """Taken by every kernel with rows, as the walk is made of the affinity and not of the vectors."""
 
 
-@dataclass(frozen=True)
-class Kernel:
+@dataclass(frozen=True, eq=False, repr=False)
+class Kernel(NamedRow):
     """How the vectors of one layer become affinities between its patches.
 
     A kernel that is registered (:func:`spectral_toolkit.kernels.register`) is found by its name in
@@ -90,7 +91,6 @@ class Kernel:
         Whether it is the model's own attention, and needs the scale, the bias and the special keys of the layer.
     """
 
-    name: str
     formula: str
     short: str
     label: str
@@ -103,9 +103,20 @@ class Kernel:
     in_menu: bool = True
     attention: bool = False
 
-    def __call__(self, **options: float) -> KernelChoice:
+    def __post_init__(self) -> None:
+        if not self.searches and self.prepare is None:
+            raise AffinityError(f"kernel {self.name!r} has no prepare=, which computes its rows: give one.")
+        if "dataset" in self.scopes and self.factors is None and not self.searches:
+            raise AffinityError(
+                f"kernel {self.name!r} is offered with scope='dataset', which needs factors=: give them, or leave "
+                "'dataset' out of scopes."
+            )
+        if unknown := [kind for kind in self.kinds if kind not in KINDS]:
+            raise AffinityError(f"kernel {self.name!r} names the kind {unknown[0]!r}: use {', '.join(KINDS)}.")
+
+    def __call__(self, **options: float) -> Choice[Kernel]:
         """This kernel with options."""
-        return KernelChoice(self, tuple(sorted(options.items())))
+        return Choice(self, options)
 
     def __repr__(self) -> str:
         return f"<Kernel {self.name!r}: {self.formula}>"
@@ -125,15 +136,7 @@ class Kernel:
         return next(option for option in self.options if option.name == name)
 
 
-@dataclass(frozen=True)
-class KernelChoice:
-    """A kernel and the options it is to have."""
-
-    kernel: Kernel
-    options: tuple[tuple[str, float], ...] = ()
-
-
-KERNELS: dict[str, Kernel] = {}
+KERNELS = NamedTable("kernel", Kernel, "st.kernels", AffinityError)
 """Every kernel there is, by name. `register` adds to it."""
 
 
@@ -153,7 +156,7 @@ def register(kernel: Kernel) -> Kernel:
     Raises
     ------
     AffinityError
-        If it is no kernel, has the name of one of ours, or does not say what it can be computed with.
+        If it is no kernel, or has the name of one of ours.
 
     Examples
     --------
@@ -169,21 +172,7 @@ def register(kernel: Kernel) -> Kernel:
     'laplacian'
     >>> st.kernels.unregister("laplacian")
     """
-    if not isinstance(kernel, Kernel):
-        raise AffinityError(f"A {type(kernel).__name__} cannot be registered: give a st.kernels.Kernel.")
-    if kernel.name in OURS:
-        raise AffinityError(f"kernel {kernel.name!r} is built in and cannot be replaced: choose another name.")
-    if not kernel.searches and kernel.prepare is None:
-        raise AffinityError(f"kernel {kernel.name!r} has no prepare=, which computes its rows: give one.")
-    if "dataset" in kernel.scopes and kernel.factors is None and not kernel.searches:
-        raise AffinityError(
-            f"kernel {kernel.name!r} is offered with scope='dataset', which needs factors=: give them, or leave "
-            "'dataset' out of scopes."
-        )
-    if unknown := [kind for kind in kernel.kinds if kind not in KINDS]:
-        raise AffinityError(f"kernel {kernel.name!r} names the kind {unknown[0]!r}: use {', '.join(KINDS)}.")
-    KERNELS[kernel.name] = kernel
-    return kernel
+    return KERNELS.register(kernel)
 
 
 def unregister(name: str) -> None:
@@ -194,10 +183,4 @@ def unregister(name: str) -> None:
     AffinityError
         If there is none of that name, or it is one of ours.
     """
-    if name in OURS or name not in KERNELS:
-        raise AffinityError(f"kernel {name!r} was not registered: only what st.kernels.register added can be removed.")
-    del KERNELS[name]
-
-
-OURS: set[str] = set()
-"""Names of the kernels of this package."""
+    KERNELS.unregister(name)

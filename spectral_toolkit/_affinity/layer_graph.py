@@ -23,6 +23,7 @@ from .kernel import Kernel
 from .operators import DenseOperator, LowRankOperator, Operator, Rows, TiledOperator, WalkOperator, dense_from_rows
 from .resampling import Grid
 from .table import KERNELS
+from .windows import BlockOperator, by_window, window_length, window_places
 
 Weights = Mapping[str, float] | Sequence[float] | None
 
@@ -49,6 +50,13 @@ class Member:
     rank: int
     n_heads: int = 1
     n_draws: int = 1
+    window: int | None = None
+    """Patches in the largest window, where attention is inside windows."""
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of its matrix, which is zero between windows."""
+        return self.n_cells * (self.window or self.n_cells)
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -264,7 +272,18 @@ class LayerGraph(Described):
             features = features.pick(member.heads)
         n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
         keep = self.unmasked(member, images)
-        if kernel.factors is not None and not self.is_dense(member) and steps == 1:
+        windows = None
+        if member.window is not None:
+            windows = window_places(self.activations.children[member.layer], self.device)
+            features = by_window(features, windows)
+            n, n_images = windows.cells.shape[1], n_images * len(windows.cells)
+            keep = None if keep is None else keep[:, windows.cells].flatten(0, 1)
+            if steps > 1:
+                raise AffinityError(
+                    f"steps={steps} is not offered for layer {member.name!r}, whose attention is inside windows: use "
+                    "steps=1, or leave the layer out."
+                )
+        if kernel.factors is not None and not self.is_dense(member) and steps == 1 and windows is None:
             left, right = kernel.factors(features)
             if keep is None:
                 return LowRankOperator(left, right)
@@ -285,6 +304,10 @@ class LayerGraph(Described):
                     f"dense_bytes={self.dense_bytes:,}: raise dense_bytes, use steps=1 or a smaller image."
                 )
             return WalkOperator(dense_from_rows(rows, n, n_images), steps)
+        if windows is not None:
+            held = windows.held.repeat(n_images // len(windows.cells), 1)
+            made = DenseOperator.from_rows(masked_rows(rows, held), n, n_images, symmetric=symmetric)
+            return BlockOperator.from_dense(made, windows, member.n_cells, n_images // len(windows.cells))
         if not self.is_dense(member):
             return TiledOperator(rows, n, n_images, features.left, symmetric=symmetric)
         return DenseOperator.from_rows(rows, n, n_images, symmetric=symmetric)
@@ -330,10 +353,10 @@ def dense_members(
     low_rank = KERNELS[kernel].low_rank
     held, total = set(), 0
     for member in sorted(members, key=lambda member: member.n_cells):
-        n = member.n_cells
-        if (low_rank and n > 2 * member.rank) or n * n * 4 > dense_bytes:
+        n_bytes = member.n_entries * 4
+        if (low_rank and member.window is None and member.n_cells > 2 * member.rank) or n_bytes > dense_bytes:
             continue
-        total += n * n * 4
+        total += n_bytes
         if total <= cache_bytes:
             held.add(member.name)
     return frozenset(held)
@@ -354,13 +377,16 @@ def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, hea
     """Make the members of a graph from shapes alone."""
     members = []
     for layer in layers:
-        grid, n_heads, n_draws, channels = layer_shape(activations.children[layer], layer, kind)
+        node = activations.children[layer]
+        grid, n_heads, n_draws, channels = layer_shape(node, layer, kind)
+        # Pooled keys and values have a grid of their own, of which windows say nothing.
+        window = window_length(node) if "y" in node.dataset[KINDS[kind][0]].dims else None
         sides, total = len(set(KINDS[kind])), n_heads * n_draws
         if heads == "mean":
-            members.append(Member(layer, layer, None, grid, sides * (1 + total * channels), total, n_draws))
+            members.append(Member(layer, layer, None, grid, sides * (1 + total * channels), total, n_draws, window))
         else:
             rank = sides * (1 + n_draws * channels)
-            members += [Member(f"{layer}[{h}]", layer, h, grid, rank, total, n_draws) for h in range(n_heads)]
+            members += [Member(f"{layer}[{h}]", layer, h, grid, rank, total, n_draws, window) for h in range(n_heads)]
     return members
 
 

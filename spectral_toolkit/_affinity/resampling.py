@@ -42,6 +42,22 @@ def axis_weights(n_from: int, n_to: int) -> Float[Tensor, "n_to n_from"]:
     return weights
 
 
+def shares(pooled: Grid, grid: Grid) -> Float[Tensor, "n_pooled n"]:
+    """How much of each patch of ``pooled`` falls to each patch of ``grid``; rows sum to one.
+
+    Examples
+    --------
+    >>> shares((1, 1), (2, 2)).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
+    """
+    sides = []
+    for n_from, n_to in zip(pooled, grid, strict=True):
+        # Where the grid is finer, a patch falls to those inside it; where it is coarser, to the one that holds it.
+        overlap = axis_weights(n_to, n_from) if n_from <= n_to else axis_weights(n_from, n_to).T
+        sides.append(overlap / overlap.sum(dim=1, keepdim=True))
+    return torch.kron(sides[0].contiguous(), sides[1].contiguous())
+
+
 class Resampling:
     """The linear map G from vectors on a base grid to vectors on a layer's grid, and its transpose.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import AffinityError
 from .features import KINDS
-from .kernel import KERNELS, OURS, STEPS, Kernel, KernelChoice, Option, register
+from .kernel import KERNELS, STEPS, Kernel, Option, register
 from .kernels import cosine, rbf, shifted_cosine, softmax
 
 THRESHOLD = Option(
@@ -88,7 +88,7 @@ RBF = register(
         options=(BANDWIDTH, STEPS),
     )
 )
-OURS.update(KERNELS)
+KERNELS.complete()
 
 HEADS = ("mean", "each")
 SCOPES = ("image", "dataset")
@@ -100,32 +100,6 @@ def default_kernel(kind: str, scope: str = "image") -> str:
     if scope == "dataset":
         return "knn"
     return "softmax" if kind == "qk" else "cosine"
-
-
-def named_kernel(kernel: object) -> tuple[str | None, dict[str, float]]:
-    """The name of a kernel that was given by name or as an object, and the options it came with.
-
-    Raises
-    ------
-    AffinityError
-        If it is neither, or an object that was never registered.
-    """
-    if kernel is None or isinstance(kernel, str):
-        return kernel, {}
-    options: tuple[tuple[str, float], ...] = ()
-    if isinstance(kernel, KernelChoice):
-        kernel, options = kernel.kernel, kernel.options
-    if not isinstance(kernel, Kernel):
-        raise AffinityError(
-            f"kernel={kernel!r} is neither a name nor a kernel: use one of {', '.join(map(repr, KERNELS))}, or an "
-            "object of st.kernels, such as st.kernels.RBF(bandwidth=0.5)."
-        )
-    if KERNELS.get(kernel.name) is not kernel:
-        raise AffinityError(
-            f"kernel {kernel.name!r} has not been registered: call st.kernels.register(kernel) first, so that its "
-            "results can be read again by name."
-        )
-    return kernel.name, dict(options)
 
 
 def kernels_of(kernel: str | Mapping[str, str] | None, kinds: Sequence[str]) -> dict[str, str | None]:
@@ -145,8 +119,8 @@ def kernels_of(kernel: str | Mapping[str, str] | None, kinds: Sequence[str]) -> 
     return {kind: kernel.get(kind) for kind in kinds}
 
 
-def check_combination(kind: str, kernel: str | None, heads: str, scope: str, options: Mapping[str, object]) -> str:
-    """Return the kernel to use; raise an error of one sentence if the combination does not exist.
+def check_combination(kind: str, kernel: object, heads: str, scope: str, options: Mapping[str, object]) -> str:
+    """Return the name of the kernel to use; raise an error of one sentence if the combination does not exist.
 
     Examples
     --------
@@ -156,10 +130,8 @@ def check_combination(kind: str, kernel: str | None, heads: str, scope: str, opt
     for name, value, known in (("kind", kind, tuple(KINDS)), ("heads", heads, HEADS), ("scope", scope, SCOPES)):
         if value not in known:
             raise AffinityError(f"{name}={value!r} is not offered: use one of {', '.join(map(repr, known))}.")
-    kernel = default_kernel(kind, scope) if kernel is None else kernel
-    if kernel not in KERNELS:
-        raise AffinityError(f"kernel={kernel!r} is not offered: use one of {', '.join(map(repr, KERNELS))}.")
-    line = KERNELS[kernel]
+    line, _ = KERNELS.choose(default_kernel(kind, scope) if kernel is None else kernel)
+    kernel = line.name
     if kind not in line.kinds:
         fitting = [name for name, other in KERNELS.items() if kind in other.kinds]
         raise AffinityError(

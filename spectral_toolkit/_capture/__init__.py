@@ -265,7 +265,7 @@ class _Recorder:
     """Receives what a model reports during each forward pass, and puts it where the sink says."""
 
     def __init__(self, plan: Plan, sink: Sink):
-        self.layers, self.quantities = plan.layers, plan.quantities
+        self.layers, self.quantities, self.size = plan.layers, plan.quantities, plan.size
         self._plan, self._sink = plan, sink
         self._rows = slice(0, 0)
         self._names: Sequence[str] = ()
@@ -319,7 +319,7 @@ class _Recorder:
         self._seen.add((layer, quantity))
         n_special = len(self._plan.model.special_tokens_of(layer, quantity))
         specs = self._plan.arrays(layer)
-        n_images, grid = len(self._names), self._plan.shapes[layer].grid
+        n_images, grid = len(self._names), self._plan.shapes[layer].grid_of(quantity)
         n_tokens = n_special + grid[0] * grid[1]
         if tensor.shape[0] != n_images or tensor.shape[-2] != n_tokens:
             raise UnsupportedModelError(
@@ -350,6 +350,12 @@ class _Recorder:
             )
 
     def describe(self, layer: str, scale: float, bias: torch.Tensor | None) -> None:
+        if "attention_bias" in self._plan.arrays(layer):  # one for each image
+            spec = self._plan.arrays(layer)["attention_bias"]
+            lowest = float(np.finfo(spec.dtype).min)
+            empty = torch.zeros((len(self._names), *spec.shape))
+            self._put(layer, "attention_bias", empty if bias is None else bias.clamp(min=lowest).expand(empty.shape))
+            bias = None
         if bias is not None and not bool(torch.any(bias != 0)):
             bias = None  # it changes nothing
         sums = torch.zeros(0) if bias is None else _sums(bias)
@@ -380,5 +386,5 @@ class _Recorder:
 
 def _sums(bias: torch.Tensor) -> torch.Tensor:
     """Identify a bias without keeping it: its sums over queries and over keys, with infinite values clipped."""
-    one = bias[0].detach().clamp(min=-1e4)
+    one = bias[0].detach().clamp(min=-1e4).flatten(0, -3)
     return torch.cat([one.sum(dim=axis, dtype=torch.float32).flatten() for axis in (-1, -2)]).cpu()

@@ -97,17 +97,28 @@ class Plan:
                 # Values may have a different width, and then they have a dimension of their own.
                 same = quantity != "value" or shape.value_channels == shape.channels
                 name, width = ("channel", shape.channels) if same else ("value_channel", shape.value_channels)
-                specs[quantity] = spec(("head", "y", "x", name), (shape.heads, *shape.grid, width))
+                pooled = quantity != "query" and shape.key_grid is not None
+                sides = ("key_y", "key_x") if pooled else ("y", "x")
+                specs[quantity] = spec(("head", *sides, name), (shape.heads, *shape.grid_of(quantity), width))
                 special = spec(("head", "special", name), (shape.heads, n_special, width))
             if n_special:
                 specs[f"special_{quantity}"] = special
+        if shape.biased and shape.biased_by_image:
+            specs["attention_bias"] = self.bias(layer)
         return specs
 
     def bias(self, layer: str) -> ArraySpec:
-        """The attention bias of one layer, the same for every image."""
+        """The attention bias of one layer, for one image or the same for all; inside windows, one for each window."""
         shape = self.shapes[layer]
-        n = len(self.model.special_tokens_of(layer, "key")) + math.prod(shape.grid)
-        return ArraySpec(("head", "query_token", "key_token"), (shape.heads, n, n), self.dtype)
+        if shape.windows is not None:
+            sides = (shape.windows.length, shape.windows.key_length)
+            dims = ("head", "window_number", "query_place", "key_place")
+            return ArraySpec(dims, (shape.heads, shape.windows.count, *sides), self.dtype)
+        queries, keys = (
+            len(self.model.special_tokens_of(layer, quantity)) + math.prod(shape.grid_of(quantity))
+            for quantity in ("query", "key")
+        )
+        return ArraySpec(("head", "query_token", "key_token"), (shape.heads, queries, keys), self.dtype)
 
     @property
     def _nbytes_per_image(self) -> int:
@@ -121,7 +132,9 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """Bytes of the finished tree; this is an upper bound where a bias turns out to be zero and is dropped."""
-        biases = sum(self.bias(layer).nbytes for layer in self.layers if self.shapes[layer].biased)
+        shapes = self.shapes
+        common = [layer for layer in self.layers if shapes[layer].biased and not shapes[layer].biased_by_image]
+        biases = sum(self.bias(layer).nbytes for layer in common)
         return len(self.pictures) * self._nbytes_per_image + biases
 
     @cached_property
@@ -167,8 +180,24 @@ class Plan:
         """Make the node of a layer: ``data``, patch centres, special tokens, depth and further attributes."""
         # A layer may have no special tokens, whatever others have.
         held = (self.model.special_tokens_of(layer, quantity) for quantity in self.quantities)
-        coords = self._coords(self.shapes[layer].grid, max(held, key=len, default=()))
-        return xr.Dataset(data, coords=coords, attrs={"depth": self.model.layers.index(layer), **attrs})
+        shape = self.shapes[layer]
+        coords = self._coords(shape.grid, max(held, key=len, default=()))
+        node = xr.Dataset(data, coords=coords, attrs={"depth": self.model.layers.index(layer), **attrs})
+        if shape.key_grid is not None and any(one in self.quantities for one in ("key", "value")):
+            node = node.assign_coords(key_y=patch_centres(shape.key_grid[0]), key_x=patch_centres(shape.key_grid[1]))
+        if shape.windows is not None:
+            windows = shape.windows
+            node = node.assign(window=(("y", "x"), windows.window), window_place=(("y", "x"), windows.place))
+            if windows.key_window is not None:
+                node = node.assign(
+                    key_window=(("key_y", "key_x"), windows.key_window),
+                    key_place=(("key_y", "key_x"), windows.key_place),
+                )
+            if len(windows.special_window) and len(windows.special_window) == node.sizes.get("special"):
+                node = node.assign(
+                    special_window=("special", windows.special_window), special_place=("special", windows.special_place)
+                )
+        return node
 
     def _coords(self, grid: tuple[int, int], special: tuple[str, ...]) -> xr.Coordinates:
         # Most layers share a grid, and making an index takes longer than the rest of a node.
@@ -253,6 +282,11 @@ def _choose_quantities(model: Model, quantities: str | Sequence[str]) -> tuple[s
     for quantity in wanted:
         if quantity not in known:
             raise SpectralToolkitError(f"quantities={wanted!r}: {quantity!r} is not one of {', '.join(known)}.")
+        if quantity == "token" and quantity not in model.quantities:
+            raise SpectralToolkitError(
+                f"quantities={wanted!r}: what the blocks of {model.name} give out could not be matched with patches; "
+                "leave out 'token'."
+            )
         if quantity not in model.quantities:
             raise SpectralToolkitError(
                 f"quantities={wanted!r}: {model.name} ({model.family}) has no rotary positions, so its "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,18 +15,17 @@ import xarray as xr
 from .._affinity import LayerGraph, affinity
 from .._affinity.presets import PRESETS, preset_weights
 from .._affinity.table import kernels_of
-from .._analysis.regions import instances, segment
 from .._analysis.trust import Statement, outlying_masks, trust_statements
 from .._compute.settings import computing
 from .._io.activations import image_names, layer_names
 from ..errors import SpectralToolkitError
 from ..solvers import solve
 from .patch_rows import Sources, all_joint_rows, all_layer_rows, choose_sources
+from .state import State
+from .view import Inputs, View, checked_options, offered, quantities_of
+from .views import VIEWS
 
 __all__ = ["Content", "Setting", "precompute"]
-
-MAX_INSTANCES = 8
-"""The largest number of instances kept for one image: colour-blind readers cannot tell more colours apart."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,8 @@ class Setting:
         Rows of the joint affinity, float32 (image, source, y, x); None where none were requested.
     trust
         Trust statements about the result, image by image.
-    segments
-        Labels, integer (image, y, x).
-    instances
-        Masks, bool (image, instance, y, x).
+    data
+        By view: what it shows besides the eigenvectors, image by image.
     """
 
     kind: str
@@ -54,8 +52,7 @@ class Setting:
     eig: xr.Dataset
     rows: np.ndarray | None
     trust: list[list[Statement]]
-    segments: np.ndarray | None = None
-    instances: np.ndarray | None = None
+    data: dict[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,8 @@ class Content:
         By kind and layer: rows of the layer's own affinity, float32 (image, source, y, x), on at most 16 x 16 patches.
     sources
         The patches to which the rows belong; None where none were requested.
+    options
+        Values of the sliders that views have of their own.
     """
 
     activations: xr.DataTree
@@ -80,6 +79,32 @@ class Content:
     settings: list[Setting]
     layer_rows: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     sources: Sources | None = None
+    options: dict[str, float] = field(default_factory=dict)
+
+    def views(self) -> list[View]:
+        """The views that the page has."""
+        n_components = self.settings[0].eig.sizes["component"]
+        return [
+            view
+            for view in offered(quantities_of(self.activations, self.layers))
+            if view.page is not None
+            and n_components >= view.page_components
+            and (view.page_data is None or view.name in self.settings[0].data)
+        ]
+
+    def state(self, setting: Setting, view: View, image: int) -> State:
+        """The state of an explorer that shows the same, in full colours."""
+        return State(
+            image=image,
+            affinity=setting.kind,
+            kernel=setting.eig.attrs.get("kernel"),
+            weights={name: weight for name, weight in setting.weights.items() if weight > 0},
+            n_eigenvectors=setting.eig.sizes["component"],
+            opacity=1.0,
+            view=view.name,
+            compare=False,
+            options=checked_options(view, self.options),
+        )
 
     def setting(self, kind: str, preset: str) -> Setting:
         """The setting of that name."""
@@ -100,6 +125,7 @@ def precompute(
     tolerance: float = 1e-6,
     device: str = "auto",
     seed: int = 0,
+    options: Mapping[str, float] | None = None,
 ) -> Content:
     """Compute everything that a view without Python can show.
 
@@ -124,6 +150,8 @@ def precompute(
         kept. 0 keeps none.
     device
         The device that computes.
+    options
+        Values of the sliders that views have of their own.
 
     Returns
     -------
@@ -169,10 +197,10 @@ def precompute(
                         )
                         for index in range(n_images)
                     ],
-                    **(_regions(eig, n_segments, seed) if regions else {}),
+                    data=_page_data(eig, n_segments, seed) if regions else {},
                 )
             )
-    return Content(
+    content = Content(
         activations=activations,
         images=image_names(activations),
         layers=layers,
@@ -181,6 +209,33 @@ def precompute(
         settings=settings,
         layer_rows={kind: all_layer_rows(graph, sources) for kind, graph in graphs.items()} if sources else {},
         sources=sources,
+        options=dict(options or {}),
+    )
+    for view in content.views():
+        if view.data is not None and view.page == "drawn":
+            for setting in settings:
+                graph = graphs[setting.kind].reweight(setting.weights)
+                setting.data[view.name] = [
+                    view.data(_inputs(content, setting, view, image, graph, outlying)) for image in range(n_images)
+                ]
+    return content
+
+
+def _inputs(
+    content: Content,
+    setting: Setting,
+    view: View,
+    image: int,
+    graph: LayerGraph,
+    outlying: Mapping[str, xr.DataArray],
+) -> Inputs:
+    one = {"image": [image]}
+    return Inputs(
+        content.state(setting, view, image),
+        setting.eig.isel(one),
+        content.activations.isel(one),
+        lambda: graph,
+        lambda: {name: mask.isel(one) for name, mask in outlying.items()},
     )
 
 
@@ -193,13 +248,8 @@ def _check_number(n_eigenvectors: int, preset: str, graph: LayerGraph) -> None:
         )
 
 
-def _regions(eig: xr.Dataset, n_segments: int | str, seed: int) -> dict[str, np.ndarray]:
-    labels = segment(eig, n_segments, seed=seed)
-    masks = instances(eig, n_instances=MAX_INSTANCES, seed=seed)
-    return {
-        "segments": labels.transpose("image", "y", "x").values,
-        "instances": masks.transpose("image", "instance", "y", "x").values,
-    }
+def _page_data(eig: xr.Dataset, n_segments: int | str, seed: int) -> dict[str, Any]:
+    return {view.name: view.page_data(eig, n_segments, seed) for view in VIEWS.values() if view.page_data is not None}
 
 
 def _listed(name: str, values: str | Sequence[str]) -> list[str]:

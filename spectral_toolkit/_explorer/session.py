@@ -14,9 +14,9 @@ import xarray as xr
 from .._affinity import LayerGraph, affinity
 from .._affinity.features import KINDS
 from .._affinity.rows import affinity_row
-from .._analysis.regions import cut_costs, instances, segment
+from .._analysis.regions import cut_costs
 from .._analysis.regions.joint import MOST_DENSE
-from .._analysis.trust import Statement, outlying_masks, token_norms, trust_statements
+from .._analysis.trust import Statement, outlying_masks, trust_statements
 from .._compute.settings import computing
 from .._io.activations import check_tree, image_coordinates, image_names, layer_names
 from .._render.composite import shrink
@@ -24,6 +24,8 @@ from .._render.underlay import ShownPicture, shown_pictures
 from ..errors import SpectralToolkitError
 from ..solvers import solve
 from .state import Facts, State, moved
+from .view import Inputs, quantities_of
+from .views import VIEWS
 from .worker import Check
 
 _Value = TypeVar("_Value")
@@ -48,13 +50,24 @@ class Question:
 
 @dataclass
 class Side:
-    """The result of one setting: eigenvectors of one image, and whatever else the view needs."""
+    """The result of one setting: eigenvectors of one image, and whatever else is shown.
+
+    Attributes
+    ----------
+    eig
+        As ``st.solve`` returns it, of one image.
+    data
+        What the view computed.
+    costs
+        Cut values at every threshold; None where nothing is cut, or the image has too many patches.
+    patch
+        The tapped patch on the grid of this setting, and its affinities: ``joint_row`` (y, x), ``layer_rows`` by layer.
+    """
 
     question: Question
     eig: xr.Dataset
     trust: list[Statement]
-    segments: np.ndarray | None = None
-    instances: np.ndarray | None = None
+    data: Any = None
     costs: xr.Dataset | None = None
     patch: tuple[int, int] | None = None
     joint_row: np.ndarray | None = None
@@ -63,7 +76,13 @@ class Side:
 
 @dataclass
 class ShownState:
-    """What one state shows: one side, or two that are compared."""
+    """What one state shows: one side, or two that are compared.
+
+    Attributes
+    ----------
+    picture, small
+        The image as it was, in ``picture.pixels``; and with no side above 128 pixels, for small tiles.
+    """
 
     state: State
     picture: ShownPicture
@@ -82,10 +101,11 @@ def questions(state: State, facts: Facts) -> list[Question]:
 
 def wanted(state: State, facts: Facts) -> object:
     """What must be computed for a state: two states that want the same differ only in appearance."""
-    regions = (state.view, state.n_segments) if state.view in ("segments", "instances") else None
+    view = VIEWS[state.view]
+    data = (view, view.key(state)) if view.data is not None else None
     rows = (state.patch, state.heads and state.patch is not None)
     cut = None if state.cut is None else state.component
-    return (tuple(questions(state, facts)), regions, cut, rows)
+    return (tuple(questions(state, facts)), data, cut, rows)
 
 
 def can_be_written_out(grid: Sequence[int]) -> bool:
@@ -111,8 +131,8 @@ class Session:
         self.pictures = activations if pictures is None else pictures
         self.device = device
         layers = tuple(layer_names(activations))
-        held = {name: set(map(str, activations.children[name].data_vars)) for name in layers}
-        kinds = tuple(kind for kind, needed in KINDS.items() if all(set(needed) <= held[name] for name in layers))
+        held = quantities_of(activations, layers)
+        kinds = tuple(kind for kind, needed in KINDS.items() if set(needed) <= held)
         if not kinds:
             raise SpectralToolkitError(
                 "The layers have no quantity in common to compare: capture queries and keys, or values."
@@ -122,7 +142,7 @@ class Session:
             images=tuple(image_names(activations)),
             kinds=kinds,
             grids={name: _grid(activations.children[name]) for name in layers},
-            has_tokens=all("token" in held[name] for name in layers),
+            quantities=held,
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
@@ -142,12 +162,6 @@ class Session:
             return self._compose(state, self._found)
         except _MissingError:
             return None
-
-    @computing
-    def norms(self, image: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Norms of the tokens of every layer that has tokens, (y, x), and which of them are outlying."""
-        norms, outlying = token_norms(self._one(image)), self._outlying(image)
-        return {name: (norm.values[0], outlying[name].values[0]) for name, norm in norms.items()}
 
     def picture(self, image: int) -> ShownPicture:
         """One image in the shape of the original."""
@@ -190,15 +204,14 @@ class Session:
         self.activations = self.pictures = xr.DataTree()
 
     def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
-        sides = []
+        sides, view = [], VIEWS[state.view]
         for question in questions(state, self.facts):
             eig, trust = get(("solve", question), lambda check, q=question: self._solved(q, check))
             side = Side(question, eig, trust)
-            if state.view == "segments":
-                key = ("segments", question, state.n_segments)
-                side.segments = get(key, lambda check, e=eig: _segments(e, state.n_segments))
-            if state.view == "instances":
-                side.instances = get(("instances", question), lambda check, e=eig: _instances(e))
+            if view.data is not None and not (view.alone and sides):
+                key = ("data", view, question, view.key(state))
+                compute, inputs = view.data, self._inputs(state, question, eig)
+                side.data = get(key, lambda check, compute=compute, inputs=inputs: compute(inputs))
             if state.cut is not None:
                 key = ("costs", question, state.component)
                 side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
@@ -215,6 +228,10 @@ class Session:
                     )
             sides.append(side)
         return ShownState(state, self.picture(state.image), self.small(state.image), sides)
+
+    def _inputs(self, state: State, question: Question, eig: xr.Dataset) -> Inputs:
+        image = question.image
+        return Inputs(state, eig, self._one(image), lambda: self.graph(question), lambda: self._outlying(image))
 
     def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
         graph = self.graph(question)
@@ -293,14 +310,6 @@ class Session:
 
     def _kept_or_made(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
         return self._made(key, lambda check: make(), _never)
-
-
-def _segments(eig: xr.Dataset, n_segments: int | str) -> np.ndarray:
-    return segment(eig, n_segments).isel(image=0).transpose("y", "x").values
-
-
-def _instances(eig: xr.Dataset) -> np.ndarray:
-    return instances(eig).isel(image=0).transpose("instance", "y", "x").values
 
 
 def _costs(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:

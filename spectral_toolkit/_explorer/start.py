@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
 from .._affinity.presets import PRESETS, preset_weights
+from .._compute.warned import outside
 from .._io.bundles import Bundle
 from ..errors import SpectralToolkitError
 from .session import Session
 from .state import State, checked, moved
+from .views import VIEWS
 
 
 def state_of(bundle: Bundle) -> State:
     """The state in which the bundle was saved; a value that does not fit is replaced by its default."""
+    view = bundle.settings.get("view", State.view)
+    if isinstance(view, str) and view not in VIEWS:
+        warnings.warn(
+            f"The bundle was saved in the view {view!r}, which is not offered here, so it opens in the first view: "
+            "register the view before you open the bundle.",
+            stacklevel=outside(),
+        )
     try:
         state = State.from_dict(bundle.settings)
         session = Session(bundle.activations, pictures=bundle.pictures)
@@ -63,9 +73,9 @@ def freezing_settings(state: State, session: Session) -> dict[str, Any]:
     if preset == "chosen":
         presets = {"chosen": weights, **presets}
     kinds = [kind for kind in kinds if kind in facts.kinds]
-    view = {"picture": "component", "layers": "component", "norms": "component"}.get(state.view, state.view)
-    if view == "rgb" and state.n_eigenvectors < 3:
-        view = "component"
+    view = VIEWS[state.view]
+    if view.page is None or state.n_eigenvectors < view.page_components:
+        view = VIEWS[State.view]
     other = (state.other_affinity, preset if state.other_layers == "same" else state.other_layers)
     compare = state.compare and other[0] in kinds and other != (state.affinity, preset)
     # The page counts patches on the grid of its first setting.
@@ -79,12 +89,13 @@ def freezing_settings(state: State, session: Session) -> dict[str, Any]:
         "n_segments": state.n_segments,
         "opacity": state.opacity,
         "device": session.device,
+        "options": state.options,
         "start": {
             "image": state.image,
             "kind": state.affinity,
             "preset": preset,
             "component": state.component,
-            "view": view,
+            "view": view.tab or view.name,
             "smooth": state.smooth,
             "threshold": state.threshold,
             "compare": compare,

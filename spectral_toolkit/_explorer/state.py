@@ -6,27 +6,17 @@ import json
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .._affinity.features import KINDS
 from .._affinity.presets import PRESETS as NAMED
 from .._affinity.presets import preset_weights
-from .._affinity.table import check_combination
+from .._affinity.table import KERNELS, check_combination
 from .._render.composite import check_threshold
 from ..errors import SpectralToolkitError
-
-VIEWS = {
-    "picture": ("Eigenvector", "One eigenvector over the image: blue and gold are its two sides."),
-    "grid": ("All", "Every eigenvector side by side; tap one to choose it."),
-    "rgb": ("RGB", "Three eigenvectors as red, green and blue: patches of one colour belong together."),
-    "segments": ("Segments", "The patches sorted into segments by all eigenvectors at once."),
-    "instances": ("Instances", "Connected objects found by merging neighbouring segments."),
-    "spectrum": ("Spectrum", "The eigenvalues, which are cut values, and the widest gap between two of them."),
-    "layers": ("Layers", "The value of this cut in each layer alone: low where the layer agrees with the grouping."),
-    "norms": ("Norms", "The norm of each patch's token in every layer; outlying tokens are framed."),
-}
-"""The views: each name with its label and explanation."""
+from .view import checked_options, offered
+from .views import VIEWS
 
 PRESETS = (*NAMED, "invert")
 MAX_WEIGHT = 2.0
@@ -62,7 +52,7 @@ class State:
         Where the eigenvector is cut in two, as a fraction of its largest magnitude, -1 to 1 in steps of 0.01: only the
         side above is coloured. None means no cut.
     view
-        One of `VIEWS`.
+        The name of a view, one of ``st.views.VIEWS``.
     compare
         Whether a second setting is shown beside the first.
     other_affinity, other_kernel, other_layers
@@ -73,6 +63,8 @@ class State:
         Whether the tapped patch is followed through every head.
     mask_outliers
         Whether tokens of outlying norm are left out of their layer's affinity.
+    options
+        Values of the sliders that views have of their own.
 
     Examples
     --------
@@ -91,7 +83,7 @@ class State:
     opacity: float = 0.7
     smooth: bool = False
     threshold: float | None = None
-    view: str = "picture"
+    view: str = "component"
     compare: bool = True
     other_affinity: str = "vv"
     other_kernel: str | None = None
@@ -99,11 +91,12 @@ class State:
     patch: tuple[int, int] | None = None
     heads: bool = False
     mask_outliers: bool = False
+    options: dict[str, float] = field(default_factory=dict)
 
     @property
     def cut(self) -> float | None:
-        """The threshold in the view that shows a cut; None in all others."""
-        return self.threshold if self.view == "picture" else None
+        """The threshold in a view that shows a cut; None in all others."""
+        return self.threshold if "threshold" in VIEWS[self.view].controls else None
 
     def to_dict(self) -> dict[str, Any]:
         """The state as plain Python values that JSON can hold."""
@@ -118,7 +111,7 @@ class State:
         SpectralToolkitError
             If there is no such field.
         """
-        known = [field.name for field in fields(cls)]
+        known = [one.name for one in fields(cls)]
         if unknown := [name for name in values if name not in known]:
             raise SpectralToolkitError(f"The state has no {unknown[0]!r}: its fields are {', '.join(known)}.")
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
@@ -133,7 +126,12 @@ class Facts:
     images: tuple[str, ...]
     kinds: tuple[str, ...]
     grids: dict[str, tuple[int, int]]
-    has_tokens: bool
+    quantities: frozenset[str]
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether every layer has its tokens."""
+        return "token" in self.quantities
 
     def grid_of(self, weights: Mapping[str, float]) -> tuple[int, int]:
         """The base grid under these weights: the finest layer of positive weight."""
@@ -188,9 +186,13 @@ def checked(state: State, facts: Facts) -> State:
     _whole("image", image, 0, len(facts.images) - 1)
     for name in ("affinity", "other_affinity"):
         _one_of(name, getattr(state, name), facts.kinds if name == "affinity" or state.compare else tuple(KINDS))
-    check_combination(state.affinity, state.kernel, "mean", "image", {})
-    check_combination(state.other_affinity, state.other_kernel, "mean", "image", {})
-    _one_of("view", state.view, tuple(view for view in VIEWS if view != "norms" or facts.has_tokens))
+    for side in ("", "other_"):
+        kind, kernel = getattr(state, f"{side}affinity"), getattr(state, f"{side}kernel")
+        if kernel is not None:
+            _one_of(f"{side}kernel", kernel, tuple(KERNELS))
+        check_combination(kind, kernel, "mean", "image", {})
+    view, _ = VIEWS.choose(state.view)
+    _one_of("view", view.name, [one.name for one in offered(facts.quantities)])
     _one_of("other_layers", state.other_layers, ("same", *NAMED))
     rows, columns = facts.grid_of(weights)
     _whole("n_eigenvectors", state.n_eigenvectors, 1, min(MAX_EIGENVECTORS, facts.most_eigenvectors(state)))
@@ -232,6 +234,8 @@ def checked(state: State, facts: Facts) -> State:
         opacity=float(state.opacity),
         three=three,
         threshold=None if threshold is None else round(threshold, 2),
+        view=view.name,
+        options=checked_options(view, state.options),
     )
 
 

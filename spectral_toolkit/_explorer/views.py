@@ -1,12 +1,17 @@
-"""What each view shows of a result, as tiles: colours are arranged here, and every number was computed before."""
+"""Our views: what each shows of a result, the code that shows it, and how to read it; and a patch's affinities."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
+from .._analysis.regions import instances, segment
+from .._analysis.trust import token_norms
+from .._render.colour import DIVERGING, SEQUENTIAL
 from .._render.composite import (
     colour_field,
     colour_three,
@@ -23,40 +28,22 @@ from .._render.composite import (
 from .._render.marks import short_names
 from .._render.outline import boundary
 from .._render.tile import Tile
+from .._render.titles import component_flags, statistic
 from .._render.underlay import ShownPicture
-from .session import Side
-from .state import State
+from .recipe import call
+from .view import VIEWS, Inputs, View, register
+
+if TYPE_CHECKING:
+    from .code import CodedSide, Program
+    from .session import ShownState, Side
+    from .state import State
 
 _SMOOTH = 256
+MAX_INSTANCES = 8
+"""The largest number of instances kept for one image of a frozen page: colour-blind readers cannot tell more colours
+apart."""
 ROWS_OPACITY = 0.88
 """Opacity of a patch's affinities over the image."""
-
-
-def main_tiles(state: State, side: Side, picture: ShownPicture, small: np.ndarray) -> list[Tile]:
-    """The tiles of one setting under the chosen view."""
-    if state.view == "grid":
-        return _grid(state, side, picture, small)
-    if state.view == "rgb":
-        return [_three(state, side, picture)]
-    if state.view == "segments" and side.segments is not None:
-        return [_labels(state, side, side.segments, picture)]
-    if state.view == "instances" and side.instances is not None:
-        return [_instances(state, side, side.instances, picture)]
-    return [_component(state, side, picture, state.component, picture.pixels)]
-
-
-def norm_tiles(norms: Mapping[str, tuple[np.ndarray, np.ndarray]], small: np.ndarray, opacity: float) -> list[Tile]:
-    """Norms of the tokens, one tile for each layer; outlying tokens are framed."""
-    return [
-        Tile(
-            magnitude_colours(norm, float(norm.max()), opacity),
-            norm,
-            small,
-            f"layer {short}" + (f", {int(outlying.sum())} outlying" if outlying.any() else ""),
-            framed=_cells(outlying),
-        )
-        for (norm, outlying), short in zip(norms.values(), short_names(list(norms)), strict=True)
-    ]
 
 
 def row_tiles(side: Side, small: np.ndarray) -> list[Tile]:
@@ -88,6 +75,13 @@ def renamed(tile: Tile, caption: str) -> Tile:
     return replace(tile, caption=caption)
 
 
+# --- one eigenvector --------------------------------------------------------------------------------------------------
+
+
+def _component_tiles(shown: ShownState, side: Side) -> list[Tile]:
+    return [_component(shown.state, side, shown.picture, shown.state.component, shown.picture.pixels)]
+
+
 def _component(state: State, side: Side, picture: ShownPicture, number: int, below: np.ndarray) -> Tile:
     values = side.eig["eigenvector"].isel(image=0).sel(component=number).transpose("y", "x").values
     limit = symmetric_limit(values)
@@ -102,16 +96,63 @@ def _component(state: State, side: Side, picture: ShownPicture, number: int, bel
     return replace(tile, lines=boundary(above))
 
 
-def _grid(state: State, side: Side, picture: ShownPicture, small: np.ndarray) -> list[Tile]:
+def _component_heading(state: State, side: Side) -> str:
+    value = statistic(side.eig, "eigenvalue", 0, state.component)
+    notes = "".join(f" · {flag}" for flag in component_flags(side.eig, 0, state.component))
+    return f"eigenvector {state.component}, λ = {float(value):.3f}{notes}"
+
+
+_SIDES = (
+    "Blue and gold are the two sides of a cut, and white is undecided. Which side is gold has no meaning. λ is the cut "
+    "value: 0 cuts no edge, 1 is the value of a random cut."
+)
+
+
+def _component_legend(state: State) -> str:
+    if state.cut is None:
+        return _SIDES
+    return (
+        "Only the side above the threshold is coloured; the line is the cut. A normalised cut of 0 cuts no edge; 1 is "
+        "the value of a random cut; none is below the λ of eigenvector 1."
+    )
+
+
+def _component_code(program: Program, sides: Sequence[CodedSide]) -> list[str]:
+    state, side = program.state, sides[0]
+    settings = {"component": state.component, **_appearance(state), "threshold": state.cut, "marked": side.marked}
+    return [program.overlay(side.eig, settings)]
+
+
+register(
+    View(
+        "component",
+        "Eigenvector",
+        "One eigenvector over the image: blue and gold are its two sides.",
+        _component_code,
+        _component_tiles,
+        controls=("component", "opacity", "smooth", "threshold"),
+        legend=_component_legend,
+        scale=DIVERGING,
+        heading=_component_heading,
+        page="component",
+    )
+)
+
+
+# --- all eigenvectors -------------------------------------------------------------------------------------------------
+
+
+def _grid_tiles(shown: ShownState, side: Side) -> list[Tile]:
+    state = shown.state
     eigenvalue = side.eig["eigenvalue"].isel(image=0)
     tiles = []
     for number in side.eig["component"].values.tolist():
-        tile = _component(state, side, picture, number, small)
+        tile = _component(state, side, shown.picture, number, shown.small)
         tiles.append(
             Tile(
                 tile.colours,
                 tile.values,
-                small,
+                shown.small,
                 f"{number}   λ {float(eigenvalue.sel(component=number)):.3f}",
                 chosen=number == state.component,
             )
@@ -119,33 +160,210 @@ def _grid(state: State, side: Side, picture: ShownPicture, small: np.ndarray) ->
     return tiles
 
 
-def _three(state: State, side: Side, picture: ShownPicture) -> Tile:
+register(
+    View(
+        "grid",
+        "All",
+        "Every eigenvector side by side; tap one to choose it.",
+        lambda program, sides: [program.overlay(sides[0].eig, {"layout": "grid", **_appearance(program.state)})],
+        _grid_tiles,
+        controls=("component", "opacity", "smooth"),
+        legend=_SIDES,
+        scale=DIVERGING,
+        tap="component",
+        joined=False,
+        page="grid",
+    )
+)
+
+
+# --- three eigenvectors as colours ------------------------------------------------------------------------------------
+
+
+def _three_tiles(shown: ShownState, side: Side) -> list[Tile]:
+    state = shown.state
     available = side.eig["component"].values.tolist()
     numbers = [min(number, available[-1]) for number in state.three]
     values = side.eig["eigenvector"].isel(image=0).sel(component=numbers).transpose("y", "x", "component").values
     limit = robust_limit(values)
     fine = values
     if state.smooth:
-        fine = np.stack([_smoothed(values[..., channel], True, picture) for channel in range(3)], axis=-1)
+        fine = np.stack([_smoothed(values[..., channel], True, shown.picture) for channel in range(3)], axis=-1)
     colours = colour_three(fine, limit)
-    return Tile(
-        with_opacity(colours, state.opacity, _isolated(side, colours.shape[:2])),
-        values,
-        picture.pixels,
-        framed=_tapped(side),
+    coloured = with_opacity(colours, state.opacity, _isolated(side, colours.shape[:2]))
+    return [Tile(coloured, values, shown.picture.pixels, framed=_tapped(side))]
+
+
+def _three_code(program: Program, sides: Sequence[CodedSide]) -> list[str]:
+    state, side = program.state, sides[0]
+    settings = {"layout": "rgb", "components": list(state.three), **_appearance(state), "marked": side.marked}
+    return [program.overlay(side.eig, settings)]
+
+
+register(
+    View(
+        "rgb",
+        "RGB",
+        "Three eigenvectors as red, green and blue: patches of one colour belong together.",
+        _three_code,
+        _three_tiles,
+        controls=("opacity", "smooth", "three"),
+        legend="Patches of one colour belong together; grey patches are undecided in all three eigenvectors.",
+        heading=lambda state, side: f"eigenvectors {', '.join(map(str, state.three))} as red, green, blue",
+        reads=("red", "green", "blue"),
+        page="rgb",
+        page_components=3,
     )
+)
 
 
-def _labels(state: State, side: Side, labels: np.ndarray, picture: ShownPicture) -> Tile:
-    colours = label_colours(labels, state.opacity)
-    return Tile(colours, labels.astype(float), picture.pixels, framed=_tapped(side))
+# --- segments and instances -------------------------------------------------------------------------------------------
 
 
-def _instances(state: State, side: Side, masks: np.ndarray, picture: ShownPicture) -> Tile:
-    """Colours of the masks; patches in no mask stay clear."""
-    labels = stacked_masks(masks)
-    colours = label_colours(labels, state.opacity, unlabelled=False)
-    return Tile(colours, labels.astype(float), picture.pixels, framed=_tapped(side))
+def _labels_tile(shown: ShownState, side: Side, labels: np.ndarray, **settings: Any) -> list[Tile]:
+    colours = label_colours(labels, shown.state.opacity, **settings)
+    return [Tile(colours, labels.astype(float), shown.picture.pixels, framed=_tapped(side))]
+
+
+def _labels_code(program: Program, side: CodedSide, name: str, computed: str) -> list[str]:
+    found = f"{name}{side.suffix}"
+    settings = {"opacity": program.state.opacity, "marked": side.marked}
+    return [f"{found} = {computed}", program.overlay(found, settings)]
+
+
+def _segments(eig: xr.Dataset, n_segments: int | str, seed: int = 0) -> np.ndarray:
+    return segment(eig, n_segments, seed=seed).transpose("image", "y", "x").values
+
+
+def _instances(eig: xr.Dataset, most: int | None = None, seed: int = 0) -> np.ndarray:
+    return instances(eig, n_instances=most, seed=seed).transpose("image", "instance", "y", "x").values
+
+
+register(
+    View(
+        "segments",
+        "Segments",
+        "The patches sorted into segments by all eigenvectors at once.",
+        lambda program, sides: _labels_code(
+            program, sides[0], "segments", f"st.segment({sides[0].eig}, {program.state.n_segments!r})"
+        ),
+        lambda shown, side: _labels_tile(shown, side, side.data),
+        data=lambda inputs: _segments(inputs.eig, inputs.state.n_segments)[0],
+        depends=lambda state: state.n_segments,
+        controls=("opacity", "n_segments"),
+        legend="Each segment has one colour. Its number is a name and has no other meaning.",
+        reads=("segment",),
+        decimals=0,
+        page="segments",
+        page_data=_segments,
+    )
+)
+register(
+    View(
+        "instances",
+        "Instances",
+        "Connected objects found by merging neighbouring segments; a part lies on top of its whole.",
+        lambda program, sides: _labels_code(program, sides[0], "instances", f"st.instances({sides[0].eig})"),
+        # Patches in no mask stay clear.
+        lambda shown, side: _labels_tile(shown, side, stacked_masks(side.data), unlabelled=False),
+        data=lambda inputs: _instances(inputs.eig)[0],
+        legend="Each object found has one colour; patches that belong to no object stay clear.",
+        reads=("instance",),
+        decimals=0,
+        page="instances",
+        page_data=lambda eig, n_segments, seed: _instances(eig, MAX_INSTANCES, seed),
+    )
+)
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+
+def _chart_code(program: Program, function: str, sides: Sequence[CodedSide], **settings: Any) -> list[str]:
+    results = ", ".join(f"{side.label!r}: {side.eig}" for side in sides)
+    return [call(function, ["{" + results + "}"], {"component": program.state.component, **settings})]
+
+
+register(
+    View(
+        "spectrum",
+        "Spectrum",
+        "The eigenvalues, which are cut values, and the widest gap between two of them.",
+        lambda program, sides: _chart_code(program, "st.spectrum_chart", sides),
+        chart="spectral_toolkit._views.widget.figures:SpectrumShown",
+        controls=("component",),
+        legend="Each dot is an eigenvector, at the height of its cut value: 0 cuts no edge, 1 is the value of a random "
+        "cut. A wide gap after a dot suggests how many segments there are. Tap a dot to choose it.",
+        page="spectrum",
+    )
+)
+register(
+    View(
+        "layers",
+        "Layers",
+        "The value of this cut in each layer alone: low where the layer agrees with the grouping.",
+        lambda program, sides: _chart_code(program, "st.layers_chart", sides, layers=list(program.facts.layers)),
+        chart="spectral_toolkit._views.widget.figures:LayersShown",
+        controls=("component",),
+        legend="A bar below the dashed line means that the layer agrees with this grouping. A bar above it means that "
+        "the grouping cuts through patches that the layer holds together.",
+        all_layers=True,
+        page="spectrum",
+        tab="spectrum",
+    )
+)
+
+
+# --- norms ------------------------------------------------------------------------------------------------------------
+
+
+def _norms(inputs: Inputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Norms of the tokens of every layer, (y, x), and which of them are outlying."""
+    outlying = inputs.outlying()
+    return {name: (norm.values[0], outlying[name].values[0]) for name, norm in token_norms(inputs.activations).items()}
+
+
+def _norm_tiles(shown: ShownState, side: Side) -> list[Tile]:
+    norms = side.data
+    return [
+        Tile(
+            magnitude_colours(norm, float(norm.max()), shown.state.opacity),
+            norm,
+            shown.small,
+            f"layer {short}" + (f", {int(outlying.sum())} outlying" if outlying.any() else ""),
+            framed=_cells(outlying),
+        )
+        for (norm, outlying), short in zip(norms.values(), short_names(list(norms)), strict=True)
+    ]
+
+
+def _norms_code(program: Program, sides: Sequence[CodedSide]) -> list[str]:
+    return [program.overlay("st.token_norms(one)", {"opacity": program.state.opacity}, marked="st.outlying_masks(one)")]
+
+
+register(
+    View(
+        "norms",
+        "Norms",
+        "The norm of each patch's token in every layer; outlying tokens are framed.",
+        _norms_code,
+        _norm_tiles,
+        data=_norms,
+        needs=("token",),
+        legend="The norm of each patch's token, from zero to the largest of the layer. Outlying tokens are framed.",
+        scale=SEQUENTIAL,
+        heading=lambda state, side: "Norms of the tokens, layer by layer",
+        alone=True,
+    )
+)
+VIEWS.complete()
+
+
+# --- what they share --------------------------------------------------------------------------------------------------
+
+
+def _appearance(state: State) -> dict[str, Any]:
+    return {"opacity": state.opacity, "smooth": state.smooth or None}
 
 
 def _smoothed(values: np.ndarray, smooth: bool, picture: ShownPicture) -> np.ndarray:

@@ -12,10 +12,10 @@ import xarray as xr
 from .._affinity.table import KERNELS, default_kernel
 from .._analysis.regions.joint import MOST_DENSE
 from .._analysis.trust import Statement
-from .._render.colour import DIVERGING, SEQUENTIAL, css_gradient
-from .._render.titles import component_flags, statistic
+from .._render.colour import SEQUENTIAL, css_gradient
 from .session import Side
 from .state import State
+from .views import VIEWS
 
 
 class Affinity(NamedTuple):
@@ -89,18 +89,15 @@ def affinity_tip(kind: str, kernel: str | None) -> str:
 
 def title(state: State, side: Side) -> tuple[str, str]:
     """The title above one image: what it shows, and which patches belong together."""
+    view = VIEWS[state.view]
+    heading = view.heading(state, side)
+    if view.alone:
+        return heading, ""
     question = side.question
     name = AFFINITIES[question.affinity].button
     kernel = question.kernel or default_kernel(question.affinity)
-    head = f"{name} · {kernel.replace('_', ' ')}"
     tied = AFFINITIES[question.affinity].tied.split(", ")[0].rstrip(".") + "."
-    if state.view == "picture":
-        value = statistic(side.eig, "eigenvalue", 0, state.component)
-        notes = "".join(f" · {flag}" for flag in component_flags(side.eig, 0, state.component))
-        return f"{head} · eigenvector {state.component}, λ = {float(value):.3f}{notes}", tied
-    if state.view == "rgb":
-        return f"{head} · eigenvectors {', '.join(map(str, state.three))} as red, green, blue", tied
-    return f"{head} · {side.eig.sizes['component']} eigenvectors", tied
+    return f"{name} · {kernel.replace('_', ' ')} · {heading}", tied
 
 
 def short_title(side: Side) -> str:
@@ -124,38 +121,10 @@ def setting_names(affinities: Sequence[str]) -> list[str]:
 
 def legend(state: State) -> str:
     """How to read the colours; shown below the image."""
-    if state.cut is not None:
-        return (
-            f'<span class="st-bar" style="background:{css_gradient(DIVERGING)}"></span>'
-            "Only the side above the threshold is coloured; the line is the cut. A normalised cut of 0 cuts no edge; 1 "
-            "is the value of a random cut; none is below the λ of eigenvector 1."
-        )
-    if state.view in ("picture", "grid"):
-        return (
-            f'<span class="st-bar" style="background:{css_gradient(DIVERGING)}"></span>'
-            "Blue and gold are the two sides of a cut, and white is undecided. Which side is gold has no meaning. λ is "
-            "the cut value: 0 cuts no edge, 1 is the value of a random cut."
-        )
-    if state.view == "rgb":
-        return "Patches of one colour belong together; grey patches are undecided in all three eigenvectors."
-    if state.view == "segments":
-        return "Each segment has one colour. Its number is a name and has no other meaning."
-    if state.view == "instances":
-        return "Each object found has one colour; patches that belong to no object stay clear."
-    if state.view == "norms":
-        return (
-            f'<span class="st-bar" style="background:{css_gradient(SEQUENTIAL)}"></span>'
-            "The norm of each patch's token, from zero to the largest of the layer. Outlying tokens are framed."
-        )
-    if state.view == "spectrum":
-        return (
-            "Each dot is an eigenvector, at the height of its cut value: 0 cuts no edge, 1 is the value of a random "
-            "cut. A wide gap after a dot suggests how many segments there are. Tap a dot to choose it."
-        )
-    return (
-        "A bar below the dashed line means that the layer agrees with this grouping. A bar above it means that the "
-        "grouping cuts through patches that the layer holds together."
-    )
+    view = VIEWS[state.view]
+    words = view.legend(state) if callable(view.legend) else view.legend
+    bar = "" if view.scale is None else f'<span class="st-bar" style="background:{css_gradient(view.scale)}"></span>'
+    return bar + html.escape(words, quote=False)
 
 
 def cut_cost(state: State, sides: Sequence[Side]) -> str:

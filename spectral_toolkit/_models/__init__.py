@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..errors import SpectralToolkitError, UnsupportedModelError
 from . import families, loading, timm
 from .diffusion import families as denoisers
 from .diffusion import loading as diffusion_loading
+from .entries import Told
 from .loading import bundled_models
 from .model import LayerShape, Model
 from .processing import Processing, settings_of
@@ -46,15 +48,26 @@ def load_model(
     scheduler: Any = None,
     trust_remote_code: bool = False,
     safetensors_only: bool = True,
+    tower: str | None = None,
+    call: Callable[[torch.nn.Module, torch.Tensor], Any] | None = None,
+    size: int | tuple[int, int] | None = None,
+    grid: tuple[int, int] | None = None,
+    special_tokens: Sequence[str] | None = None,
 ) -> Model:
     """Make a model ready for ``capture``.
+
+    A family of the table of supported models is known: how images enter, and where its tokens stand. Any other module
+    is watched while it sees images: every call of attention counts, whether it is torch's own or written out, and where
+    the patches stand among its tokens is proven by changing patches of an image and seeing which tokens move. What
+    cannot be proven is refused, with what was seen; the last five parameters tell it.
 
     Parameters
     ----------
     source
         Name of a bundled model (``"scenes"``), a local folder in transformers' or diffusers' format, a name on the
-        Hugging Face hub, a live transformers model, a live pipeline or denoiser of diffusers, or an existing ``Model``.
-        The model may have a task head or be multimodal: its vision tower is found.
+        Hugging Face hub, ``"timm/..."`` or a folder of timm (where timm is installed), any live ``torch.nn.Module``, a
+        live pipeline or denoiser of diffusers, or an existing ``Model``. The model may have a task head or be
+        multimodal: its vision tower is found.
     device
         ``"auto"`` puts a loaded model on CUDA, otherwise MPS, otherwise the CPU, and leaves a live object where it is;
         any other value moves it.
@@ -74,6 +87,17 @@ def load_model(
         Whether a hub model may run its own Python code. Off by default.
     safetensors_only
         Whether to refuse weights in formats that can run code when they are loaded.
+    tower
+        Name of the part that sees images, where there are several or none is found: ``"vision_tower_high"``.
+    call
+        Runs that part on normalised images: a function of the module and the values (image, channel, height, width).
+    size
+        Size of images (height, width), in pixels, by default and for the proof.
+    grid
+        Patches (rows, columns) at that size. Nothing is proven then: tokens are taken to be the special ones, and
+        then patches row by row.
+    special_tokens
+        Names of the tokens that are not patches.
 
     Returns
     -------
@@ -87,7 +111,7 @@ def load_model(
     ModelNotFoundError
         If the name is misspelt, gated or out of reach, or has no safetensors weights.
     UnsupportedModelError
-        If the model is not of a supported family.
+        If no attention over patches is found in it; the message says what was seen.
 
     Examples
     --------
@@ -98,6 +122,7 @@ def load_model(
     ('ViT', ('layers.0', 'layers.1'))
     """
     precision = _dtype(dtype)
+    told = Told(tower, call, size, grid, special_tokens)
     around = {"vae": vae, "scheduler": scheduler}
     if not isinstance(device, (str, torch.device)):
         raise SpectralToolkitError(f"device={device!r} is not a device: use 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.")
@@ -106,24 +131,27 @@ def load_model(
         if processor is not None:
             model = copy.copy(source)  # shares the module; the model passed in keeps its settings
             model.processor = _given(source.processor, processor)
+    elif timm.is_source(source):
+        model = _from_module(timm.load(source, revision, safetensors_only), revision, processor, told)
+        model.name = os.fspath(source)
     elif isinstance(source, str) and source == "scenes-diffusion":
         from .diffusion.scenes import load_scenes_diffusion
 
         return load_scenes_diffusion(loading.WEIGHTS / source, resolve_device(device), precision)
     elif isinstance(source, (str, os.PathLike)):
         return _from_name(
-            os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only, around
+            os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only, around, told
         )
     elif diffusion_loading.is_of_diffusers(source):
         processing = _as_made if processor is None else partial(_given, processor=processor)
         model = diffusion_loading.from_object(source, processing, revision=revision or "", **around)
         around = {}
     elif isinstance(source, torch.nn.Module):
-        model = _from_module(source, revision, processor)
+        model = _from_module(source, revision, processor, told)
     else:
         raise UnsupportedModelError(
             f"A model cannot be made from {type(source).__name__}: expected the name of a bundled or hub model, a "
-            f"local folder, or a live transformers model of {families.supported()}{_hint(source)}."
+            f"local folder, or a live torch module{_hint(source)}."
         )
     _check_around(around, model.family)
     model.move(None if device == "auto" else resolve_device(device), precision)
@@ -139,6 +167,7 @@ def _from_name(
     trust_remote_code: bool,
     safetensors_only: bool,
     around: dict[str, Any],
+    told: Told,
 ) -> Model:
     target = resolve_device(device)
     place = loading.locate(source, revision)
@@ -170,17 +199,16 @@ def _from_name(
     else:
         processing = _as_made
     name = source if "/" not in source or not os.path.isdir(source) else os.path.basename(os.path.abspath(source))
-    model = families.build(loaded.module, processing, name=name, revision=loaded.revision)
+    model = families.build(loaded.module, processing, told, name=name, revision=loaded.revision)
     model.unused_weights = _unused(model, source, loaded.missing)
     model.tower.to(target)
     model.module.eval()
     return model
 
 
-def _from_module(module: torch.nn.Module, revision: str | None, processor: Any) -> Model:
+def _from_module(module: torch.nn.Module, revision: str | None, processor: Any, told: Told) -> Model:
     # A compiled module wraps the module whose parts have names.
     module = getattr(module, "_orig_mod", module)
-    timm.refuse_module(module)
     origin = _noted(module, "_name_or_path")
     # Only files already on this machine: wrapping a live object must not wait for a network.
     beside = loading.read_settings(origin, local_files_only=True) if origin and processor is None else None
@@ -191,13 +219,13 @@ def _from_module(module: torch.nn.Module, revision: str | None, processor: Any) 
     else:
         processing = _as_made
     commit = revision or _noted(module, "_commit_hash")
-    return families.build(module, processing, name=origin or type(module).__name__, revision=commit)
+    return families.build(module, processing, told, name=origin or type(module).__name__, revision=commit)
 
 
 def _noted(module: torch.nn.Module, what: str) -> str:
     """The outermost configuration around the tower; wrappers such as ``DataParallel`` have none."""
-    _, tower = families.find_tower(module)
-    path = next(name for name, part in module.named_modules() if part is tower)
+    found = families.find_tower(module)
+    path = next(name for name, part in module.named_modules() if found is None or part is found[1])
     steps = path.split(".") if path else []
     around = (module.get_submodule(".".join(steps[:depth])) for depth in range(len(steps) + 1))
     return next((str(noted) for part in around if (noted := getattr(getattr(part, "config", None), what, None))), "")

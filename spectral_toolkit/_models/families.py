@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import UnsupportedModelError
+from . import entries, general
 from .diffusion import families as denoisers
 from .masked_autoencoders import MaskedAutoencoderModel
 from .model import Model
@@ -189,20 +190,31 @@ def unsupported(name: str, reason: str = "is not a supported model") -> Unsuppor
     return UnsupportedModelError(f"{name} {reason}: queries, keys and values can be captured from {supported()}.")
 
 
-def find_tower(module: torch.nn.Module) -> tuple[Family, torch.nn.Module]:
+def find_tower(module: torch.nn.Module) -> tuple[Family, torch.nn.Module] | None:
     """The part of a model that sees images, with its line of the table; the outermost if several match."""
     by_tower = {family.tower: family for family in FAMILIES}
     for part in module.modules():
         for base in type(part).__mro__:
             if base.__name__ in by_tower and isinstance(part, PreTrainedModel):
                 return by_tower[base.__name__], part
-    raise unsupported(type(module).__name__)
+    return None
 
 
-def config_is_supported(config: Any) -> bool:
-    """Whether a configuration describes, at any depth, a model of the table; asked before its weights are fetched."""
-    types = {family.model_type for family in FAMILIES}
-    return any(getattr(part, "model_type", None) in types for part in _configs(config))
+_OF_IMAGES = (
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "in_channels",
+    "vision_config",
+    "backbone_config",
+    "num_patches",
+)
+"""Settings of which a model of images has at least one, at any depth."""
+
+
+def config_sees_images(config: Any) -> bool:
+    """Whether a configuration speaks of images, at any depth; asked before its weights are fetched."""
+    return any(getattr(part, name, None) is not None for part in _configs(config) for name in _OF_IMAGES)
 
 
 def _configs(config: Any) -> Iterator[Any]:
@@ -213,9 +225,17 @@ def _configs(config: Any) -> Iterator[Any]:
             yield from _configs(inner)
 
 
-def build(module: torch.nn.Module, processing: Callable[[Processing], Processing], **about: Any) -> Model:
-    """Wrap a live module as its family requires; ``processing`` turns the family's image settings into the model's."""
-    family, tower = find_tower(module)
+def build(
+    module: torch.nn.Module, processing: Callable[[Processing], Processing], told: entries.Told, **about: Any
+) -> Model:
+    """Wrap a live module as its family requires; ``processing`` turns the family's image settings into the model's.
+
+    A module that no line of the table speaks of is watched: see ``general.py``.
+    """
+    found = find_tower(module if told.tower is None else entries.part_named(module, told.tower))
+    if found is None or told.overrides:
+        return general.make(module, list(entries.find(module, told)), processing, told, **about)
+    family, tower = found
     config: Any = tower.config
     if (n_channels := getattr(config, "num_channels", 3)) != 3:
         raise UnsupportedModelError(

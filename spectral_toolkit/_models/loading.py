@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -23,14 +24,14 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging as progress
 from transformers.utils.hub import cached_file
 
 from .._io.outputs import local_path
 from ..errors import ModelNotFoundError, UnsupportedModelError, first_line
-from . import families, timm
+from . import families
 from .building import Shapes, stored_shapes, try_out
 from .folder_settings import check_settings, one_line, read_settings_file, unreadable
 
@@ -102,13 +103,16 @@ def fetch(
     with quiet(), bars(shown=not local):
         config = _fetch_config(source, location, common)
         weights = _weights_here(source, Path(location)) if local else None
-        if not trust_remote_code and not families.config_is_supported(config):
+        if not trust_remote_code and not families.config_sees_images(config):
             architecture = next(iter(getattr(config, "architectures", None) or []), type(config).__name__)
-            raise families.unsupported(f"{source!r} ({architecture})")
+            raise UnsupportedModelError(
+                f"The model {source!r} ({architecture}) sees no images: its configuration names no size of images or "
+                "patches, and no vision part. Give a model with one."
+            )
         if not (
             trust_remote_code and getattr(config, "auto_map", None)
         ):  # a model with code of its own may not support it
-            try_out(source, lambda: AutoModel.from_config(copy.deepcopy(config)), weights, "config.json")
+            try_out(source, lambda: _class_of(config)(copy.deepcopy(config)), weights, "config.json")
         module, info = _fetch_weights(source, location, config, dtype, safetensors_only, common)
         settings = read_settings(location, source, revision=revision, local_files_only=local)
     commit = getattr(config, "_commit_hash", None) or revision or ""
@@ -155,13 +159,11 @@ def locate(source: str, revision: str | None) -> ModelSource:
     path = local_path(source, "source", error=ModelNotFoundError)
     if path.is_dir():
         of_diffusers = folder_of_diffusers(path)
-        timm.refuse_folder(source, path)
         if not of_diffusers and not (path / "config.json").is_file():
             raise not_found(source, "is a folder without config.json")
         return ModelSource(source, str(path), True, of_diffusers)
     if path.exists():
         raise not_found(source, "is a file; expected the folder that holds it, with config.json")
-    timm.refuse_name(source)
     return _probe(source, revision)
 
 
@@ -177,7 +179,7 @@ def folder_of_diffusers(path: Path) -> bool:
 
 def _probe(source: str, revision: str | None) -> ModelSource:
     """Ask the hub once, so that being offline takes seconds and not half a minute; if it fails, search this machine."""
-    cached, of_diffusers, library = False, False, ""
+    cached, of_diffusers = False, False
     try:
         found = [
             try_to_load_from_cache(source, name, revision=revision) for name in ("config.json", "model_index.json")
@@ -188,6 +190,8 @@ def _probe(source: str, revision: str | None) -> ModelSource:
         files = {file.rfilename for file in getattr(info, "siblings", None) or ()}
         library = getattr(info, "library_name", None) or ""
         of_diffusers = of_diffusers or "model_index.json" in files or library == "diffusers"
+        if library == "timm":
+            raise UnsupportedModelError(f"The model {source!r} is of timm: load it as a live module, with timm.")
     except HFValidationError as error:
         raise not_found(source, "is neither a folder that exists nor a name the hub could have") from error
     except RevisionNotFoundError as error:
@@ -204,7 +208,6 @@ def _probe(source: str, revision: str | None) -> ModelSource:
         if not cached:
             raise not_found(source, "is not on this machine and the hub cannot be reached") from error
         return ModelSource(source, source, True, of_diffusers)
-    timm.refuse_name(source, library)
     return ModelSource(source, source, False, of_diffusers)
 
 
@@ -230,11 +233,30 @@ def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
         raise unreadable(source, f"has a config.json that transformers cannot use ({one_line(error)})") from error
 
 
+def _class_of(config: Any) -> Any:
+    """The class of transformers for a configuration: that of `AutoModel`, or else the one that it names itself.
+
+    Raises
+    ------
+    ValueError
+        If the installed transformers has neither.
+    """
+    if type(config) in MODEL_MAPPING:
+        found = MODEL_MAPPING[type(config)]
+        return found[0] if isinstance(found, tuple) else found
+    for name in getattr(config, "architectures", None) or ():
+        found = getattr(transformers, str(name), None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    raise ValueError(f"transformers {transformers.__version__} has no model for a {type(config).__name__}")
+
+
 def _fetch_weights(
     source: str, location: str, config: Any, dtype: Any, safetensors_only: bool, common: dict[str, Any]
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
+    remote = common["trust_remote_code"] and getattr(config, "auto_map", None)
     try:
-        return AutoModel.from_pretrained(
+        return (AutoModel if remote else _class_of(config)).from_pretrained(
             location,
             config=config,
             dtype="auto" if dtype is None else dtype,

@@ -30,6 +30,33 @@ UNROTATED = ("query_unrotated", "key_unrotated")
 """Further quantities of a model with rotary positions: queries and keys before the rotation."""
 
 
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Which tokens of a layer see each other, where attention is inside windows.
+
+    Attributes
+    ----------
+    window, place
+        For each patch (y, x), the number of its window and its place among that window's tokens.
+    special_window, special_place
+        The same for each special token, such as the padding of a window.
+    count, length, key_length
+        Number of windows, and of tokens and of keys in the longest.
+    key_window, key_place
+        As ``window`` and ``place``, for keys that have a grid of their own.
+    """
+
+    window: np.ndarray
+    place: np.ndarray
+    special_window: np.ndarray
+    special_place: np.ndarray
+    count: int
+    length: int
+    key_length: int
+    key_window: np.ndarray | None = None
+    key_place: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class LayerShape:
     """Sizes of the quantities of one layer for one image.
@@ -48,6 +75,12 @@ class LayerShape:
         Width of the residual stream.
     biased
         Whether a bias is added to the attention scores.
+    key_grid
+        The grid of keys and values where it is not that of queries, as where they are pooled.
+    windows
+        Which tokens see each other, where not all do.
+    biased_by_image
+        Whether the bias differs from image to image.
     """
 
     grid: tuple[int, int]
@@ -56,6 +89,13 @@ class LayerShape:
     value_channels: int
     features: int
     biased: bool = False
+    key_grid: tuple[int, int] | None = None
+    windows: Windows | None = None
+    biased_by_image: bool = False
+
+    def grid_of(self, quantity: str) -> tuple[int, int]:
+        """The grid of one quantity."""
+        return self.key_grid or self.grid if quantity in ("key", "value") else self.grid
 
 
 class Recorder(Protocol):

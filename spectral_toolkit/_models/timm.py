@@ -1,43 +1,65 @@
-"""Models of timm: recognised, and refused with a sentence.
+"""Models of timm by name or from a folder, where timm is installed; a live one is a module like any other.
 
-timm 1.0 imports torchvision as soon as it is imported, but this toolkit does without it: beside the CPU build of torch
-that its tests pin, torchvision breaks the import.
+timm is never imported otherwise. It imports torchvision, with which this toolkit does without.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnsupportedModelError
+from ..errors import ModelNotFoundError, UnsupportedModelError, first_line
 
 
-def refuse_module(module: Any) -> None:
-    """Raise ``UnsupportedModelError`` for a live model of timm, including one in a transformers wrapper."""
-    inside = getattr(module, "timm_model", module)
-    if any(base.__module__.partition(".")[0] == "timm" for base in type(inside).__mro__):
-        raise _refused(type(inside).__name__)
+def is_source(source: Any) -> bool:
+    """Whether a model is named in timm's way: ``timm/...`` on the hub, or a folder in its format."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    return os.fspath(source).startswith("timm/") or is_folder(Path(source))
 
 
-def refuse_folder(source: str, path: Path) -> None:
-    """Raise ``UnsupportedModelError`` for a folder in the format of timm."""
+def is_folder(path: Path) -> bool:
+    """Whether a folder is in the format of timm."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return
-    if isinstance(config, dict) and "architecture" in config and "pretrained_cfg" in config:
-        raise _refused(repr(source))
+        return False
+    return isinstance(config, dict) and "architecture" in config and "pretrained_cfg" in config
 
 
-def refuse_name(source: str, library: str = "") -> None:
-    """Raise ``UnsupportedModelError`` for a hub name under ``timm/``, or one that the hub attributes to timm."""
-    if source.startswith("timm/") or library == "timm":
-        raise _refused(repr(source))
+def load(source: Any, revision: str | None, safetensors_only: bool) -> Any:
+    """Load a model with timm.
 
-
-def _refused(what: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"{what} is a model of timm, which is not supported, as timm cannot be imported without torchvision: load the "
-        "same architecture from transformers, such as 'google/vit-base-patch16-224' or 'facebook/dinov2-base'."
-    )
+    Raises
+    ------
+    UnsupportedModelError
+        If timm is not installed, or cannot be imported.
+    ModelNotFoundError
+        If timm does not find the model, or its weights are in a format that can run code.
+    """
+    name = os.fspath(source)
+    try:
+        timm: Any = importlib.import_module("timm")
+    except Exception as error:  # torchvision raises whatever its compiled part raises
+        raise UnsupportedModelError(
+            f"{name!r} is a model of timm, which cannot be imported ({first_line(error)}): install it with pip install "
+            "'spectral-toolkit[timm]', or pass a live model."
+        ) from error
+    folder = Path(name)
+    local = folder.is_dir()
+    if local and safetensors_only and not any(folder.glob("*.safetensors")):
+        raise ModelNotFoundError(
+            f"The model {name!r} has no safetensors weights: other formats can run code when they are loaded, so pass "
+            "safetensors_only=False only if you trust it, or convert it."
+        )
+    where = f"local-dir:{folder}" if local else f"hf-hub:{name}{f'@{revision}' if revision else ''}"
+    try:
+        return timm.create_model(where, pretrained=True).eval()
+    except Exception as error:  # of the hub's client, of safetensors, or of the model's own code
+        raise ModelNotFoundError(
+            f"The model {name!r} cannot be loaded by timm ({first_line(error)}): check its name, or give a folder with "
+            "config.json and model.safetensors."
+        ) from error

@@ -8,6 +8,7 @@ import colorcet
 import holoviews as hv
 import numpy as np
 
+from .._analysis.scores.table import SCORES
 from .._compute.settings import computing
 from .._render.marks import short_names
 from ..errors import SpectralToolkitError
@@ -34,13 +35,13 @@ def heat_map(scores: xr.Dataset, *, names: tuple[str, ...] | None = None) -> hv.
         The Dataset that ``st.pathways`` returned.
     names
         Which scores to draw, in one panel each; None draws ``where`` and ``what``, or ``where_plain`` alone where there
-        were no labels.
+        were no labels. Scores that were registered are drawn by name.
 
     Returns
     -------
     holoviews.Layout
-        One panel per score on the common scale 0 to 1, with the number in every field and its interval under the
-        cursor; a control that was not computed reads "-".
+        One panel per score on the scale of its range, 0 to 1 for most, with the number in every field and its interval
+        under the cursor; a control that was not computed reads "-".
 
     Raises
     ------
@@ -56,8 +57,13 @@ def heat_map(scores: xr.Dataset, *, names: tuple[str, ...] | None = None) -> hv.
     """
     load_bokeh()
     if names is None:
-        names = ("where", "what") if "what" in getattr(scores, "data_vars", ()) else ("where_plain",)
-    for name in names:
+        held = getattr(scores, "data_vars", ())
+        names = tuple(
+            name
+            for name, score in SCORES.items()
+            if score.headline and name in held and score.stands_in_for not in held
+        )
+    for name in names or ("where_plain",):
         if set(getattr(getattr(scores, "data_vars", {}).get(name), "dims", ())) != {"kind", "layer"}:
             raise SpectralToolkitError(
                 f"The scores hold no {name!r} of dimensions (kind, layer): give the Dataset of st.pathways, and names "
@@ -65,12 +71,13 @@ def heat_map(scores: xr.Dataset, *, names: tuple[str, ...] | None = None) -> hv.
             )
     column = (PAGE // len(names) - _MARGIN) // max(1, scores.sizes["kind"])
     column = max(_LEAST_COLUMN, min(_COLUMN, column))
-    layout = hv.Layout([_panel(scores, name, column) for name in names]).cols(len(names))
+    layout = hv.Layout([_panel(scores, name, column, has_bar=name == names[-1]) for name in names]).cols(len(names))
     return layout.opts(shared_axes=False)  # pyright: ignore[reportReturnType]
 
 
-def _panel(scores: xr.Dataset, name: str, column: int) -> hv.Overlay:
+def _panel(scores: xr.Dataset, name: str, column: int, has_bar: bool) -> hv.Overlay:
     values = scores[name].transpose("kind", "layer")
+    least, most = _range(name, values.values)
     kinds, rows = ([str(label) for label in scores[axis].values] for axis in ("kind", "layer"))
     shown = _row_names(scores, rows)
     ends = [f"{name}_{side}" if f"{name}_{side}" in scores else name for side in ("low", "high")]
@@ -84,9 +91,9 @@ def _panel(scores: xr.Dataset, name: str, column: int) -> hv.Overlay:
     dimensions = [hv.Dimension("kind", values=kinds), hv.Dimension("layer", values=shown)]
     picture = hv.HeatMap(kept, dimensions, [name, "low", "high"]).opts(
         cmap=_COLOURS,
-        clim=(0, 1),
+        clim=(least, most),
         tools=["hover"],
-        colorbar=name == "what",
+        colorbar=has_bar,
         clabel="",  # the panel shows it
         xaxis="top",
         invert_yaxis=True,
@@ -101,12 +108,22 @@ def _panel(scores: xr.Dataset, name: str, column: int) -> hv.Overlay:
     text = [(kind, row, f"{value:.3f}" if np.isfinite(value) else "-", value) for kind, row, value, *_ in cells]
     layers = [picture]
     for dark in (False, True):
-        part = [(kind, row, label) for kind, row, label, value in text if (value > _DARK) == dark]
+        limit = least + _DARK * (most - least)
+        part = [(kind, row, label) for kind, row, label, value in text if (value > limit) == dark]
         if part:
             layers.append(
                 hv.Labels(part, dimensions, "text").opts(text_color="white" if dark else "black", text_font_size="9pt")
             )
     return hv.Overlay(layers).opts(backend="bokeh", hooks=[fits_as_high, has_still])  # pyright: ignore[reportReturnType]
+
+
+def _range(name: str, values: np.ndarray) -> tuple[float, float]:
+    """The range of a score; where it has no end, that of its values."""
+    score = SCORES.get(name)
+    ends = (0.0, 1.0) if score is None else (score.low, score.high)
+    kept = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([0.0, 1.0])
+    low, high = (end if np.isfinite(end) else float(of()) for end, of in zip(ends, (kept.min, kept.max), strict=True))
+    return low, high if high > low else low + 1.0
 
 
 def _row_names(scores: xr.Dataset, rows: list[str]) -> list[str]:

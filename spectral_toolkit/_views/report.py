@@ -98,7 +98,7 @@ def report(
     # Imported here, so that rendering results from a file does not wait for models and solvers.
     from .._affinity import affinity
     from .._affinity.features import KINDS
-    from .._affinity.table import check_combination, kernels_of, named_kernel
+    from .._affinity.table import check_combination, kernels_of
     from .._explorer.source import open_source
     from .._models import Model, load_model
     from ..solvers import solve
@@ -108,7 +108,7 @@ def report(
         raise SpectralToolkitError("affinities=() is empty: give at least one affinity, such as ('qk', 'vv').")
     target, kernels = _target(path), kernels_of(kernel, kinds)
     for kind, chosen in kernels.items():
-        check_combination(kind, named_kernel(chosen)[0], heads, scope, {})
+        check_combination(kind, chosen, heads, scope, {})
     is_captured = isinstance(source, xr.DataTree) or hasattr(source, "activations")
     if is_captured and size is not None:
         raise SpectralToolkitError(f"size={size!r} was decided when the activations were captured: leave it out.")

@@ -10,13 +10,21 @@ import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import holoviews as hv
+import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
 import numpy as np
 from bokeh.core.property.vectorization import Field, Value
 from bokeh.models import ColorBar, FactorRange, ImageRGBA, LinearColorMapper, Quad, Rect, Scatter, Segment, Text
 from bokeh.models import Image as Cells
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from ..errors import SpectralToolkitError
+
+if TYPE_CHECKING:
+    from .._explorer.session import ShownState
+    from .._explorer.view import View
 
 MOST = 120_000
 """The largest size of a still image in bytes: a notebook keeps it twice, for pages and for print."""
@@ -121,6 +129,39 @@ def figure_picture(figure: Any) -> Image.Image:
     for place, bar in enumerate(bars):
         _draw_bar(drawn, bar.color_mapper, (left + width + _SPACE + place * _BAR, top, height), font)
     return drawn
+
+
+def bokeh_figure(view: Any) -> Any:
+    """Turn a view into a Bokeh figure, without loading BokehJS into the page: `offline` does that.
+
+    HoloViews' plot, which is only needed to make the figure, registers a callback for the end of Bokeh's current
+    document. In a notebook that document never ends, and would keep the plot with all that it drew.
+    """
+    renderer: Any = hv.renderer("bokeh")
+    plot = renderer.get_plot(view)
+    figure = plot.state
+    plot.cleanup()
+    renderer.last_plot = None
+    return figure
+
+
+def chart_uri(view: View, shown: ShownState) -> str:
+    """A view's chart as the address of an image that holds it.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If it has marks that cannot be drawn without a browser.
+    """
+    assert callable(view.chart)
+    figure = bokeh_figure(view.chart(shown))
+    strange = [type(one.glyph).__name__ for one in figure.renderers if not isinstance(one.glyph, _KNOWN)]
+    if strange:
+        raise SpectralToolkitError(
+            f"view {view.name!r} draws a {strange[0]}, which a frozen page cannot show: draw it from "
+            f"{', '.join(known.__name__ for known in _KNOWN)}, or register the view with page=None."
+        )
+    return f"data:image/png;base64,{base64.b64encode(small_png(figure_picture(figure))).decode('ascii')}"
 
 
 _Scale = Callable[..., float]

@@ -8,22 +8,14 @@ from typing import Any
 
 import xarray as xr
 
+from .._analysis.scores.table import SCORES
 from .._render.colour import DIVERGING, css_gradient
 from .report_data import Caption, Card, Kind, Page, attribute_rows, backgrounds, build_page
 from .templating import render
 
-SCORES = {
-    "where": "where",
-    "what": "what",
-    "where_plain": "where, plain",
-    "matched_miou": "matched mIoU",
-    "overclustered_miou": "over-clustered mIoU",
-}
-"""Scores that the table shows where any study cell has them."""
-
 
 @dataclass(frozen=True)
-class Score:
+class ScoreText:
     """One score as text, and its interval."""
 
     value: str
@@ -42,7 +34,7 @@ class Row:
     residual: str
     converged: bool
     warnings: int
-    scores: list[Score | None]
+    scores: list[ScoreText | None]
     recipe: str
 
 
@@ -177,11 +169,11 @@ def _spread(values: Sequence[float]) -> str:
     return f"{low:.4g}" if len(values) == 1 else f"{low:.4g} to {high:.4g}"
 
 
-def _score(found: Mapping[str, float | None] | None) -> Score | None:
+def _score(found: Mapping[str, float | None] | None) -> ScoreText | None:
     if found is None or found["value"] is None:
         return None
     low, high = found["low"], found["high"]
-    return Score(f"{found['value']:.3f}", "" if low is None or high is None else f"{low:.3f} to {high:.3f}")
+    return ScoreText(f"{found['value']:.3f}", "" if low is None or high is None else f"{low:.3f} to {high:.3f}")
 
 
 def scores_shown(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -195,8 +187,8 @@ def scores_shown(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     scored = [values for one in numbers if (values := (one.get("scores") or {}).get("values"))]
     found = {name for values in scored for name in values}
-    better = all("where" in values for values in scored)
-    return [name for name in SCORES if name in found and not (name == "where_plain" and better)]
+    shown = [(name, score.stands_in_for) for name, score in SCORES.items() if name in found and score.shown]
+    return [name for name, better in shown if not (better and all(better in values for values in scored))]
 
 
 def study_html(
@@ -221,7 +213,7 @@ def study_html(
         ],
         groups=list(groups),
         rows=rows,
-        scores=[SCORES[name] for name in scores],
+        scores=[SCORES[name].title for name in scores],
         summary_caption=_caption(study, scores),
         again="Run this in the folder of the study's file, in a Python environment with the versions below. Recipes "
         "of figures start from that folder, too. The numbers are in the JSON file beside this page, and the "

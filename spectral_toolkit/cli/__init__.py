@@ -22,8 +22,10 @@ from .._io.console import any_letters
 from .._io.outputs import refuse_foreign, refuse_unwritable, write_store
 from ..errors import SpectralToolkitError
 from .inputs import (
+    IMPORTED,
     MAX_SCENES,
     check_layers,
+    import_modules,
     load_model,
     numbers_by_name,
     open_activations,
@@ -70,7 +72,19 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="MODULE",
+            help="Import this module first, which registers kernels, solvers, scores or views of your own; may be "
+            "repeated.",
+        ),
+    ] = None,
+) -> None:
+    import_modules(modules or [])
     if version:
         typer.echo(f"spectral-toolkit {__version__}")
         raise typer.Exit
@@ -473,7 +487,7 @@ def explore(
         )
         arguments = f"{model!r}, {source}, device={device!r}, seed={seed}"
     serve(
-        explorer_code(arguments, os.getcwd(), bundle=bundle is not None),
+        explorer_code(arguments, os.getcwd(), bundle=bundle is not None, modules=IMPORTED),
         port=port,
         open_browser=browser,
         max_pages=max_pages,

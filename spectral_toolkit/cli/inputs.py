@@ -6,7 +6,10 @@ Libraries are imported inside the functions, so that ``--help`` appears at once.
 from __future__ import annotations
 
 import math
+import os
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,25 @@ if TYPE_CHECKING:
 
 MAX_SCENES = 100_000  # 6 GB of pixels and labels; a larger number is a typing error
 MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers have fewer than a hundred
+
+
+IMPORTED: list[str] = []
+"""Modules that the present command imported, for processes that it starts."""
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules that are installed, or in this folder."""
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            import_module(name)
+        except (ImportError, ValueError) as error:  # ValueError: an empty name
+            raise SpectralToolkitError(
+                f"--with {name!r} cannot be imported ({error}): give the name of a module that is installed, or of a "
+                "file in this folder, without .py."
+            ) from error
+    IMPORTED[:] = names
 
 
 def parse_layers(text: str) -> str | list[int | str]:

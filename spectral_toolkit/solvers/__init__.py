@@ -15,8 +15,9 @@ from .._affinity.pencil import base_grid, n_nodes, positive_members
 from .._affinity.resampling import Grid
 from .._compute.devices import threads_for
 from .._compute.settings import computing
+from .._table import Choice, located
 from ..errors import SolverError
-from .method import SOLVERS, Exact, Gradient, Solver, SolverChoice, chosen, register, unregister, whole
+from .method import SOLVERS, Exact, Gradient, Solver, register, unregister, whole
 from .result import assemble, warm_start
 from .spectrum import Spectrum
 
@@ -25,7 +26,6 @@ __all__ = [
     "Exact",
     "Gradient",
     "Solver",
-    "SolverChoice",
     "Spectrum",
     "register",
     "solve",
@@ -50,7 +50,7 @@ def solve(
     graph: LayerGraph,
     n_eigenvectors: int = 10,
     *,
-    method: str | Solver | SolverChoice = "exact",
+    method: str | Solver | Choice[Solver] = "exact",
     start: xr.Dataset | None = None,
     tolerance: float = 1e-6,
     seed: int = 0,
@@ -130,10 +130,7 @@ def solve(
     >>> dict(eig.eigenvector.sizes)
     {'image': 1, 'y': 3, 'x': 4, 'component': 2}
     """
-    solver, with_it = chosen(method)
-    if twice := sorted(set(with_it) & set(options)):
-        raise SolverError(f"{twice[0]} is given twice, with the method and beside it: leave one of them out.")
-    options = {**with_it, **options}
+    solver, options = SOLVERS.choose(method, options)
     tolerance = options.pop("tolerance", tolerance)  # pyright: ignore[reportAssignmentType]
     seed = options.pop("seed", seed)  # pyright: ignore[reportAssignmentType]
     if not isinstance(progress, bool) and not callable(progress):
@@ -148,7 +145,7 @@ def solve(
     finest = base_grid(graph)
     wanted = finest if grid is None else _checked_grid(grid)
     solved_on = wanted if _is_resolved(graph, wanted) else finest
-    extra, solve_images = solver.checked(options), solver.solve_images()
+    extra, solve_images = solver.checked(options), located(solver.computes)
     with threads_for(graph.device, n_nodes(graph, solved_on)):
         spectra = [
             solve_images(

@@ -7,14 +7,14 @@ import numbers
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 
+from .._table import Choice, NamedRow, NamedTable
 from ..errors import SolverError
 from .spectrum import Spectrum
 
 
-@dataclass(frozen=True)
-class Solver:
+@dataclass(frozen=True, eq=False, repr=False)
+class Solver(NamedRow):
     """A way to find the eigenvectors of a graph.
 
     A solver that is registered (:func:`spectral_toolkit.solvers.register`) is found by its name in
@@ -36,24 +36,16 @@ class Solver:
         ``str`` is a path.
     """
 
-    name: str
     meaning: str
     computes: Callable[..., Spectrum] | str
     options: Mapping[str, tuple[type, float]] = field(default_factory=dict)
 
-    def __call__(self, **options: object) -> SolverChoice:
+    def __call__(self, **options: object) -> Choice[Solver]:
         """This solver with options."""
-        return SolverChoice(self, tuple(sorted(options.items())))
+        return Choice(self, options)
 
     def __repr__(self) -> str:
         return f"<Solver {self.name!r}: {self.meaning}>"
-
-    def solve_images(self) -> Callable[..., Spectrum]:
-        """The function that computes."""
-        if not isinstance(self.computes, str):
-            return self.computes
-        module, _, function = self.computes.partition(":")
-        return getattr(import_module(module), function)
 
     def checked(self, options: Mapping[str, object]) -> dict[str, object]:
         """Options, each of its type and in its range, or one sentence on what is wrong."""
@@ -75,16 +67,7 @@ class Solver:
         raise SolverError(f"{name}={value!r} is not understood: expected a path.")
 
 
-@dataclass(frozen=True)
-class SolverChoice:
-    """A solver and the options it is to have."""
-
-    solver: Solver
-    options: tuple[tuple[str, object], ...] = ()
-
-
-OURS: frozenset[str] = frozenset()
-SOLVERS: dict[str, Solver] = {}
+SOLVERS = NamedTable("method", Solver, "st.solvers", SolverError)
 """Every solver there is, by name. `register` adds to it."""
 
 
@@ -117,12 +100,7 @@ def register(solver: Solver) -> Solver:
     'careful'
     >>> st.solvers.unregister("careful")
     """
-    if not isinstance(solver, Solver):
-        raise SolverError(f"A {type(solver).__name__} cannot be registered: give a st.solvers.Solver.")
-    if solver.name in OURS:
-        raise SolverError(f"method {solver.name!r} is built in and cannot be replaced: choose another name.")
-    SOLVERS[solver.name] = solver
-    return solver
+    return SOLVERS.register(solver)
 
 
 def unregister(name: str) -> None:
@@ -133,32 +111,7 @@ def unregister(name: str) -> None:
     SolverError
         If there is none of that name, or it is one of ours.
     """
-    if name in OURS or name not in SOLVERS:
-        raise SolverError(f"method {name!r} was not registered: only what st.solvers.register added can be removed.")
-    del SOLVERS[name]
-
-
-def chosen(method: object) -> tuple[Solver, dict[str, object]]:
-    """The solver that was given by name or as an object, and the options it came with.
-
-    Raises
-    ------
-    SolverError
-        If there is no such solver.
-    """
-    options: tuple[tuple[str, object], ...] = ()
-    if isinstance(method, SolverChoice):
-        method, options = method.solver, method.options
-    if isinstance(method, Solver):
-        if SOLVERS.get(method.name) is not method:
-            raise SolverError(
-                f"method {method.name!r} has not been registered: call st.solvers.register(solver) first, so that its "
-                "results can be solved again by name."
-            )
-        return method, dict(options)
-    if not isinstance(method, str) or method not in SOLVERS:
-        raise SolverError(f"method={method!r} is not offered: use one of {', '.join(map(repr, SOLVERS))}.")
-    return SOLVERS[method], dict(options)
+    SOLVERS.unregister(name)
 
 
 def whole(name: str, value: object, least: int) -> int:
@@ -193,4 +146,4 @@ Gradient = register(
         },
     )
 )
-OURS = frozenset(SOLVERS)
+SOLVERS.complete()

@@ -17,6 +17,7 @@ import torch
 from .._affinity.features import KINDS
 from .._affinity.presets import PRESETS, preset_weights
 from .._affinity.table import default_kernel
+from .._analysis.scores.table import SCORES
 from .._capture.plan import choose_layers, make_plan
 from .._compute.devices import resolve_device, some_threads
 from ..errors import SpectralToolkitError, StudyError
@@ -176,7 +177,7 @@ def _group(
                 "tolerance": study.tolerance,
                 "seed": study.seed,
                 "solve_device": str(resolve_device(study.device)),
-                "scores": study.scores,
+                "scores": list(SCORES) if study.scores else False,
             }
             ingredients = {
                 "capture": facts,

@@ -7,6 +7,7 @@ import torch
 from ...errors import AffinityError
 from ..features import LayerFeatures
 from ..operators import Rows
+from ..resampling import shares
 from .heads import sum_over_heads
 from .precision import DOUBLE_ROUNDING, careful_images, doubled
 
@@ -16,6 +17,8 @@ NOTHING = 40
 
 def prepare(features: LayerFeatures) -> Rows:
     """Return rows of softmax(scale q k' + bias): special tokens are dropped after the softmax, heads averaged.
+
+    Weights of pooled keys are spread over the patches that were pooled, in equal shares.
 
     Logits so large that rounding would show in the weights are computed in double precision, image by image.
     """
@@ -32,19 +35,26 @@ def prepare(features: LayerFeatures) -> Rows:
     if features.bias is not None:
         size = size + features.bias.amax().clamp_min(0.0)
     careful = careful_images(size, queries.dtype)
+    spread = features.spread
+    if spread is None and features.key_grid is not None:
+        spread = shares(features.key_grid, features.grid).to(queries)
+    # Rows of the bias start with those of special queries, of which there may be none where keys have some.
+    first = 0 if features.bias is None else features.bias.shape[-2] - features.left.shape[2]
 
     def rows(start: int, stop: int) -> torch.Tensor:
         def of_head(head: int) -> torch.Tensor:
             bias = None
             if features.bias is not None:
-                bias = features.bias[head % len(features.bias), n_special + start : n_special + stop]
+                bias = features.bias[..., head % features.bias.shape[-3], first + start : first + stop, :]
             weights = _softmax(queries[:, head, start:stop] @ keys[:, head].transpose(-1, -2), bias, n_heads)
             for image in careful[head]:
                 query, key = doubled(features.left[image, head, start:stop]) * scale, doubled(keys[image, head])
                 logits = query @ key.T
-                _check_decided(logits if bias is None else logits + doubled(bias), query, key, features.layer)
-                weights[image] = _softmax(logits, None if bias is None else doubled(bias), n_heads)
-            return weights[..., n_special:]
+                own = bias if bias is None or bias.ndim == 2 else bias[image]
+                _check_decided(logits if own is None else logits + doubled(own), query, key, features.layer)
+                weights[image] = _softmax(logits, None if own is None else doubled(own), n_heads)
+            patches = weights[..., n_special:]
+            return patches if spread is None else patches @ spread
 
         return sum_over_heads(n_heads, of_head)
 

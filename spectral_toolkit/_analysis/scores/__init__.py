@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .evaluating import evaluate
 from .labels import prepare_labels
 from .paths import pathways
-from .segments import evaluate
 
 __all__ = ["evaluate", "pathways", "prepare_labels"]

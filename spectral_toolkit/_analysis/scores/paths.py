@@ -20,12 +20,12 @@ from ...errors import ActivationsError, SpectralToolkitError
 from ...solvers import solve
 from .controls import pixel_tree, shuffled, untrained_tree
 from .labels import EVERY_CELL_IGNORED, finest_grid, prepare_labels
-from .segments import OVERCLUSTERED, STARTS, STARTS_OVERCLUSTERED, partitions, segment_scores
-from .variance import DEGREE, KNOTS, RIDGE, about_intervals, resamples, variance_shares
+from .score import STARTS, STARTS_OVERCLUSTERED, Scored
+from .segments import OVERCLUSTERED
+from .table import SCORES
+from .variance import DEGREE, KNOTS, RIDGE, about_intervals, resamples
 
 JOINT, PIXELS, UNTRAINED, SHUFFLED = "joint", "raw pixels", "untrained model", "shuffled labels"
-WITHOUT_LABELS = ("where_plain", "image_share", "r2_position")
-SCORES = ("where", "what", "what_plain", *WITHOUT_LABELS, "matched_miou", "overclustered_miou", "ari")
 
 
 @computing
@@ -94,7 +94,8 @@ def pathways(
         patch is in; ``r2_position``: R^2 of a smooth regression on (x, y) (ridge on tensor products of cubic
         B-splines); ``matched_miou`` and ``ari`` in [-1, 1] of k-means with as many clusters as categories,
         ``overclustered_miou`` of 40 clusters, each as a mean over several starts of k-means, whose spread is part of
-        the interval. The coordinate ``role (layer)`` is ``"layer"``, ``"joint"`` or ``"control"``. Write
+        the interval. Scores that were registered (``st.scores.register``) follow. The coordinate ``role (layer)`` is
+        ``"layer"``, ``"joint"`` or ``"control"``. Write
         ``scores["where"]``, because xarray has a method ``scores.where``.
 
     Raises
@@ -137,7 +138,7 @@ def pathways(
     rows = [*layers, JOINT]
     if controls:
         rows += [PIXELS, UNTRAINED] + ([SHUFFLED] if cells is not None else [])
-    names = SCORES if cells is not None else WITHOUT_LABELS
+    names = scored_names(cells is not None)
     table = {name: np.full((3, len(kinds), len(rows)), np.nan) for name in names}
     notes = [about_intervals(n_images)]
     if left_out:
@@ -147,8 +148,7 @@ def pathways(
     kernel_used = str(kernel)
 
     def put(kinds_at: Sequence[int], row: str, eig: xr.Dataset, of: np.ndarray | None) -> None:
-        for name, samples in score(_vectors(eig), of, grid, weights, seed).items():
-            found = samples[0], *interval(samples, confidence, -1.0 if name == "ari" else 0.0)
+        for name, found in all_scores(Scored(_vectors(eig), of, grid, weights, seed), confidence).items():
             for at in kinds_at:
                 table[name][:, at, rows.index(row)] = found
 
@@ -220,7 +220,7 @@ def without_fine_layers(activations: xr.DataTree) -> tuple[xr.DataTree, tuple[st
     return xr.DataTree(activations.to_dataset(inherit=False), children=children), left_out
 
 
-def interval(samples: np.ndarray, confidence: float, least: float) -> tuple[float, float]:
+def interval(samples: np.ndarray, confidence: float, least: float, most: float) -> tuple[float, float]:
     """Return the percentile interval of all samples after the first, which is the estimate, corrected for bias.
 
     The interval is shifted by the distance of the samples' median from the estimate.
@@ -232,21 +232,27 @@ def interval(samples: np.ndarray, confidence: float, least: float) -> tuple[floa
     if not len(drawn) or not np.isfinite(samples[0]):
         return math.nan, math.nan
     low, middle, high = np.percentile(drawn, [50 * (1 - confidence), 50, 50 * (1 + confidence)]) - samples[0]
-    return max(least, samples[0] + low - middle), min(1.0, samples[0] + high - middle)
+    return max(least, samples[0] + low - middle), min(most, samples[0] + high - middle)
 
 
-def score(
-    values: np.ndarray, cells: np.ndarray | None, grid: tuple[int, int], weights: np.ndarray, seed: int
-) -> dict[str, np.ndarray]:
-    """Compute all scores of eigenvectors (image, position, component) for every resample of the images."""
-    scores = variance_shares(values, cells, grid, weights)
-    if cells is None:
-        return scores
-    flat = values.reshape(-1, values.shape[-1])
-    n_categories = len(np.unique(cells[cells >= 0]))
-    wanted = ((n_categories, STARTS), (OVERCLUSTERED, STARTS_OVERCLUSTERED))
-    matched, over = (partitions(flat, n, starts, seed).reshape(-1, *cells.shape) for n, starts in wanted)
-    return scores | segment_scores(matched, over, cells, weights)
+def scored_names(has_labels: bool) -> list[str]:
+    """Names of the scores of eigenvectors that can be computed with labels, or without them."""
+    return [name for name, score in SCORES.items() if has_labels or not score.labelled]
+
+
+def all_scores(scored: Scored, confidence: float) -> dict[str, tuple[float, float, float]]:
+    """Every score of eigenvectors, with both ends of its interval."""
+    found: dict[str, tuple[float, float, float]] = {}
+    for name in scored_names(scored.labels is not None):
+        score = SCORES[name]
+        samples = np.asarray(score.samples(scored), float)
+        if samples.shape != (len(scored.weights),):
+            raise SpectralToolkitError(
+                f"score {name!r} returned an array of shape {samples.shape}: expected one number for each of "
+                f"{len(scored.weights)} samples."
+            )
+        found[name] = float(samples[0]), *interval(samples, confidence, score.low, score.high)
+    return found
 
 
 def _solved(

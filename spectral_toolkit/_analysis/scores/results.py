@@ -12,7 +12,8 @@ from ..._compute.settings import computing
 from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import SpectralToolkitError
 from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, without
-from .paths import interval, score
+from .paths import all_scores
+from .score import Scored
 from .variance import about_intervals, resamples
 
 
@@ -91,9 +92,9 @@ def eigenvector_scores(
     weights = resamples(n_images, n_bootstrap, seed)
     values = vectors.reshape(n_images, math.prod(grid), n_components)
     found: dict[str, float] = {}
-    for name, samples in score(values, cells, (grid[0], grid[1]), weights, seed).items():
-        low, high = interval(samples, confidence, -1.0 if name == "ari" else 0.0)
-        found |= {name: float(samples[0]), f"{name}_low": low, f"{name}_high": high}
+    scored = Scored(values, cells, (grid[0], grid[1]), weights, seed)
+    for name, (value, low, high) in all_scores(scored, confidence).items():
+        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return xr.Dataset(
         found,
         attrs={

@@ -10,18 +10,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
-
 from ..._affinity.presets import PRESETS
 from ..._compute.settings import computing
-from ..._explorer.precomputed import precompute
+from ..._explorer.precomputed import Content, precompute
 from ..._explorer.source import open_source
+from ..._explorer.state import State
 from ..._io.outputs import local_path, write_whole
 from ..._render.composite import check_opacity, check_threshold
 from ..._render.underlay import shown_pictures
 from ...errors import SpectralToolkitError
 from ..report_data import kind_of, provenance
-from .document import VIEWS, contact_sheet, document
+from .document import contact_sheet, document, tabs
 
 __all__ = ["FrozenPage", "freeze"]
 
@@ -93,6 +92,7 @@ def freeze(
     device: str = "auto",
     seed: int = 0,
     start: Mapping[str, Any] | None = None,
+    options: Mapping[str, float] | None = None,
     opacity: float = 0.7,
     max_side: int = 512,
     title: str | None = None,
@@ -131,9 +131,11 @@ def freeze(
         As in ``st.solve``.
     start
         What is shown first: any of ``image`` (a position), ``kind``, ``preset``, ``component``, ``view``
-        (``"component"``, ``"grid"``, ``"rgb"``, ``"segments"``, ``"instances"``, ``"spectrum"``), ``smooth``,
-        ``compare``, ``other_kind`` and ``other_preset`` of the second setting, ``threshold`` (of
-        :func:`spectral_toolkit.overlay`), and ``patch`` (row, column).
+        (``"component"``, ``"grid"``, ``"rgb"``, ``"segments"``, ``"instances"``, ``"spectrum"``, ``"norms"``, or one
+        that was registered), ``smooth``, ``compare``, ``other_kind`` and ``other_preset`` of the second setting,
+        ``threshold`` (of :func:`spectral_toolkit.overlay`), and ``patch`` (row, column).
+    options
+        Values of the sliders that registered views have of their own.
     opacity, max_side, title
         As in ``st.report``.
     height
@@ -175,6 +177,7 @@ def freeze(
         row_bytes=row_bytes,
         device=device,
         seed=seed,
+        options=options,
     )
     first = content.settings[0].eig
     shown = list(shown_pictures(opened.images, first, max_side=max_side))
@@ -184,7 +187,7 @@ def freeze(
         shown,
         title=heading,
         opacity=opacity,
-        start=_checked_start(start or {}, content.kinds, content.presets, len(shown), first),
+        start=_checked_start(start or {}, content, len(shown)),
     )
     labels = " and ".join(kind_of(content.setting(kind, content.presets[0]).eig, kind).label for kind in content.kinds)
     made = FrozenPage(page, contact_sheet(content, shown, opacity), f"{heading}: {labels}", height)
@@ -193,16 +196,15 @@ def freeze(
     return made
 
 
-def _checked_start(
-    start: Mapping[str, Any], kinds: list[str], presets: list[str], n_images: int, eig: xr.Dataset
-) -> dict[str, Any]:
+def _checked_start(start: Mapping[str, Any], content: Content, n_images: int) -> dict[str, Any]:
+    kinds, presets, eig = content.kinds, content.presets, content.settings[0].eig
     components = [int(number) for number in eig.coords["component"].values]
     allowed: dict[str, Any] = {
         "image": range(n_images),
         "kind": kinds,
         "preset": presets,
         "component": components,
-        "view": [view for view in VIEWS if view != "rgb" or len(components) > 2],
+        "view": list(tabs(content)),
         "compare": [False, True],
         "smooth": [False, True],
         "other_kind": kinds,
@@ -226,7 +228,7 @@ def _checked_start(
             f"start cannot have patch={patch!r}: give a row below {eig.sizes['y']} and a column below {eig.sizes['x']}."
         )
     position = [(patch[0] + 0.5) / eig.sizes["y"], (patch[1] + 0.5) / eig.sizes["x"]] if patch else None
-    chosen = {"image": 0, "kind": kinds[0], "preset": presets[0], "component": components[0], "view": "component"}
+    chosen = {"image": 0, "kind": kinds[0], "preset": presets[0], "component": components[0], "view": State.view}
     chosen |= {"compare": False, "smooth": False, "threshold": None, **start, "patch": position}
     beside = kinds[(kinds.index(chosen["kind"]) + 1) % len(kinds)]
     return {"other_kind": beside, "other_preset": chosen["preset"], **chosen}

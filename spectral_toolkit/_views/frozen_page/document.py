@@ -19,22 +19,6 @@ from ..report_data import attribute_rows, kind_of, provenance
 from ..templating import render
 from .packing import pack
 
-VIEWS = {
-    "component": ("Eigenvector", "One eigenvector over the image: gold and blue are its two sides."),
-    "grid": ("All", "Every eigenvector side by side; choose one to see it large."),
-    "rgb": ("RGB", "Three eigenvectors as red, green and blue: patches of one colour belong together."),
-    "segments": ("Segments", "The patches sorted into segments by all eigenvectors at once."),
-    "instances": (
-        "Instances",
-        "Connected objects found by merging neighbouring segments; a part lies on top of its whole.",
-    ),
-    "spectrum": (
-        "Spectrum",
-        "The eigenvalues, which are cut values, with their widest gap, and the cut value in each layer.",
-    ),
-}
-"""The tabs: each name with its label and explanation."""
-
 _SHEET_WIDTH = 900  # pixels of the image that is shown where no script may run
 
 
@@ -51,7 +35,7 @@ def document(content: Content, shown: list[ShownPicture], *, title: str, opacity
         keys=content.kinds,
         presets=content.presets,
         components=[int(number) for number in first.coords["component"].values],
-        views={name: words for name, words in VIEWS.items() if _has(content, name)},
+        views=tabs(content),
         opacity=round(100 * opacity),
         start=start,
         has_rows=content.sources is not None,
@@ -63,6 +47,16 @@ def document(content: Content, shown: list[ShownPicture], *, title: str, opacity
         amounts=css_gradient(SEQUENTIAL),
         data=base64.b64encode(pack(content, shown)).decode("ascii"),
     )
+
+
+def tabs(content: Content) -> dict[str, tuple[str, str]]:
+    """The page's tabs: the name of a view, with its title and hint; several views may share a tab."""
+    views = content.views()
+    return {
+        view.name: (view.title, " ".join(one.hint for one in views if (one.tab or one.name) == view.name))
+        for view in views
+        if not view.tab
+    }
 
 
 def contact_sheet(content: Content, shown: list[ShownPicture], opacity: float) -> bytes:
@@ -115,12 +109,6 @@ def _facts(content: Content, attrs: dict[str, Any]) -> list[tuple[str, str]]:
         ("Eigenvectors", str(content.settings[0].eig.sizes["component"])),
         ("Solved", "each image alone"),
     ]
-
-
-def _has(content: Content, view: str) -> bool:
-    if view == "rgb":
-        return content.settings[0].eig.sizes["component"] >= 3
-    return view not in ("segments", "instances") or getattr(content.settings[0], view) is not None
 
 
 def _own(attrs: dict[str, Any]) -> dict[str, Any]:

@@ -18,12 +18,16 @@ import xarray as xr
 
 from ..._affinity.table import KERNELS
 from ..._explorer.precomputed import Content, Setting
+from ..._explorer.session import Question, ShownState, Side
+from ..._explorer.view import View
 from ..._render.colour import DIVERGING, SEQUENTIAL, categorical
+from ..._render.composite import shrink
 from ..._render.marks import layer_bars, short_names, spectrum
 from ..._render.titles import flags, statistic
 from ..._render.underlay import ShownPicture
 from ..overlay import colour_limit
 from ..report_data import kind_of
+from ..still_picture import chart_uri
 
 _LEVELS = 255
 _STATISTICS = ("eigenvalue", "residual", "eigengap")
@@ -35,14 +39,16 @@ class Block:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._at = 0
+        self._places: dict[bytes, int] = {}
 
     def add(self, values: np.ndarray) -> dict[str, Any]:
-        """Add an array of uint8; return what is needed to find it again."""
+        """Add an array of uint8, if it is not there yet; return what is needed to find it again."""
         data = np.ascontiguousarray(values, dtype=np.uint8).tobytes()
-        place = {"at": self._at, "shape": list(values.shape)}
-        self._parts.append(data)
-        self._at += len(data)
-        return place
+        if data not in self._places:
+            self._places[data] = self._at
+            self._parts.append(data)
+            self._at += len(data)
+        return {"at": self._places[data], "shape": list(values.shape)}
 
     def packed(self, head: Mapping[str, Any]) -> bytes:
         """Pack the length of the head (4 bytes, little-endian), the head and the arrays, compressed by zlib."""
@@ -60,10 +66,9 @@ def pack(content: Content, shown: list[ShownPicture]) -> bytes:
         "presets": [_preset(content, preset) for preset in content.presets],
         "layers": short_names(content.layers),
         "components": [int(number) for number in first.coords["component"].values],
+        "views": {view.name: {"page": view.page, "title": view.title, "alone": view.alone} for view in content.views()},
         "sources": [content.sources.rows, content.sources.columns] if content.sources else None,
-        "settings": [
-            [_picture(setting, index, block) for index in range(len(content.images))] for setting in content.settings
-        ],
+        "settings": [[_picture(content, setting, picture, block) for picture in shown] for setting in content.settings],
         "rows": {
             kind: [
                 [short, [block.add(quantised_rows(rows[index])) for index in range(len(rows))]]
@@ -126,9 +131,9 @@ def _preset(content: Content, preset: str) -> dict[str, Any]:
     return {"name": preset, "weights": [round(weights[layer], 3) for layer in content.layers]}
 
 
-def _picture(setting: Setting, index: int, block: Block) -> dict[str, Any]:
+def _picture(content: Content, setting: Setting, picture: ShownPicture, block: Block) -> dict[str, Any]:
     """One image under one setting."""
-    eig = setting.eig
+    eig, index = setting.eig, picture.index
     numbers = [int(number) for number in eig.coords["component"].values]
     limits = [colour_limit(eig, index, number) for number in numbers]
     fields = eig["eigenvector"].isel(image=index).transpose("component", "y", "x").values
@@ -150,12 +155,36 @@ def _picture(setting: Setting, index: int, block: Block) -> dict[str, Any]:
     }  # fmt: skip
     if setting.rows is not None:
         found["rows"] = block.add(quantised_rows(setting.rows[index]))
-    if setting.segments is not None:
-        found["segments"] = block.add(_labels(setting.segments[index]))
-    if setting.instances is not None:
-        masks = setting.instances[index]
-        found["instances"] = block.add(masks[masks.any(axis=(1, 2))] if masks.any() else masks[:0])
+    for view in content.views():
+        if view.page == "drawn":
+            found.setdefault("drawn", {})[view.name] = _drawn(content, setting, view, picture, block)
+        elif view.page_data is not None:
+            values = setting.data[view.name][index]
+            found[view.name] = block.add(_labels(values) if values.ndim == 2 else values[values.any(axis=(1, 2))])
     return found
+
+
+def _drawn(content: Content, setting: Setting, view: View, picture: ShownPicture, block: Block) -> Any:
+    """A view drawn beforehand: its tiles, or the address of an image of its chart."""
+    index = picture.index
+    state = content.state(setting, view, index)
+    weights = tuple((state.weights or {}).items())
+    question = Question(index, setting.kind, state.kernel, weights, state.n_eigenvectors, False)
+    data = setting.data[view.name][index] if view.data is not None else None
+    side = Side(question, setting.eig.isel(image=[index]), setting.trust[index], data)
+    shown = ShownState(state, picture, shrink(picture.pixels, 128), [side])
+    if view.tiles is None:
+        return chart_uri(view, shown)
+    return [
+        {
+            "colours": block.add(tile.colours),
+            "grid": list(tile.values.shape[:2]),
+            "caption": tile.caption,
+            "framed": [list(map(int, cell)) for cell in tile.framed],
+            "lines": tile.lines.round(5).tolist(),
+        }
+        for tile in view.tiles(shown, side)
+    ]
 
 
 def _labels(segments: np.ndarray) -> np.ndarray:

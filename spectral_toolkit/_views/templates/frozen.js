@@ -88,22 +88,45 @@ function instanceLabels(one) {
   return labels;
 }
 
-function labelsOf(one) {
-  return state.view === "segments" ? array(one.segments) : instanceLabels(one);
-}
-
-function colours(one, sides) {
-  if (state.view === "rgb") return threeColours(one);
-  if (state.view === "segments" || state.view === "instances") return labelColours(labelsOf(one));
+function componentColours(one, sides) {
   const pixels = mapped(field(one, state.component), head.maps.signs);
   if (sides) sides.forEach((is, place) => is || (pixels[4 * place + 3] = 0));
   return pixels;
 }
 
+// How each view is drawn; `head.views` says which of these belongs to the view of a tab. Those with `colours` lie over one
+// large image, and `read` says what is under the cursor; the others are drawn by `small`.
+const number = () => head.components[state.component];
+const labelled = (labelsOf, name) => ({
+  colours: (one) => labelColours(labelsOf(one)),
+  read: (one, place) => (labelsOf(one)[place] ? `${name} ${labelsOf(one)[place]}` : "none"),
+  labels: true, // a colour between two labels would look like a third label
+  title: () => `${name}s`,
+});
+const drawings = {
+  component: {
+    colours: componentColours,
+    read: (one, place) => signed(valueOf(one, state.component, place)),
+    cut: true, component: true, numbers: true,
+    title: () => `eigenvector ${number()}`,
+  },
+  grid: { small: showGrid, title: () => "all eigenvectors" },
+  rgb: {
+    colours: threeColours,
+    read: (one, place) => [0, 1, 2].map((c) => signed(valueOf(one, c, place))).join(", "),
+    title: () => `eigenvectors ${head.components.slice(0, 3).join(", ")} as RGB`,
+  },
+  segments: labelled((one) => array(one.segments), "segment"),
+  instances: labelled(instanceLabels, "instance"),
+  spectrum: { small: showSpectrum, component: true, title: () => "spectrum" },
+  drawn: { small: showDrawn, title: () => head.views[state.view].title.toLowerCase() },
+};
+const drawing = () => drawings[head.views[state.view].page];
+
 // Which patches are above the threshold, or null where nothing is cut. Fields are kept in 255 steps from the lowest to the
 // highest colour.
 function sidesOf(one) {
-  if (state.view !== "component" || state.threshold === null) return null;
+  if (!drawing().cut || state.threshold === null) return null;
   return [...field(one, state.component)].map((value) => (2 * value) / 255 - 1 > state.threshold);
 }
 
@@ -173,14 +196,9 @@ const layersOf = (side) => head.presets[state.sides[side].preset];
 
 function title(side) {
   const { label } = named(side);
-  const number = head.components[state.component];
-  const what = {
-    component: `eigenvector ${number}`, grid: "all eigenvectors", rgb: `eigenvectors ${head.components.slice(0, 3).join(", ")} as RGB`,
-    segments: "segments", instances: "instances", spectrum: "spectrum",
-  }[state.view];
   const { name, weights } = layersOf(side);
   const on = weights.filter((weight) => weight > 0).length;
-  return `${label}, ${name === "all" ? "all layers" : `${name} layers (${on} of ${weights.length})`}: ${what}`;
+  return `${label}, ${name === "all" ? "all layers" : `${name} layers (${on} of ${weights.length})`}: ${drawing().title()}`;
 }
 
 function readout(side) {
@@ -189,13 +207,7 @@ function readout(side) {
   if (!state.cell) return "";
   const [row, column] = state.cell.map((part, axis) => Math.min(grid[axis] - 1, Math.floor(part * grid[axis])));
   const place = row * grid[1] + column;
-  const where = `row ${row}, column ${column}: `;
-  if (state.view === "rgb") return where + [0, 1, 2].map((c) => signed(valueOf(one, c, place))).join(", ");
-  if (state.view === "segments" || state.view === "instances") {
-    const label = labelsOf(one)[place];
-    return where + (label ? `${state.view.slice(0, -1)} ${label}` : "none");
-  }
-  return where + signed(valueOf(one, state.component, place));
+  return `row ${row}, column ${column}: ${drawing().read(one, place)}`;
 }
 
 // The share of patches above the threshold; isolated patches do not count.
@@ -211,15 +223,15 @@ function showShare(section, one, sides) {
 }
 
 function showNumbers(section, one) {
-  const large = state.view === "component";
+  const { numbers } = drawing();
   const words = { eigenvalue: "eigenvalue", eigengap: "gap to the next", residual: "residual" };
   const pairs = Object.entries(words).map(([name, label]) => [label, one.numbers[name][state.component]]);
   $(".numbers", section).replaceChildren(
-    ...(large ? pairs : [])
+    ...(numbers ? pairs : [])
       .filter(([, value]) => value !== null)
       .map(([label, value]) => make("div", {}, make("dt", {}, label), make("dd", {}, String(value)))),
   );
-  const flags = large ? one.flags[state.component] : [];
+  const flags = numbers ? one.flags[state.component] : [];
   $(".flags", section).replaceChildren(...flags.map((flag) => make("span", {}, flag)));
   const levels = { ok: "Sound", note: "Note", warning: "Warning" };
   $(".trust", section).replaceChildren(
@@ -286,6 +298,30 @@ function showGrid(section, one) {
   $(".small", section).replaceChildren(make("div", { class: "tiles" }, ...tiles));
 }
 
+// What was drawn beforehand: tiles over the image, or an image of a chart.
+function showDrawn(section, one) {
+  const drawn = one.drawn[state.view];
+  if (typeof drawn === "string") {
+    const chart = make("img", { src: drawn, alt: title(Number(section.dataset.side)), class: "chart" });
+    $(".small", section).replaceChildren(chart);
+    return;
+  }
+  const tiles = drawn.map((tile) => {
+    const node = stage();
+    const [rows, columns] = tile.colours.shape;
+    show(node, [rows, columns], new Uint8ClampedArray(array(tile.colours)), tile.caption || title(Number(section.dataset.side)));
+    const [high, wide] = [rows / tile.grid[0], columns / tile.grid[1]];
+    for (const [row, column] of tile.framed) {
+      const box = { x: column * wide, y: row * high, width: wide, height: high };
+      for (const name of ["under", "mark"]) $("svg", node).append(draw("rect", { ...box, class: name }));
+    }
+    const d = tile.lines.map(([x0, y0, x1, y1]) => `M${x0 * columns} ${y0 * rows}L${x1 * columns} ${y1 * rows}`).join("");
+    for (const name of d ? ["casing", "cut"] : []) $("svg", node).append(draw("path", { d, class: name }));
+    return make("figure", {}, node, make("figcaption", { class: "name" }, tile.caption));
+  });
+  $(".small", section).replaceChildren(make("div", { class: tiles.length > 1 ? "tiles" : "tile-alone" }, ...tiles));
+}
+
 function showSpectrum(section, one) {
   const chart = one.spectrum;
   const svg = draw("svg", { class: "spectrum", viewBox: `0 0 ${chart.width} ${chart.height}`, role: "img" });
@@ -339,10 +375,11 @@ function shares(bars) {
 
 function paintSide(side) {
   const section = $$(".side")[side];
-  section.hidden = side > 0 && !state.compare;
+  section.hidden = side > 0 && (!state.compare || head.views[state.view].alone);
   if (section.hidden) return;
   const one = setting(side);
-  const large = !["grid", "spectrum"].includes(state.view);
+  const { colours, cut, labels, small } = drawing();
+  const large = !small;
   $("h2", section).textContent = title(side);
   $(".large", section).hidden = $(".facing", section).hidden = !large;
   $(".small", section).hidden = large;
@@ -350,8 +387,7 @@ function paintSide(side) {
     const node = $(".stage", section);
     const sides = sidesOf(one);
     show(node, gridOf(one), colours(one, sides), `${title(side)}, over ${head.images[state.image].name}. Arrow keys choose a patch.`);
-    // A colour between two labels would look like a third label.
-    $("canvas", node).classList.toggle("labels", ["segments", "instances"].includes(state.view));
+    $("canvas", node).classList.toggle("labels", Boolean(labels));
     hatch(node, one.isolated);
     if (sides) {
       const d = boundary(sides, gridOf(one));
@@ -362,11 +398,10 @@ function paintSide(side) {
     const ends = $$(".scale span", section);
     ends[0].textContent = `−${limit}`;
     ends[1].textContent = limit;
-    $(".scale", section).hidden = state.view !== "component";
+    $(".scale", section).hidden = !cut;
     showShare(section, one, sides);
     showRows(section, side, one);
-  } else if (state.view === "grid") showGrid(section, one);
-  else showSpectrum(section, one);
+  } else small(section, one);
   showNumbers(section, one);
   paintCursor(side);
 }
@@ -395,9 +430,9 @@ function paint() {
       $("#view-words").textContent = tab.title;
     }
   }
-  $("#cutting").hidden = state.view !== "component";
+  $("#cutting").hidden = !drawing().cut;
   $("#threshold").disabled = !$("#cut").checked;
-  $("#components").hidden = !["component", "spectrum"].includes(state.view);
+  $("#components").hidden = !drawing().component;
   $("#sides").classList.toggle("is-compare", state.compare);
   $("#other").hidden = !state.compare;
   state.sides.forEach((chosen, side) => {

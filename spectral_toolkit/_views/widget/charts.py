@@ -13,7 +13,7 @@ from bokeh.models import FixedTicker, HoverTool, Quad, Scatter, Segment, Text
 
 from ..._render.marks import short_names
 from .. import charts
-from .tiles import render
+from ..still_picture import bokeh_figure
 
 _WIDTH, _HEIGHT = 640, 340
 
@@ -94,7 +94,7 @@ def _drawn(elements: list[Any], x: str, y: str) -> Any:
         show_legend=False,
         title="",
     )
-    drawn: Any = render(view)
+    drawn: Any = bokeh_figure(view)
     drawn.toolbar.update(logo=None, autohide=True)
     drawn.update(toolbar_inner=True, sizing_mode="stretch_width", max_width=_WIDTH, outline_line_color=None)
     drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool)]

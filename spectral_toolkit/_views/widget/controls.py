@@ -15,7 +15,9 @@ from PIL import Image
 
 from ..._affinity.table import KERNELS, default_kernel
 from ..._explorer import wording
-from ..._explorer.state import MAX_EIGENVECTORS, MAX_SEGMENTS, MAX_WEIGHT, PRESETS, VIEWS, Facts, State
+from ..._explorer.state import MAX_EIGENVECTORS, MAX_SEGMENTS, MAX_WEIGHT, PRESETS, Facts, State
+from ..._explorer.view import Slider, View, offered
+from ..._explorer.views import VIEWS
 from ..._render.marks import short_names
 
 Change = Callable[..., None]
@@ -28,7 +30,7 @@ MAX_THUMBS = 60
 class Controls:
     """All widgets, by the field that they set. ``show`` moves them; ``on_change`` is called for users' changes only."""
 
-    def __init__(self, facts: Facts, on_change: Change, views: Sequence[str], name: str) -> None:
+    def __init__(self, facts: Facts, on_change: Change, name: str) -> None:
         self.facts = facts
         self._on_change = on_change
         self._muted = 0
@@ -68,14 +70,17 @@ class Controls:
         segments = [("auto", "auto"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
         self.n_segments = self._choice("n_segments", segments, "Segments")
         self.three = [self._component_of(colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))]
-        self.view = self._watched(
-            "view",
-            widgets.ToggleButtons(
-                options=[(VIEWS[view][0], view) for view in views],
-                tooltips=[VIEWS[view][1] for view in views],
-                style={"button_width": "auto"},
-            ),
-        )
+        self.view = self._watched("view", widgets.ToggleButtons(style={"button_width": "auto"}, **self._views()))
+        self._by_control = {
+            "component": [self.component],
+            "opacity": [self.opacity],
+            "smooth": [self.smooth],
+            "threshold": [self.is_cut],
+            "three": self.three,
+            "n_segments": [self.n_segments],
+        }
+        self.sliders: dict[Slider, widgets.FloatSlider] = {}
+        self.own = widgets.HBox()
         self.other = widgets.VBox(
             [_headed("Second setting"), self.other_affinity, self.other_kernel, self.other_layers]
         )
@@ -114,13 +119,14 @@ class Controls:
         row.layout.flex_flow = "row wrap"
         head = widgets.HBox([self.view, busy])
         head.layout.flex_flow = "row wrap"
-        return widgets.VBox([head, row, self.cut])
+        return widgets.VBox([head, row, self.own, self.cut])
 
     def show(self, state: State) -> None:
         """Move every widget to the state, without a call of ``on_change``."""
         weights = state.weights or {}
         with self._quiet():
             self._show_image(state.image)
+            self._offer_views()
             for name in ("affinity", "other_affinity", "n_segments", "other_layers", "view"):
                 _set(getattr(self, name), value=getattr(state, name))
             for side in ("", "other_"):
@@ -168,18 +174,50 @@ class Controls:
             _set(thumb, value=place == image)
 
     def _show_what_applies(self, state: State) -> None:
-        coloured = state.view not in ("spectrum", "layers")
-        _display(self.component, state.view in ("picture", "grid", "spectrum", "layers"))
-        _display(self.opacity, coloured)
-        _display(self.smooth, state.view in ("picture", "grid", "rgb"))
-        _display(self.is_cut, state.view == "picture")
+        view = VIEWS[state.view]
+        for name, shown in self._by_control.items():
+            for widget in shown:
+                _display(widget, name in view.controls)
+        self._show_sliders(view, state)
         _display(self.cut, state.cut is not None)
-        for box in self.three:
-            _display(box, state.view == "rgb")
-        _display(self.n_segments, state.view == "segments")
         _display(self.other, state.compare)
         _display(self.untap, state.patch is not None)
         _display(self.heads, state.patch is not None and state.affinity != "token")
+
+    def _views(self) -> dict[str, Any]:
+        views = offered(self.facts.quantities)
+        return {"options": [(view.title, view.name) for view in views], "tooltips": [view.hint for view in views]}
+
+    def _offer_views(self) -> None:
+        """Offer what was registered since, too."""
+        views = self._views()
+        if list(self.view.options) != views["options"]:
+            self.view.set_trait("options", views["options"])
+            self.view.tooltips = views["tooltips"]
+
+    def _show_sliders(self, view: View, state: State) -> None:
+        """The sliders that the view has of its own."""
+        for slider in view.sliders:
+            if slider not in self.sliders:
+                self.sliders[slider] = self._own_slider(slider)
+                self.own.children = tuple(self.sliders.values())
+            _set(self.sliders[slider], value=state.options[slider.name])
+        for slider, widget in self.sliders.items():
+            _display(widget, slider in view.sliders)
+
+    def _own_slider(self, slider: Slider) -> widgets.FloatSlider:
+        widget = widgets.FloatSlider(
+            value=slider.start,
+            min=slider.least,
+            max=slider.most,
+            step=slider.step,
+            readout_format=".4g",
+            description=slider.title,
+            tooltip=slider.hint,
+            layout=_wide(),
+        )
+        widget.observe(lambda change: self._tell(option=(slider.name, _slid(change))), "value")
+        return widget
 
     def _tell(self, **changes: Any) -> None:
         if not self._muted:

@@ -23,18 +23,19 @@ from ..._explorer.code import as_code
 from ..._explorer.session import Session, ShownState, questions, wanted
 from ..._explorer.source import open_source
 from ..._explorer.start import contrast, fitting, freezing_settings, state_of
-from ..._explorer.state import VIEWS, State, checked, checked_weights, moved
+from ..._explorer.state import State, checked, checked_weights, moved
+from ..._explorer.views import VIEWS
 from ..._explorer.worker import Worker
 from ..._io.bundles import load_bundle, save_bundle
 from ..._io.outputs import local_path
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
 from ..frozen_page import FrozenPage, freeze
-from ..still_picture import figure_picture, side_by_side
+from ..still_picture import side_by_side
 from . import save
 from .closing import close_whole, inside
 from .controls import Controls
-from .figures import ExplorerFigures, Layers, Rows, SpectrumShown
+from .figures import ExplorerFigures, Rows
 from .offline import Loader, Stage
 from .save import sheet
 from .still import Still
@@ -141,13 +142,10 @@ class Explorer(Described, widgets.VBox):
         )
         # Pages have a thread of their own: they take a minute, and use nothing from which results are computed.
         self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
-        views = [view for view in VIEWS if view != "norms" or session.facts.has_tokens]
         self._still = Still(self._name)
-        self._controls = Controls(session.facts, self._on_change, views, self._name)
+        self._controls = Controls(session.facts, self._on_change, self._name)
         self._pictures = ExplorerFigures(self._on_change)
         self._rows: Rows | None = None
-        self._spectrum: SpectrumShown | None = None
-        self._layers: Layers | None = None
         self._page_ready = False
         self.children = self._build()
         self._open = True
@@ -201,7 +199,7 @@ class Explorer(Described, widgets.VBox):
         """Save the image that is shown, as PNG or SVG by the ending; return the path, with a number if it was taken."""
         ending = ".svg" if str(path).lower().endswith(".svg") else ".png"
         self._require_current()
-        if self._state.view in ("spectrum", "layers"):
+        if VIEWS[self._state.view].tiles is None:
             raise SpectralToolkitError(
                 f"view={self._state.view!r} is a chart: save it with the disk icon in its toolbar, or show images."
             )
@@ -238,9 +236,7 @@ class Explorer(Described, widgets.VBox):
 
     def _drawn(self) -> Image.Image:
         """The view as an image."""
-        view = self._state.view
-        chart = self._spectrum if view == "spectrum" else self._layers if view == "layers" else None
-        shown = [sheet(self._pictures.panels()) if chart is None else figure_picture(chart.chart.figure)]
+        shown = [self._pictures.drawn()]
         if self._state.patch is not None and self._rows is not None:
             shown.append(sheet(self._rows.panels()))
         return side_by_side(shown)
@@ -287,13 +283,12 @@ class Explorer(Described, widgets.VBox):
         self._still.close()
         self._worker.close()
         self._page_maker.close()
-        live = [part.widget for part in (self._rows, self._spectrum, self._layers, self._pictures) if part is not None]
+        live = [*self._pictures.widgets, *([] if self._rows is None else [self._rows.widget])]
         for widget in [*live, *inside(self)]:
             close_whole(widget)
         self.children = ()
         self._session.close()
-        self._answer = None
-        self._rows = self._spectrum = self._layers = None
+        self._answer = self._rows = None
 
     def _build(self) -> list[widgets.Widget]:
         self._loader = Loader(self._name, self._fill)
@@ -426,6 +421,9 @@ class Explorer(Described, widgets.VBox):
         elif "weighted" in changes:
             layer, weight = changes.pop("weighted")
             changes["weights"] = {**weights, layer: weight}
+        elif "option" in changes:
+            name, value = changes.pop("option")
+            changes["options"] = {**self._state.options, name: value}
         elif changes.pop("lowest_cut", False):
             lowest = self._lowest_cut()
             if lowest is None:
@@ -483,8 +481,11 @@ class Explorer(Described, widgets.VBox):
 
     def _deliver(self, _asked: State, answer: ShownState | None, error: Exception | None) -> None:
         if answer is not None:
-            self._show(answer)
-            return
+            try:
+                self._show(answer)
+                return
+            except SpectralToolkitError as drawing:
+                error = drawing
         self._mark_busy(None)
         self._stale(True)
         self._say(f"{_reason(error)} The image still shows the last result.")
@@ -499,22 +500,17 @@ class Explorer(Described, widgets.VBox):
         """Draw a result for the present state, with the present display settings."""
         state = self._state
         self._answer = answer
+        seen = replace(answer, state=state)
         self._mark_busy(None)
-        shown: list[Any] = []
-        if state.view == "spectrum":
-            self._spectrum = self._spectrum or SpectrumShown(self._on_change)
-            self._spectrum.show(state, answer)
-            shown.append(self._spectrum.widget)
-        elif state.view == "layers":
-            self._layers = self._layers or Layers()
-            self._layers.show(state, answer, self._session.facts.layers)
-            shown.append(self._layers.widget)
-        else:
-            self._pictures.show(state, answer, self._session.norms(state.image) if state.view == "norms" else None)
-            shown.append(self._pictures.widget)
+        view = VIEWS[state.view]
+        try:
+            shown = [self._pictures.draw(view, seen, self._session.facts.layers)]
+        except SpectralToolkitError:
+            self._stale(True)
+            raise
         if state.patch is not None:
             self._rows = self._rows or Rows(self._on_change)
-            self._rows.show(state, answer)
+            self._rows.show(answer)
             shown.append(self._rows.widget)
         self._display(shown)
         self._legend.value = wording.legend(state)
@@ -526,7 +522,7 @@ class Explorer(Described, widgets.VBox):
         self._still.follow(self._drawn)
 
     def _display(self, shown: list[Any]) -> None:
-        made = [part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None]
+        made = self._pictures.widgets
         rows = [] if self._rows is None else [self._rows.widget]
         for widget in made + rows:
             display = None if any(widget is one for one in shown) else "none"
@@ -538,7 +534,7 @@ class Explorer(Described, widgets.VBox):
     def _fill(self) -> None:
         """Show the figures, because BokehJS is now in the page."""
         self._page_ready = True
-        self._stage.fill([part.widget for part in (self._pictures, self._spectrum, self._layers) if part is not None])
+        self._stage.fill(self._pictures.widgets)
         self._rows_stage.fill([] if self._rows is None else [self._rows.widget])
 
     def _mark_busy(self, asked: object) -> None:

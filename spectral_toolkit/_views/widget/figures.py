@@ -1,39 +1,44 @@
-"""The figures of the explorer: a pair for images, a pair for the tapped patch, two charts; made when first needed."""
+"""The figures of the explorer: a pair for images, one for the tapped patch, and charts; made when first needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
 from bokeh.events import Tap
 from bokeh.layouts import row
 from bokeh.models import CrosshairTool, Span
+from PIL import Image
 
 from ..._explorer import views, wording
 from ..._explorer.session import ShownState
-from ..._explorer.state import State, moved
+from ..._explorer.state import moved
+from ..._explorer.view import View
+from ..._table import located
+from ...errors import SpectralToolkitError
 from ..fitting import fitting_columns
+from ..still_picture import bokeh_figure, figure_picture
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
-from .save import SavedPanel
-from .tiles import LABEL, THREE, VALUE, TileFigure
+from .save import SavedPanel, sheet
+from .tiles import TileFigure, read
 
 WIDTH = 520  # screen pixels of a single image, where the page has room for them
 COMPARED = 390  # screen pixels of each of two images
 _HIGHEST = 560  # the largest height of an image in screen pixels
-_TOOLTIPS = {"rgb": THREE, "segments": LABEL, "instances": LABEL}
 
 Tapped = Callable[..., None]
 """Called with the fields of the state that a tap changes."""
 
 
 class ExplorerFigures:
-    """One or two figures of tiles side by side, with the same zoom and cursor."""
+    """One or two figures of tiles side by side, with the same zoom and cursor; and the charts shown in their place."""
 
     def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
-        self._state = State()
+        self._view: View | None = None
+        self.charts: dict[View, Any] = {}
         self._grid = (1, 1)
         self.figures = (TileFigure("first"), TileFigure("second"))
         first, second = (one.figure for one in self.figures)
@@ -46,32 +51,55 @@ class ExplorerFigures:
         roots = [one.root for one in self.figures]
         self.widget = LiveFigure(row(*roots, sizing_mode="stretch_width"), layout=full_width())
 
-    def show(self, state: State, answer: ShownState, norms: Mapping[str, Any] | None) -> None:
-        """Draw what the state shows of a result."""
-        self._state, self._grid = state, answer.sides[0].eig["eigenvector"].shape[1:3]
-        aspect = answer.picture.aspect
-        compared = len(answer.sides) > 1 and norms is None
+    @property
+    def widgets(self) -> list[Any]:
+        """Everything that was made so far."""
+        return [self.widget, *(chart.widget for chart in self.charts.values())]
+
+    def draw(self, view: View, shown: ShownState, layers: Sequence[str]) -> Any:
+        """Draw a view; return the widget that shows it.
+
+        Raises
+        ------
+        SpectralToolkitError
+            If it cannot be drawn: the drawing may be somebody else's.
+        """
+        self._view = view
+        try:
+            if view.tiles is not None:
+                self._show(view, shown)
+                return self.widget
+            if view not in self.charts:
+                self.charts[view] = chart_of(view, self._tapped)
+            self.charts[view].show(shown, layers)
+        except Exception as error:
+            raise SpectralToolkitError(
+                f"view {view.name!r} cannot be drawn ({type(error).__name__}: {error}): choose another view."
+            ) from error
+        return self.charts[view].widget
+
+    def drawn(self) -> Image.Image:
+        """What is shown, as an image."""
+        chart = self.charts.get(self._view) if self._view is not None else None
+        return sheet(self.panels()) if chart is None else figure_picture(chart.figure)
+
+    def _show(self, view: View, shown: ShownState) -> None:
+        assert view.tiles is not None
+        self._grid = shown.sides[0].eig["eigenvector"].shape[1:3]
+        aspect = shown.picture.aspect
+        sides = shown.sides[:1] if view.alone else shown.sides
+        compared = len(sides) > 1
         width = min(COMPARED if compared else WIDTH, _HIGHEST / aspect)
         with self.widget.together():
-            for place, figure in enumerate(self.figures):
-                if place >= len(answer.sides) or (norms is not None and place > 0):
-                    continue
-                side = answer.sides[place]
-                title = wording.title(state, side)
-                if norms is not None:
-                    tiles = views.norm_tiles(norms, answer.small, state.opacity)
-                    title = ("Norms of the tokens, layer by layer", "")
-                else:
-                    tiles = views.main_tiles(state, side, answer.picture, answer.small)
-                columns = fitting_columns(len(tiles), 2 if compared else 4)
-                wide = max(width, WIDTH) if len(tiles) > 1 and not compared else width
+            for figure, side in zip(self.figures, sides, strict=False):
+                tiles = view.tiles(shown, side)
                 figure.show(
                     tiles,
-                    width=wide,
+                    width=max(width, WIDTH) if len(tiles) > 1 and not compared else width,
                     aspect=aspect,
-                    columns=columns,
-                    title=title,
-                    tooltips=_TOOLTIPS.get(state.view, VALUE),
+                    columns=fitting_columns(len(tiles), 2 if compared else 4),
+                    title=wording.title(shown.state, side),
+                    tooltips=read(view.reads, view.decimals),
                 )
             second = self.figures[1].root
             if second.visible != compared:
@@ -87,7 +115,7 @@ class ExplorerFigures:
         if hit is None:
             return
         index, cell = hit
-        if self._state.view == "grid":
+        if self._view is not None and self._view.tap == "component":
             self._tapped(component=index + 1)
         else:
             self._tapped(patch=moved(cell, one.places[index].grid, self._grid))
@@ -103,7 +131,7 @@ class Rows:
         self.figure.figure.on_event(Tap, self._on_tap)
         self.widget = LiveFigure(row(self.figure.root, sizing_mode="stretch_width"), layout=full_width())
 
-    def show(self, state: State, answer: ShownState) -> None:
+    def show(self, answer: ShownState) -> None:
         """Draw the rows of every side, one side after the other."""
         self._grid = answer.sides[0].eig["eigenvector"].shape[1:3]
         tiles: list[Any] = []
@@ -129,6 +157,25 @@ class Rows:
             self._tapped(patch=moved(hit[1], self.figure.places[hit[0]].grid, self._grid))
 
 
+class Drawn:
+    """A view that is not tiles over an image, from its row: HoloViews makes its figure anew whenever it is shown."""
+
+    def __init__(self, chart: Callable[[ShownState], Any]) -> None:
+        self._chart = chart
+        self._box = row(sizing_mode="stretch_width")
+        self.widget = LiveFigure(self._box, layout=full_width())
+
+    @property
+    def figure(self) -> Any:
+        """The figure, as Bokeh has it."""
+        return self._box.children[0]
+
+    def show(self, shown: ShownState, layers: Sequence[str]) -> None:
+        """Draw what the state shows of a result."""
+        with self.widget.together():
+            self._box.children = [bokeh_figure(self._chart(shown))]
+
+
 class SpectrumShown:
     """The chart of eigenvalues; a tap chooses a component."""
 
@@ -136,30 +183,38 @@ class SpectrumShown:
         self._tapped = tapped
         self._n = 1
         self.chart = SpectrumChart()
-        self.chart.figure.on_event(Tap, self._on_tap)
-        self.widget = LiveFigure(row(self.chart.figure, sizing_mode="stretch_width"), layout=full_width())
+        self.figure = self.chart.figure
+        self.figure.on_event(Tap, self._on_tap)
+        self.widget = LiveFigure(row(self.figure, sizing_mode="stretch_width"), layout=full_width())
 
     def _on_tap(self, event: Any) -> None:
         self._tapped(component=self.chart.hit(event.x, self._n))
 
-    def show(self, state: State, answer: ShownState) -> None:
+    def show(self, shown: ShownState, layers: Sequence[str]) -> None:
         """Draw the eigenvalues of every side."""
-        self._n = state.n_eigenvectors
+        self._n = shown.state.n_eigenvectors
         with self.widget.together():
-            self.chart.show(_named(answer), state.component)
+            self.chart.show(_named(shown), shown.state.component)
 
 
-class Layers:
+class LayersShown:
     """The chart of the cut value in each layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, tapped: Tapped) -> None:
         self.chart = LayersChart()
-        self.widget = LiveFigure(row(self.chart.figure, sizing_mode="stretch_width"), layout=full_width())
+        self.figure = self.chart.figure
+        self.widget = LiveFigure(row(self.figure, sizing_mode="stretch_width"), layout=full_width())
 
-    def show(self, state: State, answer: ShownState, layers: Sequence[str]) -> None:
+    def show(self, shown: ShownState, layers: Sequence[str]) -> None:
         """Draw the cut values of the chosen component."""
         with self.widget.together():
-            self.chart.show(_named(answer), state.component, layers)
+            self.chart.show(_named(shown), shown.state.component, layers)
+
+
+def chart_of(view: View, tapped: Tapped) -> Any:
+    """What draws a view that is not tiles over an image: a class of ours, or the function of its row."""
+    chart = located(view.chart)
+    return chart(tapped) if isinstance(chart, type) else Drawn(chart)
 
 
 def full_width() -> widgets.Layout:

@@ -31,14 +31,29 @@ from bokeh.models import (
 from ..._render.composite import enlarge
 from ..._render.outline import CASING, CASING_WIDTH, INK, INK_WIDTH
 from ..._render.tile import Tile
+from ..still_picture import bokeh_figure
 
 GAP = 10  # screen pixels between tiles
 CAPTION = 20  # screen pixels above a tile that has a caption
 CAPTION_FONT, SMALLEST_FONT = 11, 8  # screen pixels, at full width and at least
 
-VALUE = [("value", "@value{0.0000}"), ("patch (row, column)", "@row, @column")]
-THREE = [("red", "@value{0.0000}"), ("green", "@second{0.0000}"), ("blue", "@third{0.0000}"), VALUE[1]]
-LABEL = [("segment", "@value{0}"), VALUE[1]]
+_READ = ("value", "second", "third")
+
+
+def read(names: Sequence[str], decimals: int) -> list[tuple[str, str]]:
+    """What stands under the cursor: up to three values by their names, and the patch.
+
+    Examples
+    --------
+    >>> read(("segment",), 0)
+    [('segment', '@value{0}'), ('patch (row, column)', '@row, @column')]
+    """
+    form = f"{0:.{decimals}f}"
+    values = [(name, f"@{column}{{{form}}}") for name, column in zip(names, _READ, strict=False)]
+    return [*values, ("patch (row, column)", "@row, @column")]
+
+
+_VALUE = read(("value",), 4)
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,7 @@ class TileFigure:
         self._lines = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Segment))
         next(r for r in self.figure.renderers if isinstance(r.glyph, Quad)).glyph.line_color = "ink"
         self._captions_shrink()
-        self.hover = HoverTool(renderers=[images[1]], tooltips=VALUE, description="Values under the cursor")
+        self.hover = HoverTool(renderers=[images[1]], tooltips=_VALUE, description="Values under the cursor")
         self.figure.add_tools(self.hover)
         for source, columns in (
             (self._pictures, image_columns([])),
@@ -95,7 +110,7 @@ class TileFigure:
         aspect: float,
         columns: int = 1,
         title: tuple[str, str] = ("", ""),
-        tooltips: Sequence[tuple[str, str]] = VALUE,
+        tooltips: Sequence[tuple[str, str]] = _VALUE,
     ) -> None:
         """Show other tiles: ``columns`` of them in ``width`` screen pixels, each ``aspect`` times as high as wide."""
         self.tiles = list(tiles)
@@ -212,7 +227,7 @@ def _values(tiles: Sequence[Tile]) -> dict[str, list[np.ndarray]]:
         row, column = np.mgrid[: values.shape[0], : values.shape[1]].astype(np.int32)
         parts: dict[str, np.ndarray] = {"value": values}
         if values.ndim == 3:
-            parts = {name: values[..., place] for place, name in enumerate(("value", "second", "third"))}
+            parts = {name: values[..., place] for place, name in enumerate(_READ)}
         for name, part in {**parts, "row": row, "column": column}.items():
             part = part if part.dtype == np.int32 else part.astype(np.float32)
             fine = part if part.shape == shape else enlarge(part, shape)
@@ -278,7 +293,7 @@ def _drawn(name: str) -> Any:
         show_legend=False,
         title="",
     )
-    drawn = render(view)
+    drawn = bokeh_figure(view)
     drawn.name = name
     _add_lines(drawn)
     drawn.toolbar.update(logo=None, autohide=True)
@@ -309,20 +324,6 @@ def _title_html(head: str, more: str) -> str:
     small = "font:11px system-ui,sans-serif;color:#404040"
     lines = [f'<div style="{style}">{escape(head)}</div>'] if head else []
     return "".join([*lines, f'<div style="{small}">{escape(more)}</div>' if more else ""])
-
-
-def render(view: hv.Overlay) -> Any:
-    """Turn a view into a Bokeh figure, without loading BokehJS into the page: `offline` does that.
-
-    HoloViews' plot, which is only needed to make the figure, registers a callback for the end of Bokeh's current
-    document. In a notebook that document never ends, and would keep the plot with all that it drew.
-    """
-    renderer: Any = hv.renderer("bokeh")
-    plot = renderer.get_plot(view)
-    figure = plot.state
-    plot.cleanup()
-    renderer.last_plot = None
-    return figure
 
 
 def _centres() -> tuple[np.ndarray, np.ndarray]:

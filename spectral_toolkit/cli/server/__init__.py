@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ _POLICY = (
 """Everything a page asks for comes from this server or not at all, so that no request leaves the machine."""
 
 
-def explorer_code(arguments: str, folder: str, *, bundle: bool = False) -> str:
+def explorer_code(arguments: str, folder: str, *, bundle: bool = False, modules: Sequence[str] = ()) -> str:
     """Python code that shows an explorer; errors in its arguments are reported in one sentence.
 
     Parameters
@@ -52,6 +52,8 @@ def explorer_code(arguments: str, folder: str, *, bundle: bool = False) -> str:
         Arguments of ``st.Explorer``, or of ``st.Explorer.from_bundle``, as Python code.
     folder
         The folder where relative paths begin, and to which the user's files are saved.
+    modules
+        Modules to import first, from this folder or installed.
 
     Examples
     --------
@@ -71,7 +73,8 @@ def explorer_code(arguments: str, folder: str, *, bundle: bool = False) -> str:
     return (
         "import os\nimport spectral_toolkit as st\nfrom IPython.display import clear_output\n"
         f"os.chdir({folder!r})\n"
-        f"try:\n    shown = {maker}({arguments})\n"
+        + (f"import sys\nsys.path.append({folder!r})\nimport {', '.join(modules)}\n" if modules else "")
+        + f"try:\n    shown = {maker}({arguments})\n"
         "    clear_output()\n"
         "except st.errors.SpectralToolkitError as error:\n    shown = print(error)\n"
         "shown"

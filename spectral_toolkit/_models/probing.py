@@ -1,0 +1,601 @@
+"""Runs a module on changed images with muted attention, and proves where patches stand in every call of attention."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import token_maps
+from .token_maps import Axes, Grid, NotProvenError, TokenMap
+from .watching import Call, watching
+
+QUANTITIES: tuple[str, ...] = ("query", "key", "value")
+_CHANNELS = 16
+"""Random directions in which each token is looked at."""
+_MOST_PASSES = 120
+"""After so many passes the search ends with what it has."""
+_MOST_GRIDS = 3
+"""How many grids are tried for a layer."""
+SHARES = ((0.0, 1.0), (0.0, 0.0), (0.25, 0.25), (0.5, 0.5))
+"""Which part of each patch is changed, along both axes, as shares of its side: all of it, or one pixel. Where windows
+of convolutions overlap, one pixel of each patch lies in no other window: mostly the first."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One quantity of one call: how its axes read, and the place of each patch among the tokens of its layer."""
+
+    axes: Axes
+    n_tokens: int
+    windows: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is known of one layer: the calls of one module, in order.
+
+    ``parts`` has, for each quantity, one entry a call; ``maps`` the places of patches among the tokens of all its calls
+    after each other. ``token`` is the map of the block's output, ``token_last`` whether its channels come last.
+    """
+
+    module: str
+    calls: tuple[int, ...]
+    parts: dict[str, tuple[Part, ...]]
+    maps: dict[str, TokenMap]
+    heads: int
+    channels: int
+    value_channels: int
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the patches stand in what a block gives out, and how its axes have to be read: see `as_tokens`."""
+
+    map: TokenMap
+    axes: str
+    features: int
+
+
+AXES = ("image first", "channel second", "token first")
+
+
+def as_tokens(tensor: Tensor, axes: str) -> Tensor:
+    """What a block gives out as (image, token, channel)."""
+    if axes == "channel second":
+        tensor = tensor.movedim(1, -1)
+    if axes == "token first":
+        tensor = tensor.transpose(0, 1)
+    return tensor.reshape(tensor.shape[0], -1, tensor.shape[-1])
+
+
+@dataclass
+class Layout:
+    """What was proven of a module for images of one size."""
+
+    size: Grid
+    layers: dict[str, Layer]
+    n_calls: int
+    together: bool
+    """Whether several images can go in at once: each call then holds them one after another."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Modules whose attention depends on the image and could not be shown to be over patches, with the reason."""
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    """Modules whose queries or keys do not depend on the image."""
+    outputs: dict[str, Outputs] = field(default_factory=dict)
+    biased: dict[str, bool] = field(default_factory=dict)
+    """Modules that add a bias to their scores, and whether it differs from image to image."""
+
+
+class _Enough(BaseException):
+    """Ends a pass early; not an Exception, so that no module takes it for an error of its own."""
+
+
+@dataclass
+class _Seen:
+    """One pass: modules, shapes and projections of all calls."""
+
+    modules: list[str] = field(default_factory=list)
+    shapes: list[tuple[torch.Size, ...]] = field(default_factory=list)
+    values: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    biases: list[np.ndarray | None] = field(default_factory=list)
+    outputs: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    output_shapes: dict[str, torch.Size] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=64)
+def _directions(channels: int) -> np.ndarray:
+    return np.random.default_rng(channels).standard_normal((channels, _CHANNELS)) / math.sqrt(channels)
+
+
+def _looked_at(tensor: Tensor) -> np.ndarray:
+    """``(..., channel)`` in a few random directions."""
+    values = tensor.detach()
+    values = values if values.dtype == torch.float64 else values.to(torch.float32)
+    directions = torch.as_tensor(_directions(values.shape[-1]), dtype=values.dtype, device=values.device)
+    return (values @ directions).cpu().numpy().astype(np.float64)
+
+
+def _sketch(bias: Tensor | None) -> np.ndarray | None:
+    """Enough of a bias to see whether it is another one; None where it is all zero."""
+    if bias is None or not bool(torch.any(bias != 0)):
+        return None
+    flat = bias.detach().to(torch.float32).clamp(min=-1e4).reshape(-1, bias.shape[-1])
+    return torch.cat([flat.sum(0), flat.sum(1)]).cpu().numpy()
+
+
+class Prober:
+    """Passes of one module over images of one size.
+
+    ``forward`` runs the module on bytes (image, height, width, 3).
+    """
+
+    def __init__(self, root: torch.nn.Module, forward: Callable[[np.ndarray], Any], size: Grid, seed: int = 0):
+        self.root, self.forward, self.size = root, forward, size
+        rng = np.random.default_rng(seed)
+        self.base, self.other = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2))
+        self.hooked: tuple[str, ...] = ()
+        self.passes = 0
+
+    def look(self, *pixels: np.ndarray, only: int | None = None, mute: bool = True) -> _Seen:
+        """Run one pass; ``only`` stops it after that many calls."""
+        seen = _Seen()
+        self.passes += 1
+
+        def listen(call: Call) -> None:
+            tensors = (call.query, call.key, call.value)
+            seen.modules.append(call.module)
+            seen.shapes.append(tuple(one.shape for one in tensors))
+            seen.values.append(tuple(_looked_at(one) for one in tensors))
+            seen.biases.append(_sketch(call.bias))
+            if only is not None and len(seen.modules) >= only:
+                raise _Enough
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.suppress(_Enough))
+            for name in self.hooked:
+
+                def keep(_module: Any, _args: Any, output: Any, name: str = name) -> None:
+                    found = first_tensor(output)
+                    if found is not None and name not in seen.outputs:
+                        seen.output_shapes[name] = found.shape
+                        fit = [axes for axes in AXES if (axes == "channel second") <= (found.ndim == 4)]
+                        fit = [axes for axes in fit if (axes == "token first") <= (found.ndim == 3)]
+                        ways = {axes: _looked_at(as_tokens(found, axes)) for axes in fit}
+                        seen.outputs[name] = ways
+
+                stack.callback(self.root.get_submodule(name).register_forward_hook(keep).remove)
+            stack.enter_context(watching(self.root, listen, mute=mute))
+            self.forward(np.stack(pixels))
+        return seen
+
+    def changed(self, where: np.ndarray, grid: Grid, share: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
+        """The base image with the patches of ``where`` (y, x), or a share of each, from the other one."""
+        chosen = where.ravel()[token_maps.cell_of_pixels(grid, self.size)] & token_maps.within(grid, self.size, share)
+        return np.where(chosen[..., None], self.other, self.base)
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The hidden states among what a module gives out: the tensor itself, or the first one inside."""
+    if isinstance(output, Tensor):
+        return output if output.ndim in (3, 4) and output.is_floating_point() else None
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, (tuple, list)):
+        return next((found for one in output if (found := first_tensor(one)) is not None), None)
+    return None
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.square(one - other).sum(-1)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """How far the tokens of every quantity of every call moved with a bit's patches, and with all others."""
+
+    axis: int
+    bit: int
+    on: list[tuple[np.ndarray, ...]]
+    off: list[tuple[np.ndarray, ...]]
+
+
+def prove(prober: Prober) -> Layout:
+    """Find where the patches stand in every call of attention.
+
+    Raises
+    ------
+    NotProvenError
+        If no call of attention is over patches; the message says what was seen.
+    """
+    base = prober.look(prober.base)
+    if not base.modules:
+        raise NotProvenError("no attention was seen: no scaled dot product, and no softmax between two matrix products")
+    whole = prober.look(prober.other)
+    if whole.shapes != base.shapes or whole.modules != base.modules:
+        raise NotProvenError(
+            "its calls of attention differ from image to image, so tokens do not stand for fixed patches"
+        )
+    search = _Proof(prober, base, whole)
+    search.run()
+    if not search.layers:
+        raise NotProvenError(_why_none(search.reasons or search.elsewhere))
+    biased: dict[str, bool] = {}
+    for module, one, two in zip(base.modules, base.biases, whole.biases, strict=True):
+        if one is not None or two is not None:
+            biased[module] = biased.get(module, False) or one is None or two is None or not np.array_equal(one, two)
+    layers = {module: search.layers[module] for module in search.groups if module in search.layers}
+    return Layout(
+        prober.size, layers, len(base.modules), _together(prober, base), search.reasons, search.elsewhere, {}, biased
+    )
+
+
+def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
+    """The layout that the caller tells: special tokens first, then patches row by row.
+
+    Raises
+    ------
+    NotProvenError
+        If no call of attention has so many tokens.
+    """
+    base = prober.look(prober.base)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for call, module in enumerate(base.modules):
+        groups[module].append(call)
+    n = n_special + grid[0] * grid[1]
+    places = np.arange(n)
+    whole = np.zeros(n, dtype=np.int64)
+    found = TokenMap(grid, places[n_special:], places[:n_special], whole[n_special:], whole[:n_special], 1)
+    layers: dict[str, Layer] = {}
+    for module, calls in groups.items():
+        shapes = base.shapes[calls[0]]
+        if len(calls) == 1 and all(shape[-2] == n and shape[0] * (len(shape) > 3) <= 1 for shape in shapes):
+            axes = Axes((1,)) if len(shapes[0]) == 4 else Axes((), int(shapes[0][0]))
+            parts = {quantity: (Part(axes, n, 1),) for quantity in QUANTITIES}
+            maps: dict[str, TokenMap] = {quantity: found for quantity in QUANTITIES}
+            layers[module] = Layer(
+                module, tuple(calls), parts, maps, _n_heads(shapes[0], axes), shapes[0][-1], shapes[2][-1]
+            )
+    if not layers:
+        counts = sorted({shapes[0][-2] for shapes in base.shapes})
+        raise NotProvenError(
+            f"no attention has {n} tokens ({n_special} special and {grid[0]} x {grid[1]} patches); those that were "
+            f"seen have {', '.join(map(str, counts)) or 'none'}"
+        )
+    biased = {module: True for module, bias in zip(base.modules, base.biases, strict=True) if bias is not None}
+    return Layout(prober.size, layers, len(base.modules), _together(prober, base), {}, {}, {}, biased)
+
+
+def _why_none(reasons: dict[str, str]) -> str:
+    shown = "; ".join(f"{module or 'the model itself'}: {reason}" for module, reason in list(reasons.items())[:3])
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return f"none of its {len(reasons)} modules with attention could be shown to be over patches ({shown}{more})"
+
+
+def _moved(distance: np.ndarray) -> np.ndarray:
+    """Which tokens depend on the image at all."""
+    return distance > 1e-10 * max(float(distance.max(initial=0.0)), 1e-300)
+
+
+class _Proof:
+    """The proof for one model: what is known of each module, and what has to be asked next."""
+
+    def __init__(self, prober: Prober, base: _Seen, whole: _Seen) -> None:
+        self.prober, self.base = prober, base
+        self.moved = [
+            tuple(_moved(_distance(one, two)) for one, two in zip(first, second, strict=True))
+            for first, second in zip(base.values, whole.values, strict=True)
+        ]
+        self.groups: dict[str, list[int]] = defaultdict(list)
+        for call, module in enumerate(base.modules):
+            self.groups[module].append(call)
+        self.layers: dict[str, Layer] = {}
+        self.reasons: dict[str, str] = {}
+        self.elsewhere: dict[str, str] = {}
+        for module, calls in self.groups.items():
+            for place, what in enumerate(("queries", "keys")):
+                if not any(self.moved[call][place].any() for call in calls):
+                    self.elsewhere[module] = f"its {what} do not depend on the image"
+        self.grids = {module: self._grids(module, 0) for module in self.groups}
+        self.key_grids = {module: self._grids(module, 1) for module in self.groups}
+
+    def run(self) -> None:
+        for module in self.open():
+            if not self.grids[module]:
+                moved = sum(int(self.moved[call][0].sum()) for call in self.groups[module])
+                self.reasons[module] = (
+                    f"its {moved} tokens that depend on the image form no grid of about square patches"
+                )
+        ranks = range(max((len(found) for found in self.grids.values()), default=0))
+        for share in SHARES:
+            for rank in ranks:
+                self._round(share, rank)
+        for share in SHARES[1::-1]:
+            for rank in ranks:
+                self._round(share, rank, blurred=True)
+
+    def open(self) -> list[str]:
+        """Modules of which nothing is proven yet, in the order of their calls."""
+        return [one for one in self.groups if one not in self.layers and one not in self.elsewhere]
+
+    def _round(self, share: tuple[float, float], rank: int, *, blurred: bool = False) -> None:
+        """Ask for each module about its candidate number ``rank``, with changes to a ``share`` of each patch."""
+        waiting = [module for module in self.open() if len(self.grids[module]) > rank]
+        if not waiting or self.prober.passes > _MOST_PASSES:
+            return
+        # Most layers are like others: one is told in full, in passes that end with it, and two longer passes show that
+        # the others are the same. Where that fails, or more than two kinds are left, all are told together.
+        alone = True
+        while waiting:
+            leader, kinds = waiting[0], {str(self.shapes(module)) for module in waiting}
+            grid = self._asked(leader, rank)
+            alone = alone and (len(kinds) <= 2 or not self.layers)
+            group = [leader] if alone else [one for one in waiting if self._may_be(one, grid, rank, share)]
+            self._tell(group, grid, share, blurred=blurred)
+            alone = leader in self.layers
+            alike = [one for one in waiting if one not in self.layers and self._looks_like(one, leader)]
+            if alone and alike:
+                self._verify(leader, alike, share)
+            waiting = [one for one in waiting if one not in group and one not in self.layers]
+
+    def _may_be(self, module: str, grid: Grid, rank: int, share: tuple[float, float]) -> bool:
+        own = self._asked(module, rank)
+        return own == grid or (share == SHARES[0] and _halvings(own, grid) is not None)
+
+    def _asked(self, module: str, rank: int) -> Grid:
+        """The grid to ask about: that of keys where it is finer than that of queries."""
+        return max([self.grids[module][rank], *self.key_grids[module][:1]], key=lambda grid: grid[0] * grid[1])
+
+    def _looks_like(self, module: str, other: str) -> bool:
+        return self.shapes(module) == self.shapes(other)
+
+    def shapes(self, module: str) -> list[tuple[torch.Size, ...]]:
+        return [self.base.shapes[call] for call in self.groups[module]]
+
+    def _grids(self, module: str, place: int) -> list[Grid]:
+        """Likely grids of one quantity of a module, from the number of tokens that the image moves."""
+        grids: list[Grid] = []
+        calls = self.groups[module]
+        total = sum(int(self.moved[call][place].sum()) for call in calls)
+        for heads in _possible_heads(self.base.shapes[calls[0]][place]):
+            for fewer in range(token_maps.MOST_WHOLE + 1):
+                n = total // heads - fewer
+                likely = token_maps.likely_grids(n, self.prober.size) if n >= 4 and total % heads == 0 else []
+                grids += [grid for grid in likely[:2] if grid not in grids]
+                if likely:
+                    break
+        return grids[:_MOST_GRIDS]
+
+    def _answers(self, grid: Grid, share: tuple[float, float], last: int) -> list[_Answer]:
+        return [
+            _Answer(axis, bit, self._distances(where, grid, share, last), self._distances(~where, grid, share, last))
+            for axis, bit, where in token_maps.codes(grid)
+        ]
+
+    def _distances(
+        self, where: np.ndarray, grid: Grid, share: tuple[float, float], last: int
+    ) -> list[tuple[np.ndarray, ...]]:
+        seen = self.prober.look(self.prober.changed(where, grid, share), only=last + 1)
+        return [
+            tuple(_distance(one, two) for one, two in zip(first, second, strict=True))
+            for first, second in zip(self.base.values[: last + 1], seen.values, strict=True)
+        ]
+
+    def _tell(self, modules: list[str], grid: Grid, share: tuple[float, float], *, blurred: bool) -> None:
+        """Ask about ``grid``, and prove what can be proven of ``modules`` with the answers."""
+        answers = self._answers(grid, share, max(self.groups[module][-1] for module in modules))
+        for module in modules:
+            try:
+                self.layers[module] = self._prove(module, grid, answers, blurred)
+                self.reasons.pop(module, None)
+            except NotProvenError as reason:
+                self.reasons[module] = str(reason)
+
+    def _prove(self, module: str, grid: Grid, answers: list[_Answer], blurred: bool) -> Layer:
+        calls = self.groups[module]
+        maps: dict[str, TokenMap] = {}
+        parts: dict[str, tuple[Part, ...]] = {}
+        for place, quantity in enumerate(QUANTITIES):
+            maps[quantity], parts[quantity] = self._prove_quantity(module, place, grid, answers, blurred)
+        if not maps["key"].same_places(maps["value"]):
+            raise NotProvenError("its keys and values are not of the same patches")
+        if maps["query"].n_windows != maps["key"].n_windows:
+            raise NotProvenError(
+                f"its queries are in {maps['query'].n_windows} windows and its keys in {maps['key'].n_windows}"
+            )
+        heads = {
+            _n_heads(self.base.shapes[call][place], part.axes)
+            for place, quantity in enumerate(QUANTITIES)
+            for call, part in zip(calls, parts[quantity], strict=True)
+        }
+        if len(heads) != 1:
+            raise NotProvenError(f"its queries, keys and values have different numbers of heads: {sorted(heads)}")
+        shapes = self.base.shapes[calls[0]]
+        return Layer(module, tuple(calls), parts, maps, heads.pop(), shapes[0][-1], shapes[2][-1])
+
+    def _prove_quantity(
+        self, module: str, place: int, asked: Grid, answers: list[_Answer], blurred: bool
+    ) -> tuple[TokenMap, tuple[Part, ...]]:
+        reason = NotProvenError(f"its tokens do not stand for patches of a grid of {asked[0]} x {asked[1]}")
+        likely = self.key_grids[module] if place else self.grids[module]
+        for grid in [one for one in likely if _halvings(one, asked) is not None]:
+            shift = _halvings(grid, asked)
+            assert shift is not None
+            parts: list[Part] = []
+            told: list[Any] = []
+            cells, clear, touched = [], [], []
+            for call in self.groups[module]:
+                told = [
+                    (answer.axis, answer.bit, answer.on[call][place], answer.off[call][place]) for answer in answers
+                ]
+                moved = self.moved[call][place]
+                alone, _ = token_maps.decode(told, shift, grid)
+                # Answers that are blurred do not show which axes are heads: then they are where torch has them.
+                usual = Axes((1,)) if moved.ndim == 3 else Axes(())
+                axes = usual if blurred else token_maps.axes_of(np.where(moved, alone, -2))
+                found, certain = _decode_joined(told, axes, shift, grid)
+                parts.append(Part(axes, found.shape[-1], found.shape[0]))
+                cells.append(found)
+                clear.append(certain)
+                touched.append(token_maps.flattened(moved, axes).any(0))
+            try:
+                return _joined_map(cells, clear, touched, grid), tuple(parts)
+            except NotProvenError as why:
+                reason = why
+            if blurred and len(cells) == 1:
+                try:
+                    joined = _joined(told, parts[0].axes)
+                    return token_maps.map_in_rows(joined, shift, grid, touched[0]), tuple(parts)
+                except NotProvenError as why:
+                    reason = why
+        raise reason
+
+    def _verify(self, told: str, modules: list[str], share: tuple[float, float]) -> None:
+        """Accept for ``modules`` what is proven of ``told``, if a random half of the patches moves the same tokens."""
+        layer = self.layers[told]
+        grid = layer.maps["query"].grid
+        where = np.random.default_rng(1).random(grid) < 0.5
+        last = max(self.groups[module][-1] for module in modules)
+        on, off = (self._distances(chosen, grid, share, last) for chosen in (where, ~where))
+        for module in modules:
+            calls = self.groups[module]
+            if all(
+                _agrees(layer, quantity, where, [(on[call][place], off[call][place]) for call in calls])
+                for place, quantity in enumerate(QUANTITIES)
+            ):
+                self.layers[module] = replace(layer, module=module, calls=tuple(calls))
+                self.reasons.pop(module, None)
+
+
+def _possible_heads(shape: Sequence[int]) -> list[int]:
+    """How many heads the axes in front of (token, channel) may hold, likely ones first."""
+    front = shape[:-2]
+    if len(front) == 2:
+        return [int(front[1])]
+    if len(front) > 2:
+        return list(dict.fromkeys([*(int(side) for side in front[1:]), 1]))
+    first = int(front[0]) if front else 1
+    return [heads for heads in range(first, 0, -1) if first % heads == 0]
+
+
+def _halvings(grid: Grid, fine: Grid) -> int | None:
+    """How often the sides of ``fine`` must be halved to give ``grid``; None if they never do."""
+    ratio = fine[0] // grid[0] if grid[0] else 0
+    same = ratio and grid[0] * ratio == fine[0] and grid[1] * ratio == fine[1] and not ratio & (ratio - 1)
+    return ratio.bit_length() - 1 if same else None
+
+
+def _n_heads(shape: Sequence[int], axes: Axes) -> int:
+    return axes.folded * math.prod(shape[axis] for axis in axes.heads)
+
+
+def _decode_joined(told: list[Any], axes: Axes, shift: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The patch of each token (window, token): heads see the same tokens, and what they say together is clearer."""
+    return token_maps.decode(_joined(told, axes), shift, grid)
+
+
+def _joined(told: list[Any], axes: Axes) -> list[Any]:
+    return [(axis, bit, *(token_maps.flattened(one, axes).sum(0) for one in (on, off))) for axis, bit, on, off in told]
+
+
+def _agrees(layer: Layer, quantity: str, where: np.ndarray, answers: list[tuple[np.ndarray, np.ndarray]]) -> bool:
+    found = layer.maps[quantity]
+    if found.grid != where.shape:
+        return False
+    joined = [
+        np.concatenate(
+            [
+                token_maps.flattened(answer[side], part.axes).sum(0).ravel()
+                for part, answer in zip(layer.parts[quantity], answers, strict=True)
+            ]
+        )
+        for side in (0, 1)
+    ]
+    on, off = (side[found.order] for side in joined)
+    return bool(np.mean((on > off) == where.ravel()) > 0.97)
+
+
+def _joined_map(cells: list[np.ndarray], clear: list[np.ndarray], moved: list[np.ndarray], grid: Grid) -> TokenMap:
+    """The map over the tokens of several calls, each of which is (window, token)."""
+    if len(cells) == 1:
+        return token_maps.make_map(cells[0], clear[0], moved[0], grid)
+    # Calls may differ in length: each window is one row, padded.
+    lengths = [len(row) for group in cells for row in group]
+    longest = max(lengths)
+
+    def padded(groups: list[np.ndarray], fill: Any) -> np.ndarray:
+        return np.stack(
+            [np.pad(row, (0, longest - len(row)), constant_values=fill) for group in groups for row in group]
+        )
+
+    found = token_maps.make_map(padded(cells, -1), padded(clear, 0.0), padded(moved, False), grid)
+    # Back from places in padded rows to places in the rows after one another.
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    kept = found.special % longest < np.array(lengths)[found.special // longest]
+    places = {
+        name: starts[at // longest] + at % longest
+        for name, at in (("order", found.order), ("special", found.special[kept]))
+    }
+    return replace(found, special_window=found.special_window[kept], **places)
+
+
+def _together(prober: Prober, base: _Seen) -> bool:
+    """Whether two images in one pass give what each gives alone, one after the other along the first axis."""
+    try:
+        pair = prober.look(prober.base, prober.other)
+        alone = prober.look(prober.other)
+    except Exception:
+        return False
+    if pair.modules != base.modules:
+        return False
+    for together, one, two in zip(pair.values, base.values, alone.values, strict=True):
+        for both, first, second in zip(together, one, two, strict=True):
+            joined = np.concatenate([first, second])
+            if both.shape != joined.shape or not np.allclose(
+                both, joined, rtol=1e-2, atol=1e-3 * max(1e-6, np.abs(joined).max())
+            ):
+                return False
+    return True
+
+
+def prove_outputs(prober: Prober, layout: Layout, blocks: dict[str, str]) -> None:
+    """Find where the patches stand in what the blocks of layers give out (module name to block name)."""
+    prober.hooked = tuple(dict.fromkeys(blocks.values()))
+    base, whole = prober.look(prober.base), prober.look(prober.other)
+    finest = max((layer.maps["query"].grid for layer in layout.layers.values()), key=lambda grid: grid[0] * grid[1])
+    passes = [
+        (axis, bit, *(prober.look(prober.changed(chosen, finest)) for chosen in (where, ~where)))
+        for axis, bit, where in token_maps.codes(finest)
+    ]
+    for module, layer in layout.layers.items():
+        name = blocks.get(module)
+        if name is None or name not in base.outputs:
+            continue
+        own = layer.maps["query"].grid
+        # A block that ends a stage may give out a coarser grid than its attention saw.
+        coarser = [(own[0] >> n, own[1] >> n) for n in range(3) if not (own[0] | own[1]) % (1 << n)]
+        for way, start in base.outputs[name].items():
+            touched = _moved(_distance(start, whole.outputs[name][way]))
+            for grid in coarser:
+                shift = _halvings(grid, finest)
+                if shift is None or len(start) != 1 or start.shape[1] < grid[0] * grid[1] or module in layout.outputs:
+                    continue
+                told = [
+                    (axis, bit, _distance(start, on.outputs[name][way]), _distance(start, off.outputs[name][way]))
+                    for axis, bit, on, off in passes
+                ]
+                try:
+                    found = token_maps.make_map(*token_maps.decode(told, shift, grid), touched, grid)
+                except NotProvenError:
+                    continue
+                shape = base.output_shapes[name]
+                layout.outputs[module] = Outputs(found, way, shape[1] if way == "channel second" else shape[-1])
+    prober.hooked = ()

@@ -1,0 +1,193 @@
+"""The recorder: every call of attention that happens while a module runs, named by the module in whose forward it is.
+
+A ``TorchFunctionMode`` sees what is asked of torch: `scaled_dot_product_attention`, `multi_head_attention_forward` (run
+with the parts of it that torch would fuse taken apart), and the products and softmax of attention written by hand
+(`products`). Functions of xformers and flash-attention, which torch does not see, are wrapped where the model's own
+modules refer to them. All of it ends with the context; the model's numbers are its own throughout.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from . import products
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of attention.
+
+    Attributes
+    ----------
+    module
+        Name of the innermost module in whose forward it happened.
+    query, key, value
+        ``(..., token, channel)`` with equal axes in front, keys and values repeated to the query heads.
+    scale
+        The factor of the products of queries and keys.
+    bias
+        What is added to them, broadcastable to ``(..., query, key)``, or None.
+    """
+
+    module: str
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    bias: Tensor | None
+
+
+Listener = Callable[[Call], None]
+
+
+@contextmanager
+def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False, by_hand: bool = True) -> Iterator[None]:
+    """Report every call of attention in ``root`` to ``listener`` while the context is open.
+
+    Parameters
+    ----------
+    root
+        The module whose parts give calls their names.
+    listener
+        Receives each ``Call`` as it happens.
+    mute
+        Whether attention gives zeros in place of its values, so that no token learns of another one by it.
+    by_hand
+        Whether to look for attention that is written out, which takes a look at every operation.
+    """
+    names: list[str] = [""]
+    with ExitStack() as stack:
+        for name, part in root.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                continue
+
+            def enter(*_: Any, name: str = name) -> None:
+                names.append(name)
+
+            def leave(*_: Any) -> None:
+                names.pop()
+
+            stack.callback(part.register_forward_pre_hook(enter, prepend=True).remove)
+            stack.callback(part.register_forward_hook(leave, always_call=True).remove)
+
+        def report(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None) -> None:
+            listener(Call(names[-1], query, key, value, scale, bias))
+
+        _wrap_libraries(root, stack, report, mute)
+        stack.enter_context(_Watch(report, mute, by_hand))
+        yield
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self, report: products.Found, mute: bool, by_hand: bool) -> None:
+        super().__init__()
+        self.report, self.mute, self.by_hand = report, mute, by_hand
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            return self._fused(*args, **kwargs)
+        if func is functional.multi_head_attention_forward:
+            with self:
+                return _unfused_forward(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if (
+            self.by_hand
+            and products.follow(getattr(func, "__name__", ""), args, kwargs, out, self.report)
+            and self.mute
+        ):
+            return torch.zeros_like(out)
+        return out
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if self.mute:
+            out = (
+                query.new_zeros(
+                    (*torch.broadcast_shapes(query.shape[:-2], value.shape[:-2]), query.shape[-2], value.shape[-1])
+                )
+                if not enable_gqa
+                else query.new_zeros((*query.shape[:-1], value.shape[-1]))
+            )
+        else:
+            out = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+        if enable_gqa and key.shape[-3] != query.shape[-3]:
+            key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+        bias = additive(attn_mask, query.dtype)
+        if is_causal:
+            hidden = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).triu(1)
+            bias = query.new_zeros(hidden.shape).masked_fill(hidden, torch.finfo(query.dtype).min)
+        self.report(query, key, value, query.shape[-1] ** -0.5 if scale is None else float(scale), bias)
+        return out
+
+
+def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask in the form in which it is added to scores."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def _copy_of(function: Any) -> Any:
+    """The same function that does not look again whether somebody watches: its parts are then watched one by one."""
+    known = {**function.__globals__, "has_torch_function": lambda *_: False}
+    copied = types.FunctionType(
+        function.__code__, known, function.__name__, function.__defaults__, function.__closure__
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+_unfused_forward = _copy_of(functional.multi_head_attention_forward)
+
+# --- functions of other libraries ------------------------------------------------------------------------------------
+
+_HEADS_SECOND_LAST = {"memory_efficient_attention", "flash_attn_func"}
+"""Functions of xformers and flash-attention that take (image, token, head, channel)."""
+
+
+def _wrap_libraries(root: torch.nn.Module, stack: ExitStack, report: products.Found, mute: bool) -> None:
+    """Wrap the functions of other libraries wherever a module of the model's own code refers to them."""
+    if not any(name.partition(".")[0] in ("xformers", "flash_attn") for name in sys.modules):
+        return
+    for module in {sys.modules.get(type(part).__module__) for part in root.modules()}:
+        for name, value in list(vars(module).items()) if module is not None else ():
+            of_library = str(getattr(value, "__module__", "")).partition(".")[0] in ("xformers", "flash_attn")
+            if of_library and getattr(value, "__name__", "") in _HEADS_SECOND_LAST:
+                setattr(module, name, _wrapped(value, report, mute))
+                stack.callback(setattr, module, name, value)
+
+
+def _wrapped(function: Any, report: products.Found, mute: bool) -> Any:
+    def call(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = torch.zeros_like(query[..., : value.shape[-1]]) if mute else function(query, key, value, *args, **kwargs)
+        scale = kwargs.get("scale", kwargs.get("softmax_scale"))
+        bias = kwargs.get("attn_bias", args[0] if args and isinstance(args[0], Tensor) else None)
+        seen = [one.transpose(-3, -2) if one.ndim == 4 else one for one in (query, key, value)]
+        if not isinstance(bias, Tensor | None):
+            bias = bias.materialize((*seen[0].shape[:-1], seen[1].shape[-2]), dtype=query.dtype, device=query.device)
+        report(seen[0], seen[1], seen[2], query.shape[-1] ** -0.5 if scale is None else float(scale), bias)
+        return out
+
+    return call

@@ -1,0 +1,264 @@
+"""Any module with attention over patches: seen, proven, exact, and left as it was."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from module_zoo import GRID, REFUSED, SEEN, SIDE, Clip, Transformer, WrittenAttention, made
+
+import spectral_toolkit as st
+from spectral_toolkit.errors import SpectralToolkitError, UnsupportedModelError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def tokens(layer: Any, name: str) -> torch.Tensor:
+    values = layer[name].to_numpy()
+    values = values.reshape(*values.shape[:2], -1, values.shape[-1])
+    if f"special_{name}" in layer:
+        values = np.concatenate([layer[f"special_{name}"].to_numpy(), values], 2)
+    return torch.from_numpy(values)
+
+
+def attention(layer: Any) -> torch.Tensor:
+    """The slow twin: softmax attention from what was captured (image, head, token, channel)."""
+    scores = tokens(layer, "query") @ tokens(layer, "key").transpose(-1, -2) * layer.attrs["scale"]
+    if "window" in layer:
+        window, place = (torch.from_numpy(layer[name].to_numpy().ravel()) for name in ("window", "window_place"))
+        if "attention_bias" in layer:
+            bias = torch.from_numpy(layer["attention_bias"].to_numpy())
+            scores = scores + bias[..., window[:, None], place[:, None], place[None]]
+        scores = scores.masked_fill(window[:, None] != window[None], -torch.inf)
+    elif "attention_bias" in layer:
+        scores = scores + torch.from_numpy(layer["attention_bias"].to_numpy())
+    return scores.softmax(-1) @ tokens(layer, "value")
+
+
+def seen_outputs(module: Any) -> tuple[list[torch.Tensor], list[Any]]:
+    """What every output projection of attention is given."""
+    inputs: list[torch.Tensor] = []
+    hooks = [
+        part.proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
+        for part in module.modules()
+        if isinstance(part, WrittenAttention)
+    ]
+    return inputs, hooks
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_captured_and_exact(name: str) -> None:
+    module = made(SEEN[name])
+    model = st.load_model(module, device="cpu")
+    inputs, hooks = seen_outputs(module)
+    activations = st.capture(model, PIXELS, progress=False, quantities=("query", "key", "value", "token"))
+    for hook in hooks:
+        hook.remove()
+    assert len(activations.children) == 2
+    for (layer, node), seen in zip(activations.children.items(), inputs or [None, None], strict=True):
+        assert (node.sizes["y"], node.sizes["x"]) == (GRID, GRID), layer
+        if seen is None:
+            continue
+        own = attention(node).transpose(1, 2).flatten(2)
+        # As sets of tokens: a capture puts patches back into their places.
+        theirs = seen.reshape(len(PIXELS), -1, seen.shape[-1])
+        distance = torch.cdist(own.double(), theirs.double()).amin(2).amax()
+        assert own.shape == theirs.shape
+        assert float(distance) < 1e-5 * float(theirs.abs().max()), layer
+    for kind in ("qk", "vv"):
+        result = st.solve(st.affinity(activations, kind, device="cpu"), n_eigenvectors=3)
+        assert bool(np.isfinite(result["eigenvector"]).all())
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_module_is_left_as_it_was(name: str) -> None:
+    module = made(SEEN[name])
+    untouched = copy.deepcopy(module)
+    st.capture(st.load_model(module, device="cpu"), PIXELS, progress=False)
+    values = torch.randn(2, 3, SIDE, SIDE)
+    run = (lambda one: one.encode_image(values)) if isinstance(module, Clip) else (lambda one: one(values))
+    with torch.no_grad():
+        assert torch.equal(run(module), run(untouched))
+    for part in module.modules():
+        assert not part._forward_hooks
+        assert not part._forward_pre_hooks
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_images_of_a_batch_do_not_matter_to_each_other(name: str) -> None:
+    model = st.load_model(made(SEEN[name]), device="cpu")
+    together = st.capture(model, PIXELS, progress=False)
+    alone = st.capture(model, PIXELS[2:], progress=False)
+    for layer in together.children:
+        for quantity in ("query", "key", "value"):
+            ours = together[layer][quantity].isel(image=[2]).to_numpy()
+            np.testing.assert_allclose(ours, alone[layer][quantity].to_numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["written", "shuffled", "windows", "chunked"])
+def test_each_patch_is_where_it_is_in_the_image(name: str) -> None:
+    """Changing one patch changes the first layer's queries there and, as tokens have not met yet, nowhere else."""
+    model = st.load_model(made(SEEN[name]), device="cpu")
+    changed = PIXELS.copy()
+    changed[:, 8:16, 16:24] = 255 - changed[:, 8:16, 16:24]
+    before, after = (
+        next(iter(st.capture(model, pixels, progress=False).children.values()))["query"] for pixels in (PIXELS, changed)
+    )
+    moved = np.abs((after - before).to_numpy()).max((0, 1, 4)) > 0
+    assert np.argwhere(moved).tolist() == [[1, 2]]
+
+
+def test_special_tokens_have_names() -> None:
+    model = st.load_model(made(SEEN["fused"]), device="cpu")
+    assert model.special_tokens == ("cls", "register_0", "register_1", "register_2")
+    assert st.load_model(made(SEEN["shuffled"]), device="cpu").special_tokens == ("cls",)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_and_why(name: str) -> None:
+    make, reason = REFUSED[name]
+    with pytest.raises(UnsupportedModelError, match=reason) as caught:
+        st.load_model(made(make))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_traced_module_is_refused() -> None:
+    module = torch.jit.trace(made(SEEN["written"]), torch.randn(1, 3, SIDE, SIDE))
+    with pytest.raises(UnsupportedModelError):
+        st.load_model(module)
+
+
+def test_windows_are_said_and_kept_apart() -> None:
+    activations = st.capture(st.load_model(made(SEEN["windows"]), device="cpu"), PIXELS[:1], progress=False)
+    plain, shifted = (node["window"].to_numpy() for node in activations.children.values())
+    assert plain.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    assert shifted[0, 0] == shifted[3, 3] == shifted[0, 3]  # put back in place after the shift
+    graph = st.affinity(activations, "qk", device="cpu")
+    for layer, window in zip(graph.layers, (plain, shifted), strict=True):
+        matrix = graph.to_dense()[layer]
+        apart = window.ravel()[:, None] != window.ravel()[None]
+        assert not matrix[apart].any()
+        own = attention(activations[layer])  # rows of a softmax: every degree is made of them
+        assert own.shape[2] == GRID**2
+        weights = matrix.sum(1)
+        assert np.isfinite(weights).all()
+
+
+def test_affinity_of_windows_is_that_of_the_masked_softmax() -> None:
+    activations = st.capture(st.load_model(made(SEEN["windows"]), device="cpu"), PIXELS[:1], progress=False)
+    for layer, matrix in st.affinity(activations, "qk", device="cpu").to_dense().items():
+        node = activations[layer]
+        window, place = (node[name].to_numpy().ravel() for name in ("window", "window_place"))
+        scores = (tokens(node, "query") @ tokens(node, "key").transpose(-1, -2) * node.attrs["scale"])[0]
+        if "attention_bias" in node:
+            bias = torch.from_numpy(node["attention_bias"].to_numpy())
+            scores = scores + bias[:, window[:, None], place[:, None], place[None]]
+        apart = torch.from_numpy(window[:, None] != window[None])
+        weights = scores.masked_fill(apart, -torch.inf).softmax(-1).mean(0)
+        np.testing.assert_allclose(matrix, ((weights + weights.T) / 2).numpy(), atol=1e-6)
+
+
+def test_pooled_keys_have_a_grid_of_their_own() -> None:
+    activations = st.capture(st.load_model(made(SEEN["pooled"]), device="cpu"), PIXELS[:1], progress=False)
+    node = next(iter(activations.children.values()))
+    assert node["key"].sizes["key_y"] == node["value"].sizes["key_x"] == GRID // 2
+    matrix = next(iter(st.affinity(activations, "qk", device="cpu").to_dense().values()))
+    weights = (tokens(node, "query") @ tokens(node, "key").transpose(-1, -2) * node.attrs["scale"]).softmax(-1)[0]
+    spread = np.kron(np.eye(GRID // 2), np.ones((1, 2)) / 2)
+    weights = weights.mean(0).numpy() @ np.kron(spread, spread)
+    np.testing.assert_allclose(matrix, (weights + weights.T) / 2, atol=1e-6)
+    with pytest.raises(SpectralToolkitError, match="agree"):
+        st.affinity(activations, "qk", kernel="cosine", device="cpu").to_dense()
+    coarse = st.affinity(activations, "vv", device="cpu").to_dense()
+    assert next(iter(coarse.values())).shape == (4, 4)
+
+
+def test_a_bias_may_differ_from_image_to_image() -> None:
+    activations = st.capture(st.load_model(made(SEEN["relative"]), device="cpu"), PIXELS[:2], progress=False)
+    node = next(iter(activations.children.values()))
+    assert node["attention_bias"].dims[0] == "image"
+    graph = st.affinity(activations, "qk", device="cpu")
+    scores = tokens(node, "query") @ tokens(node, "key").transpose(-1, -2) * node.attrs["scale"]
+    weights = (scores + torch.from_numpy(node["attention_bias"].to_numpy())).softmax(-1).mean(1).numpy()
+    for image in (0, 1):
+        ours = next(iter(graph.to_dense(image).values()))
+        np.testing.assert_allclose(ours, (weights[image] + weights[image].T) / 2, atol=1e-6)
+
+
+def test_what_the_caller_tells() -> None:
+    module = made(SEEN["written"])
+    proven = st.capture(st.load_model(module, device="cpu"), PIXELS, progress=False)
+    told = st.load_model(
+        module,
+        device="cpu",
+        call=lambda one, values: one(values),
+        size=SIDE,
+        grid=(GRID, GRID),
+        special_tokens=["summary"],
+    )
+    assert told.special_tokens == ("summary",)
+    captured = st.capture(told, PIXELS, progress=False)
+    assert "grid_told" in captured.attrs
+    for layer in proven.children:
+        assert np.array_equal(captured[layer]["query"], proven[layer]["query"])
+    with pytest.raises(UnsupportedModelError, match="no attention has 10 tokens.*17"):
+        st.load_model(module, grid=(3, 3), special_tokens=["cls"], size=SIDE)
+    with pytest.raises(SpectralToolkitError, match="give as many names"):
+        st.load_model(module, special_tokens=["a", "b"])
+    with pytest.raises(SpectralToolkitError, match="did you mean 'visual'"):
+        st.load_model(made(SEEN["clip"]), tower="visul")
+    assert st.load_model(made(SEEN["clip"]), tower="visual").layers == ("visual.resblocks.0", "visual.resblocks.1")
+
+
+@pytest.mark.parametrize("bad", [{"grid": (0, 4)}, {"size": "big"}, {"call": 3}, {"special_tokens": "cls"}])
+def test_nonsense_is_told(bad: dict[str, Any]) -> None:
+    with pytest.raises(SpectralToolkitError, match=next(iter(bad))):
+        st.load_model(made(SEEN["written"]), **bad)
+
+
+def test_a_size_that_a_module_refuses() -> None:
+    with pytest.raises(SpectralToolkitError, match="use its own size"):
+        st.capture(st.load_model(made(SEEN["written"]), device="cpu"), PIXELS, size=64, progress=False)
+
+
+def test_untrained() -> None:
+    model = st.load_model(made(SEEN["written"]), device="cpu")
+    fresh, _ = model.untrained(3)
+    again, _ = model.untrained(3)
+    one, two = (st.capture(m, PIXELS, progress=False)["blocks.0"]["query"].to_numpy() for m in (fresh, again))
+    assert np.array_equal(one, two)
+    assert not np.allclose(one, st.capture(model, PIXELS, progress=False)["blocks.0"]["query"].to_numpy())
+
+
+def test_attention_of_another_thread_is_not_taken_for_ours() -> None:
+    import threading
+
+    model, other = (made(SEEN["written"]) for _ in range(2))
+    stop = threading.Event()
+
+    def run() -> None:
+        with torch.no_grad():
+            while not stop.is_set():
+                other(torch.randn(1, 3, SIDE, SIDE))
+
+    plain = st.capture(st.load_model(model, device="cpu"), PIXELS, progress=False)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        beside = st.capture(st.load_model(model, device="cpu"), PIXELS, progress=False)
+    finally:
+        stop.set()
+        thread.join()
+    for layer in plain.children:
+        assert np.array_equal(plain[layer]["query"], beside[layer]["query"])
+
+
+def test_one_more_block_than_is_needed_changes_nothing() -> None:
+    module = made(lambda: Transformer(lambda _: WrittenAttention()))
+    model = st.load_model(module, device="cpu")
+    some = st.capture(model, PIXELS, layers=-1, progress=False)
+    every = st.capture(model, PIXELS, progress=False)
+    assert np.array_equal(some["blocks.1"]["value"], every["blocks.1"]["value"])
