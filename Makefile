@@ -19,16 +19,17 @@ demo: .venv/installed-core
 	$(BIN)/spectral-toolkit demo --out out
 
 # Workers of one thread each: quicker than threads that wait for each other, and repeatable.
-# Each holds its own torch, so more than four only costs memory.
+# Each holds its own torch, so more than four only costs memory. They get whole files, in the order of conftest.py, so
+# that what a file starts (a browser, a Jupyter) is started once.
 test: .venv/installed-all .venv/timm/installed
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
-# Strict: a broken link, a name without a page and a docstring that does not parse are errors.
 # timm and the torchvision that it imports live apart: beside a CPU build of torch, torchvision breaks what finds it.
 .venv/timm/installed: .venv/installed-all
 	$(INSTALL) --no-deps --target .venv/timm timm==1.0.31 torchvision==0.29.1
 	@touch $@
 
+# Strict: a broken link, a name without a page and a docstring that does not parse are errors.
 docs: .venv/installed-all
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --quiet docs out/docs
 	@echo "Open out/docs/index.html"

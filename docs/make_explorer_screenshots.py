@@ -23,8 +23,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs"), str(ROOT / "tests"), str(ROOT / "
 def main() -> None:
     """Open the explorer as its test does, and take it in three states."""
     from make_screenshots import save_small
-    from real_jupyter import address, notebook, serving  # pyright: ignore[reportMissingImports]
-    from test_explorer_browser import CELLS, Bench, chromium_or_exit, launch  # pyright: ignore[reportMissingImports]
+    from real_jupyter import launch, notebook, serving  # pyright: ignore[reportMissingImports]
+    from test_explorer_browser import CELLS, Bench, chromium_or_exit  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
@@ -33,7 +33,7 @@ def main() -> None:
             browser = launch(playwright, chromium_or_exit())
             page = browser.new_context(viewport={"width": 1280, "height": 1400}).new_page()
             bench = Bench(page, folder)
-            bench.open(address(served, "explorer.ipynb"))
+            bench.open(served.address("explorer.ipynb"))
             page.keyboard.press("Control+b")
 
             def take(target: str) -> None:

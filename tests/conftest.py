@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import preloaded
 import pytest
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from explorer_fixtures import KeepingComm
-    from playwright.sync_api import Browser
-    from watched_page import Watched
 
     from spectral_toolkit._views.widget import Explorer
 
@@ -67,19 +67,22 @@ if folder := os.environ.get("SPECTRAL_TOOLKIT_RECORD_ERRORS"):  # for docs/make_
 
     record_errors(Path(folder).absolute())
 
-_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Kernels of notebooks and other processes begin with the heavy libraries loaded; workers inherit the setting."""
+    if not hasattr(config, "workerinput"):
+        folder = preloaded.set_up()
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-@pytest.fixture(scope="session")
-def chromium_path() -> str:
-    """Path of an installed Chromium; without one the test is skipped, or fails where browser tests are required."""
-    for name in _CHROMIUM_NAMES:
-        if path := shutil.which(name):
-            return path
-    message = "no Chromium is installed: get one with 'apt-get install chromium' or your system's package manager"
-    if os.environ.get("SPECTRAL_TOOLKIT_REQUIRE_BROWSER") == "1":
-        pytest.fail(message)
-    pytest.skip(message)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slowest files first, so that workers, which get whole files, end at about the same time."""
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        for mark in item.iter_markers():
+            if mark.name in ("browser", "slow"):
+                seconds[item.path] += mark.kwargs.get("seconds", 10 if mark.name == "slow" else 3)
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture
@@ -89,32 +92,6 @@ def bundle(tmp_path: Path) -> Path:
 
     (tmp_path / "good.zip").write_bytes(good_bundle())
     return tmp_path / "good.zip"
-
-
-@pytest.fixture
-def chromium(chromium_path: str) -> Iterator:
-    """A headless Playwright browser on the installed Chromium that reaches no network of its own accord."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium_path,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def watched(chromium: Browser) -> Iterator[Watched]:
-    """A page that must ask for nothing and complain of nothing."""
-    from watched_page import Watched
-
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    watched = Watched(context.new_page())
-    yield watched
-    watched.assert_quiet()
-    context.close()
 
 
 @pytest.fixture

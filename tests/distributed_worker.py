@@ -1,10 +1,12 @@
 """What the processes of ``test_distributed.py`` run: commands one after another, and on request a death in the middle.
 
-Arguments: a JSON list of argument lists. ``DIES="rank:method:calls"`` kills that rank by SIGKILL when it has called
-``ZarrSink.commit`` or ``DatasetGraph._search`` so many times; with ``rank:method:calls:SIGINT`` it is interrupted
-instead, as by Ctrl-C. ``ROUNDS="rank"`` makes that rank round differently, as other processors do: it has two threads,
-and its eigenvectors other signs. ``APART="folder"`` puts every rank into a folder of its own below that one, as on
-machines that share nothing.
+Arguments: a JSON list of argument lists, where torchrun starts each process; after a number, so many processes are
+started here, watched as torchrun watches them, but forked, so that none imports anything for itself.
+``DIES="rank:method:calls"`` kills that rank by SIGKILL when it has called ``ZarrSink.commit`` or
+``DatasetGraph._search`` so many times; with ``rank:method:calls:SIGINT`` it is interrupted instead, as by Ctrl-C.
+``ROUNDS="rank"`` makes that rank round differently, as other processors do: it has two threads, and its eigenvectors
+other signs. ``APART="folder"`` puts every rank into a folder of its own below that one, as on machines that share
+nothing.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ def die(where: str) -> None:
 
 
 def round_differently() -> None:
-    os.environ["OMP_NUM_THREADS"] = "2"  # read when torch is loaded
     import torch
 
+    torch.set_num_threads(2)
     eigh = torch.linalg.eigh
 
     def other(matrix):
@@ -63,11 +65,37 @@ def run(commands: list[list[str]]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def work(commands: list[list[str]]) -> None:
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        signal.signal(number, handler)  # not those of whoever watches, which a fork takes along
     if "APART" in os.environ:
         own = os.path.join(os.environ["APART"], os.environ["RANK"])
         os.makedirs(own, exist_ok=True)
         os.chdir(own)
     if os.environ.get("ROUNDS") == os.environ["RANK"]:
         round_differently()
-    sys.exit(run(json.loads(sys.argv[1])))
+    sys.exit(run(commands))
+
+
+def start(n: int, commands: list[list[str]]) -> None:
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=n,
+        run_id="test",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",  # whatever port is free
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        start_method="fork",
+    )
+    elastic_launch(config, work)(commands)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        start(int(sys.argv[1]), json.loads(sys.argv[2]))
+    else:
+        work(json.loads(sys.argv[1]))

@@ -110,6 +110,7 @@ def belongings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow(seconds=3)
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=named)
 def test_every_block_of_the_page_runs(
     page: Path,

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
 from collections import Counter
+from pathlib import Path
 
+import pytest
 from explorer_fixtures import KeepingComm, capture_of
+from preloaded import PYTHON, TAKE_APART
 
 from spectral_toolkit._views.widget import Explorer
 
@@ -21,6 +26,7 @@ def counted() -> Counter[str]:
     return Counter(name for name in names if name.startswith(KINDS))
 
 
+@pytest.mark.slow(seconds=20)
 def test_many_explorers_opened_and_closed_leave_nothing(comms: type[KeepingComm]) -> None:
     tree = capture_of(images=1, layers=2)
 
@@ -46,3 +52,23 @@ def test_many_explorers_opened_and_closed_leave_nothing(comms: type[KeepingComm]
         if second[kind] >= first[kind] + n and third[kind] >= second[kind] + n
     }
     assert not grown, f"how many after {n}, {2 * n} and {3 * n} explorers"
+
+
+LEFT_OPEN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from explorer_fixtures import capture_of
+import spectral_toolkit as st
+explorer = st.Explorer(capture_of(images=1, layers=2), device="cpu")
+explorer.set(compare=True, patch=(1, 1))
+"""
+
+
+def test_explorers_that_are_open_when_python_ends_end_in_silence() -> None:
+    done = subprocess.run(
+        [*PYTHON, "-c", LEFT_OPEN, str(Path(__file__).parent)],
+        env={**os.environ, TAKE_APART: "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

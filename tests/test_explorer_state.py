@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from explorer_fixtures import capture_of
+from preloaded import PYTHON
 
 from spectral_toolkit._explorer.code import as_code
 from spectral_toolkit._explorer.session import Session, questions
@@ -281,7 +281,7 @@ def test_copied_code_gives_the_same_numbers_in_a_fresh_kernel(session: Session, 
     programs = [as_code(state, session.facts, {}, None) for state in states]
     session.activations.to_zarr(tmp_path / "activations.zarr", consolidated=False)
     (tmp_path / "programs.json").write_text(json.dumps(programs))
-    done = subprocess.run([sys.executable, "-c", RUNNER], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*PYTHON, "-c", RUNNER], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for place, state in enumerate(states):
         found = np.load(tmp_path / f"found-{place}.npz")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from preloaded import PYTHON
 
 import spectral_toolkit
 
@@ -143,7 +144,7 @@ def test_every_public_name_resolves_in_any_order() -> None:
         "assert set(st.__all__) <= set(dir(st))\n"
     )
     for order in (list(HOMES.items()), list(HOMES.items())[::-1]):
-        done = subprocess.run([sys.executable, "-c", code, json.dumps(order)], capture_output=True, text=True)
+        done = subprocess.run([*PYTHON, "-c", code, json.dumps(order)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 

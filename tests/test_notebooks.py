@@ -88,6 +88,7 @@ def test_a_widget_without_its_twin_is_noticed() -> None:
     assert widgets_without_twin(notebook) == ["other"]
 
 
+@pytest.mark.slow(seconds=15)
 @pytest.mark.parametrize("path", EXECUTED, ids=named)
 def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any) -> None:
     """Offline, from top to bottom; how long it took goes into a report (``pytest --junit-xml``)."""

@@ -60,6 +60,7 @@ def wheel_names(built: Path) -> set[str]:
     return set(zipfile.ZipFile(wheel).namelist())
 
 
+@pytest.mark.slow(seconds=20)
 def test_installed_wheel_runs_the_demo_outside_the_repository(built: Path, tmp_path: Path) -> None:
     """Installed into a folder of its own, beside the dependencies that are there, and started from elsewhere."""
     (wheel,) = built.glob("spectral_toolkit-*.whl")

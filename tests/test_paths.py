@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import xarray as xr
+from preloaded import PYTHON
 from tree_factory import make_tree
 
 import spectral_toolkit as st
@@ -328,7 +328,7 @@ def killed(program: str, when: str, folder: Path) -> None:
         {when}
         {program}
     """)
-    assert subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True).returncode == -signal.SIGKILL
+    assert subprocess.run([*PYTHON, "-c", source], cwd=folder, capture_output=True).returncode == -signal.SIGKILL
 
 
 def die_half_way(calls: int) -> None:

@@ -58,11 +58,12 @@ def test_the_advice_of_load_model_runs() -> None:
 def images(kind: str, folder: Path) -> Any:
     for place in range(3):
         Image.fromarray(PIXELS.values[place]).save(folder / f"{place}.png")
+    if kind == "pil":
+        return [Image.open(folder / "0.png"), PIXELS.values[1]]
     return {
         "files": str(folder),
         "arrays": PIXELS.values,
         "labelled": PIXELS,
-        "pil": [Image.open(folder / "0.png"), PIXELS.values[1]],
         "mixed": [str(folder / "2.png"), PIXELS[:1], PIXELS.values[1]],
     }[kind]
 

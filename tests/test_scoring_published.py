@@ -78,6 +78,7 @@ def test_heat_maps_are_of_these_numbers(name: str) -> None:
 
 
 @published
+@pytest.mark.slow(seconds=20)
 def test_a_quick_measurement_comes_out_as_published(name: str) -> None:
     again = scores.measure_quickly(load(name), PUBLISHED[name]["quick"]["scenes"])
     assert scores.differences(again["scores"], PUBLISHED[name]["quick"]["scores"]) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +13,7 @@ import scipy.linalg
 import xarray as xr
 from hypothesis import event, given, settings
 from hypothesis import strategies as st_
+from preloaded import PYTHON
 from sklearn.manifold import spectral_embedding
 from tree_factory import make_tree, tree_of, values_of
 
@@ -215,9 +215,7 @@ def test_affinity_below_what_the_tolerance_tells_apart_is_said():
 
 def test_the_module_of_a_method_is_there_without_being_imported():
     code = "import spectral_toolkit as st; print(st.solvers.gradient.objective.__name__)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "objective\n"
-    )
+    assert subprocess.run([*PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout == "objective\n"
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = st.solvers.nothing
 

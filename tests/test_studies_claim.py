@@ -7,12 +7,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from preloaded import PYTHON
 
 import spectral_toolkit as st
 from spectral_toolkit._views.report import report_html
@@ -60,7 +60,7 @@ def mine(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process at work in ``study.cache``."""
-    command = [sys.executable, "-c", HOLDING, str(tmp_path / "study.cache")]
+    command = [*PYTHON, "-c", HOLDING, str(tmp_path / "study.cache")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "mine\n"

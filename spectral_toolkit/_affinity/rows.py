@@ -50,7 +50,7 @@ def affinity_row(
     ...                      dims=("image", "head", "y", "x", "channel"))
     >>> activations = xr.DataTree.from_dict({"block.0": xr.Dataset({"value": value})})
     >>> joint, layers = affinity_row(st.affinity(activations, "vv", device="cpu"), (1, 2))
-    >>> joint.shape, bool(joint.argmax() == 1 * 4 + 2)
+    >>> joint.shape, bool(joint.values.argmax() == 1 * 4 + 2)
     ((3, 4), True)
     """
     if graph.recipe.scope != "image":

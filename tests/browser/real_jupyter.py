@@ -1,4 +1,4 @@
-"""A real Jupyter, JupyterLab or Notebook 7, with one notebook, in a folder of its own and without a network."""
+"""A real Jupyter, JupyterLab or Notebook 7, in a folder of its own and without a network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
+from playwright.sync_api import Browser, Playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 BENIGN = (
@@ -44,9 +46,32 @@ def notebook(*cells: str) -> nbformat.NotebookNode:
     return made
 
 
+@dataclass(frozen=True)
+class Jupyter:
+    """A running Jupyter: where it is, its token, and the folder that it shows."""
+
+    base: str
+    token: str
+    folder: Path
+
+    def address(self, name: str, app: str = "lab") -> str:
+        """Where a notebook of the folder is opened: alone in JupyterLab, or in Notebook 7 (``"notebook"``)."""
+        # In a workspace of its own: others would bring the notebooks that were open in them.
+        place = f"lab/workspaces/{Path(name).stem}/tree" if app == "lab" else "notebooks"
+        return f"{self.base}/{place}/{name}?token={self.token}"
+
+
+def launch(playwright: Playwright, chromium_path: str) -> Browser:
+    """A headless browser that reaches no network of its own accord."""
+    return playwright.chromium.launch(
+        executable_path=chromium_path,
+        args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+    )
+
+
 @contextmanager
-def serving(folder: Path, app: str = "lab") -> Iterator[str]:
-    """Start Jupyter on a free port of this machine, settings kept apart; gives the address with its token."""
+def serving(folder: Path, app: str = "lab") -> Iterator[Jupyter]:
+    """Start Jupyter on a free port of this machine, settings kept apart."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -84,7 +109,7 @@ def serving(folder: Path, app: str = "lab") -> Iterator[str]:
             f"--IdentityProvider.token={token}",
             f"--ServerApp.root_dir={folder}",
             # What a click on a menu does can then be asked for by name, in the page.
-            *(["--LabApp.expose_app_in_browser=True"] if app == "lab" else []),
+            f"--{'LabApp' if app == 'lab' else 'JupyterNotebookApp'}.expose_app_in_browser=True",
         ],
         cwd=folder,
         env=environment,
@@ -93,7 +118,7 @@ def serving(folder: Path, app: str = "lab") -> Iterator[str]:
     )
     try:
         _wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, folder / "jupyter.log")
-        yield f"http://127.0.0.1:{port}|{token}"
+        yield Jupyter(f"http://127.0.0.1:{port}", token, folder)
     finally:
         server.terminate()
         try:
@@ -101,12 +126,6 @@ def serving(folder: Path, app: str = "lab") -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
         log.close()
-
-
-def address(served: str, name: str, app: str = "lab") -> str:
-    """Where a notebook of the served folder is opened."""
-    base, token = served.split("|")
-    return f"{base}/{'lab/tree' if app == 'lab' else 'notebooks'}/{name}?token={token}"
 
 
 def complaints(messages: list[str]) -> list[str]:

@@ -26,10 +26,18 @@ from watched_page import pixels
 
 import spectral_toolkit as st
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PATIENCE = 120
-"""Seconds; a kernel ends within a minute where nothing else runs, and other tests run beside this one."""
+"""Seconds; what is waited for takes some, and other tests run beside this one."""
+SOON = """
+import sys
+from spectral_toolkit.cli import main
+from spectral_toolkit.cli.server import pages, voila
+voila.TIDY_SECONDS, pages._CLOSED_SECONDS = 0.5, 4.0
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command, but looking for closed pages more often: test_serving_pages.py has a clock of its own for the rest."""
 
 
 @dataclass
@@ -58,7 +66,7 @@ class Running:
     def wait_for_kernels(self, n: int, seconds: float) -> None:
         until = time.monotonic() + seconds
         while len(self.kernels()) != n and time.monotonic() < until:
-            time.sleep(0.5)
+            time.sleep(0.1)
         assert len(self.kernels()) == n
 
 
@@ -77,8 +85,7 @@ def app(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "PYTHONPATH": os.pathsep.join([str(repository), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONUNBUFFERED": "1",
     }
-    command = [sys.executable, "-m", "spectral_toolkit", "explore", "--bundle", "small.zip", "--no-browser"]
-    command += ["--max-pages", "2"]
+    command = [sys.executable, "-c", SOON, "explore", "--bundle", "small.zip", "--no-browser", "--max-pages", "2"]
     with (folder / "errors.log").open("w") as errors:
         server = subprocess.Popen(
             command,
@@ -134,8 +141,10 @@ def test_the_explorer_as_an_app(app: Running, chromium: Browser) -> None:
     opened(page, app)
     figure = page.locator(".bk-Figure").first
     figure.wait_for(timeout=120_000)
-    page.wait_for_timeout(1500)
     # Something is drawn: the eigenvector's colours and the picture's, and not one colour all over.
+    until = time.monotonic() + PATIENCE
+    while len(np.unique(pixels(figure).reshape(-1, 3), axis=0)) <= 20 and time.monotonic() < until:
+        page.wait_for_timeout(200)
     assert len(np.unique(pixels(figure).reshape(-1, 3), axis=0)) > 20
     assert page.get_by_text("Loading weights").count() == 0
     own = (base, "ws" + base.removeprefix("http"), "data:", "blob:")

@@ -13,8 +13,8 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Error, Page, sync_playwright
-from real_jupyter import address, complaints, notebook, serving
+from playwright.sync_api import Browser, Error, Page
+from real_jupyter import Jupyter, complaints, notebook, serving
 
 import spectral_toolkit as st
 from spectral_toolkit._render.composite import blend, colour_field, symmetric_limit
@@ -41,6 +41,7 @@ class Bench:
         self.page, self.folder = page, folder
         self.requests: list[str] = []
         self.messages: list[str] = []
+        page.context.set_default_timeout(1000 * PATIENCE)
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.messages.append(f"pageerror: {error}"))
         page.on("console", lambda m: self.messages.append(f"{m.type}: {m.text}") if m.type == "error" else None)
@@ -48,23 +49,27 @@ class Bench:
     def open(self, url: str, cells: int = len(CELLS), shown: str = ".st-explorer .bk-Figure:visible") -> None:
         """Open a notebook and run its first cells, the last of which shows the explorer, or something else."""
         self.page.goto(url)
-        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)
-        self.wait(self._first_cell_runs, "A kernel that runs a cell")
-        for _ in range(cells - 1):
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        self.wait(self._connected, "A kernel")
+        self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
+        for _ in range(cells):
             self.page.keyboard.press("Shift+Enter")
         self.wait(lambda: self.page.locator(shown).count() > 0, "The first view")
 
-    def _first_cell_runs(self) -> bool:
-        """Run it; before the kernel is connected nothing happens then, whatever the page says of the kernel."""
-        cell = self.page.locator(".jp-Notebook .jp-CodeCell").first
-        dialog = self.page.locator(".jp-Dialog .jp-mod-accept")
-        if dialog.count():  # which kernel, or that there is none yet
-            dialog.first.click()
-            self.page.wait_for_timeout(1000)
-        cell.locator(".cm-content").click()
-        self.page.keyboard.press("Shift+Enter")
-        self.page.wait_for_timeout(2000)
-        return cell.locator(".jp-InputPrompt").inner_text().strip() not in ("", "[ ]:")
+    def _connected(self) -> bool:
+        """Whether the notebook has a kernel: before that, what is run does nothing, whatever the page says."""
+        status = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus"
+        return self.page.evaluate(f"() => {status}") == "connected"
+
+    def save(self, name: str) -> str:
+        """Save the notebook; gives what is then in its file."""
+        path, before = self.folder / name, (self.folder / name).stat().st_mtime_ns
+        self.page.keyboard.press("Control+s")
+        self.wait(lambda: path.stat().st_mtime_ns > before and not self._unsaved(), "A saved notebook")
+        return path.read_text()
+
+    def _unsaved(self) -> bool:
+        return self.page.evaluate("() => window.jupyterapp.shell.currentWidget.context.model.dirty")
 
     @property
     def explorer(self):
@@ -157,17 +162,14 @@ def solve() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def bench(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("lab")
-    nbformat.write(notebook(*CELLS), folder / "explorer.ipynb")
-    with serving(folder) as served, sync_playwright() as playwright:
-        browser = launch(playwright, chromium_path)
-        context = browser.new_context(viewport={"width": 1280, "height": 1300}, accept_downloads=True)
-        made = Bench(context.new_page(), folder)
-        made.open(address(served, "explorer.ipynb"))
-        made.page.keyboard.press("Control+b")  # the list of files takes room
-        yield made
-        browser.close()
+def bench(browser: Browser, jupyter: Jupyter) -> Iterator[Bench]:
+    nbformat.write(notebook(*CELLS), jupyter.folder / "explorer.ipynb")
+    context = browser.new_context(viewport={"width": 1280, "height": 1300}, accept_downloads=True)
+    made = Bench(context.new_page(), jupyter.folder)
+    made.open(jupyter.address("explorer.ipynb"))
+    made.page.keyboard.press("Control+b")  # the list of files takes room
+    yield made
+    context.close()
 
 
 def chromium_or_exit() -> str:
@@ -176,13 +178,6 @@ def chromium_or_exit() -> str:
     if found is None:
         raise SystemExit("No Chromium is installed: get one with 'apt-get install chromium'.")
     return found
-
-
-def launch(playwright, chromium_path: str) -> Browser:
-    return playwright.chromium.launch(
-        executable_path=chromium_path,
-        args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-    )
 
 
 def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> None:
@@ -396,15 +391,13 @@ def test_a_reloaded_page_shows_what_is_now(bench: Bench, solve: Callable[..., np
     bench.explorer.get_by_label("Compare with a second setting").uncheck()
     bench.button("KK").first.click()
     bench.wait_for_colours(solve("kk"))
-    bench.page.keyboard.press("Control+s")
-    bench.page.wait_for_timeout(1500)
-    saved = (bench.folder / "explorer.ipynb").read_text()
+    saved = bench.save("explorer.ipynb")
     assert len(saved) < 450_000  # no BokehJS, and one picture, twice
     assert "A still image of the explorer" in saved
     assert "bokeh" not in saved.lower()
     bench.page.reload()
-    bench.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE * 1000)
-    bench.page.wait_for_selector(".st-explorer .bk-Figure:visible", timeout=PATIENCE * 1000)
+    bench.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    bench.page.wait_for_selector(".st-explorer .bk-Figure:visible")
     bench.wait_for_colours(solve("kk"))
 
 
@@ -428,12 +421,11 @@ OTHER_FIGURES = {
 
 
 @pytest.mark.parametrize("name", OTHER_FIGURES)
-def test_other_figures_ask_nothing_of_the_network_either(bench: Bench, name: str) -> None:
+def test_other_figures_ask_nothing_of_the_network_either(bench: Bench, jupyter: Jupyter, name: str) -> None:
     cells = OTHER_FIGURES[name]
     nbformat.write(notebook(*cells), bench.folder / f"{name}.ipynb")
     other = Bench(bench.page.context.new_page(), bench.folder)
-    url = bench.page.url.replace("explorer.ipynb", f"{name}.ipynb")
-    other.open(url, len(cells), ".jp-OutputArea .bk-Figure")
+    other.open(jupyter.address(f"{name}.ipynb"), len(cells), ".jp-OutputArea .bk-Figure")
     other.page.wait_for_timeout(1000)
     local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
     assert [url for url in other.requests if not url.startswith(local)] == []
@@ -442,11 +434,11 @@ def test_other_figures_ask_nothing_of_the_network_either(bench: Bench, name: str
     other.page.close()
 
 
-def test_a_page_that_has_lost_bokehjs_gets_it_again(bench: Bench) -> None:
+def test_a_page_that_has_lost_bokehjs_gets_it_again(bench: Bench, jupyter: Jupyter) -> None:
     cells = (*OTHER_FIGURES["heat_map"], "import holoviews as hv\nhv.Curve([1, 2, 3])")
     nbformat.write(notebook(*cells), bench.folder / "again.ipynb")
     other = Bench(bench.page.context.new_page(), bench.folder)
-    other.open(bench.page.url.replace("explorer.ipynb", "again.ipynb"), 2, ".jp-OutputArea .bk-Figure")
+    other.open(jupyter.address("again.ipynb"), 2, ".jp-OutputArea .bk-Figure")
     figures = other.page.locator(".jp-OutputArea .bk-Figure")
     told = other.page.locator(".jp-OutputArea", has_text="BokehJS is not in this page")
     places = other.page.locator(".jp-Notebook .jp-CodeCell .cm-content")
@@ -466,8 +458,7 @@ def test_a_page_that_has_lost_bokehjs_gets_it_again(bench: Bench) -> None:
     run_without(2)
     other.wait(lambda: told.count() > 0, "A word on BokehJS")
     # It is in what was saved, though its cell was run twice; and a page opened anew gets it with the first cell run.
-    other.page.keyboard.press("Control+s")
-    other.page.wait_for_timeout(1500)
+    other.save("again.ipynb")
     other.page.reload()
     other.wait(lambda: figures.count() > 1, "The saved figures")
     run_without(2)
@@ -476,24 +467,17 @@ def test_a_page_that_has_lost_bokehjs_gets_it_again(bench: Bench) -> None:
     other.page.close()
 
 
-def test_notebook_7_shows_it_too(
-    chromium_path: str, tmp_path: Path, solve: Callable[..., np.ndarray], bench: Bench
-) -> None:
-    """After the tests in JupyterLab, whose browser it shares: two of Playwright's loops cannot run at once."""
+def test_notebook_7_shows_it_too(chromium: Browser, tmp_path: Path, solve: Callable[..., np.ndarray]) -> None:
     nbformat.write(notebook(*CELLS), tmp_path / "explorer.ipynb")
-    browser = bench.page.context.browser
-    assert browser is not None
     with serving(tmp_path, "notebook") as served:
-        context = browser.new_context(viewport={"width": 1280, "height": 1300})
-        other = Bench(context.new_page(), tmp_path)
-        other.open(address(served, "explorer.ipynb", "notebook"))
+        other = Bench(chromium.new_context(viewport={"width": 1280, "height": 1300}).new_page(), tmp_path)
+        other.open(served.address("explorer.ipynb", "notebook"))
         other.wait_for_colours(solve("qk"), 0)
         other.wait_for_colours(solve("vv"), 1)
         other.button("KK").first.click()
         other.wait_for_colours(solve("kk"), 0)
         other.tap(3, 3)
-        other.explorer.get_by_text("the patch in row 3, column 3 (framed)").wait_for(timeout=PATIENCE * 1000)
+        other.explorer.get_by_text("the patch in row 3, column 3 (framed)").wait_for()
         assert complaints(other.messages) == []
         local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
         assert [url for url in other.requests if not url.startswith(local)] == []
-        context.close()

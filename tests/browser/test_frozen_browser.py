@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from eigen_fixtures import LAYERS, activations
 from playwright.sync_api import Browser, Locator, Page
+from real_jupyter import Jupyter, notebook
 from watched_page import HOSTILE, Watched, expected, pixels
 
 import spectral_toolkit as st
@@ -311,7 +312,6 @@ def test_notebooks_that_end_with_it_survive_papermill_and_nbconvert(
     import nbformat
     import papermill
     from nbconvert import HTMLExporter
-    from nbformat.v4 import new_code_cell, new_notebook
 
     sources = [
         "import sys, spectral_toolkit as st\n"
@@ -321,9 +321,7 @@ def test_notebooks_that_end_with_it_survive_papermill_and_nbconvert(
         "page",
         "st.freeze(activations(), kinds='vv', presets=['all'], n_eigenvectors=4, device='cpu', opacity=1.0)",
     ]
-    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, tmp_path / "in.ipynb")
+    nbformat.write(notebook(*sources), tmp_path / "in.ipynb")
     papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, log_output=False)
     html, _ = HTMLExporter().from_filename(str(tmp_path / "out.ipynb"))
     # What nbconvert itself would load from elsewhere is not of interest here.
@@ -346,28 +344,25 @@ def test_notebooks_that_end_with_it_survive_papermill_and_nbconvert(
     watched.requests.clear()
 
 
-def test_a_notebook_that_jupyter_does_not_trust_shows_a_still_picture(chromium: Browser, tmp_path: Path) -> None:
+def test_a_notebook_that_jupyter_does_not_trust_shows_a_still_picture(chromium: Browser, jupyter: Jupyter) -> None:
     """As a notebook that a student was given is opened: no kernel has run, and no script may."""
     import nbformat
     from nbformat.v4 import new_output
-    from real_jupyter import address, notebook, serving
 
     page_of = st.freeze(tree(), n_eigenvectors=4, device="cpu")
     made = notebook("page")
     made.cells[0].outputs = [new_output("display_data", data=page_of._repr_mimebundle_())]
-    nbformat.write(made, tmp_path / "given.ipynb")
-    with serving(tmp_path) as served:
-        page = chromium.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(address(served, "given.ipynb"), timeout=120_000)
-        still = page.locator(".jp-OutputArea-output img")
-        still.wait_for(timeout=120_000)
-        assert still.is_visible()
-        assert page.locator(".jp-OutputArea-output iframe").count() == 0
-        assert (still.get_attribute("alt") or "").endswith("the images and their first eigenvectors")
-        shot = pixels(still)
-        assert shot.shape[1] > 300
-        # The first picture, red above left, and at its right the colours of an eigenvector.
-        height, width = shot.shape[0] // 2, shot.shape[1] // 3
-        assert np.abs(shot[height // 4, width // 4] - [220, 40, 40]).max() < 25
-        assert np.abs(shot[height // 4, width + width // 4] - [220, 40, 40]).max() > 25
-        page.close()
+    nbformat.write(made, jupyter.folder / "given.ipynb")
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(jupyter.address("given.ipynb"), timeout=120_000)
+    still = page.locator(".jp-OutputArea-output img")
+    still.wait_for(timeout=120_000)
+    assert still.is_visible()
+    assert page.locator(".jp-OutputArea-output iframe").count() == 0
+    assert (still.get_attribute("alt") or "").endswith("the images and their first eigenvectors")
+    shot = pixels(still)
+    assert shot.shape[1] > 300
+    # The first picture, red above left, and at its right the colours of an eigenvector.
+    height, width = shot.shape[0] // 2, shot.shape[1] // 3
+    assert np.abs(shot[height // 4, width // 4] - [220, 40, 40]).max() < 25
+    assert np.abs(shot[height // 4, width + width // 4] - [220, 40, 40]).max() > 25

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import nbformat
 import pytest
 from PIL import Image
-from playwright.sync_api import Error, Locator, sync_playwright
-from real_jupyter import complaints, notebook, serving
-from test_explorer_browser import PATIENCE, Bench, launch
+from playwright.sync_api import Browser, Error, Locator
+from real_jupyter import Jupyter, complaints, notebook
+from test_explorer_browser import Bench
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -52,11 +52,10 @@ FIGURES = (EXPLORER, OVERLAY, HEAT_MAP, OWN, LIVE, BARE)
 class Lab(Bench):
     """One page of JupyterLab, in which notebooks are opened beside each other."""
 
-    def load(self, served: str) -> None:
+    def load(self, jupyter: Jupyter) -> None:
         """Load the page anew, without a notebook in it."""
-        base, token = served.split("|")
-        self.page.goto(f"{base}/lab?token={token}&reset")
-        self.page.wait_for_selector(".jp-Launcher", timeout=PATIENCE * 1000)
+        self.page.goto(f"{jupyter.base}/lab?token={jupyter.token}&reset")
+        self.page.wait_for_selector(".jp-Launcher")
         self.messages.clear()
 
     def show(self, name: str, *cells: str) -> None:
@@ -104,21 +103,19 @@ def _is_drawn(figures: Locator) -> bool:
 
 
 @pytest.fixture(scope="module")
-def lab(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Lab]]:
+def lab(browser: Browser, jupyter: Jupyter) -> Iterator[Callable[[], Lab]]:
     """Gives a page that was loaded anew."""
-    folder = tmp_path_factory.mktemp("orders")
-    with serving(folder) as served, sync_playwright() as playwright:
-        browser = launch(playwright, chromium_path)
-        made = Lab(browser.new_context(viewport={"width": 1280, "height": 1500}).new_page(), folder)
+    context = browser.new_context(viewport={"width": 1280, "height": 1500})
+    made = Lab(context.new_page(), jupyter.folder)
 
-        def fresh() -> Lab:
-            made.load(served)
-            return made
+    def fresh() -> Lab:
+        made.load(jupyter)
+        return made
 
-        yield fresh
-        local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
-        assert [url for url in made.requests if not url.startswith(local)] == []
-        browser.close()
+    yield fresh
+    local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
+    assert [url for url in made.requests if not url.startswith(local)] == []
+    context.close()
 
 
 def test_after_an_explorer_everything_is_drawn_in_every_notebook_of_the_page(lab: Callable[[], Lab]) -> None:

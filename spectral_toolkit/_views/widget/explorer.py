@@ -6,6 +6,7 @@ import html
 import json
 import math
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -255,6 +256,8 @@ class Explorer(Described, widgets.VBox):
 
     def close(self) -> None:
         """Stop computing, and free widgets, figures, activations and results."""
+        if sys.is_finalizing():  # ipywidgets closes what is left when Python ends, after the modules this would need
+            return
         self._end()
         self.unobserve_all()
         if self.comm is not None:

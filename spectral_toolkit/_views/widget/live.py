@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,8 @@ class LiveFigure(BokehModel):
 
     def close(self) -> None:
         """Close the comm, and free the figure."""
+        if sys.is_finalizing():
+            return
         document = self._document
         super().close()
         if document is not None:
