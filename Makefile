@@ -26,7 +26,7 @@ test: .venv/installed-all .venv/timm/installed
 
 # timm and the torchvision that it imports live apart: beside a CPU build of torch, torchvision breaks what finds it.
 .venv/timm/installed: .venv/installed-all
-	$(INSTALL) --no-deps --target .venv/timm timm==1.0.31 torchvision==0.29.1
+	$(INSTALL) --no-deps --target .venv/timm timm torchvision==0.29.1
 	@touch $@
 
 # Strict: a broken link, a name without a page and a docstring that does not parse are errors.

@@ -267,7 +267,7 @@ def test_one_more_block_than_is_needed_changes_nothing() -> None:
 def test_the_tower_of_a_qwen_puts_merged_patches_and_windows_back() -> None:
     import transformers as tf
 
-    config = tf.Qwen2_5_VLConfig().vision_config
+    config: Any = tf.Qwen2_5_VLConfig().vision_config
     config.update({"depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 40, "out_hidden_size": 16})
     config.update({"fullatt_block_indexes": [1], "window_size": 56})
     module = made(lambda: tf.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VisionTransformerPretrainedModel(config))

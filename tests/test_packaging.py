@@ -129,7 +129,8 @@ def test_environment_file_agrees_with_pyproject(repository: Path, project: dict)
     python, pip, from_pip = environment["dependencies"]
     assert project["requires-python"] == python.replace("python=", ">=")
     assert pip == "pip"
-    extras = ",".join(sorted(project["optional-dependencies"]))
+    # That of timm brings torchvision, which breaks beside a torch that it was not made for.
+    extras = ",".join(sorted(set(project["optional-dependencies"]) - {"timm"}))
     assert from_pip == {"pip": ["--constraint constraints.txt", f"--editable .[{extras}]"]}
 
 

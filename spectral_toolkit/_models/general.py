@@ -26,7 +26,7 @@ from ..errors import SpectralToolkitError, UnsupportedModelError, first_line
 from .entries import Entry, Told
 from .model import LayerShape, Model, Recorder, Windows, evaluating
 from .passes import Prober, as_tokens, first_tensor
-from .probing import QUANTITIES, Layer, Layout, NotProvenError, Part, assume, prove, prove_outputs
+from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove, prove_outputs
 from .token_maps import TokenMap
 from .watching import Call, watching
 
@@ -307,7 +307,7 @@ def _record(recorder: Recorder, layer: str, found: Layer, calls: Sequence[Call],
     recorder.describe(layer, calls[0].scale, bias)
 
 
-def _by_image(tensor: Tensor, part: Part, n: int) -> Tensor:
+def _by_image(tensor: Tensor, part: CallPart, n: int) -> Tensor:
     """``(..., token, channel)`` as (image, head, window, token, channel)."""
     axes = part.axes
     first = tensor.shape[0] // n

@@ -36,7 +36,7 @@ class _Enough(BaseException):
 
 
 @dataclass
-class Seen:
+class PassSeen:
     """One pass: modules, shapes and projections of all calls."""
 
     modules: list[str] = field(default_factory=list)
@@ -81,9 +81,9 @@ class Prober:
         self.hooked: tuple[str, ...] = ()
         self.passes = 0
 
-    def look(self, *pixels: np.ndarray, only: int | None = None, mute: bool = True) -> Seen:
+    def look(self, *pixels: np.ndarray, only: int | None = None, mute: bool = True) -> PassSeen:
         """Run one pass; ``only`` stops it after that many calls."""
-        seen = Seen()
+        seen = PassSeen()
         self.passes += 1
 
         def listen(call: Call) -> None:

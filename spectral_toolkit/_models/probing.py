@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from . import token_maps
-from .passes import Prober, Seen, distance
+from .passes import PassSeen, Prober, distance
 from .token_maps import Axes, Grid, NotProvenError, TokenMap
 
 QUANTITIES: tuple[str, ...] = ("query", "key", "value")
@@ -26,7 +26,7 @@ of convolutions overlap, one pixel of each patch lies in no other window: mostly
 
 
 @dataclass(frozen=True)
-class Part:
+class CallPart:
     """One quantity of one call: how its axes read, and the place of each patch among the tokens of its layer."""
 
     axes: Axes
@@ -44,7 +44,7 @@ class Layer:
 
     module: str
     calls: tuple[int, ...]
-    parts: dict[str, tuple[Part, ...]]
+    parts: dict[str, tuple[CallPart, ...]]
     maps: dict[str, TokenMap]
     heads: int
     channels: int
@@ -139,7 +139,7 @@ def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
         shapes = base.shapes[calls[0]]
         if len(calls) == 1 and all(shape[-2] == n and shape[0] * (len(shape) > 3) <= 1 for shape in shapes):
             axes = Axes((1,)) if len(shapes[0]) == 4 else Axes((), int(shapes[0][0]))
-            parts = {quantity: (Part(axes, n, 1),) for quantity in QUANTITIES}
+            parts = {quantity: (CallPart(axes, n, 1),) for quantity in QUANTITIES}
             maps: dict[str, TokenMap] = dict.fromkeys(QUANTITIES, found)
             layers[module] = Layer(
                 module, tuple(calls), parts, maps, _n_heads(shapes[0], axes), shapes[0][-1], shapes[2][-1]
@@ -168,7 +168,7 @@ def _moved(distance: np.ndarray) -> np.ndarray:
 class _Proof:
     """The proof for one model: what is known of each module, and what has to be asked next."""
 
-    def __init__(self, prober: Prober, base: Seen, whole: Seen) -> None:
+    def __init__(self, prober: Prober, base: PassSeen, whole: PassSeen) -> None:
         self.prober, self.base = prober, base
         self.moved = [
             tuple(_moved(distance(one, two)) for one, two in zip(first, second, strict=True))
@@ -270,7 +270,7 @@ class _Proof:
         ]
 
     def _tell(self, modules: list[str], grid: Grid, share: tuple[float, float], *, blurred: bool) -> None:
-        """Ask about ``grid``, and prove what can be proven of ``modules`` with the answers."""
+        """Ask about ``grid``, and prove what can be proven of ``modules``."""
         answers = self._answers(grid, share, max(self.groups[module][-1] for module in modules))
         for module in modules:
             try:
@@ -282,7 +282,7 @@ class _Proof:
     def _prove(self, module: str, grid: Grid, answers: list[_Answer], blurred: bool) -> Layer:
         calls = self.groups[module]
         maps: dict[str, TokenMap] = {}
-        parts: dict[str, tuple[Part, ...]] = {}
+        parts: dict[str, tuple[CallPart, ...]] = {}
         for place, quantity in enumerate(QUANTITIES):
             maps[quantity], parts[quantity] = self._prove_quantity(module, place, grid, answers, blurred)
         if not maps["key"].same_places(maps["value"]):
@@ -303,13 +303,13 @@ class _Proof:
 
     def _prove_quantity(
         self, module: str, place: int, asked: Grid, answers: list[_Answer], blurred: bool
-    ) -> tuple[TokenMap, tuple[Part, ...]]:
+    ) -> tuple[TokenMap, tuple[CallPart, ...]]:
         reason = NotProvenError(f"its tokens do not stand for patches of a grid of {asked[0]} x {asked[1]}")
         likely = self.key_grids[module] if place else self.grids[module]
         for grid in [one for one in likely if _halvings(one, asked) is not None]:
             shift = _halvings(grid, asked)
             assert shift is not None
-            parts: list[Part] = []
+            parts: list[CallPart] = []
             told: list[Any] = []
             cells, clear, touched = [], [], []
             for call in self.groups[module]:
@@ -322,7 +322,7 @@ class _Proof:
                 usual = Axes((1,)) if moved.ndim == 3 else Axes(())
                 axes = usual if blurred else token_maps.axes_of(np.where(moved, alone, -2))
                 found, certain = _decode_joined(told, axes, shift, grid)
-                parts.append(Part(axes, found.shape[-1], found.shape[0]))
+                parts.append(CallPart(axes, found.shape[-1], found.shape[0]))
                 cells.append(found)
                 clear.append(certain)
                 touched.append(token_maps.flattened(moved, axes).any(0))
@@ -427,7 +427,7 @@ def _joined_map(cells: list[np.ndarray], clear: list[np.ndarray], moved: list[np
     return replace(found, special_window=found.special_window[kept], **places)
 
 
-def _together(prober: Prober, base: Seen) -> bool:
+def _together(prober: Prober, base: PassSeen) -> bool:
     """Whether two images in one pass give what each gives alone, one after the other along the first axis."""
     try:
         pair = prober.look(prober.base, prober.other)

@@ -91,7 +91,7 @@ class NotProvenError(Exception):
 
 
 def bounds(n_cells: int, n_pixels: int) -> np.ndarray:
-    """First pixel of each of ``n_cells`` cells, and the end."""
+    """First pixel of each of ``n_cells`` patches along one axis, and the end."""
     return np.round(np.linspace(0, n_pixels, n_cells + 1)).astype(int)
 
 
@@ -218,7 +218,7 @@ def make_map(cells: np.ndarray, clear: np.ndarray, moved: np.ndarray, grid: Grid
 
 
 CLEAR, RARE, APART = 0.6, 0.01, 0.02
-"""From where an answer is clear, how many clear ones may be wrong, and by how much the order must fit best."""
+"""From where a response is clear, how many clear ones may be wrong, and by how much the order must fit best."""
 
 
 def map_in_rows(
@@ -226,8 +226,8 @@ def map_in_rows(
 ) -> TokenMap:
     """The map of tokens that see several patches each, if all that is seen speaks for rows-first order.
 
-    Convolutions over patches, or deep ones before them, blur the answers: a token near the border of a bit is moved by
-    both of its images. Answers that are clear must agree with rows-first order, and that order must fit all answers
+    Convolutions over patches, or deep ones before them, blur the responses: a token near the border of a bit is moved
+    by both of its images. Responses that are clear must agree with rows-first order, and that order must fit all responses
     better than any that is shifted by one patch.
 
     Raises
@@ -262,7 +262,7 @@ def map_in_rows(
     if wrong > RARE or fit < best + APART:
         raise NotProvenError(
             f"tokens see several patches each, and their order is not by rows of {grid[0]} x {grid[1]} ({wrong:.0%} of "
-            f"clear answers speak against it; it fits by {fit:.2f}, and one that is shifted by a patch by {best:.2f})"
+            f"clear responses speak against it; it fits by {fit:.2f}, and one that is shifted by a patch by {best:.2f})"
         )
     whole = np.zeros(n, dtype=np.int64)
     special = np.setdiff1d(np.arange(moved.size), patches)

@@ -72,9 +72,9 @@ def explorer_code(arguments: str, folder: str, *, bundle: bool = False, modules:
     """
     maker = "st.Explorer.from_bundle" if bundle else "st.Explorer"
     return (
-        "import os\nimport spectral_toolkit as st\nfrom IPython.display import clear_output\n"
+        "import os\nimport sys\nimport spectral_toolkit as st\nfrom IPython.display import clear_output\n"
         f"os.chdir({folder!r})\n"
-        + (f"import sys\nsys.path.append({folder!r})\nimport {', '.join(modules)}\n" if modules else "")
+        + (f"sys.path.append({folder!r})\nimport {', '.join(modules)}\n" if modules else "")
         + f"try:\n    shown = {maker}({arguments})\n"
         "    clear_output()\n"
         "except st.errors.SpectralToolkitError as error:\n    shown = print(error)\n"
