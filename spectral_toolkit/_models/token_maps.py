@@ -227,8 +227,8 @@ def map_in_rows(
     """The map of tokens that see several patches each, if all that is seen speaks for rows-first order.
 
     Convolutions over patches, or deep ones before them, blur the responses: a token near the border of a bit is moved
-    by both of its images. Responses that are clear must agree with rows-first order, and that order must fit all responses
-    better than any that is shifted by one patch.
+    by both of its images. Responses that are clear must agree with rows-first order, and that order must fit all
+    responses better than any that is shifted by one patch.
 
     Raises
     ------
