@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -284,3 +285,61 @@ def test_the_tower_of_a_qwen_puts_merged_patches_and_windows_back() -> None:
     moved = np.abs((after - first["query"]).to_numpy()).max((0, 1, 4)) > 0
     assert np.argwhere(moved).tolist() == [[3, 5]]
     assert bool(st.solve(st.affinity(activations, "qk", device="cpu"), n_eigenvectors=3).converged.all())
+
+
+@pytest.mark.parametrize("name", ["written", "windows", "pooled", "relative"])
+def test_a_store_and_a_bundle_hold_the_same(name: str, tmp_path: Path) -> None:
+    model = st.load_model(made(SEEN[name]), device="cpu")
+    kept = st.capture(model, PIXELS, progress=False)
+    stored = st.capture(model, PIXELS, progress=False, store=tmp_path / "acts.zarr", batch_size=2)
+    again = st.capture(model, PIXELS, progress=False, store=tmp_path / "acts.zarr", batch_size=2)
+    st.save_bundle(tmp_path / "all.zip", kept, only="view", float16=False)
+    bundled = st.load_bundle(tmp_path / "all.zip").activations
+    whole = st.affinity(kept, "qk", device="cpu").to_dense(1)
+    for other in (stored, again, bundled):
+        for layer, matrix in st.affinity(other, "qk", device="cpu").to_dense(1).items():
+            np.testing.assert_array_equal(matrix, whole[layer])
+
+
+def test_a_module_that_another_thread_runs_meanwhile() -> None:
+    import threading
+
+    module, stop = made(SEEN["written"]), threading.Event()
+
+    def run() -> None:
+        with torch.no_grad():
+            while not stop.is_set():
+                module(torch.randn(1, 3, SIDE, SIDE))
+
+    plain = st.capture(st.load_model(module, device="cpu"), PIXELS, progress=False)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        beside = st.capture(st.load_model(module, device="cpu"), PIXELS, progress=False)
+    finally:
+        stop.set()
+        thread.join()
+    for layer in plain.children:
+        assert np.array_equal(plain[layer]["value"], beside[layer]["value"])
+
+
+def test_windows_in_the_gradient_method_and_in_a_dataset() -> None:
+    from spectral_toolkit._affinity.windows import whole_matrix, window_places
+    from spectral_toolkit.solvers.gradient import head_affinities
+
+    activations = st.capture(st.load_model(made(SEEN["windows"]), device="cpu"), PIXELS, progress=False)
+    graph = st.affinity(activations, "qk", device="cpu")
+    assert any("inside windows" in note for note in graph.notes)
+    for member in graph.members:
+        rows = head_affinities(graph, member, slice(1, 2))[0].mean(0).numpy()
+        np.testing.assert_allclose((rows + rows.T) / 2, graph.to_dense(1)[member.name], atol=1e-6)
+    places = window_places(activations.children["blocks.0"], torch.device("cpu"))
+    ones = whole_matrix(torch.ones(4, 4, 4), places, GRID**2)[0]
+    window = activations["blocks.0"]["window"].to_numpy().ravel()
+    assert np.array_equal(ones.numpy() > 0, window[:, None] == window[None])
+    each = st.affinity(activations, "qk", heads="each", device="cpu").to_dense(1)
+    for layer, matrix in graph.to_dense(1).items():
+        heads = [one for name, one in each.items() if name.startswith(layer + "[")]
+        np.testing.assert_allclose(np.mean(heads, axis=0), matrix, atol=1e-6)
+    dataset = st.affinity(activations, "vv", scope="dataset", device="cpu")
+    assert any("whatever their windows" in note for note in dataset.notes)

@@ -195,6 +195,11 @@ class DatasetGraph(LayerGraph):
                 f"Layers of more than {MOST_CELLS:,} patches are left out of the dataset, as in the source paper; a "
                 f"weight above 0 includes them: {', '.join(absent)}."
             )
+        if windowed := [member.name for member in self.members if member.window is not None]:
+            remarks.append(
+                f"Attention is inside windows in {', '.join(windowed)}; in a dataset, patches are compared whatever "
+                "their windows."
+            )
         if self.kernel.searches and not self._edges_fit and world_size() == 1:
             remarks.append("Edges do not fit in memory, so they are kept on disk and read for every product.")
         if self._recall:

@@ -42,8 +42,9 @@ class LayerFeatures:
     For a denoiser, the heads of all noise samples follow each other: ``heads`` is the number of noise samples times
     that of heads. The bias is the same for all noise samples, so it may have fewer.
 
-    A bias that differs from image to image has them in front. Where keys are pooled, ``right`` is on ``key_grid``, and
-    ``spread`` says, where it is given, how much of each key falls to each patch.
+    A bias that differs from image to image has them in front; inside windows it is (images or 1, biases, windows,
+    places, places). Where keys are pooled, ``right`` is on ``key_grid``, and ``spread`` says, where it is given, how
+    much of each key falls to each patch.
     """
 
     layer: str
@@ -95,7 +96,7 @@ class LayerFeatures:
 
 
 def _picked(bias: Tensor, heads: Sequence[int]) -> Tensor:
-    axis = bias.ndim - 3
+    axis = 0 if bias.ndim == 3 else 1  # behind images, where the bias has them
     index = torch.as_tensor([head % bias.shape[axis] for head in heads], device=bias.device)
     return bias.index_select(axis, index)
 
@@ -213,7 +214,7 @@ def _bias(node: xr.DataTree, layer: str, expected: tuple[int, int, int], like: T
         )
     values = values[:, 0]
     if all(np.array_equal(one, values[0], equal_nan=True) for one in values[1:]):  # NaN is refused below
-        values = values[0]
+        values = values[:1] if inside else values[0]
     if not inside and values.shape[-3:] != expected:
         raise ActivationsError(
             f"'attention_bias' of layer {layer!r} has shape {values.shape[-3:]}; expected {expected}: heads, special "

@@ -142,6 +142,10 @@ class LayerGraph(Described):
                 f"their matrices exceed dense_bytes, or those of all layers cache_bytes: {names}. That is slow: use "
                 "fewer layers or pixels to make it fast."
             )
+        windowed = [member.name for member in used if member.window is not None]
+        if windowed:
+            names = ", ".join(windowed)
+            remarks.append(f"Attention is inside windows, between which there is no affinity: {names}.")
         masked = {m.layer: int(self.mask[m.layer].sum()) for m in used if m.layer in self.mask}
         if any(masked.values()):
             counts = ", ".join(f"{count} of {layer}" for layer, count in masked.items() if count)

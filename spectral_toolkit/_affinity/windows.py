@@ -120,12 +120,24 @@ def _bias(features: LayerFeatures, windows: WindowPlaces, n_special: int) -> Ten
         bias = hidden.expand(1, -1, 1, windows.held.shape[1], -1)
     else:
         places = torch.cat([windows.special_places[:, :n_special], windows.key_places], dim=1)
-        given = features.bias if features.bias.ndim == 5 else features.bias[None]  # (images, heads, windows, l, l)
         index = torch.arange(len(places), device=places.device)[:, None, None]
-        picked = given[:, :, index, windows.places[:, :, None], places[:, None, :]].transpose(1, 2)
+        picked = features.bias[:, :, index, windows.places[:, :, None], places[:, None, :]].transpose(1, 2)
         bias = (picked + hidden).clamp_min(torch.finfo(hidden.dtype).min)
     n_images = len(features.left)
     return bias.expand(n_images, *bias.shape[1:]).flatten(0, 1)
+
+
+def whole_matrix(
+    blocks: Float[Tensor, "images_windows slots slots"], windows: WindowPlaces, n: int
+) -> Float[Tensor, "images n n"]:
+    """The matrix whose blocks are given; zero between windows."""
+    inside = blocks.unflatten(0, (-1, len(windows.cells)))
+    matrix = inside.new_zeros(len(inside), n, n)
+    held = windows.held[:, :, None] & windows.held[:, None, :]
+    rows = windows.cells[:, :, None].expand(held.shape)[held]
+    columns = windows.cells[:, None, :].expand(held.shape)[held]
+    matrix[:, rows, columns] = inside[:, held]
+    return matrix
 
 
 class BlockOperator:

@@ -371,7 +371,8 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
         group = cast(zarr.Group, root[layer])
         if images and "scale" not in group.attrs:
             return f"layer {layer!r} has no scale"
-        if plan.shapes[layer].biased and "attention_bias" in group:
+        shape = plan.shapes[layer]
+        if shape.biased and not shape.biased_by_image and "attention_bias" in group:
             array, spec = cast(zarr.Array, group["attention_bias"]), plan.bias(layer)
             chunk = path / layer / "attention_bias" / "c" / "/".join(["0"] * len(spec.shape))
             files.append((array, (...,), chunk, spec.nbytes))

@@ -14,18 +14,32 @@ from ..activations import DRAWS, QUANTITIES, UNROTATED, check_tree, image_names,
 from ..pairing import image_hashes, refuse_other_images
 from .arrays import ORIGINAL
 
-_VIEW = (*QUANTITIES, *UNROTATED, "special_key", "attention_bias")
+_WINDOWS = ("window", "window_place", "special_window", "special_place", "key_window", "key_place")
+_VIEW = (*QUANTITIES, *UNROTATED, "special_key", "attention_bias", *_WINDOWS)
 """What the explorer reads from a layer: special tokens take part in the softmax as keys only."""
 
 _ROUNDED = "rounded_to"
 _DIMS: dict[str, tuple[set[str], ...]] = {
-    **dict.fromkeys(("query", "key", "query_unrotated", "key_unrotated"), ({"image", "head", "y", "x", "channel"},)),
-    "value": ({"image", "head", "y", "x", "channel"}, {"image", "head", "y", "x", "value_channel"}),
+    **dict.fromkeys(("query", "query_unrotated", "key_unrotated"), ({"image", "head", "y", "x", "channel"},)),
+    "key": tuple({"image", "head", *grid, "channel"} for grid in (("y", "x"), ("key_y", "key_x"))),
+    "value": tuple(
+        {"image", "head", *grid, width}
+        for grid in (("y", "x"), ("key_y", "key_x"))
+        for width in ("channel", "value_channel")
+    ),
+    **dict.fromkeys(("window", "window_place"), ({"y", "x"},)),
+    **dict.fromkeys(("key_window", "key_place"), ({"key_y", "key_x"},)),
+    **dict.fromkeys(("special_window", "special_place"), ({"special"},)),
     "token": ({"image", "y", "x", "feature"},),
     **dict.fromkeys(("special_query", "special_key"), ({"image", "head", "special", "channel"},)),
     "special_value": ({"image", "head", "special", "channel"}, {"image", "head", "special", "value_channel"}),
     "special_token": ({"image", "special", "feature"},),
-    "attention_bias": ({"head", "query_token", "key_token"},),
+    "attention_bias": (
+        {"head", "query_token", "key_token"},
+        {"image", "head", "query_token", "key_token"},
+        {"head", "window_number", "query_place", "key_place"},
+        {"image", "head", "window_number", "query_place", "key_place"},
+    ),
     "pixels": ({"image", "y_px", "x_px", "rgb"},),
 }
 _DRAWS = set(DRAWS)

@@ -9,6 +9,7 @@ modules refer to them. All of it ends with the context; the model's numbers are 
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -66,16 +67,19 @@ def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False, b
         Whether to look for attention that is written out, which takes a look at every operation.
     """
     names: list[str] = [""]
+    owner = threading.get_ident()  # another thread may run the same module meanwhile
     with ExitStack() as stack:
         for name, part in root.named_modules():
             if isinstance(part, torch.jit.ScriptModule):
                 continue
 
             def enter(*_: Any, name: str = name) -> None:
-                names.append(name)
+                if threading.get_ident() == owner:
+                    names.append(name)
 
             def leave(*_: Any) -> None:
-                names.pop()
+                if threading.get_ident() == owner:
+                    names.pop()
 
             stack.callback(part.register_forward_pre_hook(enter, prepend=True).remove)
             stack.callback(part.register_forward_hook(leave, always_call=True).remove)
