@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from .token_maps import Axes, Grid, NotProvenError, TokenMap
 QUANTITIES: tuple[str, ...] = ("query", "key", "value")
 _MOST_PASSES = 120
 """After so many passes the search ends with what it has."""
+_ALIKE = 0.97
+"""Share of patches that a random half must move as expected, for a map that is proven of another layer."""
 _MOST_GRIDS = 3
 """How many grids are tried for a layer."""
 SHARES = ((0.0, 1.0), (0.0, 0.0), (0.25, 0.25), (0.5, 0.5))
@@ -114,7 +117,14 @@ def prove(prober: Prober) -> Layout:
             biased[module] = biased.get(module, False) or one is None or two is None or not np.array_equal(one, two)
     layers = {module: search.layers[module] for module in search.groups if module in search.layers}
     return Layout(
-        prober.size, layers, len(base.modules), _together(prober, base), search.reasons, search.elsewhere, {}, biased
+        prober.size,
+        layers,
+        len(base.modules),
+        _together(prober, base, whole),
+        search.reasons,
+        search.elsewhere,
+        {},
+        biased,
     )
 
 
@@ -151,7 +161,9 @@ def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
             f"seen have {', '.join(map(str, counts)) or 'none'}"
         )
     biased = {module: True for module, bias in zip(base.modules, base.biases, strict=True) if bias is not None}
-    return Layout(prober.size, layers, len(base.modules), _together(prober, base), {}, {}, {}, biased)
+    return Layout(
+        prober.size, layers, len(base.modules), _together(prober, base, prober.look(prober.other)), {}, {}, {}, biased
+    )
 
 
 def _why_none(reasons: dict[str, str]) -> str:
@@ -400,7 +412,7 @@ def _agrees(layer: Layer, quantity: str, where: np.ndarray, answers: list[tuple[
         for side in (0, 1)
     ]
     on, off = (side[found.order] for side in joined)
-    return bool(np.mean((on > off) == where.ravel()) > 0.97)
+    return bool(np.mean((on > off) == where.ravel()) > _ALIKE)
 
 
 def _joined_map(cells: list[np.ndarray], clear: list[np.ndarray], moved: list[np.ndarray], grid: Grid) -> TokenMap:
@@ -427,11 +439,10 @@ def _joined_map(cells: list[np.ndarray], clear: list[np.ndarray], moved: list[np
     return replace(found, special_window=found.special_window[kept], **places)
 
 
-def _together(prober: Prober, base: PassSeen) -> bool:
+def _together(prober: Prober, base: PassSeen, alone: PassSeen) -> bool:
     """Whether two images in one pass give what each gives alone, one after the other along the first axis."""
     try:
         pair = prober.look(prober.base, prober.other)
-        alone = prober.look(prober.other)
     except Exception:
         return False
     if pair.modules != base.modules:
@@ -447,35 +458,39 @@ def _together(prober: Prober, base: PassSeen) -> bool:
 
 
 def prove_outputs(prober: Prober, layout: Layout, blocks: dict[str, str]) -> None:
-    """Find where the patches stand in what the blocks of layers give out (module name to block name)."""
+    """Find where the patches stand in what the blocks of layers give out (module name to block name).
+
+    They stand row by row, or as in the queries; which of it is true, a random half of the patches shows.
+    """
     prober.hooked = tuple(dict.fromkeys(blocks.values()))
     base, whole = prober.look(prober.base), prober.look(prober.other)
-    finest = max((layer.maps["query"].grid for layer in layout.layers.values()), key=lambda grid: grid[0] * grid[1])
-    passes = [
-        (axis, bit, *(prober.look(prober.changed(chosen, finest)) for chosen in (where, ~where)))
-        for axis, bit, where in token_maps.codes(finest)
-    ]
+    halves: dict[Grid, tuple[np.ndarray, PassSeen, PassSeen]] = {}
     for module, layer in layout.layers.items():
         name = blocks.get(module)
         if name is None or name not in base.outputs:
             continue
-        own = layer.maps["query"].grid
+        own = layer.maps["query"]
         # A block that ends a stage may give out a coarser grid than its attention saw.
-        coarser = [(own[0] >> n, own[1] >> n) for n in range(3) if not (own[0] | own[1]) % (1 << n)]
-        for way, start in base.outputs[name].items():
-            touched = _moved(distance(start, whole.outputs[name][way]))
-            for grid in coarser:
-                shift = _halvings(grid, finest)
-                if shift is None or len(start) != 1 or start.shape[1] < grid[0] * grid[1] or module in layout.outputs:
-                    continue
-                told = [
-                    (axis, bit, distance(start, on.outputs[name][way]), distance(start, off.outputs[name][way]))
-                    for axis, bit, on, off in passes
-                ]
-                try:
-                    found = token_maps.make_map(*token_maps.decode(told, shift, grid), touched, grid)
-                except NotProvenError:
-                    continue
-                shape = base.output_shapes[name]
-                layout.outputs[module] = Outputs(found, way, shape[1] if way == "channel second" else shape[-1])
+        rows, columns = own.grid
+        coarser = [(rows >> n, columns >> n) for n in range(3) if not (rows | columns) % (1 << n)]
+        for (way, start), grid in itertools.product(base.outputs[name].items(), coarser):
+            moved = np.flatnonzero(_moved(distance(start, whole.outputs[name][way]))[0])
+            n = grid[0] * grid[1]
+            if module in layout.outputs or len(start) != 1 or not n <= len(moved) <= n + token_maps.MOST_WHOLE:
+                continue
+            if grid not in halves:
+                where = np.random.default_rng(2).random(grid) < 0.5
+                halves[grid] = where, *(prober.look(prober.changed(one, grid)) for one in (where, ~where))
+            where, on, off = halves[grid]
+            nearer = (
+                distance(start, on.outputs[name][way])[0] > distance(start, off.outputs[name][way])[0]  # (token,)
+            )
+            for order in (moved[:n], moved[-n:], own.order):
+                fits = len(order) == n and order.max() < len(nearer)
+                if fits and np.mean(nearer[order] == where.ravel()) > _ALIKE and module not in layout.outputs:
+                    special = np.setdiff1d(np.arange(start.shape[1]), order)
+                    none = np.zeros(n, dtype=np.int64)
+                    found = TokenMap(grid, order, special, none, none[: len(special)], 1)
+                    shape = base.output_shapes[name]
+                    layout.outputs[module] = Outputs(found, way, shape[1] if way == "channel second" else shape[-1])
     prober.hooked = ()
