@@ -480,7 +480,8 @@ def prove_outputs(prober: Prober, layout: Layout, blocks: dict[str, str]) -> Non
                 continue
             if grid not in halves:
                 where = np.random.default_rng(2).random(grid) < 0.5
-                halves[grid] = where, *(prober.look(prober.changed(one, grid)) for one in (where, ~where))
+                on, off = (prober.look(prober.changed(one, grid)) for one in (where, ~where))
+                halves[grid] = (where, on, off)
             where, on, off = halves[grid]
             nearer = (
                 distance(start, on.outputs[name][way])[0] > distance(start, off.outputs[name][way])[0]  # (token,)
