@@ -127,7 +127,11 @@ def _parts(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
 
 
 def _sees_images(part: PreTrainedModel) -> bool:
-    return str(part.main_input_name).startswith(("pixel", "image")) or "pixel_values" in _parameters(part)
+    return _named_for_images(part) or "pixel_values" in _parameters(part)
+
+
+def _named_for_images(part: PreTrainedModel) -> bool:
+    return str(part.main_input_name).startswith(("pixel", "image"))
 
 
 def _parameters(part: torch.nn.Module) -> dict[str, inspect.Parameter]:
@@ -140,13 +144,15 @@ def _parameters(part: torch.nn.Module) -> dict[str, inspect.Parameter]:
 def call_of(part: torch.nn.Module) -> Callable[[torch.nn.Module, Tensor], Any] | None:
     """How to call a part with normalised values; None if its arguments are not those of a model of images."""
     known = _parameters(part)
+    if "input_ids" in known and not (isinstance(part, PreTrainedModel) and _named_for_images(part)):
+        return None  # it reads text, too: the part of it that does not is found by itself
     if {"grid_thw", "image_grid_thw"} & set(known):
         return _packed
     if "pixel_values" in known:
         return _named
     plain = [one for one in known.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     needed = [one for one in plain if one.default is one.empty]
-    if isinstance(part, PreTrainedModel) and not str(part.main_input_name).startswith(("pixel", "image")):
+    if isinstance(part, PreTrainedModel) and not _named_for_images(part):
         return None
     return _positional if plain and len(needed) <= 1 else None
 
@@ -158,6 +164,8 @@ def _positional(part: torch.nn.Module, values: Tensor) -> Any:
 def _named(part: torch.nn.Module, values: Tensor) -> Any:
     known = _parameters(part)
     inputs: dict[str, Any] = {"pixel_values": values}
+    # A mask without a default: every patch is to be seen.
+    inputs |= {name: None for name, one in known.items() if "mask" in name and one.default is one.empty}
     if "interpolate_pos_encoding" in known and tuple(values.shape[-2:]) != config_size(part):
         inputs["interpolate_pos_encoding"] = True
     return part(**inputs)

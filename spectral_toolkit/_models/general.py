@@ -483,6 +483,10 @@ def make(
         If there is none; the message says what was seen.
     """
     reasons: list[str] = []
+    if any(one.is_meta for one in module.parameters()):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} has no weights, as it is on the device 'meta': load them with from_pretrained."
+        )
     for entry in entries:
         settings = processor(entry.processing)
         size, refusal = _first_size(entry, settings)
