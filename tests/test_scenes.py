@@ -360,8 +360,10 @@ def test_all_matrices_decay_alike_unless_told_otherwise(recipe):
         assert {group["weight_decay"] for group in groups if group["slowed"] == slowed} == {0, recipe.weight_decay}
 
 
-def test_every_lower_layer_is_asked_for_the_caption():
-    run = shared.start(scenes_training.TASK, scenes_training.Recipe(size=32, width=16, layers=6, heads=2, batch=2))
+def test_every_lower_layer_may_be_asked_for_the_caption():
+    run = shared.start(
+        scenes_training.TASK, scenes_training.Recipe(size=32, width=16, layers=6, heads=2, batch=2, early=0.5)
+    )
     pictures, captions = series.render_series(0, 0, 2, 32)
     run.progress = 0.9
     terms = scenes_training.losses(run, pictures, captions, np.random.default_rng(0))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._compute.settings import computing
 from .recipe import call, capture_lines
 from .session import Question, can_be_written_out, questions
 from .state import Facts, State, moved
@@ -66,6 +67,7 @@ class Program:
     facts: Facts
     images: str
 
+    @computing
     def overlay(self, shown: str, settings: Mapping[str, Any], **raw: str) -> str:
         """A call of ``st.overlay``; ``raw`` are arguments that are expressions, too."""
         return call("st.overlay", [self.images, shown], settings, raw)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..._compute.settings import computing
 from ..._table import NamedRow, NamedTable
 from ...errors import SpectralToolkitError
 from .segments import partition_scores, partitions
@@ -47,11 +48,13 @@ class Scored:
         """Shares of the variance that position, category and image explain, of every sample."""
         return variance_shares(self.values, self.labels, self.grid, self.weights)
 
+    @computing
     def each(self, measure: Callable[[np.ndarray, np.ndarray | None], float]) -> np.ndarray:
         """The number that ``measure(values, labels)`` gives for the images of every sample, repeated as drawn."""
         drawn = [np.repeat(np.arange(len(row)), row.astype(int)) for row in self.weights]
         return np.array([measure(self.values[at], None if self.labels is None else self.labels[at]) for at in drawn])
 
+    @computing
     def clusters(self, number: int | None, starts: int) -> np.ndarray:
         """Partitions by k-means, (start, image, position); ``number`` None is the number of categories."""
         assert self.labels is not None

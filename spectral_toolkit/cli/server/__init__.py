@@ -60,6 +60,7 @@ def explorer_code(arguments: str, folder: str, *, bundle: bool = False, modules:
     --------
     >>> print(explorer_code("'scenes', 'photos/*.jpg'", "/home/ada"))
     import os
+    import sys
     import spectral_toolkit as st
     from IPython.display import clear_output
     os.chdir('/home/ada')
