@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ._explorer.code import CodedSide, Program
 from ._explorer.session import ShownState, Side
+from ._explorer.state import Facts
 from ._explorer.view import Inputs, Slider, View, register, unregister
 from ._explorer.views import VIEWS
 from ._render.tile import Tile
@@ -15,6 +16,7 @@ from ._render.tile import Tile
 __all__ = [
     "VIEWS",
     "CodedSide",
+    "Facts",
     "Inputs",
     "Program",
     "ShownState",

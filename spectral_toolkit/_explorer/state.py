@@ -120,7 +120,17 @@ class State:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a state is checked against: the capture that is explored."""
+    """What a state is checked against: the capture that is explored.
+
+    Attributes
+    ----------
+    layers, images, kinds
+        Names of the layers, of the images, and of the kinds of affinity that can be made.
+    grids
+        The grid (rows, columns) of each layer.
+    quantities
+        What every layer has been captured with.
+    """
 
     layers: tuple[str, ...]
     images: tuple[str, ...]
