@@ -234,27 +234,29 @@ def test_untrained() -> None:
     assert not np.allclose(one, st.capture(model, PIXELS, progress=False)["blocks.0"]["query"].to_numpy())
 
 
-def test_attention_of_another_thread_is_not_taken_for_ours() -> None:
+@pytest.mark.parametrize("is_ours", [False, True], ids=["another module", "the same module"])
+def test_attention_of_another_thread_is_not_taken_for_ours(is_ours: bool) -> None:
     import threading
 
-    model, other = (made(SEEN["written"]) for _ in range(2))
-    stop = threading.Event()
+    module, stop = made(SEEN["written"]), threading.Event()
+    other = module if is_ours else made(SEEN["written"])
 
     def run() -> None:
         with torch.no_grad():
             while not stop.is_set():
                 other(torch.randn(1, 3, SIDE, SIDE))
 
-    plain = st.capture(st.load_model(model, device="cpu"), PIXELS, progress=False)
+    plain = st.capture(st.load_model(module, device="cpu"), PIXELS, progress=False)
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        beside = st.capture(st.load_model(model, device="cpu"), PIXELS, progress=False)
+        beside = st.capture(st.load_model(module, device="cpu"), PIXELS, progress=False)
     finally:
         stop.set()
         thread.join()
     for layer in plain.children:
-        assert np.array_equal(plain[layer]["query"], beside[layer]["query"])
+        for quantity in ("query", "value"):
+            assert np.array_equal(plain[layer][quantity], beside[layer][quantity])
 
 
 def test_one_more_block_than_is_needed_changes_nothing() -> None:
@@ -299,28 +301,6 @@ def test_a_store_and_a_bundle_hold_the_same(name: str, tmp_path: Path) -> None:
     for other in (stored, again, bundled):
         for layer, matrix in st.affinity(other, "qk", device="cpu").to_dense(1).items():
             np.testing.assert_array_equal(matrix, whole[layer])
-
-
-def test_a_module_that_another_thread_runs_meanwhile() -> None:
-    import threading
-
-    module, stop = made(SEEN["written"]), threading.Event()
-
-    def run() -> None:
-        with torch.no_grad():
-            while not stop.is_set():
-                module(torch.randn(1, 3, SIDE, SIDE))
-
-    plain = st.capture(st.load_model(module, device="cpu"), PIXELS, progress=False)
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        beside = st.capture(st.load_model(module, device="cpu"), PIXELS, progress=False)
-    finally:
-        stop.set()
-        thread.join()
-    for layer in plain.children:
-        assert np.array_equal(plain[layer]["value"], beside[layer]["value"])
 
 
 def test_windows_in_the_gradient_method_and_in_a_dataset() -> None:

@@ -6,7 +6,9 @@ that it gives are the blocks of one block-diagonal affinity.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ActivationsError
 from .features import LayerFeatures
-from .operators import DenseOperator
+from .operators import DenseOperator, Rows
 from .resampling import shares
 
 
@@ -140,6 +142,15 @@ def whole_matrix(
     return matrix
 
 
+def rows_of_windows(
+    prepare: Callable[..., Rows], features: LayerFeatures, windows: WindowPlaces, options: Mapping[str, Any]
+) -> Rows:
+    """Rows of a kernel over the whole grid, as `prepare` gives them where attention is not inside windows."""
+    blocks = prepare(by_window(features, windows), **options)(0, windows.cells.shape[1])
+    whole = whole_matrix(blocks, windows, features.n)
+    return lambda start, stop: whole[:, start:stop]
+
+
 class BlockOperator:
     """W that is zero between windows: one matrix for each."""
 
@@ -151,10 +162,8 @@ class BlockOperator:
 
     @classmethod
     def from_dense(cls, made: DenseOperator, windows: WindowPlaces, n: int, images: int) -> BlockOperator:
-        """Take the matrices of all windows, which follow each other image by image."""
-        held = windows.held.to(made.matrix.dtype)
-        blocks = made.settle().matrix.unflatten(0, (images, -1))
-        return cls(blocks * held[:, :, None] * held[:, None, :], windows, n)
+        """Take the matrices of all windows, zero where no patch is held; they follow each other image by image."""
+        return cls(made.settle().matrix.unflatten(0, (images, -1)), windows, n)
 
     def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
         blocks = self.blocks.to(x.dtype) if exact else self.blocks
@@ -167,5 +176,4 @@ class BlockOperator:
         return out
 
     def dense(self) -> Float[Tensor, "images n n"]:
-        identity = torch.eye(self.n, dtype=torch.float64, device=self.blocks.device)
-        return self.matmul(identity.expand(len(self.blocks), -1, -1))
+        return DenseOperator(whole_matrix(self.blocks.flatten(0, 1), self.windows, self.n)).dense()

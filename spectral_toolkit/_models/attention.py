@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import SpectralToolkitError, UnsupportedModelError
+from .watching.calls import additive
 
 NAME = "spectral_toolkit"
 
@@ -83,7 +84,7 @@ def _attention(
         scale = kwargs.get("scaling")
         scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
         position_bias = kwargs.get("position_bias")
-        bias = _additive(attention_mask, query.dtype)
+        bias = additive(attention_mask, query.dtype)
         if position_bias is not None:
             bias = position_bias if bias is None else bias + position_bias
         if key.shape[1] != query.shape[1]:  # grouped queries
@@ -92,12 +93,6 @@ def _attention(
             key_seen, value_seen = key, value
         call.listener(module, query, key_seen, value_seen, bias, scale)
     return _function(module, call.own)(module, query, key, value, attention_mask, **kwargs)
-
-
-def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def _function(module: torch.nn.Module, own: str) -> Callable[..., Any]:

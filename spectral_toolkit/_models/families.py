@@ -234,7 +234,7 @@ def build(
     """
     found = find_tower(module if told.tower is None else entries.part_named(module, told.tower))
     if found is None or told.overrides:
-        return general.make(module, list(entries.find(module, told)), processing, told, **about)
+        return general.make(module, entries.find(module, told), processing, told, **about)
     family, tower = found
     config: Any = tower.config
     if (n_channels := getattr(config, "num_channels", 3)) != 3:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ from .._compute.random_state import drawing
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError, first_line
 from .entries import Entry, Told
-from .model import LayerShape, Model, Recorder, Windows, evaluating
+from .model import LayerShape, Model, Recorder, Windows, as_written, evaluating, prefix_of
 from .passes import Prober, as_tokens, first_tensor
 from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove, prove_outputs
 from .token_maps import TokenMap
@@ -55,7 +55,6 @@ class GeneralModel(Model):
     own: tuple[int, int] = (224, 224)
     blocks: dict[str, Any] = field(default_factory=dict, repr=False)
     modules: dict[str, str] = field(default_factory=dict, repr=False)
-    attentions: dict[str, Any] = field(default_factory=dict, repr=False)
     left_out: dict[str, str] = field(default_factory=dict)
     told: Told = field(default_factory=Told)
     _layouts: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
@@ -65,12 +64,11 @@ class GeneralModel(Model):
         assert self.entry is not None
         layout = self.layout(self.own)
         names = _layer_names(self.tower, list(layout.layers))
-        prefix = _prefix(self.module, self.tower)
-        self.modules = {_shown(prefix + names[module]): module for module in layout.layers}
+        prefix = prefix_of(self.module, self.tower)
+        self.modules = {as_written(prefix + names[module]): module for module in layout.layers}
         self.blocks = {layer: self.tower.get_submodule(names[module]) for layer, module in self.modules.items()}
-        self.attentions = dict(self.blocks)
         self.layers = tuple(self.modules)
-        self.left_out = {_shown(prefix + module): reason for module, reason in layout.left_out.items()}
+        self.left_out = {as_written(prefix + module): reason for module, reason in layout.left_out.items()}
         self._prove_outputs(layout, names)
         if any(module not in layout.outputs for module in layout.layers):
             self.quantities = tuple(one for one in self.quantities if one != "token")
@@ -253,11 +251,8 @@ class GeneralModel(Model):
                 for layer in recorder.layers:
                     hook = _token_hook(recorder, layer, layout.outputs[self.modules[layer]])
                     stack.callback(self.blocks[layer].register_forward_hook(hook).remove)
-            stack.enter_context(watching(self.tower, listen, by_hand=self._by_hand(layers)))
+            stack.enter_context(watching(self.tower, listen))
             yield
-
-    def _by_hand(self, layers: dict[str, str]) -> bool:
-        return True
 
     # --- provenance --------------------------------------------------------------------------------------------------
 
@@ -270,11 +265,10 @@ class GeneralModel(Model):
         with drawing(seed):
             module = copy.deepcopy(self.module)
             kept = _draw_again(module)
-        tower = module.get_submodule(_prefix(self.module, self.tower).removesuffix("."))
+        tower = module.get_submodule(prefix_of(self.module, self.tower).removesuffix("."))
         other = copy.copy(self)
         other.module, other.tower, other._hash, other._started = module, tower, None, []
         other.blocks = {layer: tower.get_submodule(_name_of(self.tower, block)) for layer, block in self.blocks.items()}
-        other.attentions = dict(other.blocks)
         return other, kept
 
 
@@ -411,14 +405,6 @@ def _scaled(grid: tuple[int, int], size: tuple[int, int], own: tuple[int, int]) 
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def _shown(name: str) -> str:
-    return name.replace("_orig_mod.", "").removesuffix(".")
-
-
-def _prefix(module: torch.nn.Module, tower: torch.nn.Module) -> str:
-    return next((f"{name}." if name else "" for name, part in module.named_modules() if part is tower), "")
-
-
 def _name_of(root: torch.nn.Module, part: torch.nn.Module) -> str:
     return next(name for name, one in root.named_modules() if one is part)
 
@@ -473,7 +459,7 @@ def _labels(tower: torch.nn.Module, n: int) -> tuple[str, ...]:
 
 
 def make(
-    module: torch.nn.Module, entries: Sequence[Entry], processor: Callable[[Any], Any], told: Told, **about: Any
+    module: torch.nn.Module, entries: Iterable[Entry], processor: Callable[[Any], Any], told: Told, **about: Any
 ) -> GeneralModel:
     """The first way in that leads to attention over patches.
 

@@ -341,7 +341,7 @@ class Model(Described, ABC):
         # A compiled module has the weights of the module from which it was made.
         for name, tensor in self.tower.state_dict().items():
             if name not in self.unused_weights:
-                yield name.replace("_orig_mod.", ""), tensor
+                yield as_written(name), tensor
 
     @computing
     def weights_sha256(self) -> str:
@@ -370,6 +370,16 @@ class Model(Described, ABC):
             if self._hash is None or self._hash[0] != key:
                 self._hash = (key, sha256_of(tensors))
             return self._hash[1]
+
+
+def prefix_of(module: torch.nn.Module, tower: torch.nn.Module) -> str:
+    """What stands before the names of a tower's parts within the module that holds it."""
+    return next((f"{name}." if name else "" for name, part in module.named_modules() if part is tower), "")
+
+
+def as_written(name: str) -> str:
+    """A name without what a compiler puts in: a compiled module has the name of the one from which it was made."""
+    return name.replace("_orig_mod.", "")
 
 
 def sha256_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

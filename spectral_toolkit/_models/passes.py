@@ -81,7 +81,7 @@ class Prober:
         self.hooked: tuple[str, ...] = ()
         self.passes = 0
 
-    def look(self, *pixels: np.ndarray, only: int | None = None, mute: bool = True) -> PassSeen:
+    def look(self, *pixels: np.ndarray, only: int | None = None) -> PassSeen:
         """Run one pass; ``only`` stops it after that many calls."""
         seen = PassSeen()
         self.passes += 1
@@ -109,7 +109,7 @@ class Prober:
                         seen.outputs[name] = ways
 
                 stack.callback(self.root.get_submodule(name).register_forward_hook(keep).remove)
-            stack.enter_context(watching(self.root, listen, mute=mute))
+            stack.enter_context(watching(self.root, listen, mute=True))
             self.forward(np.stack(pixels))
         return seen
 

@@ -42,7 +42,7 @@ class Layer:
     """What is known of one layer: the calls of one module, in order.
 
     ``parts`` has, for each quantity, one entry a call; ``maps`` the places of patches among the tokens of all its calls
-    after each other. ``token`` is the map of the block's output, ``token_last`` whether its channels come last.
+    after each other.
     """
 
     module: str
@@ -69,7 +69,6 @@ class Layout:
 
     size: Grid
     layers: dict[str, Layer]
-    n_calls: int
     together: bool
     """Whether several images can go in at once: each call then holds them one after another."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -119,7 +118,6 @@ def prove(prober: Prober) -> Layout:
     return Layout(
         prober.size,
         layers,
-        len(base.modules),
         _together(prober, base, whole),
         search.reasons,
         search.elsewhere,
@@ -137,9 +135,7 @@ def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
         If no call of attention has so many tokens.
     """
     base = prober.look(prober.base)
-    groups: dict[str, list[int]] = defaultdict(list)
-    for call, module in enumerate(base.modules):
-        groups[module].append(call)
+    groups = _calls_by_module(base)
     n = n_special + grid[0] * grid[1]
     places = np.arange(n)
     whole = np.zeros(n, dtype=np.int64)
@@ -161,9 +157,15 @@ def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
             f"seen have {', '.join(map(str, counts)) or 'none'}"
         )
     biased = {module: True for module, bias in zip(base.modules, base.biases, strict=True) if bias is not None}
-    return Layout(
-        prober.size, layers, len(base.modules), _together(prober, base, prober.look(prober.other)), {}, {}, {}, biased
-    )
+    return Layout(prober.size, layers, _together(prober, base, prober.look(prober.other)), {}, {}, {}, biased)
+
+
+def _calls_by_module(seen: PassSeen) -> dict[str, list[int]]:
+    """Numbers of the calls of each module, in the order of its first."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for call, module in enumerate(seen.modules):
+        groups[module].append(call)
+    return dict(groups)
 
 
 def _why_none(reasons: dict[str, str]) -> str:
@@ -186,9 +188,7 @@ class _Proof:
             tuple(_moved(distance(one, two)) for one, two in zip(first, second, strict=True))
             for first, second in zip(base.values, whole.values, strict=True)
         ]
-        self.groups: dict[str, list[int]] = defaultdict(list)
-        for call, module in enumerate(base.modules):
-            self.groups[module].append(call)
+        self.groups = _calls_by_module(base)
         self.layers: dict[str, Layer] = {}
         self.reasons: dict[str, str] = {}
         self.elsewhere: dict[str, str] = {}

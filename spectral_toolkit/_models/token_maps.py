@@ -119,16 +119,9 @@ def within(grid: Grid, size: Grid, share: tuple[float, float]) -> np.ndarray:
 def codes(grid: Grid) -> Iterator[tuple[int, int, np.ndarray]]:
     """Axis, bit, and whether the bit is set in the number along that axis of each patch (y, x)."""
     for axis, n in enumerate(grid):
-        numbers = np.arange(n)
-        for bit in range(max(1, (n - 1).bit_length()) if n > 1 else 0):
-            chosen = ((numbers >> bit) & 1).astype(bool)
-            yield (
-                axis,
-                bit,
-                chosen[:, None] & np.ones(grid[1], bool)
-                if axis == 0
-                else chosen[None, :] & np.ones((grid[0], 1), bool),
-            )
+        for bit in range((n - 1).bit_length()):
+            chosen = ((np.arange(n) >> bit) & 1).astype(bool)
+            yield axis, bit, np.broadcast_to(chosen[:, None] if axis == 0 else chosen, grid)
 
 
 def likely_grids(n: int, size: Grid) -> list[Grid]:

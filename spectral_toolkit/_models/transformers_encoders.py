@@ -20,7 +20,7 @@ from .._compute.random_state import drawing
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError
 from . import attention
-from .model import UNROTATED, LayerShape, Model, Recorder
+from .model import UNROTATED, LayerShape, Model, Recorder, as_written, prefix_of
 
 _NOT_COMPUTED = ("transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")
 """Settings of a configuration that change no number, or that are recorded separately."""
@@ -49,12 +49,11 @@ class EncoderModel(Model):
     blocks: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        prefix = _prefix(self.module, self.tower)
+        prefix = prefix_of(self.module, self.tower)
         for name, part in self.tower.named_modules():
             if any(base.__name__ == self.attention_class for base in type(part).__mro__):
                 block = name.rpartition(".")[0]
-                # A compiled module has the name of the module from which it was made.
-                layer = (prefix + block + ".").replace("_orig_mod.", "").removesuffix(".")
+                layer = as_written(prefix + block + ".").removesuffix(".")
                 self.attentions[layer], self.blocks[layer] = part, self.tower.get_submodule(block)
         if not self.attentions:
             raise UnsupportedModelError(
@@ -155,7 +154,7 @@ class EncoderModel(Model):
                     parameter.copy_(learned[name])
                     kept.append(name)
         module.to(self.device, self.dtype).eval()
-        tower = module.get_submodule(_prefix(outer, self.tower).removesuffix("."))
+        tower = module.get_submodule(prefix_of(outer, self.tower).removesuffix("."))
         # Layers must find their modules again, and the hash of the trained weights must not be copied.
         own = {"attentions": {}, "blocks": {}, "quantities": Model.quantities, "_hash": None}
         return replace(self, module=module, tower=tower, **own), tuple(kept)
@@ -232,13 +231,6 @@ def _computing(settings: Any) -> Any:
         for key, value in settings.items()
         if key not in _NOT_COMPUTED and not str(key).startswith(("_", "attn_implementation"))
     }
-
-
-def _prefix(module: torch.nn.Module, tower: torch.nn.Module) -> str:
-    for name, part in module.named_modules():
-        if part is tower:
-            return f"{name}." if name else ""
-    return ""
 
 
 def _pair(value: Any) -> tuple[int, int]:

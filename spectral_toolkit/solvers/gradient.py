@@ -24,7 +24,7 @@ from .._affinity.layer_graph import LayerGraph, Member, masked_rows
 from .._affinity.pencil import JointPencil, positive_members
 from .._affinity.resampling import Grid
 from .._affinity.table import KERNELS
-from .._affinity.windows import by_window, whole_matrix, window_places
+from .._affinity.windows import rows_of_windows, window_places
 from .._compute.random_state import drawing
 from .._compute.settings import differentiable
 from ..errors import SolverError
@@ -186,15 +186,8 @@ def head_affinities(graph: LayerGraph, member: Member, images: slice) -> Tensor:
     matrices = []
     for head in member.heads:
         own = features.pick((head,))
-        if windows is None:
-            matrix = prepare(own, **options)(0, own.n)
-        else:
-            matrix = whole_matrix(
-                prepare(by_window(own, windows), **options)(0, windows.cells.shape[1]), windows, own.n
-            )
-        if keep is not None:
-            matrix = masked_rows(lambda start, stop, matrix=matrix: matrix[:, start:stop], keep)(0, own.n)
-        step = row_stochastic(matrix.float())
+        rows = prepare(own, **options) if windows is None else rows_of_windows(prepare, own, windows, options)
+        step = row_stochastic((rows if keep is None else masked_rows(rows, keep))(0, own.n).float())
         walked = step
         for _ in range(steps - 1):
             walked = step @ walked

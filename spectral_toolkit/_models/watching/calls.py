@@ -52,7 +52,7 @@ Listener = Callable[[Call], None]
 
 
 @contextmanager
-def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False, by_hand: bool = True) -> Iterator[None]:
+def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False) -> Iterator[None]:
     """Report every call of attention in ``root`` to ``listener`` while the context is open.
 
     Parameters
@@ -63,8 +63,6 @@ def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False, b
         Receives each ``Call`` as it happens.
     mute
         Whether attention gives zeros in place of its values, so that no token learns of another one by it.
-    by_hand
-        Whether to look for attention that is written out, which takes a look at every operation.
     """
     names: list[str] = [""]
     owner = threading.get_ident()  # another thread may run the same module meanwhile
@@ -88,14 +86,14 @@ def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False, b
             listener(Call(names[-1], query, key, value, scale, bias))
 
         _wrap_libraries(root, stack, report, mute)
-        stack.enter_context(_Watch(report, mute, by_hand))
+        stack.enter_context(_Watch(report, mute))
         yield
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, report: products.Found, mute: bool, by_hand: bool) -> None:
+    def __init__(self, report: products.Found, mute: bool) -> None:
         super().__init__()
-        self.report, self.mute, self.by_hand = report, mute, by_hand
+        self.report, self.mute = report, mute
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -105,11 +103,7 @@ class _Watch(TorchFunctionMode):
             with self:
                 return _unfused_forward(*args, **kwargs)
         out = func(*args, **kwargs)
-        if (
-            self.by_hand
-            and products.follow(getattr(func, "__name__", ""), args, kwargs, out, self.report)
-            and self.mute
-        ):
+        if products.follow(getattr(func, "__name__", ""), args, kwargs, out, self.report) and self.mute:
             return torch.zeros_like(out)
         return out
 
@@ -124,25 +118,21 @@ class _Watch(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
+        seen_key, seen_value = key, value
+        if enable_gqa and key.shape[-3] != query.shape[-3]:
+            seen_key, seen_value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
         if self.mute:
-            out = (
-                query.new_zeros(
-                    (*torch.broadcast_shapes(query.shape[:-2], value.shape[:-2]), query.shape[-2], value.shape[-1])
-                )
-                if not enable_gqa
-                else query.new_zeros((*query.shape[:-1], value.shape[-1]))
-            )
+            front = torch.broadcast_shapes(query.shape[:-2], seen_value.shape[:-2])
+            out = query.new_zeros((*front, query.shape[-2], value.shape[-1]))
         else:
             out = functional.scaled_dot_product_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )
-        if enable_gqa and key.shape[-3] != query.shape[-3]:
-            key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
         bias = additive(attn_mask, query.dtype)
         if is_causal:
             hidden = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).triu(1)
             bias = query.new_zeros(hidden.shape).masked_fill(hidden, torch.finfo(query.dtype).min)
-        self.report(query, key, value, query.shape[-1] ** -0.5 if scale is None else float(scale), bias)
+        self.report(query, seen_key, seen_value, query.shape[-1] ** -0.5 if scale is None else float(scale), bias)
         return out
 
 

@@ -82,7 +82,7 @@ def follow(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, f
         dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
         if dim in (-1, carrier.ndim - 1):
             handed = Weights(note, carrier)
-    elif out.numel() != carrier.numel() and name not in ("expand", "__getitem__"):
+    elif out.numel() != carrier.numel():
         handed = None
     elif name in _SAME_ORDER or name in _CASTS:
         handed = note
@@ -110,11 +110,9 @@ def _scaled(note: Product, name: str, carrier: Tensor, args: tuple[Any, ...], ou
         factor = float(other)
         if not factor or not math.isfinite(factor):
             return replace(note, changed=True)
-        return (
-            replace(note, factor=note.factor / factor if divides else note.factor * factor)
-            if not note.changed
-            else note
-        )
+        if note.changed:  # then the bias holds what the factor no longer says
+            return note
+        return replace(note, factor=note.factor / factor if divides else note.factor * factor)
     if not isinstance(other, Tensor):
         return None
     if other.shape[-1] == 1 and not note.changed and note.rows is None and out.shape == carrier.shape:
