@@ -139,6 +139,21 @@ def test_a_cosine_at_the_threshold_counts_as_zero_however_it_is_summed(dtype: ty
         assert found[1, 1] > 0.1, "above it"
 
 
+@pytest.mark.parametrize(("threshold", "other"), [(0.1, (0, 1, 3, 0)), (0.5, (1, 2, 2, 1)), (0.9, (3, 0, 1, 0))])
+def test_a_result_says_where_cosines_are_at_the_threshold(threshold: float, other: tuple[int, ...]) -> None:
+    # All lengths are the root of ten, in any scale: the cosine is the threshold itself.
+    key = 2.0**-24 * np.array([other, (0, 0, 0, 3), (1, 1, 2, 2)])
+    query = 2.0**-24 * np.array([(3, 1, 0, 0), (0, 0, 1, 3), (1, 1, 2, 2)])
+    tree = attention_tree(query.astype(np.float16), key.astype(np.float16))
+    assert matrix_of(tree, kernel="cosine", threshold=threshold)[0, 0] == 0
+    for heads in ("mean", "each"):
+        graph = st.affinity(tree, kernel="cosine", threshold=threshold, heads=heads, device="cpu")
+        notes = st.solve(graph.reweight(None), 1).attrs["notes"]
+        assert notes.count(f"layer 'block.0' equal the threshold {threshold:g} up to rounding") == 1
+    moved = st.affinity(tree, kernel="cosine", threshold=threshold + 1e-9, device="cpu")
+    assert "up to rounding" not in st.solve(moved, 1).attrs["notes"]
+
+
 def test_which_cosines_are_above_the_threshold_is_decided_in_double_precision() -> None:
     rng = np.random.default_rng(0)
     query, key = rng.normal(size=(2, 60, 24)).astype(np.float32)

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -126,6 +126,7 @@ class LayerGraph(Described):
         self._default_weights = {m.name: 0.0 if m.layer in self.left_out else 1.0 for m in self.members}
         self._weights = resolve_weights(weights, self.members, self._default_weights)
         self._cache: dict[tuple[str, int, int], Operator] = {}
+        self._remarks: dict[str, set[str]] = {}
         self.subspaces: dict[tuple[int, int, Grid], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -150,6 +151,7 @@ class LayerGraph(Described):
         if any(masked.values()):
             counts = ", ".join(f"{count} of {layer}" for layer, count in masked.items() if count)
             remarks.append(f"Masked tokens, which have no affinity in their layer: {counts}.")
+        remarks += sorted(set().union(*(self._remarks.get(member.name, ()) for member in used)))
         return tuple(remarks)
 
     @property
@@ -272,6 +274,7 @@ class LayerGraph(Described):
         features = read_features(
             self.activations, member.layer, recipe.kind, images, self.device, for_softmax=kernel.attention
         )
+        features = replace(features, remarks=self._remarks.setdefault(member.name, features.remarks))
         if member.head is not None:
             features = features.pick(member.heads)
         n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
