@@ -31,6 +31,9 @@ DENSE_BYTES = 2 * 2**30
 """A layer whose matrix would take more, for one image in float32, is never formed: its products are made in tiles."""
 CACHE_BYTES = 4 * 2**30
 """Bytes that the matrices of all layers may take for one image; beyond it, the finest are made in tiles too."""
+SMALL, SMALLEST = 1e-20, 1e-280
+"""Mean degrees below which single precision, or double precision, loses the smaller affinities of a layer, of which
+patches of a 1e-12th of the mean degree may depend."""
 CONTENT = ("weights_sha256", "config_sha256", "pictures_sha256")
 """Attributes of activations that say which model and which images they belong to."""
 
@@ -195,6 +198,8 @@ class LayerGraph(Described):
         key = (member.name, start, stop)
         if key not in self._cache:
             operator = self._build(member, slice(start, stop))
+            if bool((operator.degree.mean(dim=1) < SMALL).any()):
+                operator = self._build(member, slice(start, stop), doubled=True)
             self._check(operator, member, start)
             if self.cached_bytes + operator.n_bytes > self.cache_bytes:
                 return operator
@@ -265,8 +270,17 @@ class LayerGraph(Described):
                 f"The affinities of layer {member.name!r} in image {image!r} are not finite: its {self.recipe.kind} "
                 "products overflow; check the activations, or use kernel='cosine'."
             )
+        mean = operator.degree.mean(dim=1)
+        lost = (mean > 0) & (mean < SMALLEST)
+        if bool(lost.any()):
+            image = self.images[first + int(lost.to(torch.int8).argmax())]
+            raise AffinityError(
+                f"The affinities of layer {member.name!r} in image {image!r} add up to {float(mean[lost][0]):.0e} for a "
+                "patch, where double precision loses most of them: use kernel='cosine', or for kernel='rbf' a larger "
+                "bandwidth."
+            )
 
-    def _build(self, member: Member, images: slice) -> Operator:
+    def _build(self, member: Member, images: slice, *, doubled: bool = False) -> Operator:
         recipe = self.recipe
         kernel = KERNELS[recipe.kernel]
         options = dict(recipe.options)
@@ -297,7 +311,7 @@ class LayerGraph(Described):
             kept = keep.to(left)[:, :, None]
             masked = left * kept
             return LowRankOperator(masked, masked if left is right else right * kept)
-        if steps > 1:  # rows are divided by their sums, which may have vanished in single precision
+        if doubled or steps > 1:  # rows are divided by their sums, which may have vanished in single precision
             features = features.doubled()
         assert kernel.prepare is not None
         rows = kernel.prepare(features, **options)
