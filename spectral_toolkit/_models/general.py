@@ -100,17 +100,13 @@ class GeneralModel(Model):
         try:
             found = prove(Prober(self.tower, self._plain, size))
         except NotProvenError:
-            if self.device.type == "mps" or self.dtype == torch.float64:
+            if not self._can_be_doubled:
                 raise
             found = None
-        if found is not None and not found.left_out:
+        if found is not None and (not found.left_out or not self._can_be_doubled):
             return found
         # A change to one patch may drown in the rounding of deep convolutions, or in units that are off: look again, in
         # double precision and at images of strong contrast.
-        if self.device.type == "mps" or sum(one.numel() for one in self.tower.parameters()) > _MOST_DOUBLED:
-            if found is None:
-                raise NotProvenError("its tokens could not be matched with patches")
-            return found
         doubled = copy.deepcopy(self.tower).double()
         try:
             again = prove(Prober(doubled, lambda pixels: self._run(doubled, pixels, torch.float64, 100.0), size))
@@ -123,6 +119,11 @@ class GeneralModel(Model):
                 raise NotProvenError(f"its tokens could not be matched with patches ({first_line(error)})") from error
             return found
         return again if found is None or len(again.layers) > len(found.layers) else found
+
+    @property
+    def _can_be_doubled(self) -> bool:
+        parameters = sum(one.numel() for one in self.tower.parameters())
+        return self.device.type != "mps" and self.dtype != torch.float64 and parameters <= _MOST_DOUBLED
 
     def _prove_outputs(self, layout: Layout, names: dict[str, str]) -> None:
         called = {module: names[module] for module in layout.layers}
@@ -170,8 +171,8 @@ class GeneralModel(Model):
                 f"{self.own}."
             ) from error
 
-    def special_tokens_of(self, layer: str, quantity: str) -> tuple[str, ...]:
-        layout = self._layouts[self.own]
+    def special_tokens_of(self, layer: str, quantity: str, size: tuple[int, int] | None = None) -> tuple[str, ...]:
+        layout = self._layout(size or self.own)
         module = self.modules[layer]
         if quantity == "token":
             n = len(layout.outputs[module].map.special)

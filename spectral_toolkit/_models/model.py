@@ -189,8 +189,11 @@ class Model(Described, ABC):
         """Every module that takes part in a capture."""
         return (self.tower,)
 
-    def special_tokens_of(self, layer: str, quantity: str) -> tuple[str, ...]:
-        """The special tokens in one quantity of one layer; in most models, all of them."""
+    def special_tokens_of(self, layer: str, quantity: str, size: tuple[int, int] | None = None) -> tuple[str, ...]:
+        """The special tokens in one quantity of one layer, for images of ``size`` (its own by default).
+
+        In most models, all of them; windows are filled up with as many as a size needs.
+        """
         return self.special_tokens
 
     @property
