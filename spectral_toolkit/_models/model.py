@@ -220,12 +220,12 @@ class Model(Described, ABC):
     @property
     def device(self) -> torch.device:
         """The present device of the tower's weights."""
-        return next(self.tower.parameters()).device
+        return device_of(self.tower)
 
     @property
     def dtype(self) -> torch.dtype:
         """The present precision of the tower's weights."""
-        return next(p.dtype for p in self.tower.parameters() if p.is_floating_point())
+        return dtype_of(self.tower)
 
     @property
     @abstractmethod
@@ -373,6 +373,16 @@ class Model(Described, ABC):
             if self._hash is None or self._hash[0] != key:
                 self._hash = (key, sha256_of(tensors))
             return self._hash[1]
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where the weights of a module are; the CPU if it has none."""
+    return next((one.device for one in module.parameters()), torch.device("cpu"))
+
+
+def dtype_of(module: torch.nn.Module) -> torch.dtype:
+    """The precision of a module's weights; single if it has none."""
+    return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
 
 
 def prefix_of(module: torch.nn.Module, tower: torch.nn.Module) -> str:
