@@ -233,7 +233,8 @@ def sizes_of(module: torch.nn.Module, part: torch.nn.Module) -> tuple[Size, ...]
 
 def _sizes_of_positions(part: torch.nn.Module) -> list[Size]:
     """Square sizes for which a table of positions has one entry a patch, with up to 16 special tokens."""
-    strides = [max(one.stride) for one in part.modules() if isinstance(one, torch.nn.Conv2d) and one.in_channels == 3]
+    stems = [one for one in part.modules() if isinstance(one, torch.nn.Conv2d) and one.in_channels == 3]
+    strides = [max(one.stride) for one in stems if max(one.stride) > 2]  # others are no patches, but start a network
     if not strides:
         return []
     found = []

@@ -46,6 +46,7 @@ def prove(proof: Proof) -> None:
     for module, found in used.items():
         if all(one in answers for one in found):
             proof.conclude(module, [(grid, answers[number, grid]) for number, grid in found])
+            proof.sources[module] = found[0][0]
 
 
 class _Search:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from .token_maps import Answer, Axes, Grid, NotProvenError, TokenMap
 QUANTITIES: tuple[str, ...] = ("query", "key", "value")
 _MOST_PASSES = 120
 """After so many passes the search ends with what it has."""
-_ALIKE = 0.97
+ALIKE = 0.97
 """Share of patches that a random half must move as expected, for a map that is proven of another layer."""
 _DROWNED = 1e-11
 """Share of the tokens' squares that rounding may change, through a few dozen layers in single precision."""
@@ -80,6 +79,8 @@ class Layout:
     outputs: dict[str, Outputs] = field(default_factory=dict)
     biased: dict[str, bool] = field(default_factory=dict)
     """Modules that add a bias to their scores, and whether it differs from image to image."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Numbers of the maps of features by which the queries of modules were told, where pixels did not tell them."""
 
 
 def prove(prober: Prober) -> Layout:
@@ -106,7 +107,9 @@ def prove(prober: Prober) -> Layout:
         raise NotProvenError(_why_none(search.reasons or search.elsewhere))
     layers = {module: search.layers[module] for module in search.groups if module in search.layers}
     together = _together(prober, base, whole)
-    return Layout(prober.size, layers, together, search.reasons, search.elsewhere, {}, _biased(base, whole))
+    return Layout(
+        prober.size, layers, together, search.reasons, search.elsewhere, {}, _biased(base, whole), search.sources
+    )
 
 
 def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
@@ -172,7 +175,7 @@ def _share_moved(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> 
     return float(distance(one[0], other[0]).sum() / max(np.square(one[0]).sum(), 1e-300))
 
 
-def _moved(distance: np.ndarray) -> np.ndarray:
+def moved_tokens(distance: np.ndarray) -> np.ndarray:
     """Which tokens depend on the image at all."""
     return distance > 1e-10 * max(float(distance.max(initial=0.0)), 1e-300)
 
@@ -183,7 +186,7 @@ class Proof:
     def __init__(self, prober: Prober, base: PassSeen, whole: PassSeen) -> None:
         self.prober, self.base = prober, base
         self.moved = [
-            tuple(_moved(distance(one, two)) for one, two in zip(first, second, strict=True))
+            tuple(moved_tokens(distance(one, two)) for one, two in zip(first, second, strict=True))
             for first, second in zip(base.values, whole.values, strict=True)
         ]
         self.groups = _calls_by_module(base)
@@ -191,6 +194,7 @@ class Proof:
         self.reasons: dict[str, str] = {}
         self.elsewhere: dict[str, str] = {}
         self.closed: set[str] = set()
+        self.sources: dict[str, int] = {}
         for module, calls in self.groups.items():
             for place, what in enumerate(("queries", "keys")):
                 if not any(self.moved[call][place].any() for call in calls):
@@ -433,7 +437,7 @@ def _agrees(layer: Layer, quantity: str, where: np.ndarray, answers: list[tuple[
         for side in (0, 1)
     ]
     on, off = (side[found.order] for side in joined)
-    return bool(np.mean((on > off) == where.ravel()) > _ALIKE)
+    return bool(np.mean((on > off) == where.ravel()) > ALIKE)
 
 
 def _joined_map(cells: list[np.ndarray], clear: list[np.ndarray], moved: list[np.ndarray], grid: Grid) -> TokenMap:
@@ -476,43 +480,3 @@ def _together(prober: Prober, base: PassSeen, alone: PassSeen) -> bool:
             ):
                 return False
     return True
-
-
-def prove_outputs(prober: Prober, layout: Layout, blocks: dict[str, str]) -> None:
-    """Find where the patches stand in what the blocks of layers give out (module name to block name).
-
-    They stand row by row, or as in the queries; which of it is true, a random half of the patches shows.
-    """
-    prober.hooked = tuple(dict.fromkeys(blocks.values()))
-    base, whole = prober.look(prober.base), prober.look(prober.other)
-    halves: dict[Grid, tuple[np.ndarray, PassSeen, PassSeen]] = {}
-    for module, layer in layout.layers.items():
-        name = blocks.get(module)
-        if name is None or name not in base.outputs:
-            continue
-        own = layer.maps["query"]
-        # A block that ends a stage may give out a coarser grid than its attention saw.
-        rows, columns = own.grid
-        coarser = [(rows >> n, columns >> n) for n in range(3) if not (rows | columns) % (1 << n)]
-        for (way, start), grid in itertools.product(base.outputs[name].items(), coarser):
-            moved = np.flatnonzero(_moved(distance(start, whole.outputs[name][way]))[0])
-            n = grid[0] * grid[1]
-            if module in layout.outputs or len(start) != 1 or not n <= len(moved) <= n + token_maps.MOST_WHOLE:
-                continue
-            if grid not in halves:
-                where = np.random.default_rng(2).random(grid) < 0.5
-                on, off = (prober.look(prober.changed(one, grid)) for one in (where, ~where))
-                halves[grid] = (where, on, off)
-            where, on, off = halves[grid]
-            nearer = (
-                distance(start, on.outputs[name][way])[0] > distance(start, off.outputs[name][way])[0]  # (token,)
-            )
-            for order in (moved[:n], moved[-n:], own.order):
-                fits = len(order) == n and order.max() < len(nearer)
-                if fits and np.mean(nearer[order] == where.ravel()) > _ALIKE and module not in layout.outputs:
-                    special = np.setdiff1d(np.arange(start.shape[1]), order)
-                    none = np.zeros(n, dtype=np.int64)
-                    found = TokenMap(grid, order, special, none, none[: len(special)], 1)
-                    shape = base.output_shapes[name]
-                    layout.outputs[module] = Outputs(found, way, shape[1] if way == "channel second" else shape[-1])
-    prober.hooked = ()
