@@ -19,6 +19,8 @@ from .processing import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, 
 Size = tuple[int, int]
 _USUAL = ((224, 224), (256, 256), (384, 384), (448, 448), (336, 336), (512, 512), (518, 518), (1024, 1024), (64, 64))
 _TOWERS = ("visual", "vision_model", "vision_tower", "image_encoder", "vision_encoder", "vision", "trunk")
+_MOST_PATCHES = 4096
+"""The most patches of an image by default, for models that take images of any size."""
 _PARTS = ("encoder", "backbone", "model")
 """Names that parts of models of text have, too."""
 
@@ -94,6 +96,9 @@ def find(module: torch.nn.Module, told: Told) -> Iterator[Entry]:
         if call is not None:
             size = (told.size, told.size) if isinstance(told.size, int) else told.size
             sizes = sizes_of(module, part) if size is None else ((int(size[0]), int(size[1])),)
+            if size is None and call in (_packed, _flattened):  # they take any size, and name their largest
+                patch = int(getattr(part.config, "patch_size", 16))
+                sizes = tuple(sorted(sizes, key=lambda one: one[0] * one[1] > _MOST_PATCHES * patch**2))
             yield Entry(name, part, call, sizes, processing_of(module, part))
         if told.call is not None:
             return
@@ -127,11 +132,11 @@ def _parts(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
 
 
 def _sees_images(part: PreTrainedModel) -> bool:
-    return _named_for_images(part) or "pixel_values" in _parameters(part)
+    return _named_for_images(part) or bool({"pixel_values", "flattened_patches"} & set(_parameters(part)))
 
 
 def _named_for_images(part: PreTrainedModel) -> bool:
-    return str(part.main_input_name).startswith(("pixel", "image"))
+    return str(part.main_input_name).startswith(("pixel", "image", "flattened_patches"))
 
 
 def _parameters(part: torch.nn.Module) -> dict[str, inspect.Parameter]:
@@ -148,6 +153,8 @@ def call_of(part: torch.nn.Module) -> Callable[[torch.nn.Module, Tensor], Any] |
         return None  # it reads text, too: the part of it that does not is found by itself
     if {"grid_thw", "image_grid_thw"} & set(known):
         return _packed
+    if "flattened_patches" in known:
+        return _flattened
     if "pixel_values" in known:
         return _named
     plain = [one for one in known.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
@@ -189,6 +196,18 @@ def _packed(part: torch.nn.Module, values: Tensor) -> Any:
     name = "grid_thw" if "grid_thw" in known else "image_grid_thw"
     first = next(one for one in known if one != name)
     return part(**{first: patches, name: sizes})
+
+
+def _flattened(part: torch.nn.Module, values: Tensor) -> Any:
+    """Cut-out patches row by row, each after the numbers of its row and column, as Pix2Struct takes them."""
+    patch = int(getattr(part.config, "patch_size", 16))
+    n, channels, height, width = values.shape
+    rows, columns = height // patch, width // patch
+    cut = values.reshape(n, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1).flatten(3)
+    places = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), -1) + 1
+    places = places.to(values).expand(n, rows, columns, 2)
+    patches = torch.cat([places, cut], -1).flatten(1, 2)
+    return part(flattened_patches=patches, attention_mask=torch.ones_like(patches[..., 0]))
 
 
 # --- sizes and settings ----------------------------------------------------------------------------------------------
@@ -233,7 +252,8 @@ def sizes_of(module: torch.nn.Module, part: torch.nn.Module) -> tuple[Size, ...]
 
 def _sizes_of_positions(part: torch.nn.Module) -> list[Size]:
     """Square sizes for which a table of positions has one entry a patch, with up to 16 special tokens."""
-    strides = [max(one.stride) for one in part.modules() if isinstance(one, torch.nn.Conv2d) and one.in_channels == 3]
+    stems = [one for one in part.modules() if isinstance(one, torch.nn.Conv2d) and one.in_channels == 3]
+    strides = [max(one.stride) for one in stems if max(one.stride) > 2]  # others are no patches, but start a network
     if not strides:
         return []
     found = []
