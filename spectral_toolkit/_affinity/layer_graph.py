@@ -275,8 +275,8 @@ class LayerGraph(Described):
         if bool(lost.any()):
             image = self.images[first + int(lost.to(torch.int8).argmax())]
             raise AffinityError(
-                f"The affinities of layer {member.name!r} in image {image!r} add up to {float(mean[lost][0]):.0e} for a "
-                "patch, where double precision loses most of them: use kernel='cosine', or for kernel='rbf' a larger "
+                f"The affinities of layer {member.name!r} in image {image!r} add up to {float(mean[lost][0]):.0e} for "
+                "a patch, where double precision loses most of them: use kernel='cosine', or for kernel='rbf' a larger "
                 "bandwidth."
             )
 

@@ -161,7 +161,8 @@ def batch_matrix(graph: DatasetGraph, edges: Edges, batch: Tensor) -> SparseRows
     total = torch.where(images >= 0, found.similarity[nodes].float(), 0.0).sum(1)
     values = values / total[rows].clamp_min(torch.finfo(values.dtype).tiny)
     ends = functional.pad((images >= 0).sum(1).cumsum(0), (1, 0))
-    return SparseRows(*(part.to(graph.device) for part in (ends, targets, values)), len(nodes))
+    to = graph.device
+    return SparseRows(ends.to(to), targets.to(to), values.to(to), len(nodes))
 
 
 def batch_objective(tables: Tensor, edges: Sequence[Edges], matrices: Sequence[SparseRows]) -> Tensor:
