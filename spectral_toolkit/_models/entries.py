@@ -179,9 +179,14 @@ def _named(part: torch.nn.Module, values: Tensor) -> Any:
 
 
 def _packed(part: torch.nn.Module, values: Tensor) -> Any:
-    """Cut-out patches in the order of Qwen2-VL: those that will be merged stand together."""
+    """Cut-out patches in the order of Qwen2-VL: those that will be merged stand together.
+
+    Towers that embed them with a convolution over (y, x) take them as small images, row by row (MoonViT).
+    """
     config: Any = part.config
-    patch, merge = int(config.patch_size), int(getattr(config, "spatial_merge_size", 1) or 1)
+    patch = int(config.patch_size)
+    as_images = any(isinstance(one, torch.nn.Conv2d) and one.kernel_size == (patch, patch) for one in part.modules())
+    merge = 1 if as_images else int(getattr(config, "spatial_merge_size", 1) or 1)
     frames = int(getattr(config, "temporal_patch_size", 1) or 1)
     n, channels, height, width = values.shape
     rows, columns = height // patch, width // patch
@@ -191,6 +196,8 @@ def _packed(part: torch.nn.Module, values: Tensor) -> Any:
         .reshape(n, frames, channels, rows // merge, merge, patch, columns // merge, merge, patch)
     )
     patches = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(n * rows * columns, channels * frames * patch * patch)
+    if as_images:
+        patches = patches.unflatten(1, (channels, frames, patch, patch))[:, :, 0]
     sizes = torch.tensor([[1, rows, columns]] * n, device=values.device)
     known = list(_parameters(part))
     name = "grid_thw" if "grid_thw" in known else "image_grid_thw"

@@ -16,7 +16,7 @@ from .passes import PassSeen, Prober, distance
 from .token_maps import Answer, Axes, Grid, NotProvenError, TokenMap
 
 QUANTITIES: tuple[str, ...] = ("query", "key", "value")
-_MOST_PASSES = 120
+_MOST_PASSES = 300
 """After so many passes the search ends with what it has."""
 ALIKE = 0.97
 """Share of patches that a random half must move as expected, for a map that is proven of another layer."""
@@ -210,11 +210,12 @@ class Proof:
                     f"its {moved} tokens that depend on the image form no grid of about square patches"
                 )
         ranks = range(max((len(found) for found in self.grids.values()), default=0))
-        for share in SHARES:
-            for rank in ranks:
+        for rank in ranks:
+            for share in SHARES:
                 self._round(share, rank)
-            if share == SHARES[0]:
-                feature_maps.prove(self)
+                if (rank, share) == (0, SHARES[0]):
+                    feature_maps.prove(self)
+            if rank == 0:
                 self._close_channels()
         for share in SHARES[1::-1]:
             for rank in ranks:
@@ -255,7 +256,7 @@ class Proof:
 
     def _may_be(self, module: str, grid: Grid, rank: int, share: tuple[float, float]) -> bool:
         own = self._asked(module, rank)
-        return own == grid or (share == SHARES[0] and _halvings(own, grid) is not None)
+        return own == grid or (share == SHARES[0] and token_maps.halvings(own, grid) is not None)
 
     def _asked(self, module: str, rank: int) -> Grid:
         """The grid to ask about: that of keys where it is finer than that of queries."""
@@ -343,8 +344,8 @@ class Proof:
     ) -> tuple[TokenMap, tuple[CallPart, ...]]:
         reason = NotProvenError(f"its tokens do not stand for patches of a grid of {asked[0]} x {asked[1]}")
         likely = self.key_grids[module] if place else self.grids[module]
-        for grid in [one for one in likely if _halvings(one, asked) is not None]:
-            shift = _halvings(grid, asked)
+        for grid in [one for one in likely if token_maps.halvings(one, asked) is not None]:
+            shift = token_maps.halvings(grid, asked)
             assert shift is not None
             parts: list[CallPart] = []
             told: list[Any] = []
@@ -401,13 +402,6 @@ def _possible_heads(shape: Sequence[int]) -> list[int]:
         return list(dict.fromkeys([*(int(side) for side in front[1:]), 1]))
     first = int(front[0]) if front else 1
     return [heads for heads in range(first, 0, -1) if first % heads == 0]
-
-
-def _halvings(grid: Grid, fine: Grid) -> int | None:
-    """How often the sides of ``fine`` must be halved to give ``grid``; None if they never do."""
-    ratio = fine[0] // grid[0] if grid[0] else 0
-    same = ratio and grid[0] * ratio == fine[0] and grid[1] * ratio == fine[1] and not ratio & (ratio - 1)
-    return ratio.bit_length() - 1 if same else None
 
 
 def _n_heads(shape: Sequence[int], axes: Axes) -> int:
