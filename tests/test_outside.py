@@ -325,6 +325,7 @@ def test_a_study_reports_their_scores(theirs: Any, tmp_path: Path) -> None:
         "layers": [[3]],
         "n_eigenvectors": 2,
         "show": 1,
+        "controls": False,
     }
     (tmp_path / "study.yaml").write_text(json.dumps(study))
     words = ["report", "--config", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "study.html")]
@@ -350,6 +351,7 @@ def test_a_study_reads_their_layout(theirs: Any, tmp_path: Path) -> None:
         "layers": [[3]],
         "n_eigenvectors": 2,
         "show": 1,
+        "controls": False,
     }
     (tmp_path / "study.yaml").write_text(json.dumps(study))
     words = ["report", "--config", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "study.html")]

@@ -93,11 +93,21 @@ def test_patches_and_pixels_agree_where_pixels_are_patches() -> None:
         assert float(at_pixels[name]) == pytest.approx(float(at_patches[name])), name
 
 
+def test_images_without_any_label_count_nothing() -> None:
+    nothing, something = np.full((4, 4), -1), np.zeros((2, 6), int)
+    for labels in ([nothing, something], [something, nothing]):
+        scores = st.evaluate(np.zeros((2, 2, 2), int), labels)
+        assert scores.attrs["n_cells"] == 12
+        assert float(scores.oracle_miou) == 1
+    with pytest.raises(SpectralToolkitError, match="All labels are ignored"):
+        st.evaluate(np.zeros((2, 2, 2), int), [nothing, nothing])
+
+
 class OneAtATime:
     """Label maps that exist only while they are looked at."""
 
     def __init__(self, n: int):
-        self.n, self.alive, self.most = n, 0, 0
+        self.n = n
 
     def __len__(self) -> int:
         return self.n

@@ -361,6 +361,7 @@ def test_labels_scope_scores_and_hostile_names(tmp_path: Path) -> None:
         "title": HOSTILE,
         "scope": "dataset",
         "scores": True,
+        "controls": False,
         "show": 1,
     }
     result = run_study(read_study(config, folder=tmp_path), tmp_path / "out" / "study.html", progress=False)

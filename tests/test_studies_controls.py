@@ -163,7 +163,7 @@ def test_evaluate_needs_labels_and_timesteps_a_denoiser(tmp_path: Path) -> None:
         run_study({**SMALL, "pictures": {"a": str(tmp_path / "a.png")}}, tmp_path / "s.html", progress=False)
     models = [{"source": "scenes", "timesteps": 100}]
     with pytest.raises(StudyError, match="'scenes' is no denoiser, so it has no timesteps"):
-        run_study({**SMALL, "models": models}, tmp_path / "s.html", progress=False)
+        run_study({**SMALL, "models": models}, tmp_path / "other.html", progress=False)
 
 
 def test_each_timestep_is_a_model_of_its_own(tmp_path: Path) -> None:

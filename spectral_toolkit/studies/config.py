@@ -342,7 +342,7 @@ class EvaluationChoice(Part):
     WHAT: ClassVar[str] = "an evaluation"
 
     regions: Annotated[int, whole(2, 1000)] = 6
-    clusters: Annotated[tuple[int | str, ...], PlainValidator(_clusters)] = (CATEGORIES,)
+    clusters: Annotated[tuple[int | str, ...], BeforeValidator(_clusters)] = (CATEGORIES,)
 
     @classmethod
     def completed(cls, given: Any) -> Any:

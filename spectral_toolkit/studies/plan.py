@@ -187,7 +187,7 @@ def _group(
                 "seed": study.seed,
                 "solve_device": str(resolve_device(study.device)),
                 "scores": list(SCORES) if study.scores else False,
-                "controls": study.controls,
+                "controls": study.controls and bool(study.scores or study.evaluate) and opened.labels is not None,
                 "evaluate": None if study.evaluate is None else study.evaluate.model_dump(mode="json"),
             }
             ingredients = {

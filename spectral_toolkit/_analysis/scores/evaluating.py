@@ -105,6 +105,8 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
             one = _analysed(one, segments, index, names[index], own.shape)
             own = enlarge(own, one.shape)
         n_labels = max(table.shape[1], int(one.max()) + 1)
+        if not n_labels:
+            continue  # no label has been seen yet
         counts = contingency(own.reshape(1, -1), one.reshape(1, -1), len(table), n_labels)[0]
         table, oracle = _grown(table, counts.shape) + counts, _grown(oracle, (n_labels, n_labels)) + merged(counts)
     if not table.any():
