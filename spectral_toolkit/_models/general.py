@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,10 @@ from .._compute.random_state import drawing
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError, first_line
 from .entries import Entry, Told
-from .model import LayerShape, Model, Recorder, Windows, as_written, evaluating, prefix_of
+from .model import LayerShape, Model, Recorder, Windows, as_written, device_of, dtype_of, evaluating, prefix_of
 from .passes import Prober, as_tokens, first_tensor
 from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove, prove_outputs
+from .stand_in import is_empty, stand_in
 from .token_maps import TokenMap
 from .watching import Call, watching
 
@@ -59,6 +60,8 @@ class GeneralModel(Model):
     told: Told = field(default_factory=Told)
     _layouts: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
     _started: list[int] = field(default_factory=list, repr=False)
+    _stand_in: torch.nn.Module | None = field(default=None, repr=False)
+    """What is proven in place of a tower that has no weights yet."""
 
     def __post_init__(self) -> None:
         assert self.entry is not None
@@ -88,30 +91,43 @@ class GeneralModel(Model):
 
     def layout(self, size: tuple[int, int]) -> Layout:
         """What is proven for images of ``size`` (height, width); raises `NotProvenError`."""
+        tower = self._proven
         if size not in self._layouts:
-            with evaluating(self.parts, 0, self.device):
+            with evaluating((tower,), 0, device_of(tower)):
                 self._layouts[size] = self._prove(size)
         return self._layouts[size]
+
+    @property
+    def _proven(self) -> torch.nn.Module:
+        """What the proof runs: the tower, or one like it as long as it has no weights."""
+        if not is_empty(self.tower):
+            if self._stand_in is not None:  # its buffers may have held other numbers than those that have come
+                self._stand_in = None
+                self._layouts.clear()
+            return self.tower
+        if self._stand_in is None:
+            self._stand_in = stand_in(self.tower)
+        return self._stand_in
+
+    def _prober(self, size: tuple[int, int]) -> Prober:
+        tower = self._proven
+        return Prober(tower, lambda pixels: self._run(tower, pixels, dtype_of(tower)), size)
 
     def _prove(self, size: tuple[int, int]) -> Layout:
         if self.told.grid is not None:
             grid = self.told.grid if size == self.own else _scaled(self.told.grid, size, self.own)
-            return assume(Prober(self.tower, self._plain, size), grid, len(self.told.special_tokens or ()))
+            return assume(self._prober(size), grid, len(self.told.special_tokens or ()))
         try:
-            found = prove(Prober(self.tower, self._plain, size))
+            found = prove(self._prober(size))
         except NotProvenError:
-            if self.device.type == "mps" or self.dtype == torch.float64:
+            if not self._can_be_doubled:
                 raise
             found = None
-        if found is not None and not found.left_out:
+        if found is not None and (not found.left_out or not self._can_be_doubled):
             return found
         # A change to one patch may drown in the rounding of deep convolutions, or in units that are off: look again, in
         # double precision and at images of strong contrast.
-        if self.device.type == "mps" or sum(one.numel() for one in self.tower.parameters()) > _MOST_DOUBLED:
-            if found is None:
-                raise NotProvenError("its tokens could not be matched with patches")
-            return found
-        doubled = copy.deepcopy(self.tower).double()
+        doubled = copy.deepcopy(self._proven).double()
         try:
             again = prove(Prober(doubled, lambda pixels: self._run(doubled, pixels, torch.float64, 100.0), size))
         except NotProvenError:
@@ -124,10 +140,16 @@ class GeneralModel(Model):
             return found
         return again if found is None or len(again.layers) > len(found.layers) else found
 
+    @property
+    def _can_be_doubled(self) -> bool:
+        parameters = sum(one.numel() for one in self.tower.parameters())
+        return self.device.type != "mps" and self.dtype != torch.float64 and parameters <= _MOST_DOUBLED
+
     def _prove_outputs(self, layout: Layout, names: dict[str, str]) -> None:
         called = {module: names[module] for module in layout.layers}
-        with evaluating(self.parts, 0, self.device):
-            prove_outputs(Prober(self.tower, self._plain, layout.size), layout, called)
+        tower = self._proven
+        with evaluating((tower,), 0, device_of(tower)):
+            prove_outputs(self._prober(layout.size), layout, called)
 
     def _layout(self, size: tuple[int, int]) -> Layout:
         layout = self.layout(size)
@@ -170,8 +192,8 @@ class GeneralModel(Model):
                 f"{self.own}."
             ) from error
 
-    def special_tokens_of(self, layer: str, quantity: str) -> tuple[str, ...]:
-        layout = self._layouts[self.own]
+    def special_tokens_of(self, layer: str, quantity: str, size: tuple[int, int] | None = None) -> tuple[str, ...]:
+        layout = self._layout(size or self.own)
         module = self.modules[layer]
         if quantity == "token":
             n = len(layout.outputs[module].map.special)
@@ -209,21 +231,18 @@ class GeneralModel(Model):
         facts: dict[str, str | int | float] = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
         return facts | ({} if self.told.grid is None else {"grid_told": str(tuple(self.told.grid))})
 
-    def _plain(self, pixels: np.ndarray) -> Any:
-        return self._run(self.tower, pixels, self.dtype)
-
     def _run(self, tower: torch.nn.Module, pixels: np.ndarray, dtype: torch.dtype, gain: float = 1.0) -> Any:
         assert self.entry is not None
-        values = self.processor.normalise(pixels, self.device, dtype)
+        values = self.processor.normalise(pixels, device_of(tower), dtype)
         return self.entry.call(tower, values if gain == 1 else values * gain)
 
     def forward(self, pixels: np.ndarray) -> Any:
         self._started.append(len(pixels))
-        return self._plain(pixels)
+        return self._run(self.tower, pixels, self.dtype)
 
     @property
     def images_at_once(self) -> int | None:  # type: ignore[override]
-        return None if self._layouts[self.own].together else 1
+        return None if self.layout(self.own).together else 1
 
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:
@@ -469,13 +488,10 @@ def make(
         If there is none; the message says what was seen.
     """
     reasons: list[str] = []
-    if any(one.is_meta for one in module.parameters()):
-        raise UnsupportedModelError(
-            f"{type(module).__name__} has no weights, as it is on the device 'meta': load them with from_pretrained."
-        )
     for entry in entries:
         settings = processor(entry.processing)
-        size, refusal = _first_size(entry, settings)
+        proven = stand_in(entry.tower) if is_empty(entry.tower) else entry.tower
+        size, refusal = _first_size(replace(entry, tower=proven), settings)
         if size is None:
             reasons.append(f"{entry.name or type(entry.tower).__name__} {refusal}")
             continue
@@ -488,6 +504,7 @@ def make(
                 entry=entry,
                 own=size,
                 told=told,
+                _stand_in=None if proven is entry.tower else proven,
                 **about,
             )
         except NotProvenError as error:
@@ -502,13 +519,13 @@ def make(
 def _first_size(entry: Entry, settings: Any) -> tuple[tuple[int, int] | None, str]:
     """The first size of images that a way in takes; or None, and why it refuses the first."""
     refusals = []
-    first = next(entry.tower.parameters(), torch.zeros(0))
-    with evaluating((entry.tower,), 0, first.device):
+    device, dtype = device_of(entry.tower), dtype_of(entry.tower)
+    with evaluating((entry.tower,), 0, device):
         for size in entry.sizes:
             pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
             try:
                 with watching(entry.tower, lambda call: None, mute=True):
-                    entry.call(entry.tower, settings.normalise(pixels, first.device, first.dtype))
+                    entry.call(entry.tower, settings.normalise(pixels, device, dtype))
                 return size, ""
             except Exception as error:  # whatever a module says of an input that it does not take
                 refusals.append(f"refuses images of {size[0]} x {size[1]} pixels ({first_line(error)})")

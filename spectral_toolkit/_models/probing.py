@@ -110,20 +110,9 @@ def prove(prober: Prober) -> Layout:
     search.run()
     if not search.layers:
         raise NotProvenError(_why_none(search.reasons or search.elsewhere))
-    biased: dict[str, bool] = {}
-    for module, one, two in zip(base.modules, base.biases, whole.biases, strict=True):
-        if one is not None or two is not None:
-            biased[module] = biased.get(module, False) or one is None or two is None or not np.array_equal(one, two)
     layers = {module: search.layers[module] for module in search.groups if module in search.layers}
-    return Layout(
-        prober.size,
-        layers,
-        _together(prober, base, whole),
-        search.reasons,
-        search.elsewhere,
-        {},
-        biased,
-    )
+    together = _together(prober, base, whole)
+    return Layout(prober.size, layers, together, search.reasons, search.elsewhere, {}, _biased(base, whole))
 
 
 def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
@@ -156,8 +145,18 @@ def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
             f"no attention has {n} tokens ({n_special} special and {grid[0]} x {grid[1]} patches); those that were "
             f"seen have {', '.join(map(str, counts)) or 'none'}"
         )
-    biased = {module: True for module, bias in zip(base.modules, base.biases, strict=True) if bias is not None}
-    return Layout(prober.size, layers, _together(prober, base, prober.look(prober.other)), {}, {}, {}, biased)
+    other = prober.look(prober.other)
+    return Layout(prober.size, layers, _together(prober, base, other), {}, {}, {}, _biased(base, other))
+
+
+def _biased(one: PassSeen, other: PassSeen) -> dict[str, bool]:
+    """Modules that add a bias to their scores, and whether it differs between the two images."""
+    found: dict[str, bool] = {}
+    for module, first, second in zip(one.modules, one.biases, other.biases, strict=True):
+        if first is not None or second is not None:
+            same = first is not None and second is not None and np.array_equal(first, second)
+            found[module] = found.get(module, False) or not same
+    return found
 
 
 def _calls_by_module(seen: PassSeen) -> dict[str, list[int]]:
