@@ -59,7 +59,7 @@ def mine(finished: Path, tmp_path: Path) -> Path:
         ({"models": ["scenes", "scenes"]}, "two items of models have the label 'scenes'"),
         ({"pictures": {"a": {"scenes": {"n": 0}}}}, "pictures.a.scenes.n is 0: expected a whole number from 1"),
         ({"pictures": {"a": {"scenes": {"n": 2, "size": 50}}}}, "expected a multiple of 8"),
-        ({"pictures": {"a": {"scenes": 2, "files": "*.jpg"}}}, "expected either files or scenes"),
+        ({"pictures": {"a": {"scenes": 2, "files": "*.jpg"}}}, "expected either files, scenes or a dataset"),
         ({"pictures": {"a": {"scenes": 2, "labels": "*.png"}}}, "no labels for scenes"),
         ({"pictures": {"a": {"scenes": 2, "ignore": "255"}}}, "pictures.a.ignore is '255': expected a whole number"),
         ({"pictures": {"a": {"files": "*.jpg", "ignore": 255}}}, "pictures.a.ignore is 255: expected labels beside it"),

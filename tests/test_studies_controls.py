@@ -104,6 +104,29 @@ def test_evaluations_are_those_of_evaluate(controlled: st.studies.StudyResult) -
     assert "Published figures" not in page  # scenes are no published data set
 
 
+def test_controls_lie_where_the_model_looks(tmp_path: Path) -> None:
+    """Photographs are resized for the model, and label maps have the size of the photographs."""
+    scenes = st.scenes.sample(2, seed=1)
+    for part, values in (("photos", scenes.pixels.values), ("masks", scenes.label.values.clip(0, 3).astype(np.uint8))):
+        (tmp_path / part).mkdir()
+        for place in range(2):
+            larger = values[place].repeat(2, axis=0).repeat(3, axis=1)
+            Image.fromarray(larger).save(tmp_path / part / f"{place}.png")
+    config = {
+        **SMALL,
+        "pictures": {"own": {"files": "photos", "labels": "masks", "categories": ["a", "b", "c", "d"]}},
+        "evaluate": {"regions": 3},
+    }
+    result = run_study(read_study(config, folder=tmp_path), tmp_path / "study.html", progress=False)
+    (cell,) = result.record["cells"]
+    evaluation = cell["evaluation"]
+    assert evaluation["notes"] == ""
+    for one in (evaluation, *evaluation["controls"].values()):
+        assert one["n_pixels"] == 2 * 96 * 96 * 6
+        assert one["clusters"][0]["n"] == 4
+    assert set(evaluation["controls"]) == {"untrained model", "raw pixels"}
+
+
 def test_check_compares_controls_and_evaluations(controlled: st.studies.StudyResult, tmp_path: Path) -> None:
     record = json.loads(controlled.json.read_text())
     (cell,) = record["cells"]

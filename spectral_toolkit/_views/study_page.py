@@ -371,7 +371,8 @@ def _evaluations(
     )
     without = any("controls" not in found for _, found in evaluated)
     caption += " Controls were left out (controls: false)." if without else ""
-    return Evaluations(columns, rows, others, caption)
+    said = dict.fromkeys(str(found["notes"]) for _, found in evaluated if found.get("notes"))
+    return Evaluations(columns, rows, others, " ".join([caption, *said]))
 
 
 def _figures(found: Mapping[str, Any]) -> list[float | None]:

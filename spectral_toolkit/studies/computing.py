@@ -22,7 +22,7 @@ from .._analysis.scores.table import SCORES
 from .._analysis.trust import trust_statements
 from ..solvers import solve
 from .config import Study
-from .controls import Controls, Solve
+from .controls import StudyControls, Solve
 from .evaluation import evaluated
 from .plan import Cell, Group
 
@@ -37,7 +37,7 @@ def compute_cell(
     activations: xr.DataTree,
     outlying: Mapping[str, xr.DataArray],
     neighbours: Path,
-    controls: Controls | None = None,
+    controls: StudyControls | None = None,
     prepared: dict[tuple[int, int], xr.DataArray] | None = None,
 ) -> tuple[xr.Dataset, dict[str, Any]]:
     """Solve one cell and gather its numbers.
@@ -154,7 +154,7 @@ def _scores(
     study: Study,
     activations: xr.DataTree,
     solved: Solve,
-    controls: Controls | None,
+    controls: StudyControls | None,
     prepared: dict[tuple[int, int], xr.DataArray],
 ) -> dict[str, Any] | None:
     """Scores over the set, from eigenvectors of all its images as one problem; None for a single image."""
@@ -199,7 +199,7 @@ def _evaluation(
     study: Study,
     activations: xr.DataTree,
     solved: Solve,
-    controls: Controls | None,
+    controls: StudyControls | None,
     prepared: dict[tuple[int, int], xr.DataArray],
 ) -> dict[str, Any]:
     """The evaluations of papers, with those of the controls; empty where none are asked for."""
@@ -218,7 +218,8 @@ def _evaluation(
 
     found = evaluate(own)
     if controls is not None:
-        found["controls"] = controls.evaluations(grid, solved, evaluate)
+        found["controls"], notes = controls.evaluations(grid, solved, evaluate)
+        found["notes"] = " ".join(notes)
     return {"evaluation": found}
 
 

@@ -186,7 +186,7 @@ class PictureChoice(Part):
     labels: Texts = ()
     scenes: ScenesChoice | None = None
     dataset: DatasetChoice | None = Field(default=None, exclude_if=lambda dataset: dataset is None)
-    categories: Annotated[tuple[tuple[int, str], ...], PlainValidator(_categories)] = Field(
+    categories: Annotated[tuple[tuple[int, str], ...], BeforeValidator(_categories)] = Field(
         default=(), exclude_if=lambda categories: not categories
     )
     ignore: IgnoredLabels = Field(default=(), exclude_if=lambda ignore: not ignore)

@@ -23,7 +23,7 @@ Evaluate = Callable[[Callable[[str], xr.Dataset]], dict[str, Any]]
 """Evaluates the eigenvectors that a function of the scope returns."""
 
 
-class Controls:
+class StudyControls:
     """What the cells of one model on one set of images share: made when it is first asked for.
 
     Parameters
@@ -45,7 +45,7 @@ class Controls:
     ):
         self._study, self._activations, self._make, self._folder = study, activations, untrained, neighbours
         self._pixels: dict[tuple[int, int], tuple[xr.Dataset | None, str]] = {}
-        self._pixels_evaluated: dict[tuple[int, int], dict[str, Any] | None] = {}
+        self._pixels_evaluated: dict[tuple[int, int], tuple[dict[str, Any] | None, str]] = {}
 
     def scores(self, joint: xr.Dataset, labels: xr.DataArray, solved: Solve) -> tuple[dict[str, xr.Dataset], list[str]]:
         """The scores of every control, and notes about those that could not be scored.
@@ -76,16 +76,22 @@ class Controls:
         found[SHUFFLED] = self._scored(joint, shuffle_labels(labels, seed=self._study.seed))
         return found, [note for note in notes if note]
 
-    def evaluations(self, grid: tuple[int, int], solved: Solve, evaluate: Evaluate) -> dict[str, dict[str, Any]]:
-        """The evaluations of the untrained model and of raw pixels, where they could be made."""
-        found = {}
-        tree, _ = self._untrained
+    def evaluations(self, grid: tuple[int, int], solved: Solve, evaluate: Evaluate) -> tuple[dict[str, Any], list[str]]:
+        """The evaluations of the untrained model and of raw pixels, and notes about those that could not be made."""
+        found: dict[str, Any] = {}
+        tree, note = self._untrained
         if tree is not None:
-            found[UNTRAINED] = _or_none(lambda: evaluate(lambda scope: solved(tree, scope, self._folder)))
+            found[UNTRAINED], note = _tried(
+                "The untrained model", lambda: evaluate(lambda scope: solved(tree, scope, self._folder))
+            )
+        notes = [note]
         if grid not in self._pixels_evaluated:
-            self._pixels_evaluated[grid] = _or_none(lambda: evaluate(lambda scope: self._solved_pixels(grid, scope)))
-        found[PIXELS] = self._pixels_evaluated[grid]
-        return {name: one for name, one in found.items() if one is not None}
+            self._pixels_evaluated[grid] = _tried(
+                "Raw pixels", lambda: evaluate(lambda scope: self._solved_pixels(grid, scope)), "were"
+            )
+        found[PIXELS], note = self._pixels_evaluated[grid]
+        notes.append(note)
+        return {name: one for name, one in found.items() if one is not None}, [note for note in notes if note]
 
     @cached_property
     def _untrained(self) -> tuple[xr.DataTree | None, str]:
@@ -109,12 +115,12 @@ class Controls:
         return eigenvector_scores(eig, labels.values, seed=self._study.seed)
 
 
-def _or_none(evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """An evaluation, or None where a control has no eigenvectors; the notes of the scores say why."""
+def _tried(what: str, evaluate: Callable[[], dict[str, Any]], verb: str = "was") -> tuple[dict[str, Any] | None, str]:
+    """An evaluation, or None and a note where a control has no eigenvectors or segments."""
     try:
-        return evaluate()
-    except SpectralToolkitError:
-        return None
+        return evaluate(), ""
+    except SpectralToolkitError as error:
+        return None, _left_out(what, error, verb)
 
 
 def _left_out(what: str, error: SpectralToolkitError, verb: str = "was") -> str:

@@ -21,7 +21,7 @@ from .cache import Cache, open_answer
 from .claim import claimed
 from .computing import compute_cell
 from .config import Study
-from .controls import Controls
+from .controls import StudyControls
 from .numbers import dumped, study_record, write_zarr
 from .plan import Group, StudyPlan, plan_study, threads_of
 from .reading import read_study
@@ -180,7 +180,7 @@ def _compute_missing(
                 cache.forget_activations(content)
 
 
-def _controls(group: Group, study: Study, model: Any, activations: xr.DataTree, cache: Cache) -> Controls | None:
+def _controls(group: Group, study: Study, model: Any, activations: xr.DataTree, cache: Cache) -> StudyControls | None:
     """The controls of a group; None where none are asked for, or nothing is labelled."""
     if not study.controls or not (study.scores or study.evaluate) or group.opened.labels is None:
         return None
@@ -190,7 +190,7 @@ def _controls(group: Group, study: Study, model: Any, activations: xr.DataTree, 
         return untrained_tree(activations, model, study.seed, store=store, batch_size=study.batch_size)
 
     neighbours = cache.neighbours(group.untrained_sha256)
-    return Controls(study, activations, lambda: _made_again(store, untrained), neighbours)
+    return StudyControls(study, activations, lambda: _made_again(store, untrained), neighbours)
 
 
 def _captured(group: Group, study: Study, model: Any, cache: Cache, progress: bool) -> xr.DataTree:

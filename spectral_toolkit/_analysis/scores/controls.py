@@ -12,7 +12,7 @@ import xarray as xr
 from ..._capture import capture
 from ..._compute.arguments import whole
 from ..._compute.settings import computing
-from ..._io.activations import layer_names
+from ..._io.activations import image_coordinates, image_names, layer_names
 from ..._io.images import load_images
 from ..._models import load_model
 from ..._models.model import Model
@@ -32,7 +32,10 @@ def pixel_tree(activations: xr.DataTree, grid: tuple[int, int]) -> xr.DataTree:
         )
     patches = pixels.reshape(n, rows, height // rows, columns, width // columns, 3).transpose(0, 1, 3, 2, 4, 5)
     token = patches.reshape(n, rows, columns, -1).astype(np.float32) / 127.5 - 1
-    return xr.DataTree.from_dict({"pixels": xr.Dataset({"token": (("image", "y", "x", "feature"), token)})})
+    found = xr.Dataset({"token": (("image", "y", "x", "feature"), token)})
+    # Names, original sizes and boxes say where the patches lie in the label maps.
+    root = xr.Dataset(coords={"image": image_names(activations), **image_coordinates(activations)})
+    return xr.DataTree.from_dict({"/": root, "pixels": found})
 
 
 def shuffled(cells: np.ndarray, seed: int) -> np.ndarray:
@@ -122,6 +125,9 @@ def untrained_tree(activations: xr.DataTree, model: Any, seed: int, **storing: A
         progress=False,
         **storing,
     )
+    # It was shown the captured pixels, but its patches lie where those of the model do in the original images.
+    root = tree.to_dataset(inherit=False).assign_coords(image_coordinates(activations))
+    tree = xr.DataTree(root, children=dict(tree.children))
     if "noise" in draws:
         tree = tree.sel(noise=np.atleast_1d(draws["noise"].values))
     note = f"The untrained model is {type(fresh.module).__name__} with weights drawn from seed {seed}"
