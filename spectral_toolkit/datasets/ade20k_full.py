@@ -63,7 +63,7 @@ def open_full(root: Path, split: str) -> LabelledImages:
 
 
 def pictures_of_scenes(home: Path) -> list[Path]:
-    """The photographs in all folders below: the maps beside them are images, too."""
+    """The JPEG files in all folders below: the maps beside them are images, too."""
     found = [one for one in pictures(home, below=True) if one.suffix.lower() in (".jpg", ".jpeg")]
     if not found:
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""COCO-Stuff: the maps of things and stuff (stuffthingmaps), with 171 categories or the 27 above them."""
+"""COCO-Stuff: the maps of countable objects and stuff (stuffthingmaps), with 171 categories or the 27 above them."""
 
 from __future__ import annotations
 

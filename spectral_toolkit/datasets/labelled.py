@@ -132,7 +132,7 @@ class LabelledImages(Sequence[tuple[np.ndarray, np.ndarray]]):
         return None if any(one is None for one in readers) else LabelMaps(self, [one for one in readers if one])
 
     def sample(self, n: int, *, seed: int = 0) -> LabelledImages:
-        """Choose ``n`` images at random, in their order; all of them where there are no more."""
+        """Choose ``n`` images at random, in their order, or all of them if ``n`` is larger."""
         n = whole("n", n, 1, error=DatasetError)
         seed = whole("seed", seed, 0, 2**32 - 1, error=DatasetError)
         if n >= len(self):

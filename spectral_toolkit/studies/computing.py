@@ -22,7 +22,7 @@ from .._analysis.scores.table import SCORES
 from .._analysis.trust import trust_statements
 from ..solvers import solve
 from .config import Study
-from .controls import StudyControls, Solve
+from .controls import Solve, StudyControls
 from .evaluation import evaluated
 from .plan import Cell, Group
 

@@ -127,7 +127,7 @@ def cell_recipe(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Ma
     names = ("eigenvalue", "eigengap", "residual")
     lines += [f"print({name}[{list(names)!r}].to_dataframe())"]
     if row.get("evaluation"):
-        lines += ["", *_evaluation_lines(cell, group, study)]
+        lines += ["", *_evaluation_lines(cell, group, study, row["evaluation"])]
     if row.get("scores"):
         lines += ["", *_score_lines(cell, group, study, attrs, name, row["scores"])]
     return "\n".join(lines) + "\n"
@@ -155,14 +155,12 @@ def _score_lines(
     return [*lines, *_control_lines(cell, study, attrs, joint)] if scores.get("controlled") else lines
 
 
-def _evaluation_lines(cell: Cell, group: Group, study: Study) -> list[str]:
+def _evaluation_lines(cell: Cell, group: Group, study: Study, found: Mapping[str, Any]) -> list[str]:
     """Lines that evaluate segments as papers do, of each image alone and of the whole set."""
-    asked = study.evaluate
-    assert asked is not None
     ignored = f", ignore={group.opened.ignore!r}" if group.opened.ignore else ""
     lines = [f"maps = {group.opened.labels_expression}"]
     how = {"n_eigenvectors": study.n_eigenvectors, "tolerance": study.tolerance, "seed": study.seed}
-    for scope, numbers in (("image", [asked.regions]), ("dataset", asked.clusters)):
+    for scope, parts in (("image", [found["regions"]]), ("dataset", found["clusters"])):
         own = scope == study.scope
         options = {"kernel": cell.affinity.kernel, **dict(cell.affinity.options)} if own else {}
         graph = {"heads": cell.affinity.heads, "scope": scope, "layers": list(cell.layers), **options}
@@ -170,9 +168,7 @@ def _evaluation_lines(cell: Cell, group: Group, study: Study) -> list[str]:
             f"graph = {call('st.affinity', ['activations', repr(cell.affinity.kind)], graph)}",
             f"vectors = {call('st.solve', ['graph'], how)}",
         ]
-        for one in numbers:
-            number = f"{len(group.opened.categories) or 'n_categories'}" if isinstance(one, str) else str(one)
-            lines.append(f"print(st.evaluate(st.segment(vectors, {number}), maps{ignored}))")
+        lines += [f"print(st.evaluate(st.segment(vectors, {part['n']}), maps{ignored}))" for part in parts]
     return lines
 
 
