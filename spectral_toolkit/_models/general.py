@@ -31,8 +31,6 @@ from .stand_in import is_empty, stand_in
 from .token_maps import TokenMap
 from .watching import Call, watching
 
-_MOST_DOUBLED = 300_000_000
-"""Parameters of the largest model of which a copy is made in double precision for the proof."""
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)
 
 
@@ -117,33 +115,24 @@ class GeneralModel(Model):
         if self.told.grid is not None:
             grid = self.told.grid if size == self.own else _scaled(self.told.grid, size, self.own)
             return assume(self._prober(size), grid, len(self.told.special_tokens or ()))
+        found, reason = None, None
         try:
             found = prove(self._prober(size))
-        except NotProvenError:
-            if not self._can_be_doubled:
-                raise
-            found = None
-        if found is not None and (not found.left_out or not self._can_be_doubled):
-            return found
-        # A change to one patch may drown in the rounding of deep convolutions, or in units that are off: look again, in
-        # double precision and at images of strong contrast.
-        doubled = copy.deepcopy(self._proven).double()
+            if not found.left_out:
+                return found
+        except NotProvenError as error:
+            reason = error
+        # A change to one patch may drown in the rounding of deep convolutions, or in units that are off: look again, at
+        # a copy through which it comes.
+        other = stand_in(self.tower, torch.float32)
         try:
-            again = prove(Prober(doubled, lambda pixels: self._run(doubled, pixels, torch.float64, 100.0), size))
-        except NotProvenError:
-            if found is None:
-                raise
-            return found
-        except Exception as error:  # a module may make tensors of its own in single precision
-            if found is None:
-                raise NotProvenError(f"its tokens could not be matched with patches ({first_line(error)})") from error
-            return found
-        return again if found is None or len(again.layers) > len(found.layers) else found
-
-    @property
-    def _can_be_doubled(self) -> bool:
-        parameters = sum(one.numel() for one in self.tower.parameters())
-        return self.device.type != "mps" and self.dtype != torch.float64 and parameters <= _MOST_DOUBLED
+            with evaluating((other,), 0, device_of(other)):
+                again = prove(Prober(other, lambda pixels: self._run(other, pixels, torch.float32), size))
+        except Exception:  # the copy may not run, or shows no more: then what was seen of the module itself counts
+            again = None
+        if reason is not None and again is None:
+            raise reason
+        return again if again and (found is None or len(again.layers) > len(found.layers)) else found
 
     def _prove_outputs(self, layout: Layout, names: dict[str, str]) -> None:
         called = {module: names[module] for module in layout.layers}
@@ -231,10 +220,10 @@ class GeneralModel(Model):
         facts: dict[str, str | int | float] = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
         return facts | ({} if self.told.grid is None else {"grid_told": str(tuple(self.told.grid))})
 
-    def _run(self, tower: torch.nn.Module, pixels: np.ndarray, dtype: torch.dtype, gain: float = 1.0) -> Any:
+    def _run(self, tower: torch.nn.Module, pixels: np.ndarray, dtype: torch.dtype) -> Any:
         assert self.entry is not None
         values = self.processor.normalise(pixels, device_of(tower), dtype)
-        return self.entry.call(tower, values if gain == 1 else values * gain)
+        return self.entry.call(tower, values)
 
     def forward(self, pixels: np.ndarray) -> Any:
         self._started.append(len(pixels))

@@ -170,7 +170,7 @@ def locate(source: str, revision: str | None) -> ModelSource:
 
 
 def library_of(path: Path) -> str:
-    """The library in whose format a folder is: a pipeline or component of diffusers, a model of timm, or transformers."""
+    """The library in whose format a folder is: diffusers (a pipeline or a component), timm or transformers."""
     if (path / "model_index.json").is_file():
         return "diffusers"
     try:
