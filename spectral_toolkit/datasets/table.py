@@ -41,7 +41,7 @@ register(
         "coco_panoptic",
         "COCO panoptic, 133 categories",
         "images/SPLIT or SPLIT; annotations/panoptic_SPLIT.json and the folder of the same name",
-        "Segment 0 has no label; instances are the segments of countable objects, but not crowds, which keep their label.",
+        "Segment 0 has no label; instances are the segments of objects, but not crowds, which keep their label.",
         coco_panoptic.open_panoptic,
         "val2017",
     )
