@@ -23,10 +23,11 @@ from torch import Tensor
 from .._compute.random_state import drawing
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError, first_line
+from .block_outputs import prove_outputs
 from .entries import Entry, Told
 from .model import LayerShape, Model, Recorder, Windows, as_written, device_of, dtype_of, evaluating, prefix_of
 from .passes import Prober, as_tokens, first_tensor
-from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove, prove_outputs
+from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove
 from .stand_in import is_empty, stand_in
 from .token_maps import TokenMap
 from .watching import Call, watching
