@@ -170,7 +170,7 @@ class _MapSearch:
 
 
 def _leans(first: np.ndarray, second: np.ndarray, grid: Grid, axis: int) -> bool:
-    """Whether places answer the first half along an axis more, the nearer they are to it."""
+    """Whether places respond to the first half along an axis more, the nearer they are to it."""
     margin = ((first - second) / np.maximum(first + second, 1e-300)).reshape(grid).mean(1 - axis)
     if len(margin) < 2 or margin[0] - margin[-1] < _RISE:
         return False
