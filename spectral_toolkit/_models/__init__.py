@@ -144,7 +144,7 @@ def load_model(
         )
     elif diffusion_loading.is_of_diffusers(source):
         processing = _as_made if processor is None else partial(_given, processor=processor)
-        model = diffusion_loading.from_object(source, processing, revision=revision or "", **around)
+        model = diffusion_loading.from_object(source, processing, revision=revision or "", told=told, **around)
         around = {}
     elif isinstance(source, torch.nn.Module):
         model = _from_module(source, revision, processor, told)

@@ -56,6 +56,10 @@ from .recording import WatchedModel
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
+class FurtherInputsError(UnsupportedModelError):
+    """A denoiser takes more than its family knows of."""
+
+
 @dataclass
 class DiffusionModel(WatchedModel):
     """A denoiser of diffusers, shown images at some timesteps of its training noise.
@@ -135,7 +139,7 @@ class DiffusionModel(WatchedModel):
         """Refuse a denoiser that takes more than the latents of one image."""
         given = self.vae.config.get("latent_channels")
         if taken != given:
-            raise UnsupportedModelError(
+            raise FurtherInputsError(
                 f"{self.name} takes {taken} channels where its VAE gives {given}, as denoisers for inpainting, depth "
                 "or instructions do: the content of the further channels is not known here; use the text-to-image "
                 "model it was made from."

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,23 @@ import torch
 from ..._compute.warned import outside
 from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
 from ..building import stored_shapes, try_out
+from ..entries import Told
 from ..folder_settings import check_settings, one_line, read_settings_file
 from ..loading import not_found, quiet
 from ..processing import HALF, Processing
-from .base import DiffusionModel
-from .families import FAMILIES, OLDER_NAMES, find_family, supported
+from . import general
+from .base import DiffusionModel, FurtherInputsError
+from .encoding import sees_pixels
+from .families import FAMILIES, OLDER_NAMES, DiffusionFamily, find_family, supported
 from .noising import check_scheduler
+from .refused import refuse_others
 
 _NEEDED = ("vae", "scheduler", "text_encoder", "tokenizer")
 """Beginnings of the names of a pipeline's needed components, besides its denoiser."""
+
+
+_ENCODERS = ("vae", "movq", "vqvae", "vqgan")
+"""Names that pipelines give to what encodes images."""
 
 
 def is_of_diffusers(source: Any) -> bool:
@@ -43,8 +52,10 @@ def from_object(
     scheduler: Any = None,
     name: str = "",
     revision: str = "",
+    told: Told | None = None,
 ) -> DiffusionModel:
     """Wrap a live pipeline, or a denoiser with the VAE and the scheduler that belong to it."""
+    told = told or Told()
     _check_installed("A model of diffusers")
     # A pipeline is not a module.
     pipeline = None if isinstance(source, torch.nn.Module) else source
@@ -54,29 +65,32 @@ def from_object(
         given = [getattr(pipeline, component, None) for component in ("unet", "transformer")]
         tower = next((_uncompiled(module) for module in given if module is not None), None)
     label = name or _origin(pipeline, tower) or type(source).__name__
-    family = None if tower is None else find_family([base.__name__ for base in type(tower).__mro__], tower.config)
-    if family is None or tower is None:
-        raise unsupported(type(source).__name__ if tower is None else type(tower).__name__)
-    if getattr(pipeline, "controlnet", None) is not None:
-        raise UnsupportedModelError(
-            f"{label} has a ControlNet, which needs an image of its own: make a plain pipeline of it first, with "
-            "AutoPipelineForText2Image.from_pipe(pipe, controlnet=None)."
-        )
-    vae = _part("vae", vae, pipeline, label)
+    if tower is None:
+        raise unsupported(type(source).__name__)
+    refuse_others(tower, label)
+    family = find_family([base.__name__ for base in type(tower).__mro__], tower.config)
+    vae = None if vae is None and sees_pixels(tower, pipeline) else _part("vae", vae, pipeline, label)
     scheduler = _part("scheduler", scheduler, pipeline, label)
     check_scheduler(scheduler)
     own = Processing(HALF, HALF, resample="lanczos", source="of diffusers: -1 to 1, by the Lanczos filter")
-    model = family.model(
-        name=label,
-        family=family.label,
-        module=tower,
-        tower=tower,
-        processor=processing(own),
-        revision=revision,
-        pipeline=pipeline,
-        vae=_uncompiled(vae),
-        scheduler=scheduler,
-    )
+    shown = processing(own)
+    if told.size is not None:
+        height, width = (told.size, told.size) if isinstance(told.size, int) else told.size
+        shown = replace(shown, size=(int(height), int(width)))
+    about: dict[str, Any] = {
+        "name": label,
+        "processor": shown,
+        "revision": revision,
+        "module": tower,
+        "tower": tower,
+        "pipeline": pipeline,
+        "vae": _uncompiled(vae),
+        "scheduler": scheduler,
+    }
+    overridden = replace(told, size=None).overrides or getattr(pipeline, "controlnet", None) is not None
+    model = None if overridden else _of_family(family, about)
+    if model is None:
+        model = general.make(family=f"any denoiser ({type(tower).__name__})", told=told, **about)
     if not model.reads_prompts:
         warnings.warn(
             f"{label} came without tokenizer or text encoder: it gets zeros instead of a prompt. Load the whole "
@@ -134,6 +148,16 @@ def from_name(
     for part in model.parts:
         part.eval()
     return model
+
+
+def _of_family(family: DiffusionFamily | None, about: dict[str, Any]) -> DiffusionModel | None:
+    """A denoiser of a known family; None where it takes more than that family knows of."""
+    if family is None:
+        return None
+    try:
+        return family.model(family=family.label, **about)
+    except FurtherInputsError:
+        return None
 
 
 def unsupported(name: str) -> UnsupportedModelError:
@@ -295,7 +319,9 @@ def _explained(source: str) -> Iterator[None]:
 
 def _part(what: str, given: Any, pipeline: Any, label: str) -> Any:
     """The VAE or the scheduler that was given, or the pipeline's own."""
-    found = given if given is not None else getattr(pipeline, what, None)
+    names = _ENCODERS if what == "vae" else (what,)
+    own = (getattr(pipeline, name, None) for name in names)
+    found = given if given is not None else next((one for one in own if one is not None), None)
     if found is None:
         raise UnsupportedModelError(
             f"{label} came without a {'VAE' if what == 'vae' else what}, and images cannot be shown to it without one: "
