@@ -108,6 +108,7 @@ def prove(prober: Prober) -> Layout:
         )
     search = _Proof(prober, base, whole)
     search.run()
+    search.drop_lonely()
     if not search.layers:
         raise NotProvenError(_why_none(search.reasons or search.elsewhere))
     biased: dict[str, bool] = {}
@@ -213,6 +214,14 @@ class _Proof:
         for share in SHARES[1::-1]:
             for rank in ranks:
                 self._round(share, rank, blurred=True)
+
+    def drop_lonely(self) -> None:
+        """Leave out layers whose patches see nothing but themselves, as attention from frame to frame of one frame."""
+        for module, layer in list(self.layers.items()):
+            keys = layer.maps["key"]
+            if keys.n_windows == keys.grid[0] * keys.grid[1] > 1 and not len(keys.special):
+                del self.layers[module]
+                self.elsewhere[module] = "each of its patches sees nothing but itself"
 
     def open(self) -> list[str]:
         """Modules of which nothing is proven yet, in the order of their calls."""

@@ -240,6 +240,11 @@ class DiffusionModel(WatchedModel):
         return bool(self.text_encoders) and getattr(self.pipeline, "tokenizer", None) is not None
 
     @property
+    def takes_text(self) -> bool:
+        """Whether the denoiser takes a text at all."""
+        return True
+
+    @property
     def missing_encoders(self) -> tuple[str, ...]:
         """Text encoders that are missing while others exist: zeros stand for their output."""
         return ()

@@ -7,6 +7,7 @@ names of its arguments (`inputs.py`), or as the caller says (``load_model(denois
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from ..probing import NotProvenError
 from ..proven import ProvenModel, name_of
 from .base import DiffusionModel
 from .encoding import latent_channels, latent_factor, pixel_channels
+from .feature_maps import MapProber
 from .forms import Form, form_of
 from .inputs import Asked, arguments
 from .noising import noise_of, noised, steps_of, told_time
+from .pipelines import ByPipeline, component_of
 
 OWN_CELLS = 128
 """Latent positions, in each direction, of an image by default, where no configuration names a size."""
@@ -166,6 +169,7 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         factor = latent_factor(self.vae)
         n = self.latent_channels
         picture = torch.zeros(1, 3, *size, dtype=precision, device=self.device)
+        cells = (size[0] // factor, size[1] // factor)
 
         def forward(pixels: np.ndarray) -> Any:
             if len(pixels) != 1:
@@ -174,7 +178,10 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
             latents = torch.einsum("nchw,dc->ndhw", values * gain, _colours(n).to(values))
             self._call(seen, Shown(latents, torch.zeros_like(latents), picture, self.timesteps[0]))
 
-        return Prober(seen, forward, (size[0] // factor, size[1] // factor))
+        if hasattr(seen, "down_blocks"):
+            start = np.random.default_rng(0).integers(0, 256, (1, *cells, 3), dtype=np.uint8)
+            return MapProber(seen, lambda: forward(start), cells)
+        return Prober(seen, forward, cells)
 
     @property
     def latent_channels(self) -> int:
@@ -209,6 +216,15 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         self._refuse_hooks()
         with ProvenModel.recording(self, recorder):
             yield
+
+    @property
+    def reads_prompts(self) -> bool:
+        return isinstance(self.way, ByPipeline)
+
+    @property
+    def takes_text(self) -> bool:
+        names = inspect.signature(self.tower.forward).parameters
+        return isinstance(self.way, ByName) and any("encoder_hidden_states" in name or "cap_" in name for name in names)
 
     @property
     def implementation(self) -> str:
@@ -252,9 +268,12 @@ def make(**about: Any) -> GeneralDenoiser:
         If its attention cannot be seen, its call is not known, or its tokens cannot be shown to be patches.
     """
     tower, vae, call = about["tower"], about["vae"], about["told"].call
+    component = component_of(about["pipeline"], tower)
     way: Way
     if call is not None:
         way = AsTold(call)
+    elif component is not None:
+        way = ByPipeline(component)
     else:
         way = ByName(form_of(tower, pixel_channels(tower) if vae is None else latent_channels(vae)))
     try:

@@ -103,7 +103,7 @@ def _time(asked: Asked) -> Tensor:
     if any(name.startswith(_REST) for name in names):
         share = 1 - asked.share
         return asked.numbers(asked.steps * share if any(name.startswith("Mochi") for name in names) else share)[0]
-    if isinstance(asked.timestep, int):
+    if isinstance(asked.timestep, int) and any("Net" in name for name in names):
         return torch.tensor([asked.timestep], device=asked.latents.device)
     return asked.numbers(asked.timestep)[0]
 
@@ -248,8 +248,8 @@ _ARGUMENTS: dict[str, Argument] = {
     **dict.fromkeys(("encoder_hidden_states", "text_bth"), _text),
     "cap_feats": lambda asked: [_text(asked)[0]],
     "text_lens": lambda asked: torch.tensor([TEXT_LENGTH], device=asked.latents.device),
-    "encoder_hidden_states_t5": lambda asked: asked.zeros(
-        TEXT_LENGTH, asked.width("cross_attention_dim_t5", "text_embed_dim_t5", *_TEXT_WIDTHS)
+    "encoder_hidden_states_t5": lambda asked: (
+        asked.zeros(TEXT_LENGTH, asked.config.text_embed_dim_t5) if asked.setting("text_embed_dim_t5") else None
     ),
     "encoder_hidden_states_2": lambda asked: (
         asked.zeros(TEXT_LENGTH, asked.width("text_embed_2_dim")) if asked.setting("text_embed_2_dim") else None
@@ -277,7 +277,179 @@ _ARGUMENTS: dict[str, Argument] = {
 }
 """The value of an argument by its name."""
 
-_OWN: dict[str, dict[str, Argument]] = {}
+
+def _own_condition(asked: Asked) -> Tensor:
+    """What a ControlNet is shown: the image itself, from 0 to 1."""
+    return (asked.picture + 1) / 2
+
+
+def _own_latents(asked: Asked) -> Any:
+    return asked.form.pack(asked.clean)
+
+
+def _sparse_condition(asked: Asked) -> Tensor:
+    """Latents or the image, as the configuration says, and a mask: everything of the image is given."""
+    simple = asked.setting("use_simplified_condition_embedding")
+    shown = asked.clean if simple else _own_condition(asked)
+    return shown[:, : asked.config.conditioning_channels]
+
+
+def _text_layers(asked: Asked) -> list[Tensor]:
+    count = asked.config.num_layers + asked.config.num_single_layers
+    return [asked.zeros(TEXT_LENGTH, asked.config.text_encoder_dim)] * count
+
+
+def _shorter_text(asked: Asked) -> Tensor:
+    return asked.zeros(asked.config.max_text_seq_length, asked.config.text_embed_dim)
+
+
+def _ideogram_position_ids(asked: Asked) -> Tensor:
+    from diffusers.models.transformers.transformer_ideogram4 import IMAGE_POSITION_OFFSET
+
+    ids = _spatial_ids(asked, TEXT_LENGTH)
+    ids[:TEXT_LENGTH] = torch.arange(TEXT_LENGTH, device=ids.device)[:, None]
+    ids[TEXT_LENGTH:] += IMAGE_POSITION_OFFSET
+    return ids[None]
+
+
+def _ideogram_indicator(asked: Asked) -> Tensor:
+    from diffusers.models.transformers import transformer_ideogram4 as theirs
+
+    n = asked.grid[0] * asked.grid[1]
+    kinds = (theirs.LLM_TOKEN_INDICATOR, theirs.OUTPUT_IMAGE_INDICATOR)
+    parts = [torch.full((1, count), kind) for count, kind in zip((TEXT_LENGTH, n), kinds, strict=True)]
+    return torch.cat(parts, 1).to(asked.latents.device)
+
+
+def _behind_text(asked: Asked) -> Tensor:
+    tokens = asked.form.pack(asked.latents)
+    return torch.cat([asked.zeros(TEXT_LENGTH, tokens.shape[-1]), tokens], 1)
+
+
+def _omnigen_length(asked: Asked) -> int:
+    return TEXT_LENGTH + 1 + asked.patches[0] * asked.patches[1]
+
+
+def _prior_tokens(asked: Asked) -> Tensor:
+    rows, columns = asked.patches
+    return torch.zeros(1, rows * columns, dtype=torch.long, device=asked.latents.device)
+
+
+def _frame_positions(asked: Asked) -> list[Tensor]:
+    return [torch.arange(n, device=asked.latents.device) for n in (1, *asked.patches)]
+
+
+def _boolean_text(asked: Asked) -> Tensor:
+    return asked.ones(TEXT_LENGTH).bool()
+
+
+def _times_of_frames(asked: Asked) -> Tensor:
+    return _time(asked)[:, None].to(asked.latents.dtype)
+
+
+_OWN: dict[str, dict[str, Argument]] = {
+    "AnyFlowTransformer3DModel": {"timestep": _times_of_frames, "r_timestep": _times_of_frames},
+    "BriaFiboTransformer2DModel": {"text_encoder_layers": _text_layers},
+    "CogVideoXTransformer3DModel": {"encoder_hidden_states": _shorter_text, "image_rotary_emb": _video_rotary},
+    "ConsisIDTransformer3DModel": {"encoder_hidden_states": _shorter_text, "image_rotary_emb": _video_rotary},
+    "CosmosTransformer3DModel": {
+        "padding_mask": lambda asked: asked.zeros(1, *asked.size),
+        "condition_mask": lambda asked: None,
+    },
+    "GlmImageTransformer2DModel": {
+        "prior_token_id": _prior_tokens,
+        "prior_token_drop": lambda asked: torch.ones_like(_prior_tokens(asked), dtype=torch.bool),
+    },
+    "HiDreamImageTransformer2DModel": {
+        "encoder_hidden_states_t5": lambda asked: asked.zeros(TEXT_LENGTH, asked.config.caption_channels[0]),
+        "encoder_hidden_states_llama3": lambda asked: asked.zeros(
+            1, TEXT_LENGTH, asked.config.caption_channels[1]
+        ).repeat(max(asked.config.llama_layers) + 1, 1, 1, 1),
+        "pooled_embeds": lambda asked: asked.zeros(asked.config.text_emb_dim),
+    },
+    "HunyuanDiT2DModel": {
+        "encoder_hidden_states": lambda asked: asked.zeros(asked.config.text_len, asked.config.cross_attention_dim),
+        "text_embedding_mask": lambda asked: asked.ones(asked.config.text_len),
+        "encoder_hidden_states_t5": lambda asked: asked.zeros(
+            asked.config.text_len_t5, asked.config.cross_attention_dim_t5
+        ),
+        "text_embedding_mask_t5": lambda asked: asked.ones(asked.config.text_len_t5),
+        "image_meta_size": lambda asked: asked.numbers(*asked.size, *asked.size, 0, 0),
+        "style": lambda asked: torch.zeros(1, dtype=torch.long, device=asked.latents.device),
+        "image_rotary_emb": _hunyuan_rotary,
+    },
+    "HunyuanVideo15Transformer3DModel": {
+        "image_embeds": lambda asked: asked.zeros(8, asked.config.image_embed_dim),
+    },
+    "HunyuanVideoFramepackTransformer3DModel": {
+        "image_embeds": lambda asked: asked.zeros(8, asked.config.image_proj_dim),
+        "indices_latents": lambda asked: torch.zeros(1, 1, device=asked.latents.device),
+    },
+    "Ideogram4Transformer2DModel": {
+        "hidden_states": _behind_text,
+        "encoder_hidden_states": lambda asked: asked.zeros(
+            TEXT_LENGTH + asked.grid[0] * asked.grid[1], asked.config.llm_features_dim
+        ),
+        "position_ids": _ideogram_position_ids,
+        "segment_ids": lambda asked: asked.ones(TEXT_LENGTH + asked.grid[0] * asked.grid[1]),
+        "indicator": _ideogram_indicator,
+    },
+    "JoyImageEditPlusTransformer3DModel": {"shape_list": lambda asked: [[(1, *asked.grid)]]},
+    "Kandinsky5Transformer3DModel": {
+        "visual_rope_pos": _frame_positions,
+        "text_rope_pos": lambda asked: torch.arange(TEXT_LENGTH, device=asked.latents.device),
+    },
+    "Krea2Transformer2DModel": {
+        "encoder_hidden_states": lambda asked: asked.zeros(
+            TEXT_LENGTH, asked.config.num_text_layers, asked.config.text_hidden_dim
+        ),
+        "encoder_attention_mask": _boolean_text,
+        "position_ids": lambda asked: _spatial_ids(asked, TEXT_LENGTH).to(asked.latents.dtype),
+    },
+    "LuminaNextDiT2DModel": {"image_rotary_emb": _lumina_rotary},
+    "OmniGenTransformer2DModel": {
+        "input_ids": lambda asked: torch.zeros(1, TEXT_LENGTH, dtype=torch.long, device=asked.latents.device),
+        "input_img_latents": lambda asked: [],
+        "input_image_sizes": lambda asked: {},
+        "attention_mask": lambda asked: asked.ones(_omnigen_length(asked), _omnigen_length(asked)).to(asked.latents),
+        "position_ids": lambda asked: torch.arange(_omnigen_length(asked), device=asked.latents.device)[None],
+    },
+    "WanVACETransformer3DModel": {
+        "control_hidden_states": lambda asked: asked.zeros(asked.config.vace_in_channels, 1, *asked.latents.shape[-2:]),
+    },
+    "Kandinsky3UNet": {"encoder_attention_mask": lambda asked: asked.ones(TEXT_LENGTH).to(asked.latents)},
+    "StableCascadeUNet": {
+        "clip_text_pooled": lambda asked: asked.zeros(1, asked.config.clip_text_pooled_in_channels),
+    },
+    "I2VGenXLUNet": {
+        "fps": lambda asked: torch.tensor([8], device=asked.latents.device),
+        "image_latents": lambda asked: asked.clean[:, :, None],
+        "image_embeddings": lambda asked: asked.zeros(asked.config.cross_attention_dim),
+    },
+    "UNetSpatioTemporalConditionModel": {
+        "encoder_hidden_states": lambda asked: asked.zeros(1, asked.config.cross_attention_dim),
+        "added_time_ids": lambda asked: asked.numbers(6, 127, 0.02),
+    },
+    "UNet2DConditionModel": {"encoder_attention_mask": lambda asked: None},
+    "ControlNetModel": {"controlnet_cond": _own_condition},
+    "ControlNetUnionModel": {
+        "controlnet_cond": lambda asked: [_own_condition(asked)],
+        "control_type": lambda asked: asked.zeros(asked.config.num_control_type),
+        "control_type_idx": lambda asked: [0],
+    },
+    "SparseControlNetModel": {
+        "controlnet_cond": lambda asked: _sparse_condition(asked)[:, :, None],
+        "conditioning_mask": lambda asked: torch.ones_like(_sparse_condition(asked)[:, :1, None]),
+    },
+    "UNetControlNetXSModel": {"controlnet_cond": _own_condition},
+    "FluxControlNetModel": {"controlnet_cond": _own_latents},
+    "SD3ControlNetModel": {"controlnet_cond": lambda asked: asked.clean},
+    "SanaControlNetModel": {"controlnet_cond": lambda asked: asked.clean},
+    "HunyuanDiT2DControlNetModel": {"controlnet_cond": lambda asked: asked.clean},
+    "QwenImageControlNetModel": {"controlnet_cond": _own_latents},
+}
+_OWN["HunyuanDiT2DControlNetModel"] |= _OWN["HunyuanDiT2DModel"]
+_OWN["LatteTransformer3DModel"] = {"encoder_attention_mask": lambda asked: None}
 """The same for one class."""
 
 

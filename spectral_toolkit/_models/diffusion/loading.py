@@ -91,7 +91,7 @@ def from_object(
     model = None if overridden else _of_family(family, about)
     if model is None:
         model = general.make(family=f"any denoiser ({type(tower).__name__})", told=told, **about)
-    if not model.reads_prompts:
+    if not model.reads_prompts and model.takes_text:
         warnings.warn(
             f"{label} came without tokenizer or text encoder: it gets zeros instead of a prompt. Load the whole "
             "pipeline if that is not what you want.",

@@ -90,6 +90,20 @@ def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False) -
         yield
 
 
+_paused = threading.local()
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Report nothing, and mute nothing, of what this thread does inside."""
+    before = getattr(_paused, "on", False)
+    _paused.on = True
+    try:
+        yield
+    finally:
+        _paused.on = before
+
+
 class _Watch(TorchFunctionMode):
     def __init__(self, report: products.Found, mute: bool) -> None:
         super().__init__()
@@ -97,6 +111,8 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if getattr(_paused, "on", False):
+            return func(*args, **kwargs)
         if func is functional.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
         if func is functional.multi_head_attention_forward:
