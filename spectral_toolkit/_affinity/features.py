@@ -170,6 +170,11 @@ def _grid_of(variable: xr.DataArray) -> Grid:
 
 
 def _scale(node: xr.DataTree, layer: str) -> float:
+    if node.attrs.get("attention") == "linear":
+        raise ActivationsError(
+            f"Layer {layer!r} attends linearly: it multiplies keys with values first and takes no softmax, so there is "
+            "none to compare queries with keys by: use kernel='cosine', or another kind, such as 'vv'."
+        )
     if "scale" not in node.attrs:
         raise ActivationsError(
             f"Layer {layer!r} has no attribute 'scale', the factor of q k' that softmax needs: set "

@@ -78,6 +78,8 @@ class Layout:
     outputs: dict[str, Outputs] = field(default_factory=dict)
     biased: dict[str, bool] = field(default_factory=dict)
     """Modules that add a bias to their scores, and whether it differs from image to image."""
+    linear: set[str] = field(default_factory=set)
+    """Modules that attend without a softmax."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def prove(prober: Prober) -> Layout:
         search.elsewhere,
         {},
         biased,
+        base.linear,
     )
 
 

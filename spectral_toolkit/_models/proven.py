@@ -179,6 +179,7 @@ class ProvenModel(Model):
             key_grid=None if keys.grid == queries.grid else keys.grid,
             windows=_windows(found),
             biased_by_image=layout.biased.get(module, False),
+            linear=module in layout.linear,
         )
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ IMAGE = Form("images", lambda latents: latents)
 FRAME = Form("one frame", lambda latents: latents[:, :, None])
 FRAME_FIRST = Form("one frame, frames first", lambda latents: latents[:, None])
 CHANNELS_LAST = Form("one frame, channels last", lambda latents: latents.permute(0, 2, 3, 1)[:, None])
-PIECES = Form("one frame in pieces of 2 x 2", lambda latents: _pieces(latents))
+PIECES = Form("one frame in pieces of 2 x 2", lambda latents: _pieces(latents), side=2)
 LIST = Form("a list of frames", lambda latents: [latents[0][:, None]])
 FLAT = Form("tokens", lambda latents: latents.flatten(2).transpose(1, 2))
 PACKED = Form("tokens of 2 x 2", _packed, side=2)
@@ -62,6 +63,8 @@ _BY_CLASS = {
     "LTXVideoTransformer3DModel": FLAT,
     "LTX2VideoTransformer3DModel": FLAT,
     "Ideogram4Transformer2DModel": PACKED,
+    "Krea2Transformer2DModel": PACKED,
+    "HiDreamImageTransformer2DModel": IMAGE,
 }
 
 
@@ -71,7 +74,7 @@ def form_of(tower: Any, channels: int) -> Form:
     for name in classes:
         if name in _BY_CLASS:
             return _in_tokens(_BY_CLASS[name], tower, channels)
-    if {"img_ids", "img_shapes", "position_ids"} & set(_forward_names(tower)) and not any("Hi" in n for n in classes):
+    if {"img_ids", "img_shapes"} & set(inspect.signature(tower.forward).parameters):
         return _in_tokens(PACKED, tower, channels)
     three = any("3D" in name or "Motion" in name or "I2VGen" in name or "Cosmos" in name for name in classes)
     return FRAME if three else IMAGE
@@ -82,12 +85,6 @@ def _in_tokens(form: Form, tower: Any, channels: int) -> Form:
     if form is PACKED and in_channels(tower) in (channels, 2 * channels):
         return FLAT
     return form
-
-
-def _forward_names(tower: Any) -> list[str]:
-    import inspect
-
-    return list(inspect.signature(tower.forward).parameters)
 
 
 def in_channels(tower: Any) -> int:

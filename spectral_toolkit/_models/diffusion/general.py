@@ -27,10 +27,14 @@ from .base import DiffusionModel
 from .encoding import latent_channels, latent_factor, pixel_channels
 from .feature_maps import MapProber
 from .forms import Form, form_of
-from .inputs import Asked, arguments
+from .inputs import Asked, UnknownInputError, arguments
 from .noising import noise_of, noised, steps_of, told_time
 from .pipelines import ByPipeline, component_of
 
+_ADVICE = (
+    "Say how it is called, with load_model(denoiser, vae=vae, scheduler=scheduler, call=lambda denoiser, latents, "
+    "timestep: ...)."
+)
 OWN_CELLS = 128
 """Latent positions, in each direction, of an image by default, where no configuration names a size."""
 
@@ -278,11 +282,12 @@ def make(**about: Any) -> GeneralDenoiser:
         way = ByName(form_of(tower, pixel_channels(tower) if vae is None else latent_channels(vae)))
     try:
         return GeneralDenoiser(way=way, **about)
+    except UnknownInputError as error:
+        raise UnsupportedModelError(f"{about['name']} cannot be shown an image: {error}. {_ADVICE}") from error
     except (SpectralToolkitError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a denoiser says of inputs that it does not take
+        what = f"{about['name']} ({type(tower).__name__})"
         raise UnsupportedModelError(
-            f"{about['name']} ({type(tower).__name__}) cannot be shown an image, as it says {first_line(error)!r}: say "
-            "how it is called, with load_model(denoiser, vae=vae, scheduler=scheduler, call=lambda denoiser, latents, "
-            "timestep: ...)."
+            f"{what} cannot be shown an image, as it says {first_line(error)!r}. {_ADVICE}"
         ) from error

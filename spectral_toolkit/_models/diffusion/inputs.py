@@ -6,6 +6,7 @@ name means something else has a line in `_OWN`.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModelError
-from .forms import Form, in_channels
+from .forms import IMAGE, PACKED, Form, in_channels
 
 TEXT_LENGTH = 77
 """Tokens of zeros in place of a prompt."""
@@ -30,6 +31,10 @@ _SHARE = ("Flux", "Qwen", "Chroma", "AuraFlow", "LongCatImage", "Ovis", "Krea", 
 """Beginnings of classes that are told a timestep as a share of the scheduler's timesteps."""
 _REST = ("Lumina", "ZImage", "Mochi", "OmniGen", "Ideogram")
 """Those that are told the share that is left."""
+
+
+class UnknownInputError(UnsupportedModelError):
+    """A denoiser takes something whose content is not known."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Asked:
     def width(self, *names: str) -> int:
         found = next((self.config.get(name) for name in names if self.config.get(name)), None)
         if found is None:
-            raise UnsupportedModelError(
+            raise UnknownInputError(
                 f"the configuration of {type(self.tower).__name__} does not say how wide its text is"
             )
         return int(found[-1] if isinstance(found, (list, tuple)) else found)
@@ -343,6 +348,16 @@ def _boolean_text(asked: Asked) -> Tensor:
     return asked.ones(TEXT_LENGTH).bool()
 
 
+def _needs(asked: Asked, what: str) -> None:
+    raise UnknownInputError(f"{type(asked.tower).__name__} takes {what}, which an image does not tell")
+
+
+def _padding(asked: Asked) -> Tensor | None:
+    if importlib.util.find_spec("torchvision") is None and asked.config.concat_padding_mask:
+        raise UnknownInputError(f"diffusers' {type(asked.tower).__name__} needs torchvision, which is not installed")
+    return asked.zeros(1, *asked.size)
+
+
 def _times_of_frames(asked: Asked) -> Tensor:
     return _time(asked)[:, None].to(asked.latents.dtype)
 
@@ -351,9 +366,13 @@ _OWN: dict[str, dict[str, Argument]] = {
     "AnyFlowTransformer3DModel": {"timestep": _times_of_frames, "r_timestep": _times_of_frames},
     "BriaFiboTransformer2DModel": {"text_encoder_layers": _text_layers},
     "CogVideoXTransformer3DModel": {"encoder_hidden_states": _shorter_text, "image_rotary_emb": _video_rotary},
-    "ConsisIDTransformer3DModel": {"encoder_hidden_states": _shorter_text, "image_rotary_emb": _video_rotary},
+    "ConsisIDTransformer3DModel": {
+        "encoder_hidden_states": _shorter_text,
+        "image_rotary_emb": _video_rotary,
+        "id_cond": lambda asked: _needs(asked, "the embedding of a face") if asked.config.is_train_face else None,
+    },
     "CosmosTransformer3DModel": {
-        "padding_mask": lambda asked: asked.zeros(1, *asked.size),
+        "padding_mask": _padding,
         "condition_mask": lambda asked: None,
     },
     "GlmImageTransformer2DModel": {
@@ -383,7 +402,7 @@ _OWN: dict[str, dict[str, Argument]] = {
     },
     "HunyuanVideoFramepackTransformer3DModel": {
         "image_embeds": lambda asked: asked.zeros(8, asked.config.image_proj_dim),
-        "indices_latents": lambda asked: torch.zeros(1, 1, device=asked.latents.device),
+        "indices_latents": lambda asked: torch.zeros(1, device=asked.latents.device),
     },
     "Ideogram4Transformer2DModel": {
         "hidden_states": _behind_text,
@@ -406,7 +425,7 @@ _OWN: dict[str, dict[str, Argument]] = {
         "encoder_attention_mask": _boolean_text,
         "position_ids": lambda asked: _spatial_ids(asked, TEXT_LENGTH).to(asked.latents.dtype),
     },
-    "LuminaNextDiT2DModel": {"image_rotary_emb": _lumina_rotary},
+    "LuminaNextDiT2DModel": {"image_rotary_emb": _lumina_rotary, "cross_attention_kwargs": lambda asked: {}},
     "OmniGenTransformer2DModel": {
         "input_ids": lambda asked: torch.zeros(1, TEXT_LENGTH, dtype=torch.long, device=asked.latents.device),
         "input_img_latents": lambda asked: [],
@@ -414,6 +433,7 @@ _OWN: dict[str, dict[str, Argument]] = {
         "attention_mask": lambda asked: asked.ones(_omnigen_length(asked), _omnigen_length(asked)).to(asked.latents),
         "position_ids": lambda asked: torch.arange(_omnigen_length(asked), device=asked.latents.device)[None],
     },
+    "WanAnimateTransformer3DModel": {"pose_hidden_states": lambda asked: _needs(asked, "a pose and a video of a face")},
     "WanVACETransformer3DModel": {
         "control_hidden_states": lambda asked: asked.zeros(asked.config.vace_in_channels, 1, *asked.latents.shape[-2:]),
     },
@@ -468,7 +488,7 @@ def arguments(asked: Asked) -> dict[str, Any]:
     parameters = inspect.signature(asked.tower.forward).parameters
     latents = next((name for name in _LATENTS if name in parameters), None)
     if latents is None:
-        raise UnsupportedModelError(f"{type(asked.tower).__name__} takes no latents of an image")
+        raise UnknownInputError(f"{type(asked.tower).__name__} takes no latents of an image")
     for name, parameter in parameters.items():
         if name == latents:
             found[name] = own[name](asked) if name in own else asked.form.pack(with_further_channels(asked))
@@ -481,7 +501,7 @@ def arguments(asked: Asked) -> dict[str, Any]:
         elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
             unknown.append(name)
     if unknown:
-        raise UnsupportedModelError(
+        raise UnknownInputError(
             f"{type(asked.tower).__name__} takes {', '.join(unknown)}, whose content is not known here"
         )
     return found
@@ -496,18 +516,16 @@ def with_further_channels(asked: Asked) -> Tensor:
         If it is not known what the further channels hold.
     """
     noisy, clean = asked.latents, asked.clean
-    n, wanted = noisy.shape[1], in_channels(asked.tower) // asked.form.side**2
-    if asked.form.name == "tokens" and in_channels(asked.tower) == n:
-        wanted = n
+    n, wanted = noisy.shape[1], in_channels(asked.tower) // (4 if asked.form is PACKED else 1)
     if wanted in (n, 0):
         return noisy
     if wanted == 2 * n:  # editing: the image itself, without noise
         return torch.cat([noisy, clean], 1)
     if wanted == 2 * n + 1:  # inpainting: everything is to be painted, nothing of the image is given
-        if asked.form.name == "images":
+        if asked.form is IMAGE:
             return torch.cat([noisy, torch.ones_like(noisy[:, :1]), torch.zeros_like(noisy)], 1)
         return torch.cat([noisy, torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])], 1)
-    raise UnsupportedModelError(
+    raise UnknownInputError(
         f"{type(asked.tower).__name__} takes {in_channels(asked.tower)} channels, and its VAE gives {n}: what the "
         "further ones hold is not known here"
     )

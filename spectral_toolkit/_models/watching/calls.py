@@ -38,6 +38,8 @@ class Call:
         The factor of the products of queries and keys.
     bias
         What is added to them, broadcastable to ``(..., query, key)``, or None.
+    linear
+        Whether no softmax is taken: values and keys are multiplied first.
     """
 
     module: str
@@ -46,6 +48,7 @@ class Call:
     value: Tensor
     scale: float
     bias: Tensor | None
+    linear: bool = False
 
 
 Listener = Callable[[Call], None]
@@ -82,8 +85,10 @@ def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False) -
             stack.callback(part.register_forward_pre_hook(enter, prepend=True).remove)
             stack.callback(part.register_forward_hook(leave, always_call=True).remove)
 
-        def report(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None) -> None:
-            listener(Call(names[-1], query, key, value, scale, bias))
+        def report(
+            query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, *, linear: bool = False
+        ) -> None:
+            listener(Call(names[-1], query, key, value, scale, bias, linear))
 
         _wrap_libraries(root, stack, report, mute)
         stack.enter_context(_Watch(report, mute))
