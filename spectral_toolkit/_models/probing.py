@@ -110,7 +110,6 @@ def prove(prober: Prober) -> Layout:
         )
     search = _Proof(prober, base, whole)
     search.run()
-    search.drop_lonely()
     if not search.layers:
         raise NotProvenError(_why_none(search.reasons or search.elsewhere))
     biased: dict[str, bool] = {}
@@ -200,6 +199,10 @@ class _Proof:
             for place, what in enumerate(("queries", "keys")):
                 if not any(self.moved[call][place].any() for call in calls):
                     self.elsewhere[module] = f"its {what} do not depend on the image"
+            if all(shape[-2] == 1 for call in calls for shape in base.shapes[call]):
+                self.elsewhere[module] = (
+                    "each of its tokens sees nothing but itself, as from frame to frame of one image"
+                )
         self.grids = {module: self._grids(module, 0) for module in self.groups}
         self.key_grids = {module: self._grids(module, 1) for module in self.groups}
 
@@ -217,14 +220,6 @@ class _Proof:
         for share in SHARES[1::-1]:
             for rank in ranks:
                 self._round(share, rank, blurred=True)
-
-    def drop_lonely(self) -> None:
-        """Leave out layers whose patches see nothing but themselves, as attention from frame to frame of one frame."""
-        for module, layer in list(self.layers.items()):
-            keys = layer.maps["key"]
-            if keys.n_windows == keys.grid[0] * keys.grid[1] > 1 and not len(keys.special):
-                del self.layers[module]
-                self.elsewhere[module] = "each of its patches sees nothing but itself"
 
     def open(self) -> list[str]:
         """Modules of which nothing is proven yet, in the order of their calls."""
@@ -268,7 +263,7 @@ class _Proof:
         """Likely grids of one quantity of a module, from the number of tokens that the image moves."""
         grids: list[Grid] = []
         calls = self.groups[module]
-        total = sum(int(self.moved[call][place].sum()) for call in calls)
+        total = sum(int(self._moved(module, call, place).sum()) for call in calls)
         for heads in _possible_heads(self.base.shapes[calls[0]][place]):
             for fewer in range(token_maps.MOST_WHOLE + 1):
                 n = total // heads - fewer
@@ -277,6 +272,11 @@ class _Proof:
                 if likely:
                     break
         return grids[:_MOST_GRIDS]
+
+    def _moved(self, module: str, call: int, place: int) -> np.ndarray:
+        """Which tokens depend on the image; in linear attention a head may have cut all of a token off."""
+        moved = self.moved[call][place]
+        return np.broadcast_to(moved.any(1, keepdims=True), moved.shape) if module in self.base.linear else moved
 
     def _answers(self, grid: Grid, share: tuple[float, float], last: int) -> list[_Answer]:
         return [
@@ -340,11 +340,13 @@ class _Proof:
                 told = [
                     (answer.axis, answer.bit, answer.on[call][place], answer.off[call][place]) for answer in answers
                 ]
-                moved = self.moved[call][place]
+                moved = self._moved(module, call, place)
                 alone, _ = token_maps.decode(told, shift, grid)
                 # Answers that are blurred do not show which axes are heads: then they are where torch has them.
                 usual = Axes((1,)) if moved.ndim == 3 else Axes(())
-                axes = usual if blurred else token_maps.axes_of(np.where(moved, alone, -2))
+                axes = (
+                    usual if blurred or module in self.base.linear else token_maps.axes_of(np.where(moved, alone, -2))
+                )
                 found, certain = _decode_joined(told, axes, shift, grid)
                 parts.append(CallPart(axes, found.shape[-1], found.shape[0]))
                 cells.append(found)

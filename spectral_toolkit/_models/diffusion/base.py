@@ -137,7 +137,7 @@ class DiffusionModel(WatchedModel):
 
     def check_channels(self, taken: int) -> None:
         """Refuse a denoiser that takes more than the latents of one image."""
-        given = self.vae.config.get("latent_channels")
+        given = 3 if self.vae is None else self.vae.config.get("latent_channels")
         if taken != given:
             raise FurtherInputsError(
                 f"{self.name} takes {taken} channels where its VAE gives {given}, as denoisers for inpainting, depth "

@@ -7,6 +7,7 @@ one, of which single places are changed, in place of single patches of the image
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from ..passes import Prober
 from ..probing import NotProvenError
 from ..token_maps import Grid
 from ..watching import Call, watching
+
+_WHOLE = ("SDCascadeAttnBlock",)
+"""Parts that give attention their map twice, as queries and among the keys, so that the part's own map counts."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +51,29 @@ class MapProber(Prober):
             raise NotProvenError("one image at a time")
         with ExitStack() as stack:
             for name, found in self._maps.items():
-                hook = _replacing(_at_places(pixels[0], found))
+                hook = _replacing(_at_places((pixels[0] != self.base).any(-1), found))
                 part = self.root.get_submodule(name)
                 stack.callback(part.register_forward_pre_hook(hook, with_kwargs=True).remove)
             return self._plain()
 
 
-def _at_places(pixels: np.ndarray, found: _Map) -> Tensor:
-    """A map (1, channel, y, x) of which each place depends on one patch of the image."""
-    rows, columns = (np.arange(n) * (side // n) for n, side in zip(found.grid, pixels.shape[:2], strict=True))
-    values = torch.from_numpy(pixels[rows][:, columns].astype(np.float32)) / 127.5 - 1
-    return torch.einsum("yxc,dc->dyx", values, _directions(found.channels))[None]
+def _at_places(changed: np.ndarray, found: _Map) -> Tensor:
+    """A map (1, channel, y, x) of signs, which are turned round at the places that are changed.
+
+    Neighbouring channels have opposite signs, so that the means and variances of a group of channels, by which maps are
+    normalised before attention, stay what they are: a place moves if it was changed, and only then.
+    """
+    rows, columns = (np.arange(n) * (side // n) for n, side in zip(found.grid, changed.shape, strict=True))
+    turned = np.where(changed[rows][:, columns], -1.0, 1.0)
+    signs = _signs(found) * turned
+    pairs = np.stack([signs, -signs], 1).reshape(-1, *found.grid)[: found.channels]
+    return torch.from_numpy(pairs.astype(np.float32))[None]
 
 
 @lru_cache(maxsize=32)
-def _directions(channels: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(channels).standard_normal((channels, 3)).astype(np.float32))
+def _signs(found: _Map) -> np.ndarray:
+    rng = np.random.default_rng(found.channels)
+    return rng.choice([-1.0, 1.0], (math.ceil(found.channels / 2), *found.grid))
 
 
 def _replacing(values: Tensor) -> Callable[..., Any]:
@@ -86,7 +97,9 @@ def _maps_before_attention(root: torch.nn.Module, forward: Callable[[], Any], si
     for caller in callers:
         steps = caller.split(".")
         names = (".".join(steps[:depth]) for depth in range(len(steps), 0, -1))
-        name = next((one for one in names if one in entered), None)
+        around = [one for one in names if one in entered]
+        whole = [one for one in around if type(root.get_submodule(one)).__name__ in _WHOLE]
+        name = next(iter(whole + around), None)
         if name is None:
             continue
         rows, columns = entered[name].grid

@@ -402,7 +402,7 @@ _OWN: dict[str, dict[str, Argument]] = {
     },
     "HunyuanVideoFramepackTransformer3DModel": {
         "image_embeds": lambda asked: asked.zeros(8, asked.config.image_proj_dim),
-        "indices_latents": lambda asked: torch.zeros(1, device=asked.latents.device),
+        "indices_latents": lambda asked: _needs(asked, "the frames before it"),
     },
     "Ideogram4Transformer2DModel": {
         "hidden_states": _behind_text,

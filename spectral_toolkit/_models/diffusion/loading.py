@@ -87,7 +87,8 @@ def from_object(
         "vae": _uncompiled(vae),
         "scheduler": scheduler,
     }
-    overridden = replace(told, size=None).overrides or getattr(pipeline, "controlnet", None) is not None
+    shows_more = getattr(pipeline, "controlnet", None) is not None or "Kontext" in type(pipeline).__name__
+    overridden = replace(told, size=None).overrides or shows_more
     model = None if overridden else _of_family(family, about)
     if model is None:
         model = general.make(family=f"any denoiser ({type(tower).__name__})", told=told, **about)

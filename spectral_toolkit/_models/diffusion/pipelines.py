@@ -140,6 +140,7 @@ _ALWAYS: dict[str, Any] = {
     "use_resolution_binning": False,
     "enable_prompt_rewriting": False,
     "clean_caption": False,
+    "_auto_resize": False,
 }
 _IMAGES = ("image", "control_image", "conditioning_image", "image_list", "images")
 _PICTURES = ("mask_image", "control_mask")
@@ -159,6 +160,7 @@ def _settings(model: Any, shown: Any) -> dict[str, Any]:
         "generator": torch.Generator().manual_seed(0),
         **dict.fromkeys(_IMAGES, image),
         **dict.fromkeys(_PICTURES, Image.new("L", image.size, 255)),
+        "max_area": height * width,
         "hint": (shown.picture + 1) / 2,
     }
     config: Any = model.tower.config
