@@ -182,6 +182,7 @@ def _from_name(
             revision=revision,
             trust_remote_code=trust_remote_code,
             safetensors_only=safetensors_only,
+            told=told,
             **around,
         )
     _check_around(around, repr(source))

@@ -55,7 +55,7 @@ def encode(vae: Any, processing: Processing, pixels: np.ndarray) -> torch.Tensor
         mean, variance = (part.view(1, -1, 1, 1).to(latents) for part in (vae.bn.running_mean, vae.bn.running_var))
         return (latents - mean) / torch.sqrt(variance + config.batch_norm_eps)
     scaling, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
-    mean, std = (config.get(name, getattr(vae, name, None)) for name in ("latents_mean", "latents_std"))
+    mean, std = (config.get(name, vae._buffers.get(name)) for name in ("latents_mean", "latents_std"))
     if mean is not None and std is not None:
         centre, spread = (torch.tensor(list(values)).to(latents).view(1, -1, 1, 1) for values in (mean, std))
         return (latents - centre) * scaling / spread

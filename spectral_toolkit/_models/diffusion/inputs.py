@@ -519,6 +519,15 @@ def with_further_channels(asked: Asked) -> Tensor:
     n, wanted = noisy.shape[1], in_channels(asked.tower) // (4 if asked.form is PACKED else 1)
     if wanted in (n, 0):
         return noisy
+    factor = asked.picture.shape[-1] // noisy.shape[-1]
+    if wanted == 2 * n + factor**2:  # Flux Fill: the mask has one channel for each pixel of a position
+        mask = torch.ones_like(noisy[:, :1]).expand(-1, factor**2, -1, -1)
+        return torch.cat([noisy, torch.zeros_like(noisy), mask], 1)
+    if wanted < n:
+        raise UnknownInputError(
+            f"{type(asked.tower).__name__} takes {wanted} channels, and the VAE gives {n}, so it is not the one that "
+            "belongs to it"
+        )
     if wanted == 2 * n:  # editing: the image itself, without noise
         return torch.cat([noisy, clean], 1)
     if wanted == 2 * n + 1:  # inpainting: everything is to be painted, nothing of the image is given

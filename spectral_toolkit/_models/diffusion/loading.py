@@ -26,14 +26,19 @@ from ..processing import HALF, Processing
 from . import general
 from .base import DiffusionModel, FurtherInputsError
 from .encoding import sees_pixels
-from .families import FAMILIES, OLDER_NAMES, DiffusionFamily, find_family, supported
+from .families import DiffusionFamily, find_family, supported
 from .noising import check_scheduler
-from .refused import refuse_others
+from .refused import refuse_class, refuse_others
 
-_NEEDED = ("vae", "scheduler", "text_encoder", "tokenizer")
+_NEEDED = (
+    *("vae", "movq", "vqvae", "scheduler", "text_encoder", "tokenizer", "controlnet"),
+    *("image_encoder", "image_processor", "processor", "connectors", "guider"),
+)
 """Beginnings of the names of a pipeline's needed components, besides its denoiser."""
 
 
+_TOWERS = ("unet", "transformer", "decoder")
+"""Names that pipelines give to their denoiser."""
 _ENCODERS = ("vae", "movq", "vqvae", "vqgan")
 """Names that pipelines give to what encodes images."""
 
@@ -62,7 +67,7 @@ def from_object(
     if pipeline is None:
         tower = _uncompiled(source)
     else:
-        given = [getattr(pipeline, component, None) for component in ("unet", "transformer")]
+        given = [getattr(pipeline, component, None) for component in _TOWERS]
         tower = next((_uncompiled(module) for module in given if module is not None), None)
     label = name or _origin(pipeline, tower) or type(source).__name__
     if tower is None:
@@ -121,6 +126,7 @@ def from_name(
     safetensors_only: bool,
     vae: Any = None,
     scheduler: Any = None,
+    told: Told | None = None,
 ) -> DiffusionModel:
     """Load the pipeline or component from a folder, or by its name on the hub."""
     _check_installed(f"The model {source!r}")
@@ -144,7 +150,7 @@ def from_name(
         else:
             loaded = _load_component(source, folder, weights, safetensors_only)
     name = os.path.basename(os.path.abspath(source)) if os.path.isdir(source) else source
-    model = from_object(loaded, processing, vae=vae, scheduler=scheduler, name=name, revision=commit)
+    model = from_object(loaded, processing, vae=vae, scheduler=scheduler, name=name, revision=commit, told=told)
     model.move(device)
     for part in model.parts:
         part.eval()
@@ -207,8 +213,7 @@ def _load_pipeline(
 
     component, class_name = _tower_of(source, index)
     config = _json(folder / component / "config.json")
-    if find_family([class_name], config) is None:
-        raise unsupported(f"{source!r} ({class_name})")
+    _check_known(source, class_name, config)
     needed = [name for name in index if name == component or name.startswith(_NEEDED)]
     for name in needed:
         if isinstance(index[name], list) and (name == component or name.startswith("vae")):
@@ -235,12 +240,20 @@ def _load_component(source: str, folder: Path, weights: dict[str, Any], safetens
 
     config = _json(folder / "config.json")
     class_name = str(config.get("_class_name"))
-    if find_family([class_name], config) is None:
-        raise unsupported(f"{source!r} ({class_name})")
+    _check_known(source, class_name, config)
     if safetensors_only:
         _check_safe(source, folder)
     _try_out(source, folder, class_name)
     return AutoModel.from_pretrained(str(folder), local_files_only=True, **weights)
+
+
+def _check_known(source: str, class_name: str, config: Any) -> None:
+    """Refuse what is not a denoiser of diffusers before anything of it is loaded."""
+    import diffusers
+
+    if find_family([class_name], config) is None and not hasattr(diffusers, class_name):
+        raise unsupported(f"{source!r} ({class_name})")
+    refuse_class(class_name, repr(source))
 
 
 def _check_files(source: str, folder: Path) -> None:
@@ -277,19 +290,17 @@ def _try_out(source: str, folder: Path, class_name: str) -> None:
 
 def _tower_of(source: str, index: dict[str, Any]) -> tuple[str, str]:
     """The name of the denoiser in a pipeline, and its class."""
-    towers = {family.tower for family in FAMILIES} | set(OLDER_NAMES)
-    for component in dict.fromkeys(family.component for family in FAMILIES):
+    for component in _TOWERS:
         entry = index.get(component)
-        if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1] in towers:
+        if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1]:
             return component, str(entry[1])
     raise unsupported(f"{source!r} ({index.get('_class_name')})")
 
 
 def _unneeded(index: dict[str, Any]) -> dict[str, Any]:
     """Components that are not loaded, such as a safety checker."""
-    towers = {family.component for family in FAMILIES}
     components = [name for name, entry in index.items() if isinstance(entry, list | tuple)]
-    left = {name: None for name in components if name not in towers and not name.startswith(_NEEDED)}
+    left = {name: None for name in components if name not in _TOWERS and not name.startswith(_NEEDED)}
     return {**left, "requires_safety_checker": False} if "safety_checker" in left else left
 
 

@@ -38,7 +38,11 @@ _REASONS = {
 
 def refuse_others(tower: Any, label: str) -> None:
     """Raise `UnsupportedModelError` if a denoiser has no tokens that are patches."""
-    name = type(tower).__name__
+    refuse_class(type(tower).__name__, label)
+
+
+def refuse_class(name: str, label: str) -> None:
+    """The same for the name of its class."""
     if name in _REASONS:
         raise UnsupportedModelError(f"{label} ({name}) cannot be captured: {_REASONS[name]}.")
     if name.startswith(("Autoencoder", "AsymmetricAutoencoder", "VQModel", "ConsistencyDecoder")):
