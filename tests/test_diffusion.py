@@ -327,7 +327,7 @@ def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="has damaged weights in diffusion_pytorch_model.safetensors"):
         load(tmp_path / "whole")
     index = tmp_path / "whole" / "model_index.json"
-    index.write_text(index.read_text().replace("UNet2DConditionModel", "UNet3DConditionModel"))
+    index.write_text(index.read_text().replace("UNet2DConditionModel", "UNetOfSomebody"))
     with pytest.raises(UnsupportedModelError, match="is not a supported model.*Stable Diffusion UNet"):
         load(tmp_path / "whole")
 

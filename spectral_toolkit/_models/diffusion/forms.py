@@ -73,11 +73,19 @@ def form_of(tower: Any, channels: int) -> Form:
     classes = [base.__name__ for base in type(tower).__mro__]
     for name in classes:
         if name in _BY_CLASS:
-            return _in_tokens(_BY_CLASS[name], tower, channels)
+            return _repeated(_in_tokens(_BY_CLASS[name], tower, channels), tower)
     if {"img_ids", "img_shapes"} & set(inspect.signature(tower.forward).parameters):
         return _in_tokens(PACKED, tower, channels)
     three = any("3D" in name or "Motion" in name or "I2VGen" in name or "Cosmos" in name for name in classes)
     return FRAME if three else IMAGE
+
+
+def _repeated(form: Form, tower: Any) -> Form:
+    """One frame as often as the denoiser makes one token of."""
+    count = int(tower.config.get("patch_size_t") or 1)
+    if form is not FRAME_FIRST or count == 1:
+        return form
+    return Form(f"{count} times the same frame", lambda latents: latents[:, None].repeat(1, count, 1, 1, 1))
 
 
 def _in_tokens(form: Form, tower: Any, channels: int) -> Form:

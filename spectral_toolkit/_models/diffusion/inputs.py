@@ -22,6 +22,10 @@ from .forms import IMAGE, PACKED, Form, in_channels
 TEXT_LENGTH = 77
 """Tokens of zeros in place of a prompt."""
 _LATENTS = ("hidden_states", "sample", "x", "latents")
+_WHOLE = ("UNet", "ControlNet", "UNetControlNet", "SparseControlNet", "I2VGen", "Kandinsky3", "StableCascade")
+"""Those that are told a whole number, whatever their precision."""
+_MOMENTS = 4
+"""Tokens of silence for a model that makes sound beside images."""
 _TEXT_WIDTHS = (
     *("joint_attention_dim", "caption_channels", "text_embed_dim", "cap_feat_dim", "text_dim", "in_text_dim"),
     *("context_in_dim", "text_hidden_dim", "text_in_dim", "llm_features_dim", "encoder_hid_dim", "cross_attention_dim"),
@@ -108,7 +112,7 @@ def _time(asked: Asked) -> Tensor:
     if any(name.startswith(_REST) for name in names):
         share = 1 - asked.share
         return asked.numbers(asked.steps * share if any(name.startswith("Mochi") for name in names) else share)[0]
-    if isinstance(asked.timestep, int) and any("Net" in name for name in names):
+    if isinstance(asked.timestep, int) and any(name.startswith(_WHOLE) for name in names):
         return torch.tensor([asked.timestep], device=asked.latents.device)
     return asked.numbers(asked.timestep)[0]
 
@@ -221,6 +225,20 @@ def _video_rotary(asked: Asked) -> Any:
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
     rows, columns = asked.patches
+    if asked.setting("patch_size_t"):  # CogVideoX 1.5
+        limits = (
+            asked.config.sample_height // asked.config.patch_size,
+            asked.config.sample_width // asked.config.patch_size,
+        )
+        return get_3d_rotary_pos_embed(
+            asked.config.attention_head_dim,
+            None,  # type: ignore[arg-type]
+            (rows, columns),
+            1,
+            grid_type="slice",
+            max_size=limits,
+            device=asked.latents.device,
+        )
     return get_3d_rotary_pos_embed(
         asked.config.attention_head_dim,
         ((0, 0), (rows, columns)),
@@ -424,6 +442,12 @@ _OWN: dict[str, dict[str, Argument]] = {
         ),
         "encoder_attention_mask": _boolean_text,
         "position_ids": lambda asked: _spatial_ids(asked, TEXT_LENGTH).to(asked.latents.dtype),
+    },
+    "LTX2VideoTransformer3DModel": {
+        "audio_hidden_states": lambda asked: asked.zeros(_MOMENTS, asked.config.audio_in_channels),
+        "audio_encoder_hidden_states": _text,
+        "audio_num_frames": lambda asked: _MOMENTS,
+        "fps": lambda asked: 25.0,
     },
     "LuminaNextDiT2DModel": {"image_rotary_emb": _lumina_rotary, "cross_attention_kwargs": lambda asked: {}},
     "OmniGenTransformer2DModel": {
