@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -93,6 +94,7 @@ class ProvenModel(Model):
     def _usual_labels(self, n: int) -> tuple[str, ...]:
         return _labels(self.tower, n)
 
+    @abstractmethod
     def _prober(
         self,
         size: tuple[int, int],
@@ -101,7 +103,6 @@ class ProvenModel(Model):
         gain: float = 1.0,
     ) -> Prober:
         """Passes over images of ``size``; another ``tower`` takes values of ``dtype``, multiplied by ``gain``."""
-        raise NotImplementedError
 
     def layout(self, size: tuple[int, int]) -> Layout:
         """What is proven for images of ``size`` (height, width); raises `NotProvenError`."""

@@ -60,8 +60,8 @@ class Way(Protocol):
         """Where its text comes from."""
         ...
 
-    def call(self, model: GeneralDenoiser, tower: torch.nn.Module, shown: Shown) -> Any:
-        """Make one pass."""
+    def prepare(self, model: GeneralDenoiser, shown: Shown) -> Callable[[torch.nn.Module], Any]:
+        """One pass of a denoiser, ready to be made."""
         ...
 
 
@@ -72,8 +72,8 @@ class AsTold:
     function: Callable[..., Any]
     text: str = "as given by the caller"
 
-    def call(self, model: GeneralDenoiser, tower: torch.nn.Module, shown: Shown) -> Any:
-        return self.function(tower, shown.noisy, shown.timestep)
+    def prepare(self, model: GeneralDenoiser, shown: Shown) -> Callable[[torch.nn.Module], Any]:
+        return lambda tower: self.function(tower, shown.noisy, shown.timestep)
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class ByName:
     form: Form
     text: str = "zeros, as there is no text encoder"
 
-    def call(self, model: GeneralDenoiser, tower: torch.nn.Module, shown: Shown) -> Any:
+    def prepare(self, model: GeneralDenoiser, shown: Shown) -> Callable[[torch.nn.Module], Any]:
         asked = Asked(
-            tower,
+            model.tower,
             self.form,
             shown.noisy,
             shown.clean,
@@ -93,7 +93,8 @@ class ByName:
             told_time(model.scheduler, shown.timestep),
             steps_of(model.scheduler),
         )
-        return tower(**arguments(asked))
+        named = arguments(asked)
+        return lambda tower: tower(**named)
 
 
 @dataclass
@@ -195,7 +196,7 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
     def _call(self, tower: torch.nn.Module, shown: Shown) -> Any:
         assert self.way is not None
         self._started.append(1)
-        return self.way.call(self, tower, shown)
+        return self.way.prepare(self, shown)(tower)
 
     def latents(self, pixels: np.ndarray) -> Tensor:
         if self.vae is None:
@@ -214,6 +215,29 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
                     noisy = noised(self.scheduler, clean, noise.to(clean), timestep)
                     begin((first, draw))
                     self._call(self.tower, Shown(noisy, clean, picture, timestep))
+
+    @property
+    def parts(self) -> tuple[torch.nn.Module, ...]:
+        own = super().parts
+        further = getattr(self.pipeline, "components", {}).values() if isinstance(self.way, ByPipeline) else ()
+        kept = {id(one) for one in (*own, self.module)}
+        return (*own, *(one for one in further if isinstance(one, torch.nn.Module) and id(one) not in kept))
+
+    def move(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        super().move(device, dtype)
+        if isinstance(self.way, ByPipeline):
+            self.way.forget()
+
+    def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
+        height, width = pixels.shape[1:3]
+        factor = latent_factor(self.vae)
+        cells = torch.zeros(1, self.latent_channels, height // factor, width // factor)
+        picture = self.processor.normalise(pixels[:1], self.device, self.dtype)
+        latents = cells.to(picture)
+        assert self.way is not None
+        prepared = self.way.prepare(self, Shown(latents, latents, picture, self.timesteps[0]))
+        tower = convert(self.tower)
+        return lambda: prepared(tower)
 
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:

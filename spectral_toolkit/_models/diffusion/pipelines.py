@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,11 @@ class ByPipeline:
     text: str = "the pipeline's text encoders"
     _encoded: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def call(self, model: Any, tower: torch.nn.Module, shown: Any) -> Any:
+    def forget(self) -> None:
+        """Encode the prompt anew, as after a move."""
+        self._encoded.clear()
+
+    def prepare(self, model: Any, shown: Any) -> Callable[[torch.nn.Module], Any]:
         args, kwargs = self.arguments(model, shown)
         first = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
         if first is not None and first.shape[0] != 1:
@@ -50,18 +55,21 @@ class ByPipeline:
                 f"{type(model.pipeline).__name__} shows {first.shape[0]} images at once to its denoiser, as guidance "
                 "cannot be switched off in it: load the denoiser alone, with its VAE and scheduler"
             )
-        dtype = next(tower.parameters()).dtype
-        return tower(*_cast(args, dtype), **_cast(kwargs, dtype))
+        dtype = shown.noisy.dtype
+        args, kwargs = _cast(args, dtype), _cast(kwargs, dtype)
+        return lambda tower: tower(*args, **kwargs)
 
     def arguments(self, model: Any, shown: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the pipeline gives its denoiser for these latents."""
         pipeline = copy.copy(model.pipeline)
         parts = vars(pipeline)
         parts["scheduler"] = _at_one_timestep(model.scheduler, shown.timestep)
-        parts["encode_prompt"] = self._remembered(model.pipeline)
+        if hasattr(model.pipeline, "encode_prompt"):
+            parts["encode_prompt"] = self._remembered(model.pipeline)
         if model.vae is not None and getattr(pipeline, "vae", None) is not None:
             parts["vae"] = model.vae
-        tower = model.tower
+        # Not the pipeline's own where the model has another one, such as untrained weights.
+        tower = parts[self.component] = model.tower
 
         def stop(_: Any, args: Any, kwargs: Any) -> None:
             raise _CalledError(args, kwargs)
@@ -79,9 +87,7 @@ class ByPipeline:
 
     def _remembered(self, pipeline: Any) -> Any:
         """The encoding of a prompt, kept where it depends on nothing but texts and numbers."""
-        own = getattr(pipeline, "encode_prompt", None)
-        if own is None:
-            return None
+        own = pipeline.encode_prompt
 
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             simple = all(_is_simple(one) for one in (*args, *kwargs.values()))
