@@ -267,6 +267,19 @@ def test_one_more_block_than_is_needed_changes_nothing() -> None:
     assert np.array_equal(some["blocks.1"]["value"], every["blocks.1"]["value"])
 
 
+@pytest.mark.parametrize("name", ["fused", "windows", "relative", "clip"])
+def test_a_module_without_weights_is_known_and_captured_once_it_has_them(name: str) -> None:
+    module = made(SEEN[name])
+    empty = copy.deepcopy(module).to("meta")
+    model, full = st.load_model(empty), st.load_model(module, device="cpu")
+    assert (model.layers, model.special_tokens) == (full.layers, full.special_tokens)
+    assert all(one.is_meta for one in empty.parameters())
+    with pytest.raises(UnsupportedModelError, match="has no weights"):
+        st.capture(model, PIXELS, progress=False)
+    empty.load_state_dict(module.state_dict(), assign=True)
+    assert st.capture(model, PIXELS, progress=False).identical(st.capture(full, PIXELS, progress=False))
+
+
 def test_the_tower_of_a_qwen_puts_merged_patches_and_windows_back() -> None:
     import transformers as tf
 

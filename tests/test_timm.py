@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import spectral_toolkit as st
+from spectral_toolkit._models import loading
 from spectral_toolkit.errors import UnsupportedModelError
 
 SITE = Path(__file__).resolve().parents[1] / ".venv" / "timm"
@@ -25,6 +26,13 @@ def test_a_name_of_timm_without_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModelError, match=r"spectral-toolkit\[timm\]"):
         st.load_model(tmp_path)
+
+    class Told:  # what the hub says of a repository whose name says nothing
+        siblings, library_name = (), "timm"
+
+    monkeypatch.setattr(loading.HfApi, "model_info", lambda *args, **kwargs: Told())
+    with pytest.raises(UnsupportedModelError, match=r"spectral-toolkit\[timm\]"):
+        st.load_model("somebody/my-swin")
 
 
 SCRIPT = """

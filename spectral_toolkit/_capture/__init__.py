@@ -317,7 +317,7 @@ class _Recorder:
                 "meant: leave it out of layers=..., or put a copy.deepcopy of it in one of its places."
             )
         self._seen.add((layer, quantity))
-        n_special = len(self._plan.model.special_tokens_of(layer, quantity))
+        n_special = len(self._plan.special_tokens(layer, quantity))
         specs = self._plan.arrays(layer)
         n_images, grid = len(self._names), self._plan.shapes[layer].grid_of(quantity)
         n_tokens = n_special + grid[0] * grid[1]

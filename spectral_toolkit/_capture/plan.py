@@ -89,7 +89,7 @@ class Plan:
 
         specs = {}
         for quantity in self.quantities:
-            n_special = len(self.model.special_tokens_of(layer, quantity))
+            n_special = len(self.special_tokens(layer, quantity))
             if quantity == "token":
                 specs[quantity] = spec(("y", "x", "feature"), (*shape.grid, shape.features))
                 special = spec(("special", "feature"), (n_special, shape.features))
@@ -107,6 +107,10 @@ class Plan:
             specs["attention_bias"] = self.bias(layer)
         return specs
 
+    def special_tokens(self, layer: str, quantity: str) -> tuple[str, ...]:
+        """Names of the special tokens that images of this size have in one quantity of one layer."""
+        return self.model.special_tokens_of(layer, quantity, self.size)
+
     def bias(self, layer: str) -> ArraySpec:
         """The attention bias of one layer, for one image or the same for all; inside windows, one for each window."""
         shape = self.shapes[layer]
@@ -115,7 +119,7 @@ class Plan:
             dims = ("head", "window_number", "query_place", "key_place")
             return ArraySpec(dims, (shape.heads, shape.windows.count, *sides), self.dtype)
         queries, keys = (
-            len(self.model.special_tokens_of(layer, quantity)) + math.prod(shape.grid_of(quantity))
+            len(self.special_tokens(layer, quantity)) + math.prod(shape.grid_of(quantity))
             for quantity in ("query", "key")
         )
         return ArraySpec(("head", "query_token", "key_token"), (shape.heads, queries, keys), self.dtype)
@@ -179,7 +183,7 @@ class Plan:
     def node(self, layer: str, data: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
         """Make the node of a layer: ``data``, patch centres, special tokens, depth and further attributes."""
         # A layer may have no special tokens, whatever others have.
-        held = (self.model.special_tokens_of(layer, quantity) for quantity in self.quantities)
+        held = (self.special_tokens(layer, quantity) for quantity in self.quantities)
         shape = self.shapes[layer]
         coords = self._coords(shape.grid, max(held, key=len, default=()))
         if shape.linear:

@@ -131,9 +131,6 @@ def load_model(
         if processor is not None:
             model = copy.copy(source)  # shares the module; the model passed in keeps its settings
             model.processor = _given(source.processor, processor)
-    elif timm.is_source(source):
-        model = _from_module(timm.load(source, revision, safetensors_only), revision, processor, told)
-        model.name = os.fspath(source)
     elif isinstance(source, str) and source == "scenes-diffusion":
         from .diffusion.scenes import load_scenes_diffusion
 
@@ -171,7 +168,13 @@ def _from_name(
 ) -> Model:
     target = resolve_device(device)
     place = loading.locate(source, revision)
-    if place.of_diffusers:
+    if place.library == "timm":
+        _check_around(around, repr(source))
+        module = timm.load(place.location, revision, safetensors_only).to(target, dtype)
+        model = _from_module(module, revision, processor, told)
+        model.name = _short(source)
+        return model
+    if place.library == "diffusers":
         return diffusion_loading.from_name(
             source,
             place.location,
@@ -199,12 +202,16 @@ def _from_name(
         processing = partial(Processing.from_settings, loaded.settings, source="kept beside the model")
     else:
         processing = _as_made
-    name = source if "/" not in source or not os.path.isdir(source) else os.path.basename(os.path.abspath(source))
-    model = families.build(loaded.module, processing, told, name=name, revision=loaded.revision)
+    model = families.build(loaded.module, processing, told, name=_short(source), revision=loaded.revision)
     model.unused_weights = _unused(model, source, loaded.missing)
     model.tower.to(target)
     model.module.eval()
     return model
+
+
+def _short(source: str) -> str:
+    """The name of a model: of a folder, its last part."""
+    return source if "/" not in source or not os.path.isdir(source) else os.path.basename(os.path.abspath(source))
 
 
 def _from_module(module: torch.nn.Module, revision: str | None, processor: Any, told: Told) -> Model:

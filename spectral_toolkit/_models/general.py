@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ from .._compute.random_state import drawing
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError, first_line
 from .entries import Entry, Told
-from .model import Model, evaluating, prefix_of
+from .model import Model, device_of, dtype_of, evaluating, prefix_of
 from .passes import Prober
 from .probing import NotProvenError
 from .proven import ProvenModel, name_of
+from .stand_in import is_empty, stand_in
 from .watching import watching
 
 
@@ -91,31 +92,22 @@ class GeneralModel(ProvenModel):
         facts: dict[str, str | int | float] = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
         return facts | ({} if self.told.grid is None else {"grid_told": str(tuple(self.told.grid))})
 
-    def _prober(
-        self,
-        size: tuple[int, int],
-        tower: torch.nn.Module | None = None,
-        dtype: torch.dtype | None = None,
-        gain: float = 1.0,
-    ) -> Prober:
-        seen = self.tower if tower is None else tower
-        return Prober(seen, lambda pixels: self._run(seen, pixels, dtype or self.dtype, gain), size)
+    def _prober(self, size: tuple[int, int], tower: torch.nn.Module | None = None) -> Prober:
+        seen = self._proven if tower is None else tower
+        return Prober(seen, lambda pixels: self._run(seen, pixels, dtype_of(seen)), size)
 
-    def _plain(self, pixels: np.ndarray) -> Any:
-        return self._run(self.tower, pixels, self.dtype)
-
-    def _run(self, tower: torch.nn.Module, pixels: np.ndarray, dtype: torch.dtype, gain: float = 1.0) -> Any:
+    def _run(self, tower: torch.nn.Module, pixels: np.ndarray, dtype: torch.dtype) -> Any:
         assert self.entry is not None
-        values = self.processor.normalise(pixels, self.device, dtype)
-        return self.entry.call(tower, values if gain == 1 else values * gain)
+        values = self.processor.normalise(pixels, device_of(tower), dtype)
+        return self.entry.call(tower, values)
 
     def forward(self, pixels: np.ndarray) -> Any:
         self._started.append(len(pixels))
-        return self._plain(pixels)
+        return self._run(self.tower, pixels, self.dtype)
 
     @property
     def images_at_once(self) -> int | None:  # type: ignore[override]
-        return None if self._layouts[self.own].together else 1
+        return None if self.layout(self.own).together else 1
 
     # --- provenance --------------------------------------------------------------------------------------------------
 
@@ -168,13 +160,10 @@ def make(
         If there is none; the message says what was seen.
     """
     reasons: list[str] = []
-    if any(one.is_meta for one in module.parameters()):
-        raise UnsupportedModelError(
-            f"{type(module).__name__} has no weights, as it is on the device 'meta': load them with from_pretrained."
-        )
     for entry in entries:
         settings = processor(entry.processing)
-        size, refusal = _first_size(entry, settings)
+        proven = stand_in(entry.tower) if is_empty(entry.tower) else entry.tower
+        size, refusal = _first_size(replace(entry, tower=proven), settings)
         if size is None:
             reasons.append(f"{entry.name or type(entry.tower).__name__} {refusal}")
             continue
@@ -187,6 +176,7 @@ def make(
                 entry=entry,
                 own=size,
                 told=told,
+                _stand_in=None if proven is entry.tower else proven,
                 **about,
             )
         except NotProvenError as error:
@@ -201,13 +191,13 @@ def make(
 def _first_size(entry: Entry, settings: Any) -> tuple[tuple[int, int] | None, str]:
     """The first size of images that a way in takes; or None, and why it refuses the first."""
     refusals = []
-    first = next(entry.tower.parameters(), torch.zeros(0))
-    with evaluating((entry.tower,), 0, first.device):
+    device, dtype = device_of(entry.tower), dtype_of(entry.tower)
+    with evaluating((entry.tower,), 0, device):
         for size in entry.sizes:
             pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
             try:
                 with watching(entry.tower, lambda call: None, mute=True):
-                    entry.call(entry.tower, settings.normalise(pixels, first.device, first.dtype))
+                    entry.call(entry.tower, settings.normalise(pixels, device, dtype))
                 return size, ""
             except Exception as error:  # whatever a module says of an input that it does not take
                 refusals.append(f"refuses images of {size[0]} x {size[1]} pixels ({first_line(error)})")

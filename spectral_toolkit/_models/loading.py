@@ -43,12 +43,12 @@ _PROBE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class ModelSource:
-    """The place of a model called ``source``, whether only this machine is searched, and the format of its files."""
+    """The place of a model called ``source``, whether only this machine is searched, and the library that reads it."""
 
     source: str
     location: str
     local: bool
-    of_diffusers: bool = False
+    library: str = "transformers"
 
 
 @dataclass(frozen=True)
@@ -158,40 +158,47 @@ def locate(source: str, revision: str | None) -> ModelSource:
         raise not_found(source, "has no name")
     path = local_path(source, "source", error=ModelNotFoundError)
     if path.is_dir():
-        of_diffusers = folder_of_diffusers(path)
-        if not of_diffusers and not (path / "config.json").is_file():
+        library = library_of(path)
+        if library == "transformers" and not (path / "config.json").is_file():
             raise not_found(source, "is a folder without config.json")
-        return ModelSource(source, str(path), True, of_diffusers)
+        return ModelSource(source, str(path), True, library)
     if path.exists():
         raise not_found(source, "is a file; expected the folder that holds it, with config.json")
+    if source.startswith("timm/"):  # timm asks the hub itself
+        return ModelSource(source, source, False, "timm")
     return _probe(source, revision)
 
 
-def folder_of_diffusers(path: Path) -> bool:
-    """Whether a folder holds a pipeline of diffusers, or a component as diffusers saves it."""
+def library_of(path: Path) -> str:
+    """The library in whose format a folder is: diffusers (a pipeline or a component), timm or transformers."""
     if (path / "model_index.json").is_file():
-        return True
+        return "diffusers"
     try:
-        return "_diffusers_version" in json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        return "transformers"
+    of_timm = "architecture" in config and "pretrained_cfg" in config
+    return "diffusers" if "_diffusers_version" in config else "timm" if of_timm else "transformers"
 
 
 def _probe(source: str, revision: str | None) -> ModelSource:
     """Ask the hub once, so that being offline takes seconds and not half a minute; if it fails, search this machine."""
-    cached, of_diffusers = False, False
+    cached, library = False, "transformers"
     try:
         found = [
             try_to_load_from_cache(source, name, revision=revision) for name in ("config.json", "model_index.json")
         ]
         cached = any(isinstance(path, str) for path in found)
-        of_diffusers = any(isinstance(path, str) and folder_of_diffusers(Path(path).parent) for path in found)
+        here = {library_of(Path(path).parent) for path in found if isinstance(path, str)} - {"transformers"}
+        library = min(here, default=library)
         info = HfApi().model_info(source, revision=revision, timeout=_PROBE_SECONDS)
         files = {file.rfilename for file in getattr(info, "siblings", None) or ()}
-        library = getattr(info, "library_name", None) or ""
-        of_diffusers = of_diffusers or "model_index.json" in files or library == "diffusers"
-        if library == "timm":
-            raise UnsupportedModelError(f"The model {source!r} is of timm: load it as a live module, with timm.")
+        if (told := getattr(info, "library_name", None)) in ("diffusers", "timm"):
+            library = told
+        if "model_index.json" in files:
+            library = "diffusers"
     except HFValidationError as error:
         raise not_found(source, "is neither a folder that exists nor a name the hub could have") from error
     except RevisionNotFoundError as error:
@@ -207,8 +214,8 @@ def _probe(source: str, revision: str | None) -> ModelSource:
             raise
         if not cached:
             raise not_found(source, "is not on this machine and the hub cannot be reached") from error
-        return ModelSource(source, source, True, of_diffusers)
-    return ModelSource(source, source, False, of_diffusers)
+        return ModelSource(source, source, True, library)
+    return ModelSource(source, source, False, library)
 
 
 def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:

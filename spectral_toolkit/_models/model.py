@@ -192,8 +192,11 @@ class Model(Described, ABC):
         """Every module that takes part in a capture."""
         return (self.tower,)
 
-    def special_tokens_of(self, layer: str, quantity: str) -> tuple[str, ...]:
-        """The special tokens in one quantity of one layer; in most models, all of them."""
+    def special_tokens_of(self, layer: str, quantity: str, size: tuple[int, int] | None = None) -> tuple[str, ...]:
+        """The special tokens in one quantity of one layer, for images of ``size`` (its own by default).
+
+        In most models, all of them; windows are filled up with as many as a size needs.
+        """
         return self.special_tokens
 
     @property
@@ -220,12 +223,12 @@ class Model(Described, ABC):
     @property
     def device(self) -> torch.device:
         """The present device of the tower's weights."""
-        return next(self.tower.parameters()).device
+        return device_of(self.tower)
 
     @property
     def dtype(self) -> torch.dtype:
         """The present precision of the tower's weights."""
-        return next(p.dtype for p in self.tower.parameters() if p.is_floating_point())
+        return dtype_of(self.tower)
 
     @property
     @abstractmethod
@@ -373,6 +376,16 @@ class Model(Described, ABC):
             if self._hash is None or self._hash[0] != key:
                 self._hash = (key, sha256_of(tensors))
             return self._hash[1]
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where the weights of a module are; the CPU if it has none."""
+    return next((one.device for one in module.parameters()), torch.device("cpu"))
+
+
+def dtype_of(module: torch.nn.Module) -> torch.dtype:
+    """The precision of a module's weights; single if it has none."""
+    return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
 
 
 def prefix_of(module: torch.nn.Module, tower: torch.nn.Module) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -47,6 +47,10 @@ class PassSeen:
     """Modules that attend linearly."""
     outputs: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     output_shapes: dict[str, torch.Size] = field(default_factory=dict)
+    maps: list[tuple[Grid, int]] = field(default_factory=list)
+    """The grid of each map of features that convolutions give out, and how many calls of attention came before it."""
+    kept: dict[int, np.ndarray] = field(default_factory=dict)
+    """Some of those maps, by their numbers, as (cell, channel)."""
 
 
 @lru_cache(maxsize=64)
@@ -83,10 +87,35 @@ class Prober:
         self.hooked: tuple[str, ...] = ()
         self.passes = 0
 
-    def look(self, *pixels: np.ndarray, only: int | None = None) -> PassSeen:
-        """Run one pass; ``only`` stops it after that many calls."""
+    def look(
+        self,
+        *pixels: np.ndarray,
+        only: int | None = None,
+        injected: Mapping[int, np.ndarray] | None = None,
+        keep: Collection[int] = (),
+    ) -> PassSeen:
+        """Run one pass.
+
+        ``only`` stops it after that many calls, ``injected`` says which cells of which maps of features are changed,
+        and ``keep`` has the numbers of maps to look at, after the last of which it stops.
+        """
         seen = PassSeen()
         self.passes += 1
+
+        def changed(out: Tensor) -> Tensor:
+            number = len(seen.maps)
+            seen.maps.append(((out.shape[-2], out.shape[-1]) if len(out) == 1 else (0, 0), len(seen.modules)))
+            if number in keep:
+                seen.kept[number] = _looked_at(out[0].flatten(1).T)
+                if len(seen.kept) == len(keep):
+                    raise _Enough
+            if injected is None or number not in injected:
+                return out
+            # In a random direction and as strong as the map itself, so that it is seen through any normalisation.
+            direction = torch.as_tensor(_directions(out.shape[1])[:, 0], dtype=out.dtype, device=out.device)
+            size = (math.sqrt(out.shape[1]) * out.std()).clamp(min=torch.finfo(out.dtype).tiny)
+            where = torch.as_tensor(injected[number], dtype=out.dtype, device=out.device)
+            return out + size * direction[:, None, None] * where
 
         def listen(call: Call) -> None:
             tensors = (call.query, call.key, call.value)
@@ -103,7 +132,7 @@ class Prober:
             stack.enter_context(contextlib.suppress(_Enough))
             for name in self.hooked:
 
-                def keep(_module: Any, _args: Any, output: Any, name: str = name) -> None:
+                def note(_module: Any, _args: Any, output: Any, name: str = name) -> None:
                     found = first_tensor(output)
                     if found is not None and name not in seen.outputs:
                         seen.output_shapes[name] = found.shape
@@ -112,8 +141,8 @@ class Prober:
                         ways = {axes: _looked_at(as_tokens(found, axes)) for axes in fit}
                         seen.outputs[name] = ways
 
-                stack.callback(self.root.get_submodule(name).register_forward_hook(keep).remove)
-            stack.enter_context(watching(self.root, listen, mute=True))
+                stack.callback(self.root.get_submodule(name).register_forward_hook(note).remove)
+            stack.enter_context(watching(self.root, listen, mute=True, maps=changed))
             self.forward(np.stack(pixels))
         return seen
 

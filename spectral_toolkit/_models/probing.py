@@ -5,22 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import token_maps
+from . import feature_maps, token_maps
 from .passes import PassSeen, Prober, distance
-from .token_maps import Axes, Grid, NotProvenError, TokenMap
+from .token_maps import Answer, Axes, Grid, NotProvenError, TokenMap
 
 QUANTITIES: tuple[str, ...] = ("query", "key", "value")
 _MOST_PASSES = 120
 """After so many passes the search ends with what it has."""
 _ALIKE = 0.97
 """Share of patches that a random half must move as expected, for a map that is proven of another layer."""
+_DROWNED = 1e-11
+"""Share of the tokens' squares that rounding may change, through a few dozen layers in single precision."""
 _MOST_GRIDS = 3
 """How many grids are tried for a layer."""
 SHARES = ((0.0, 1.0), (0.0, 0.0), (0.25, 0.25), (0.5, 0.5))
@@ -82,16 +84,6 @@ class Layout:
     """Modules that attend without a softmax."""
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """How far the tokens of every quantity of every call moved with a bit's patches, and with all others."""
-
-    axis: int
-    bit: int
-    on: list[tuple[np.ndarray, ...]]
-    off: list[tuple[np.ndarray, ...]]
-
-
 def prove(prober: Prober) -> Layout:
     """Find where the patches stand in every call of attention.
 
@@ -108,25 +100,15 @@ def prove(prober: Prober) -> Layout:
         raise NotProvenError(
             "its calls of attention differ from image to image, so tokens do not stand for fixed patches"
         )
-    search = _Proof(prober, base, whole)
+    if all(_share_moved(one, two) < _DROWNED for one, two in zip(base.values, whole.values, strict=True)):
+        raise NotProvenError("another image changes its tokens by no more than rounding does")
+    search = Proof(prober, base, whole)
     search.run()
     if not search.layers:
         raise NotProvenError(_why_none(search.reasons or search.elsewhere))
-    biased: dict[str, bool] = {}
-    for module, one, two in zip(base.modules, base.biases, whole.biases, strict=True):
-        if one is not None or two is not None:
-            biased[module] = biased.get(module, False) or one is None or two is None or not np.array_equal(one, two)
     layers = {module: search.layers[module] for module in search.groups if module in search.layers}
-    return Layout(
-        prober.size,
-        layers,
-        _together(prober, base, whole),
-        search.reasons,
-        search.elsewhere,
-        {},
-        biased,
-        base.linear,
-    )
+    together, biased = _together(prober, base, whole), _biased(base, whole)
+    return Layout(prober.size, layers, together, search.reasons, search.elsewhere, {}, biased, base.linear)
 
 
 def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
@@ -159,8 +141,18 @@ def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
             f"no attention has {n} tokens ({n_special} special and {grid[0]} x {grid[1]} patches); those that were "
             f"seen have {', '.join(map(str, counts)) or 'none'}"
         )
-    biased = {module: True for module, bias in zip(base.modules, base.biases, strict=True) if bias is not None}
-    return Layout(prober.size, layers, _together(prober, base, prober.look(prober.other)), {}, {}, {}, biased)
+    other = prober.look(prober.other)
+    return Layout(prober.size, layers, _together(prober, base, other), {}, {}, {}, _biased(base, other))
+
+
+def _biased(one: PassSeen, other: PassSeen) -> dict[str, bool]:
+    """Modules that add a bias to their scores, and whether it differs between the two images."""
+    found: dict[str, bool] = {}
+    for module, first, second in zip(one.modules, one.biases, other.biases, strict=True):
+        if first is not None or second is not None:
+            same = first is not None and second is not None and np.array_equal(first, second)
+            found[module] = found.get(module, False) or not same
+    return found
 
 
 def _calls_by_module(seen: PassSeen) -> dict[str, list[int]]:
@@ -177,12 +169,17 @@ def _why_none(reasons: dict[str, str]) -> str:
     return f"none of its {len(reasons)} modules with attention could be shown to be over patches ({shown}{more})"
 
 
+def _share_moved(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> float:
+    """How far the queries of two images are apart, in squares, as a share of their own size."""
+    return float(distance(one[0], other[0]).sum() / max(np.square(one[0]).sum(), 1e-300))
+
+
 def _moved(distance: np.ndarray) -> np.ndarray:
     """Which tokens depend on the image at all."""
     return distance > 1e-10 * max(float(distance.max(initial=0.0)), 1e-300)
 
 
-class _Proof:
+class Proof:
     """The proof for one model: what is known of each module, and what has to be asked next."""
 
     def __init__(self, prober: Prober, base: PassSeen, whole: PassSeen) -> None:
@@ -195,6 +192,7 @@ class _Proof:
         self.layers: dict[str, Layer] = {}
         self.reasons: dict[str, str] = {}
         self.elsewhere: dict[str, str] = {}
+        self.closed: set[str] = set()
         for module, calls in self.groups.items():
             for place, what in enumerate(("queries", "keys")):
                 if not any(self.moved[call][place].any() for call in calls):
@@ -217,13 +215,25 @@ class _Proof:
         for share in SHARES:
             for rank in ranks:
                 self._round(share, rank)
+            if share == SHARES[0]:
+                feature_maps.prove(self)
+                self._close_channels()
         for share in SHARES[1::-1]:
             for rank in ranks:
                 self._round(share, rank, blurred=True)
 
+    def _close_channels(self) -> None:
+        """Ask no more about attention between channels, whose vectors have a number for each patch."""
+        for module in self.open():
+            n_tokens, n = self.shapes(module)[0][0][-2:]
+            if n > n_tokens and token_maps.likely_grids(n, self.prober.size):
+                self.closed.add(module)
+                self.reasons[module] = f"its {n_tokens} tokens are channels, of {n} numbers each, one for each patch"
+
     def open(self) -> list[str]:
         """Modules of which nothing is proven yet, in the order of their calls."""
-        return [one for one in self.groups if one not in self.layers and one not in self.elsewhere]
+        known = (*self.layers, *self.elsewhere, *self.closed)
+        return [one for one in self.groups if one not in known]
 
     def _round(self, share: tuple[float, float], rank: int, *, blurred: bool = False) -> None:
         """Ask for each module about its candidate number ``rank``, with changes to a ``share`` of each patch."""
@@ -278,16 +288,22 @@ class _Proof:
         moved = self.moved[call][place]
         return np.broadcast_to(moved.any(1, keepdims=True), moved.shape) if module in self.base.linear else moved
 
-    def _answers(self, grid: Grid, share: tuple[float, float], last: int) -> list[_Answer]:
+    def _answers(self, grid: Grid, share: tuple[float, float], last: int) -> list[Answer]:
         return [
-            _Answer(axis, bit, self._distances(where, grid, share, last), self._distances(~where, grid, share, last))
+            Answer(axis, bit, self._distances(where, grid, share, last), self._distances(~where, grid, share, last))
             for axis, bit, where in token_maps.codes(grid)
         ]
 
     def _distances(
         self, where: np.ndarray, grid: Grid, share: tuple[float, float], last: int
     ) -> list[tuple[np.ndarray, ...]]:
-        seen = self.prober.look(self.prober.changed(where, grid, share), only=last + 1)
+        return self.differences(self.prober.changed(where, grid, share), last)
+
+    def differences(
+        self, pixels: np.ndarray, last: int, injected: Mapping[int, np.ndarray] | None = None
+    ) -> list[tuple[np.ndarray, ...]]:
+        """How far the tokens of each quantity of each call, up to the ``last``, are from those of the base image."""
+        seen = self.prober.look(pixels, only=last + 1, injected=injected)
         return [
             tuple(distance(one, two) for one, two in zip(first, second, strict=True))
             for first, second in zip(self.base.values[: last + 1], seen.values, strict=True)
@@ -297,18 +313,22 @@ class _Proof:
         """Ask about ``grid``, and prove what can be proven of ``modules``."""
         answers = self._answers(grid, share, max(self.groups[module][-1] for module in modules))
         for module in modules:
-            try:
-                self.layers[module] = self._prove(module, grid, answers, blurred)
-                self.reasons.pop(module, None)
-            except NotProvenError as reason:
-                self.reasons[module] = str(reason)
+            self.conclude(module, [(grid, answers)] * len(QUANTITIES), blurred=blurred)
 
-    def _prove(self, module: str, grid: Grid, answers: list[_Answer], blurred: bool) -> Layer:
+    def conclude(self, module: str, asked: list[tuple[Grid, list[Answer]]], *, blurred: bool = False) -> None:
+        """Prove what the answers tell of a module, which are given for each of its quantities with the grid asked."""
+        try:
+            self.layers[module] = self._prove(module, asked, blurred)
+            self.reasons.pop(module, None)
+        except NotProvenError as reason:
+            self.reasons[module] = str(reason)
+
+    def _prove(self, module: str, asked: list[tuple[Grid, list[Answer]]], blurred: bool) -> Layer:
         calls = self.groups[module]
         maps: dict[str, TokenMap] = {}
         parts: dict[str, tuple[CallPart, ...]] = {}
         for place, quantity in enumerate(QUANTITIES):
-            maps[quantity], parts[quantity] = self._prove_quantity(module, place, grid, answers, blurred)
+            maps[quantity], parts[quantity] = self._prove_quantity(module, place, *asked[place], blurred)
         if not maps["key"].same_places(maps["value"]):
             raise NotProvenError("its keys and values are not of the same patches")
         if maps["query"].n_windows != maps["key"].n_windows:
@@ -326,7 +346,7 @@ class _Proof:
         return Layer(module, tuple(calls), parts, maps, heads.pop(), shapes[0][-1], shapes[2][-1])
 
     def _prove_quantity(
-        self, module: str, place: int, asked: Grid, answers: list[_Answer], blurred: bool
+        self, module: str, place: int, asked: Grid, answers: list[Answer], blurred: bool
     ) -> tuple[TokenMap, tuple[CallPart, ...]]:
         reason = NotProvenError(f"its tokens do not stand for patches of a grid of {asked[0]} x {asked[1]}")
         likely = self.key_grids[module] if place else self.grids[module]

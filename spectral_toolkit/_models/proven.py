@@ -5,7 +5,6 @@ Layers, shapes and recording follow from the proof alone; a subclass says how im
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from abc import abstractmethod
@@ -19,16 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import SpectralToolkitError, first_line
+from ..errors import SpectralToolkitError
 from .entries import Told
-from .model import LayerShape, Model, Recorder, Windows, as_written, evaluating, prefix_of
+from .model import LayerShape, Model, Recorder, Windows, as_written, device_of, evaluating, prefix_of
 from .passes import Prober, as_tokens, first_tensor
 from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove, prove_outputs
+from .stand_in import is_empty, stand_in
 from .token_maps import TokenMap
 from .watching import Call, watching
 
-_MOST_DOUBLED = 300_000_000
-"""Parameters of the largest model of which a copy is made in double precision for the proof."""
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)
 
 
@@ -57,13 +55,15 @@ class ProvenModel(Model):
     told: Told = field(default_factory=Told)
     _layouts: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
     _started: list[int] = field(default_factory=list, repr=False)
+    _stand_in: torch.nn.Module | None = field(default=None, repr=False)
+    """What is proven in place of a tower that has no weights yet."""
 
     def settle(self) -> None:
         """Prove the layout at the model's own size, and name its layers."""
         layout = self.layout(self.own)
         names = self._block_names(list(layout.layers))
-        prefix = prefix_of(self.module, self.tower)
         called = self._names(list(layout.layers))
+        prefix = prefix_of(self.module, self.tower)
         self.modules = {as_written(prefix + called[module]): module for module in layout.layers}
         self.blocks = {layer: self.tower.get_submodule(names[module]) for layer, module in self.modules.items()}
         self.layers = tuple(self.modules)
@@ -95,57 +95,57 @@ class ProvenModel(Model):
         return _labels(self.tower, n)
 
     @abstractmethod
-    def _prober(
-        self,
-        size: tuple[int, int],
-        tower: torch.nn.Module | None = None,
-        dtype: torch.dtype | None = None,
-        gain: float = 1.0,
-    ) -> Prober:
-        """Passes over images of ``size``; another ``tower`` takes values of ``dtype``, multiplied by ``gain``."""
+    def _prober(self, size: tuple[int, int], tower: torch.nn.Module | None = None) -> Prober:
+        """Passes over images of ``size``, by another ``tower`` than the model's own where one is given."""
 
     def layout(self, size: tuple[int, int]) -> Layout:
         """What is proven for images of ``size`` (height, width); raises `NotProvenError`."""
+        tower = self._proven
         if size not in self._layouts:
-            with evaluating(self.parts, 0, self.device):
+            with evaluating((tower,), 0, device_of(tower)):
                 self._layouts[size] = self._prove(size)
         return self._layouts[size]
 
-    def _prove_outputs(self, size: tuple[int, int], layout: Layout, names: dict[str, str]) -> None:
-        called = {module: names[module] for module in layout.layers}
-        with evaluating(self.parts, 0, self.device):
-            prove_outputs(self._prober(size), layout, called)
+    @property
+    def _proven(self) -> torch.nn.Module:
+        """What the proof runs: the tower, or one like it as long as it has no weights."""
+        if not is_empty(self.tower):
+            if self._stand_in is not None:  # its buffers may have held other numbers than those that have come
+                self._stand_in = None
+                self._layouts.clear()
+            return self.tower
+        if self._stand_in is None:
+            self._stand_in = stand_in(self.tower)
+        return self._stand_in
 
     def _prove(self, size: tuple[int, int]) -> Layout:
         if self.told.grid is not None:
             grid = self.told.grid if size == self.own else _scaled(self.told.grid, size, self.own)
             return assume(self._prober(size), grid, len(self.told.special_tokens or ()))
+        found, reason = None, None
         try:
             found = prove(self._prober(size))
-        except NotProvenError:
-            if self.device.type == "mps" or self.dtype == torch.float64:
-                raise
-            found = None
-        if found is not None and not found.left_out:
-            return found
-        # A change to one patch may drown in the rounding of deep convolutions, or in units that are off: look again, in
-        # double precision and at images of strong contrast.
-        if self.device.type == "mps" or sum(one.numel() for one in self.tower.parameters()) > _MOST_DOUBLED:
-            if found is None:
-                raise NotProvenError("its tokens could not be matched with patches")
-            return found
-        doubled = copy.deepcopy(self.tower).double()
+            if not found.left_out:
+                return found
+        except NotProvenError as error:
+            reason = error
+        # A change to one patch may drown in the rounding of deep convolutions, or in units that are off: look again, at
+        # a copy through which it comes.
+        other = stand_in(self.tower, torch.float32)
         try:
-            again = prove(self._prober(size, doubled, torch.float64, 100.0))
-        except NotProvenError:
-            if found is None:
-                raise
-            return found
-        except Exception as error:  # a module may make tensors of its own in single precision
-            if found is None:
-                raise NotProvenError(f"its tokens could not be matched with patches ({first_line(error)})") from error
-            return found
-        return again if found is None or len(again.layers) > len(found.layers) else found
+            with evaluating((other,), 0, device_of(other)):
+                again = prove(self._prober(size, other))
+        except Exception:  # the copy may not run, or shows no more: then what was seen of the module itself counts
+            again = None
+        if reason is not None and again is None:
+            raise reason
+        return again if again and (found is None or len(again.layers) > len(found.layers)) else found
+
+    def _prove_outputs(self, size: tuple[int, int], layout: Layout, names: dict[str, str]) -> None:
+        called = {module: names[module] for module in layout.layers}
+        tower = self._proven
+        with evaluating((tower,), 0, device_of(tower)):
+            prove_outputs(self._prober(size), layout, called)
 
     def _layout(self, size: tuple[int, int]) -> Layout:
         layout = self.layout(size)
@@ -156,8 +156,8 @@ class ProvenModel(Model):
             self._prove_outputs(size, layout, names)
         return layout
 
-    def special_tokens_of(self, layer: str, quantity: str) -> tuple[str, ...]:
-        layout = self._layouts[self.own]
+    def special_tokens_of(self, layer: str, quantity: str, size: tuple[int, int] | None = None) -> tuple[str, ...]:
+        layout = self._layout(size or self.own)
         module = self.modules[layer]
         if quantity == "token":
             n = len(layout.outputs[module].map.special)

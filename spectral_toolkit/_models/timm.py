@@ -6,31 +6,13 @@ timm is never imported otherwise. It imports torchvision, with which this toolki
 from __future__ import annotations
 
 import importlib
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNotFoundError, UnsupportedModelError, first_line
 
 
-def is_source(source: Any) -> bool:
-    """Whether a model is named in timm's way: ``timm/...`` on the hub, or a folder in its format."""
-    if not isinstance(source, (str, os.PathLike)):
-        return False
-    return os.fspath(source).startswith("timm/") or is_folder(Path(source))
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a folder is in the format of timm."""
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and "architecture" in config and "pretrained_cfg" in config
-
-
-def load(source: Any, revision: str | None, safetensors_only: bool) -> Any:
+def load(name: str, revision: str | None, safetensors_only: bool) -> Any:
     """Load a model with timm.
 
     Raises
@@ -40,7 +22,6 @@ def load(source: Any, revision: str | None, safetensors_only: bool) -> Any:
     ModelNotFoundError
         If timm does not find the model, or its weights are in a format that can run code.
     """
-    name = os.fspath(source)
     try:
         timm: Any = importlib.import_module("timm")
     except Exception as error:  # torchvision raises whatever its compiled part raises

@@ -83,6 +83,16 @@ class TokenMap:
         )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """How far the tokens of every quantity of every call moved with a bit's patches, and with all others."""
+
+    axis: int
+    bit: int
+    on: list[tuple[np.ndarray, ...]]
+    off: list[tuple[np.ndarray, ...]]
+
+
 class NotProvenError(Exception):
     """Why the tokens of a tensor could not be matched with patches."""
 

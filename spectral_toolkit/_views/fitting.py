@@ -16,6 +16,10 @@ import holoviews as hv
 PAGE = 900
 """The width, in screen pixels, that figures are made for: a notebook cell on a small screen, beside the file list."""
 
+BACKEND = "canvas"
+"""What Bokeh draws with, in place of HoloViews' choice of WebGL: a page has few WebGL contexts and loses the oldest,
+and a figure whose context is lost stays white, without an error."""
+
 _FITS, _AS_HIGH = "st-fits", "st-as-high"
 
 _SCRIPT = """
@@ -62,11 +66,13 @@ _SCRIPT = """
 def fits(plot: Any, _element: object) -> None:
     """For HoloViews' option ``hooks``: this figure keeps its shape when it is made smaller."""
     plot.state.tags = [_FITS]
+    plot.state.output_backend = BACKEND
 
 
 def fits_as_high(plot: Any, _element: object) -> None:
     """For HoloViews' option ``hooks``: this figure keeps its height when it is made narrower."""
     plot.state.tags = [_FITS, _AS_HIGH]
+    plot.state.output_backend = BACKEND
 
 
 def is_fitting(view: hv.core.Dimensioned) -> bool:

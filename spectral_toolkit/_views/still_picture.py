@@ -16,11 +16,12 @@ import holoviews as hv
 import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
 import numpy as np
 from bokeh.core.property.vectorization import Field, Value
-from bokeh.models import ColorBar, FactorRange, ImageRGBA, LinearColorMapper, Quad, Rect, Scatter, Segment, Text
+from bokeh.models import ColorBar, FactorRange, ImageRGBA, LinearColorMapper, Plot, Quad, Rect, Scatter, Segment, Text
 from bokeh.models import Image as Cells
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ..errors import SpectralToolkitError
+from .fitting import BACKEND
 
 if TYPE_CHECKING:
     from .._explorer.session import ShownState
@@ -140,6 +141,8 @@ def bokeh_figure(view: Any) -> Any:
     renderer: Any = hv.renderer("bokeh")
     plot = renderer.get_plot(view)
     figure = plot.state
+    for one in figure.select({"type": Plot}):
+        one.output_backend = BACKEND
     plot.cleanup()
     renderer.last_plot = None
     return figure

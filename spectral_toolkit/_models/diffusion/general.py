@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SpectralToolkitError, UnsupportedModelError, first_line
-from ..model import Recorder
+from ..model import Recorder, device_of, dtype_of
 from ..passes import Prober
 from ..probing import NotProvenError
 from ..proven import ProvenModel, name_of
@@ -110,9 +110,8 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         try:
             self.settle()
         except NotProvenError as error:
-            raise UnsupportedModelError(
-                f"{self.name} ({type(self.tower).__name__}) cannot be captured: {error}."
-            ) from (error)
+            what = f"{self.name} ({type(self.tower).__name__})"
+            raise UnsupportedModelError(f"{what} cannot be captured: {error}.") from error
 
     def _names(self, modules: list[str]) -> dict[str, str]:
         return {module: module for module in modules}
@@ -162,25 +161,20 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
 
     # --- passes ------------------------------------------------------------------------------------------------------
 
-    def _prober(
-        self,
-        size: tuple[int, int],
-        tower: torch.nn.Module | None = None,
-        dtype: torch.dtype | None = None,
-        gain: float = 1.0,
-    ) -> Prober:
+    def _prober(self, size: tuple[int, int], tower: torch.nn.Module | None = None) -> Prober:
         # Latents are changed and not pixels: what an encoder does to neighbours does not matter here.
-        seen, precision = self.tower if tower is None else tower, dtype or self.dtype
+        seen = self._proven if tower is None else tower
+        precision, device = dtype_of(seen), device_of(seen)
         factor = latent_factor(self.vae)
         n = self.latent_channels
-        picture = torch.zeros(1, 3, *size, dtype=precision, device=self.device)
+        picture = torch.zeros(1, 3, *size, dtype=precision, device=device)
         cells = (size[0] // factor, size[1] // factor)
 
         def forward(pixels: np.ndarray) -> Any:
             if len(pixels) != 1:
                 raise NotProvenError("one image at a time")
-            values = torch.from_numpy(pixels.transpose(0, 3, 1, 2)).to(self.device, precision) / 127.5 - 1
-            latents = torch.einsum("nchw,dc->ndhw", values * gain, _colours(n).to(values))
+            values = torch.from_numpy(pixels.transpose(0, 3, 1, 2)).to(device, precision) / 127.5 - 1
+            latents = torch.einsum("nchw,dc->ndhw", values, _colours(n).to(values))
             self._call(seen, Shown(latents, torch.zeros_like(latents), picture, self.timesteps[0]))
 
         if hasattr(seen, "down_blocks"):

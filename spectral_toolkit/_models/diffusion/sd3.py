@@ -32,7 +32,7 @@ class SD3Model(PatchModel):
     def find_layers(self) -> tuple[str, ...]:
         return tuple(name for name in self.attentions("") if name.rpartition(".")[2] in ("attn", "attn2"))
 
-    def special_tokens_of(self, layer: str, quantity: str) -> tuple[str, ...]:
+    def special_tokens_of(self, layer: str, quantity: str, size: tuple[int, int] | None = None) -> tuple[str, ...]:
         block: Any = self.block_of(layer)
         alone = layer.endswith(".attn2") or (quantity == "token" and block.context_pre_only)
         return () if alone else self.special_tokens

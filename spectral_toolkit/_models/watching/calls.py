@@ -52,10 +52,17 @@ class Call:
 
 
 Listener = Callable[[Call], None]
+Maps = Callable[[Tensor], Tensor]
+_OF_MAPS = frozenset(
+    {"conv2d", "max_pool2d", "_max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate", "batch_norm"}
+)
+"""Operations that give out a map of features (image, channel, y, x)."""
 
 
 @contextmanager
-def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False) -> Iterator[None]:
+def watching(
+    root: torch.nn.Module, listener: Listener, *, mute: bool = False, maps: Maps | None = None
+) -> Iterator[None]:
     """Report every call of attention in ``root`` to ``listener`` while the context is open.
 
     Parameters
@@ -66,6 +73,9 @@ def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False) -
         Receives each ``Call`` as it happens.
     mute
         Whether attention gives zeros in place of its values, so that no token learns of another one by it.
+    maps
+        Receives every map of features (image, channel, y, x) that a convolution or a pooling gives out, and returns
+        what takes its place.
     """
     names: list[str] = [""]
     owner = threading.get_ident()  # another thread may run the same module meanwhile
@@ -91,7 +101,7 @@ def watching(root: torch.nn.Module, listener: Listener, *, mute: bool = False) -
             listener(Call(names[-1], query, key, value, scale, bias, linear))
 
         _wrap_libraries(root, stack, report, mute)
-        stack.enter_context(_Watch(report, mute))
+        stack.enter_context(_Watch(report, mute, maps))
         yield
 
 
@@ -110,9 +120,9 @@ def unwatched() -> Iterator[None]:
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, report: products.Found, mute: bool) -> None:
+    def __init__(self, report: products.Found, mute: bool, maps: Maps | None) -> None:
         super().__init__()
-        self.report, self.mute = report, mute
+        self.report, self.mute, self.maps = report, mute, maps
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -123,8 +133,10 @@ class _Watch(TorchFunctionMode):
         if func is functional.multi_head_attention_forward:
             with self:
                 return _unfused_forward(*args, **kwargs)
-        out = func(*args, **kwargs)
-        if products.follow(getattr(func, "__name__", ""), args, kwargs, out, self.report) and self.mute:
+        out, name = func(*args, **kwargs), getattr(func, "__name__", "")
+        if self.maps is not None and name in _OF_MAPS and isinstance(out, Tensor) and out.ndim == 4:
+            return self.maps(out)
+        if products.follow(name, args, kwargs, out, self.report) and self.mute:
             return torch.zeros_like(out)
         return out
 
