@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -143,6 +144,19 @@ class PooledAttention(WrittenAttention):
         return self.proj(self.attend(q, k, v).transpose(1, 2).reshape(x.shape))
 
 
+class ConvolvedAttention(WrittenAttention):
+    """Queries, keys and values that come from convolutions over the grid, as in CvT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH) for _ in range(3))
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        grid = x.transpose(1, 2).unflatten(2, (GRID, GRID))
+        q, k, v = (one(grid).flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3) for one in self.mix)
+        return q, k, v
+
+
 class RelativeAttention(WrittenAttention):
     """A bias that depends on the queries, as in SAM: it differs from image to image."""
 
@@ -223,6 +237,30 @@ class Shuffled(Transformer):
         return torch.cat([patches, x[:, :1]], 1)
 
 
+class Convolutions(nn.Module):
+    """A deep convolutional network in place of the patch embedding, whose cells see far beyond their patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 16, 16, 24, 24, WIDTH, WIDTH)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(into, out, 3, 2 if depth % 2 else 1, 1) for depth, (into, out) in enumerate(pairwise(widths))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = nn.functional.leaky_relu(layer(x), 0.2)
+        return x.flatten(2).transpose(1, 2)
+
+
+class Hybrid(Transformer):
+    """A transformer on top of a convolutional network, as in DETR."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: FusedAttention(), cls=False)
+        self.img_size, self.patch_embed = (SIDE, SIDE), Convolutions()
+
+
 class ClipBlock(nn.Module):
     """OpenAI's: `nn.MultiheadAttention`, tokens before images."""
 
@@ -290,6 +328,8 @@ SEEN: dict[str, Callable[[], Any]] = {
     "clip": Clip,
     "windows": lambda: Transformer(WindowAttention, cls=False),
     "pooled": lambda: Transformer(lambda _: PooledAttention(), cls=False),
+    "convolved": lambda: Transformer(lambda _: ConvolvedAttention(), cls=False),
+    "hybrid": Hybrid,
     "relative": lambda: Transformer(lambda _: RelativeAttention(), cls=False),
 }
 """Modules whose attention is seen and proven."""

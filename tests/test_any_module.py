@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from module_zoo import GRID, REFUSED, SEEN, SIDE, Clip, Transformer, WrittenAttention, made
+from module_zoo import GRID, HEADS, PATCH, REFUSED, SEEN, SIDE, WIDTH, Clip, Transformer, WrittenAttention, made
 
 import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError, UnsupportedModelError
@@ -110,6 +110,25 @@ def test_each_patch_is_where_it_is_in_the_image(name: str) -> None:
     )
     moved = np.abs((after - before).to_numpy()).max((0, 1, 4)) > 0
     assert np.argwhere(moved).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("size", [SIDE, 2 * SIDE])
+@pytest.mark.parametrize("strength", [1.0, 1e-4])
+def test_patches_are_found_behind_convolutions_and_where_these_hide_them(size: int, strength: float) -> None:
+    """Also of weights that let no change to the image through: then of a copy with others."""
+    module = made(SEEN["hybrid"])
+    module.pos_embed = torch.nn.Parameter(torch.zeros(1, 1, WIDTH))  # any size
+    for layer in module.patch_embed.layers:
+        layer.weight.data.mul_(strength)
+    model = st.load_model(module, device="cpu", size=(size, SIDE))
+    pixels = np.random.default_rng(1).integers(0, 256, (2, size, SIDE, 3), dtype=np.uint8)
+    seen: list[torch.Tensor] = []
+    hook = module.blocks[0].attn.qkv.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    found = next(iter(st.capture(model, pixels, progress=False, quantities="value").children.values()))["value"]
+    hook.remove()
+    assert (found.sizes["y"], found.sizes["x"]) == (size // PATCH, GRID)
+    own = seen[0].unflatten(2, (3, HEADS, -1))[:, :, 2].transpose(1, 2).unflatten(2, (size // PATCH, GRID))
+    assert np.array_equal(found.to_numpy(), own.numpy())
 
 
 def test_special_tokens_have_names() -> None:

@@ -65,7 +65,8 @@ def recomputed(node: Any) -> torch.Tensor:
 def distance(ours: torch.Tensor, seen: list[torch.Tensor]) -> float:
     """How far the nearest call is, as sets of tokens: a capture puts special tokens first and patches by rows."""
     fits = [one for one in seen if one.shape[1] == ours.shape[1] and one.shape[0] >= ours.shape[0]]
-    return min(float(torch.cdist(ours, one, p=torch.inf).amin(1).amax() / one.abs().max().clamp(min=1e-9)) for one in fits)
+    apart = ((torch.cdist(ours, one, p=torch.inf).amin(1).amax(), one.abs().max().clamp(min=1e-9)) for one in fits)
+    return min(float(far / size) for far, size in apart)
 
 
 def tensors(value: Any) -> list[torch.Tensor]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from module_zoo import SEEN, made
 
 import spectral_toolkit as st
 
@@ -114,3 +117,28 @@ def test_explained_messages_are_those_of_the_code(repository: Path) -> None:
     assert len(quoted) > 10
     for message in quoted:
         assert any(message in sentence for sentence in spoken), message
+
+
+def hub_module() -> Any:
+    """A module in the shape of those that ``torch.hub`` gives of DINO and DINOv2."""
+    return made(SEEN["chunked"])
+
+
+def qwen_tower() -> Any:
+    import transformers as tf
+
+    config: Any = tf.Qwen2_5_VLConfig().vision_config
+    config.update({"depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 40, "out_hidden_size": 16})
+    return made(lambda: tf.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VisionTransformerPretrainedModel(config))
+
+
+@pytest.mark.parametrize("make", [hub_module, qwen_tower])
+def test_its_lines_run_on_ones_own_model(readme: str, make: Callable[[], Any]) -> None:
+    """As they stand, with a model in place of the name of one; for a model of timm see tests/test_timm.py."""
+    (python,) = blocks(readme, "python")
+    assert python.count('"scenes"') == 1
+    names: dict[str, Any] = {"model": make()}
+    exec(python.replace('"scenes"', "model"), names)
+    for result in (names["where"], names["what"]):
+        assert bool(result["converged"].all())
+        assert result["eigenvector"].sizes["image"] == 2

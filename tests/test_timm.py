@@ -14,7 +14,8 @@ import spectral_toolkit as st
 from spectral_toolkit._models import loading
 from spectral_toolkit.errors import UnsupportedModelError
 
-SITE = Path(__file__).resolve().parents[1] / ".venv" / "timm"
+README = Path(__file__).resolve().parents[1] / "README.md"
+SITE = README.parent / ".venv" / "timm"
 """Where `make test` puts timm and torchvision, apart from all else: torchvision breaks beside torch for CPUs."""
 
 
@@ -79,6 +80,9 @@ model = st.load_model(folder)
 assert len(model.layers) == 12 and model.processor.mean == (0.1, 0.2, 0.3), model.processor
 live = st.capture(module.eval(), pixels[:1], layers=0, progress=False)["blocks.0"]["query"]
 assert np.array_equal(st.capture(model, pixels[:1], layers=0, progress=False)["blocks.0"]["query"].shape, live.shape)
+import re
+(lines,) = re.findall(r"^```python\\n(.*?)^```", Path(sys.argv[2]).read_text(), re.DOTALL | re.MULTILINE)
+exec(lines.replace('"scenes"', "model"))  # the README's, with this model in place of the name of one
 print("folder", flush=True)
 """
 
@@ -88,7 +92,7 @@ def test_models_of_timm(tmp_path: Path) -> None:
     """One process, as torchvision must be declared before the first import of transformers."""
     environment = {**os.environ, "PYTHONPATH": str(SITE), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", SCRIPT, str(tmp_path), str(README)], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()

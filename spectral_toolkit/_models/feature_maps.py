@@ -46,6 +46,7 @@ def prove(proof: Proof) -> None:
     for module, found in used.items():
         if all(one in answers for one in found):
             proof.conclude(module, [(grid, answers[number, grid]) for number, grid in found])
+            proof.sources[module] = found[0][0]
 
 
 class _Search:
@@ -65,7 +66,11 @@ class _Search:
         """The last map before the calls of a module that holds the patches of a quantity."""
         likely = self.proof.key_grids[module] if place else self.proof.grids[module]
         calls = self.proof.groups[module]
-        fit = [(n, grid) for n, (grid, before) in enumerate(self.maps) if grid in likely and before <= calls[0]]
+        fit = [
+            (n, grid)
+            for n, (grid, before) in enumerate(self.maps)
+            if before <= calls[0] and any(token_maps.halvings(one, grid) is not None for one in likely)
+        ]
         for number, grid in fit[: -_MOST_BACK - 1 : -1]:
             if self.prober.passes > _MOST_PASSES:
                 return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,9 @@ from .passes import PassSeen, Prober, distance
 from .token_maps import Answer, Axes, Grid, NotProvenError, TokenMap
 
 QUANTITIES: tuple[str, ...] = ("query", "key", "value")
-_MOST_PASSES = 120
+_MOST_PASSES = 300
 """After so many passes the search ends with what it has."""
-_ALIKE = 0.97
+ALIKE = 0.97
 """Share of patches that a random half must move as expected, for a map that is proven of another layer."""
 _DROWNED = 1e-11
 """Share of the tokens' squares that rounding may change, through a few dozen layers in single precision."""
@@ -80,6 +79,8 @@ class Layout:
     outputs: dict[str, Outputs] = field(default_factory=dict)
     biased: dict[str, bool] = field(default_factory=dict)
     """Modules that add a bias to their scores, and whether it differs from image to image."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Numbers of the maps of features by which the queries of modules were told, where pixels did not tell them."""
     linear: set[str] = field(default_factory=set)
     """Modules that attend without a softmax."""
 
@@ -108,7 +109,16 @@ def prove(prober: Prober) -> Layout:
         raise NotProvenError(_why_none(search.reasons or search.elsewhere))
     layers = {module: search.layers[module] for module in search.groups if module in search.layers}
     together, biased = _together(prober, base, whole), _biased(base, whole)
-    return Layout(prober.size, layers, together, search.reasons, search.elsewhere, {}, biased, base.linear)
+    return Layout(
+        prober.size,
+        layers,
+        together,
+        search.reasons,
+        search.elsewhere,
+        biased=biased,
+        sources=search.sources,
+        linear=base.linear,
+    )
 
 
 def assume(prober: Prober, grid: Grid, n_special: int) -> Layout:
@@ -174,7 +184,7 @@ def _share_moved(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> 
     return float(distance(one[0], other[0]).sum() / max(np.square(one[0]).sum(), 1e-300))
 
 
-def _moved(distance: np.ndarray) -> np.ndarray:
+def moved_tokens(distance: np.ndarray) -> np.ndarray:
     """Which tokens depend on the image at all."""
     return distance > 1e-10 * max(float(distance.max(initial=0.0)), 1e-300)
 
@@ -185,7 +195,7 @@ class Proof:
     def __init__(self, prober: Prober, base: PassSeen, whole: PassSeen) -> None:
         self.prober, self.base = prober, base
         self.moved = [
-            tuple(_moved(distance(one, two)) for one, two in zip(first, second, strict=True))
+            tuple(moved_tokens(distance(one, two)) for one, two in zip(first, second, strict=True))
             for first, second in zip(base.values, whole.values, strict=True)
         ]
         self.groups = _calls_by_module(base)
@@ -193,6 +203,7 @@ class Proof:
         self.reasons: dict[str, str] = {}
         self.elsewhere: dict[str, str] = {}
         self.closed: set[str] = set()
+        self.sources: dict[str, int] = {}
         for module, calls in self.groups.items():
             for place, what in enumerate(("queries", "keys")):
                 if not any(self.moved[call][place].any() for call in calls):
@@ -212,11 +223,12 @@ class Proof:
                     f"its {moved} tokens that depend on the image form no grid of about square patches"
                 )
         ranks = range(max((len(found) for found in self.grids.values()), default=0))
-        for share in SHARES:
-            for rank in ranks:
+        for rank in ranks:
+            for share in SHARES:
                 self._round(share, rank)
-            if share == SHARES[0]:
-                feature_maps.prove(self)
+                if (rank, share) == (0, SHARES[0]):
+                    feature_maps.prove(self)
+            if rank == 0:
                 self._close_channels()
         for share in SHARES[1::-1]:
             for rank in ranks:
@@ -257,7 +269,7 @@ class Proof:
 
     def _may_be(self, module: str, grid: Grid, rank: int, share: tuple[float, float]) -> bool:
         own = self._asked(module, rank)
-        return own == grid or (share == SHARES[0] and _halvings(own, grid) is not None)
+        return own == grid or (share == SHARES[0] and token_maps.halvings(own, grid) is not None)
 
     def _asked(self, module: str, rank: int) -> Grid:
         """The grid to ask about: that of keys where it is finer than that of queries."""
@@ -350,8 +362,8 @@ class Proof:
     ) -> tuple[TokenMap, tuple[CallPart, ...]]:
         reason = NotProvenError(f"its tokens do not stand for patches of a grid of {asked[0]} x {asked[1]}")
         likely = self.key_grids[module] if place else self.grids[module]
-        for grid in [one for one in likely if _halvings(one, asked) is not None]:
-            shift = _halvings(grid, asked)
+        for grid in [one for one in likely if token_maps.halvings(one, asked) is not None]:
+            shift = token_maps.halvings(grid, asked)
             assert shift is not None
             parts: list[CallPart] = []
             told: list[Any] = []
@@ -412,13 +424,6 @@ def _possible_heads(shape: Sequence[int]) -> list[int]:
     return [heads for heads in range(first, 0, -1) if first % heads == 0]
 
 
-def _halvings(grid: Grid, fine: Grid) -> int | None:
-    """How often the sides of ``fine`` must be halved to give ``grid``; None if they never do."""
-    ratio = fine[0] // grid[0] if grid[0] else 0
-    same = ratio and grid[0] * ratio == fine[0] and grid[1] * ratio == fine[1] and not ratio & (ratio - 1)
-    return ratio.bit_length() - 1 if same else None
-
-
 def _n_heads(shape: Sequence[int], axes: Axes) -> int:
     return axes.folded * math.prod(shape[axis] for axis in axes.heads)
 
@@ -446,7 +451,7 @@ def _agrees(layer: Layer, quantity: str, where: np.ndarray, answers: list[tuple[
         for side in (0, 1)
     ]
     on, off = (side[found.order] for side in joined)
-    return bool(np.mean((on > off) == where.ravel()) > _ALIKE)
+    return bool(np.mean((on > off) == where.ravel()) > ALIKE)
 
 
 def _joined_map(cells: list[np.ndarray], clear: list[np.ndarray], moved: list[np.ndarray], grid: Grid) -> TokenMap:
@@ -489,43 +494,3 @@ def _together(prober: Prober, base: PassSeen, alone: PassSeen) -> bool:
             ):
                 return False
     return True
-
-
-def prove_outputs(prober: Prober, layout: Layout, blocks: dict[str, str]) -> None:
-    """Find where the patches stand in what the blocks of layers give out (module name to block name).
-
-    They stand row by row, or as in the queries; which of it is true, a random half of the patches shows.
-    """
-    prober.hooked = tuple(dict.fromkeys(blocks.values()))
-    base, whole = prober.look(prober.base), prober.look(prober.other)
-    halves: dict[Grid, tuple[np.ndarray, PassSeen, PassSeen]] = {}
-    for module, layer in layout.layers.items():
-        name = blocks.get(module)
-        if name is None or name not in base.outputs:
-            continue
-        own = layer.maps["query"]
-        # A block that ends a stage may give out a coarser grid than its attention saw.
-        rows, columns = own.grid
-        coarser = [(rows >> n, columns >> n) for n in range(3) if not (rows | columns) % (1 << n)]
-        for (way, start), grid in itertools.product(base.outputs[name].items(), coarser):
-            moved = np.flatnonzero(_moved(distance(start, whole.outputs[name][way]))[0])
-            n = grid[0] * grid[1]
-            if module in layout.outputs or len(start) != 1 or not n <= len(moved) <= n + token_maps.MOST_WHOLE:
-                continue
-            if grid not in halves:
-                where = np.random.default_rng(2).random(grid) < 0.5
-                on, off = (prober.look(prober.changed(one, grid)) for one in (where, ~where))
-                halves[grid] = (where, on, off)
-            where, on, off = halves[grid]
-            nearer = (
-                distance(start, on.outputs[name][way])[0] > distance(start, off.outputs[name][way])[0]  # (token,)
-            )
-            for order in (moved[:n], moved[-n:], own.order):
-                fits = len(order) == n and order.max() < len(nearer)
-                if fits and np.mean(nearer[order] == where.ravel()) > _ALIKE and module not in layout.outputs:
-                    special = np.setdiff1d(np.arange(start.shape[1]), order)
-                    none = np.zeros(n, dtype=np.int64)
-                    found = TokenMap(grid, order, special, none, none[: len(special)], 1)
-                    shape = base.output_shapes[name]
-                    layout.outputs[module] = Outputs(found, way, shape[1] if way == "channel second" else shape[-1])
-    prober.hooked = ()

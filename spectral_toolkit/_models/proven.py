@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectralToolkitError
+from .block_outputs import prove_outputs
 from .entries import Told
 from .model import LayerShape, Model, Recorder, Windows, as_written, device_of, evaluating, prefix_of
 from .passes import Prober, as_tokens, first_tensor
-from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove, prove_outputs
+from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove
 from .stand_in import is_empty, stand_in
 from .token_maps import TokenMap
 from .watching import Call, watching
