@@ -43,6 +43,8 @@ class PassSeen:
     shapes: list[tuple[torch.Size, ...]] = field(default_factory=list)
     values: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     biases: list[np.ndarray | None] = field(default_factory=list)
+    linear: set[str] = field(default_factory=set)
+    """Modules that attend linearly."""
     outputs: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     output_shapes: dict[str, torch.Size] = field(default_factory=dict)
     maps: list[tuple[Grid, int]] = field(default_factory=list)
@@ -121,6 +123,8 @@ class Prober:
             seen.shapes.append(tuple(one.shape for one in tensors))
             seen.values.append(tuple(_looked_at(one) for one in tensors))
             seen.biases.append(_sketch(call.bias))
+            if call.linear:
+                seen.linear.add(call.module)
             if only is not None and len(seen.modules) >= only:
                 raise _Enough
 

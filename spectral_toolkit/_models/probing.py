@@ -81,6 +81,8 @@ class Layout:
     """Modules that add a bias to their scores, and whether it differs from image to image."""
     sources: dict[str, int] = field(default_factory=dict)
     """Numbers of the maps of features by which the queries of modules were told, where pixels did not tell them."""
+    linear: set[str] = field(default_factory=set)
+    """Modules that attend without a softmax."""
 
 
 def prove(prober: Prober) -> Layout:
@@ -106,9 +108,16 @@ def prove(prober: Prober) -> Layout:
     if not search.layers:
         raise NotProvenError(_why_none(search.reasons or search.elsewhere))
     layers = {module: search.layers[module] for module in search.groups if module in search.layers}
-    together = _together(prober, base, whole)
+    together, biased = _together(prober, base, whole), _biased(base, whole)
     return Layout(
-        prober.size, layers, together, search.reasons, search.elsewhere, {}, _biased(base, whole), search.sources
+        prober.size,
+        layers,
+        together,
+        search.reasons,
+        search.elsewhere,
+        biased=biased,
+        sources=search.sources,
+        linear=base.linear,
     )
 
 
@@ -199,6 +208,10 @@ class Proof:
             for place, what in enumerate(("queries", "keys")):
                 if not any(self.moved[call][place].any() for call in calls):
                     self.elsewhere[module] = f"its {what} do not depend on the image"
+            if all(shape[-2] == 1 for call in calls for shape in base.shapes[call]):
+                self.elsewhere[module] = (
+                    "each of its tokens sees nothing but itself, as from frame to frame of one image"
+                )
         self.grids = {module: self._grids(module, 0) for module in self.groups}
         self.key_grids = {module: self._grids(module, 1) for module in self.groups}
 
@@ -272,7 +285,7 @@ class Proof:
         """Likely grids of one quantity of a module, from the number of tokens that the image moves."""
         grids: list[Grid] = []
         calls = self.groups[module]
-        total = sum(int(self.moved[call][place].sum()) for call in calls)
+        total = sum(int(self._moved(module, call, place).sum()) for call in calls)
         for heads in _possible_heads(self.base.shapes[calls[0]][place]):
             for fewer in range(token_maps.MOST_WHOLE + 1):
                 n = total // heads - fewer
@@ -281,6 +294,11 @@ class Proof:
                 if likely:
                     break
         return grids[:_MOST_GRIDS]
+
+    def _moved(self, module: str, call: int, place: int) -> np.ndarray:
+        """Which tokens depend on the image; in linear attention a head may have cut all of a token off."""
+        moved = self.moved[call][place]
+        return np.broadcast_to(moved.any(1, keepdims=True), moved.shape) if module in self.base.linear else moved
 
     def _answers(self, grid: Grid, share: tuple[float, float], last: int) -> list[Answer]:
         return [
@@ -354,11 +372,13 @@ class Proof:
                 told = [
                     (answer.axis, answer.bit, answer.on[call][place], answer.off[call][place]) for answer in answers
                 ]
-                moved = self.moved[call][place]
+                moved = self._moved(module, call, place)
                 alone, _ = token_maps.decode(told, shift, grid)
                 # Answers that are blurred do not show which axes are heads: then they are where torch has them.
                 usual = Axes((1,)) if moved.ndim == 3 else Axes(())
-                axes = usual if blurred else token_maps.axes_of(np.where(moved, alone, -2))
+                axes = (
+                    usual if blurred or module in self.base.linear else token_maps.axes_of(np.where(moved, alone, -2))
+                )
                 found, certain = _decode_joined(told, axes, shift, grid)
                 parts.append(CallPart(axes, found.shape[-1], found.shape[0]))
                 cells.append(found)
