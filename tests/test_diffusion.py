@@ -280,8 +280,7 @@ def test_vaes_scale_and_shift_as_they_say() -> None:
 def test_unets_of_other_kinds_are_refused() -> None:
     around: dict[str, Any] = {"vae": vae(), "scheduler": stable_diffusion().scheduler}
     for module, message in (
-        (unet(in_channels=9), "takes 9 channels where its VAE gives 4"),
-        (unet(num_class_embeds=5), r"needs more than images and a prompt \(num_class_embeds=5\)"),
+        (unet(in_channels=11), "takes 11 channels, and its VAE gives 4: what the further ones hold is not known"),
         (
             unet(
                 down_block_types=("DownBlock2D",) * 3,
@@ -293,20 +292,13 @@ def test_unets_of_other_kinds_are_refused() -> None:
         (vae(), "AutoencoderKL is not a supported model.*Stable Diffusion UNet"),
         (
             theirs.UNet2DModel(block_out_channels=(8, 8, 8, 8), norm_num_groups=4),
-            "UNet2DModel is not a supported model",
+            "takes 3 channels, and the VAE gives 4, so it is not the one that belongs to it",
         ),
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pytest.raises(UnsupportedModelError, match=message):
                 load(module, **around)
-
-
-def test_a_controlnet_is_refused_with_a_way_out() -> None:
-    pipeline = stable_diffusion()
-    pipeline.controlnet = torch.nn.Linear(1, 1)
-    with pytest.raises(UnsupportedModelError, match="has a ControlNet"):
-        load(pipeline)
 
 
 def test_vae_and_scheduler_belong_to_denoisers() -> None:
@@ -320,8 +312,8 @@ def test_vae_and_scheduler_belong_to_denoisers() -> None:
 
 
 def test_a_scheduler_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="EDMEulerScheduler adds noise in a way that is not known"):
-        load(stable_diffusion(), scheduler=theirs.EDMEulerScheduler())
+    with pytest.raises(UnsupportedModelError, match="ScoreSdeVeScheduler adds noise in a way that is not known"):
+        load(stable_diffusion(), scheduler=theirs.ScoreSdeVeScheduler())
 
 
 def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
@@ -335,7 +327,7 @@ def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="has damaged weights in diffusion_pytorch_model.safetensors"):
         load(tmp_path / "whole")
     index = tmp_path / "whole" / "model_index.json"
-    index.write_text(index.read_text().replace("UNet2DConditionModel", "UNet3DConditionModel"))
+    index.write_text(index.read_text().replace("UNet2DConditionModel", "UNetOfSomebody"))
     with pytest.raises(UnsupportedModelError, match="is not a supported model.*Stable Diffusion UNet"):
         load(tmp_path / "whole")
 

@@ -358,9 +358,9 @@ def test_transformers_of_other_kinds_are_refused() -> None:
     around: dict[str, Any] = {"vae": pipeline.vae, "scheduler": pipeline.scheduler}
     settings = {"num_layers": 1, "num_single_layers": 0, "attention_head_dim": 8, "num_attention_heads": 2}
     fill = theirs.FluxTransformer2DModel(in_channels=96, out_channels=16, axes_dims_rope=(2, 2, 4), **settings)
-    with pytest.raises(UnsupportedModelError, match="takes 24 channels where its VAE gives 4"):
+    with pytest.raises(UnsupportedModelError, match="takes 96 channels, and its VAE gives 4"):
         load(fill, **around)
-    with pytest.raises(UnsupportedModelError, match="takes 4 channels where its VAE gives 8"):
+    with pytest.raises(UnsupportedModelError, match="takes 4 channels, and the VAE gives 8"):
         load(sd3().transformer, vae=stable_diffusion_vae(8), scheduler=pipeline.scheduler)
 
 

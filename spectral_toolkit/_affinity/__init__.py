@@ -19,6 +19,7 @@ from .._table import Choice
 from ..errors import AffinityError
 from .approximate_neighbours import check_installed
 from .dataset_graph import DatasetGraph, too_fine
+from .features import refuse_linear
 from .kernel import Kernel
 from .layer_graph import DENSE_BYTES, LayerGraph, Member, Recipe, Weights, make_members, resolve_weights
 from .table import KERNELS, SEARCHES, check_combination, default_kernel
@@ -156,6 +157,9 @@ def affinity(
         names = [name for name in names if name in layers]
         weights = _by_name(weights, layers, names, heads)
     members = make_members(activations, names, kind, heads)
+    if KERNELS[kernel].attention:
+        for name in names:
+            refuse_linear(activations.children[name], name)
     masked = _checked_mask(mask, activations)
     if scope == "dataset":
         if masked:

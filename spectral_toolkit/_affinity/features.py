@@ -169,7 +169,17 @@ def _grid_of(variable: xr.DataArray) -> Grid:
     return (variable.sizes[y], variable.sizes[x])
 
 
+def refuse_linear(node: xr.DataTree, layer: str) -> None:
+    """Raise ``ActivationsError`` if a layer has no softmax of its own."""
+    if node.attrs.get("attention") == "linear":
+        raise ActivationsError(
+            f"Layer {layer!r} attends linearly: it multiplies keys with values first and takes no softmax, so there is "
+            "none to compare queries with keys by: use kernel='cosine', or another kind, such as 'vv'."
+        )
+
+
 def _scale(node: xr.DataTree, layer: str) -> float:
+    refuse_linear(node, layer)
     if "scale" not in node.attrs:
         raise ActivationsError(
             f"Layer {layer!r} has no attribute 'scale', the factor of q k' that softmax needs: set "

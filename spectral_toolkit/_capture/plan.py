@@ -186,6 +186,8 @@ class Plan:
         held = (self.special_tokens(layer, quantity) for quantity in self.quantities)
         shape = self.shapes[layer]
         coords = self._coords(shape.grid, max(held, key=len, default=()))
+        if shape.linear:
+            attrs["attention"] = "linear"
         node = xr.Dataset(data, coords=coords, attrs={"depth": self.model.layers.index(layer), **attrs})
         if shape.key_grid is not None and any(one in self.quantities for one in ("key", "value")):
             node = node.assign_coords(key_y=patch_centres(shape.key_grid[0]), key_x=patch_centres(shape.key_grid[1]))

@@ -141,7 +141,7 @@ def load_model(
         )
     elif diffusion_loading.is_of_diffusers(source):
         processing = _as_made if processor is None else partial(_given, processor=processor)
-        model = diffusion_loading.from_object(source, processing, revision=revision or "", **around)
+        model = diffusion_loading.from_object(source, processing, revision=revision or "", told=told, **around)
         around = {}
     elif isinstance(source, torch.nn.Module):
         model = _from_module(source, revision, processor, told)
@@ -185,6 +185,7 @@ def _from_name(
             revision=revision,
             trust_remote_code=trust_remote_code,
             safetensors_only=safetensors_only,
+            told=told,
             **around,
         )
     _check_around(around, repr(source))

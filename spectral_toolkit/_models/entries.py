@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from .processing import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, 
 Size = tuple[int, int]
 _USUAL = ((224, 224), (256, 256), (384, 384), (448, 448), (336, 336), (512, 512), (518, 518), (1024, 1024), (64, 64))
 _TOWERS = ("visual", "vision_model", "vision_tower", "image_encoder", "vision_encoder", "vision", "trunk")
+_SIDES = ("target_sizes", "tgt_sizes")
 _MOST_PATCHES = 4096
 """The most patches of an image by default, for models that take images of any size."""
 _PARTS = ("encoder", "backbone", "model")
@@ -92,13 +93,11 @@ def find(module: torch.nn.Module, told: Told) -> Iterator[Entry]:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        call = told.call or call_of(part)
-        if call is not None:
+        for call in calls_of(part) if told.call is None else (told.call,):
             size = (told.size, told.size) if isinstance(told.size, int) else told.size
             sizes = sizes_of(module, part) if size is None else ((int(size[0]), int(size[1])),)
-            if size is None and call in (_packed, _flattened):  # they take any size, and name their largest
-                patch = int(getattr(part.config, "patch_size", 16))
-                sizes = tuple(sorted(sizes, key=lambda one: one[0] * one[1] > _MOST_PATCHES * patch**2))
+            if size is None and call in _CUTTING:  # they take any size, and name their largest
+                sizes = _whole_patches(sizes, part)
             yield Entry(name, part, call, sizes, processing_of(module, part))
         if told.call is not None:
             return
@@ -146,22 +145,30 @@ def _parameters(part: torch.nn.Module) -> dict[str, inspect.Parameter]:
         return {}
 
 
-def call_of(part: torch.nn.Module) -> Callable[[torch.nn.Module, Tensor], Any] | None:
-    """How to call a part with normalised values; None if its arguments are not those of a model of images."""
+def calls_of(part: torch.nn.Module) -> tuple[Callable[[torch.nn.Module, Tensor], Any], ...]:
+    """How to call a part with normalised values, likely ways first; none if its arguments are not those of images."""
     known = _parameters(part)
     if "input_ids" in known and not (isinstance(part, PreTrainedModel) and _named_for_images(part)):
-        return None  # it reads text, too: the part of it that does not is found by itself
+        return ()  # it reads text, too: the part of it that does not is found by itself
     if {"grid_thw", "image_grid_thw"} & set(known):
-        return _packed
+        by_convolution = any(
+            isinstance(one, torch.nn.Conv2d) and max(one.kernel_size) == _patch_of(part) for one in part.modules()
+        )
+        return (_packed_images, _packed_in_a_batch) if by_convolution else (_packed,)
+    if set(_SIDES) & set(known):
+        return (_side_by_side,)
+    if "aspect_ratio_ids" in known:
+        return (_one_tile,)
     if "flattened_patches" in known:
-        return _flattened
+        return (_flattened,)
     if "pixel_values" in known:
-        return _named
+        convolves = any(isinstance(one, (torch.nn.Conv2d, torch.nn.Conv3d)) for one in part.modules())
+        return (_named,) if convolves else (_named, _rows_of_patches)
     plain = [one for one in known.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     needed = [one for one in plain if one.default is one.empty]
     if isinstance(part, PreTrainedModel) and not _named_for_images(part):
-        return None
-    return _positional if plain and len(needed) <= 1 else None
+        return ()
+    return (_positional,) if plain and len(needed) <= 1 else ()
 
 
 def _positional(part: torch.nn.Module, values: Tensor) -> Any:
@@ -178,36 +185,100 @@ def _named(part: torch.nn.Module, values: Tensor) -> Any:
     return part(**inputs)
 
 
-def _packed(part: torch.nn.Module, values: Tensor) -> Any:
-    """Cut-out patches in the order of Qwen2-VL: those that will be merged stand together."""
-    config: Any = part.config
-    patch, merge = int(config.patch_size), int(getattr(config, "spatial_merge_size", 1) or 1)
-    frames = int(getattr(config, "temporal_patch_size", 1) or 1)
+def _cut_out(part: torch.nn.Module, values: Tensor, merge: int) -> tuple[Tensor, int, int]:
+    """Patches (image and patch, channel, y, x) in the order of Qwen2-VL: those that will be merged stand together."""
+    patch = _patch_of(part)
     n, channels, height, width = values.shape
     rows, columns = height // patch, width // patch
-    cut = (
-        values[:, None]
-        .expand(n, frames, channels, height, width)
-        .reshape(n, frames, channels, rows // merge, merge, patch, columns // merge, merge, patch)
+    cut = values.reshape(n, channels, rows // merge, merge, patch, columns // merge, merge, patch)
+    return cut.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(n * rows * columns, channels, patch, patch), rows, columns
+
+
+def _patch_of(part: torch.nn.Module) -> int:
+    patch: Any = getattr(getattr(part, "config", None), "patch_size", 16)
+    return int(patch[0] if isinstance(patch, (list, tuple)) else patch)
+
+
+def _merged(part: torch.nn.Module) -> int:
+    """How many patches along a side are merged into one token of the language model."""
+    config: Any = getattr(part, "config", None)
+    for name in ("spatial_merge_size", "merge_size"):
+        merge = getattr(config, name, None)
+        if isinstance(merge, (list, tuple)) and merge:
+            merge = merge[0]
+        if isinstance(merge, int) and merge > 0:
+            return merge
+    return 1
+
+
+def _frames(part: torch.nn.Module) -> int:
+    config: Any = getattr(part, "config", None)
+    return next(
+        (int(one) for name in ("temporal_patch_size", "patch_temporal") if (one := getattr(config, name, 0))), 1
     )
-    patches = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(n * rows * columns, channels * frames * patch * patch)
-    sizes = torch.tensor([[1, rows, columns]] * n, device=values.device)
+
+
+def _packed(part: torch.nn.Module, values: Tensor) -> Any:
+    """Cut-out patches as rows of numbers, and how many there are along each side."""
+    patches, rows, columns = _cut_out(part, values, _merged(part))
+    frames = patches[:, :, None].expand(-1, -1, _frames(part), -1, -1)
+    return _with_sizes(part, frames.flatten(1), len(values), rows, columns)
+
+
+def _packed_images(part: torch.nn.Module, values: Tensor) -> Any:
+    """Cut-out patches as small images, row by row, for a tower that embeds them with a convolution (MoonViT)."""
+    patches, rows, columns = _cut_out(part, values, 1)
+    return _with_sizes(part, patches, len(values), rows, columns)
+
+
+def _packed_in_a_batch(part: torch.nn.Module, values: Tensor) -> Any:
+    """The same, in a batch of one."""
+    patches, rows, columns = _cut_out(part, values, 1)
+    return _with_sizes(part, patches[None], len(values), rows, columns)
+
+
+def _with_sizes(part: torch.nn.Module, patches: Tensor, n: int, rows: int, columns: int) -> Any:
     known = list(_parameters(part))
     name = "grid_thw" if "grid_thw" in known else "image_grid_thw"
     first = next(one for one in known if one != name)
-    return part(**{first: patches, name: sizes})
+    return part(**{first: patches, name: torch.tensor([[1, rows, columns]] * n, device=patches.device)})
+
+
+def _side_by_side(part: torch.nn.Module, values: Tensor) -> Any:
+    """Cut-out patches beside each other in one low image, and how many there are along each side (MiniCPM-V)."""
+    patches, rows, columns = _cut_out(part, values, 1)
+    name = next(one for one in _SIDES if one in _parameters(part))
+    sizes = torch.tensor([[rows, columns]] * len(values), dtype=torch.int32, device=values.device)
+    return part(patches.permute(1, 2, 0, 3).flatten(2)[None], **{name: sizes})
+
+
+def _rows_of_patches(part: torch.nn.Module, values: Tensor) -> Any:
+    """Cut-out patches as rows of numbers, channels last, for each image (Molmo)."""
+    patches, rows, columns = _cut_out(part, values, 1)
+    return part(patches.permute(0, 2, 3, 1).reshape(len(values), rows * columns, -1))
+
+
+def _one_tile(part: torch.nn.Module, values: Tensor) -> Any:
+    """Each image as the only tile of the only image of a prompt; the other tiles are masked (Llama 3.2)."""
+    config: Any = getattr(part, "config", None)
+    n_tiles = int(getattr(config, "max_num_tiles", 1))
+    tiles = torch.nn.functional.pad(values[:, None, None], (0, 0) * 3 + (0, n_tiles - 1))
+    mask = (torch.arange(n_tiles, device=values.device) == 0).long().expand(len(values), 1, n_tiles)
+    return part(tiles, aspect_ratio_ids=mask[..., 0], aspect_ratio_mask=mask)
 
 
 def _flattened(part: torch.nn.Module, values: Tensor) -> Any:
     """Cut-out patches row by row, each after the numbers of its row and column, as Pix2Struct takes them."""
-    patch = int(getattr(part.config, "patch_size", 16))
-    n, channels, height, width = values.shape
-    rows, columns = height // patch, width // patch
-    cut = values.reshape(n, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1).flatten(3)
+    patches, rows, columns = _cut_out(part, values, 1)
+    cut = patches.permute(0, 2, 3, 1).reshape(len(values), rows, columns, -1)
     places = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), -1) + 1
-    places = places.to(values).expand(n, rows, columns, 2)
+    places = places.to(values).expand(len(values), rows, columns, 2)
     patches = torch.cat([places, cut], -1).flatten(1, 2)
     return part(flattened_patches=patches, attention_mask=torch.ones_like(patches[..., 0]))
+
+
+_CUTTING = (_packed, _packed_images, _packed_in_a_batch, _side_by_side, _rows_of_patches, _flattened)
+"""The ways of calling that cut patches out themselves."""
 
 
 # --- sizes and settings ----------------------------------------------------------------------------------------------
@@ -248,6 +319,14 @@ def sizes_of(module: torch.nn.Module, part: torch.nn.Module) -> tuple[Size, ...]
     if settings and len(settings.get("input_size") or ()) == 3:
         found.append((int(settings["input_size"][1]), int(settings["input_size"][2])))
     return tuple(dict.fromkeys([*(size for size in found if size is not None), *_USUAL]))
+
+
+def _whole_patches(sizes: Iterable[Size], part: torch.nn.Module) -> tuple[Size, ...]:
+    """Sizes cut to whole patches, and to such as are merged; those with very many patches last."""
+    step = _patch_of(part) * _merged(part)
+    cut = [(height // step * step, width // step * step) for height, width in sizes]
+    kept = dict.fromkeys(one for one in cut if min(one) > step)
+    return tuple(sorted(kept, key=lambda one: one[0] * one[1] > _MOST_PATCHES * _patch_of(part) ** 2))
 
 
 def _sizes_of_positions(part: torch.nn.Module) -> list[Size]:

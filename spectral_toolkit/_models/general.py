@@ -10,145 +10,42 @@ import copy
 import hashlib
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .._compute.random_state import drawing
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError, first_line
-from .block_outputs import prove_outputs
 from .entries import Entry, Told
-from .model import LayerShape, Model, Recorder, Windows, as_written, device_of, dtype_of, evaluating, prefix_of
-from .passes import Prober, as_tokens, first_tensor
-from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove
+from .model import Model, device_of, dtype_of, evaluating, prefix_of
+from .passes import Prober
+from .probing import NotProvenError
+from .proven import ProvenModel, name_of
 from .stand_in import is_empty, stand_in
-from .token_maps import TokenMap
-from .watching import Call, watching
-
-_CONTAINERS = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)
+from .watching import watching
 
 
 @dataclass
-class GeneralModel(Model):
-    """A module whose attention was found by watching it.
+class GeneralModel(ProvenModel):
+    """Any module that is called with images.
 
     Attributes
     ----------
     entry
         How images enter.
-    own
-        Size (height, width) of images by default.
-    blocks
-        For each layer, the module whose output is its residual stream.
-    modules
-        For each layer, the name of the module that calls attention.
     """
 
     entry: Entry | None = None
-    own: tuple[int, int] = (224, 224)
-    blocks: dict[str, Any] = field(default_factory=dict, repr=False)
-    modules: dict[str, str] = field(default_factory=dict, repr=False)
-    left_out: dict[str, str] = field(default_factory=dict)
-    told: Told = field(default_factory=Told)
-    _layouts: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
-    _started: list[int] = field(default_factory=list, repr=False)
-    _stand_in: torch.nn.Module | None = field(default=None, repr=False)
-    """What is proven in place of a tower that has no weights yet."""
 
     def __post_init__(self) -> None:
         assert self.entry is not None
-        layout = self.layout(self.own)
-        names = _layer_names(self.tower, list(layout.layers))
-        prefix = prefix_of(self.module, self.tower)
-        self.modules = {as_written(prefix + names[module]): module for module in layout.layers}
-        self.blocks = {layer: self.tower.get_submodule(names[module]) for layer, module in self.modules.items()}
-        self.layers = tuple(self.modules)
-        self.left_out = {as_written(prefix + module): reason for module, reason in layout.left_out.items()}
-        self._prove_outputs(layout, names)
-        if any(module not in layout.outputs for module in layout.layers):
-            self.quantities = tuple(one for one in self.quantities if one != "token")
-        longest = max((layer.maps["query"].special for layer in layout.layers.values()), key=len)
-        self.special_tokens = self._labels(len(longest))
-
-    def _labels(self, n: int) -> tuple[str, ...]:
-        given = self.told.special_tokens
-        if given is not None and len(given) != n:
-            raise SpectralToolkitError(
-                f"special_tokens={list(given)!r} names {len(given)} tokens, but {n} of those that attention sees are "
-                "not patches: give as many names."
-            )
-        return _labels(self.tower, n) if given is None else tuple(map(str, given))
+        self.settle()
 
     # --- sizes -------------------------------------------------------------------------------------------------------
-
-    def layout(self, size: tuple[int, int]) -> Layout:
-        """What is proven for images of ``size`` (height, width); raises `NotProvenError`."""
-        tower = self._proven
-        if size not in self._layouts:
-            with evaluating((tower,), 0, device_of(tower)):
-                self._layouts[size] = self._prove(size)
-        return self._layouts[size]
-
-    @property
-    def _proven(self) -> torch.nn.Module:
-        """What the proof runs: the tower, or one like it as long as it has no weights."""
-        if not is_empty(self.tower):
-            if self._stand_in is not None:  # its buffers may have held other numbers than those that have come
-                self._stand_in = None
-                self._layouts.clear()
-            return self.tower
-        if self._stand_in is None:
-            self._stand_in = stand_in(self.tower)
-        return self._stand_in
-
-    def _prober(self, size: tuple[int, int]) -> Prober:
-        tower = self._proven
-        return Prober(tower, lambda pixels: self._run(tower, pixels, dtype_of(tower)), size)
-
-    def _prove(self, size: tuple[int, int]) -> Layout:
-        if self.told.grid is not None:
-            grid = self.told.grid if size == self.own else _scaled(self.told.grid, size, self.own)
-            return assume(self._prober(size), grid, len(self.told.special_tokens or ()))
-        found, reason = None, None
-        try:
-            found = prove(self._prober(size))
-            if not found.left_out:
-                return found
-        except NotProvenError as error:
-            reason = error
-        # A change to one patch may drown in the rounding of deep convolutions, or in units that are off: look again, at
-        # a copy through which it comes.
-        other = stand_in(self.tower, torch.float32)
-        try:
-            with evaluating((other,), 0, device_of(other)):
-                again = prove(Prober(other, lambda pixels: self._run(other, pixels, torch.float32), size))
-        except Exception:  # the copy may not run, or shows no more: then what was seen of the module itself counts
-            again = None
-        if reason is not None and again is None:
-            raise reason
-        return again if again and (found is None or len(again.layers) > len(found.layers)) else found
-
-    def _prove_outputs(self, layout: Layout, names: dict[str, str]) -> None:
-        called = {module: names[module] for module in layout.layers}
-        tower = self._proven
-        with evaluating((tower,), 0, device_of(tower)):
-            prove_outputs(self._prober(layout.size), layout, called)
-
-    def _layout(self, size: tuple[int, int]) -> Layout:
-        layout = self.layout(size)
-        if set(layout.layers) != set(self.modules.values()):
-            raise NotProvenError("other layers see patches there than at its own size")
-        if not layout.outputs and "token" in self.quantities:
-            names = {module: _name_of(self.tower, self.blocks[layer]) for layer, module in self.modules.items()}
-            self._prove_outputs(layout, names)
-        return layout
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -182,32 +79,6 @@ class GeneralModel(Model):
                 f"{self.own}."
             ) from error
 
-    def special_tokens_of(self, layer: str, quantity: str, size: tuple[int, int] | None = None) -> tuple[str, ...]:
-        layout = self._layout(size or self.own)
-        module = self.modules[layer]
-        if quantity == "token":
-            n = len(layout.outputs[module].map.special)
-        else:
-            n = len(layout.layers[module].maps[quantity].special)
-        return self.special_tokens if n == len(self.special_tokens) else _labels(self.tower, n)
-
-    def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
-        layout, module = self._layout(size), self.modules[layer]
-        found = layout.layers[module]
-        queries, keys = found.maps["query"], found.maps["key"]
-        output = layout.outputs.get(module)
-        return LayerShape(
-            grid=queries.grid,
-            heads=found.heads,
-            channels=found.channels,
-            value_channels=found.value_channels,
-            features=output.features if output else 0,
-            biased=module in layout.biased,
-            key_grid=None if keys.grid == queries.grid else keys.grid,
-            windows=_windows(found),
-            biased_by_image=layout.biased.get(module, False),
-        )
-
     # --- passes ------------------------------------------------------------------------------------------------------
 
     @property
@@ -221,6 +92,10 @@ class GeneralModel(Model):
         facts: dict[str, str | int | float] = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
         return facts | ({} if self.told.grid is None else {"grid_told": str(tuple(self.told.grid))})
 
+    def _prober(self, size: tuple[int, int], tower: torch.nn.Module | None = None) -> Prober:
+        seen = self._proven if tower is None else tower
+        return Prober(seen, lambda pixels: self._run(seen, pixels, dtype_of(seen)), size)
+
     def _run(self, tower: torch.nn.Module, pixels: np.ndarray, dtype: torch.dtype) -> Any:
         assert self.entry is not None
         values = self.processor.normalise(pixels, device_of(tower), dtype)
@@ -233,35 +108,6 @@ class GeneralModel(Model):
     @property
     def images_at_once(self) -> int | None:  # type: ignore[override]
         return None if self.layout(self.own).together else 1
-
-    @contextmanager
-    def recording(self, recorder: Recorder) -> Iterator[None]:
-        layers = {self.modules[layer]: layer for layer in recorder.layers}
-        waiting: dict[str, list[Call]] = defaultdict(list)
-        size = getattr(recorder, "size", self.own)
-        layout = self._layout(size)
-
-        def listen(call: Call) -> None:
-            layer = layers.get(call.module)
-            if layer is None:
-                return
-            if len(self._started) != 1:  # a new pass
-                del self._started[:-1]
-                waiting.clear()
-            calls = waiting[call.module]
-            calls.append(call)
-            found = layout.layers[call.module]
-            if len(calls) % len(found.calls) == 0:
-                _record(recorder, layer, found, calls[-len(found.calls) :], self._started[-1])
-                waiting[call.module] = []
-
-        with ExitStack() as stack:
-            if "token" in recorder.quantities:
-                for layer in recorder.layers:
-                    hook = _token_hook(recorder, layer, layout.outputs[self.modules[layer]])
-                    stack.callback(self.blocks[layer].register_forward_hook(hook).remove)
-            stack.enter_context(watching(self.tower, listen))
-            yield
 
     # --- provenance --------------------------------------------------------------------------------------------------
 
@@ -277,7 +123,7 @@ class GeneralModel(Model):
         tower = module.get_submodule(prefix_of(self.module, self.tower).removesuffix("."))
         other = copy.copy(self)
         other.module, other.tower, other._hash, other._started = module, tower, None, []
-        other.blocks = {layer: tower.get_submodule(_name_of(self.tower, block)) for layer, block in self.blocks.items()}
+        other.blocks = {layer: tower.get_submodule(name_of(self.tower, block)) for layer, block in self.blocks.items()}
         return other, kept
 
 
@@ -298,170 +144,6 @@ def _draw_again(module: torch.nn.Module) -> tuple[str, ...]:
         else:  # scales
             kept.append(name)
     return tuple(kept)
-
-
-def _record(recorder: Recorder, layer: str, found: Layer, calls: Sequence[Call], n: int) -> None:
-    for quantity in QUANTITIES:
-        if quantity in recorder.quantities:
-            recorder.record(layer, quantity, arranged([getattr(call, quantity) for call in calls], found, quantity, n))
-    bias = None
-    if any(call.bias is not None for call in calls):
-        bias = _arranged_bias(calls, found, n)
-    recorder.describe(layer, calls[0].scale, bias)
-
-
-def _by_image(tensor: Tensor, part: CallPart, n: int) -> Tensor:
-    """``(..., token, channel)`` as (image, head, window, token, channel)."""
-    axes = part.axes
-    first = tensor.shape[0] // n
-    split = tensor.reshape(n, first // axes.folded, axes.folded, *tensor.shape[1:])
-    heads = [2, *(axis + 2 for axis in axes.heads)]
-    rest = [axis for axis in range(1, split.ndim - 2) if axis not in heads]
-    moved = split.permute(0, *heads, *rest, split.ndim - 2, split.ndim - 1)
-    return moved.reshape(n, math.prod(split.shape[axis] for axis in heads), -1, *split.shape[-2:])
-
-
-def arranged(tensors: Sequence[Tensor], layer: Layer, quantity: str, n: int) -> Tensor:
-    """One quantity of all calls of a layer as (image, head, token, channel): special tokens, then patches by rows."""
-    found = layer.maps[quantity]
-    flat = [_by_image(one, part, n).flatten(2, 3) for one, part in zip(tensors, layer.parts[quantity], strict=True)]
-    tokens = flat[0] if len(flat) == 1 else torch.cat(flat, 2)
-    if found.in_order and tokens.shape[2] == len(found.special) + len(found.order):
-        return tokens
-    return tokens[:, :, torch.as_tensor(_places(found), device=tokens.device)]
-
-
-def _places(found: TokenMap) -> np.ndarray:
-    return np.concatenate([found.special, found.order])
-
-
-def _arranged_bias(calls: Sequence[Call], layer: Layer, n: int) -> Tensor | None:
-    """The bias as (image, head, query, key), or (image, head, window, query place, key place)."""
-    parts = []
-    for call, part in zip(calls, layer.parts["query"], strict=True):
-        front = call.query.shape[:-2]
-        bias = call.query.new_zeros(()) if call.bias is None else call.bias
-        parts.append(_by_image(bias.expand(*front, call.query.shape[-2], call.key.shape[-2]), part, n))
-    queries, keys = layer.maps["query"], layer.maps["key"]
-    if queries.n_windows == 1 and len(parts) == 1:
-        whole = parts[0].squeeze(2) if parts[0].shape[2] == 1 else None
-        if whole is None:
-            return None
-        rows, columns = (torch.as_tensor(_places(one), device=whole.device) for one in (queries, keys))
-        return whole[:, :, rows][..., columns]
-    rows, columns = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
-    padded = [torch.nn.functional.pad(one, (0, columns - one.shape[-1], 0, rows - one.shape[-2])) for one in parts]
-    every = torch.cat(padded, 2)
-    windows = _windows(layer)
-    return (
-        every
-        if windows is None or every.shape[2] == windows.count
-        else every[:, :, torch.as_tensor(_window_rows(layer))]
-    )
-
-
-def _starts(layer: Layer, quantity: str) -> np.ndarray:
-    """Where the tokens of each window start, over all calls, and where the last ends."""
-    lengths = [part.n_tokens for part in layer.parts[quantity] for _ in range(part.windows)]
-    return np.concatenate([[0], np.cumsum(lengths)])
-
-
-def _window_rows(layer: Layer) -> np.ndarray:
-    """Which windows hold a patch, of all that the calls have."""
-    return np.unique(np.searchsorted(_starts(layer, "query"), layer.maps["query"].order, side="right") - 1)
-
-
-def _windows(layer: Layer) -> Windows | None:
-    found, keys = layer.maps["query"], layer.maps["key"]
-    if found.n_windows == 1:
-        return None
-
-    def places(at: np.ndarray, quantity: str) -> np.ndarray:
-        starts = _starts(layer, quantity)
-        return at - starts[np.searchsorted(starts, at, side="right") - 1]
-
-    own = keys.grid != found.grid
-    return Windows(
-        window=found.window.reshape(found.grid),
-        place=places(found.order, "query").reshape(found.grid),
-        special_window=keys.special_window,
-        special_place=places(keys.special, "key"),
-        count=found.n_windows,
-        length=int(np.diff(_starts(layer, "query")).max()),
-        key_length=int(np.diff(_starts(layer, "key")).max()),
-        key_window=keys.window.reshape(keys.grid) if own else None,
-        key_place=places(keys.order, "key").reshape(keys.grid) if own else None,
-    )
-
-
-def _token_hook(recorder: Recorder, layer: str, output: Any) -> Callable[..., None]:
-    places = torch.as_tensor(_places(output.map))
-
-    def hook(module: torch.nn.Module, args: Any, given: Any) -> None:
-        tensor = first_tensor(given)
-        assert tensor is not None
-        tokens = as_tokens(tensor, output.axes)
-        recorder.record(layer, "token", tokens[:, places.to(tokens.device)])
-
-    return hook
-
-
-def _scaled(grid: tuple[int, int], size: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
-    """The grid at another size, with patches of the same size."""
-    return (grid[0] * size[0] // own[0], grid[1] * size[1] // own[1])
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-def _name_of(root: torch.nn.Module, part: torch.nn.Module) -> str:
-    return next(name for name, one in root.named_modules() if one is part)
-
-
-def _layer_names(root: torch.nn.Module, modules: list[str]) -> dict[str, str]:
-    """The block of each module that calls attention: the outermost part of a list that holds no other such module.
-
-    Modules that stand at alike places (apart from numbers) get blocks at alike places.
-    """
-    choices: dict[str, list[list[str]]] = defaultdict(list)
-    members: dict[str, list[str]] = defaultdict(list)
-    for module in modules:
-        steps = module.split(".") if module else []
-        pattern = re.sub(r"\d+", "#", module)
-        fit = []
-        for depth in range(1, len(steps) + 1):
-            name, above = ".".join(steps[:depth]), ".".join(steps[: depth - 1])
-            if not isinstance(root.get_submodule(above), _CONTAINERS) or isinstance(
-                root.get_submodule(name), _CONTAINERS
-            ):
-                continue
-            inside = [other for other in modules if other == name or other.startswith(name + ".")]
-            fit.append(name if len(inside) == 1 else "")
-        choices[pattern].append(fit)
-        members[pattern].append(module)
-    names: dict[str, str] = {}
-    for pattern, found in choices.items():
-        depths = range(max(len(one) for one in found))
-        good = [d for d in depths if all(len(one) > d and one[d] for one in found)]
-        deepest_for_single = len(found) == 1
-        depth = None if not good else good[-1] if deepest_for_single else good[0]
-        for module, fit in zip(members[pattern], found, strict=True):
-            parent = module.rpartition(".")[0]
-            alone = parent and not any(o != module and o.startswith(parent + ".") for o in modules)
-            names[module] = fit[depth] if depth is not None else (parent if alone else module)
-    return names
-
-
-def _labels(tower: torch.nn.Module, n: int) -> tuple[str, ...]:
-    """Names of ``n`` special tokens, as far as the parameters of the model tell."""
-    known = " ".join(name.rpartition(".")[2].lower() for name, _ in tower.named_parameters())
-    labels: list[str] = []
-    if n and re.search(r"cls|class", known):
-        labels.append("cls")
-    if len(labels) < n and re.search(r"dist", known):
-        labels.append("distillation")
-    rest = "register" if re.search(r"reg|storage", known) else "special"
-    return (*labels, *(f"{rest}_{index}" for index in range(n - len(labels))))[:n]
 
 
 # --- making ----------------------------------------------------------------------------------------------------------

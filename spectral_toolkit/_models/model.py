@@ -81,6 +81,8 @@ class LayerShape:
         Which tokens see each other, where not all do.
     biased_by_image
         Whether the bias differs from image to image.
+    linear
+        Whether attention has no softmax, so that ``"qk"`` has no softmax, either.
     """
 
     grid: tuple[int, int]
@@ -92,6 +94,7 @@ class LayerShape:
     key_grid: tuple[int, int] | None = None
     windows: Windows | None = None
     biased_by_image: bool = False
+    linear: bool = False
 
     def grid_of(self, quantity: str) -> tuple[int, int]:
         """The grid of one quantity."""

@@ -43,12 +43,14 @@ class PassSeen:
     shapes: list[tuple[torch.Size, ...]] = field(default_factory=list)
     values: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     biases: list[np.ndarray | None] = field(default_factory=list)
+    linear: set[str] = field(default_factory=set)
+    """Modules that attend linearly."""
     outputs: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     output_shapes: dict[str, torch.Size] = field(default_factory=dict)
     maps: list[tuple[Grid, int]] = field(default_factory=list)
     """The grid of each map of features that convolutions give out, and how many calls of attention came before it."""
     kept: dict[int, np.ndarray] = field(default_factory=dict)
-    """Some of those maps, by their numbers, as (cell, channel)."""
+    """Some of those maps, by their numbers, as (place, channel)."""
 
 
 @lru_cache(maxsize=64)
@@ -94,7 +96,7 @@ class Prober:
     ) -> PassSeen:
         """Run one pass.
 
-        ``only`` stops it after that many calls, ``injected`` says which cells of which maps of features are changed,
+        ``only`` stops it after that many calls, ``injected`` says which places in which maps of features are changed,
         and ``keep`` has the numbers of maps to look at, after the last of which it stops.
         """
         seen = PassSeen()
@@ -121,6 +123,8 @@ class Prober:
             seen.shapes.append(tuple(one.shape for one in tensors))
             seen.values.append(tuple(_looked_at(one) for one in tensors))
             seen.biases.append(_sketch(call.bias))
+            if call.linear:
+                seen.linear.add(call.module)
             if only is not None and len(seen.modules) >= only:
                 raise _Enough
 

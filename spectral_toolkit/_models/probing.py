@@ -16,7 +16,7 @@ from .passes import PassSeen, Prober, distance
 from .token_maps import Answer, Axes, Grid, NotProvenError, TokenMap
 
 QUANTITIES: tuple[str, ...] = ("query", "key", "value")
-_MOST_PASSES = 120
+_MOST_PASSES = 300
 """After so many passes the search ends with what it has."""
 ALIKE = 0.97
 """Share of patches that a random half must move as expected, for a map that is proven of another layer."""
@@ -81,6 +81,8 @@ class Layout:
     """Modules that add a bias to their scores, and whether it differs from image to image."""
     sources: dict[str, int] = field(default_factory=dict)
     """Numbers of the maps of features by which the queries of modules were told, where pixels did not tell them."""
+    linear: set[str] = field(default_factory=set)
+    """Modules that attend without a softmax."""
 
 
 def prove(prober: Prober) -> Layout:
@@ -106,9 +108,16 @@ def prove(prober: Prober) -> Layout:
     if not search.layers:
         raise NotProvenError(_why_none(search.reasons or search.elsewhere))
     layers = {module: search.layers[module] for module in search.groups if module in search.layers}
-    together = _together(prober, base, whole)
+    together, biased = _together(prober, base, whole), _biased(base, whole)
     return Layout(
-        prober.size, layers, together, search.reasons, search.elsewhere, {}, _biased(base, whole), search.sources
+        prober.size,
+        layers,
+        together,
+        search.reasons,
+        search.elsewhere,
+        biased=biased,
+        sources=search.sources,
+        linear=base.linear,
     )
 
 
@@ -199,6 +208,10 @@ class Proof:
             for place, what in enumerate(("queries", "keys")):
                 if not any(self.moved[call][place].any() for call in calls):
                     self.elsewhere[module] = f"its {what} do not depend on the image"
+            if all(shape[-2] == 1 for call in calls for shape in base.shapes[call]):
+                self.elsewhere[module] = (
+                    "each of its tokens sees nothing but itself, as from frame to frame of one image"
+                )
         self.grids = {module: self._grids(module, 0) for module in self.groups}
         self.key_grids = {module: self._grids(module, 1) for module in self.groups}
 
@@ -210,11 +223,12 @@ class Proof:
                     f"its {moved} tokens that depend on the image form no grid of about square patches"
                 )
         ranks = range(max((len(found) for found in self.grids.values()), default=0))
-        for share in SHARES:
-            for rank in ranks:
+        for rank in ranks:
+            for share in SHARES:
                 self._round(share, rank)
-            if share == SHARES[0]:
-                feature_maps.prove(self)
+                if (rank, share) == (0, SHARES[0]):
+                    feature_maps.prove(self)
+            if rank == 0:
                 self._close_channels()
         for share in SHARES[1::-1]:
             for rank in ranks:
@@ -255,7 +269,7 @@ class Proof:
 
     def _may_be(self, module: str, grid: Grid, rank: int, share: tuple[float, float]) -> bool:
         own = self._asked(module, rank)
-        return own == grid or (share == SHARES[0] and _halvings(own, grid) is not None)
+        return own == grid or (share == SHARES[0] and token_maps.halvings(own, grid) is not None)
 
     def _asked(self, module: str, rank: int) -> Grid:
         """The grid to ask about: that of keys where it is finer than that of queries."""
@@ -271,7 +285,7 @@ class Proof:
         """Likely grids of one quantity of a module, from the number of tokens that the image moves."""
         grids: list[Grid] = []
         calls = self.groups[module]
-        total = sum(int(self.moved[call][place].sum()) for call in calls)
+        total = sum(int(self._moved(module, call, place).sum()) for call in calls)
         for heads in _possible_heads(self.base.shapes[calls[0]][place]):
             for fewer in range(token_maps.MOST_WHOLE + 1):
                 n = total // heads - fewer
@@ -280,6 +294,11 @@ class Proof:
                 if likely:
                     break
         return grids[:_MOST_GRIDS]
+
+    def _moved(self, module: str, call: int, place: int) -> np.ndarray:
+        """Which tokens depend on the image; in linear attention a head may have cut all of a token off."""
+        moved = self.moved[call][place]
+        return np.broadcast_to(moved.any(1, keepdims=True), moved.shape) if module in self.base.linear else moved
 
     def _answers(self, grid: Grid, share: tuple[float, float], last: int) -> list[Answer]:
         return [
@@ -309,7 +328,7 @@ class Proof:
             self.conclude(module, [(grid, answers)] * len(QUANTITIES), blurred=blurred)
 
     def conclude(self, module: str, asked: list[tuple[Grid, list[Answer]]], *, blurred: bool = False) -> None:
-        """Prove what the answers tell of a module, which are given for each of its quantities with the grid asked."""
+        """Prove what was seen of a module, which is given for each of its quantities with the grid asked."""
         try:
             self.layers[module] = self._prove(module, asked, blurred)
             self.reasons.pop(module, None)
@@ -343,8 +362,8 @@ class Proof:
     ) -> tuple[TokenMap, tuple[CallPart, ...]]:
         reason = NotProvenError(f"its tokens do not stand for patches of a grid of {asked[0]} x {asked[1]}")
         likely = self.key_grids[module] if place else self.grids[module]
-        for grid in [one for one in likely if _halvings(one, asked) is not None]:
-            shift = _halvings(grid, asked)
+        for grid in [one for one in likely if token_maps.halvings(one, asked) is not None]:
+            shift = token_maps.halvings(grid, asked)
             assert shift is not None
             parts: list[CallPart] = []
             told: list[Any] = []
@@ -353,11 +372,13 @@ class Proof:
                 told = [
                     (answer.axis, answer.bit, answer.on[call][place], answer.off[call][place]) for answer in answers
                 ]
-                moved = self.moved[call][place]
+                moved = self._moved(module, call, place)
                 alone, _ = token_maps.decode(told, shift, grid)
                 # Answers that are blurred do not show which axes are heads: then they are where torch has them.
                 usual = Axes((1,)) if moved.ndim == 3 else Axes(())
-                axes = usual if blurred else token_maps.axes_of(np.where(moved, alone, -2))
+                axes = (
+                    usual if blurred or module in self.base.linear else token_maps.axes_of(np.where(moved, alone, -2))
+                )
                 found, certain = _decode_joined(told, axes, shift, grid)
                 parts.append(CallPart(axes, found.shape[-1], found.shape[0]))
                 cells.append(found)
@@ -401,13 +422,6 @@ def _possible_heads(shape: Sequence[int]) -> list[int]:
         return list(dict.fromkeys([*(int(side) for side in front[1:]), 1]))
     first = int(front[0]) if front else 1
     return [heads for heads in range(first, 0, -1) if first % heads == 0]
-
-
-def _halvings(grid: Grid, fine: Grid) -> int | None:
-    """How often the sides of ``fine`` must be halved to give ``grid``; None if they never do."""
-    ratio = fine[0] // grid[0] if grid[0] else 0
-    same = ratio and grid[0] * ratio == fine[0] and grid[1] * ratio == fine[1] and not ratio & (ratio - 1)
-    return ratio.bit_length() - 1 if same else None
 
 
 def _n_heads(shape: Sequence[int], axes: Axes) -> int:

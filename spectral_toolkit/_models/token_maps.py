@@ -149,6 +149,13 @@ def likely_grids(n: int, size: Grid) -> list[Grid]:
     return [grid for _, grid in sorted(found)]
 
 
+def halvings(grid: Grid, fine: Grid) -> int | None:
+    """How often the sides of ``fine`` must be halved to give ``grid``; None if they never do."""
+    ratio = fine[0] // grid[0] if grid[0] else 0
+    same = ratio and grid[0] * ratio == fine[0] and grid[1] * ratio == fine[1] and not ratio & (ratio - 1)
+    return ratio.bit_length() - 1 if same else None
+
+
 # --- reading the answers ---------------------------------------------------------------------------------------------
 
 

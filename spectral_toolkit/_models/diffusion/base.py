@@ -56,6 +56,10 @@ from .recording import WatchedModel
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
+class FurtherInputsError(UnsupportedModelError):
+    """A denoiser takes more than its family knows of."""
+
+
 @dataclass
 class DiffusionModel(WatchedModel):
     """A denoiser of diffusers, shown images at some timesteps of its training noise.
@@ -133,9 +137,9 @@ class DiffusionModel(WatchedModel):
 
     def check_channels(self, taken: int) -> None:
         """Refuse a denoiser that takes more than the latents of one image."""
-        given = self.vae.config.get("latent_channels")
+        given = 3 if self.vae is None else self.vae.config.get("latent_channels")
         if taken != given:
-            raise UnsupportedModelError(
+            raise FurtherInputsError(
                 f"{self.name} takes {taken} channels where its VAE gives {given}, as denoisers for inpainting, depth "
                 "or instructions do: the content of the further channels is not known here; use the text-to-image "
                 "model it was made from."
@@ -234,6 +238,11 @@ class DiffusionModel(WatchedModel):
     def reads_prompts(self) -> bool:
         """Whether there are text encoders and tokenizers; without them the denoiser gets zeros."""
         return bool(self.text_encoders) and getattr(self.pipeline, "tokenizer", None) is not None
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the denoiser takes a text at all."""
+        return True
 
     @property
     def missing_encoders(self) -> tuple[str, ...]:

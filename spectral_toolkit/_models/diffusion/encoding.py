@@ -17,6 +17,8 @@ def latent_factor(vae: Any) -> int:
     """Pixels per latent position in each direction; 1 without a VAE."""
     if vae is None:
         return 1
+    if hasattr(vae, "bn"):  # Flux 2: four positions become one, with channels of its own scale
+        return 2 * 2 ** (len(vae.config.block_out_channels) - 1)
     ratio = getattr(vae, "spatial_compression_ratio", None)
     if isinstance(ratio, int):
         return ratio
@@ -37,15 +39,54 @@ def encode(vae: Any, processing: Processing, pixels: np.ndarray) -> torch.Tensor
     """
     with _precise(vae):
         weights = next(vae.parameters())
-        found = vae.encode(processing.normalise(pixels, weights.device, weights.dtype))
-    latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
+        values = processing.normalise(pixels, weights.device, weights.dtype)
+        found = vae.encode(values[:, :, None] if _of_videos(vae) else values)
+    if hasattr(found, "latent_dist"):
+        latents = found.latent_dist.mode()
+    else:
+        latents = found.latents if hasattr(found, "latents") else found.latent
+    if latents.dim() == 5:  # one frame
+        latents = latents[:, :, 0]
     config = vae.config
+    if hasattr(vae, "bn"):
+        n, channels, height, width = latents.shape
+        cut = latents.reshape(n, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+        latents = cut.reshape(n, channels * 4, height // 2, width // 2)
+        mean, variance = (part.view(1, -1, 1, 1).to(latents) for part in (vae.bn.running_mean, vae.bn.running_var))
+        return (latents - mean) / torch.sqrt(variance + config.batch_norm_eps)
     scaling, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
-    mean, std = config.get("latents_mean"), config.get("latents_std")
+    mean, std = (config.get(name, vae._buffers.get(name)) for name in ("latents_mean", "latents_std"))
     if mean is not None and std is not None:
         centre, spread = (torch.tensor(list(values)).to(latents).view(1, -1, 1, 1) for values in (mean, std))
         return (latents - centre) * scaling / spread
     return (latents - shift) * scaling
+
+
+def _of_videos(vae: Any) -> bool:
+    return any(isinstance(part, torch.nn.Conv3d) for part in vae.modules())
+
+
+def latent_channels(vae: Any) -> int:
+    """Channels of the latents that `encode` gives."""
+    config = vae.config
+    n = config.get("latent_channels") or config.get("z_dim")
+    if not n:
+        raise UnsupportedModelError(
+            f"{type(vae).__name__} does not say how many channels its latents have: give the AutoencoderKL that "
+            "belongs to the model."
+        )
+    return int(n) * (4 if hasattr(vae, "bn") else 1)
+
+
+def sees_pixels(tower: Any, pipeline: Any) -> bool:
+    """Whether a denoiser that came without a VAE takes pixels."""
+    encoders = (getattr(pipeline, name, None) for name in ("vae", "movq", "vqvae", "vqgan"))
+    return int(tower.config.get("in_channels") or 0) in (1, 3, 6) and all(one is None for one in encoders)
+
+
+def pixel_channels(tower: Any) -> int:
+    """Channels of an image as a denoiser without a VAE sees it: colours, or grey."""
+    return 1 if int(tower.config.get("in_channels") or 3) == 1 else 3
 
 
 def overflows(vae: Any) -> bool:

@@ -76,7 +76,8 @@ distinguishes them: diffusers makes the newer class."""
 
 def supported() -> str:
     """The supported families in one phrase."""
-    return f"of diffusers, pipelines and denoisers of {', '.join(family.label for family in FAMILIES)}"
+    known = ", ".join(family.label for family in FAMILIES)
+    return f"of diffusers, pipelines and denoisers of {known}, and any other denoiser whose tokens are patches"
 
 
 def find_family(class_names: list[str], config: Any) -> DiffusionFamily | None:

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,28 @@ import torch
 from ..._compute.warned import outside
 from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModelError
 from ..building import stored_shapes, try_out
+from ..entries import Told
 from ..folder_settings import check_settings, one_line, read_settings_file
 from ..loading import not_found, quiet
 from ..processing import HALF, Processing
-from .base import DiffusionModel
-from .families import FAMILIES, OLDER_NAMES, find_family, supported
+from . import general
+from .base import DiffusionModel, FurtherInputsError
+from .encoding import sees_pixels
+from .families import DiffusionFamily, find_family, supported
 from .noising import check_scheduler
+from .refused import refuse_class, refuse_others
 
-_NEEDED = ("vae", "scheduler", "text_encoder", "tokenizer")
+_NEEDED = (
+    *("vae", "movq", "vqvae", "scheduler", "text_encoder", "tokenizer", "controlnet"),
+    *("image_encoder", "image_processor", "processor", "connectors", "guider"),
+)
 """Beginnings of the names of a pipeline's needed components, besides its denoiser."""
+
+
+_TOWERS = ("unet", "transformer", "decoder")
+"""Names that pipelines give to their denoiser."""
+_ENCODERS = ("vae", "movq", "vqvae", "vqgan")
+"""Names that pipelines give to what encodes images."""
 
 
 def is_of_diffusers(source: Any) -> bool:
@@ -43,41 +57,47 @@ def from_object(
     scheduler: Any = None,
     name: str = "",
     revision: str = "",
+    told: Told | None = None,
 ) -> DiffusionModel:
     """Wrap a live pipeline, or a denoiser with the VAE and the scheduler that belong to it."""
+    told = told or Told()
     _check_installed("A model of diffusers")
     # A pipeline is not a module.
     pipeline = None if isinstance(source, torch.nn.Module) else source
     if pipeline is None:
         tower = _uncompiled(source)
     else:
-        given = [getattr(pipeline, component, None) for component in ("unet", "transformer")]
+        given = [getattr(pipeline, component, None) for component in _TOWERS]
         tower = next((_uncompiled(module) for module in given if module is not None), None)
     label = name or _origin(pipeline, tower) or type(source).__name__
-    family = None if tower is None else find_family([base.__name__ for base in type(tower).__mro__], tower.config)
-    if family is None or tower is None:
-        raise unsupported(type(source).__name__ if tower is None else type(tower).__name__)
-    if getattr(pipeline, "controlnet", None) is not None:
-        raise UnsupportedModelError(
-            f"{label} has a ControlNet, which needs an image of its own: make a plain pipeline of it first, with "
-            "AutoPipelineForText2Image.from_pipe(pipe, controlnet=None)."
-        )
-    vae = _part("vae", vae, pipeline, label)
+    if tower is None:
+        raise unsupported(type(source).__name__)
+    refuse_others(tower, label)
+    family = find_family([base.__name__ for base in type(tower).__mro__], tower.config)
+    vae = None if vae is None and sees_pixels(tower, pipeline) else _part("vae", vae, pipeline, label)
     scheduler = _part("scheduler", scheduler, pipeline, label)
     check_scheduler(scheduler)
     own = Processing(HALF, HALF, resample="lanczos", source="of diffusers: -1 to 1, by the Lanczos filter")
-    model = family.model(
-        name=label,
-        family=family.label,
-        module=tower,
-        tower=tower,
-        processor=processing(own),
-        revision=revision,
-        pipeline=pipeline,
-        vae=_uncompiled(vae),
-        scheduler=scheduler,
-    )
-    if not model.reads_prompts:
+    shown = processing(own)
+    if told.size is not None:
+        height, width = (told.size, told.size) if isinstance(told.size, int) else told.size
+        shown = replace(shown, size=(int(height), int(width)))
+    about: dict[str, Any] = {
+        "name": label,
+        "processor": shown,
+        "revision": revision,
+        "module": tower,
+        "tower": tower,
+        "pipeline": pipeline,
+        "vae": _uncompiled(vae),
+        "scheduler": scheduler,
+    }
+    shows_more = getattr(pipeline, "controlnet", None) is not None or "Kontext" in type(pipeline).__name__
+    overridden = replace(told, size=None).overrides or shows_more
+    model = None if overridden else _of_family(family, about)
+    if model is None:
+        model = general.make(family=f"any denoiser ({type(tower).__name__})", told=told, **about)
+    if not model.reads_prompts and model.takes_text:
         warnings.warn(
             f"{label} came without tokenizer or text encoder: it gets zeros instead of a prompt. Load the whole "
             "pipeline if that is not what you want.",
@@ -106,6 +126,7 @@ def from_name(
     safetensors_only: bool,
     vae: Any = None,
     scheduler: Any = None,
+    told: Told | None = None,
 ) -> DiffusionModel:
     """Load the pipeline or component from a folder, or by its name on the hub."""
     _check_installed(f"The model {source!r}")
@@ -129,11 +150,21 @@ def from_name(
         else:
             loaded = _load_component(source, folder, weights, safetensors_only)
     name = os.path.basename(os.path.abspath(source)) if os.path.isdir(source) else source
-    model = from_object(loaded, processing, vae=vae, scheduler=scheduler, name=name, revision=commit)
+    model = from_object(loaded, processing, vae=vae, scheduler=scheduler, name=name, revision=commit, told=told)
     model.move(device)
     for part in model.parts:
         part.eval()
     return model
+
+
+def _of_family(family: DiffusionFamily | None, about: dict[str, Any]) -> DiffusionModel | None:
+    """A denoiser of a known family; None where it takes more than that family knows of."""
+    if family is None:
+        return None
+    try:
+        return family.model(family=family.label, **about)
+    except FurtherInputsError:
+        return None
 
 
 def unsupported(name: str) -> UnsupportedModelError:
@@ -182,8 +213,7 @@ def _load_pipeline(
 
     component, class_name = _tower_of(source, index)
     config = _json(folder / component / "config.json")
-    if find_family([class_name], config) is None:
-        raise unsupported(f"{source!r} ({class_name})")
+    _check_known(source, class_name, config)
     needed = [name for name in index if name == component or name.startswith(_NEEDED)]
     for name in needed:
         if isinstance(index[name], list) and (name == component or name.startswith("vae")):
@@ -210,12 +240,20 @@ def _load_component(source: str, folder: Path, weights: dict[str, Any], safetens
 
     config = _json(folder / "config.json")
     class_name = str(config.get("_class_name"))
-    if find_family([class_name], config) is None:
-        raise unsupported(f"{source!r} ({class_name})")
+    _check_known(source, class_name, config)
     if safetensors_only:
         _check_safe(source, folder)
     _try_out(source, folder, class_name)
     return AutoModel.from_pretrained(str(folder), local_files_only=True, **weights)
+
+
+def _check_known(source: str, class_name: str, config: Any) -> None:
+    """Refuse what is not a denoiser of diffusers before anything of it is loaded."""
+    import diffusers
+
+    if find_family([class_name], config) is None and not hasattr(diffusers, class_name):
+        raise unsupported(f"{source!r} ({class_name})")
+    refuse_class(class_name, repr(source))
 
 
 def _check_files(source: str, folder: Path) -> None:
@@ -252,19 +290,17 @@ def _try_out(source: str, folder: Path, class_name: str) -> None:
 
 def _tower_of(source: str, index: dict[str, Any]) -> tuple[str, str]:
     """The name of the denoiser in a pipeline, and its class."""
-    towers = {family.tower for family in FAMILIES} | set(OLDER_NAMES)
-    for component in dict.fromkeys(family.component for family in FAMILIES):
+    for component in _TOWERS:
         entry = index.get(component)
-        if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1] in towers:
+        if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1]:
             return component, str(entry[1])
     raise unsupported(f"{source!r} ({index.get('_class_name')})")
 
 
 def _unneeded(index: dict[str, Any]) -> dict[str, Any]:
     """Components that are not loaded, such as a safety checker."""
-    towers = {family.component for family in FAMILIES}
     components = [name for name, entry in index.items() if isinstance(entry, list | tuple)]
-    left = {name: None for name in components if name not in towers and not name.startswith(_NEEDED)}
+    left = {name: None for name in components if name not in _TOWERS and not name.startswith(_NEEDED)}
     return {**left, "requires_safety_checker": False} if "safety_checker" in left else left
 
 
@@ -295,7 +331,9 @@ def _explained(source: str) -> Iterator[None]:
 
 def _part(what: str, given: Any, pipeline: Any, label: str) -> Any:
     """The VAE or the scheduler that was given, or the pipeline's own."""
-    found = given if given is not None else getattr(pipeline, what, None)
+    names = _ENCODERS if what == "vae" else (what,)
+    own = (getattr(pipeline, name, None) for name in names)
+    found = given if given is not None else next((one for one in own if one is not None), None)
     if found is None:
         raise UnsupportedModelError(
             f"{label} came without a {'VAE' if what == 'vae' else what}, and images cannot be shown to it without one: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def noise_of(picture: np.ndarray, numbers: tuple[int, ...], shape: tuple[int, ..
 
 def check_scheduler(scheduler: Any) -> None:
     """Raise ``UnsupportedModelError`` unless it is known how the scheduler adds noise during training."""
-    if not hasattr(scheduler, "alphas_cumprod") and not _flows(scheduler):
+    if not hasattr(scheduler, "alphas_cumprod") and not _flows(scheduler) and not _of_sigmas(scheduler):
         raise UnsupportedModelError(
             f"{type(scheduler).__name__} adds noise in a way that is not known here: give a scheduler of diffusers "
             "that follows betas (DDPM, DDIM, PNDM, Euler and the like) or a flow (FlowMatchEuler and the like)."
@@ -62,6 +63,9 @@ def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep:
     DDPM, whose diffusers class is created from the scheduler's own betas. The scheduler itself, which may be set to a
     few inference steps, is not changed.
     """
+    if _of_sigmas(scheduler):
+        sigma = _sigma(scheduler, timestep)
+        return (latents + sigma * noise) / (sigma**2 + scheduler.config.sigma_data**2) ** 0.5
     if _flows(scheduler):
         level = timestep / steps_of(scheduler)
         return (1 - level) * latents + level * noise
@@ -69,6 +73,26 @@ def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep:
 
     training: Any = DDPMScheduler.from_config(scheduler.config)
     return training.add_noise(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
+
+
+def told_time(scheduler: Any, timestep: int) -> float:
+    """What a denoiser is told of a timestep: its number, or a function of the amount of noise."""
+    if not _of_sigmas(scheduler):
+        return timestep
+    told = 0.25 * math.log(_sigma(scheduler, timestep))
+    return 1000 * told if "Consistency" in type(scheduler).__name__ else told
+
+
+def _of_sigmas(scheduler: Any) -> bool:
+    """Whether the amount of noise has no upper limit, as in Karras et al. 2022 (EDM, consistency models)."""
+    return scheduler.config.get("sigma_data") is not None and scheduler.config.get("sigma_max") is not None
+
+
+def _sigma(scheduler: Any, timestep: int) -> float:
+    """The amount of noise at a timestep: from the least at 0 to the most at the last."""
+    config = scheduler.config
+    low, high = (value ** (1 / (config.get("rho") or 7.0)) for value in (config.sigma_min, config.sigma_max))
+    return float((low + timestep / (steps_of(scheduler) - 1) * (high - low)) ** (config.get("rho") or 7.0))
 
 
 def _flows(scheduler: Any) -> bool:

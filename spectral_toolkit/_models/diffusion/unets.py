@@ -13,7 +13,7 @@ import torch
 
 from ...errors import UnsupportedModelError
 from ..model import LayerShape
-from .base import DiffusionModel
+from .base import DiffusionModel, FurtherInputsError
 
 TEXT_LENGTH = 77
 """Number of tokens to which CLIP pads a prompt."""
@@ -44,7 +44,8 @@ class UNetModel(DiffusionModel):
         for setting, known in needs.items():
             # The attribute and not the item, because loading an IP-Adapter changes only the attribute.
             if (value := getattr(config, setting, None)) not in known:
-                raise UnsupportedModelError(
+                refusal = UnsupportedModelError if "ip" in str(value).split("_") else FurtherInputsError
+                raise refusal(
                     f"{self.name} ({type(self.tower).__name__}) needs more than images and a prompt "
                     f"({setting}={value!r}): unload its additions (IP-Adapter: pipe.unload_ip_adapter()), or "
                     "use a text-to-image UNet."

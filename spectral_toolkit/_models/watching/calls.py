@@ -38,6 +38,8 @@ class Call:
         The factor of the products of queries and keys.
     bias
         What is added to them, broadcastable to ``(..., query, key)``, or None.
+    linear
+        Whether no softmax is taken: values and keys are multiplied first.
     """
 
     module: str
@@ -46,6 +48,7 @@ class Call:
     value: Tensor
     scale: float
     bias: Tensor | None
+    linear: bool = False
 
 
 Listener = Callable[[Call], None]
@@ -92,12 +95,28 @@ def watching(
             stack.callback(part.register_forward_pre_hook(enter, prepend=True).remove)
             stack.callback(part.register_forward_hook(leave, always_call=True).remove)
 
-        def report(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None) -> None:
-            listener(Call(names[-1], query, key, value, scale, bias))
+        def report(
+            query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, *, linear: bool = False
+        ) -> None:
+            listener(Call(names[-1], query, key, value, scale, bias, linear))
 
         _wrap_libraries(root, stack, report, mute)
         stack.enter_context(_Watch(report, mute, maps))
         yield
+
+
+_paused = threading.local()
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Report nothing, and mute nothing, of what this thread does inside."""
+    before = getattr(_paused, "on", False)
+    _paused.on = True
+    try:
+        yield
+    finally:
+        _paused.on = before
 
 
 class _Watch(TorchFunctionMode):
@@ -107,6 +126,8 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if getattr(_paused, "on", False):
+            return func(*args, **kwargs)
         if func is functional.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
         if func is functional.multi_head_attention_forward:

@@ -58,8 +58,8 @@ class Weights:
     logits: Tensor
 
 
-Found = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], None]
-"""Called with query, key, value, scale and additive bias of each call."""
+Found = Callable[..., None]
+"""Called with query, key, value, scale and additive bias of each call; ``linear=True`` where there is no softmax."""
 
 
 def note_of(value: Any) -> Product | Weights | None:
@@ -144,6 +144,8 @@ def _product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tens
     weights = note_of(left)
     if isinstance(weights, Weights):
         return _complete(weights, left, right, found)
+    if isinstance(weights, Product) and in_order and _linear(weights, right, found):
+        return True
     if in_order:  # the result has the axes of a matrix product in their usual order
         setattr(out, _NOTE, Product(left, right, factor=alpha, changed=added))
     return False
@@ -171,6 +173,22 @@ def _complete(weights: Weights, left: Tensor, value: Tensor, found: Found) -> bo
         logits = weights.logits.reshape(*front, query.shape[-2], key.shape[-2]).float()
         bias = logits - product.factor * (query.float() @ key.float().transpose(-1, -2))
     found(query, key, value, product.factor, bias)
+    return True
+
+
+def _linear(product: Product, query: Tensor, found: Found) -> bool:
+    """Report linear attention, (value' key) query: values and keys are multiplied over all tokens, with no softmax.
+
+    Values may have one more channel, of ones, by which the result is divided.
+    """
+    value, key = product.left.transpose(-1, -2), product.right  # (..., token, channel)
+    query = query.transpose(-1, -2)
+    n, channels = key.shape[-2:]
+    whole = product.factor == 1 and not product.changed and product.rows is None
+    alike = query.shape == key.shape and value.shape[:-2] == key.shape[:-2] and n > 1
+    if not (whole and alike and query.ndim == 4 and value.shape[-1] in (channels, channels + 1)):
+        return False
+    found(query, key, value[..., :channels], 1.0, None, linear=True)
     return True
 
 
