@@ -195,6 +195,20 @@ def test_affinities_that_vanish_in_double_precision_are_refused() -> None:
         st.solve(graph, 1)
 
 
+def test_a_walk_from_patches_whose_affinities_are_lost_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 20, 2))
+    query[3] *= 1e3  # its affinities are above 0, but below all numbers of double precision
+    tree = attention_tree(query, key)
+    options: dict[str, Any] = {"kernel": "rbf", "bandwidth": 0.1, "device": "cpu"}
+    with pytest.raises(AffinityError, match="cannot leave 1 patches of layer 'block.0' in image '0'"):
+        st.solve(st.affinity(tree, "qk", steps=2, **options), 2)
+    # The advice of the message is good.
+    mask = xr.DataArray(np.arange(20) == 3, dims="x").expand_dims(image=1, y=1)
+    for advice in ({"steps": 1}, {"steps": 2, "bandwidth": 3.0}, {"steps": 2, "mask": {"block.0": mask}}):
+        st.solve(st.affinity(tree, "qk", **{**options, **advice}), 2)
+
+
 @pytest.mark.parametrize(("kernel", "options"), [("rbf", {"bandwidth": 0.1}), ("softmax", {})])
 def test_a_walk_normalises_rows_that_vanish_in_single_precision(kernel: str, options: dict[str, Any]) -> None:
     rng = np.random.default_rng(1)

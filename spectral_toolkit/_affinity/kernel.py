@@ -85,6 +85,8 @@ class Kernel(NamedRow):
         Whether the explorer offers it.
     attention
         Whether it is the model's own attention, and needs the scale, the bias and the special keys of the layer.
+    positive
+        Whether every affinity is above 0, so that a row without any is one that rounding has lost.
     """
 
     formula: str
@@ -98,6 +100,7 @@ class Kernel(NamedRow):
     searches: bool = field(default=False, kw_only=True)
     in_menu: bool = True
     attention: bool = False
+    positive: bool = False
 
     def __post_init__(self) -> None:
         if not self.searches and self.prepare is None:

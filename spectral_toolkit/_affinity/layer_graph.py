@@ -324,7 +324,10 @@ class LayerGraph(Described):
                     f"steps={steps} needs the matrix of layer {member.name!r}, {n_bytes:,} bytes, above "
                     f"dense_bytes={self.dense_bytes:,}: raise dense_bytes, use steps=1 or a smaller image."
                 )
-            return WalkOperator(dense_from_rows(rows, n, n_images), steps)
+            matrix = dense_from_rows(rows, n, n_images)
+            if kernel.positive:
+                self._check_rows(matrix, keep, member, images)
+            return WalkOperator(matrix, steps)
         if windows is not None:
             held = windows.held.repeat(n_images // len(windows.cells), 1)
             made = DenseOperator.from_rows(masked_rows(rows, held), n, n_images, symmetric=symmetric)
@@ -332,6 +335,19 @@ class LayerGraph(Described):
         if not self.is_dense(member):
             return TiledOperator(rows, n, n_images, features.left, symmetric=symmetric)
         return DenseOperator.from_rows(rows, n, n_images, symmetric=symmetric)
+
+    def _check_rows(self, matrix: torch.Tensor, keep: torch.Tensor | None, member: Member, images: slice) -> None:
+        """Refuse to walk from patches whose affinities, all above 0, are lost even in double precision."""
+        lost = matrix.sum(dim=2) < SMALLEST
+        if keep is not None:
+            lost &= keep
+        if bool(lost.any()):
+            place = int(lost.any(dim=1).to(torch.int8).argmax())
+            raise AffinityError(
+                f"A walk cannot leave {int(lost[place].sum())} patches of layer {member.name!r} in image "
+                f"{self.images[images.start + place]!r}, whose affinities are below {SMALLEST:.0e} and lost in double "
+                "precision: choose a larger bandwidth, mask these patches, or use steps=1."
+            )
 
     def unmasked(self, member: Member, images: slice) -> torch.Tensor | None:
         """Tell which tokens of a member are not masked, (images, n); None where all are kept."""

@@ -87,6 +87,7 @@ RBF = register(
         "rbf: exp(-distance²)",
         rbf.prepare,
         options=(BANDWIDTH, STEPS),
+        positive=True,
     )
 )
 KERNELS.complete()
