@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from explorer_fixtures import KeepingComm, capture_of
+from jupyter_client.manager import KernelManager
 from preloaded import PYTHON, TAKE_APART
 
 from spectral_toolkit._views.widget import Explorer
@@ -72,3 +74,21 @@ def test_explorers_that_are_open_when_python_ends_end_in_silence() -> None:
         text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.slow(seconds=15)
+def test_explorers_that_are_open_when_a_kernel_ends_end_in_silence(tmp_path: Path) -> None:
+    manager = KernelManager(kernel_name="python3")
+    with (tmp_path / "said").open("wb") as said:
+        manager.start_kernel(stdout=said, stderr=said, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+        try:
+            client = manager.client()
+            client.start_channels()
+            client.wait_for_ready(timeout=120)
+            code = LEFT_OPEN.replace("sys.argv[1]", repr(str(Path(__file__).parent))) + "\nexplorer"
+            done = client.execute_interactive(code, timeout=120, output_hook=lambda message: None)
+            client.stop_channels()
+        finally:
+            manager.shutdown_kernel()
+    assert done["content"]["status"] == "ok", done["content"]
+    assert "Traceback" not in (text := (tmp_path / "said").read_text()), text
