@@ -96,6 +96,18 @@ def score_table() -> str:
     return "\n".join(lines)
 
 
+def layout_table() -> str:
+    """Layouts of labelled data sets, from the table that ``datasets.load`` and studies read."""
+    from spectral_toolkit.datasets import LAYOUTS
+
+    lines = ["| layout | data set | reads below the root | split | |", "|---" * 5 + "|"]
+    for name, line in LAYOUTS.items():
+        lines.append(
+            f"| `{name}` | {_plain(line.title)} | {_plain(line.files)} | `{line.split}` | {_plain(line.hint)} |"
+        )
+    return "\n".join(lines)
+
+
 def view_table() -> str:
     """Views of the explorer, from the table that the explorer and frozen pages read."""
     from spectral_toolkit.views import VIEWS
@@ -117,6 +129,7 @@ TABLES = {
     "kernels": kernel_table,
     "solvers": solver_table,
     "scores": score_table,
+    "layouts": layout_table,
     "views": view_table,
     "models": model_table,
     "denoisers": denoiser_table,

@@ -1,4 +1,5 @@
 # The one list of public names: lazy_loader reads it at run time, type checkers read it as it stands.
+from . import datasets as datasets
 from . import errors as errors
 from . import kernels as kernels
 from . import scenes as scenes
@@ -23,6 +24,7 @@ from ._analysis.scores import evaluate as evaluate
 from ._analysis.scores import pathways as pathways
 from ._analysis.scores import prepare_labels as prepare_labels
 from ._analysis.scores.controls import pixel_tree as pixel_tree
+from ._analysis.scores.controls import shuffle_labels as shuffle_labels
 from ._analysis.scores.results import eigenvector_scores as eigenvector_scores
 from ._analysis.scores.variance import variance_shares as variance_shares
 from ._analysis.trust import outlying_masks as outlying_masks

@@ -58,6 +58,10 @@ class StudyError(SpectralToolkitError):
     """A study file asks for something impossible, or a folder does not hold the results of a study."""
 
 
+class DatasetError(SpectralToolkitError):
+    """A labelled data set on the disk lacks a file, or a label map is not what its layout defines."""
+
+
 class LostProcessError(SpectralToolkitError):
     """One of several processes that work together has stopped."""
 

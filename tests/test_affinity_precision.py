@@ -139,6 +139,21 @@ def test_a_cosine_at_the_threshold_counts_as_zero_however_it_is_summed(dtype: ty
         assert found[1, 1] > 0.1, "above it"
 
 
+@pytest.mark.parametrize(("threshold", "other"), [(0.1, (0, 1, 3, 0)), (0.5, (1, 2, 2, 1)), (0.9, (3, 0, 1, 0))])
+def test_a_result_says_where_cosines_are_at_the_threshold(threshold: float, other: tuple[int, ...]) -> None:
+    # All lengths are the root of ten, in any scale: the cosine is the threshold itself.
+    key = 2.0**-24 * np.array([other, (0, 0, 0, 3), (1, 1, 2, 2)])
+    query = 2.0**-24 * np.array([(3, 1, 0, 0), (0, 0, 1, 3), (1, 1, 2, 2)])
+    tree = attention_tree(query.astype(np.float16), key.astype(np.float16))
+    assert matrix_of(tree, kernel="cosine", threshold=threshold)[0, 0] == 0
+    for heads in ("mean", "each"):
+        graph = st.affinity(tree, kernel="cosine", threshold=threshold, heads=heads, device="cpu")
+        notes = st.solve(graph.reweight(None), 1).attrs["notes"]
+        assert notes.count(f"layer 'block.0' equal the threshold {threshold:g} up to rounding") == 1
+    moved = st.affinity(tree, kernel="cosine", threshold=threshold + 1e-9, device="cpu")
+    assert "up to rounding" not in st.solve(moved, 1).attrs["notes"]
+
+
 def test_which_cosines_are_above_the_threshold_is_decided_in_double_precision() -> None:
     rng = np.random.default_rng(0)
     query, key = rng.normal(size=(2, 60, 24)).astype(np.float32)
@@ -150,6 +165,34 @@ def test_which_cosines_are_above_the_threshold_is_decided_in_double_precision() 
             wanted = np.where(exact > threshold, exact, 0)
             found = matrix_of(attention_tree(query, key), kernel="cosine", threshold=float(threshold))
             np.testing.assert_allclose(found, (wanted + wanted.T) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("far", [3.0, 12.0, 25.0])
+def test_affinities_that_all_vanish_in_single_precision_are_kept(far: float, dtype: str) -> None:
+    """Queries far from all keys: only how small an affinity is, compared with the others, has a meaning."""
+    rng = np.random.default_rng(0)
+    query, key = (rng.normal(size=(12, 2)).astype(dtype) for _ in range(2))
+    key += np.asarray(far, dtype)
+    bandwidth = 0.05
+    square = ((query.astype(np.longdouble)[:, None] - key.astype(np.longdouble)[None]) ** 2).sum(-1)
+    exponent = -square / (2 * bandwidth**2 * square.mean())
+    expected = np.exp(exponent) + np.exp(exponent).T
+    found = matrix_of(attention_tree(query, key), kernel="rbf", bandwidth=bandwidth).astype(np.longdouble)
+    largest = expected > 1e-11 * expected.max()
+    np.testing.assert_allclose((found / found.sum())[largest], (expected / expected.sum())[largest], rtol=2e-4)
+    np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=1e-12)
+    assert (
+        int(st.solve(st.affinity(attention_tree(query, key), kernel="rbf", bandwidth=bandwidth), 2).isolated.sum())
+        == (expected.sum(1) <= 1e-12 * expected.sum(1).mean()).sum()
+    )
+
+
+def test_affinities_that_vanish_in_double_precision_are_refused() -> None:
+    query, key = np.array([[0.0, 0.0], [0.1, 0.0], [0.0, 0.1]]), np.array([[3.0, 3.0], [3.1, 3.0], [3.0, 3.1]])
+    graph = st.affinity(attention_tree(query, key), kernel="rbf", bandwidth=0.0265, device="cpu")
+    with pytest.raises(AffinityError, match="add up to .* where double precision loses most of them"):
+        st.solve(graph, 1)
 
 
 @pytest.mark.parametrize(("kernel", "options"), [("rbf", {"bandwidth": 0.1}), ("softmax", {})])

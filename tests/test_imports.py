@@ -22,6 +22,7 @@ ORDER = (
     "_table",
     "_compute",
     "_io",
+    "datasets",
     "scenes",
     "_models",
     "_capture",

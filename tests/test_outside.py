@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 from test_frozen import array, unpacked
 
 import spectral_toolkit as st
@@ -83,6 +84,17 @@ st.scores.register(
 )
 
 
+def leaves(root, split):
+    return st.datasets.folder(root / split / "photos", root / split / "masks", ["soil", "leaf"])
+
+
+st.datasets.register(
+    st.datasets.DatasetLayout(
+        "leaves", "Leaves of theirs", "SPLIT/photos, SPLIT/masks", "255: no label.", leaves, "all"
+    )
+)
+
+
 def sizes(inputs):
     first = inputs.eig["eigenvector"].isel(image=0, component=0).transpose("y", "x").values
     return np.minimum(abs(first) * inputs.state.options["gain"], 1)
@@ -133,6 +145,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             st.scores.unregister(name)
         for name in ("size", "dots"):
             st.views.unregister(name)
+        st.datasets.unregister("leaves")
         assert set(st.kernels.KERNELS) == {"softmax", "cosine", "shifted_cosine", "knn", "rbf"}
         assert set(st.solvers.SOLVERS) == {"exact", "gradient"}
         assert not {"purity", "spread"} & set(st.scores.SCORES)
@@ -312,6 +325,7 @@ def test_a_study_reports_their_scores(theirs: Any, tmp_path: Path) -> None:
         "layers": [[3]],
         "n_eigenvectors": 2,
         "show": 1,
+        "controls": False,
     }
     (tmp_path / "study.yaml").write_text(json.dumps(study))
     words = ["report", "--config", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "study.html")]
@@ -321,6 +335,31 @@ def test_a_study_reports_their_scores(theirs: Any, tmp_path: Path) -> None:
     assert '<th scope="col">Spread of theirs</th>' in page
     (cell,) = json.loads((tmp_path / "study.json").read_text())["cells"]
     assert {"purity", "spread", "where"} <= set(cell["scores"]["values"])
+
+
+def test_a_study_reads_their_layout(theirs: Any, tmp_path: Path) -> None:
+    scenes = st.scenes.sample(2, seed=0)
+    for place in range(2):
+        for part, values in (("photos", scenes.pixels), ("masks", scenes.label.clip(0, 1).astype(np.uint8))):
+            folder = tmp_path / "leaves" / "all" / part
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.values[place]).save(folder / f"{place}.png")
+    study = {
+        "models": ["scenes"],
+        "pictures": {"theirs": {"dataset": {"layout": "leaves", "root": "leaves"}}},
+        "affinities": ["vv"],
+        "layers": [[3]],
+        "n_eigenvectors": 2,
+        "show": 1,
+        "controls": False,
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    words = ["report", "--config", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "study.html")]
+    assert main(["--with", "third_party", *words]) == 0
+    (pictures,) = json.loads((tmp_path / "study.json").read_text())["pictures"]
+    assert pictures["layout"] == "leaves"
+    assert pictures["categories"] == ["soil", "leaf"]
+    assert "| `leaves` | Leaves of theirs |" in importlib.import_module("make_tables").layout_table()
 
 
 def test_the_command_line_takes_them(theirs: Any, activations: xr.DataTree, tmp_path: Path) -> None:

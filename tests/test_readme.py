@@ -52,15 +52,6 @@ def test_it_is_short_and_leaves_details_to_the_documentation(readme: str) -> Non
     assert not re.search(r"^    \S", re.sub(r"```.*?```", "", readme, flags=re.DOTALL), re.MULTILINE), "a tree of files"
 
 
-def test_it_counts_the_supported_families(readme: str) -> None:
-    from spectral_toolkit._models.diffusion.families import FAMILIES as DENOISERS
-    from spectral_toolkit._models.families import FAMILIES
-
-    words = " ".join(readme.split())
-    assert f"{len(FAMILIES)} families of vision encoders" in words
-    assert f"{len(DENOISERS)} families of denoisers" in words
-
-
 def test_tables_are_those_of_the_code(repository: Path) -> None:
     tables = load(repository / "docs" / "make_tables.py")
     page = (repository / "docs" / "supported.md").read_text()

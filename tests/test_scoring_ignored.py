@@ -106,7 +106,7 @@ def test_a_study_ignores_too(tmp_path: Path) -> None:
         "minus": {"files": "*.png", "labels": "*.tiff"},
     }
     config = {"models": "scenes", "pictures": sets, "affinities": "vv", "layers": [[0]], "n_eigenvectors": 2,
-              "scope": "dataset", "device": "cpu"}  # fmt: skip
+              "scope": "dataset", "device": "cpu", "controls": False}  # fmt: skip
     with pytest.warns(UserWarning, match="give ignore=255"):
         result = run_study(read_study(config, folder=tmp_path), tmp_path / "out.html", progress=False)
     scores = {cell["pictures"]: json.dumps(cell["scores"]["values"]) for cell in result.record["cells"]}

@@ -59,7 +59,7 @@ def mine(finished: Path, tmp_path: Path) -> Path:
         ({"models": ["scenes", "scenes"]}, "two items of models have the label 'scenes'"),
         ({"pictures": {"a": {"scenes": {"n": 0}}}}, "pictures.a.scenes.n is 0: expected a whole number from 1"),
         ({"pictures": {"a": {"scenes": {"n": 2, "size": 50}}}}, "expected a multiple of 8"),
-        ({"pictures": {"a": {"scenes": 2, "files": "*.jpg"}}}, "expected either files or scenes"),
+        ({"pictures": {"a": {"scenes": 2, "files": "*.jpg"}}}, "expected either files, scenes or a dataset"),
         ({"pictures": {"a": {"scenes": 2, "labels": "*.png"}}}, "no labels for scenes"),
         ({"pictures": {"a": {"scenes": 2, "ignore": "255"}}}, "pictures.a.ignore is '255': expected a whole number"),
         ({"pictures": {"a": {"files": "*.jpg", "ignore": 255}}}, "pictures.a.ignore is 255: expected labels beside it"),
@@ -361,6 +361,7 @@ def test_labels_scope_scores_and_hostile_names(tmp_path: Path) -> None:
         "title": HOSTILE,
         "scope": "dataset",
         "scores": True,
+        "controls": False,
         "show": 1,
     }
     result = run_study(read_study(config, folder=tmp_path), tmp_path / "out" / "study.html", progress=False)

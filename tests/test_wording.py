@@ -48,6 +48,7 @@ NOTEBOOK_CELL = (
     r"|cell's output|run (the|this|all)( \w+)? cells?|cells? (below|above)|cell=|'cells'"  # the last two name arguments
 )
 HOLOVIEWS = ("spectral_toolkit/_views/elements.py",)  # the element of an image is called "Picture"
+NAMES_OF_CATEGORIES = ("spectral_toolkit/datasets/coco_stuff.py",)
 STUDIES = ("spectral_toolkit/studies", "spectral_toolkit/_views/study", "spectral_toolkit/_views/templates/study")
 
 RULES = (
@@ -61,11 +62,11 @@ RULES = (
         "cell",
         "patch; 'notebook cell', 'study cell'",
         unless=NOTEBOOK_CELL,
-        allowed=(*STUDIES, "notebooks/", "docs/labs.md"),
+        allowed=(*STUDIES, *NAMES_OF_CATEGORIES, "notebooks/", "docs/labs.md"),
     ),
     Rule("draws? of noise|noise draws?|(number|mean) of draws|timesteps and draws|draws and timesteps", "noise sample"),
     # Graphs.
-    Rule("ties?|tied|tying", "affinity, edge; 'connected', 'belong together'"),
+    Rule("ties?|tied|tying", "affinity, edge; 'connected', 'belong together'", allowed=NAMES_OF_CATEGORIES),
     Rule("mass|masses", "degree"),
     Rule("how much (it|they|each|each layer|a layer|layers) counts?|(equal|same|a) say", "layer weight"),
     Rule("lift|lifts|lifted|lifting", "resample, interpolate"),

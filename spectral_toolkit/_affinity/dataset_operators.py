@@ -5,7 +5,6 @@ They offer what `operators.Operator` asks for, with one entry along ``images`` a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from .neighbours import Neighbours
 from .operators import AddingOperator
+from .sparse_rows import SparseRows
 
 
 def edges(neighbours: Neighbours, rows: slice, n: int) -> sparse.csr_array:
@@ -31,12 +31,10 @@ class SparseOperator:
 
     def __init__(self, matrix: sparse.csr_array, device: torch.device) -> None:
         matrix.sort_indices()
-        self._shape = matrix.shape
-        self._rows = torch.as_tensor(matrix.indptr.astype(np.int64)).to(device)
-        self._columns = torch.as_tensor(matrix.indices.astype(np.int64)).to(device)
-        self._values = torch.as_tensor(matrix.data).to(device)
-        self._matrix = self._as_matrix(self._values)
-        self.n_bytes = sum(x.numel() * x.element_size() for x in (self._rows, self._columns, self._values))
+        parts = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
+        ends, columns, values = (torch.as_tensor(part).to(device) for part in parts)
+        self._matrix = SparseRows(ends, columns, values, len(ends) - 1)
+        self.n_bytes = sum(x.numel() * x.element_size() for x in (ends, columns, values))
         total = np.asarray(matrix.astype(np.float64).sum(axis=1)).reshape(1, -1)
         self.degree = torch.as_tensor(total).to(device=device, dtype=_precise(device))
 
@@ -52,17 +50,9 @@ class SparseOperator:
         matrix.data *= np.float32(0.5 / len(heads))
         return cls(matrix, device)
 
-    def _as_matrix(self, values: Tensor) -> Tensor:
-        with warnings.catch_warnings():  # torch calls the format unfinished, but only products are needed here
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(self._rows, self._columns, values, self._shape, check_invariants=False)
-
     def matmul(self, x: Float[Tensor, "1 k n"], *, exact: bool = True) -> Float[Tensor, "1 k n"]:
-        if exact and x.dtype != self._values.dtype:
-            matrix = self._as_matrix(self._values.to(x.dtype))
-        else:
-            matrix = self._matrix
-        return (matrix @ x[0].T.to(matrix.dtype)).T[None].to(x.dtype).contiguous()
+        matrix = self._matrix.to(x.dtype) if exact else self._matrix
+        return (matrix @ x[0].T.to(matrix.values.dtype)).T[None].to(x.dtype).contiguous()
 
     def dense(self) -> Float[Tensor, "1 n n"]:
         return self._matrix.to_dense().to(self.degree.dtype)[None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,9 @@ class LayerFeatures:
     A bias that differs from image to image has them in front; inside windows it is (images or 1, biases, windows,
     places, places). Where keys are pooled, ``right`` is on ``key_grid``, and ``spread`` says, where it is given, how
     much of each key falls to each patch.
+
+    ``remarks`` collects what a kernel has to say about these vectors, in whole sentences; all that is made of the same
+    layer shares it.
     """
 
     layer: str
@@ -56,6 +59,7 @@ class LayerFeatures:
     bias: Float[Tensor, "*images biases tokens keys"] | None = None
     key_grid: Grid | None = None
     spread: Float[Tensor, "*images n_keys n"] | None = None
+    remarks: set[str] = field(default_factory=set)
 
     @property
     def is_symmetric(self) -> bool:
@@ -82,16 +86,12 @@ class LayerFeatures:
         """Return the same layer with some of its heads only."""
         keep = list(heads)
         left = self.left[:, keep]
-        return LayerFeatures(
-            layer=self.layer,
-            grid=self.grid,
+        return replace(
+            self,
             left=left,
             right=left if self.is_symmetric else self.right[:, keep],
             special_right=None if self.special_right is None else self.special_right[:, keep],
-            scale=self.scale,
             bias=None if self.bias is None else _picked(self.bias, keep),
-            key_grid=self.key_grid,
-            spread=self.spread,
         )
 
 

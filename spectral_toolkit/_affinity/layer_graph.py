@@ -7,7 +7,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ DENSE_BYTES = 2 * 2**30
 """A layer whose matrix would take more, for one image in float32, is never formed: its products are made in tiles."""
 CACHE_BYTES = 4 * 2**30
 """Bytes that the matrices of all layers may take for one image; beyond it, the finest are made in tiles too."""
+SMALL, SMALLEST = 1e-20, 1e-280
+"""Mean degrees below which single precision, or double precision, loses the smaller affinities of a layer, of which
+patches of a 1e-12th of the mean degree may depend."""
 CONTENT = ("weights_sha256", "config_sha256", "pictures_sha256")
 """Attributes of activations that say which model and which images they belong to."""
 
@@ -126,6 +129,7 @@ class LayerGraph(Described):
         self._default_weights = {m.name: 0.0 if m.layer in self.left_out else 1.0 for m in self.members}
         self._weights = resolve_weights(weights, self.members, self._default_weights)
         self._cache: dict[tuple[str, int, int], Operator] = {}
+        self._remarks: dict[str, set[str]] = {}
         self.subspaces: dict[tuple[int, int, Grid], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -150,6 +154,7 @@ class LayerGraph(Described):
         if any(masked.values()):
             counts = ", ".join(f"{count} of {layer}" for layer, count in masked.items() if count)
             remarks.append(f"Masked tokens, which have no affinity in their layer: {counts}.")
+        remarks += sorted(set().union(*(self._remarks.get(member.name, ()) for member in used)))
         return tuple(remarks)
 
     @property
@@ -193,6 +198,8 @@ class LayerGraph(Described):
         key = (member.name, start, stop)
         if key not in self._cache:
             operator = self._build(member, slice(start, stop))
+            if bool((operator.degree.mean(dim=1) < SMALL).any()):
+                operator = self._build(member, slice(start, stop), doubled=True)
             self._check(operator, member, start)
             if self.cached_bytes + operator.n_bytes > self.cache_bytes:
                 return operator
@@ -263,8 +270,17 @@ class LayerGraph(Described):
                 f"The affinities of layer {member.name!r} in image {image!r} are not finite: its {self.recipe.kind} "
                 "products overflow; check the activations, or use kernel='cosine'."
             )
+        mean = operator.degree.mean(dim=1)
+        lost = (mean > 0) & (mean < SMALLEST)
+        if bool(lost.any()):
+            image = self.images[first + int(lost.to(torch.int8).argmax())]
+            raise AffinityError(
+                f"The affinities of layer {member.name!r} in image {image!r} add up to {float(mean[lost][0]):.0e} for "
+                "a patch, where double precision loses most of them: use kernel='cosine', or for kernel='rbf' a larger "
+                "bandwidth."
+            )
 
-    def _build(self, member: Member, images: slice) -> Operator:
+    def _build(self, member: Member, images: slice, *, doubled: bool = False) -> Operator:
         recipe = self.recipe
         kernel = KERNELS[recipe.kernel]
         options = dict(recipe.options)
@@ -272,6 +288,7 @@ class LayerGraph(Described):
         features = read_features(
             self.activations, member.layer, recipe.kind, images, self.device, for_softmax=kernel.attention
         )
+        features = replace(features, remarks=self._remarks.setdefault(member.name, features.remarks))
         if member.head is not None:
             features = features.pick(member.heads)
         n, n_images, symmetric = features.n, len(features.left), features.is_symmetric
@@ -294,7 +311,7 @@ class LayerGraph(Described):
             kept = keep.to(left)[:, :, None]
             masked = left * kept
             return LowRankOperator(masked, masked if left is right else right * kept)
-        if steps > 1:  # rows are divided by their sums, which may have vanished in single precision
+        if doubled or steps > 1:  # rows are divided by their sums, which may have vanished in single precision
             features = features.doubled()
         assert kernel.prepare is not None
         rows = kernel.prepare(features, **options)

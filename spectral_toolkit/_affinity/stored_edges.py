@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from .._compute.devices import working_dtype
 from ..errors import StoreError
 from .neighbour_tables import table_folder
 from .neighbours import Neighbours
+from .sparse_rows import SparseRows
 
 SIDE = 2**14
 """Rows and columns of a block: 25 vectors over this many nodes are 1.6 MB. With whole rows, whose columns lie anywhere
@@ -64,7 +64,7 @@ class StoredSparseOperator:
             matrix[rows, own] = block.to_dense()
         return matrix[None].to(self.degree)
 
-    def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor]]:
+    def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, slice, SparseRows]]:
         panels = _panels(self.n)
         for number, rows in enumerate(panels):
             starts, height = self._starts[number], rows.stop - rows.start
@@ -78,7 +78,8 @@ class StoredSparseOperator:
                     continue
                 per_row = counts[place * height : (place + 1) * height]
                 ends = np.concatenate([[0], np.cumsum(per_row, dtype=np.int32)]).astype(np.int32)
-                yield rows, own, _as_matrix(ends, columns[part], values[part], (height, own.stop - own.start))
+                places = torch.from_numpy(ends), torch.from_numpy(columns[part])
+                yield rows, own, SparseRows(*places, values[part], own.stop - own.start)
 
     def _read(self, name: str, dtype: type, first: int, count: int) -> np.ndarray:
         # The files are read and not mapped: mapped pages count as memory of the process until another one needs it.
@@ -105,13 +106,6 @@ def _checked(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _panels(n: int) -> list[slice]:
     return [slice(start, min(start + SIDE, n)) for start in range(0, n, SIDE)]
-
-
-def _as_matrix(ends: np.ndarray, columns: np.ndarray, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    with warnings.catch_warnings():  # torch calls the format unfinished, but only products are needed here
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        parts = torch.from_numpy(ends), torch.from_numpy(columns), values
-        return torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
 
 
 def _write(folder: Path, heads: Sequence[Neighbours]) -> None:

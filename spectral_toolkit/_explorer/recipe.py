@@ -93,9 +93,7 @@ def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str,
     if "source" not in (loading or {}) and _CLASS.fullmatch(str(attrs.get("model", ""))):
         # A live object without a name is recorded by its class, which cannot be loaded.
         lines = [f"model = st.load_model(my_model)  # my_model: the {attrs['model']} that was in memory"]
-    if timesteps := _listed(attrs, "timesteps"):  # for a denoiser: the noise that it was shown
-        told = {"n_draws": attrs.get("n_draws"), "prompt": attrs.get("prompt") or None, "seed": attrs.get("noise_seed")}
-        lines.append(call("model = model.at", [f"timesteps={timesteps!r}"], told))
+    lines += noise_lines(attrs, "model")
     if digest := attrs.get("weights_sha256"):
         lines.append(f"assert model.weights_sha256() == {str(digest)!r}, 'other weights'")
     lines.append(f"images = st.load_images({pictures})")
@@ -111,6 +109,15 @@ def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str,
     }
     lines.append(f"activations = {call('st.capture', ['model', 'images'], settings)}")
     return lines
+
+
+def noise_lines(attrs: Mapping[str, Any], name: str) -> list[str]:
+    """For a denoiser, the line of code that shows it the recorded noise; none for other models."""
+    timesteps = _listed(attrs, "timesteps")
+    if not timesteps:
+        return []
+    told = {"n_draws": attrs.get("n_draws"), "prompt": attrs.get("prompt") or None, "seed": attrs.get("noise_seed")}
+    return [call(f"{name} = {name}.at", [f"timesteps={timesteps!r}"], told)]
 
 
 def recipe(

@@ -157,6 +157,8 @@ def calls_of(part: torch.nn.Module) -> tuple[Callable[[torch.nn.Module, Tensor],
         return (_packed_images, _packed_in_a_batch) if by_convolution else (_packed,)
     if set(_SIDES) & set(known):
         return (_side_by_side,)
+    if "aspect_ratio_ids" in known:
+        return (_one_tile,)
     if "flattened_patches" in known:
         return (_flattened,)
     if "pixel_values" in known:
@@ -256,6 +258,15 @@ def _rows_of_patches(part: torch.nn.Module, values: Tensor) -> Any:
     return part(patches.permute(0, 2, 3, 1).reshape(len(values), rows * columns, -1))
 
 
+def _one_tile(part: torch.nn.Module, values: Tensor) -> Any:
+    """Each image as the only tile of the only image of a prompt; the other tiles are masked (Llama 3.2)."""
+    config: Any = getattr(part, "config", None)
+    n_tiles = int(getattr(config, "max_num_tiles", 1))
+    tiles = torch.nn.functional.pad(values[:, None, None], (0, 0) * 3 + (0, n_tiles - 1))
+    mask = (torch.arange(n_tiles, device=values.device) == 0).long().expand(len(values), 1, n_tiles)
+    return part(tiles, aspect_ratio_ids=mask[..., 0], aspect_ratio_mask=mask)
+
+
 def _flattened(part: torch.nn.Module, values: Tensor) -> Any:
     """Cut-out patches row by row, each after the numbers of its row and column, as Pix2Struct takes them."""
     patches, rows, columns = _cut_out(part, values, 1)
@@ -311,7 +322,7 @@ def sizes_of(module: torch.nn.Module, part: torch.nn.Module) -> tuple[Size, ...]
 
 
 def _whole_patches(sizes: Iterable[Size], part: torch.nn.Module) -> tuple[Size, ...]:
-    """Sizes cut to whole patches, and to such as are merged; those with very many patches last."""
+    """Sizes cut to whole patches, and to such as are merged; those with too many patches last."""
     step = _patch_of(part) * _merged(part)
     cut = [(height // step * step, width // step * step) for height, width in sizes]
     kept = dict.fromkeys(one for one in cut if min(one) > step)

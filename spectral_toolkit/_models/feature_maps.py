@@ -1,10 +1,10 @@
 """Proves which token is which patch by changing maps of features, where convolutions let tokens see many patches.
 
 Before or between the layers of some models stand convolutions: a change to one patch then moves many tokens. But what a
-convolution gives out is a map whose cells lie as their patches do. So cells of the last such map before a call are
-changed in place of pixels, and which token is which cell shows as exactly as ever. That the map is upright, neither
-turned nor shuffled, is shown as a whole: a change to one half of the image, or of a map before it that is known to be
-upright, moves the cells of that half most.
+convolution gives out is a map whose places lie as their patches do. So places in the last such map before a call are
+changed in place of pixels, and which token comes from which place shows as exactly as ever. That the map is upright,
+neither turned nor shuffled, is shown as a whole: a change to one half of the image, or of a map before it that is known
+to be upright, moves the places in that half most.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TREND, _RISE = 0.8, 0.05
 
 def prove(proof: Proof) -> None:
     """Prove what can be proven of the modules that are open by changing maps of features."""
-    search = _Search(proof)
+    search = _MapSearch(proof)
     sources = {module: [search.source(module, place) for place in range(3)] for module in proof.open()}
     used: dict[str, list[Source]] = {
         module: [one for one in found if one is not None] for module, found in sources.items() if None not in found
@@ -49,7 +49,7 @@ def prove(proof: Proof) -> None:
             proof.sources[module] = found[0][0]
 
 
-class _Search:
+class _MapSearch:
     def __init__(self, proof: Proof) -> None:
         self.proof, self.prober, self.maps = proof, proof.prober, proof.base.maps
         self._moved: dict[int, list[tuple[bool, ...]]] = {}
@@ -170,7 +170,7 @@ class _Search:
 
 
 def _leans(first: np.ndarray, second: np.ndarray, grid: Grid, axis: int) -> bool:
-    """Whether cells answer the first half along an axis more, the nearer they are to it."""
+    """Whether places respond to the first half along an axis more, the nearer they are to it."""
     margin = ((first - second) / np.maximum(first + second, 1e-300)).reshape(grid).mean(1 - axis)
     if len(margin) < 2 or margin[0] - margin[-1] < _RISE:
         return False

@@ -50,7 +50,7 @@ class PassSeen:
     maps: list[tuple[Grid, int]] = field(default_factory=list)
     """The grid of each map of features that convolutions give out, and how many calls of attention came before it."""
     kept: dict[int, np.ndarray] = field(default_factory=dict)
-    """Some of those maps, by their numbers, as (cell, channel)."""
+    """Some of those maps, by their numbers, as (place, channel)."""
 
 
 @lru_cache(maxsize=64)
@@ -96,7 +96,7 @@ class Prober:
     ) -> PassSeen:
         """Run one pass.
 
-        ``only`` stops it after that many calls, ``injected`` says which cells of which maps of features are changed,
+        ``only`` stops it after that many calls, ``injected`` says which places in which maps of features are changed,
         and ``keep`` has the numbers of maps to look at, after the last of which it stops.
         """
         seen = PassSeen()

@@ -328,7 +328,7 @@ class Proof:
             self.conclude(module, [(grid, answers)] * len(QUANTITIES), blurred=blurred)
 
     def conclude(self, module: str, asked: list[tuple[Grid, list[Answer]]], *, blurred: bool = False) -> None:
-        """Prove what the answers tell of a module, which are given for each of its quantities with the grid asked."""
+        """Prove what was seen of a module, which is given for each of its quantities with the grid asked."""
         try:
             self.layers[module] = self._prove(module, asked, blurred)
             self.reasons.pop(module, None)

@@ -8,17 +8,31 @@ from typing import Any
 
 import xarray as xr
 
+from .._analysis.scores.judging import compare
 from .._analysis.scores.table import SCORES
 from .report_data import Caption, Card, Kind, Page, attribute_rows, backgrounds, build_page
 from .templating import render
 
+IMAGE_SHARE = "image_share"
+"""The score that says how far eigenvectors only tell images apart."""
+
 
 @dataclass(frozen=True)
 class ScoreText:
-    """One score as text, and its interval."""
+    """One score as text, and its interval.
+
+    Attributes
+    ----------
+    doubted
+        Whether it does not beat its controls.
+    words
+        What has to be read with it, a sentence each.
+    """
 
     value: str
     interval: str
+    doubted: bool = False
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class Row:
     converged: bool
     warnings: int
     scores: list[ScoreText | None]
+    controls: list[tuple[str, list[ScoreText | None]]]
     recipe: str
 
 
@@ -73,6 +88,26 @@ class ShownCell:
 
 
 @dataclass(frozen=True)
+class EvaluatedRow:
+    """One row of the evaluations: a study cell, one of its controls, or a published figure."""
+
+    label: str
+    figures: list[ScoreText | None]
+    is_control: bool = False
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The table of the evaluations of papers."""
+
+    columns: list[str]
+    rows: list[EvaluatedRow]
+    published: list[EvaluatedRow]
+    caption: str
+
+
+@dataclass(frozen=True)
 class StudyPage:
     """Everything that the template draws."""
 
@@ -83,6 +118,7 @@ class StudyPage:
     rows: list[Row]
     scores: list[str]
     summary_caption: str
+    evaluations: Evaluations | None
     again: str
     provenance: list[tuple[str, list[tuple[str, str]]]]
     record: dict[str, Any] = field(repr=False)
@@ -152,7 +188,8 @@ def _row(cell: ShownCell, model: str, pictures: str, number: int, scores: Sequen
         residual=f"{max(residuals):.1e}" if residuals else "–",
         converged=all(all(answer["converged"]) for answer in answers),
         warnings=sum(statement["level"] == "warning" for answer in answers for statement in answer["trust"]),
-        scores=[_score(values.get(name)) for name in scores],
+        scores=[_score(values.get(name), name, values) for name in scores],
+        controls=_controls(values, scores),
         recipe=cell.recipe,
     )
 
@@ -168,11 +205,42 @@ def _spread(values: Sequence[float]) -> str:
     return f"{low:.4g}" if len(values) == 1 else f"{low:.4g} to {high:.4g}"
 
 
-def _score(found: Mapping[str, float | None] | None) -> ScoreText | None:
+def _score(
+    found: Mapping[str, Any] | None, name: str = "", beside: Mapping[str, Any] | None = None
+) -> ScoreText | None:
+    """One score, with the reason to doubt it, and with the image share where that is larger."""
     if found is None or found["value"] is None:
         return None
     low, high = found["low"], found["high"]
-    return ScoreText(f"{found['value']:.3f}", "" if low is None or high is None else f"{low:.3f} to {high:.3f}")
+    words = [found["verdict"]] if found.get("verdict") else []
+    share = (beside or {}).get(IMAGE_SHARE, {}).get("value")
+    if name != IMAGE_SHARE and share is not None and share > found["value"]:
+        words.append(f"Image share {share:.3f}")
+    return ScoreText(
+        f"{found['value']:.3f}",
+        "" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+        found.get("beats_controls") is False,
+        tuple(words),
+    )
+
+
+def _controls(
+    values: Mapping[str, Mapping[str, Any]], scores: Sequence[str]
+) -> list[tuple[str, list[ScoreText | None]]]:
+    """The controls of a study cell, each with its scores; a score is not compared with every control."""
+    names = dict.fromkeys(control for name in scores for control in values.get(name, {}).get("controls", {}))
+    return [
+        (
+            control,
+            [
+                _score(values.get(name, {}).get("controls", {}).get(control))
+                if control in SCORES[name].controls
+                else None
+                for name in scores
+            ],
+        )
+        for control in names
+    ]
 
 
 def scores_shown(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -191,9 +259,18 @@ def scores_shown(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def study_html(
-    record: Mapping[str, Any], groups: Sequence[ShownGroup], scores: Sequence[str], *, command: str, opacity: float
+    record: Mapping[str, Any],
+    groups: Sequence[ShownGroup],
+    scores: Sequence[str],
+    *,
+    command: str,
+    opacity: float,
+    published: Sequence[tuple[str, float | None, float | None, str]] = (),
 ) -> str:
-    """The page as text; ``record`` is the content of the JSON, which the page keeps except for the study cells."""
+    """The page as text; ``record`` is the content of the JSON, which the page keeps except for the study cells.
+
+    ``published`` are figures to stand beside the evaluations: method, mIoU, accuracy, source.
+    """
     study, rows = record["study"], [row for group in groups for row in group.rows]
     scope = "each image alone" if study["scope"] == "image" else "all images of a set as one problem"
     kinds: dict[str, Kind] = {}
@@ -213,7 +290,8 @@ def study_html(
         groups=list(groups),
         rows=rows,
         scores=[SCORES[name].title for name in scores],
-        summary_caption=_caption(study, scores),
+        summary_caption=_caption(study, scores, record["cells"]),
+        evaluations=_evaluations(record["cells"], published),
         again="Run this in the folder of the study's file, in a Python environment with the versions below. Recipes "
         "of figures start from that folder, too. The numbers are in the JSON file beside this page, and the "
         "eigenvectors are in the zarr folder.",
@@ -241,11 +319,95 @@ def _counted(items: Sequence[Any], one: str, many: str = "") -> str:
     return f"{len(items)} {one if len(items) == 1 else many or one + 's'}"
 
 
-def _caption(study: Mapping[str, Any], scores: Sequence[str]) -> str:
+_MEASURES = {
+    "assigned_miou": "mIoU, matched",
+    "matched_accuracy": "accuracy, matched",
+    "overclustered_miou": "mIoU, many to one",
+    "overclustered_accuracy": "accuracy, many to one",
+}
+"""What is shown of clusters over the whole set; the JSON has more."""
+
+
+def _evaluations(
+    cells: Sequence[Mapping[str, Any]], published: Sequence[tuple[str, float | None, float | None, str]]
+) -> Evaluations | None:
+    evaluated = [(cell, cell["evaluation"]) for cell in cells if cell.get("evaluation")]
+    if not evaluated:
+        return None
+    first = max((found for _, found in evaluated), key=lambda found: len(found["clusters"]))
+    columns = [f"{first['regions']['n']} regions in each image: {what}" for what in ("oracle mIoU", "oracle accuracy")]
+    for one in first["clusters"]:
+        number = "as many clusters as categories" if isinstance(one["asked"], str) else f"{one['n']} clusters"
+        columns += [f"{number}: {what}" for what in _MEASURES.values()]
+    rows = []
+    for cell, found in evaluated:
+        controls = {name: _figures(one) for name, one in found.get("controls", {}).items()}
+        label = " · ".join(str(cell[name]) for name in ("model", "pictures", "affinity", "layers"))
+        own = _figures(found)
+        beside = [
+            {name: (one[at], None, None) for name, one in controls.items() if at < len(one)} for at in range(len(own))
+        ]
+        judged = [compare((value, None, None), others) for value, others in zip(own, beside, strict=True)]
+        texts = [
+            None
+            if value is None
+            else ScoreText(f"{value:.3f}", "", verdict.beats is False, (verdict.words,) * bool(verdict.words))
+            for value, verdict in zip(own, judged, strict=True)
+        ]
+        rows.append(EvaluatedRow(label, _filled(texts, len(columns))))
+        for name, figures in controls.items():
+            rows.append(
+                EvaluatedRow(name, _filled([_figure(value) for value in figures], len(columns)), is_control=True)
+            )
+    others = [
+        EvaluatedRow(method, [_figure(miou), _figure(accuracy)], source=source)
+        for method, miou, accuracy, source in published
+    ]
+    caption = (
+        "Segments are compared with the labels at the pixels of the label maps. In each image alone, every region "
+        "takes the category most frequent in it (oracle). Over the whole set, clusters are paired with categories one "
+        "to one (matched), or each takes its most frequent category (many to one). Intersections and unions are summed "
+        "over all images, and the mean IoU is over the categories that occur."
+    )
+    without = any("controls" not in found for _, found in evaluated)
+    caption += " Controls were left out (controls: false)." if without else ""
+    said = dict.fromkeys(str(found["notes"]) for _, found in evaluated if found.get("notes"))
+    return Evaluations(columns, rows, others, " ".join([caption, *said]))
+
+
+def _figures(found: Mapping[str, Any]) -> list[float | None]:
+    """The numbers of one evaluation, in the order of the columns."""
+    own = [found["regions"]["oracle_miou"], found["regions"]["oracle_accuracy"]]
+    return own + [one[name] for one in found["clusters"] for name in _MEASURES]
+
+
+def _figure(value: float | None) -> ScoreText | None:
+    return None if value is None else ScoreText(f"{value:.3f}", "")
+
+
+def _filled(texts: Sequence[ScoreText | None], n: int) -> list[ScoreText | None]:
+    return [*texts, *[None] * (n - len(texts))]
+
+
+def _caption(study: Mapping[str, Any], scores: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> str:
     text = "The first eigenvalue and the widest gap are over all images of the set."
     if not scores:
         return text
     where = "Scores are for the same layers and affinity, solved over all images of the set as one problem"
     intervals = "with the 95 % interval of the bootstrap over images"
     alone = ", by nearest neighbours" if study["scope"] == "image" else ""
-    return f"{text} {where}{alone}, {intervals}."
+    text = f"{text} {where}{alone}, {intervals}."
+    labelled = [cell["scores"] for cell in cells if (cell.get("scores") or {}).get("labelled")]
+    if any(one.get("controlled") for one in labelled):
+        return (
+            f"{text} Below each study cell are its controls: the same scores of the untrained model, of raw pixels, "
+            "and by the labels of other images. A score that is not above all of them is grey, and says which. The "
+            "image share, which image a patch is in, is shown where it is larger than the score: those eigenvectors "
+            "mostly tell images apart."
+        )
+    if labelled:
+        return (
+            f"{text} Controls were left out (controls: false), so nothing here tells a score of the model from one "
+            "that an untrained model, raw pixels or shuffled labels would have."
+        )
+    return text

@@ -21,6 +21,7 @@ from .._affinity.dataset_graph import DatasetGraph
 from .._affinity.dataset_pencil import make_pencil
 from .._affinity.pencil import positive_members
 from .._affinity.resampling import Grid, Resampling
+from .._affinity.sparse_rows import SparseRows, product
 from .._compute.processes import all_gather_rows, all_reduce, barrier, rank, world_size
 from ..errors import SolverError
 from .checkpoints import Checkpoint, fingerprint
@@ -144,7 +145,7 @@ def edges_of(graph: DatasetGraph) -> tuple[list[Edges], list[str]]:
     return [Edges(one.layer, one.head, one.grid, one.weight / total) for one in edges], left_out
 
 
-def batch_matrix(graph: DatasetGraph, edges: Edges, batch: Tensor) -> Tensor:
+def batch_matrix(graph: DatasetGraph, edges: Edges, batch: Tensor) -> SparseRows:
     """Return the row-normalised edges among the images of a batch, sparse (nodes, nodes); empty rows stay empty."""
     cells = edges.grid[0] * edges.grid[1]
     found = graph.neighbours(edges.layer, edges.head)
@@ -157,20 +158,20 @@ def batch_matrix(graph: DatasetGraph, edges: Edges, batch: Tensor) -> Tensor:
     rows, columns = (images >= 0).nonzero(as_tuple=True)
     targets = images[rows, columns] * cells + indices[rows, columns] % cells
     values = values[rows, columns]
-    total = torch.zeros(len(nodes)).index_add_(0, rows, values)
+    total = torch.where(images >= 0, found.similarity[nodes].float(), 0.0).sum(1)
     values = values / total[rows].clamp_min(torch.finfo(values.dtype).tiny)
-    size = (len(nodes), len(nodes))
-    matrix = torch.sparse_coo_tensor(torch.stack([rows, targets]), values, size, check_invariants=False)
-    return matrix.coalesce().to(graph.device)
+    ends = functional.pad((images >= 0).sum(1).cumsum(0), (1, 0))
+    to = graph.device
+    return SparseRows(ends.to(to), targets.to(to), values.to(to), len(nodes))
 
 
-def batch_objective(tables: Tensor, edges: Sequence[Edges], matrices: Sequence[Tensor]) -> Tensor:
+def batch_objective(tables: Tensor, edges: Sequence[Edges], matrices: Sequence[SparseRows]) -> Tensor:
     """Compute the loss of tables (batch, K, 32, 32): sum_l weight_l (2 mean|e - 1| + 2 mean(offdiag(z'z)^2))."""
     total = tables.new_zeros(())
     for one, matrix in zip(edges, matrices, strict=True):
         pooled = average(tables, one.grid)
         z = functional.normalize(pooled.permute(0, 2, 3, 1).flatten(0, 2), dim=0)
-        energy = (z * torch.sparse.mm(matrix, z)).sum(dim=0)
+        energy = (z * product(matrix, z)).sum(dim=0)
         total = total + one.weight * (2 * (energy - 1).abs().mean() + 2 * overlap(z))
     return total
 

@@ -212,6 +212,7 @@ def compare(
         where, new = " · ".join(key), news[key]
         found += _compared_answers(where, old, new, tolerances)
         found += _compared_scores(where, old.get("scores"), new.get("scores"), tolerances.score)
+        found += _compared_evaluations(where, old.get("evaluation"), new.get("evaluation"), tolerances.score)
         if eigenvectors is not None:
             found += _compared_spaces(where, old, new, eigenvectors, tolerances.subspace, unsettled)
     return Check(
@@ -286,8 +287,30 @@ def _compared_scores(
         return
     found = (new or {}).get("values", {})
     for name, value in old["values"].items():
-        now = found.get(name, {}).get("value")
-        yield _beyond(where, f"score {name}", value["value"], now, tolerance)
+        now = found.get(name, {})
+        yield _beyond(where, f"score {name}", value["value"], now.get("value"), tolerance)
+        for control, was in value.get("controls", {}).items():
+            again = now.get("controls", {}).get(control, {}).get("value")
+            yield _beyond(where, f"score {name} of the control {control!r}", was["value"], again, tolerance)
+
+
+def _compared_evaluations(
+    where: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, tolerance: float
+) -> Iterator[Moved | None]:
+    after = dict(_evaluation_numbers(new))
+    for name, value in _evaluation_numbers(old):
+        yield _beyond(where, f"evaluation {name}", value, after.get(name), tolerance)
+
+
+def _evaluation_numbers(found: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
+    """The numbers of an evaluation and of its controls, each with its name."""
+    if not found:
+        return
+    for part in (found["regions"], *found["clusters"]):
+        of = f"{part['n']} {'clusters' if 'asked' in part else 'regions'}"
+        yield from ((f"{name} of {of}", value) for name, value in part.items() if name not in ("n", "asked"))
+    for control, one in found.get("controls", {}).items():
+        yield from ((f"{name} of the control {control!r}", value) for name, value in _evaluation_numbers(one))
 
 
 def _beyond(where: str, what: str, old: Any, new: Any, tolerance: float) -> Moved | None:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from .._affinity import affinity
 from .._affinity.dataset_graph import DatasetGraph
 from .._analysis.scores import prepare_labels
+from .._analysis.scores.judging import judge
 from .._analysis.scores.results import eigenvector_scores
+from .._analysis.scores.table import SCORES
 from .._analysis.trust import trust_statements
 from ..solvers import solve
 from .config import Study
+from .controls import Solve, StudyControls
+from .evaluation import evaluated
 from .plan import Cell, Group
 
 DIGITS = 9
@@ -31,6 +37,8 @@ def compute_cell(
     activations: xr.DataTree,
     outlying: Mapping[str, xr.DataArray],
     neighbours: Path,
+    controls: StudyControls | None = None,
+    prepared: dict[tuple[int, int], xr.DataArray] | None = None,
 ) -> tuple[xr.Dataset, dict[str, Any]]:
     """Solve one cell and gather its numbers.
 
@@ -42,17 +50,34 @@ def compute_cell(
         Outlying tokens, as `spectral_toolkit.outlying_masks` found them in the activations.
     neighbours
         The folder in which a search for neighbours keeps what it finds, for the next cell and the next run.
+    controls
+        Those of the group; None leaves them out.
+    prepared
+        The group's labels on the grids that were needed before; this one is added.
 
     Returns
     -------
     tuple
         The result without its timing, and the numbers as JSON takes them.
     """
-    eig = _solved(cell, study, activations, study.scope, neighbours)
+    known: dict[tuple[int, str], xr.Dataset] = {}
+
+    def solved(tree: xr.DataTree, scope: str, folder: Path) -> xr.Dataset:
+        """The cell's eigenvectors over images of a scope; those of the model itself are solved once."""
+        if tree is not activations:
+            return _solved(cell, study, tree, scope, folder)
+        if (id(tree), scope) not in known:
+            known[id(tree), scope] = _solved(cell, study, tree, scope, folder)
+        return known[id(tree), scope]
+
+    eig = solved(activations, study.scope, neighbours)
+    own = partial(solved, activations, folder=neighbours)
+    prepared = {} if prepared is None else prepared
     return eig, {
         "settings": _settings(eig, cell),
         "answers": answers(eig, {name: outlying[name] for name in cell.layers if name in outlying}),
-        "scores": _scores(eig, cell, group, study, activations, neighbours),
+        "scores": _scores(own, group, study, activations, solved, controls, prepared),
+        **_evaluation(own, group, study, activations, solved, controls, prepared),
     }
 
 
@@ -124,35 +149,91 @@ def _answer(eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> dict[str, 
 
 
 def _scores(
-    eig: xr.Dataset, cell: Cell, group: Group, study: Study, activations: xr.DataTree, neighbours: Path
+    own: Callable[[str], xr.Dataset],
+    group: Group,
+    study: Study,
+    activations: xr.DataTree,
+    solved: Solve,
+    controls: StudyControls | None,
+    prepared: dict[tuple[int, int], xr.DataArray],
 ) -> dict[str, Any] | None:
     """Scores over the set, from eigenvectors of all its images as one problem; None for a single image."""
-    if not study.scores or eig.sizes["image"] < 2:
+    if not study.scores or len(group.opened.pictures) < 2:
         return None
-    joint = eig if study.scope == "dataset" else _solved(cell, study, activations, "dataset", neighbours)
+    joint = own("dataset")
     labels = None
     if group.opened.labels is not None:
-        grid = (joint.sizes["y"], joint.sizes["x"])
-        labels = prepare_labels(activations, group.opened.labels, grid=grid, ignore=group.opened.ignore)
+        labels = _on_grid((joint.sizes["y"], joint.sizes["x"]), group, activations, prepared)
     scores = eigenvector_scores(joint, labels, seed=study.seed)
     names = [str(name) for name in scores if not str(name).endswith(("_low", "_high"))]
+    values: dict[str, Any] = {name: _estimate(scores, name) for name in names}
+    notes = [str(scores.attrs["notes"])]
+    if controls is not None and labels is not None:
+        found, more = controls.scores(joint, labels, solved)
+        notes += more
+        for name in names:
+            values[name] |= _controlled(name, values[name], found)
     return {
         "kernel": joint.attrs["kernel"],
         "n_bootstrap": scores.attrs["n_bootstrap"],
         "confidence": scores.attrs["confidence"],
         "labelled": labels is not None,
-        "notes": scores.attrs["notes"],
-        "values": {
-            name: dict(
-                zip(
-                    ("value", "low", "high"),
-                    (rounded(float(scores[name + end])) for end in ("", "_low", "_high")),
-                    strict=True,
-                )
-            )
-            for name in names
-        },
+        "controlled": controls is not None and labels is not None,
+        "notes": " ".join(note for note in notes if note),
+        "values": values,
     }
+
+
+def _on_grid(
+    grid: tuple[int, int], group: Group, activations: xr.DataTree, prepared: dict[tuple[int, int], xr.DataArray]
+) -> xr.DataArray:
+    """The labels at the patches of a grid, read from the disk once."""
+    if grid not in prepared:
+        prepared[grid] = prepare_labels(activations, group.opened.labels, grid=grid, ignore=group.opened.ignore)
+    return prepared[grid]
+
+
+def _evaluation(
+    own: Callable[[str], xr.Dataset],
+    group: Group,
+    study: Study,
+    activations: xr.DataTree,
+    solved: Solve,
+    controls: StudyControls | None,
+    prepared: dict[tuple[int, int], xr.DataArray],
+) -> dict[str, Any]:
+    """The evaluations of papers, with those of the controls; empty where none are asked for."""
+    asked, labels = study.evaluate, group.opened.labels
+    if asked is None or labels is None:
+        return {}
+    first = own("image")
+    grid = (first.sizes["y"], first.sizes["x"])
+    n_categories = len(group.opened.categories)
+    if not n_categories:
+        cells = _on_grid(grid, group, activations, prepared).values
+        n_categories = max(2, len(np.unique(cells[cells >= 0])))
+
+    def evaluate(eigenvectors: Callable[[str], xr.Dataset]) -> dict[str, Any]:
+        return evaluated(eigenvectors, labels, asked, n_categories, group.opened.ignore, rounded)
+
+    found = evaluate(own)
+    if controls is not None:
+        found["controls"], notes = controls.evaluations(grid, solved, evaluate)
+        found["notes"] = " ".join(notes)
+    return {"evaluation": found}
+
+
+def _estimate(scores: xr.Dataset, name: str) -> dict[str, float | None]:
+    ends = (rounded(float(scores[name + end])) for end in ("", "_low", "_high"))
+    return dict(zip(("value", "low", "high"), ends, strict=True))
+
+
+def _controlled(name: str, found: Mapping[str, Any], scored: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    """What stands beside one score: the same of every control, and whether it is above them."""
+    controls = {control: _estimate(scores, name) for control, scores in scored.items()}
+    estimates = {control: (one["value"], one["low"], one["high"]) for control, one in controls.items()}
+    verdict = judge(SCORES[name], (found["value"], found["low"], found["high"]), estimates)
+    return {"controls": controls, "beats_controls": verdict.beats, "verdict": verdict.words}
 
 
 def _numbers(values: xr.DataArray) -> list[float | None]:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, mo
 from .._affinity.features import KINDS
 from .._affinity.presets import PRESETS
 from .._affinity.table import HEADS, KERNELS, SCOPES, check_combination
+from ..datasets import LAYOUTS
 from ..errors import AffinityError
 from .fields import (
     NotNegative,
@@ -30,6 +31,8 @@ from .fields import (
     whole,
 )
 
+CATEGORIES = "categories"
+"""The number of clusters that means as many as there are categories."""
 EACH = "each"
 """The choice of layers that means every layer alone."""
 MAX_SCENES = 100_000
@@ -58,6 +61,27 @@ _UNNAMED = "?"
 """A label for what is going to be refused."""
 
 
+def _clusters(value: Any) -> tuple[int | str, ...]:
+    """Numbers of clusters, or the word for as many as there are categories."""
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if one != CATEGORIES and (isinstance(one, bool) or not isinstance(one, int) or not 2 <= one <= 10_000):
+            raise fault(f"{CATEGORIES}, or a whole number from 2 to 10000, or several of these")
+    return tuple(dict.fromkeys(listed(value)))
+
+
+def _categories(value: Any) -> tuple[tuple[int, str], ...]:
+    """Numbers and names, from a list of names or a mapping."""
+    pairs: list[tuple[Any, Any]] = list(enumerate(listed(value)))
+    if isinstance(value, dict):  # keys of a file are texts, whatever is written
+        pairs = [(int(key) if isinstance(key, str) and key.isdecimal() else key, name) for key, name in value.items()]
+    if not pairs or any(isinstance(number, bool) or not isinstance(number, int) for number, _ in pairs):
+        raise fault("names in a list, or names by the numbers in the files")
+    names = tuple((int(number), text(name)) for number, name in pairs)
+    if len({name for _, name in names}) < len(names):
+        raise fault("names that all differ")
+    return names
+
+
 class ModelChoice(Part):
     """One model.
 
@@ -69,6 +93,8 @@ class ModelChoice(Part):
         A bundled name, a hub name, or a folder as written in the file.
     dtype
         Precision of its weights; None takes the precision of the checkpoint.
+    timesteps
+        The timesteps at which a denoiser is shown the images; empty takes its own.
     revision
         The revision of a hub model.
     """
@@ -79,6 +105,9 @@ class ModelChoice(Part):
     source: PathText = _NEEDED
     dtype: Annotated[str, one_of(_DTYPES)] | None = None
     revision: Text | None = None
+    timesteps: Annotated[tuple[Annotated[int, whole(0, 1_000_000)], ...], BeforeValidator(listed)] = Field(
+        default=(), exclude_if=lambda timesteps: not timesteps
+    )
 
     @classmethod
     def completed(cls, given: Any) -> Any:
@@ -94,6 +123,7 @@ class ScenesChoice(Part):
     """Generated scenes, which come with labels."""
 
     WHAT: ClassVar[str] = "a series of scenes"
+    PLURAL: ClassVar[str] = "scenes"
 
     n: Annotated[int, whole(1, MAX_SCENES)] = _NEEDED
     seed: Annotated[int, whole(0)] = 0
@@ -110,13 +140,40 @@ class ScenesChoice(Part):
         return self
 
 
+class DatasetChoice(Part):
+    """A published data set on the user's disk, which comes with labels.
+
+    Attributes
+    ----------
+    layout
+        How it lies there: a name of ``st.datasets.LAYOUTS``.
+    root
+        Its folder, as written in the file.
+    split
+        Which part of it; None takes that of the layout.
+    n, seed
+        How many of its images are drawn, and the seed; None takes all.
+    """
+
+    WHAT: ClassVar[str] = "a data set"
+    PLURAL: ClassVar[str] = "data sets"
+
+    layout: Annotated[str, one_of(LAYOUTS)] = _NEEDED
+    root: PathText = _NEEDED
+    split: Text | None = None
+    n: Annotated[int, whole(1)] | None = None
+    seed: Annotated[int, whole(0)] = 0
+
+
 class PictureChoice(Part):
-    """One set of images: files (paths, folders and patterns as written), or generated scenes.
+    """One set of images: files (paths, folders and patterns as written), generated scenes, or a published data set.
 
     Attributes
     ----------
     labels
-        Patterns of label maps, one file per image with the same stem; scenes have labels of their own.
+        Patterns of label maps, one file per image with the same stem; scenes and data sets have labels of their own.
+    categories
+        Names of the categories of such maps, in a list or by the numbers in the files.
     ignore
         Labels that mean 'no label', besides -1.
     """
@@ -128,6 +185,10 @@ class PictureChoice(Part):
     files: Texts = ()
     labels: Texts = ()
     scenes: ScenesChoice | None = None
+    dataset: DatasetChoice | None = Field(default=None, exclude_if=lambda dataset: dataset is None)
+    categories: Annotated[tuple[tuple[int, str], ...], BeforeValidator(_categories)] = Field(
+        default=(), exclude_if=lambda categories: not categories
+    )
     ignore: IgnoredLabels = Field(default=(), exclude_if=lambda ignore: not ignore)
 
     @classmethod
@@ -141,15 +202,25 @@ class PictureChoice(Part):
 
     @classmethod
     def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if ("files" in given) == ("scenes" in given):
-            raise fault("either files or scenes")
-        if "scenes" in given and given["scenes"] is None:
-            raise fault(f"{ScenesChoice.WHAT} with any of the keys {', '.join(ScenesChoice.keys())}", "scenes")
-        if "scenes" in given and "labels" in given:
-            raise fault("no labels for scenes, which come with their own", "labels")
+        sources = [name for name in ("files", "scenes", "dataset") if name in given]
+        if len(sources) != 1:
+            raise fault("either files, scenes or a dataset")
+        own = {"scenes": ScenesChoice, "dataset": DatasetChoice}.get(sources[0])
+        if own is not None and given[sources[0]] is None:
+            raise fault(f"{own.WHAT} with any of the keys {', '.join(own.keys())}", sources[0])
+        if own is not None and "labels" in given:
+            raise fault(f"no labels for {own.PLURAL}, which come with their own", "labels")
+        if "categories" in given and "labels" not in given:
+            raise fault("labels beside it, whose categories are named", "categories")
         if "ignore" in given and "labels" not in given and "scenes" not in given:
             raise fault("labels beside it, some of which are ignored", "ignore")
         return given
+
+    def named_categories(self) -> list[str] | dict[int, str]:
+        """The names as `spectral_toolkit.datasets.folder` takes them."""
+        if all(number == place for place, (number, _) in enumerate(self.categories)):
+            return [name for _, name in self.categories]
+        return dict(self.categories)
 
 
 def _named_sets(value: Any) -> list[tuple[str, Any]]:
@@ -256,6 +327,28 @@ def _named_layers(value: Any) -> list[tuple[str | None, Any]]:
     return [(text(name), item) for name, item in value.items()]
 
 
+class EvaluationChoice(Part):
+    """How segments are evaluated at the pixels of the labels, as papers do.
+
+    Attributes
+    ----------
+    regions
+        How many segments every image is divided into; each takes the category most frequent in it.
+    clusters
+        How many segments the whole set is divided into, one number or several; ``categories`` is as many as there are
+        categories.
+    """
+
+    WHAT: ClassVar[str] = "an evaluation"
+
+    regions: Annotated[int, whole(2, 1000)] = 6
+    clusters: Annotated[tuple[int | str, ...], BeforeValidator(_clusters)] = (CATEGORIES,)
+
+    @classmethod
+    def completed(cls, given: Any) -> Any:
+        return {} if given is True else given
+
+
 class Tolerances(Part):
     """How far a number may move before ``--check`` reports it.
 
@@ -299,6 +392,10 @@ class Study(Part):
         leaves torch's own.
     scores
         Whether to score the affinities over sets of two or more images.
+    controls
+        Whether to score the controls, too, where there are labels.
+    evaluate
+        How segments are evaluated at the pixels of the labels; None leaves that out.
     show
         How many images of every set the page shows; the numbers are over all images.
     keep_activations
@@ -328,6 +425,10 @@ class Study(Part):
     batch_size: Annotated[int, whole(1)] = 8
     threads: Annotated[int, whole(1, 1024)] | None = None
     scores: YesNo = True
+    controls: YesNo = True
+    evaluate: Annotated[EvaluationChoice | None, BeforeValidator(lambda given: None if given is False else given)] = (
+        Field(default=None, exclude_if=lambda evaluate: evaluate is None)
+    )
     show: Annotated[int, whole(1, 1000)] = 4
     keep_activations: YesNo = False
     check: Tolerances = Tolerances()

@@ -52,6 +52,8 @@ def study_record(plan: StudyPlan, numbers: Sequence[Mapping[str, Any]]) -> dict[
                 "sizes": [list(size) for size in opened.pictures.sizes],
                 "sha256": opened.pictures.sha256,
                 "labels_sha256": opened.labels_sha256,
+                **({"layout": opened.layout} if opened.layout else {}),
+                **({"categories": list(opened.categories)} if opened.categories else {}),
             },
         )
     names = group_names(plan.cells)

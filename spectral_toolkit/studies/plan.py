@@ -40,7 +40,8 @@ _SHOWING = (
     "_io/console.py",
     "cli",
 )
-"""Parts of the package that compute no number of a cell, except for ``studies/computing.py``."""
+"""Parts of the package that compute no number of a cell, except for `_COMPUTING`."""
+_COMPUTING = ("studies/computing.py", "studies/controls.py", "studies/evaluation.py")
 _GROUP_ONLY = ("layers", "quantities", "versions", "format")
 """Attributes of a capture that determine no number of a cell, or are recorded elsewhere."""
 
@@ -92,6 +93,11 @@ class Group:
         """Hash over everything that determines the activations."""
         return sha256_of({**self.capture, "layers": self.layers, "quantities": self.quantities, "code": code_sha256()})
 
+    @property
+    def untrained_sha256(self) -> str:
+        """The same for the untrained model's activations, which are a control."""
+        return sha256_of({"untrained": self.activations_sha256})
+
 
 @dataclass(frozen=True)
 class StudyPlan:
@@ -117,6 +123,10 @@ def plan_study(study: Study) -> StudyPlan:
     """
     resolve_device(study.device)
     sets = [(choice, _opened(choice, study.folder)) for choice in study.pictures]
+    if study.evaluate is not None and all(opened.labels is None for _, opened in sets):
+        raise StudyError(
+            "evaluate needs labels, but no set of images has any: give labels= beside files, a dataset or scenes."
+        )
     groups = []
     for choice in study.models:
         model = load_study_model(choice, study)
@@ -177,11 +187,14 @@ def _group(
                 "seed": study.seed,
                 "solve_device": str(resolve_device(study.device)),
                 "scores": list(SCORES) if study.scores else False,
+                "controls": study.controls and bool(study.scores or study.evaluate) and opened.labels is not None,
+                "evaluate": None if study.evaluate is None else study.evaluate.model_dump(mode="json"),
             }
             ingredients = {
                 "capture": facts,
                 "settings": settings,
-                "labels_sha256": opened.labels_sha256 if study.scores else None,
+                "labels_sha256": opened.labels_sha256 if study.scores or study.evaluate else None,
+                "n_categories": len(opened.categories) if study.evaluate else None,
                 "versions": versions(),
                 "code_sha256": code_sha256(),
                 "arithmetic": arithmetic(study),
@@ -236,7 +249,7 @@ def code_sha256() -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
-        if not name.startswith(_SHOWING) or name == "studies/computing.py":
+        if not name.startswith(_SHOWING) or name in _COMPUTING:
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xarray as xr
 
+from .._analysis.scores.controls import untrained_tree
 from .._analysis.trust import outlying_masks
 from .._capture import capture
 from .._compute.settings import computing
@@ -20,6 +21,7 @@ from .cache import Cache, open_answer
 from .claim import claimed
 from .computing import compute_cell
 from .config import Study
+from .controls import StudyControls
 from .numbers import dumped, study_record, write_zarr
 from .plan import Group, StudyPlan, plan_study, threads_of
 from .reading import read_study
@@ -27,6 +29,7 @@ from .showing import command_line, study_page
 from .sources import load_study_model
 
 Tell = Callable[[str], object]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -156,12 +159,16 @@ def _compute_missing(
                 loaded = (group.model.label, load_study_model(group.model, plan.study))
             activations = _captured(group, plan.study, loaded[1], cache, progress)
             outlying = outlying_masks(activations) if "token" in group.quantities else {}
+            controls = _controls(group, plan.study, loaded[1], activations, cache)
+            prepared: dict[tuple[int, int], xr.DataArray] = {}
             for cell in missing:
                 content = cell.content_sha256
                 if content not in found:
                     neighbours = cache.neighbours(group.activations_sha256)
                     try:
-                        eig, numbers = compute_cell(cell, group, plan.study, activations, outlying, neighbours)
+                        eig, numbers = compute_cell(
+                            cell, group, plan.study, activations, outlying, neighbours, controls, prepared
+                        )
                     except SpectralToolkitError as error:
                         raise StudyError(f"{cell.label}: {error}") from error
                     cache.put(content, eig, numbers)
@@ -169,13 +176,26 @@ def _compute_missing(
                 done += 1
                 tell(f"[{done}/{n_cells}] {cell.label}")
         if not plan.study.keep_activations:
-            cache.forget_activations(group.activations_sha256)
+            for content in (group.activations_sha256, group.untrained_sha256):
+                cache.forget_activations(content)
+
+
+def _controls(group: Group, study: Study, model: Any, activations: xr.DataTree, cache: Cache) -> StudyControls | None:
+    """The controls of a group; None where none are asked for, or nothing is labelled."""
+    if not study.controls or not (study.scores or study.evaluate) or group.opened.labels is None:
+        return None
+    store = cache.activations(group.untrained_sha256)
+
+    def untrained() -> tuple[xr.DataTree | None, str]:
+        return untrained_tree(activations, model, study.seed, store=store, batch_size=study.batch_size)
+
+    neighbours = cache.neighbours(group.untrained_sha256)
+    return StudyControls(study, activations, lambda: _made_again(store, untrained), neighbours)
 
 
 def _captured(group: Group, study: Study, model: Any, cache: Cache, progress: bool) -> xr.DataTree:
     """Activations of a group, streamed to the cache, where an interrupted capture is resumed."""
     store = cache.activations(group.activations_sha256)
-    store.parent.mkdir(parents=True, exist_ok=True)
 
     def run() -> xr.DataTree:
         return capture(
@@ -190,6 +210,12 @@ def _captured(group: Group, study: Study, model: Any, cache: Cache, progress: bo
             progress=progress,
         )
 
+    return _made_again(store, run)
+
+
+def _made_again(store: Path, run: Callable[[], Made]) -> Made:
+    """Run a capture into a store, and once more without the store where that cannot be used."""
+    store.parent.mkdir(parents=True, exist_ok=True)
     try:
         return run()
     except UnwritableError:

@@ -10,11 +10,13 @@ from typing import Any
 import xarray as xr
 
 from .._analysis.trust import Statement
-from .._explorer.recipe import call, capture_lines, figure_recipe, solve_lines
+from .._explorer.recipe import call, capture_lines, figure_recipe, noise_lines, solve_lines
 from .._views.report_data import Caption, provenance
 from .._views.study_page import ShownCell, ShownGroup, scores_shown, shown_group, study_html
+from ..datasets import LAYOUTS
 from .config import Study, portable
 from .plan import Cell, Group, StudyPlan
+from .published import published_for
 
 PAGE_LIMIT = 20_000_000
 """The largest size of a page in bytes, for mail and browsers. Larger studies show fewer images, with all numbers."""
@@ -77,7 +79,12 @@ def _page(
         )
         cards += len(groups[-1].page.cards)
         done += len(cells)
-    return study_html(record, groups, scores, command=command, opacity=_OPACITY)
+    layouts = {one["layout"] for one in record["pictures"] if "layout" in one}
+    others = [
+        (f"{LAYOUTS[one.layout].title}: {one.method}", one.miou, one.accuracy, one.source)
+        for one in published_for(layouts)
+    ]
+    return study_html(record, groups, scores, command=command, opacity=_OPACITY, published=others)
 
 
 def _shown_cell(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Mapping[str, Any]) -> ShownCell:
@@ -119,12 +126,16 @@ def cell_recipe(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Ma
     lines += [*capture_lines(attrs, group.opened.expression, loading_of(group, study)), "", *solve_lines(eig, name)]
     names = ("eigenvalue", "eigengap", "residual")
     lines += [f"print({name}[{list(names)!r}].to_dataframe())"]
+    if row.get("evaluation"):
+        lines += ["", *_evaluation_lines(cell, group, study, row["evaluation"])]
     if row.get("scores"):
-        lines += ["", *_score_lines(cell, group, study, name, row["scores"])]
+        lines += ["", *_score_lines(cell, group, study, attrs, name, row["scores"])]
     return "\n".join(lines) + "\n"
 
 
-def _score_lines(cell: Cell, group: Group, study: Study, name: str, scores: Mapping[str, Any]) -> list[str]:
+def _score_lines(
+    cell: Cell, group: Group, study: Study, attrs: Mapping[str, Any], name: str, scores: Mapping[str, Any]
+) -> list[str]:
     lines: list[str] = []
     joint = name
     if study.scope == "image":
@@ -140,7 +151,48 @@ def _score_lines(cell: Cell, group: Group, study: Study, name: str, scores: Mapp
         ignored = f", ignore={group.opened.ignore!r}" if group.opened.ignore else ""
         lines += [f"labels = st.prepare_labels(activations, {source}, grid=grid{ignored})"]
         labels = "labels"
-    return [*lines, f"print(st.eigenvector_scores({joint}, {labels}, seed={study.seed}))"]
+    lines += [f"print(st.eigenvector_scores({joint}, {labels}, seed={study.seed}))"]
+    return [*lines, *_control_lines(cell, study, attrs, joint)] if scores.get("controlled") else lines
+
+
+def _evaluation_lines(cell: Cell, group: Group, study: Study, found: Mapping[str, Any]) -> list[str]:
+    """Lines that evaluate segments as papers do, of each image alone and of the whole set."""
+    ignored = f", ignore={group.opened.ignore!r}" if group.opened.ignore else ""
+    lines = [f"maps = {group.opened.labels_expression}"]
+    how = {"n_eigenvectors": study.n_eigenvectors, "tolerance": study.tolerance, "seed": study.seed}
+    for scope, parts in (("image", [found["regions"]]), ("dataset", found["clusters"])):
+        own = scope == study.scope
+        options = {"kernel": cell.affinity.kernel, **dict(cell.affinity.options)} if own else {}
+        graph = {"heads": cell.affinity.heads, "scope": scope, "layers": list(cell.layers), **options}
+        lines += [
+            f"graph = {call('st.affinity', ['activations', repr(cell.affinity.kind)], graph)}",
+            f"vectors = {call('st.solve', ['graph'], how)}",
+        ]
+        lines += [f"print(st.evaluate(st.segment(vectors, {part['n']}), maps{ignored}))" for part in parts]
+    return lines
+
+
+def _control_lines(cell: Cell, study: Study, attrs: Mapping[str, Any], joint: str) -> list[str]:
+    """Lines that make the controls beside the scores."""
+    own = study.scope == "dataset"
+    options = {"kernel": cell.affinity.kernel, **dict(cell.affinity.options)} if own else {}
+    graph = {"heads": cell.affinity.heads, "scope": "dataset", "layers": list(cell.layers), **options}
+    how = {"n_eigenvectors": study.n_eigenvectors, "tolerance": study.tolerance, "seed": study.seed}
+    capture = {"layers": list(cell.layers), "seed": study.seed}
+    captured = call("st.capture", ["fresh", "activations"], capture, {"size": "size"})
+    return [
+        "",
+        "# The controls: the untrained model, raw pixels, labels of other images.",
+        f"fresh, _ = model.untrained({study.seed})",
+        *noise_lines(attrs, "fresh"),
+        "size = activations.sizes['y_px'], activations.sizes['x_px']",
+        f"untrained = {captured}",
+        f"graph = {call('st.affinity', ['untrained', repr(cell.affinity.kind)], graph)}",
+        f"print(st.eigenvector_scores({call('st.solve', ['graph'], how)}, labels.values, seed={study.seed}))",
+        "graph = st.affinity(st.pixel_tree(activations, grid), 'token', scope='dataset')",
+        f"print(st.eigenvector_scores({call('st.solve', ['graph'], how)}, labels.values, seed={study.seed}))",
+        f"print(st.eigenvector_scores({joint}, st.shuffle_labels(labels, seed={study.seed}), seed={study.seed}))",
+    ]
 
 
 def command_line(config: str, out: str) -> str:

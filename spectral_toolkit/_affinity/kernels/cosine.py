@@ -43,7 +43,12 @@ def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
         def of_head(head: int) -> torch.Tensor:
             similarity = left[:, head, start:stop] @ right[:, head].transpose(-1, -2)
             if threshold > 0:  # at 0 there is no jump
-                _decide(similarity, features.left[:, head, start:stop], features.right[:, head], threshold)
+                sides = features.left[:, head, start:stop], features.right[:, head]
+                if _decide(similarity, *sides, threshold):
+                    features.remarks.add(
+                        f"Some similarities in layer {features.layer!r} equal the threshold {threshold:g} up to "
+                        "rounding; like those below it, they count as zero."
+                    )
             return functional.threshold(similarity, threshold, 0.0, inplace=True)
 
         return sum_over_heads(n_heads, of_head).div_(n_heads)
@@ -51,8 +56,12 @@ def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
     return rows
 
 
-def _decide(similarity: torch.Tensor, left: torch.Tensor, right: torch.Tensor, threshold: float) -> None:
-    """Set similarities (images, rows, n) that rounding could move across the threshold to 0, or to a value above it."""
+def _decide(similarity: torch.Tensor, left: torch.Tensor, right: torch.Tensor, threshold: float) -> bool:
+    """Set similarities (images, rows, n) that rounding could move across the threshold to 0, or to a value above it.
+
+    Returns whether some of them equal the threshold as far as double precision can tell.
+    """
+    tied = False
     # The largest error of normalising two vectors and summing their products.
     error = 2 * (left.shape[-1] + 8) * torch.finfo(similarity.dtype).eps
     above = torch.tensor(threshold, dtype=similarity.dtype).nextafter(torch.tensor(2.0, dtype=similarity.dtype)).item()
@@ -67,6 +76,8 @@ def _decide(similarity: torch.Tensor, left: torch.Tensor, right: torch.Tensor, t
             exact = torch.linalg.vecdot(one[row], other[column])
         decided = torch.where(exact > threshold + AT_THRESHOLD, exact.clamp_min(above), 0.0)
         similarity[image, row, column] = decided.to(similarity.device, similarity.dtype)
+        tied = tied or bool(((exact - threshold).abs() <= AT_THRESHOLD).any())
+    return tied
 
 
 def _between(values: torch.Tensor, low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,8 @@
 
 From random starts, k-means ends in one of many optima of nearly the same inertia, and the rounding of a processor
 decides which of them is the lowest. This start changes little when the rows change little, turns with them, and on
-eigenvectors ends about as low as the best of several random ones.
+eigenvectors ends about as low as the best of several random ones. With many segments, k-means itself does not keep
+what nearly equal starts have in common, so it then only takes a few steps.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ SERIAL_ROWS = 10_000
 """Up to this many rows one thread is used: beside another program, threads spin between the short steps of k-means."""
 ALWAYS = 10
 """Up to this many segments k-means follows every split; for more, it comes after the last."""
+FEW_STEPS = 3
+"""Steps of k-means for more segments than that. Many segments do not stand apart, and later steps lower the sum of
+squares by 1 or 2 % more while a patch that rounding moves carries others with it: of two starts that agree in 99.9 % of
+the patches, the ends agreed in 92 % (adjusted Rand index), and an over-clustered mIoU moved by 0.012."""
 NEGLIGIBLE = 1e-24
 """A segment whose squared spread is below this part of the whole holds rows that are equal up to rounding."""
 
@@ -62,8 +67,9 @@ def partitions_by_splits(rows: Float[np.ndarray, "cells components"], most: int)
 def kmeans_from(
     rows: Float[np.ndarray, "cells components"], labels: Int[np.ndarray, " cells"], k: int
 ) -> Int[np.ndarray, " cells"]:
-    """Run k-means from the means of given segments."""
-    return fitted(rows, k, init=np.stack([rows[labels == one].mean(axis=0) for one in range(k)]))
+    """Run k-means from the means of given segments, to the end if they are few."""
+    means = np.stack([rows[labels == one].mean(axis=0) for one in range(k)])
+    return fitted(rows, k, init=means, **({} if k <= ALWAYS else {"max_iter": FEW_STEPS, "tol": 0.0}))
 
 
 def fitted(

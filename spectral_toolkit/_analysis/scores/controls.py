@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 from ..._capture import capture
+from ..._compute.arguments import whole
 from ..._compute.settings import computing
-from ..._io.activations import layer_names
+from ..._io.activations import image_coordinates, image_names, layer_names
 from ..._io.images import load_images
 from ..._models import load_model
 from ..._models.model import Model
@@ -31,15 +32,49 @@ def pixel_tree(activations: xr.DataTree, grid: tuple[int, int]) -> xr.DataTree:
         )
     patches = pixels.reshape(n, rows, height // rows, columns, width // columns, 3).transpose(0, 1, 3, 2, 4, 5)
     token = patches.reshape(n, rows, columns, -1).astype(np.float32) / 127.5 - 1
-    return xr.DataTree.from_dict({"pixels": xr.Dataset({"token": (("image", "y", "x", "feature"), token)})})
+    found = xr.Dataset({"token": (("image", "y", "x", "feature"), token)})
+    # Names, original sizes and boxes say where the patches lie in the label maps.
+    root = xr.Dataset(coords={"image": image_names(activations), **image_coordinates(activations)})
+    return xr.DataTree.from_dict({"/": root, "pixels": found})
 
 
 def shuffled(cells: np.ndarray, seed: int) -> np.ndarray:
-    """Return for each image the labels (image, position) of another: a cycle through all images in random order."""
+    """Return for each image the labels (image, ...) of another: a cycle through all images in random order."""
     order = np.random.default_rng(seed).permutation(len(cells))
     mixed = np.empty_like(cells)
     mixed[order] = cells[np.roll(order, 1)]
     return mixed
+
+
+@computing
+def shuffle_labels(labels: xr.DataArray, *, seed: int = 0) -> xr.DataArray:
+    """Give every image the labels of another, as a control: a score of labels should fall.
+
+    Parameters
+    ----------
+    labels
+        Integers (image, y, x), as :func:`spectral_toolkit.prepare_labels` returns them.
+    seed
+        The seed of the order: a cycle through all images.
+
+    Returns
+    -------
+    xarray.DataArray
+        The same coordinates with the labels of other images.
+
+    Examples
+    --------
+    >>> labels = xr.DataArray([[[0]], [[1]]], dims=("image", "y", "x"))
+    >>> shuffle_labels(labels).values.ravel().tolist()
+    [1, 0]
+    """
+    if not isinstance(labels, xr.DataArray) or "image" not in labels.dims or labels.sizes["image"] < 2:
+        raise SpectralToolkitError(
+            "Labels of other images need 2 images or more: give what st.prepare_labels returned."
+        )
+    seed = whole("seed", seed, 0, 2**32 - 1)
+    ordered = labels.transpose("image", ...)
+    return ordered.copy(data=shuffled(ordered.to_numpy(), seed))
 
 
 def _as_noised(denoiser: Any, attrs: Mapping[Any, Any], draws: Any) -> Any:
@@ -54,8 +89,11 @@ def _as_noised(denoiser: Any, attrs: Mapping[Any, Any], draws: Any) -> Any:
     return denoiser.at(**told)
 
 
-def untrained_tree(activations: xr.DataTree, model: Any, seed: int) -> tuple[xr.DataTree | None, str]:
-    """Return the same capture by the same architecture with new random weights, and a note about it."""
+def untrained_tree(activations: xr.DataTree, model: Any, seed: int, **storing: Any) -> tuple[xr.DataTree | None, str]:
+    """Return the same capture by the same architecture with new random weights, and a note about it.
+
+    ``storing`` are further arguments of ``st.capture``: ``store``, ``batch_size``.
+    """
     if model is None:
         return None, "The untrained model was not scored, because model= was not given."
     trained = model if isinstance(model, Model) else load_model(model)
@@ -78,8 +116,18 @@ def untrained_tree(activations: xr.DataTree, model: Any, seed: int) -> tuple[xr.
     if "timestep" in draws:
         fresh = _as_noised(fresh, activations.attrs, draws)
     tree = capture(
-        fresh, load_images(activations), layers=layers, quantities=quantities, size=size, seed=seed, progress=False
+        fresh,
+        load_images(activations),
+        layers=layers,
+        quantities=quantities,
+        size=size,
+        seed=seed,
+        progress=False,
+        **storing,
     )
+    # It was shown the captured pixels, but its patches lie where those of the model do in the original images.
+    root = tree.to_dataset(inherit=False).assign_coords(image_coordinates(activations))
+    tree = xr.DataTree(root, children=dict(tree.children))
     if "noise" in draws:
         tree = tree.sel(noise=np.atleast_1d(draws["noise"].values))
     note = f"The untrained model is {type(fresh.module).__name__} with weights drawn from seed {seed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ import xarray as xr
 
 from ..._compute.arguments import whole
 from ..._compute.settings import computing
-from ..._io.pairing import image_hashes, refuse_other_images
+from ..._io.pairing import analysed_box, analysed_part, image_hashes, refuse_other_images
 from ...errors import SpectralToolkitError
 from ..regions.kmeans import UNSURE
-from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, without
-from .segments import contingency, overclustered_iou
+from ..regions.pixels import enlarge
+from .labels import EVERY_CELL_IGNORED, checked_ignore, checked_map, warn_of_no_label
+from .segments import accuracies, contingency, merged, overclustered_iou
 from .table import SCORES
 
 _ALONE = (
@@ -28,7 +30,9 @@ _UNSURE = (
 
 @computing
 def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ignore: Any = None) -> xr.Dataset:
-    """Score segments by labels, over all images jointly.
+    """Score segments by labels, over all images jointly: at the patches, or at the pixels of label maps.
+
+    Label maps are read one at a time, and only counts are kept, so that thousands of images fit.
 
     Parameters
     ----------
@@ -36,7 +40,10 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
         Integers (image, y, x): the same number means the same segment in every image; otherwise ``attrs["notes"]`` of
         the scores says that it does not. -1, no segment, counts as a segment of its own.
     labels
-        Integers of the same shape, as :func:`spectral_toolkit.prepare_labels` returns them; -1 is left out.
+        Integers, -1 where there is none: for every image a map, in the order of the segments. On the grid of the
+        segments, as :func:`spectral_toolkit.prepare_labels` returns them, patches are counted. Maps of the images' own
+        sizes, such as ``labels`` of :func:`spectral_toolkit.datasets.load`, are counted pixel by pixel: every pixel of
+        the part that was analysed has the segment of the patch in which its centre lies.
     n_categories
         The number of categories, which must be larger than every label; None counts up to the largest label. Means are
         over the categories that occur.
@@ -47,30 +54,37 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
     -------
     xarray.Dataset
         ``matched_miou`` in [0, 1]: segments and categories are paired one to one so that the sum of their intersections
-        over unions is largest (Kuhn 1955); categories without a partner count 0. ``overclustered_miou`` in [0, 1]:
-        every segment takes the category that is most frequent in it. ``ari`` in [-1, 1]: the adjusted Rand index
-        (Hubert & Arabie 1985). Scores of segments that were registered (``st.scores.register``) follow.
-        ``iou (category)`` is that of the over-clustered segments, NaN where a category does not occur.
-        ``attrs["agreement"]``, where segments have it, is the mean over the images; below 0.8, ``attrs["notes"]`` says
-        that other segments would do as well.
+        over unions is largest (Kuhn 1955); categories without a partner count 0. ``matched_accuracy``: the share of
+        patches or pixels whose segment is paired with their category, in the pairing where it is largest, and
+        ``assigned_miou``, the mean IoU in that pairing, as PiCIE and STEGO report them. ``overclustered_miou`` and
+        ``overclustered_accuracy``: every segment takes the category that is most frequent in it. ``oracle_miou`` and
+        ``oracle_accuracy``: every segment of *every image* takes the category that is most frequent in it there, which
+        is how the source paper scores segments of single images; intersections and unions are summed over the images.
+        ``ari`` in [-1, 1]: the adjusted Rand index (Hubert & Arabie 1985). Scores of segments that were registered
+        (``st.scores.register``) follow. ``iou (category)`` is that of the over-clustered segments, NaN where a category
+        does not occur. ``attrs["resolution"]`` is ``"patches"`` or ``"pixels"``. ``attrs["agreement"]``, where segments
+        have it, is the mean over the images; below 0.8, ``attrs["notes"]`` says that other segments would do as well.
 
     Raises
     ------
     SpectralToolkitError
         If shapes differ, values are not integers, a label is not below ``n_categories``, or all labels are ignored.
 
+    References
+    ----------
+    Zhang, Yunis & Maire, CVPR 2024, arXiv 2312.06716; Cho et al. (PiCIE), CVPR 2021; Hamilton et al. (STEGO), ICLR
+    2022.
+
     Examples
     --------
-    >>> float(evaluate([[[3, 3, 7, 7]]], [[[0, 0, 1, -1]]]).matched_miou)
-    1.0
+    >>> scores = evaluate([[[3, 3, 7, 7]]], [[[0, 0, 1, -1]]])
+    >>> float(scores.matched_miou), scores.attrs["resolution"]
+    (1.0, 'patches')
+    >>> scores = evaluate([[[3, 7]]], [np.array([[0, 0, 0, 1], [0, 1, 1, 1]])])
+    >>> float(scores.oracle_accuracy), scores.attrs["resolution"]
+    (0.875, 'pixels')
     """
-    found, wanted = (_integers(name, value) for name, value in (("segments", segments), ("labels", labels)))
-    wanted = without(wanted, checked_ignore(ignore))
-    if found.shape != wanted.shape:
-        raise SpectralToolkitError(
-            f"segments have shape {found.shape} and labels {wanted.shape}: bring the labels to the segments' grid with "
-            "st.prepare_labels(activations, labels, grid=...)."
-        )
+    found, left_out = _integers(segments), checked_ignore(ignore)
     named = [x["image"].values.astype(str) for x in (segments, labels) if "image" in getattr(x, "coords", ())]
     if len(named) == 2 and not np.array_equal(*named):
         raise SpectralToolkitError(
@@ -78,44 +92,110 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
         )
     names = list(map(str, named[0] if named else range(len(found))))
     refuse_other_images(names, image_hashes(segments, names), image_hashes(labels, names), ("segments", "labels"))
-    if not (wanted >= 0).any():
+    _, codes = np.unique(found, return_inverse=True)
+    codes = codes.reshape(found.shape)
+    table = np.zeros((int(codes.max()) + 1, 0))
+    oracle = np.zeros((0, 0))
+    at_pixels = False
+    for index, given in enumerate(_maps(labels, found.shape)):
+        one = checked_map(np.asarray(given), names[index], left_out)
+        own = codes[index]
+        if one.shape != own.shape:
+            at_pixels = True
+            one = _analysed(one, segments, index, names[index], own.shape)
+            own = enlarge(own, one.shape)
+        n_labels = max(table.shape[1], int(one.max()) + 1)
+        if not n_labels:
+            continue  # no label has been seen yet
+        counts = contingency(own.reshape(1, -1), one.reshape(1, -1), len(table), n_labels)[0]
+        table, oracle = _grown(table, counts.shape) + counts, _grown(oracle, (n_labels, n_labels)) + merged(counts)
+    if not table.any():
         raise SpectralToolkitError(EVERY_CELL_IGNORED)
-    least = int(wanted.max()) + 1
+    least = int(np.flatnonzero(table.any(0)).max()) + 1
     if n_categories is None:
         n_categories = least
     n_categories = whole("n_categories", n_categories, least, why=f", because there is a label {least - 1}")
-    warn_of_no_label(wanted)
+    warn_of_no_label(np.flatnonzero(table.any(0)))
+    table, oracle = _grown(table, (len(table), n_categories)), _grown(oracle, (n_categories, n_categories))
     notes = [_ALONE] if len(found) > 1 and getattr(segments, "attrs", {}).get("scope") == "image" else []
     agreed = float(segments["agreement"].mean()) if "agreement" in getattr(segments, "coords", ()) else None
     if agreed is not None and agreed < UNSURE:  # it is NaN for single segments
         notes.append(_UNSURE.format(agreed))
-    _, codes = np.unique(found, return_inverse=True)
-    table = contingency(codes.reshape(1, -1), wanted.reshape(1, -1), int(codes.max()) + 1, n_categories)[0]
     scores = {name: score.segments(table) for name, score in SCORES.items() if score.segments is not None}
     return xr.Dataset(
-        {**scores, "iou": ("category", overclustered_iou(table))},
+        {**scores, **accuracies(table, oracle), "iou": ("category", overclustered_iou(table))},
         coords={"category": np.arange(n_categories)},
         attrs={
-            "n_cells": int((wanted >= 0).sum()),
-            "n_segments": int(codes.max()) + 1,
+            "n_cells": int(table.sum()),
+            "resolution": "pixels" if at_pixels else "patches",
+            "n_segments": len(table),
             **({} if agreed is None else {"agreement": agreed}),
             "notes": " ".join(notes),
         },
     )
 
 
-def _integers(name: str, value: Any) -> np.ndarray:
+def _grown(table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a table of counts with zeros for categories that were not seen before."""
+    return np.pad(table, [(0, max(0, new - old)) for new, old in zip(shape, table.shape, strict=True)])
+
+
+def _maps(labels: Any, shape: tuple[int, ...]) -> Iterator[Any]:
+    """Iterate over the maps of the images, of which there are as many as segments."""
+    if isinstance(labels, xr.DataArray):
+        if "image" not in labels.dims or labels.ndim != 3:
+            raise SpectralToolkitError(
+                f"labels have dimensions {tuple(map(str, labels.dims))}; expected image and two of space."
+            )
+        space = [name for name in ("y", "x", "y_px", "x_px") if name in labels.dims]
+        labels = labels.transpose("image", *space, ...).to_numpy()
+    try:
+        labels = labels if hasattr(labels, "__len__") else list(labels)
+    except TypeError as error:
+        raise SpectralToolkitError(
+            f"labels are a {type(labels).__name__}; expected integers (image, y, x), or a map for each image."
+        ) from error
+    if len(labels) != shape[0]:
+        raise SpectralToolkitError(
+            f"segments have shape {shape}, but {len(labels)} label maps were given: give one for each image, in the "
+            "order of the segments."
+        )
+    yield from labels
+
+
+def _analysed(one: np.ndarray, segments: Any, index: int, name: str, grid: tuple[int, ...]) -> np.ndarray:
+    """Return the part of a label map that the segments cover."""
+    coords = getattr(segments, "coords", {})
+    sizes = ("original_height", "original_width")
+    if all(size in coords for size in sizes):
+        original = tuple(int(coords[size].isel(image=index)) for size in sizes)
+        if one.shape != original:
+            raise SpectralToolkitError(
+                f"The label map of image {name!r} has {one.shape[0]}x{one.shape[1]} pixels, but its image has "
+                f"{original[0]}x{original[1]}: give the map of the image that was captured."
+            )
+        if (box := analysed_box(coords, index)) is not None:
+            one = analysed_part(one, box, coords, index)
+    if one.shape[0] < grid[0] or one.shape[1] < grid[1]:
+        raise SpectralToolkitError(
+            f"The label map of image {name!r} has {one.shape[0]}x{one.shape[1]} pixels, fewer than the segments' "
+            f"{grid[0]}x{grid[1]} patches: give maps of the images, or what st.prepare_labels returns for this grid."
+        )
+    return one
+
+
+def _integers(value: Any) -> np.ndarray:
     if isinstance(value, xr.DataArray) and {"image", "y", "x"} == set(value.dims):
         value = value.transpose("image", "y", "x")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:  # a Dataset, or maps of several sizes
         raise SpectralToolkitError(
-            f"{name} are a {type(value).__name__}, which is not an array: give integers (image, y, x), as st.segment "
-            "and st.prepare_labels return them."
+            f"segments are a {type(value).__name__}, which is not an array: give integers (image, y, x), as st.segment "
+            "returns them."
         ) from error
     if array.dtype.kind not in "iub" or array.ndim != 3 or not array.size:
         raise SpectralToolkitError(
-            f"{name} have shape {array.shape} and type {array.dtype}; expected integers (image, y, x)."
+            f"segments have shape {array.shape} and type {array.dtype}; expected integers (image, y, x)."
         )
     return array.astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,16 +88,19 @@ def prepare_labels(
     left_out = checked_ignore(ignore)
     names = image_names(activations)
     rows, columns = finest_grid(activations) if grid is None else checked_grid("grid", grid)
-    maps = _maps(labels, activations, names, left_out)
-    if isinstance(labels, xr.DataArray) and {"y", "x"} <= set(labels.dims):
-        if any(one.shape != (rows, columns) for one in maps):
+    # One map at a time: those of a data set on the disk may be larger than memory.
+    on_grid = isinstance(labels, xr.DataArray) and {"y", "x"} <= set(labels.dims)
+    cells = np.empty((len(names), rows, columns), np.int64)
+    for index, one in enumerate(_maps(labels, activations, names, left_out)):
+        if not on_grid:
+            cells[index] = _majority(crop_to_box(activations, one, index), rows, columns)
+        elif one.shape == (rows, columns):
+            cells[index] = one
+        else:
             raise SpectralToolkitError(
-                f"labels are on a grid of {maps[0].shape[0]}x{maps[0].shape[1]} patches, but {rows}x{columns} are "
-                "needed: give label maps of image size, or st.prepare_labels(activations, labels) for this grid."
+                f"labels are on a grid of {one.shape[0]}x{one.shape[1]} patches, but {rows}x{columns} are needed: give "
+                "label maps of image size, or st.prepare_labels(activations, labels) for this grid."
             )
-        cells = np.stack(maps)
-    else:
-        cells = np.stack([_majority(_crop(activations, one, index), rows, columns) for index, one in enumerate(maps)])
     warn_of_no_label(cells)
     coords = {"image": names, **image_coordinates(activations), "y": patch_centres(rows), "x": patch_centres(columns)}
     attrs = {"ignore": IGNORE, "grid": f"{rows}x{columns}"}
@@ -142,7 +145,7 @@ def warn_of_no_label(labels: np.ndarray) -> None:
         )
 
 
-def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Sequence[int]) -> list[np.ndarray]:
+def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Sequence[int]) -> Iterator[np.ndarray]:
     if isinstance(labels, xr.DataArray):
         if labels.ndim != 3 or "image" not in labels.dims:
             raise SpectralToolkitError(
@@ -160,30 +163,42 @@ def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Seq
         hashes = image_hashes(labels, names), image_hashes(activations, names)
         refuse_other_images(names, *hashes, ("labels", "the capture"))
         labels = labels.to_numpy()
-    try:
-        maps = [np.asarray(one) for one in labels]
-    except TypeError as error:
+    if not hasattr(labels, "__len__"):
+        try:
+            labels = list(labels)
+        except TypeError as error:
+            raise SpectralToolkitError(
+                f"labels are a {type(labels).__name__}; expected an array (image, height, width) or a list of maps."
+            ) from error
+    if len(labels) != len(names):
+        raise SpectralToolkitError(f"{len(labels)} label maps were given for {len(names)} images: give one per image.")
+    for name, given in zip(names, labels, strict=True):
+        yield checked_map(np.asarray(given), name, left_out)
+
+
+def checked_map(one: np.ndarray, name: str, left_out: Sequence[int]) -> np.ndarray:
+    """Return one label map as int64, -1 where there is no label.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If it holds anything but labels.
+    """
+    if one.ndim != 2 or not one.size or one.dtype.kind not in "iub":
         raise SpectralToolkitError(
-            f"labels are a {type(labels).__name__}; expected an array (image, height, width) or a list of maps."
-        ) from error
-    if len(maps) != len(names):
-        raise SpectralToolkitError(f"{len(maps)} label maps were given for {len(names)} images: give one per image.")
-    for index, one in enumerate(maps):
-        if one.ndim != 2 or not one.size or one.dtype.kind not in "iub":
-            raise SpectralToolkitError(
-                f"The label map of image {names[index]!r} has shape {one.shape} and type {one.dtype}; expected "
-                "integers (height, width)."
-            )
-        maps[index] = without(one.astype(np.int64), left_out)
-        if (least := int(maps[index].min())) < IGNORE:
-            raise SpectralToolkitError(
-                f"The label map of image {names[index]!r} holds {least}, but labels are 0 or more, and -1 where there "
-                f"is none: give ignore={least} if it means 'no label'."
-            )
-    return maps
+            f"The label map of image {name!r} has shape {one.shape} and type {one.dtype}; expected integers (height, "
+            "width)."
+        )
+    one = without(one.astype(np.int64), left_out)
+    if (least := int(one.min())) < IGNORE:
+        raise SpectralToolkitError(
+            f"The label map of image {name!r} holds {least}, but labels are 0 or more, and -1 where there is none: "
+            f"give ignore={least} if it means 'no label'."
+        )
+    return one
 
 
-def _crop(activations: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
+def crop_to_box(activations: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
     """Return the part of a map that was analysed."""
     captured = (activations.sizes["y_px"], activations.sizes["x_px"]) if "pixels" in activations.data_vars else None
     original = None

@@ -20,12 +20,12 @@ from ...errors import ActivationsError, SpectralToolkitError
 from ...solvers import solve
 from .controls import pixel_tree, shuffled, untrained_tree
 from .labels import EVERY_CELL_IGNORED, finest_grid, prepare_labels
-from .score import STARTS, STARTS_OVERCLUSTERED, Scored
+from .score import PIXELS, SHUFFLED, STARTS, STARTS_OVERCLUSTERED, UNTRAINED, Scored
 from .segments import OVERCLUSTERED
 from .table import SCORES
 from .variance import DEGREE, KNOTS, RIDGE, about_intervals, resamples
 
-JOINT, PIXELS, UNTRAINED, SHUFFLED = "joint", "raw pixels", "untrained model", "shuffled labels"
+JOINT = "joint"
 
 
 @computing

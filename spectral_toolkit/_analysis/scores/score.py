@@ -14,6 +14,10 @@ from ...errors import SpectralToolkitError
 from .segments import partition_scores, partitions
 from .variance import variance_shares
 
+PIXELS, UNTRAINED, SHUFFLED = "raw pixels", "untrained model", "shuffled labels"
+"""The controls: what is scored in place of the eigenvectors, or by other labels."""
+OF_EIGENVECTORS = (UNTRAINED, PIXELS)
+"""The controls of a score that should not fall where the labels are those of other images."""
 STARTS, STARTS_OVERCLUSTERED = 32, 16
 """Starts of k-means whose scores are averaged. On 20 scenes, a perturbation of the activations by rounding then changes
 no score by 0.01, whereas the best of 4 starts changed by 0.05."""
@@ -107,6 +111,9 @@ class Score(NamedRow):
         Whether a heat map shows it by default.
     stands_in_for
         The name of a better score; this one is shown only where that is missing.
+    controls
+        The controls that it has to be above, to say anything about the model. The labels of other images are none for
+        what position explains.
     """
 
     title: str
@@ -123,6 +130,7 @@ class Score(NamedRow):
     shown: bool = True
     headline: bool = False
     stands_in_for: str = ""
+    controls: tuple[str, ...] = (UNTRAINED, PIXELS, SHUFFLED)
 
     def __post_init__(self) -> None:
         if self.eigenvectors is None and self.segments is None:

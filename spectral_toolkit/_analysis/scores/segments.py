@@ -36,18 +36,69 @@ def matched_miou(table: Float[np.ndarray, "segments labels"]) -> float:
     return float(iou[rows, columns].sum() / max(table.shape[1], 1))
 
 
+def assigned(table: Float[np.ndarray, "segments labels"]) -> Float[np.ndarray, "labels labels"]:
+    """Return the confusion matrix after segments and categories are paired one to one.
+
+    The pairing is the one in which the most patches or pixels have the category of their segment (Kuhn 1955), as in
+    PiCIE and STEGO. Rows are the categories of segments, columns the true ones; what lies in segments without a
+    category is left out of the rows, and has to be counted by the caller.
+    """
+    confusion = np.zeros((table.shape[1], table.shape[1]))
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    confusion[columns] = table[rows]
+    return confusion
+
+
+def merged(table: Float[np.ndarray, "segments labels"]) -> Float[np.ndarray, "labels labels"]:
+    """Return the confusion matrix after each segment took its most frequent category (the smaller if equal)."""
+    confusion = np.zeros((table.shape[1], table.shape[1]))
+    np.add.at(confusion, table.argmax(1), table)
+    return confusion
+
+
+def category_iou(
+    confusion: Float[np.ndarray, "labels labels"], occurring: Float[np.ndarray, " labels"] | None = None
+) -> Float[np.ndarray, " labels"]:
+    """Return the IoU of every category; NaN for one that does not occur.
+
+    ``occurring`` are the true numbers of each category, where some are not in the matrix.
+    """
+    true = confusion.sum(0) if occurring is None else occurring
+    inside = np.diag(confusion)
+    union = confusion.sum(1) + true - inside
+    return np.where(true > 0, inside / np.maximum(union, 1), np.nan)
+
+
 def overclustered_iou(table: Float[np.ndarray, "segments labels"]) -> Float[np.ndarray, " labels"]:
     """Return the IoU of every category after each segment took its most frequent one (the smaller if equal)."""
-    merged = np.zeros((table.shape[1], table.shape[1]))
-    np.add.at(merged, table.argmax(1), table)
-    inside = np.diag(merged)
-    union = merged.sum(1) + merged.sum(0) - inside
-    return np.where(merged.sum(0) > 0, inside / np.maximum(union, 1), np.nan)
+    return category_iou(merged(table))
 
 
 def overclustered_miou(table: Float[np.ndarray, "segments labels"]) -> float:
     """Return the mean of `overclustered_iou` over the categories that occur."""
     return float(np.nanmean(overclustered_iou(table)))
+
+
+def accuracies(
+    table: Float[np.ndarray, "segments labels"], oracle: Float[np.ndarray, "labels labels"]
+) -> dict[str, float]:
+    """Return what papers report of segments, besides the scores that are rows of the table.
+
+    Parameters
+    ----------
+    table
+        Patches or pixels of every segment and category, over all images.
+    oracle
+        The sum over the images of what `merged` returns for each alone.
+    """
+    paired, total = assigned(table), table.sum()
+    return {
+        "matched_accuracy": float(np.trace(paired) / total),
+        "assigned_miou": float(np.nanmean(category_iou(paired, table.sum(0)))),
+        "overclustered_accuracy": float(table.max(1).sum() / total),
+        "oracle_miou": float(np.nanmean(category_iou(oracle))),
+        "oracle_accuracy": float(np.trace(oracle) / total),
+    }
 
 
 def adjusted_rand(table: Float[np.ndarray, "segments labels"]) -> float:

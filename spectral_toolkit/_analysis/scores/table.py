@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .score import SCORES, STARTS_OVERCLUSTERED, Score, Scored, register
+from .score import OF_EIGENVECTORS, SCORES, STARTS_OVERCLUSTERED, Score, Scored, register
 from .segments import OVERCLUSTERED, adjusted_rand, matched_miou, overclustered_miou
 
 
@@ -24,6 +24,7 @@ register(
         higher_is_better=None,
         needs_labels=True,
         headline=True,
+        controls=OF_EIGENVECTORS,
     )
 )
 register(
@@ -60,6 +61,7 @@ register(
         higher_is_better=None,
         headline=True,
         stands_in_for="where",
+        controls=OF_EIGENVECTORS,
     )
 )
 register(
@@ -72,6 +74,7 @@ register(
         _share("image_share"),
         higher_is_better=None,
         shown=False,
+        controls=(),
     )
 )
 register(
@@ -83,6 +86,7 @@ register(
         _share("r2_position"),
         higher_is_better=None,
         shown=False,
+        controls=OF_EIGENVECTORS,
     )
 )
 register(
