@@ -244,6 +244,19 @@ def test_a_size_that_a_module_refuses() -> None:
         st.capture(st.load_model(made(SEEN["written"]), device="cpu"), PIXELS, size=64, progress=False)
 
 
+def test_a_size_that_only_attention_refuses_is_refused_when_a_model_is_loaded() -> None:
+    module = made(SEEN["fused"])
+    module.pos_embed = torch.nn.Parameter(torch.zeros(1, 1, WIDTH))  # any size
+    for block in module.blocks:
+        block.attn.attend = lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, torch.zeros(20, 20)
+        )
+    module.img_size = (SIDE, SIDE)
+    assert st.load_model(module, device="cpu").own_size == (SIDE, SIDE)
+    with pytest.raises(UnsupportedModelError, match="refuses images of 64 x 64 pixels"):
+        st.load_model(module, device="cpu", size=2 * SIDE)
+
+
 def test_untrained() -> None:
     model = st.load_model(made(SEEN["written"]), device="cpu")
     fresh, _ = model.untrained(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,8 +148,8 @@ def test_linear_attention_has_no_softmax() -> None:
     activations = st.capture(model, PIXELS, progress=False)
     with pytest.raises(ActivationsError, match="attends linearly"):
         st.affinity(activations, "qk")
-    for asked in ({"kind": "vv"}, {"kind": "qk", "kernel": "cosine"}):
-        graph = st.affinity(activations, **asked)
+    for kind, kernel in (("vv", None), ("qk", "cosine")):
+        graph = st.affinity(activations, kind, kernel=kernel)
         assert np.isfinite(st.solve(graph, n_eigenvectors=2)["eigenvector"]).all()
 
 
@@ -226,3 +227,10 @@ def test_a_pipeline_from_a_folder(tmp_path: Path) -> None:
     one, two = (st.capture(model, PIXELS, progress=False) for model in (live, stored))
     for layer in live.layers:
         np.testing.assert_array_equal(one[layer]["query"].to_numpy(), two[layer]["query"].to_numpy())
+
+
+def test_the_documentation_lists_what_is_tested(repository: Path) -> None:
+    page = (repository / "docs" / "diffusion.md").read_text()
+    table = page[page.index("| kind | classes of diffusers") : page.index("**Further images.**")]
+    listed = {name for row in table.splitlines() if "refused" not in row for name in re.findall(r"`(\w+)`", row)}
+    assert listed == {tiny.name.partition(":")[0] for tiny in TINY}

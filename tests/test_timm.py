@@ -92,7 +92,11 @@ def test_models_of_timm(tmp_path: Path) -> None:
     """One process, as torchvision must be declared before the first import of transformers."""
     environment = {**os.environ, "PYTHONPATH": str(SITE), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), str(README)], env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", SCRIPT, str(tmp_path), str(README)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()

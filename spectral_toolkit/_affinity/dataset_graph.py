@@ -282,7 +282,8 @@ class DatasetGraph(LayerGraph):
             return ShardedSparseOperator(tables, nodes, n, self.device)
         return ShardedFactorOperator(*_joined(self.factors(member, own), nodes), nodes, n)
 
-    def _build(self, member: Member, images: slice) -> Operator:
+    def _build(self, member: Member, images: slice, *, doubled: bool = False) -> Operator:
+        del doubled  # no kernel of a dataset divides rows by their sums, which is what vanishes in single precision
         if world_size() > 1:
             return self._build_share(member)
         if self.kernel.searches:

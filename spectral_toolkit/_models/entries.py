@@ -322,7 +322,7 @@ def sizes_of(module: torch.nn.Module, part: torch.nn.Module) -> tuple[Size, ...]
 
 
 def _whole_patches(sizes: Iterable[Size], part: torch.nn.Module) -> tuple[Size, ...]:
-    """Sizes cut to whole patches, and to such as are merged; those with very many patches last."""
+    """Sizes cut to whole patches, and to such as are merged; those with too many patches last."""
     step = _patch_of(part) * _merged(part)
     cut = [(height // step * step, width // step * step) for height, width in sizes]
     kept = dict.fromkeys(one for one in cut if min(one) > step)

@@ -195,9 +195,12 @@ def _first_size(entry: Entry, settings: Any) -> tuple[tuple[int, int] | None, st
     with evaluating((entry.tower,), 0, device):
         for size in entry.sizes:
             pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+            values = settings.normalise(pixels, device, dtype)
             try:
+                # Quickly at first; but a size that fits all but attention is refused by attention itself.
                 with watching(entry.tower, lambda call: None, mute=True):
-                    entry.call(entry.tower, settings.normalise(pixels, device, dtype))
+                    entry.call(entry.tower, values)
+                entry.call(entry.tower, values)
                 return size, ""
             except Exception as error:  # whatever a module says of an input that it does not take
                 refusals.append(f"refuses images of {size[0]} x {size[1]} pixels ({first_line(error)})")

@@ -138,9 +138,12 @@ class ProvenModel(Model):
                 again = prove(self._prober(size, other))
         except Exception:  # the copy may not run, or shows no more: then what was seen of the module itself counts
             again = None
-        if reason is not None and again is None:
+        if again is not None and (found is None or len(again.layers) > len(found.layers)):
+            return again
+        if found is None:
+            assert reason is not None
             raise reason
-        return again if again and (found is None or len(again.layers) > len(found.layers)) else found
+        return found
 
     def _prove_outputs(self, size: tuple[int, int], layout: Layout, names: dict[str, str]) -> None:
         called = {module: names[module] for module in layout.layers}

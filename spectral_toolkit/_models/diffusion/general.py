@@ -267,6 +267,7 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         return {**super().provenance, **facts}
 
     def untrained(self, seed: int) -> Any:
+        other: Any
         other, kept = DiffusionModel.untrained(self, seed)
         other.blocks = {
             layer: other.tower.get_submodule(name_of(self.tower, block)) for layer, block in self.blocks.items()

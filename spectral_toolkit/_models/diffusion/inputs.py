@@ -23,7 +23,7 @@ TEXT_LENGTH = 77
 """Tokens of zeros in place of a prompt."""
 _LATENTS = ("hidden_states", "sample", "x", "latents")
 _WHOLE = ("UNet", "ControlNet", "UNetControlNet", "SparseControlNet", "I2VGen", "Kandinsky3", "StableCascade")
-"""Those that are told a whole number, whatever their precision."""
+"""Those that take a whole number, whatever their precision."""
 _MOMENTS = 4
 """Tokens of silence for a model that makes sound beside images."""
 _TEXT_WIDTHS = (
@@ -32,9 +32,9 @@ _TEXT_WIDTHS = (
 )
 """Settings that say how wide the states of a text are; the first that a configuration has counts."""
 _SHARE = ("Flux", "Qwen", "Chroma", "AuraFlow", "LongCatImage", "Ovis", "Krea", "Nucleus", "PRX", "BriaFibo2", "Cosmos")
-"""Beginnings of classes that are told a timestep as a share of the scheduler's timesteps."""
+"""Beginnings of classes that take a timestep as a share of the scheduler's timesteps."""
 _REST = ("Lumina", "ZImage", "Mochi", "OmniGen", "Ideogram")
-"""Those that are told the share that is left."""
+"""Those that take the share that is left."""
 
 
 class UnknownInputError(UnsupportedModelError):
@@ -149,7 +149,7 @@ def _text_ids(asked: Asked) -> Tensor:
 
 
 def _added(asked: Asked) -> dict[str, Any] | None:
-    """What SDXL, Kandinsky and PixArt are told besides a text."""
+    """What SDXL, Kandinsky and PixArt take besides a text."""
     kind = asked.setting("addition_embed_type")
     height, width = asked.size
     if kind == "text_time":

@@ -76,7 +76,7 @@ def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep:
 
 
 def told_time(scheduler: Any, timestep: int) -> float:
-    """What a denoiser is told of a timestep: its number, or a function of the amount of noise."""
+    """What a denoiser is given of a timestep: its number, or a function of the amount of noise."""
     if not _of_sigmas(scheduler):
         return timestep
     told = 0.25 * math.log(_sigma(scheduler, timestep))
