@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 
 from .._compute.arguments import whole
+from .._compute.settings import computing
 from .._io.images import Images, load_images
 from .._io.pairing import first_names
 from ..errors import DatasetError
@@ -131,6 +132,7 @@ class LabelledImages(Sequence[tuple[np.ndarray, np.ndarray]]):
         readers = [one.instances for one in self.files]
         return None if any(one is None for one in readers) else LabelMaps(self, [one for one in readers if one])
 
+    @computing
     def sample(self, n: int, *, seed: int = 0) -> LabelledImages:
         """Choose ``n`` images at random, in their order, or all of them if ``n`` is larger."""
         n = whole("n", n, 1, error=DatasetError)

@@ -41,7 +41,7 @@ def test_the_page_shows_the_numbers_and_eigenvectors_beside_it(watched: Watched,
     page = watched.open(study.html)
     record = json.loads(study.json.read_text())
     assert page.locator("h1").text_content() == STUDY["title"]
-    rows = page.locator("table.summary tbody tr")
+    rows = page.locator("table.summary tbody tr:not(.control)")
     assert rows.count() == len(record["cells"]) == 2
     heads = page.locator("table.summary thead th").all_text_contents()
     for place, cell in enumerate(record["cells"]):

@@ -82,7 +82,7 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
     (1.0, 'patches')
     >>> scores = evaluate([[[3, 7]]], [np.array([[0, 0, 0, 1], [0, 1, 1, 1]])])
     >>> float(scores.oracle_accuracy), scores.attrs["resolution"]
-    (0.875, 'pixels')
+    (0.75, 'pixels')
     """
     found, left_out = _integers(segments), checked_ignore(ignore)
     named = [x["image"].values.astype(str) for x in (segments, labels) if "image" in getattr(x, "coords", ())]
