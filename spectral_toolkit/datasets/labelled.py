@@ -120,7 +120,7 @@ class LabelledImages(Sequence[tuple[np.ndarray, np.ndarray]]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One unique name per image: that of its file, with as many folders as it needs."""
+        """A unique name for each image, that of its file with as many folders as it needs."""
         return self.images.names
 
     @property

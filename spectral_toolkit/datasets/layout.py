@@ -102,7 +102,7 @@ def load(layout: str | DatasetLayout, root: str | os.PathLike[str], split: str |
     Parameters
     ----------
     layout
-        How it lies there: a name of :data:`spectral_toolkit.datasets.LAYOUTS`.
+        How it lies there: a name in ``st.datasets.LAYOUTS``.
     root
         The folder into which it was unpacked.
     split
