@@ -317,23 +317,29 @@ def test_scores_of_theirs_are_computed_wherever_ours_are(theirs: Any) -> None:
     assert [panel.get(0).vdims[0].name for panel in st.heat_map(found, names=("spread", "what"))] == ["spread", "what"]
 
 
-def test_a_study_reports_their_scores(theirs: Any, tmp_path: Path) -> None:
+def run_a_study(folder: Path, pictures: dict[str, Any]) -> dict[str, Any]:
+    """Run one study cell on some pictures, with the third party's module; gives what it writes as JSON."""
     study = {
         "models": ["scenes"],
-        "pictures": {"made": {"scenes": {"n": 2}}},
+        "pictures": pictures,
         "affinities": ["vv"],
         "layers": [[3]],
         "n_eigenvectors": 2,
         "show": 1,
         "controls": False,
     }
-    (tmp_path / "study.yaml").write_text(json.dumps(study))
-    words = ["report", "--config", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "study.html")]
+    (folder / "study.yaml").write_text(json.dumps(study))
+    words = ["report", "--config", str(folder / "study.yaml"), "--out", str(folder / "study.html")]
     assert main(["--with", "third_party", *words]) == 0
+    return json.loads((folder / "study.json").read_text())
+
+
+def test_a_study_reports_their_scores(theirs: Any, tmp_path: Path) -> None:
+    record = run_a_study(tmp_path, {"made": {"scenes": {"n": 2}}})
     page = (tmp_path / "study.html").read_text()
     assert '<th scope="col">Purity of theirs</th>' in page
     assert '<th scope="col">Spread of theirs</th>' in page
-    (cell,) = json.loads((tmp_path / "study.json").read_text())["cells"]
+    (cell,) = record["cells"]
     assert {"purity", "spread", "where"} <= set(cell["scores"]["values"])
 
 
@@ -344,19 +350,8 @@ def test_a_study_reads_their_layout(theirs: Any, tmp_path: Path) -> None:
             folder = tmp_path / "leaves" / "all" / part
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values.values[place]).save(folder / f"{place}.png")
-    study = {
-        "models": ["scenes"],
-        "pictures": {"theirs": {"dataset": {"layout": "leaves", "root": "leaves"}}},
-        "affinities": ["vv"],
-        "layers": [[3]],
-        "n_eigenvectors": 2,
-        "show": 1,
-        "controls": False,
-    }
-    (tmp_path / "study.yaml").write_text(json.dumps(study))
-    words = ["report", "--config", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "study.html")]
-    assert main(["--with", "third_party", *words]) == 0
-    (pictures,) = json.loads((tmp_path / "study.json").read_text())["pictures"]
+    record = run_a_study(tmp_path, {"theirs": {"dataset": {"layout": "leaves", "root": "leaves"}}})
+    (pictures,) = record["pictures"]
     assert pictures["layout"] == "leaves"
     assert pictures["categories"] == ["soil", "leaf"]
     assert "| `leaves` | Leaves of theirs |" in importlib.import_module("make_tables").layout_table()

@@ -317,8 +317,8 @@ class _Recorder:
                 "meant: leave it out of layers=..., or put a copy.deepcopy of it in one of its places."
             )
         self._seen.add((layer, quantity))
-        n_special = len(self._plan.special_tokens(layer, quantity))
-        specs = self._plan.arrays(layer)
+        special = self._plan.arrays(layer).get(f"special_{quantity}")
+        n_special = 0 if special is None else special.shape[-2]
         n_images, grid = len(self._names), self._plan.shapes[layer].grid_of(quantity)
         n_tokens = n_special + grid[0] * grid[1]
         if tensor.shape[0] != n_images or tensor.shape[-2] != n_tokens:
@@ -328,7 +328,7 @@ class _Recorder:
             )
         # Splitting one axis into (y, x) gives a view whatever the strides, so each number is copied once.
         self._put(layer, quantity, tensor[..., n_special:, :].unflatten(-2, grid))
-        if f"special_{quantity}" in specs:
+        if special is not None:
             self._put(layer, f"special_{quantity}", tensor[..., :n_special, :])
 
     def _put(self, layer: str, name: str, tensor: torch.Tensor) -> None:

@@ -83,16 +83,14 @@ class _MapSearch:
     def upright(self, numbers: set[int]) -> set[int]:
         """Those of the maps that are shown to lie as the image does."""
         seen = self._follow(None, numbers)
-        return seen | {number for number in numbers - seen if self._reached(None, number, known=False)}
+        return seen | {number for number in numbers - seen if self._by_way(None, number)}
 
-    def _reached(self, start: int | None, end: int, *, known: bool = True) -> bool:
+    def _reached(self, start: int | None, end: int) -> bool:
         """Whether a map lies as another before it does, directly or by way of those between them."""
-        if known and end in self._follow(start, {end}):
-            return True
-        between = [
-            n for n in range(-1 if start is None else start, end) if n != start and min(self.maps[max(n, 0)][0]) > 1
-        ]
-        between = [n for n in between if n >= 0]
+        return end in self._follow(start, {end}) or self._by_way(start, end)
+
+    def _by_way(self, start: int | None, end: int) -> bool:
+        between = [n for n in range(0 if start is None else start + 1, end) if min(self.maps[n][0]) > 1]
         if not between or self.prober.passes > _MOST_PASSES:
             return False
         middle = between[len(between) // 2]

@@ -24,7 +24,7 @@ from .entries import Entry, Told
 from .model import Model, device_of, dtype_of, evaluating, prefix_of
 from .passes import Prober
 from .probing import NotProvenError
-from .proven import ProvenModel, name_of
+from .proven import ProvenModel
 from .stand_in import is_empty, stand_in
 from .watching import watching
 
@@ -48,21 +48,9 @@ class GeneralModel(ProvenModel):
     # --- sizes -------------------------------------------------------------------------------------------------------
 
     @property
-    def patch_size(self) -> tuple[int, int]:
-        finest = max(self._layer_grids(self.own), key=lambda grid: grid[0] * grid[1])
-        return (max(1, self.own[0] // finest[0]), max(1, self.own[1] // finest[1]))
-
-    def _layer_grids(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [layer.maps["query"].grid for layer in self.layout(size).layers.values()]
-
-    @property
     def size_step(self) -> tuple[int, int]:
-        coarsest = min(self._layer_grids(self.own), key=lambda grid: grid[0] * grid[1])
-        return (math.ceil(self.own[0] / coarsest[0]), math.ceil(self.own[1] / coarsest[1]))
-
-    @property
-    def own_size(self) -> tuple[int, int]:
-        return self.own
+        rows, columns = min(self.grids, key=math.prod)
+        return (math.ceil(self.own[0] / rows), math.ceil(self.own[1] / columns))
 
     def check_size(self, size: tuple[int, int]) -> None:
         if size == self.own:
@@ -89,8 +77,8 @@ class GeneralModel(ProvenModel):
 
     @property
     def provenance(self) -> dict[str, str | int | float]:
-        facts: dict[str, str | int | float] = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
-        return facts | ({} if self.told.grid is None else {"grid_told": str(tuple(self.told.grid))})
+        told = {} if self.told.grid is None else {"grid_told": str(tuple(self.told.grid))}
+        return {**super().provenance, **told}
 
     def _prober(self, size: tuple[int, int], tower: torch.nn.Module | None = None) -> Prober:
         seen = self._proven if tower is None else tower
@@ -123,7 +111,7 @@ class GeneralModel(ProvenModel):
         tower = module.get_submodule(prefix_of(self.module, self.tower).removesuffix("."))
         other = copy.copy(self)
         other.module, other.tower, other._hash, other._started = module, tower, None, []
-        other.blocks = {layer: tower.get_submodule(name_of(self.tower, block)) for layer, block in self.blocks.items()}
+        other.blocks = self.blocks_in(tower)
         return other, kept
 
 

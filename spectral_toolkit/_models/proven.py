@@ -95,6 +95,29 @@ class ProvenModel(Model):
     def _usual_labels(self, n: int) -> tuple[str, ...]:
         return _labels(self.tower, n)
 
+    @property
+    def own_size(self) -> tuple[int, int]:
+        return self.own
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """The grid of each layer's queries, for images of the model's own size."""
+        return [layer.maps["query"].grid for layer in self.layout(self.own).layers.values()]
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        rows, columns = max(self.grids, key=math.prod)
+        return (max(1, self.own[0] // rows), max(1, self.own[1] // columns))
+
+    @property
+    def provenance(self) -> dict[str, str | int | float]:
+        left_out = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
+        return {**super().provenance, **left_out}
+
+    def blocks_in(self, tower: torch.nn.Module) -> dict[str, Any]:
+        """The blocks of the layers, in another tower of the same make."""
+        return {layer: tower.get_submodule(name_of(self.tower, block)) for layer, block in self.blocks.items()}
+
     @abstractmethod
     def _prober(self, size: tuple[int, int], tower: torch.nn.Module | None = None) -> Prober:
         """Passes over images of ``size``, by another ``tower`` than the model's own where one is given."""

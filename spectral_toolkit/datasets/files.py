@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,13 @@ import numpy as np
 from .._compute.arguments import shown
 from .._compute.settings import computing
 from .._io.images import load_images
-from .._io.label_files import paired_files, read_label_map
+from .._io.label_files import paired_files
 from ..errors import DatasetError
-from .labelled import NONE, LabelledFile, LabelledImages
-from .reading import Numbers, Objects, numbered
+from .labelled import LabelledFile, LabelledImages
+from .reading import AsStored, Numbers, numbered
 
 USUAL_VOID = 255
 """Means 'no label' wherever categories are named and this is not the id of one."""
-
-
-@dataclass(frozen=True)
-class _AsStored:
-    """Reads a label map whose categories have no names."""
-
-    path: Path
-    void: tuple[int, ...]
-
-    def __call__(self) -> np.ndarray:
-        values = read_label_map(self.path, error=DatasetError)
-        return np.where(np.isin(values, self.void), NONE, values)
 
 
 @computing
@@ -92,7 +79,7 @@ def folder(
     files = _files(labels, "labels", pictures)
     objects = None if instances is None else _files(instances, "instances", pictures)
     if categories is None:
-        names, readers = (), [_AsStored(path, void) for path in files]
+        names, readers = (), [AsStored(path, void) for path in files]
     else:
         place, names = _categories(categories)
         void = void or ((USUAL_VOID,) if USUAL_VOID not in place else ())
@@ -100,7 +87,7 @@ def folder(
         ids = f"those of the {len(names)} named categories ({shown(sorted(place))})"
         readers = [Numbers(path, place, void, ids) for path in files]
     found = [
-        LabelledFile(Path(path), reader, None if objects is None else Objects(objects[at]))
+        LabelledFile(Path(path), reader, None if objects is None else AsStored(objects[at], (0,)))
         for at, (path, reader) in enumerate(zip(pictures.paths, readers, strict=True))
     ]
     return LabelledImages(found, names, title="a folder", images=pictures)

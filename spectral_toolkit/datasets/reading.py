@@ -41,11 +41,11 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Objects:
-    """Reads a map of one number per object: 0 and ``void`` belong to none."""
+class AsStored:
+    """Reads a map of one number per pixel, of a category without a name or of an object: ``void`` means neither."""
 
     path: Path
-    void: tuple[int, ...] = (0,)
+    void: tuple[int, ...]
 
     def __call__(self) -> np.ndarray:
         values = read_label_map(self.path, error=DatasetError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .labelled import LabelledFile, LabelledImages
-from .reading import Numbers, Objects, listed, needed, numbered
+from .reading import AsStored, Numbers, listed, needed, numbered
 
 CATEGORIES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -28,7 +28,7 @@ def open_voc(root: Path, split: str) -> LabelledImages:
         LabelledFile(
             picture,
             Numbers(labels, numbered(CATEGORIES), (VOID,), ids),
-            Objects(instances, (0, VOID)) if instances.is_file() else None,
+            AsStored(instances, (0, VOID)) if instances.is_file() else None,
         )
         for picture, labels, instances in zip(pictures, maps, objects, strict=True)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,12 +72,12 @@ def compute_cell(
 
     eig = solved(activations, study.scope, neighbours)
     own = partial(solved, activations, folder=neighbours)
-    prepared = {} if prepared is None else prepared
+    labelled = _Labelled(study, group, activations, own, solved, controls, {} if prepared is None else prepared)
     return eig, {
         "settings": _settings(eig, cell),
         "answers": answers(eig, {name: outlying[name] for name in cell.layers if name in outlying}),
-        "scores": _scores(own, group, study, activations, solved, controls, prepared),
-        **_evaluation(own, group, study, activations, solved, controls, prepared),
+        "scores": _scores(labelled),
+        **_evaluation(labelled),
     }
 
 
@@ -148,28 +148,44 @@ def _answer(eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> dict[str, 
     return found
 
 
-def _scores(
-    own: Callable[[str], xr.Dataset],
-    group: Group,
-    study: Study,
-    activations: xr.DataTree,
-    solved: Solve,
-    controls: StudyControls | None,
-    prepared: dict[tuple[int, int], xr.DataArray],
-) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class _Labelled:
+    """What scores and evaluations of a cell are made from.
+
+    ``own`` gives the cell's eigenvectors over images of a scope, ``solved`` those of other activations; ``prepared``
+    keeps labels on the grids that were needed before.
+    """
+
+    study: Study
+    group: Group
+    activations: xr.DataTree
+    own: Callable[[str], xr.Dataset]
+    solved: Solve
+    controls: StudyControls | None
+    prepared: dict[tuple[int, int], xr.DataArray]
+
+    def labels_at(self, grid: tuple[int, int]) -> xr.DataArray:
+        """The labels at the patches of a grid, read from the disk once."""
+        if grid not in self.prepared:
+            opened = self.group.opened
+            self.prepared[grid] = prepare_labels(self.activations, opened.labels, grid=grid, ignore=opened.ignore)
+        return self.prepared[grid]
+
+
+def _scores(cell: _Labelled) -> dict[str, Any] | None:
     """Scores over the set, from eigenvectors of all its images as one problem; None for a single image."""
-    if not study.scores or len(group.opened.pictures) < 2:
+    if not cell.study.scores or len(cell.group.opened.pictures) < 2:
         return None
-    joint = own("dataset")
+    joint, controls = cell.own("dataset"), cell.controls
     labels = None
-    if group.opened.labels is not None:
-        labels = _on_grid((joint.sizes["y"], joint.sizes["x"]), group, activations, prepared)
-    scores = eigenvector_scores(joint, labels, seed=study.seed)
+    if cell.group.opened.labels is not None:
+        labels = cell.labels_at((joint.sizes["y"], joint.sizes["x"]))
+    scores = eigenvector_scores(joint, labels, seed=cell.study.seed)
     names = [str(name) for name in scores if not str(name).endswith(("_low", "_high"))]
     values: dict[str, Any] = {name: _estimate(scores, name) for name in names}
     notes = [str(scores.attrs["notes"])]
     if controls is not None and labels is not None:
-        found, more = controls.scores(joint, labels, solved)
+        found, more = controls.scores(joint, labels, cell.solved)
         notes += more
         for name in names:
             values[name] |= _controlled(name, values[name], found)
@@ -184,41 +200,25 @@ def _scores(
     }
 
 
-def _on_grid(
-    grid: tuple[int, int], group: Group, activations: xr.DataTree, prepared: dict[tuple[int, int], xr.DataArray]
-) -> xr.DataArray:
-    """The labels at the patches of a grid, read from the disk once."""
-    if grid not in prepared:
-        prepared[grid] = prepare_labels(activations, group.opened.labels, grid=grid, ignore=group.opened.ignore)
-    return prepared[grid]
-
-
-def _evaluation(
-    own: Callable[[str], xr.Dataset],
-    group: Group,
-    study: Study,
-    activations: xr.DataTree,
-    solved: Solve,
-    controls: StudyControls | None,
-    prepared: dict[tuple[int, int], xr.DataArray],
-) -> dict[str, Any]:
+def _evaluation(cell: _Labelled) -> dict[str, Any]:
     """The evaluations of papers, with those of the controls; empty where none are asked for."""
-    asked, labels = study.evaluate, group.opened.labels
+    asked, opened = cell.study.evaluate, cell.group.opened
+    labels = opened.labels
     if asked is None or labels is None:
         return {}
-    first = own("image")
+    first = cell.own("image")
     grid = (first.sizes["y"], first.sizes["x"])
-    n_categories = len(group.opened.categories)
+    n_categories = len(opened.categories)
     if not n_categories:
-        cells = _on_grid(grid, group, activations, prepared).values
+        cells = cell.labels_at(grid).values
         n_categories = max(2, len(np.unique(cells[cells >= 0])))
 
     def evaluate(eigenvectors: Callable[[str], xr.Dataset]) -> dict[str, Any]:
-        return evaluated(eigenvectors, labels, asked, n_categories, group.opened.ignore, rounded)
+        return evaluated(eigenvectors, labels, asked, n_categories, opened.ignore, rounded)
 
-    found = evaluate(own)
-    if controls is not None:
-        found["controls"], notes = controls.evaluations(grid, solved, evaluate)
+    found = evaluate(cell.own)
+    if cell.controls is not None:
+        found["controls"], notes = cell.controls.evaluations(grid, cell.solved, evaluate)
         found["notes"] = " ".join(notes)
     return {"evaluation": found}
 

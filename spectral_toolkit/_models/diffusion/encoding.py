@@ -17,7 +17,7 @@ def latent_factor(vae: Any) -> int:
     """Pixels per latent position in each direction; 1 without a VAE."""
     if vae is None:
         return 1
-    if hasattr(vae, "bn"):  # Flux 2: four positions become one, with channels of its own scale
+    if _of_flux_2(vae):
         return 2 * 2 ** (len(vae.config.block_out_channels) - 1)
     ratio = getattr(vae, "spatial_compression_ratio", None)
     if isinstance(ratio, int):
@@ -48,10 +48,8 @@ def encode(vae: Any, processing: Processing, pixels: np.ndarray) -> torch.Tensor
     if latents.dim() == 5:  # one frame
         latents = latents[:, :, 0]
     config = vae.config
-    if hasattr(vae, "bn"):
-        n, channels, height, width = latents.shape
-        cut = latents.reshape(n, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
-        latents = cut.reshape(n, channels * 4, height // 2, width // 2)
+    if _of_flux_2(vae):
+        latents = torch.nn.functional.pixel_unshuffle(latents, 2)
         mean, variance = (part.view(1, -1, 1, 1).to(latents) for part in (vae.bn.running_mean, vae.bn.running_var))
         return (latents - mean) / torch.sqrt(variance + config.batch_norm_eps)
     scaling, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
@@ -60,6 +58,11 @@ def encode(vae: Any, processing: Processing, pixels: np.ndarray) -> torch.Tensor
         centre, spread = (torch.tensor(list(values)).to(latents).view(1, -1, 1, 1) for values in (mean, std))
         return (latents - centre) * scaling / spread
     return (latents - shift) * scaling
+
+
+def _of_flux_2(vae: Any) -> bool:
+    """Whether four positions become one, with channels that a batch normalisation scales."""
+    return hasattr(vae, "bn")
 
 
 def _of_videos(vae: Any) -> bool:
@@ -75,7 +78,7 @@ def latent_channels(vae: Any) -> int:
             f"{type(vae).__name__} does not say how many channels its latents have: give the AutoencoderKL that "
             "belongs to the model."
         )
-    return int(n) * (4 if hasattr(vae, "bn") else 1)
+    return int(n) * (4 if _of_flux_2(vae) else 1)
 
 
 def sees_pixels(tower: Any, pipeline: Any) -> bool:

@@ -15,6 +15,7 @@ import torch
 from ...errors import SpectralToolkitError
 from ..model import UNROTATED, Model
 from .encoding import latent_factor
+from .forms import packed
 from .noising import steps_of
 from .patches import PatchModel
 from .recording import WatchedModel
@@ -125,12 +126,10 @@ class FluxModel(FluxBlocks, PatchModel):
         }
 
     def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
-        n, channels, height, width = latents.shape
-        grid = (height // 2, width // 2)
-        packed = latents.reshape(n, channels, grid[0], 2, grid[1], 2).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        grid = (latents.shape[2] // 2, latents.shape[3] // 2)
         places = torch.stack([torch.zeros(grid), *torch.meshgrid(*map(torch.arange, grid), indexing="ij")], -1)
         return self.tower(
-            packed,
+            packed(latents),
             timestep=self.times(latents, timestep) / steps_of(self.scheduler),
             img_ids=places.reshape(-1, 3).to(latents),
             txt_ids=latents.new_zeros(len(self.special_tokens), 3),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import pixel_unshuffle
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,13 @@ class Form:
     side: int = 1
 
 
-def _packed(latents: Tensor) -> Tensor:
-    n, channels, height, width = latents.shape
-    cut = latents.reshape(n, channels, height // 2, 2, width // 2, 2)
-    return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+def _flat(latents: Tensor) -> Tensor:
+    return latents.flatten(2).transpose(1, 2)
+
+
+def packed(latents: Tensor) -> Tensor:
+    """2 x 2 positions as one token, (image, token, channel): a channel's positions stand beside each other."""
+    return _flat(pixel_unshuffle(latents, 2))
 
 
 IMAGE = Form("images", lambda latents: latents)
@@ -41,13 +45,13 @@ FRAME_FIRST = Form("one frame, frames first", lambda latents: latents[:, None])
 CHANNELS_LAST = Form("one frame, channels last", lambda latents: latents.permute(0, 2, 3, 1)[:, None])
 PIECES = Form("one frame in pieces of 2 x 2", lambda latents: _pieces(latents), side=2)
 LIST = Form("a list of frames", lambda latents: [latents[0][:, None]])
-FLAT = Form("tokens", lambda latents: latents.flatten(2).transpose(1, 2))
-PACKED = Form("tokens of 2 x 2", _packed, side=2)
+FLAT = Form("tokens", _flat)
+PACKED = Form("tokens of 2 x 2", packed, side=2)
 
 
 def _pieces(latents: Tensor) -> Tensor:
     """(1, piece, channel, frame, y, x), with pieces of one frame and 2 x 2 positions."""
-    tokens = _packed(latents)
+    tokens = packed(latents)
     return tokens.reshape(1, tokens.shape[1], latents.shape[1], 1, 2, 2)
 
 
@@ -68,9 +72,14 @@ _BY_CLASS = {
 }
 
 
+def class_names(tower: Any) -> list[str]:
+    """The name of a denoiser's class, and of those that it is made from."""
+    return [base.__name__ for base in type(tower).__mro__]
+
+
 def form_of(tower: Any, channels: int) -> Form:
     """The form that a denoiser takes, whose latents have so many channels."""
-    classes = [base.__name__ for base in type(tower).__mro__]
+    classes = class_names(tower)
     for name in classes:
         if name in _BY_CLASS:
             return _repeated(_in_tokens(_BY_CLASS[name], tower, channels), tower)

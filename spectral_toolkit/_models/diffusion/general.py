@@ -8,6 +8,7 @@ names of its arguments (`inputs.py`), or as the caller says (``load_model(denois
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,14 +23,14 @@ from ...errors import SpectralToolkitError, UnsupportedModelError, first_line
 from ..model import Recorder, device_of, dtype_of
 from ..passes import Prober
 from ..probing import NotProvenError
-from ..proven import ProvenModel, name_of
+from ..proven import ProvenModel
 from .base import DiffusionModel
 from .encoding import latent_channels, latent_factor, pixel_channels
-from .feature_maps import MapProber
 from .forms import Form, form_of
 from .inputs import Asked, UnknownInputError, arguments
 from .noising import noise_of, noised, steps_of, told_time
 from .pipelines import ByPipeline, component_of
+from .unet_maps import MapProber
 
 _ADVICE = (
     "Say how it is called, with load_model(denoiser, vae=vae, scheduler=scheduler, call=lambda denoiser, latents, "
@@ -133,21 +134,9 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         return (int(height) * factor, int(width) * factor)
 
     @property
-    def own_size(self) -> tuple[int, int]:
-        return self.own
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        finest = max(self._grids(), key=lambda grid: grid[0] * grid[1])
-        return (self.own[0] // finest[0], self.own[1] // finest[1])
-
-    @property
     def size_step(self) -> tuple[int, int]:
-        coarsest = min(self._grids(), key=lambda grid: grid[0] * grid[1])
-        return (self.own[0] // coarsest[0], self.own[1] // coarsest[1])
-
-    def _grids(self) -> list[tuple[int, int]]:
-        return [layer.maps["query"].grid for layer in self.layout(self.own).layers.values()]
+        rows, columns = min(self.grids, key=math.prod)
+        return (self.own[0] // rows, self.own[1] // columns)
 
     def check_size(self, size: tuple[int, int]) -> None:
         if size == self.own:
@@ -261,17 +250,10 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         assert self.way is not None
         return self.way.text
 
-    @property
-    def provenance(self) -> dict[str, str | int | float]:
-        facts: dict[str, str | int | float] = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
-        return {**super().provenance, **facts}
-
     def untrained(self, seed: int) -> Any:
         other: Any
         other, kept = DiffusionModel.untrained(self, seed)
-        other.blocks = {
-            layer: other.tower.get_submodule(name_of(self.tower, block)) for layer, block in self.blocks.items()
-        }
+        other.blocks = self.blocks_in(other.tower)
         other._started = []
         return other, kept
 

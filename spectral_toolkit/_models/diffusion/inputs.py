@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModelError
-from .forms import IMAGE, PACKED, Form, in_channels
+from .forms import IMAGE, PACKED, Form, class_names, in_channels
 
 TEXT_LENGTH = 77
 """Tokens of zeros in place of a prompt."""
@@ -101,12 +101,8 @@ class Asked:
         return self.timestep / self.steps
 
 
-def _names(tower: Any) -> list[str]:
-    return [base.__name__ for base in type(tower).__mro__]
-
-
 def _time(asked: Asked) -> Tensor:
-    names = _names(asked.tower)
+    names = class_names(asked.tower)
     if any(name.startswith(_SHARE) for name in names):
         return asked.numbers(asked.share)[0]
     if any(name.startswith(_REST) for name in names):
@@ -143,7 +139,7 @@ def _text_ids(asked: Asked) -> Tensor:
     if _axes(asked) > 3:
         ids[:, 3] = torch.arange(TEXT_LENGTH)
         return ids[None].to(asked.latents)
-    if any(name.startswith(("LongCat", "Ovis")) for name in _names(asked.tower)):
+    if any(name.startswith(("LongCat", "Ovis")) for name in class_names(asked.tower)):
         ids[:, 1] = ids[:, 2] = torch.arange(TEXT_LENGTH)
     return ids.to(asked.latents)
 
@@ -186,9 +182,7 @@ def _classes(asked: Asked) -> Tensor | None:
     kind, count = asked.setting("class_embed_type"), asked.setting("num_class_embeds")
     if kind in ("projection", "simple_projection"):
         return asked.zeros(asked.width("projection_class_embeddings_input_dim"))
-    if kind == "timestep":
-        return torch.zeros(1, dtype=torch.long, device=asked.latents.device)
-    if count is not None:
+    if kind == "timestep" or count is not None:
         return torch.zeros(1, dtype=torch.long, device=asked.latents.device)
     return None
 
@@ -505,7 +499,7 @@ def arguments(asked: Asked) -> dict[str, Any]:
     UnsupportedModelError
         If the denoiser takes something whose content is not known.
     """
-    own = {name: value for base in reversed(_names(asked.tower)) for name, value in _OWN.get(base, {}).items()}
+    own = {name: value for base in reversed(class_names(asked.tower)) for name, value in _OWN.get(base, {}).items()}
     known = {**_ARGUMENTS, **own}
     found: dict[str, Any] = {}
     unknown = []
