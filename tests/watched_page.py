@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from PIL import Image
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Error, Locator, Page
 
 from spectral_toolkit._render import composite
 
@@ -35,8 +36,25 @@ class Watched:
         assert [text for text in self.complaints if "GL Driver" not in text] == []
 
 
+def shot(locator: Locator, seconds: float = 60.0) -> bytes:
+    """A picture of an element, as PNG.
+
+    Figures are drawn anew when what they show or the width of their cell changes. Playwright gives up a picture when
+    its element is replaced or moved meanwhile, so that it is then taken of what stands there now.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return locator.screenshot(timeout=10_000)
+        except Error:
+            if time.monotonic() > until:
+                raise
+            locator.page.wait_for_timeout(200)
+
+
 def pixels(locator: Locator) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")).astype(int)
+    """Colours of an element as it looks now, of shape (height, width, 3)."""
+    return np.asarray(Image.open(io.BytesIO(shot(locator))).convert("RGB")).astype(int)
 
 
 def expected(eig: xr.Dataset, image: int, component: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 import time
@@ -12,9 +11,9 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from PIL import Image
-from playwright.sync_api import Browser, Error, Page
+from playwright.sync_api import Browser, Page
 from real_jupyter import Jupyter, complaints, notebook, serving
+from watched_page import pixels, shot
 
 import spectral_toolkit as st
 from spectral_toolkit._render.composite import blend, colour_field, symmetric_limit
@@ -81,20 +80,11 @@ class Bench:
     def picture(self, place: int = 0) -> np.ndarray:
         """What is drawn in one of the figures that are shown, without the cursor over it."""
         self.page.mouse.move(2, 2)
-        shot = b""
-        for attempt in range(4):
-            try:
-                shot = self.explorer.locator(".bk-Figure:visible").nth(place).screenshot()
-                break
-            except Error:  # a figure that is just being drawn anew
-                if attempt == 3:
-                    raise
-                self.page.wait_for_timeout(500)
-        return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+        return pixels(self.explorer.locator(".bk-Figure:visible").nth(place))
 
     def figure(self) -> bytes:
         """The first figure, with the mouse where it is."""
-        return self.explorer.locator(".bk-Figure:visible").first.screenshot()
+        return shot(self.explorer.locator(".bk-Figure:visible").first)
 
     def wait(self, holds: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE
@@ -114,18 +104,18 @@ class Bench:
         self.page.mouse.click(x, y)
 
 
-def difference(shot: np.ndarray, expected: np.ndarray) -> float:
+def difference(seen: np.ndarray, expected: np.ndarray) -> float:
     """Mean distance of colours at the middles of the patches, (12, 12, 3) expected."""
-    height, width = shot.shape[:2]
+    height, width = seen.shape[:2]
     places = [[(int((r + 0.44) / 12 * height), int((c + 0.44) / 12 * width)) for c in range(12)] for r in range(12)]
-    seen = np.array([[shot[y, x] for y, x in row] for row in places])
-    return float(np.abs(seen - expected).mean())
+    middles = np.array([[seen[y, x] for y, x in row] for row in places])
+    return float(np.abs(middles - expected).mean())
 
 
-def dark_edges(shot: np.ndarray) -> int:
+def dark_edges(seen: np.ndarray) -> int:
     """How many edges between two patches have something as dark as the line of a cut in their middle."""
-    height, width = shot.shape[:2]
-    dark = shot.max(axis=2) < 70
+    height, width = seen.shape[:2]
+    dark = seen.max(axis=2) < 70
     found = 0
     for row in range(12):
         for column in range(1, 12):
@@ -256,9 +246,9 @@ def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> N
     seen = []
     for view in ("All", "RGB", "Segments", "Instances", "Norms", "Spectrum", "Layers", "Eigenvector"):
         bench.button(view).click()
-        bench.wait(lambda: not same(bench.explorer.screenshot(), seen[-1:]), f"The view {view}")
+        bench.wait(lambda: not same(shot(bench.explorer), seen[-1:]), f"The view {view}")
         bench.page.wait_for_timeout(300)
-        seen.append(bench.explorer.screenshot())
+        seen.append(shot(bench.explorer))
     bench.wait_for_colours(solve("qk"), 1)
     bench.button("Image scene_0002").click()
     bench.wait_for_colours(solve("vv", image=2), 0)
@@ -280,8 +270,7 @@ def test_zoom_and_cursor_are_common_to_both_pictures(bench: Bench) -> None:
     bench.page.mouse.move(boxes[0]["x"] + 100, boxes[0]["y"] + 150)
 
     def crossed() -> bool:
-        shot = bench.explorer.locator(".bk-Figure:visible").nth(1).screenshot()
-        other = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+        other = pixels(bench.explorer.locator(".bk-Figure:visible").nth(1))
         changed = np.abs(other - plain[1]).sum(axis=2) > 30
         upright = changed[:, int(100 / width * changed.shape[1]) + np.arange(-2, 3)]
         level = changed[int(150 / height * changed.shape[0]) + np.arange(-2, 3)]
