@@ -31,6 +31,11 @@ from ._analysis.trust import outlying_masks as outlying_masks
 from ._analysis.trust import token_norms as token_norms
 from ._analysis.trust import trust_statements as trust_statements
 from ._capture import capture as capture
+from ._capture.edits import average as average
+from ._capture.edits import change as change
+from ._capture.edits import exchange as exchange
+from ._capture.edits import scale as scale
+from ._capture.intervening import intervene as intervene
 from ._io.bundles import load_bundle as load_bundle
 from ._io.bundles import save_bundle as save_bundle
 from ._io.images import load_images as load_images
