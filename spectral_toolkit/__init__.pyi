@@ -13,6 +13,8 @@ from ._affinity.rows import affinity_row as affinity_row
 from ._analysis.comparison import align as align
 from ._analysis.comparison import layer_distances as layer_distances
 from ._analysis.comparison import subspace_distance as subspace_distance
+from ._analysis.interventions import effects as effects
+from ._analysis.interventions import remove as remove
 from ._analysis.memory import estimate_memory as estimate_memory
 from ._analysis.regions import cut_costs as cut_costs
 from ._analysis.regions import hierarchy as hierarchy
@@ -35,6 +37,7 @@ from ._capture.edits import average as average
 from ._capture.edits import change as change
 from ._capture.edits import exchange as exchange
 from ._capture.edits import scale as scale
+from ._capture.generating import generate as generate
 from ._capture.intervening import intervene as intervene
 from ._io.bundles import load_bundle as load_bundle
 from ._io.bundles import save_bundle as save_bundle
@@ -42,6 +45,8 @@ from ._io.images import load_images as load_images
 from ._models import load_model as load_model
 from ._views.charts import layers_chart as layers_chart
 from ._views.charts import spectrum_chart as spectrum_chart
+from ._views.effect_plot import before_after as before_after
+from ._views.effect_plot import effect_plot as effect_plot
 from ._views.frozen_page import freeze as freeze
 from ._views.heat_map import heat_map as heat_map
 from ._views.notebook import extension as extension

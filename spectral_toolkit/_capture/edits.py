@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,7 +91,9 @@ _LISTED = ", ".join(map(repr, EDITABLE))
 
 
 @computing
-def exchange(quantity: Any, donors: Any, layers: Any = "all", *, special_tokens: bool = True) -> Edit:
+def exchange(
+    quantity: Any, donors: Any, layers: Any = "all", *, special_tokens: bool = True, mirrored: bool = False
+) -> Edit:
     """Let the softmax see those of other images: one donor an image, matched patch by patch.
 
     Parameters
@@ -106,6 +108,9 @@ def exchange(quantity: Any, donors: Any, layers: Any = "all", *, special_tokens:
         ``"all"``; or a name, a number, a slice, or a list of these.
     special_tokens
         Whether special tokens follow the donor, too.
+    mirrored
+        Whether a patch gets those of the donor's patch on the other side, left for right. An exchange between equal
+        places says nothing of what carries position.
 
     Returns
     -------
@@ -123,6 +128,7 @@ def exchange(quantity: Any, donors: Any, layers: Any = "all", *, special_tokens:
     ('value',)
     """
     chosen, too = quantities_of(quantity), flag("special_tokens", special_tokens)
+    turned = flag("mirrored", mirrored)
     of_tree = isinstance(donors, xr.DataTree) and bool(donors.children)
 
     def alter(tokens: Tokens, learned: Tokens | None) -> Tokens:
@@ -136,17 +142,19 @@ def exchange(quantity: Any, donors: Any, layers: Any = "all", *, special_tokens:
                     f"{tuple(other.shape)}; expected {tuple(own.shape)}: give donors that were captured with the same "
                     "model, at the same size."
                 )
+            other = other.flip(3) if turned and name == "patches" else other
             tokens = replace(tokens, **{name: other.to(own)})
         return tokens
 
-    return Edit(f"exchange({_written(chosen)}{'' if too else ', special_tokens=False'})", chosen, layers, alter, donors)
+    told = f"{', mirrored' if turned else ''}{'' if too else ', without special tokens'}"
+    return Edit(f"exchange({_written(chosen)}{told})", chosen, layers, alter, donors)
 
 
 def _of_tree(donors: xr.DataTree, tokens: Tokens) -> Tokens:
     held = donors[tokens.layer].to_dataset() if tokens.layer in donors.children else xr.Dataset()
     if tokens.quantity not in held:
         raise SpectralToolkitError(
-            f"The donors hold no {tokens.quantity} of layer {tokens.layer!r}: capture them with this layer and quantity."
+            f"The donors hold no {tokens.quantity} of layer {tokens.layer!r}: capture them with it."
         )
     draws = [dim for dim in ("timestep", "noise") if dim in held[tokens.quantity].dims]
     if len(draws) != len(tokens.place):
@@ -157,8 +165,8 @@ def _of_tree(donors: xr.DataTree, tokens: Tokens) -> Tokens:
     where = {"image": list(tokens.images)} | dict(zip(draws, tokens.place, strict=True))
     if any(max(np.atleast_1d(place)) >= held.sizes[dim] for dim, place in where.items()):
         raise SpectralToolkitError(
-            f"The donors hold {dict(held[tokens.quantity].sizes)} in layer {tokens.layer!r}, which are fewer than those "
-            "that are edited: give one donor an image, at the same timesteps."
+            f"The donors hold {dict(held[tokens.quantity].sizes)} in layer {tokens.layer!r}, which are fewer than "
+            "those that are edited: give one donor an image, at the same timesteps."
         )
     patches, special = (
         torch.as_tensor(held[name].isel(where).values) if name in held else tokens.special[:, :, :0]
@@ -335,7 +343,14 @@ def _written(quantities: tuple[str, ...]) -> str:
 
 
 def split(
-    layer: str, quantity: str, images: range, place: tuple[int, ...], tensor: Tensor, n_special: int, grid: Any
+    tensor: Tensor,
+    *,
+    layer: str,
+    quantity: str,
+    images: range,
+    place: tuple[int, ...],
+    n_special: int,
+    grid: tuple[int, int],
 ) -> Tokens:
     """Tokens from a tensor (image, head, token, channel), special ones first."""
     patches, special = tensor[..., n_special:, :].unflatten(-2, grid), tensor[..., :n_special, :]
@@ -345,3 +360,22 @@ def split(
 def joined(tokens: Tokens) -> Tensor:
     """The opposite of `split`."""
     return torch.cat([tokens.special, tokens.patches.flatten(2, 3)], 2)
+
+
+def edited(tensor: Tensor, edits: Sequence[Edit], learned: Mapping[int, Tensor], **about: Any) -> Tensor:
+    """What takes the place of ``tensor`` (image, head, token, channel): itself where nothing changes.
+
+    ``learned`` has what edits need from other passes, by their identity; ``about`` are the arguments of `split`.
+    """
+    tokens = split(tensor, **about)
+    for edit in edits:
+        known = learned.get(id(edit))
+        tokens = edit.alter(tokens, None if known is None else split(known, **about))
+    new = joined(tokens)
+    if not bool(torch.isfinite(new).all()) and bool(torch.isfinite(tensor).all()):
+        raise SpectralToolkitError(
+            f"{', '.join(edit.name for edit in edits)} gives NaN or infinity for {tokens.quantity} of layer "
+            f"{tokens.layer!r}: an edit must give finite numbers."
+        )
+    # What an edit leaves as it was stays the very tensor, and the pass the plain one.
+    return tensor if torch.equal(new, tensor) else new

@@ -14,9 +14,9 @@ import xarray as xr
 from torch import Tensor
 
 from .._compute.settings import computing
-from ..errors import SpectralToolkitError, UnsupportedModelError
+from ..errors import UnsupportedModelError
 from . import _DEFAULT, Recorder, check_memory, plan_of, read_pixels, run
-from .edits import EDITABLE, Edit, donor_images, edits_of, joined, split
+from .edits import EDITABLE, Edit, donor_images, edited, edits_of
 from .memory import MemorySink, Sink
 from .plan import Plan, choose_layers
 
@@ -109,11 +109,11 @@ class EditingRecorder(Recorder):
         self._changed: set[tuple[str, str]] = set()
         described = []
         for edit in edits:
-            edited = choose_layers(plan.model, edit.layers)
-            for layer in edited:
+            chosen = choose_layers(plan.model, edit.layers)
+            for layer in chosen:
                 for quantity in edit.quantities:
                     self._edits[layer, quantity].append(edit)
-            described.append({"edit": edit.name, "layers": edited})
+            described.append({"edit": edit.name, "layers": chosen})
         self.described = json.dumps(described)
         self._donors = {id(edit): donor_images(edit, len(plan.pictures)) for edit in edits}
         self._in_need = [edit for edit in edits if edit.needs_mean]
@@ -122,7 +122,8 @@ class EditingRecorder(Recorder):
         self._outputs: dict[str, np.ndarray] = {}
         # What is edited must be seen, too, whether it is kept or not.
         model = plan.model
-        self.layers = tuple(one for one in model.layers if one in plan.layers or any((one, q) in self._edits for q in EDITABLE))
+        seen = {*plan.layers, *(layer for layer, _ in self._edits)}
+        self.layers = tuple(one for one in model.layers if one in seen)
         wanted = (*plan.quantities, *(quantity for _, quantity in self._edits))
         self.quantities = tuple(one for one in model.quantities if one in wanted)
 
@@ -194,19 +195,19 @@ class EditingRecorder(Recorder):
     def edit(self, layer: str, quantity: str, tensor: Tensor) -> Tensor:
         n_special, grid = self.checked(layer, quantity, tensor, before=True)
         start = self._batch.start + self._rows.start
-        about = (layer, quantity, range(start, start + len(self._names)), self._now)
-        tokens = split(*about, tensor, n_special, grid)
-        for edit in self._edits[layer, quantity]:
-            learned = self._learned.get((id(edit), layer, quantity, self._now))
-            tokens = edit.alter(tokens, None if learned is None else split(*about, learned, n_special, grid))
-        new = joined(tokens)
-        if not bool(torch.isfinite(new).all()) and bool(torch.isfinite(tensor).all()):
-            raise SpectralToolkitError(
-                f"The edits of {quantity} of layer {layer!r} give NaN or infinity: {self.described}."
-            )
+        learned = {key[0]: one for key, one in self._learned.items() if key[1:] == (layer, quantity, self._now)}
         self._changed.add((layer, quantity))
-        # What an edit leaves as it was stays the very tensor, and the pass the plain one.
-        return tensor if torch.equal(new, tensor) else new
+        return edited(
+            tensor,
+            self._edits[layer, quantity],
+            learned,
+            layer=layer,
+            quantity=quantity,
+            images=range(start, start + len(self._names)),
+            place=self._now,
+            n_special=n_special,
+            grid=grid,
+        )
 
     def record(self, layer: str, quantity: str, tensor: Tensor) -> None:
         if self._learn is not None:

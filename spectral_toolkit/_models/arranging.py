@@ -14,7 +14,7 @@ from .token_maps import TokenMap
 
 
 def _axes(tensor: Tensor, part: CallPart, n: int) -> tuple[list[int], list[int], int]:
-    """How a call's axes split and are permuted to (image, head..., window..., token, channel), and the number of heads."""
+    """How axes split and are permuted to (image, head..., window..., token, channel), and the number of head axes."""
     axes = part.axes
     first = tensor.shape[0] // n
     split = [n, first // axes.folded, axes.folded, *tensor.shape[1:]]

@@ -2,8 +2,8 @@
 
 One attention function is registered under one name. While a capture runs, the tower is switched to it; it reports its
 arguments and then calls the function that the model would have used, with the same arguments, so that the model's
-outputs do not change; unless it was given others to compute with, as in an intervention. The attention module that makes a call determines the capture to which it belongs, so that
-captures of different models can run side by side.
+outputs do not change, or with those that an intervention puts in their place. The attention module that makes a call
+determines the capture to which it belongs, so that captures of different models can run side by side.
 """
 
 from __future__ import annotations

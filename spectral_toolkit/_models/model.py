@@ -283,9 +283,7 @@ class Model(Described, ABC):
     def forward(self, pixels: np.ndarray) -> Any:
         """Run the tower on bytes (image, height, width, 3) of a size that passed ``check_size``."""
 
-    def run(
-        self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None
-    ) -> None:
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
         """Make every forward pass that a capture of ``pixels`` needs.
 
         Before each pass, ``begin`` is called with its place in ``draws``; after it, ``done`` with what the model gives
@@ -296,9 +294,7 @@ class Model(Described, ABC):
         if done is not None:
             done(class_scores(self.tower, given))
 
-    def final_tokens(
-        self, keep: Callable[[torch.Tensor], None], size: tuple[int, int]
-    ) -> AbstractContextManager[None]:
+    def final_tokens(self, keep: Callable[[torch.Tensor], None], size: tuple[int, int]) -> AbstractContextManager[None]:
         """Let every ``forward`` of images of ``size`` in the context give its final tokens to ``keep``, if it has any.
 
         They are (image, token, feature), special tokens first: see ``final_special_tokens``.
@@ -312,6 +308,15 @@ class Model(Described, ABC):
     def final_grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """The grid of the final tokens, for images of ``size``."""
         return self.layer_shape(self.layers[-1], size).grid
+
+    def expect(self, n: int) -> None:
+        """Know that the tower is about to be called with ``n`` images by somebody else, such as its pipeline.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If it is not known how that many are seen together.
+        """
 
     def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
         """Make one forward pass over ``pixels`` with copies of the modules that ``convert`` makes.

@@ -212,6 +212,14 @@ class ProvenModel(Model):
             linear=module in layout.linear,
         )
 
+    def expect(self, n: int) -> None:
+        if n != 1 and not self._layout(self.own).together:
+            raise UnsupportedModelError(
+                f"{self.name} was shown {n} images at once, and only of one it is known which token is which: generate "
+                "one image, with guidance=1."
+            )
+        self._started.append(n)
+
     def _rehearsed(self, size: tuple[int, int]) -> dict[str, list[str]]:
         """Modules that are run beforehand where the attention of layers is edited: see `rehearsed`."""
         prober = self._prober(size)

@@ -55,7 +55,7 @@ def rehearsing(
     edit: Edit,
     device: torch.device,
 ) -> Iterator[None]:
-    """Edit what the calls of attention see while the context is open, in modules that are edited in the present pass."""
+    """Edit what the calls of attention see while the context is open, where the present pass is edited."""
 
     def rehearse(part: Any, args: Any, kwargs: Any, *, modules: list[str]) -> None:
         factors: Factors = {}

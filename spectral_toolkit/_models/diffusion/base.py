@@ -116,6 +116,11 @@ class DiffusionModel(WatchedModel):
         """Names of the layers in order of execution."""
         raise UnsupportedModelError(f"{type(self).__name__} names no layers.")
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Further arguments of its pipeline, so that it sees as many tokens while sampling as in a capture."""
+        return {}
+
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
         """The denoiser's inputs besides latents and timestep, for one image."""
         return {}
@@ -363,9 +368,7 @@ class DiffusionModel(WatchedModel):
         values = None if latents is None else decode(self.vae, latents)
         return {} if values is None else {"denoised": self.processor.shown(values).permute(0, 2, 3, 1)}
 
-    def run(
-        self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None
-    ) -> None:
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
         size = (pixels.shape[1], pixels.shape[2])
         told = {} if self._told is None else self._told
         if size not in told:

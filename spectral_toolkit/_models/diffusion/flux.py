@@ -114,6 +114,10 @@ class FluxModel(FluxBlocks, PatchModel):
         names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
         return all(getattr(self.pipeline, name, None) is not None for name in names)
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return {"max_sequence_length": len(self.special_tokens)}
+
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
         config: Any = self.tower.config
         length = len(self.special_tokens)
