@@ -257,8 +257,8 @@ def test_what_a_classifier_gives_out() -> None:
         (lambda acts: lambda layer, tensor: tensor[..., 1:], r"gave back shape .*; expected a tensor of shape \(3, 4"),
         (lambda acts: lambda layer, tensor: None, "gave back None"),
         (lambda acts: lambda layer, tensor: tensor / 0, "NaN or infinity"),
-        (lambda acts: st.exchange("value", PIXELS[:2]), "2 donors for 3 images"),
-        (lambda acts: st.exchange("value", acts.isel(image=[0])), "1 donors for 3 images"),
+        (lambda acts: st.exchange("value", PIXELS[:2]), "donors is 2 and that of images 3"),
+        (lambda acts: st.exchange("value", acts.isel(image=[0])), "donors is 1 and that of images 3"),
         (lambda acts: st.exchange("value", acts.isel(y=slice(2))), r"has patches of shape \(3, 4, 2, 4, 8\); expected"),
         (lambda acts: st.exchange("value", acts.drop_nodes("blocks.1")), "hold no value of layer 'blocks.1'"),
         (lambda acts: st.scale("value", 2, layers="blocks.7"), "has no layer 'blocks.7'"),
@@ -416,7 +416,7 @@ def test_effects_of_trees_that_do_not_belong_together() -> None:
     plain = tree(told(labels))
     for arguments, message in (
         ({"edited": {}}, "edited is empty"),
-        ({"donors": tree(told(labels[:1]))}, "1 donors for 2 images"),
+        ({"donors": tree(told(labels[:1]))}, "donors is 1 and that of images 2"),
         ({"plain": xr.DataTree()}, "plain holds no 'final_token'"),
         ({"labels": {"images": labels}}, "label maps of 'images', 'donors' and 'reference'"),
         ({"reference": tree(told(labels)[:, :2])}, "2 x 4 final tokens"),

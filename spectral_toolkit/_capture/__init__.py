@@ -276,9 +276,6 @@ def _seed_of(seed: int, pixels: np.ndarray) -> int:
 class Recorder:
     """Receives what a model reports during each forward pass, and puts it where the sink says."""
 
-    done: Done | None = None
-    """Receives what the model gives out, where anybody wants it."""
-
     def __init__(self, plan: Plan, sink: Sink):
         self.layers, self.quantities, self.size = plan.layers, plan.quantities, plan.size
         self._plan, self._sink = plan, sink
@@ -294,6 +291,11 @@ class Recorder:
     def parts(self) -> tuple[torch.nn.Module, ...]:
         """Every module that takes part."""
         return self._plan.model.parts
+
+    @property
+    def done(self) -> Done | None:
+        """What receives the model's outputs, where anybody wants them."""
+        return None
 
     def finishing(self) -> AbstractContextManager[None]:
         """Receive the final tokens in this context, where anybody wants them."""

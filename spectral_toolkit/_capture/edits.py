@@ -50,7 +50,7 @@ Change = Callable[[Tokens, "Tokens | None"], Tokens]
 """From the tokens as they are, and what was learned from other passes, to those that take their place."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edit:
     """An edit, as `exchange`, `average`, `scale`, `change` and ``st.remove`` make it.
 
@@ -334,7 +334,7 @@ def donor_images(edit: Edit, n: int) -> Images | None:
         images = load_images(edit.donors)
         found = len(images)
     if found != n:
-        raise SpectralToolkitError(f"There are {found} donors for {n} images: give one donor an image.")
+        raise SpectralToolkitError(f"The number of donors is {found} and that of images {n}: give one donor an image.")
     return images
 
 

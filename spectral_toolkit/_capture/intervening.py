@@ -14,6 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from .._compute.settings import computing
+from .._models.model import Done
 from ..errors import UnsupportedModelError
 from . import _DEFAULT, Recorder, check_memory, plan_of, read_pixels, run
 from .edits import EDITABLE, Edit, donor_images, edited, edits_of
@@ -103,7 +104,6 @@ class EditingRecorder(Recorder):
 
     def __init__(self, plan: Plan, sink: Sink, edits: Sequence[Edit]):
         super().__init__(plan, sink)
-        self.done = self._keep_outputs
         self._batch = slice(0, 0)
         self._edits: dict[tuple[str, str], list[Edit]] = defaultdict(list)
         self._changed: set[tuple[str, str]] = set()
@@ -244,6 +244,10 @@ class EditingRecorder(Recorder):
         self._keep("final_token", tokens[:, n_special:].unflatten(1, grid))
         if n_special:
             self._keep("special_final_token", tokens[:, :n_special])
+
+    @property
+    def done(self) -> Done | None:
+        return None if self._learn else self._keep_outputs
 
     def _keep_outputs(self, given: dict[str, Tensor]) -> None:
         for name, tensor in given.items():

@@ -49,7 +49,7 @@ def effect_plot(effects: xr.Dataset) -> hv.Layout:
     --------
     >>> import xarray as xr
     >>> dims = ("edit", "control", "property", "outcome")
-    >>> coords = {"edit": ["all"], "control": ["edited"], "property": ["category"], "outcome": ["kept", "moved", "lost"]}
+    >>> coords = (["all"], ["edited"], ["category"], ["kept", "moved", "lost"])
     >>> share = xr.DataArray(np.array([[[[0.2, 0.7, 0.1]]]]), coords, dims)
     >>> len(effect_plot(xr.Dataset({"share": share, "share_low": share, "share_high": share})))
     1
@@ -89,15 +89,25 @@ def _panel(found: xr.Dataset, name: str, width: int) -> hv.Overlay:
         words.append((-0.45 + place * 0.3 * len(edits), 1.08, outcome, INKS[outcome]))
     corners = ["x0", "y0", "x1", "y1"]
     drawn = [
-        hv.Rectangles(bars, corners, ["ink", "edit", "outcome", "share", "low", "high"], group="Shares").opts(
-            color="ink", line_color="white", tools=["hover"]
+        styled(
+            hv.Rectangles(bars, corners, ["ink", "edit", "outcome", "share", "low", "high"], group="Shares"),
+            color="ink",
+            line_color="white",
+            tools=["hover"],
         ),
-        hv.Segments(ends, corners, group="Intervals").opts(color="#333333", line_width=1.5),
-        hv.Segments(lines, corners, ["control", "share"], group="Controls").opts(
-            color="#000000", line_dash="dotted", line_width=2, tools=["hover"]
+        styled(hv.Segments(ends, corners, group="Intervals"), color="#333333", line_width=1.5),
+        styled(
+            hv.Segments(lines, corners, ["control", "share"], group="Controls"),
+            color="#000000",
+            line_dash="dotted",
+            line_width=2,
+            tools=["hover"],
         ),
-        hv.Labels(words, ["x", "y"], ["text", "ink"], group="Outcomes").opts(
-            text_color="ink", text_align="left", text_font_size="9pt"
+        styled(
+            hv.Labels(words, ["x", "y"], ["text", "ink"], group="Outcomes"),
+            text_color="ink",
+            text_align="left",
+            text_font_size="9pt",
         ),
     ]
     return styled(
@@ -153,7 +163,8 @@ def before_after(plain: xr.DataTree, edited: xr.DataTree) -> hv.Layout:
         pairs.append(values.isel({dim: 0 for dim in ("timestep", "noise") if dim in values.dims}).to_numpy())
     if pairs[0].shape != pairs[1].shape:
         raise SpectralToolkitError(
-            f"plain and edited hold images of shape {pairs[0].shape} and {pairs[1].shape}: give those of the same images."
+            f"plain and edited hold images of shape {pairs[0].shape} and {pairs[1].shape}: give those of the same "
+            "images."
         )
     shown = [
         styled(

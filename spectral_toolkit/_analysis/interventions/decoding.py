@@ -94,7 +94,7 @@ def _nearest(ours: torch.Tensor, theirs: torch.Tensor, k: int) -> np.ndarray:
 
 
 def _most(labels: np.ndarray) -> np.ndarray:
-    """The label that most of each row (token, k) have, the smallest of several; -1 counts only where there is no other."""
+    """The label that most of each row (token, k) have, the smallest of several; -1 only where there is no other."""
     known = np.unique(labels[labels >= 0])
     if not len(known):
         return np.full(len(labels), -1)

@@ -1,4 +1,4 @@
-"""``effects``: what became of the patches of edited images, told by the nearest tokens of images that were not edited."""
+"""``effects``: what became of the patches of edited images, told by the nearest tokens of unedited ones."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ def effects(
     )
     if own.tokens.shape[0] != donor.tokens.shape[0]:
         raise SpectralToolkitError(
-            f"There are {donor.tokens.shape[0]} donors for {own.tokens.shape[0]} images: give one donor an image."
+            f"The number of donors is {donor.tokens.shape[0]} and that of images {own.tokens.shape[0]}: give one donor "
+            "an image."
         )
     look: dict[str, Any] = {"k": whole("k", k, 1), "circular": on_circle}
     before = voted(own, other, **look)

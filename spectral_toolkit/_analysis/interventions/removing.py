@@ -94,8 +94,8 @@ def remove(
     def alter(tokens: Tokens, learned: Tokens | None) -> Tokens:
         if tokens.images.stop > len(columns):
             raise SpectralToolkitError(
-                f"The eigenvectors are of {len(columns)} images, which are fewer than those that are edited: give those "
-                "of the same images."
+                f"The eigenvectors are of {len(columns)} images, which are fewer than those that are edited: give "
+                "those of the same images."
             )
         own = tokens.patches
         images, grid = slice(tokens.images.start, tokens.images.stop), (own.shape[2], own.shape[3])
