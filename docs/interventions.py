@@ -42,7 +42,8 @@ def measure(model: Any, n_images: int = N_IMAGES, n_reference: int = N_REFERENCE
     fresh, _ = model.untrained(seed=0)
 
     def passes(one: Any) -> tuple[Any, Any, Any]:
-        return tuple(st.intervene(one, pixels, **quiet) for pixels in (images, donors, others.pixels))
+        first, second, third = (st.intervene(one, pixels, **quiet) for pixels in (images, donors, others.pixels))
+        return first, second, third
 
     plain, of_donors, reference = passes(model)
     fresh_plain, fresh_donors, fresh_reference = passes(fresh)
@@ -105,7 +106,7 @@ def _written(numbers: list[float]) -> str:
 
 def page(text: str, numbers: dict[str, Any]) -> str:
     """The page with the tables of all models."""
-    return filled(text, {name: table(numbers[name]) for name in MODELS if name in numbers})
+    return filled(text, {name: table(numbers[name]["rows"]) for name in MODELS if name in numbers})
 
 
 def main() -> None:
@@ -119,7 +120,8 @@ def main() -> None:
         import spectral_toolkit as st
 
         for name in asked.models:
-            numbers[name] = measure(st.load_model(name, device="cpu"))
+            model = st.load_model(name, device="cpu")
+            numbers[name] = {"weights_sha256": model.weights_sha256(), "rows": measure(model)}
             NUMBERS.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), numbers), encoding="utf-8")
 

@@ -64,8 +64,8 @@ def test_captured_and_exact(name: str) -> None:
         hook.remove()
     assert len(activations.children) == 2
     assert all((node.sizes["y"], node.sizes["x"]) == (GRID, GRID) for node in activations.children.values())
-    # An edited layer is rehearsed first.
-    for tree, found in ((activations, captured), (edited, inputs[len(captured) + 1 :: 2])):
+    # One pass finds out what is to be rehearsed; then every edited layer is, before it runs.
+    for tree, found in ((activations, captured), (edited, inputs[2 * len(captured) + 1 :: 2])):
         for (layer, node), seen in zip(tree.children.items(), found, strict=bool(found)):
             own = attention(node).transpose(1, 2).flatten(2)
             # As sets of tokens: a capture puts patches back into their places.

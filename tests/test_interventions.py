@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import json
+import sys
+import types
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from torch import nn
 
 import spectral_toolkit as st
 from spectral_toolkit._models import attention
+from spectral_toolkit._models.watching import unwatched
 from spectral_toolkit.errors import ActivationsError, SpectralToolkitError, UnsupportedModelError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
@@ -175,6 +180,24 @@ class InPlace(WrittenAttention):
         return super().forward(x)
 
 
+def flash_attn_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Stands for the library, of whose computation torch sees nothing."""
+    with unwatched():
+        weights = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
+        return torch.einsum("bhqk,bkhd->bqhd", weights.softmax(-1), v)
+
+
+flash_attn_func.__module__ = "flash_attn"
+
+
+class Flash(WrittenAttention):
+    """Attention by a function of another library."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+        return flash_attn_func(q, k, v).transpose(1, 2)
+
+
 class PerWindow(nn.Module):
     """Attention that is called window by window: an edit is of all of them."""
 
@@ -196,8 +219,11 @@ def by_heads(kind: type[WrittenAttention], edit: Any) -> Any:
     return Edited
 
 
-@pytest.mark.parametrize("kind", [Capped, InPlace])
-def test_scores_are_computed_anew_by_the_models_own_code(kind: type[WrittenAttention]) -> None:
+@pytest.mark.parametrize("kind", [Capped, InPlace, Flash])
+def test_scores_are_computed_anew_by_the_models_own_code(
+    kind: type[WrittenAttention], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
     plain = made(lambda: Transformer(lambda _: kind(), cls=False))
     other = Transformer(lambda _: by_heads(kind, lambda one: one.tanh() * 3)(), cls=False).eval()
     other.load_state_dict(plain.state_dict())
@@ -266,7 +292,7 @@ def test_what_a_classifier_gives_out() -> None:
         (lambda acts: st.scale("token", 2), "'token' cannot be edited: expected any of 'query', 'key', 'value'"),
         (lambda acts: st.scale("value", float("nan")), "factor=nan"),
         (lambda acts: st.average("value", over="heads"), "over='heads'"),
-        (lambda acts: st.change("value", 3), "cannot be called"),
+        (lambda acts: st.change("value", cast(Any, 3)), "cannot be called"),
         (lambda acts: 3, "edits=3 is not understood: expected st.exchange"),
         (lambda acts: [None], "edits holds None"),
     ],
@@ -339,7 +365,7 @@ def test_sampling_with_a_pipeline() -> None:
 
 
 def tree(tokens: np.ndarray, **more: Any) -> xr.DataTree:
-    pixels = np.zeros((len(tokens), 8, 8, 3), np.uint8)
+    pixels = np.zeros((len(tokens), *tokens.shape[1:3], 3), np.uint8)
     data = {"final_token": (("image", "final_y", "final_x", "final_feature"), tokens)}
     node = xr.Dataset({"value": (("image", "head", "y", "x", "channel"), tokens[:, None])})
     root = xr.Dataset(data | {"pixels": (("image", "y_px", "x_px", "rgb"), pixels)} | more)
@@ -425,3 +451,18 @@ def test_effects_of_trees_that_do_not_belong_together() -> None:
         given: dict[str, Any] = {"plain": plain, "edited": plain, "donors": plain, "reference": plain, **arguments}
         with pytest.raises((SpectralToolkitError, ActivationsError), match=message):
             st.effects(given.pop("plain"), given.pop("edited"), given.pop("donors"), **given)
+
+
+# --- what is published -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_the_published_numbers_of_the_bundled_models() -> None:
+    """If not: ``python docs/interventions.py``."""
+    interventions: Any = importlib.import_module("interventions")
+    numbers = json.loads(interventions.NUMBERS.read_text())
+    text = interventions.PAGE.read_text()
+    assert interventions.page(text, numbers) == text
+    for name, found in numbers.items():
+        assert st.load_model(name, device="cpu").weights_sha256() == found["weights_sha256"], (
+            f"{name} has other weights"
+        )

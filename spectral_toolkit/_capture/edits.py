@@ -314,7 +314,7 @@ def edits_of(edits: Any) -> tuple[Edit, ...]:
     """What a caller gives as edits, checked: one edit or function, or several in the order in which they are made."""
     if edits is None:
         return ()
-    given = [edits] if isinstance(edits, Edit) or callable(edits) else edits
+    given: Any = [edits] if isinstance(edits, Edit) or callable(edits) else edits
     if not isinstance(given, list | tuple):
         raise SpectralToolkitError(f"edits={shown(edits)} is not understood: {EXPECTED}, or a list of these.")
     for one in given:

@@ -74,7 +74,7 @@ def voted(seen: Seen, reference: Seen, *, k: int, circular: bool) -> Decoded:
     n_draws, cells = seen.tokens.shape[1], math.prod(seen.grid)
     position = np.empty((*seen.tokens.shape[:-1], 2))
     category = None if reference.labels is None else np.empty(seen.tokens.shape[:-1], np.int64)
-    places = np.stack(np.indices(seen.grid), -1).reshape(cells, 2)
+    places = np.moveaxis(np.indices(seen.grid), 0, -1).reshape(cells, 2)
     for draw in range(n_draws):
         ours, theirs = (
             torch.from_numpy(one.tokens[:, draw].reshape(-1, one.tokens.shape[-1])) for one in (seen, reference)

@@ -124,7 +124,7 @@ def effects(
             if isinstance(one, tuple):
                 first, second, third, fourth = (
                     seen_in(tree, f"controls[{control!r}]", given.get(key))
-                    for tree, key in zip(one, ("images", None, "donors", "reference"), strict=True)
+                    for tree, key in zip(one, ("images", "", "donors", "reference"), strict=True)
                 )
             else:
                 first, second, third, fourth = own, seen_in(one, f"controls[{control!r}]", None), donor, other
@@ -220,7 +220,7 @@ def _counts(
         counted = (mine != theirs) & (mine >= 0) & (theirs >= 0) & np.ones_like(found.category, bool)
         kept, moved = found.category == mine, found.category == theirs
     else:
-        places = np.stack(np.indices(own.grid), -1).astype(float)  # (y, x, 2)
+        places = np.moveaxis(np.indices(own.grid), 0, -1).astype(float)  # (y, x, 2)
         theirs = places[:, ::-1] if mirrored else places
         if seed is not None and mirrored:
             theirs = np.random.default_rng(seed).permutation(places.reshape(-1, 2)).reshape(places.shape)

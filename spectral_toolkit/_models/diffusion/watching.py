@@ -112,7 +112,7 @@ class _Noting(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        call = dict(zip(names, args, strict=False)) | (kwargs or {})
+        call: dict[str, Any] = dict(zip(names, args, strict=False)) | (kwargs or {})
         return func(**(self.see(call) if self.calls == 1 else call))
 
 
