@@ -92,8 +92,15 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| edit | of | layers | | " + " | ".join(f"{what} {outcome}" for what, outcome in COLUMNS) + " |",
         "|" + "---|" * (4 + len(COLUMNS)),
     ]
+    before: list[Any] = []
     for row in rows:
         what, of, layers = row["edit"].split("|")
+        if row["control"] == "before":
+            numbers = [row[f"{name} {outcome}"] for name, outcome in COLUMNS]
+            if numbers in before:  # the same donors
+                continue
+            before.append(numbers)
+            what, of, layers = "none", "", ""
         shown = [_written(row[f"{name} {outcome}"]) for name, outcome in COLUMNS]
         lines.append(f"| {what} | {of} | {layers} | {row['control']} | {' | '.join(shown)} |")
     return "\n".join(lines)

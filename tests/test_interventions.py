@@ -361,6 +361,18 @@ def test_sampling_with_a_pipeline() -> None:
     np.testing.assert_array_equal(generate(pipeline, case.asked), before)
 
 
+def test_a_pipeline_that_needs_an_image_is_refused() -> None:
+    pytest.importorskip("diffusers")
+    from denoiser_pipelines import PIPELINES
+    from diffusion_checks import load
+
+    pipeline = PIPELINES["instructions"]()
+    parts = dict(vars(pipeline))
+    with pytest.raises(UnsupportedModelError, match=r"generates no images from a prompt alone \(`image` input"):
+        st.generate(load(pipeline, size=16), "a cat", steps=1)
+    assert vars(pipeline) == parts
+
+
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from .._models import Model, load_model
 from .._models.diffusion.base import DiffusionModel
 from .._models.diffusion.scenes import ScenesDiffusionModel
 from .._models.model import evaluating
-from ..errors import CaptureMemoryError, SpectralToolkitError, UnsupportedModelError
+from ..errors import CaptureMemoryError, SpectralToolkitError, UnsupportedModelError, first_line
 from ..scenes.generating import sampled
 from .edits import EDITABLE, Edit, edited, edits_of
 from .plan import available_memory, choose_layers, format_bytes
@@ -137,7 +137,15 @@ def _sample(
     asked |= {"generator": [torch.Generator().manual_seed(seed + index) for index in range(n)]}
     given = {name: value for name, value in asked.items() if name in known and value is not None}
     with _untouched(pipeline):
-        images = np.asarray(pipeline(**given).images)
+        try:
+            images = np.asarray(pipeline(**given).images)
+        except (SpectralToolkitError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # it may need an image, or make a video
+            raise UnsupportedModelError(
+                f"The pipeline of {model.name} ({type(pipeline).__name__}) generates no images from a prompt alone "
+                f"({first_line(error)}): give a text-to-image or class-conditional pipeline."
+            ) from error
     pixels = (images * 255).round().clip(0, 255).astype(np.uint8)
     names = np.array([f"generated_{index:04d}" for index in range(len(pixels))], dtype=str)
     return xr.Dataset({"pixels": (("image", "y_px", "x_px", "rgb"), pixels)}, {"image": names})
