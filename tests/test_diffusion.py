@@ -85,6 +85,10 @@ def test_edits_reach_every_attention_and_none_changes_nothing(case: Case) -> Non
     check_unedited(model, pictures()[:2], plain, quantities=EVERY, size=case.other)
     edited = check_parity(model, case.layers, case.other, edits=nudged)
     check_edited(plain, edited)
+    assert edited["timestep"].values.tolist() == [10, 200]
+    other = model.at(timesteps=[10, 100])
+    with pytest.raises(SpectralToolkitError, match=r"with timestep \[10, 200\] and the images have \[10, 100\]"):
+        st.intervene(other, pictures()[:2], st.exchange("value", plain), size=case.other, progress=False)
     assert edited["denoised"].dims == ("image", "timestep", "noise", "y_px", "x_px", "rgb")
     assert edited["denoised"].shape[3:] == (*case.other, 3)
     state = state_of(case.tower(pipeline))

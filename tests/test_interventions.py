@@ -277,6 +277,10 @@ def test_what_a_classifier_gives_out() -> None:
 # --- what cannot be done ---------------------------------------------------------------------------------------------
 
 
+def removal(acts: Any) -> Any:
+    return st.remove(st.solve(st.affinity(acts, "qk", device="cpu"), n_eigenvectors=2), "all", "query")
+
+
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
@@ -287,6 +291,8 @@ def test_what_a_classifier_gives_out() -> None:
         (lambda acts: st.exchange("value", acts.isel(image=[0])), "donors is 1 and that of images 3"),
         (lambda acts: st.exchange("value", acts.isel(y=slice(2))), r"has patches of shape \(3, 4, 2, 4, 8\); expected"),
         (lambda acts: st.exchange("value", acts.drop_nodes("blocks.1")), "hold no value of layer 'blocks.1'"),
+        (lambda acts: removal(acts.isel(image=[0, 1])), "is of 2 images and 3 are edited"),
+        (lambda acts: removal(acts.isel(image=[1, 0, 2])), "in another order: solve for the images that are edited"),
         (lambda acts: st.scale("value", 2, layers="blocks.7"), "has no layer 'blocks.7'"),
         (lambda acts: st.scale("value", 2, layers=7), "there is no layer 7"),
         (lambda acts: st.scale("token", 2), "'token' cannot be edited: expected any of 'query', 'key', 'value'"),

@@ -66,6 +66,8 @@ class Edit:
         Images, activations or a text whose tokens it needs, image by image; None where it needs none.
     needs_mean
         Whether it needs the mean over all images.
+    images
+        Names of the images for which it was made; None where it is for any.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Edit:
     alter: Change
     donors: Any = None
     needs_mean: bool = False
+    images: tuple[str, ...] | None = None
 
 
 def quantities_of(quantity: Any) -> tuple[str, ...]:
@@ -323,11 +326,31 @@ def edits_of(edits: Any) -> tuple[Edit, ...]:
     return tuple(one if isinstance(one, Edit) else change(EDITABLE, one) for one in given)
 
 
-def donor_images(edit: Edit, n: int) -> Images | None:
-    """The donors of an edit that the model has to be shown, one for each of ``n`` images; None where there are none."""
+def check_images(edit: Edit, names: Sequence[str]) -> None:
+    """Refuse an edit that was made for other images, or for these in another order."""
+    made = edit.images
+    if made is not None and (len(made) != len(names) or (set(made) == set(names) and list(made) != list(names))):
+        raise SpectralToolkitError(
+            f"{edit.name} is of {len(made)} images and {len(names)} are edited, or they are in another order: solve "
+            "for the images that are edited."
+        )
+
+
+def donor_images(edit: Edit, n: int, draws: Mapping[str, np.ndarray]) -> Images | None:
+    """The donors of an edit that the model has to be shown, one for each of ``n`` images; None where there are none.
+
+    ``draws`` are the timesteps and noise samples of the model, which donors that were captured must share.
+    """
     if edit.donors is None:
         return None
     if isinstance(edit.donors, xr.DataTree) and edit.donors.children:
+        first = next(iter(edit.donors.children.values()))
+        for dim, values in draws.items():
+            if dim in first.coords and not np.array_equal(first[dim].values, values):
+                raise SpectralToolkitError(
+                    f"The donors were captured with {dim} {first[dim].values.tolist()} and the images have "
+                    f"{values.tolist()}: capture them with the same settings."
+                )
         found = edit.donors.sizes.get("image") or next(iter(edit.donors.children.values())).sizes.get("image", 0)
         images = None
     else:

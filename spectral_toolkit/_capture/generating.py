@@ -85,7 +85,7 @@ def generate(
         raise UnsupportedModelError(f"{loaded.name} generates no images: give a denoiser, such as 'scenes-diffusion'.")
     made = edits_of(edits)
     for edit in made:
-        if edit.needs_mean or not isinstance(edit.donors, str | int | None):
+        if edit.needs_mean or edit.images is not None or not isinstance(edit.donors, str | int | None):
             raise SpectralToolkitError(
                 f"{edit.name} needs images, and there are none while images are generated: give a prompt as donors, or "
                 "take the mean over patches."
@@ -132,6 +132,7 @@ def _sample(
     known = inspect.signature(pipeline.__call__).parameters
     asked: dict[str, Any] = {"prompt": [prompt] * n, "class_labels": [prompt] * n, "guidance_scale": guidance}
     asked |= {"height": size[0], "width": size[1], "num_inference_steps": steps, "output_type": "np", **model.sampling}
+    asked["use_resolution_binning"] = False  # else the pipeline takes the nearest size that it knows, and crops
     if "class_labels" in known:
         asked["class_labels"] = [model.number_of(prompt)] * n  # pyright: ignore[reportAttributeAccessIssue]
     asked |= {"generator": [torch.Generator().manual_seed(seed + index) for index in range(n)]}
@@ -241,6 +242,14 @@ class _Sampling:
         if any(edit.donors is not None and id(edit) not in learned for edit in self._edits[layer, quantity]):
             self.end()
             raise SpectralToolkitError(f"The donors were not seen in pass {shown(self._call)}: give both a prompt.")
+        n_special = len(self.model.special_tokens_of(layer, quantity, self.size))
+        grid = self.model.layer_shape(layer, self.size).grid_of(quantity)
+        if tensor.shape[-2] != n_special + grid[0] * grid[1]:
+            raise UnsupportedModelError(
+                f"Layer {layer!r} of {self.model.name} has {tensor.shape[-2]} tokens while sampling; expected {n_special} "
+                f"special ones and {grid[0]} x {grid[1]} patches for size={self.size}: give the size at which its "
+                "pipeline generates."
+            )
         return edited(
             tensor,
             self._edits[layer, quantity],
@@ -249,6 +258,6 @@ class _Sampling:
             quantity=quantity,
             images=range(len(tensor)),
             place=(self._call,),
-            n_special=len(self.model.special_tokens_of(layer, quantity, self.size)),
-            grid=self.model.layer_shape(layer, self.size).grid_of(quantity),
+            n_special=n_special,
+            grid=grid,
         )

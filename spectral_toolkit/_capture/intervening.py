@@ -17,7 +17,7 @@ from .._compute.settings import computing
 from .._models.model import Done
 from ..errors import UnsupportedModelError
 from . import _DEFAULT, Recorder, check_memory, plan_of, read_pixels, run
-from .edits import EDITABLE, Edit, donor_images, edited, edits_of
+from .edits import EDITABLE, Edit, check_images, donor_images, edited, edits_of
 from .memory import MemorySink, Sink
 from .plan import Plan, choose_layers
 
@@ -95,7 +95,8 @@ def intervene(
     recorder = EditingRecorder(plan, sink, edits_of(edits))
     run(plan, sink, progress, recorder)
     tree = sink.tree()
-    tree.dataset = tree.to_dataset(inherit=False).assign(recorder.outputs()).assign_attrs(edits=recorder.described)
+    root = tree.to_dataset(inherit=False).assign(recorder.outputs()).assign_coords(plan.model.draws)
+    tree.dataset = root.assign_attrs(edits=recorder.described)
     return tree
 
 
@@ -114,8 +115,9 @@ class EditingRecorder(Recorder):
                 for quantity in edit.quantities:
                     self._edits[layer, quantity].append(edit)
             described.append({"edit": edit.name, "layers": chosen})
+            check_images(edit, plan.pictures.names)
         self.described = json.dumps(described)
-        self._donors = {id(edit): donor_images(edit, len(plan.pictures)) for edit in edits}
+        self._donors = {id(edit): donor_images(edit, len(plan.pictures), plan.model.draws) for edit in edits}
         self._in_need = [edit for edit in edits if edit.needs_mean]
         self._learned: dict[tuple[int, str, str, Place], Tensor] = {}
         self._learn: Callable[[str, str, Tensor], None] | None = None

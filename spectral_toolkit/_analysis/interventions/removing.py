@@ -92,11 +92,6 @@ def remove(
         instance("graph", graph, LayerGraph, "what st.affinity returned, or None")
 
     def alter(tokens: Tokens, learned: Tokens | None) -> Tokens:
-        if tokens.images.stop > len(columns):
-            raise SpectralToolkitError(
-                f"The eigenvectors are of {len(columns)} images, which are fewer than those that are edited: give "
-                "those of the same images."
-            )
         own = tokens.patches
         images, grid = slice(tokens.images.start, tokens.images.stop), (own.shape[2], own.shape[3])
         degrees = torch.ones(len(own), grid[0] * grid[1], dtype=torch.float64)
@@ -107,7 +102,9 @@ def remove(
         return replace(tokens, patches=moved.unflatten(2, grid).to(own))
 
     told = f"components {', '.join(map(str, chosen))}" if random_span is None else f"{len(chosen)} random vectors"
-    return Edit(f"{'keep' if alone else 'remove'}({', '.join(edited)}, {told})", edited, layers, alter)
+    name = f"{'keep' if alone else 'remove'}({', '.join(edited)}, {told})"
+    images = tuple(map(str, vectors["image"].values if "image" in vectors.coords else range(len(columns))))
+    return Edit(name, edited, layers, alter, images=images)
 
 
 def projected(matrix: Tensor, vectors: Tensor, degrees: Tensor, keep: bool) -> Tensor:
