@@ -246,9 +246,9 @@ class _Sampling:
         grid = self.model.layer_shape(layer, self.size).grid_of(quantity)
         if tensor.shape[-2] != n_special + grid[0] * grid[1]:
             raise UnsupportedModelError(
-                f"Layer {layer!r} of {self.model.name} has {tensor.shape[-2]} tokens while sampling; expected {n_special} "
-                f"special ones and {grid[0]} x {grid[1]} patches for size={self.size}: give the size at which its "
-                "pipeline generates."
+                f"Layer {layer!r} of {self.model.name} has {tensor.shape[-2]} tokens while sampling; expected "
+                f"{n_special} special ones and {grid[0]} x {grid[1]} patches for size={self.size}: give the size "
+                "at which its pipeline generates."
             )
         return edited(
             tensor,
