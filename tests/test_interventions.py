@@ -443,7 +443,7 @@ def test_effects_on_classes_images_and_of_another_model() -> None:
     theirs = {"logits": (("image", "class"), np.eye(3)[[1, 1, 0, 2]])}
     after = {"logits": (("image", "class"), np.eye(3)[[1, 1, 2, 1]])}
     picture = ("image", "y_px", "x_px", "rgb")
-    white, grey = ({"denoised": (picture, np.full((4, 8, 8, 3), value))} for value in (1.0, 0.5))
+    white, grey = ({"denoised": (picture, np.full((4, 4, 4, 3), value))} for value in (1.0, 0.5))
     plain, donors, edited = (tree(told(labels), **one) for one in (logits | white, theirs | grey, after | grey))
     found = st.effects(
         plain, edited, donors, reference=plain, k=1, controls={"untrained": (plain, plain, donors, plain)}

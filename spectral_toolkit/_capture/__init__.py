@@ -127,7 +127,7 @@ def capture(
         _check_batch_memory(plan)
         sink = ZarrSink.open(store, plan)
     if sink.waiting:
-        run(plan, sink, progress, Recorder(plan, sink))
+        run(plan, sink, progress, SinkRecorder(plan, sink))
     return sink.tree()
 
 
@@ -208,7 +208,7 @@ def _check_batch_memory(plan: Plan) -> None:
         )
 
 
-def run(plan: Plan, sink: Sink, progress: bool, recorder: Recorder) -> None:
+def run(plan: Plan, sink: Sink, progress: bool, recorder: SinkRecorder) -> None:
     """Make all passes of a plan, and let ``recorder`` put what it receives into the sink."""
     model = plan.model
     _ = plan.attrs  # computed now, so that weights that cannot be hashed are refused before the work
@@ -244,14 +244,14 @@ def read_pixels(plan: Plan, pictures: Images, batch: slice) -> tuple[np.ndarray,
     return np.stack([plan.model.processor.resize(picture, plan.size) for picture in read]), hashes
 
 
-def _pass(plan: Plan, recorder: Recorder, draws: Draws, batch: slice, pixels: np.ndarray, rows: slice) -> bool:
+def _pass(plan: Plan, recorder: SinkRecorder, draws: Draws, batch: slice, pixels: np.ndarray, rows: slice) -> bool:
     """Run some images of a batch through the model; return whether it drew random numbers."""
     recorder.begin(batch, rows)
     recorder.prepare(lambda shown: show(plan, recorder, draws, shown))
     return show(plan, recorder, draws, pixels[rows])
 
 
-def show(plan: Plan, recorder: Recorder, draws: Draws, shown: np.ndarray) -> bool:
+def show(plan: Plan, recorder: SinkRecorder, draws: Draws, shown: np.ndarray) -> bool:
     """Run images through the model; return whether it drew random numbers."""
     draws.seed(_seed_of(plan.seed, shown[0]))
     began = draws.states()
@@ -273,7 +273,7 @@ def _seed_of(seed: int, pixels: np.ndarray) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
-class Recorder:
+class SinkRecorder:
     """Receives what a model reports during each forward pass, and puts it where the sink says."""
 
     def __init__(self, plan: Plan, sink: Sink):

@@ -76,7 +76,8 @@ def generate(
 
     Examples
     --------
-    >>> images = generate("scenes-diffusion", "a star", steps=1, edits=scale("value", 0.5, layers=0))
+    >>> import spectral_toolkit as st
+    >>> images = generate("scenes-diffusion", "a star", steps=1, edits=st.scale("value", 0.5, layers=0))
     >>> dict(images.pixels.sizes)
     {'image': 1, 'y_px': 96, 'x_px': 96, 'rgb': 3}
     """
@@ -155,17 +156,13 @@ def _sample(
 @contextmanager
 def _untouched(pipeline: Any) -> Iterator[None]:
     """Sample with a copy of the scheduler, which keeps its steps, and without a progress bar."""
-    scheduler, bar = pipeline.scheduler, getattr(pipeline, "_progress_bar_config", None)
+    own = dict(vars(pipeline))
     try:
-        pipeline.scheduler = copy.deepcopy(scheduler)
-        pipeline.set_progress_bar_config(disable=True)
+        vars(pipeline).update(scheduler=copy.deepcopy(pipeline.scheduler), _progress_bar_config={"disable": True})
         yield
-    finally:
-        pipeline.scheduler = scheduler
-        if bar is None:
-            pipeline.__dict__.pop("_progress_bar_config", None)
-        else:
-            pipeline._progress_bar_config = bar
+    finally:  # a pipeline also notes how it was called
+        vars(pipeline).clear()
+        vars(pipeline).update(own)
 
 
 class _Sampling:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .._compute.settings import computing
 from .._models.model import Done
 from ..errors import UnsupportedModelError
-from . import _DEFAULT, Recorder, check_memory, plan_of, read_pixels, run
+from . import _DEFAULT, SinkRecorder, check_memory, plan_of, read_pixels, run
 from .edits import EDITABLE, Edit, check_images, donor_images, edited, edits_of
 from .memory import MemorySink, Sink
 from .plan import Plan, choose_layers
@@ -84,7 +84,8 @@ def intervene(
     ...     hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8
     ... )
     >>> pixels = np.zeros((1, 32, 32, 3), dtype=np.uint8)
-    >>> without = change("value", lambda layer, tensor: 0 * tensor, layers=-1)
+    >>> import spectral_toolkit as st
+    >>> without = st.change("value", lambda layer, tensor: 0 * tensor, layers=-1)
     >>> changed = intervene(ViTModel(config), pixels, without, progress=False)
     >>> dict(changed["final_token"].sizes)
     {'image': 1, 'final_y': 4, 'final_x': 4, 'final_feature': 8}
@@ -100,7 +101,7 @@ def intervene(
     return tree
 
 
-class EditingRecorder(Recorder):
+class EditingRecorder(SinkRecorder):
     """Records what the softmax sees, and says what it is to see."""
 
     def __init__(self, plan: Plan, sink: Sink, edits: Sequence[Edit]):

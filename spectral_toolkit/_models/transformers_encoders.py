@@ -180,9 +180,7 @@ class EncoderModel(Model):
     def forward(self, pixels: np.ndarray) -> Any:
         return self.tower(**self.inputs(pixels))
 
-    def run(
-        self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None
-    ) -> None:
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
         begin(())
         # The classifier around the tower runs the tower itself.
         whole = done is not None and "ForImageClassification" in type(self.module).__name__

@@ -19,7 +19,7 @@ _ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Seen:
+class GivenOut:
     """What a model gave out: tokens (image, draw, y, x, feature), labels (image, y, x), logits and denoised images."""
 
     tokens: np.ndarray
@@ -31,7 +31,7 @@ class Seen:
     def grid(self) -> tuple[int, int]:
         return self.tokens.shape[2], self.tokens.shape[3]
 
-    def of_others(self, order: np.ndarray) -> Seen:
+    def of_others(self, order: np.ndarray) -> GivenOut:
         """The same, image by image of another one."""
         parts = {name: getattr(self, name) for name in ("tokens", "labels", "logits", "denoised")}
         return replace(self, **{name: None if part is None else part[order] for name, part in parts.items()})
@@ -46,7 +46,7 @@ class Decoded:
     circular: bool
 
 
-def seen_in(tree: Any, name: str, labels: Any) -> Seen:
+def seen_in(tree: Any, name: str, labels: Any) -> GivenOut:
     """What a tree of ``st.intervene`` holds."""
     if not isinstance(tree, xr.DataTree) or "final_token" not in tree.data_vars:
         raise ActivationsError(
@@ -61,10 +61,10 @@ def seen_in(tree: Any, name: str, labels: Any) -> Seen:
         rows, columns = values.shape[2:4]
         cells = prepare_labels(tree, labels, grid=(rows, columns)).to_numpy()
     logits, denoised = (tree[one].to_numpy() if one in tree.data_vars else None for one in ("logits", "denoised"))
-    return Seen(values, cells, logits, denoised)
+    return GivenOut(values, cells, logits, denoised)
 
 
-def voted(seen: Seen, reference: Seen, *, k: int, circular: bool) -> Decoded:
+def voted(seen: GivenOut, reference: GivenOut, *, k: int, circular: bool) -> Decoded:
     """Decode every patch by its ``k`` nearest tokens of the reference images, of the same noise sample."""
     if seen.grid != reference.grid or seen.tokens.shape[1] != reference.tokens.shape[1]:
         raise ActivationsError(

@@ -14,7 +14,7 @@ from ...errors import ActivationsError, SpectralToolkitError
 from ..scores.controls import shuffled
 from ..scores.paths import interval
 from ..scores.variance import about_intervals, resamples
-from .decoding import Decoded, Seen, seen_in, voted
+from .decoding import Decoded, GivenOut, seen_in, voted
 
 OUTCOMES = ("kept", "moved", "lost")
 EDITED, BEFORE, SHUFFLED = "edited", "before", "donor shuffled"
@@ -112,7 +112,7 @@ def effects(
     look: dict[str, Any] = {"k": whole("k", k, 1), "circular": on_circle}
     before = voted(own, other, **look)
     # By edit and control: the plain tree, the edited one, the donors, how the patches were decoded.
-    rows: dict[tuple[str, str], tuple[Seen, Seen, Seen, Decoded]] = {}
+    rows: dict[tuple[str, str], tuple[GivenOut, GivenOut, GivenOut, Decoded]] = {}
     for name, tree in several.items():
         after = seen_in(tree, f"edited[{name!r}]", None)
         found = voted(after, other, **look)
@@ -164,7 +164,7 @@ def _by_edit(control: str, value: Any, several: Mapping[str, Any]) -> dict[str, 
 
 
 def _table(
-    rows: Mapping[tuple[str, str], tuple[Seen, Seen, Seen, Decoded]],
+    rows: Mapping[tuple[str, str], tuple[GivenOut, GivenOut, GivenOut, Decoded]],
     weights: np.ndarray,
     mirrored: bool,
     confidence: float,
@@ -206,7 +206,7 @@ def _table(
 
 
 def _counts(
-    name: str, own: Seen, after: Seen, donor: Seen, found: Decoded, mirrored: bool, seed: int | None
+    name: str, own: GivenOut, after: GivenOut, donor: GivenOut, found: Decoded, mirrored: bool, seed: int | None
 ) -> np.ndarray:
     """How many patches, or whether the image, were kept, moved or lost: (outcome, image)."""
     if name == "class":
@@ -230,7 +230,7 @@ def _counts(
     return outcomes.reshape(len(OUTCOMES), len(own.tokens), -1).sum(-1).astype(float)
 
 
-def _classes(seen: Seen) -> np.ndarray:
+def _classes(seen: GivenOut) -> np.ndarray:
     assert seen.logits is not None
     return seen.logits.argmax(-1)
 

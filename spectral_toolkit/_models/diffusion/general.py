@@ -187,9 +187,7 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
             return values.mean(1, keepdim=True) if self.latent_channels == 1 else values
         return super().latents(pixels)
 
-    def run(
-        self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None
-    ) -> None:
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
         for one in pixels[:, None]:
             clean = self.latents(one)
             picture = self.processor.normalise(one, self.device, self.dtype)

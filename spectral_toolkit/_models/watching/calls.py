@@ -252,9 +252,7 @@ _HEADS_SECOND_LAST = {"memory_efficient_attention", "flash_attn_func"}
 """Functions of xformers and flash-attention that take (image, token, head, channel)."""
 
 
-def _wrap_libraries(
-    root: torch.nn.Module, stack: ExitStack, report: products.Found, mute: bool, watch: Watch
-) -> None:
+def _wrap_libraries(root: torch.nn.Module, stack: ExitStack, report: products.Found, mute: bool, watch: Watch) -> None:
     """Wrap the functions of other libraries wherever a module of the model's own code refers to them."""
     if not any(name.partition(".")[0] in ("xformers", "flash_attn") for name in sys.modules):
         return
