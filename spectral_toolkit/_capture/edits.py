@@ -344,9 +344,9 @@ def donor_images(edit: Edit, n: int, draws: Mapping[str, np.ndarray]) -> Images 
     if edit.donors is None:
         return None
     if isinstance(edit.donors, xr.DataTree) and edit.donors.children:
-        first = next(iter(edit.donors.children.values()))
+        first = next(iter(edit.donors.children.values())).coords
         for dim, values in draws.items():
-            if dim in first.coords and not np.array_equal(first[dim].values, values):
+            if dim in first and not np.array_equal(first[dim].values, values):
                 raise SpectralToolkitError(
                     f"The donors were captured with {dim} {first[dim].values.tolist()} and the images have "
                     f"{values.tolist()}: capture them with the same settings."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import holoviews as hv
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 INKS = dict(zip(OUTCOMES, hex_colours(categorical(len(OUTCOMES))), strict=True))
 _WIDE = 0.26
 """Width of a bar, where two edits are 1 apart."""
-_HEIGHT, _IMAGE = 280, 160
+_LETTER = 7
+"""Pixels of a letter below the axis."""
+_HEIGHT, _IMAGE = 320, 160
 
 
 @computing
@@ -38,7 +41,7 @@ def effect_plot(effects: xr.Dataset) -> hv.Layout:
     -------
     holoviews.Layout
         For every edit three bars, the shares that were kept, moved and lost, with their intervals; short lines across a
-        bar are its controls, named under the cursor. A property of which nothing could be compared has no panel.
+        bar are its controls. A property of which nothing could be compared has no panel.
 
     Raises
     ------
@@ -70,6 +73,9 @@ def effect_plot(effects: xr.Dataset) -> hv.Layout:
 
 def _panel(found: xr.Dataset, name: str, width: int) -> hv.Overlay:
     edits = [str(one) for one in found["edit"].values]
+    named = [str(one) for one in found["control"].values if one != EDITED]
+    controls = dict(zip(named, hex_colours(categorical(len(OUTCOMES) + len(named)))[len(OUTCOMES) :], strict=True))
+    letters = max(6, round(width / len(edits) / _LETTER))
     bars, ends, lines, words = [], [], [], []
     for at, edit in enumerate(edits):
         for place, outcome in enumerate(OUTCOMES):
@@ -81,12 +87,13 @@ def _panel(found: xr.Dataset, name: str, width: int) -> hv.Overlay:
                 bars.append((left, 0.0, left + 0.95 * _WIDE, value, INKS[outcome], edit, outcome, value, low, high))
             if np.isfinite(low):
                 ends.append((left + _WIDE / 2, low, left + _WIDE / 2, high))
-            for control in (str(each) for each in found["control"].values if each != EDITED):
+            for control, ink in controls.items():
                 level = float(one["share"].sel(control=control))
                 if np.isfinite(level):
-                    lines.append((left, level, left + 0.95 * _WIDE, level, control, level))
-    for place, outcome in enumerate(OUTCOMES):
-        words.append((-0.45 + place * 0.3 * len(edits), 1.08, outcome, INKS[outcome]))
+                    lines.append((left, level, left + 0.95 * _WIDE, level, ink, control, level))
+    for height, legend in ((1.21, INKS), (1.09, {f"- {name}": ink for name, ink in controls.items()})):
+        for place, (word, ink) in enumerate(legend.items()):
+            words.append((len(edits) * place / len(legend) - 0.45, height, word, ink))
     corners = ["x0", "y0", "x1", "y1"]
     drawn = [
         styled(
@@ -97,10 +104,9 @@ def _panel(found: xr.Dataset, name: str, width: int) -> hv.Overlay:
         ),
         styled(hv.Segments(ends, corners, group="Intervals"), color="#333333", line_width=1.5),
         styled(
-            hv.Segments(lines, corners, ["control", "share"], group="Controls"),
-            color="#000000",
-            line_dash="dotted",
-            line_width=2,
+            hv.Segments(lines, corners, ["ink", "control", "share"], group="Controls"),
+            color="ink",
+            line_width=3,
             tools=["hover"],
         ),
         styled(
@@ -115,11 +121,11 @@ def _panel(found: xr.Dataset, name: str, width: int) -> hv.Overlay:
         width=width,
         height=_HEIGHT,
         title=name,
-        xlabel="",
+        xlabel="edit",
         ylabel="share of those that differ",
-        xticks=list(enumerate(edits)),
+        xticks=[(at, textwrap.fill(edit, letters)) for at, edit in enumerate(edits)],
         xlim=(-0.5, len(edits) - 0.5),
-        ylim=(0.0, 1.18),
+        ylim=(0.0, 1.3),
         toolbar=None,
         show_legend=False,
         hooks=[has_still],

@@ -101,7 +101,7 @@ def _watched(module: Any, forward: Callable[..., Any], listener: Listener, name:
 
 
 class _Noting(TorchFunctionMode):
-    """Shows the arguments of the scaled dot product attention in its context to ``see``, and passes on what it returns."""
+    """Shows the arguments of scaled dot product attention in its context to ``see``, and passes on what it returns."""
 
     def __init__(self, see: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         super().__init__()
