@@ -437,8 +437,10 @@ def evaluating(modules: Sequence[torch.nn.Module], seed: int, device: torch.devi
 
     The output of a model then depends only on its weights and their precision, and not on the caller's autocast,
     default dtype or default device. Tensors that a model makes without naming a device are on the model's device.
+    Plain values that modules change in a pass are set back, too: a Swin that was shown a small image would otherwise
+    keep smaller windows for ever.
     """
-    flags = [(part, part.training) for module in modules for part in module.modules()]
+    found = [(vars(part), _plain_values(part)) for module in modules for part in module.modules()]
     with ExitStack() as stack:
         stack.enter_context(uncompiled())
         # Gradients are switched off without inference mode: models cache tensors (rotary tables), and a tensor made in
@@ -452,5 +454,10 @@ def evaluating(modules: Sequence[torch.nn.Module], seed: int, device: torch.devi
                 module.eval()
             yield draws
         finally:
-            for part, training in flags:
-                part.training = training
+            for present, before in found:
+                present |= before
+
+
+def _plain_values(part: torch.nn.Module) -> dict[str, Any]:
+    """Numbers, names and sizes that a module keeps as attributes, whether it is being trained among them."""
+    return {name: value for name, value in vars(part).items() if isinstance(value, (int, float, str, tuple))}
