@@ -100,12 +100,12 @@ def test_each_patch_is_where_it_is_in_the_image(shown: tuple[Any, Any, int]) -> 
 
 
 def test_a_strip_of_film_is_shown_as_it_is() -> None:
-    model = st.load_model(WAYS["clips of two steps (VideoMAE)"][0](), device="cpu")
+    model: Any = st.load_model(WAYS["clips of two steps (VideoMAE)"][0](), device="cpu")
     still, strip = PIXELS[:1], np.concatenate([PIXELS[0], PIXELS[1]])[None]
     assert model.own == (64, 32)
-    captured = [st.capture(model, one, progress=False) for one in (still, strip)]
-    np.testing.assert_array_equal(captured[0]["pixels"][0], np.concatenate([PIXELS[0]] * 2))
-    np.testing.assert_array_equal(captured[1]["pixels"][0], strip[0])
+    captured = [st.capture(model, one, progress=False)["pixels"].to_numpy()[0] for one in (still, strip)]
+    np.testing.assert_array_equal(captured[0], np.concatenate([PIXELS[0]] * 2))
+    np.testing.assert_array_equal(captured[1], strip[0])
 
 
 def test_a_model_keeps_no_setting_that_a_pass_changes() -> None:
@@ -129,7 +129,7 @@ def test_weights_under_the_name_of_a_part_are_found(tmp_path: Path) -> None:
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
     text |= {"intermediate_size": 16, "vocab_size": 8, "head_dim": 8, "model_type": "qwen3"}
     vision = {**SMALL, "image_size": 32, "patch_size": 8, "head_dim": 8, "model_type": "pixtral"}
-    cls = transformers.LightOnOcrForConditionalGeneration
+    cls: Any = transformers.LightOnOcrForConditionalGeneration
     settings = cls.config_class(text_config=text, vision_config=vision, image_token_id=7)
     cls(settings).save_pretrained(tmp_path)
     model = st.load_model(str(tmp_path), device="cpu")
