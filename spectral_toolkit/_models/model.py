@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 
+from .._compute.devices import working_dtype
 from .._compute.random_state import Draws, drawing
 from .._compute.settings import computing, own_settings
 from .._io.reprs import Described, few
@@ -368,9 +369,12 @@ class Model(Described, ABC):
                     f"{self.name} has no weights, as it is on the device 'meta': load them with from_pretrained."
                 )
         with torch.no_grad():
+            sums: dict[torch.device, list[torch.Tensor]] = {}
+            for _, tensor in tensors:
+                sums.setdefault(tensor.device, []).append(tensor.sum(dtype=working_dtype(tensor.device)))
+            totals = {device: iter(torch.stack(own).tolist()) for device, own in sums.items()}  # one wait a device
             key = tuple(
-                (n, t.data_ptr(), 0 if t.is_inference() else t._version, float(t.sum(dtype=torch.float64)))
-                for n, t in tensors
+                (n, t.data_ptr(), 0 if t.is_inference() else t._version, next(totals[t.device])) for n, t in tensors
             )
         with self._lock:
             if self._hash is None or self._hash[0] != key:
