@@ -276,7 +276,9 @@ def _wrapped(function: Any, report: products.Found, mute: bool, watch: Watch) ->
         bias = kwargs.get("attn_bias", args[0] if args and isinstance(args[0], Tensor) else None)
         if not isinstance(bias, Tensor | None):
             bias = bias.materialize((*used[0].shape[:-1], used[1].shape[-2]), dtype=query.dtype, device=query.device)
-        report(*used, query.shape[-1] ** -0.5 if scale is None else float(scale), bias, factors=factors)
+        # Where torch calls us, our modes are at rest meanwhile: what a listener computes is not of the model.
+        with torch._C.DisableTorchFunction():
+            report(*used, query.shape[-1] ** -0.5 if scale is None else float(scale), bias, factors=factors)
         return out
 
     return call
