@@ -209,25 +209,31 @@ class PerWindow(nn.Module):
         return torch.cat([self.core(rows) for rows in x.split(GRID, 1)], 1)
 
 
-def by_heads(kind: type[WrittenAttention], edit: Any) -> Any:
-    """A module whose own code edits queries, keys and values."""
+def by_heads(kind: type[WrittenAttention], edited: tuple[str, ...]) -> Any:
+    """A module whose own code edits queries, keys or values."""
 
     class Edited(kind):  # type: ignore[misc, valid-type]
         def heads(self, x: torch.Tensor) -> Any:
-            return tuple(edit(one) for one in super().heads(x))
+            every = zip(QUANTITIES, super().heads(x), strict=True)
+            return tuple(bent("", one) if name in edited else one for name, one in every)
 
     return Edited
 
 
+def bent(layer: str, tensor: torch.Tensor) -> torch.Tensor:
+    return 3 * tensor.tanh()
+
+
+@pytest.mark.parametrize("edited", [QUANTITIES, ("value",)], ids=["all", "values"])
 @pytest.mark.parametrize("kind", [Capped, InPlace, Flash])
 def test_scores_are_computed_anew_by_the_models_own_code(
-    kind: type[WrittenAttention], monkeypatch: pytest.MonkeyPatch
+    kind: type[WrittenAttention], edited: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
     plain = made(lambda: Transformer(lambda _: kind(), cls=False))
-    other = Transformer(lambda _: by_heads(kind, lambda one: one.tanh() * 3)(), cls=False).eval()
+    other = Transformer(lambda _: by_heads(kind, edited)(), cls=False).eval()
     other.load_state_dict(plain.state_dict())
-    found = st.intervene(st.load_model(plain, device="cpu"), PIXELS, lambda layer, one: one.tanh() * 3, progress=False)
+    found = st.intervene(st.load_model(plain, device="cpu"), PIXELS, st.change(edited, bent), progress=False)
     wanted = st.intervene(st.load_model(other, device="cpu"), PIXELS, progress=False)
     np.testing.assert_allclose(final(found), final(wanted), atol=1e-5)
 
