@@ -84,6 +84,40 @@ def all_scores(
     return run, {kind: st.solve(graph, 10) for kind, graph in graphs.items()}
 
 
+def cut_within_a_group(angle: float) -> xr.Dataset:
+    """Three eigenvectors of a dataset; the third is any mixture of two whose eigenvalues cannot be told apart."""
+    rng = np.random.default_rng(0)
+    blocks = np.repeat(np.repeat(rng.normal(size=(4, 2, 2, 4)), 3, axis=1), 3, axis=2)
+    first = np.linalg.qr((blocks + 0.1 * rng.normal(size=(4, 6, 6, 4))).reshape(-1, 4))[0].reshape(4, 6, 6, 4)
+    third = np.cos(angle) * first[..., 2] + np.sin(angle) * first[..., 3]
+    vectors = np.concatenate([first[..., :2], third[..., None]], axis=-1)
+    return xr.Dataset(
+        {
+            "eigenvector": (("image", "y", "x", "component"), vectors),
+            "eigenvalue": ("component", [0.1, 0.2, 0.3]),
+            "eigengap": ("component", [0.1, 0.1, 1e-6]),
+        },
+        coords={"image": list("abcd"), "component": [1, 2, 3]},
+        attrs={"scope": "dataset", "kernel": "knn"},
+    )
+
+
+def test_what_is_scored_ends_at_an_eigengap() -> None:
+    labels = np.random.default_rng(1).integers(0, 3, size=(4, 6, 6))
+    one, other = (cut_within_a_group(angle) for angle in (0.0, 1.3))
+    scores = [st.eigenvector_scores(eig, labels, n_bootstrap=5) for eig in (one, other)]
+    xr.testing.assert_identical(*scores)
+    assert "Of 3 eigenvectors the first 2 are scored" in scores[0].attrs["notes"]
+    apart = st.eigenvector_scores(one.isel(component=slice(0, 2)), labels, n_bootstrap=5)
+    xr.testing.assert_equal(apart, scores[0])
+    assert "are scored" not in apart.attrs["notes"]
+    segments = [st.segment(eig, 3) for eig in (one, other)]
+    xr.testing.assert_identical(*segments)
+    assert "The last eigenvectors have no say" in segments[0].attrs["notes"]
+    chosen = [st.segment(eig, 3, components=3) for eig in (one, other)]
+    assert not chosen[0].equals(chosen[1]), "who asks for three gets three"
+
+
 @pytest.mark.slow(seconds=140)
 @pytest.mark.parametrize("name", bundled_models())
 def test_rounding_moves_no_score(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
