@@ -100,7 +100,7 @@ def _remark(entry: Mapping[str, Any]) -> str:
         )
         if entry.get("positions") == "absolute":
             remark += (
-                ", as in its rotary twin. Here position is a part of the content, and attending to it costs as much."
+                ". Here position is a part of the content, and attending to it costs as much."
             )
         else:
             remark += (
