@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import spectral_toolkit as st
-from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.errors import ActivationsError, SpectralToolkitError
 
 Sizes = list[tuple[int, int]]
 
@@ -146,6 +146,9 @@ def test_the_box_and_the_size_of_the_image_count() -> None:
         st.evaluate(segments, 3)
     with pytest.raises(SpectralToolkitError, match="has shape .* expected integers"):
         st.evaluate(segments, [label * 1.0])
+    segments.coords["box_right"].values[0] = 9
+    with pytest.raises(ActivationsError, match=r"box of image 'a' is \(0, 2, 4, 9\), outside its 4x8 pixels"):
+        st.evaluate(segments, [label])
 
 
 def test_captured_segments_are_scored_at_the_pixels_of_their_labels() -> None:

@@ -10,11 +10,11 @@ import xarray as xr
 
 from ..._compute.arguments import whole
 from ..._compute.settings import computing
-from ..._io.pairing import analysed_box, analysed_part, image_hashes, refuse_other_images
+from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import SpectralToolkitError
 from ..regions.kmeans import UNSURE
 from ..regions.pixels import enlarge
-from .labels import EVERY_CELL_IGNORED, checked_ignore, checked_map, warn_of_no_label
+from .labels import EVERY_CELL_IGNORED, analysed_map, checked_ignore, checked_map, warn_of_no_label
 from .segments import accuracies, contingency, merged, overclustered_iou
 from .table import SCORES
 
@@ -165,17 +165,7 @@ def _maps(labels: Any, shape: tuple[int, ...]) -> Iterator[Any]:
 
 def _analysed(one: np.ndarray, segments: Any, index: int, name: str, grid: tuple[int, ...]) -> np.ndarray:
     """Return the part of a label map that the segments cover."""
-    coords = getattr(segments, "coords", {})
-    sizes = ("original_height", "original_width")
-    if all(size in coords for size in sizes):
-        original = tuple(int(coords[size].isel(image=index)) for size in sizes)
-        if one.shape != original:
-            raise SpectralToolkitError(
-                f"The label map of image {name!r} has {one.shape[0]}x{one.shape[1]} pixels, but its image has "
-                f"{original[0]}x{original[1]}: give the map of the image that was captured."
-            )
-        if (box := analysed_box(coords, index)) is not None:
-            one = analysed_part(one, box, coords, index)
+    one = analysed_map(one, getattr(segments, "coords", {}), index, name)
     if one.shape[0] < grid[0] or one.shape[1] < grid[1]:
         raise SpectralToolkitError(
             f"The label map of image {name!r} has {one.shape[0]}x{one.shape[1]} pixels, fewer than the segments' "

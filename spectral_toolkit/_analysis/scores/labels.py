@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ EVERY_CELL_IGNORED = (
 )
 NO_LABEL = (255, 65_535)
 """The largest numbers of 8 and 16 bits, which many data sets (VOC, Cityscapes, COCO-Stuff) write for no label."""
+_SIZES = ("original_height", "original_width")
 _BOX = ("box_top", "box_left", "box_bottom", "box_right")
 
 
@@ -91,9 +92,11 @@ def prepare_labels(
     # One map at a time: those of a data set on the disk may be larger than memory.
     on_grid = isinstance(labels, xr.DataArray) and {"y", "x"} <= set(labels.dims)
     cells = np.empty((len(names), rows, columns), np.int64)
+    captured = (activations.sizes["y_px"], activations.sizes["x_px"]) if "pixels" in activations.data_vars else None
     for index, one in enumerate(_maps(labels, activations, names, left_out)):
         if not on_grid:
-            cells[index] = _majority(crop_to_box(activations, one, index), rows, columns)
+            part = analysed_map(one, activations.dataset.coords, index, names[index], captured)
+            cells[index] = _majority(part, rows, columns)
         elif one.shape == (rows, columns):
             cells[index] = one
         else:
@@ -198,29 +201,53 @@ def checked_map(one: np.ndarray, name: str, left_out: Sequence[int]) -> np.ndarr
     return one
 
 
-def crop_to_box(activations: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
-    """Return the part of a map that was analysed."""
-    captured = (activations.sizes["y_px"], activations.sizes["x_px"]) if "pixels" in activations.data_vars else None
+def analysed_map(
+    one: np.ndarray,
+    coords: Mapping[Any, xr.DataArray],
+    index: int,
+    name: str,
+    captured: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Return the part of a label map that was analysed.
+
+    Parameters
+    ----------
+    one
+        The map, of the size of the original image or of the captured one.
+    coords
+        The coordinates of activations or of a result: sizes of the original images, and the boxes in them.
+    index, name
+        The position and the name of the image.
+    captured
+        Height and width of the captured images, where they are known.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If the map has another size.
+    ActivationsError
+        If the box is not inside the image.
+    """
     original = None
-    root = activations.dataset.coords
-    if "original_height" in root and "original_width" in root:
-        original = (int(root["original_height"].values[index]), int(root["original_width"].values[index]))
+    if all(size in coords for size in _SIZES):
+        height, width = (int(coords[size].isel(image=index)) for size in _SIZES)
+        original = (height, width)
     if one.shape == original:
-        if not all(name in root for name in _BOX):
+        if not all(edge in coords for edge in _BOX):
             return one
-        top, left, bottom, right = (int(root[name].values[index]) for name in _BOX)
+        top, left, bottom, right = (int(coords[edge].isel(image=index)) for edge in _BOX)
         if not (0 <= top < bottom <= one.shape[0] and 0 <= left < right <= one.shape[1]):
             raise ActivationsError(
-                f"The box of image {image_names(activations)[index]!r} is ({top}, {left}, {bottom}, {right}), outside "
-                f"its {one.shape[0]}x{one.shape[1]} pixels: capture the image again."
+                f"The box of image {name!r} is ({top}, {left}, {bottom}, {right}), outside its "
+                f"{one.shape[0]}x{one.shape[1]} pixels: capture the image again."
             )
         return one[top:bottom, left:right]
     if one.shape == captured or (captured is None and original is None):
         return one
     sizes = " or ".join(f"{size[0]}x{size[1]}" for size in dict.fromkeys((original, captured)) if size)
     raise SpectralToolkitError(
-        f"The label map of image {image_names(activations)[index]!r} has {one.shape[0]}x{one.shape[1]} pixels, but "
-        f"its image has {sizes}: give the map of the image that was captured."
+        f"The label map of image {name!r} has {one.shape[0]}x{one.shape[1]} pixels, but its image has {sizes}: give "
+        "the map of the image that was captured."
     )
 
 
