@@ -14,7 +14,7 @@ from ..._compute.arguments import grid as checked_grid
 from ..._compute.settings import computing
 from ..._compute.warned import outside
 from ..._io.activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
-from ..._io.pairing import image_hashes, refuse_other_images
+from ..._io.pairing import BOX, image_hashes, refuse_other_images
 from ...errors import ActivationsError, SpectralToolkitError
 
 IGNORE = -1
@@ -26,7 +26,6 @@ EVERY_CELL_IGNORED = (
 NO_LABEL = (255, 65_535)
 """The largest numbers of 8 and 16 bits, which many data sets (VOC, Cityscapes, COCO-Stuff) write for no label."""
 _SIZES = ("original_height", "original_width")
-_BOX = ("box_top", "box_left", "box_bottom", "box_right")
 
 
 def finest_grid(activations: xr.DataTree) -> tuple[int, int]:
@@ -149,13 +148,8 @@ def warn_of_no_label(labels: np.ndarray) -> None:
 
 
 def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Sequence[int]) -> Iterator[np.ndarray]:
+    maps = as_maps(labels, len(names))
     if isinstance(labels, xr.DataArray):
-        if labels.ndim != 3 or "image" not in labels.dims:
-            raise SpectralToolkitError(
-                f"labels have dimensions {tuple(map(str, labels.dims))}; expected image and two of space."
-            )
-        order = ("image", "y", "x") if {"y", "x"} <= set(labels.dims) else ("image", "y_px", "x_px")
-        labels = labels.transpose(*order) if set(order) == set(labels.dims) else labels.transpose("image", ...)
         given = [str(name) for name in labels["image"].values] if "image" in labels.coords else names
         # If the names are entirely different, or missing, the order counts.
         if given != names and set(given) & set(names):
@@ -165,7 +159,25 @@ def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Seq
             )
         hashes = image_hashes(labels, names), image_hashes(activations, names)
         refuse_other_images(names, *hashes, ("labels", "the capture"))
-        labels = labels.to_numpy()
+    for name, given in zip(names, maps, strict=True):
+        yield checked_map(np.asarray(given), name, left_out)
+
+
+def as_maps(labels: Any, n_images: int) -> Any:
+    """Return label maps as something with a length that yields one map for each image.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If they are no label maps, or not as many as there are images.
+    """
+    if isinstance(labels, xr.DataArray):
+        if labels.ndim != 3 or "image" not in labels.dims:
+            raise SpectralToolkitError(
+                f"labels have dimensions {tuple(map(str, labels.dims))}; expected image and two of space."
+            )
+        space = [name for name in ("y", "x", "y_px", "x_px") if name in labels.dims]
+        labels = labels.transpose("image", *space, ...).to_numpy()
     if not hasattr(labels, "__len__"):
         try:
             labels = list(labels)
@@ -173,10 +185,9 @@ def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Seq
             raise SpectralToolkitError(
                 f"labels are a {type(labels).__name__}; expected an array (image, height, width) or a list of maps."
             ) from error
-    if len(labels) != len(names):
-        raise SpectralToolkitError(f"{len(labels)} label maps were given for {len(names)} images: give one per image.")
-    for name, given in zip(names, labels, strict=True):
-        yield checked_map(np.asarray(given), name, left_out)
+    if len(labels) != n_images:
+        raise SpectralToolkitError(f"{len(labels)} label maps were given for {n_images} images: give one per image.")
+    return labels
 
 
 def checked_map(one: np.ndarray, name: str, left_out: Sequence[int]) -> np.ndarray:
@@ -233,9 +244,9 @@ def analysed_map(
         height, width = (int(coords[size].isel(image=index)) for size in _SIZES)
         original = (height, width)
     if one.shape == original:
-        if not all(edge in coords for edge in _BOX):
+        if not all(edge in coords for edge in BOX):
             return one
-        top, left, bottom, right = (int(coords[edge].isel(image=index)) for edge in _BOX)
+        top, left, bottom, right = (int(coords[edge].isel(image=index)) for edge in BOX)
         if not (0 <= top < bottom <= one.shape[0] and 0 <= left < right <= one.shape[1]):
             raise ActivationsError(
                 f"The box of image {name!r} is ({top}, {left}, {bottom}, {right}), outside its "
