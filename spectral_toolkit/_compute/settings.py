@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -55,7 +55,7 @@ def _under_own_settings(function: Callable[P, R], *, gradients: bool | None) -> 
 
 
 @contextmanager
-def own_settings(*, gradients: bool | None = False) -> Iterator[None]:
+def own_settings(*, gradients: bool | None = False) -> Generator[None, None, None]:
     """Use the settings that torch and NumPy start with and products in full precision, then restore the caller's.
 
     Parameters

@@ -14,12 +14,12 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def one_thread(small: bool = True) -> AbstractContextManager[object]:
+def serial(small: bool = True) -> AbstractContextManager[object]:
     """Keep numerical libraries to one thread, in a ``with`` statement; leave them as they are if not ``small``.
 
     Examples
     --------
-    >>> with one_thread():
+    >>> with serial():
     ...     sorted({library["num_threads"] for library in ThreadpoolController().info()})
     [1]
     """

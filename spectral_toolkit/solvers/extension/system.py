@@ -13,7 +13,7 @@ from ..._affinity.isolated import Interpolation
 from ..._affinity.pencil import SMALLEST_DEGREE_RATIO
 from ..._affinity.resampling import Grid, Resampling
 from ..._compute.devices import SERIAL_CELLS
-from ..._compute.threads import one_thread
+from ..._compute.threads import serial
 from .edges import Ties
 
 SMALLEST_HOLD = 0.05
@@ -70,7 +70,7 @@ class PictureSystem:
         own, mass = (fill.T @ matrix @ fill for matrix in (self._own, self._mass))
         known = fill.T @ self._known[:, :-1]
         # W_own v = mu B v: every eigenvalue then only shifts a diagonal. Small matrices do not need threads.
-        with one_thread(len(free) <= SERIAL_CELLS):
+        with serial(len(free) <= SERIAL_CELLS):
             strength, basis = linalg.eigh(own, mass)
         hold = (1 - eigenvalue)[None] - strength[:, None]
         determined = hold.min(axis=0) > SMALLEST_HOLD * np.abs(1 - eigenvalue)
