@@ -116,7 +116,7 @@ def test_what_is_scored_ends_at_an_eigengap() -> None:
     assert "are scored" not in apart.attrs["notes"]
     segments = [st.segment(eig, 3) for eig in (one, other)]
     xr.testing.assert_identical(*segments)
-    assert "The last eigenvectors have no say" in segments[0].attrs["notes"]
+    assert "The last eigenvectors are left out" in segments[0].attrs["notes"]
     chosen = [st.segment(eig, 3, components=3) for eig in (one, other)]
     assert not chosen[0].equals(chosen[1]), "who asks for three gets three"
 

@@ -1,7 +1,7 @@
 """Cosines that double precision cannot tell from a threshold, compared with it in twice that precision.
 
 A number is held as the sum of two doubles. Sums and products of doubles are exact in this form (Dekker 1971; Ogita,
-Rump & Oishi 2005), so neither a processor nor the order of a sum has a say in what is above the threshold.
+Rump & Oishi 2005), so what is above the threshold depends neither on the processor nor on the order of a sum.
 """
 
 from __future__ import annotations
