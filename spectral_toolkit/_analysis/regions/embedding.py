@@ -117,8 +117,8 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
             fewer = [title for title, own in zip(titles(joint, names), kept, strict=False) if own < n_components]
             if fewer:
                 notes.append(
-                    "The last eigenvectors are left out, as the next eigenvalue hardly differs from theirs and rounding "
-                    f"decides which come first, in {listed(fewer)}."
+                    "The last eigenvectors are left out, as the next eigenvalue hardly differs from theirs and "
+                    f"rounding decides which come first, in {listed(fewer)}."
                 )
         flat = [title for title, *own in zip(titles(joint, names), values, gaps, strict=False) if is_flat(*own)]
         if flat:
