@@ -378,3 +378,24 @@ def test_windows_in_the_gradient_method_and_in_a_dataset() -> None:
         np.testing.assert_allclose(np.mean(heads, axis=0), matrix, atol=1e-6)
     dataset = st.affinity(activations, "vv", scope="dataset", device="cpu")
     assert any("whatever their windows" in note for note in dataset.notes)
+
+
+def test_a_batch_that_does_not_fit_is_shown_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = st.load_model(made(SEEN["windows"]), device="cpu")
+    expected = st.capture(model, PIXELS, progress=False)
+    shown: list[int] = []
+    own = Transformer.forward
+
+    def small(self: Transformer, x: torch.Tensor) -> torch.Tensor:
+        out = own(self, x)
+        shown.append(len(x))
+        if len(x) > 1:  # late, when layers have been recorded
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return out
+
+    monkeypatch.setattr(Transformer, "forward", small)
+    with pytest.warns(UserWarning, match="batch_size=1 spares the attempt"):
+        found = st.capture(model, PIXELS, progress=False)
+    assert shown == [3, 1, 1, 1]
+    for layer in expected.children:
+        np.testing.assert_allclose(found[layer]["key"].to_numpy(), expected[layer]["key"].to_numpy(), atol=1e-5)

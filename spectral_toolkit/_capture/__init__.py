@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -20,7 +21,8 @@ from tqdm.auto import tqdm
 
 from .._compute.processes import rank, world_size
 from .._compute.random_state import Draws
-from .._compute.settings import computing
+from .._compute.settings import computing, is_out_of_memory
+from .._compute.warned import outside
 from .._io.images import Images, load_images
 from .._models import Model, load_model
 from .._models.model import Done, evaluating
@@ -223,12 +225,13 @@ def run(plan: Plan, sink: Sink, progress: bool, recorder: SinkRecorder) -> None:
         model.recording(recorder),
         recorder.finishing(),
     ):
-        together = True
+        together, at_once = True, plan.batch_size
         for batch in sink.waiting:
             pixels, hashes = read_pixels(plan, plan.pictures, batch)
             sink.begin(batch, pixels, hashes)
             if together:
-                together = not _pass(plan, recorder, draws, batch, pixels, slice(0, len(pixels))) or len(pixels) == 1
+                drew, at_once = _passes(plan, recorder, draws, batch, pixels, at_once)
+                together = not drew or len(pixels) == 1
             if not together:
                 # A model that draws random numbers draws them for a whole batch at once. Shown alone, an image gets
                 # numbers of its own, whichever images are captured with it.
@@ -244,6 +247,32 @@ def read_pixels(plan: Plan, pictures: Images, batch: slice) -> tuple[np.ndarray,
     return np.stack([plan.model.processor.resize(picture, plan.size) for picture in read]), hashes
 
 
+def _passes(
+    plan: Plan, recorder: SinkRecorder, draws: Draws, batch: slice, pixels: np.ndarray, at_once: int
+) -> tuple[bool, int]:
+    """Run a batch ``at_once`` images at a time, fewer where these do not fit on the device.
+
+    Returns whether the model drew random numbers, and how many images fitted.
+    """
+    done, drew = 0, False
+    while done < len(pixels):
+        rows = slice(done, min(done + at_once, len(pixels)))
+        try:
+            drew |= _pass(plan, recorder, draws, batch, pixels, rows)
+        except CaptureMemoryError:
+            if rows.stop - rows.start == 1:
+                raise
+            at_once = (rows.stop - rows.start) // 2
+            warnings.warn(
+                f"{rows.stop - rows.start} images at once do not fit on {plan.model.device}, so that "
+                f"{at_once} are shown at a time: batch_size={at_once} spares the attempt.",
+                stacklevel=outside(),
+            )
+            continue
+        done = rows.stop
+    return drew, at_once
+
+
 def _pass(plan: Plan, recorder: SinkRecorder, draws: Draws, batch: slice, pixels: np.ndarray, rows: slice) -> bool:
     """Run some images of a batch through the model; return whether it drew random numbers."""
     recorder.begin(batch, rows)
@@ -257,7 +286,9 @@ def show(plan: Plan, recorder: SinkRecorder, draws: Draws, shown: np.ndarray) ->
     began = draws.states()
     try:
         plan.model.run(shown, recorder.begin_pass, recorder.done)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise CaptureMemoryError(
             f"The forward pass of {len(shown)} images does not fit on {plan.model.device}: lower "
             f"batch_size={plan.batch_size} or size={plan.size}."

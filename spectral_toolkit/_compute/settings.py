@@ -53,7 +53,7 @@ def _under_own_settings(function: Callable[P, R], *, gradients: bool | None) -> 
             with own_settings(gradients=gradients):
                 return function(*args, **kwargs)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise DeviceMemoryError(
                 f"{function.__name__} does not fit into the memory of its device ({first_line(error)}): use fewer or "
@@ -65,7 +65,7 @@ def _under_own_settings(function: Callable[P, R], *, gradients: bool | None) -> 
     return under_own_settings
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device has no memory left; torch has a class of its own for this, but not on MPS."""
     return type(error).__name__ == "OutOfMemoryError" or str(error).startswith("MPS backend out of memory")
 
