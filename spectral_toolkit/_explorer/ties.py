@@ -1,0 +1,100 @@
+"""What a patch is tied to in every image that was solved with its own: the strongest patch of each, cut out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._render.tile import Tile
+
+MOST = 32
+"""How many images are shown, those with the strongest ties."""
+_WIDE = 5  # patches along each side of what is cut out
+
+
+@dataclass(frozen=True)
+class Tie:
+    """The patch of one image to which a chosen patch has its strongest affinity.
+
+    Attributes
+    ----------
+    image, patch
+        Position of the image, and the row and column of the patch.
+    strength
+        The affinity, as a fraction of the strongest one to any other patch.
+    tile
+        The patch with those around it, as a small image.
+    """
+
+    image: int
+    patch: tuple[int, int]
+    strength: float
+    tile: Tile
+
+
+def strongest_ties(
+    rows: np.ndarray,
+    image: int,
+    patch: tuple[int, int],
+    names: Sequence[str],
+    pixels_of: Callable[[int], np.ndarray],
+    most: int = MOST,
+) -> list[Tie]:
+    """Return the strongest tie to every image, in order of strength.
+
+    Parameters
+    ----------
+    rows
+        Affinities of the chosen patch, (image, y, x).
+    image, patch
+        The image of the chosen patch, and its row and column; its affinity to itself does not count.
+    names
+        Names of the images.
+    pixels_of
+        The image at a position, uint8 (height, width, 3).
+    most
+        The number of images to return.
+
+    Examples
+    --------
+    >>> rows = np.array([[[9.0, 1.0]], [[0.0, 4.0]]])
+    >>> ties = strongest_ties(rows, 0, (0, 0), ["a", "b"], lambda place: np.zeros((2, 4, 3), np.uint8))
+    >>> [(tie.image, tie.patch, tie.strength, tie.tile.caption) for tie in ties]
+    [(1, (0, 1), 1.0, 'b  1.00'), (0, (0, 1), 0.25, 'a  0.25')]
+    """
+    others = rows.copy()
+    others[(image, *patch)] = -np.inf
+    best = others.reshape(len(others), -1).argmax(axis=1)
+    values = np.take_along_axis(others.reshape(len(others), -1), best[:, None], axis=1)[:, 0]
+    highest = float(values.max())
+    ties = []
+    for place in np.argsort(-values, kind="stable")[:most].tolist():
+        row, column = divmod(int(best[place]), rows.shape[2])
+        strength = float(values[place]) / highest if highest > 0 else 0.0
+        caption = f"{_short(names[place])}  {strength:.2f}"
+        ties.append(
+            Tie(place, (row, column), strength, _cut_out(pixels_of(place), rows.shape[1:], row, column, caption))
+        )
+    return ties
+
+
+def _cut_out(pixels: np.ndarray, grid: Sequence[int], row: int, column: int, caption: str) -> Tile:
+    """The patch and its surroundings, moved to lie inside the image."""
+    starts, sizes = [], []
+    for place, n in ((row, grid[0]), (column, grid[1])):
+        size = min(_WIDE, n)
+        starts.append(min(max(0, place - size // 2), n - size))
+        sizes.append(size)
+    edges = [
+        [round(at * pixels.shape[axis] / grid[axis]) for at in (starts[axis], starts[axis] + sizes[axis])]
+        for axis in (0, 1)
+    ]
+    crop = pixels[edges[0][0] : edges[0][1], edges[1][0] : edges[1][1]]
+    clear = np.zeros((*sizes, 4), dtype=np.uint8)
+    return Tile(clear, np.zeros(sizes), crop, caption, framed=[(row - starts[0], column - starts[1])])
+
+
+def _short(name: str, most: int = 12) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
