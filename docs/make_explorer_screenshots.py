@@ -49,7 +49,7 @@ def main() -> None:
 
             take("explorer.png")
             bench.tap(5, 4)
-            bench.explorer.get_by_text("What the patch in row 5").wait_for(timeout=120_000)
+            bench.explorer.get_by_text("affinities of the patch in row 5").first.wait_for(timeout=120_000)
             take("explorer-patch.png")
             bench.button("Forget patch").click()
             bench.explorer.get_by_label("Cut in two").check()

@@ -297,7 +297,7 @@ class Session:
             return joint.values, {name: row.values for name, row in layers.items()}, []
         joint, layers = affinity_row(self.graph(question), patch, image)
         own = {name: row.isel(image=image).values for name, row in layers.items()}
-        ties = strongest_ties(joint.values, image, patch, self.facts.images, lambda place: self._shown(place).pixels)
+        ties = strongest_ties(joint.values, image, patch, self.facts.images, self._shown)
         return joint.isel(image=image).values, own, ties
 
     def _head_rows(self, question: Question, patch: tuple[int, int]) -> dict[str, np.ndarray]:

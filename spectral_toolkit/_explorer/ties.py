@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._render.tile import Tile
+from .._render.underlay import ShownPicture
 
 MOST = 32
 """How many images are shown, those with the strongest ties."""
@@ -39,7 +40,7 @@ def strongest_ties(
     image: int,
     patch: tuple[int, int],
     names: Sequence[str],
-    pixels_of: Callable[[int], np.ndarray],
+    picture_of: Callable[[int], ShownPicture],
     most: int = MOST,
 ) -> list[Tie]:
     """Return the strongest tie to every image, in order of strength.
@@ -52,15 +53,16 @@ def strongest_ties(
         The image of the chosen patch, and its row and column; its affinity to itself does not count.
     names
         Names of the images.
-    pixels_of
-        The image at a position, uint8 (height, width, 3).
+    picture_of
+        The image at a position.
     most
         The number of images to return.
 
     Examples
     --------
+    >>> gray = ShownPicture("gray", 0, np.zeros((2, 4, 3), np.uint8), 0.5)
     >>> rows = np.array([[[9.0, 1.0]], [[0.0, 4.0]]])
-    >>> ties = strongest_ties(rows, 0, (0, 0), ["a", "b"], lambda place: np.zeros((2, 4, 3), np.uint8))
+    >>> ties = strongest_ties(rows, 0, (0, 0), ["a", "b"], lambda place: gray)
     >>> [(tie.image, tie.patch, tie.strength, tie.tile.caption) for tie in ties]
     [(1, (0, 1), 1.0, 'b  1.00'), (0, (0, 1), 0.25, 'a  0.25')]
     """
@@ -75,18 +77,20 @@ def strongest_ties(
         strength = float(values[place]) / highest if highest > 0 else 0.0
         caption = f"{_short(names[place])}  {strength:.2f}"
         ties.append(
-            Tie(place, (row, column), strength, _cut_out(pixels_of(place), rows.shape[1:], row, column, caption))
+            Tie(place, (row, column), strength, _cut_out(picture_of(place), rows.shape[1:], row, column, caption))
         )
     return ties
 
 
-def _cut_out(pixels: np.ndarray, grid: Sequence[int], row: int, column: int, caption: str) -> Tile:
-    """The patch and its surroundings, moved to lie inside the image."""
+def _cut_out(picture: ShownPicture, grid: Sequence[int], row: int, column: int, caption: str) -> Tile:
+    """The patch and its surroundings, about as high as wide in the original, moved to lie inside the image."""
+    pixels = picture.pixels
+    taller = picture.aspect * grid[1] / grid[0]  # height of a patch divided by its width
+    wanted = (_WIDE, round(_WIDE * taller)) if taller < 1 else (round(_WIDE / taller), _WIDE)
     starts, sizes = [], []
-    for place, n in ((row, grid[0]), (column, grid[1])):
-        size = min(_WIDE, n)
-        starts.append(min(max(0, place - size // 2), n - size))
-        sizes.append(size)
+    for place, n, size in zip((row, column), grid, wanted, strict=True):
+        sizes.append(min(max(1, size), n))
+        starts.append(min(max(0, place - sizes[-1] // 2), n - sizes[-1]))
     edges = [
         [round(at * pixels.shape[axis] / grid[axis]) for at in (starts[axis], starts[axis] + sizes[axis])]
         for axis in (0, 1)

@@ -86,6 +86,22 @@ class Bench:
         """The first figure, with the mouse where it is."""
         return shot(self.explorer.locator(".bk-Figure:visible").first)
 
+    def weigh(self, first: int, last: int, weight: float) -> None:
+        """Drag across some rows of the matrix of layers, from the first to the last, at one weight of 0 to 2."""
+        tracks = [self.explorer.locator(".st-track").nth(place).bounding_box() for place in (first, last)]
+        assert tracks[0] is not None
+        assert tracks[1] is not None
+        x = tracks[0]["x"] + weight / 2 * tracks[0]["width"]
+        self.page.mouse.move(x, tracks[0]["y"] + 4)
+        self.page.mouse.down()
+        self.page.mouse.move(x, tracks[1]["y"] + 4)
+        self.page.mouse.up()
+
+    def weights(self) -> list[float]:
+        """The weights that the matrix shows."""
+        rows = self.explorer.locator(".st-layer")
+        return [float(rows.nth(place).get_attribute("aria-valuenow") or "nan") for place in range(rows.count())]
+
     def wait(self, holds: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE
         while not holds():
@@ -181,33 +197,28 @@ def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> N
     bench.wait_for_colours(solve("vv"))
     assert difference(bench.picture(), solve("qk")) > 10
 
-    handle = bench.explorer.locator(".widget-slider", has_text="").get_by_role("slider")
-    component = bench.explorer.locator(".widget-inline-hbox", has_text="Eigenvector").get_by_role("slider").first
-    component.focus()
-    bench.page.keyboard.press("ArrowRight")
+    bench.button("2").click()
     bench.wait_for_colours(solve("vv", 2))
-    bench.page.keyboard.press("ArrowLeft")
-    assert handle.count() > 6
+    bench.button("1").click()
+    bench.wait_for_colours(solve("vv"))
 
-    first = bench.explorer.locator(".st-layers .widget-slider").first.get_by_role("slider")
-    box, before = first.bounding_box(), bench.picture()
-    assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    bench.page.mouse.move(x, y)
-    bench.page.mouse.down()
-    for step in range(8):
-        bench.page.mouse.move(x - 12 * step, y)
-    bench.page.mouse.up()
-    bench.wait(lambda: np.abs(bench.picture() - before).mean() > 0.5, "A picture of other weights")
-    readout = bench.explorer.locator(".st-layers .widget-readout").first.inner_text()
-    weights = {"model.layer.0": float(readout)}
-    assert 0 <= weights["model.layer.0"] < 1
+    bench.weigh(0, 0, 0.25)
+    weights = {"model.layer.0": 0.25}
+    assert bench.weights()[0] == 0.25
     bench.wait_for_colours(solve("vv", weights=weights))
+    # The weights of a drag may arrive after the click that follows it, and must not undo it.
+    bench.weigh(0, 3, 0.0)
+    bench.button("all").click()
+    bench.wait_for_colours(solve("vv"))
+    assert bench.weights() == [1.0] * 4
+    bench.weigh(1, 2, 1.5)
+    assert bench.weights() == [1.0, 1.5, 1.5, 1.0]
+    bench.wait_for_colours(solve("vv", weights={"model.layer.1": 1.5, "model.layer.2": 1.5}))
     bench.button("all").click()
     bench.wait_for_colours(solve("vv"))
 
     bench.tap(5, 4)
-    text = bench.explorer.get_by_text("Affinities of the patch in row 5, column 4 (framed)")
+    text = bench.explorer.get_by_text("VV affinities of the patch in row 5, column 4")
     text.wait_for(timeout=PATIENCE * 1000)
     bench.wait(lambda: bench.explorer.locator(".bk-Figure:visible").count() == 2, "Rows of the tapped patch")
     rows = bench.picture(1)
@@ -338,7 +349,7 @@ def test_text_is_readable_and_the_layout_holds(bench: Bench, width: int) -> None
         assert box["x"] + box["width"] <= edge["x"] + edge["width"] + 1
         assert box["width"] > 150
     # Compared pictures are level, however long the words above one are, and those end where it ends.
-    heading = bench.explorer.locator(".st-stage .bk-Div .bk-clearfix > div").first
+    heading = bench.explorer.locator(".st-heads h2").first
     text = heading.evaluate("one => { const was = one.textContent; one.textContent = `${was} `.repeat(9); return was }")
     bench.page.wait_for_timeout(500)
     first, second, words = (one.bounding_box() or {} for one in (figures.nth(0), figures.nth(1), heading))
@@ -346,22 +357,30 @@ def test_text_is_readable_and_the_layout_holds(bench: Bench, width: int) -> None
     assert first["x"] + first["width"] <= second["x"]
     assert first["y"] == pytest.approx(second["y"], abs=1)
     assert words["x"] + words["width"] <= first["x"] + first["width"] + 2
-    # More layers than there is room for are scrolled through; they never shrink.
-    squeezed = """one => { one.style.maxHeight = "80px"; const rows = [...one.children].map(row => row.clientHeight);
-        const seen = [one.clientHeight, one.scrollHeight, Math.min(...rows)]; one.style.maxHeight = ""; return seen }"""
-    room, needed, row = bench.explorer.locator(".st-layers").evaluate(squeezed)
-    assert needed > room
-    assert row >= 28
+    # The controls scroll by themselves, so that more of them never make the page longer; rows of layers never shrink.
+    more = """one => { const whole = () => one.closest(".st-explorer").offsetHeight, before = whole();
+        const matrix = one.querySelector(".st-matrix"), rows = [...matrix.children];
+        for (let n = 0; n < 15; n++) for (const row of rows) matrix.append(row.cloneNode(true));
+        const seen = [whole() - before, one.scrollHeight > one.clientHeight, rows[0].offsetHeight];
+        matrix.replaceChildren(...rows); return seen }"""
+    assert bench.explorer.locator(".st-scrolled").evaluate(more) == [0, True, 15]
+    bar = bench.explorer.locator(".bk-Toolbar:visible").first.bounding_box()
+    assert bar is not None
+    assert bar["y"] + bar["height"] <= first["y"] + 1, "the toolbar is above the images, and not over them"
+    controls = bench.explorer.locator(".st-left").bounding_box()
+    assert controls is not None
+    beside, below = controls["x"] + controls["width"] <= first["x"], controls["y"] >= first["y"] + first["height"]
+    assert (beside, below) == ((False, True) if width == 800 else (True, False))
 
 
 def test_keyboard_reaches_every_control(bench: Bench) -> None:
     bench.page.set_viewport_size({"width": 1280, "height": 1300})
     bench.explorer.get_by_role("button").first.focus()
     reached = set()
-    for _ in range(80):
+    for _ in range(100):
         name = bench.page.evaluate(
-            "(document.activeElement.title || document.activeElement.textContent || document.activeElement.type || "
-            "document.activeElement.tagName).trim()"
+            "((one) => (one.ariaLabel || one.title || one.textContent || one.type || one.tagName).trim())"
+            "(document.activeElement)"
         )
         reached.add(name)
         bench.page.keyboard.press("Tab")
@@ -370,10 +389,44 @@ def test_keyboard_reaches_every_control(bench: Bench) -> None:
         "Image scene_0001",
         "Value-value",
         "All layers, each at weight 1",
-        "Layer model.layer.3",
+        "Weight of layer model.layer.0",
+        "Show eigenvector 3",
         "Python",
     ):
         assert wanted in text, (wanted, sorted(reached))
+    row = bench.explorer.locator(".st-layer")
+    row.first.focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowLeft", "ArrowLeft", "ArrowDown", " "):
+        bench.page.keyboard.press(key)
+    assert bench.weights() == [1.0, 1.0, 0.9, 0.0]
+    assert row.nth(3).get_attribute("aria-valuetext") == "off"
+    bench.button("all").click()
+    bench.wait(lambda: bench.weights() == [1.0] * 4, "All layers")
+
+
+def test_it_follows_the_theme_of_jupyterlab(bench: Bench) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    bench.page.set_viewport_size({"width": 1280, "height": 1300})
+    bench.button("All").click()
+    ground = "one => getComputedStyle(one).backgroundColor.match(/\\d+/g).slice(0, 3).every((part) => part < 60)"
+    captions = """() => { for (const doc of Bokeh.documents) for (const root of doc.roots()) for (const one of
+        root.references()) if (one.name === "first") for (const {glyph} of one.renderers) if (glyph.type === "Text")
+        return glyph.text_color.value.match(/\\d+/g).slice(0, 3).every((part) => part > 180) }"""
+    for theme, dark in (("JupyterLab Dark", True), ("JupyterLab Light", False)):
+        bench.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        bench.wait(lambda dark=dark: bench.explorer.evaluate(ground) == dark, "The ground of the theme")
+        bench.wait(lambda dark=dark: bench.page.evaluate(captions) == dark, "Captions that can be read on it")
+        found = Axe().run(bench.page, context=".st-explorer", options={"runOnly": ["color-contrast"]})
+        assert [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found.response["violations"]] == []
+    bench.button("Eigenvector").click()
+
+
+def test_it_fills_the_screen_and_leaves_it_again(bench: Bench) -> None:
+    is_full = "() => document.fullscreenElement?.classList.contains('st-explorer') ?? false"
+    for wanted in (True, False):
+        bench.button("Full screen").click()
+        bench.wait(lambda wanted=wanted: bench.page.evaluate(is_full) == wanted, f"Full screen: {wanted}")
 
 
 def test_a_reloaded_page_shows_what_is_now(bench: Bench, solve: Callable[..., np.ndarray]) -> None:
@@ -466,7 +519,7 @@ def test_notebook_7_shows_it_too(chromium: Browser, tmp_path: Path, solve: Calla
         other.button("KK").first.click()
         other.wait_for_colours(solve("kk"), 0)
         other.tap(3, 3)
-        other.explorer.get_by_text("the patch in row 3, column 3 (framed)").wait_for()
+        other.explorer.get_by_text("affinities of the patch in row 3, column 3").first.wait_for()
         assert complaints(other.messages) == []
         local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
         assert [url for url in other.requests if not url.startswith(local)] == []

@@ -59,7 +59,7 @@ class Controls:
         self.layers = LayerMatrix(facts.layers)
         self.channel = Channel(name, self._heard)
         self.n_eigenvectors = self._watched(
-            "n_eigenvectors", widgets.IntSlider(description="How many", min=1, max=self._most(), **_across())
+            "n_eigenvectors", widgets.IntSlider(description="Number", min=1, max=self._most(), **_across())
         )
         self.component = self._watched(
             "component",
@@ -164,12 +164,12 @@ class Controls:
                 _set(box, value=state.three[place])
             self._show_what_applies(state)
 
-    def set_thumbnails(self, pictures: Sequence[np.ndarray]) -> str:
-        """The style that shows small images on the buttons."""
+    def set_thumbnails(self, pictures: Sequence[tuple[np.ndarray, float]]) -> str:
+        """The style that shows small images on the buttons, each in its own shape: height divided by width."""
         rules = [
             f".st-explorer .{self.name}-thumb-{place} {{ background-image: url({_thumb(picture)}) !important; "
-            f"aspect-ratio: {picture.shape[1]} / {picture.shape[0]}; }}"
-            for place, picture in enumerate(pictures[: len(self.thumbs)])
+            f"aspect-ratio: {1 / aspect:.4f}; }}"
+            for place, (picture, aspect) in enumerate(pictures[: len(self.thumbs)])
         ]
         return "\n".join(rules)
 

@@ -302,9 +302,11 @@ class Explorer(Described, widgets.VBox):
         self._answer = self._rows = self._ties = None
 
     def _build(self) -> list[widgets.Widget]:
+        session = self._session
         self._loader = Loader(self._name, self._fill)
         self._style, self._fit = (widgets.HTML(layout=widgets.Layout(display="none")) for _ in range(2))
-        thumbs = [self._session.small(place, 116) for place in range(len(self._controls.thumbs))]
+        places = range(len(self._controls.thumbs))
+        thumbs = [(session.small(place, 116), session.picture(place).aspect) for place in places]
         self._style.value = (
             f"<style>{sheet_of_styles()}{self._still.hidden}{self._controls.set_thumbnails(thumbs)}</style>"
         )
@@ -325,8 +327,10 @@ class Explorer(Described, widgets.VBox):
         for part, name in ((self._heads, "st-heads"), (self._facing, "st-facing")):
             part.add_class(name)
         row_line = _box("st-wrapped", self._controls.heads, self._controls.untap)
-        seen = _box("st-seen", self._heads, self._stage, self._scales, self._legend, self._facing)
-        told = _box("st-rows", self._ties_head, self._ties_stage, self._row_head, row_line, self._rows_stage)
+        seen = _box("st-seen", self._heads, self._stage, self._scales, self._legend)
+        told = _box(
+            "st-rows", self._facing, self._ties_head, self._ties_stage, self._row_head, row_line, self._rows_stage
+        )
         self._content = _box("st-content", seen, told)
         full = widgets.Button(description="Full screen", tooltip=wording.TIPS["full"], layout=_auto())
         full.add_class("st-full")

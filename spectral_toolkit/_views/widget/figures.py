@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 from bokeh.events import Tap
 from bokeh.layouts import group_tools, row
-from bokeh.models import CrosshairTool, GridPlot, HoverTool, Span, Toolbar
+from bokeh.models import CrosshairTool, GridPlot, HoverTool, SaveTool, Span, Toolbar
 from PIL import Image
 
 from ..._explorer import views, wording
@@ -50,10 +50,10 @@ class ExplorerFigures:
             one.figure.on_event(Tap, lambda event, one=one: self._on_tap(one, event))
         # Beside the images and never over them: it would cover patches, and take their taps.
         tools = [tool for one in (first, second) for tool in one.toolbar.tools]
-        tools = [tool for tool in tools if not isinstance(tool, CrosshairTool | HoverTool)]
-        bar = Toolbar(tools=group_tools(tools), logo=None)
+        tools = [tool for tool in tools if not isinstance(tool, CrosshairTool | HoverTool | SaveTool)]
+        bar = Toolbar(tools=group_tools(tools), logo=None, active_drag=None, active_scroll=None)
         beside = row(first, second, sizing_mode="stretch_width", spacing=GAP)
-        framed = GridPlot([(beside, 0, 0)], toolbar=bar, toolbar_location="above", sizing_mode="stretch_width")
+        framed = GridPlot(children=[(beside, 0, 0)], toolbar=bar, toolbar_location="above", sizing_mode="stretch_width")
         self.widget = LiveFigure(framed, layout=full_width())
 
     @property
@@ -175,8 +175,7 @@ class Ties:
         with self.widget.together():
             for one, side in zip(self.figures, answer.sides, strict=False):
                 tiles = [tie.tile for tie in side.ties]
-                aspect = tiles[0].picture.shape[0] / tiles[0].picture.shape[1] if tiles else 1.0
-                one.show(tiles, width=WIDTH, aspect=aspect, columns=min(8, max(1, len(tiles))))
+                one.show(tiles, width=WIDTH, aspect=1.0, columns=min(8, max(1, len(tiles))))
             second = self.figures[1].figure
             if second.visible != (len(answer.sides) > 1):
                 second.visible = len(answer.sides) > 1
@@ -265,7 +264,8 @@ def _columns(n_tiles: int, aspect: float) -> int:
     columns = 2
     while columns < n_tiles and math.ceil(n_tiles / columns) * (aspect / columns + CAPTION / WIDTH) > aspect:
         columns += 1
-    return fitting_columns(n_tiles, columns)
+    # A few columns more than needed, if that leaves fewer places of the last row empty.
+    return min(range(columns, min(columns + 3, n_tiles + 1)), key=lambda n: (-n_tiles % n, n))
 
 
 def _named(answer: ShownState) -> dict[str, Any]:
