@@ -9,6 +9,7 @@ from typing import Any
 from .._affinity.table import KERNELS
 from .start import contrast
 from .state import Facts, State, checked_weights, moved
+from .view import offered
 
 
 def as_asked(state: State, asked: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
@@ -20,6 +21,18 @@ def as_asked(state: State, asked: Mapping[str, Any], facts: Facts) -> dict[str, 
     if "weights" in changes:  # of some layers; those of weight 0 are switched off
         weights.update(changes["weights"])
         changes["weights"] = {layer: weight for layer, weight in weights.items() if weight != 0}
+    if "step" in changes:  # to the next component or image; images begin again after the last one
+        name, by = changes.pop("step")
+        n = len(facts.images)
+        steps = {
+            "component": lambda: min(max(1, state.component + by), state.n_eigenvectors),
+            "image": lambda: (state.image + by) % n,
+        }
+        changes[name] = steps[name]()
+    if "view_number" in changes:
+        views = offered(facts.quantities)
+        place = changes.pop("view_number") - 1
+        changes |= {"view": views[place].name} if 0 <= place < len(views) else {}
     if "option" in changes:
         name, value = changes.pop("option")
         changes["options"] = {**state.options, name: value}

@@ -100,5 +100,6 @@ def _cut_out(picture: ShownPicture, grid: Sequence[int], row: int, column: int, 
     return Tile(clear, np.zeros(sizes), crop, caption, framed=[(row - starts[0], column - starts[1])])
 
 
-def _short(name: str, most: int = 12) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _short(name: str, most: int = 7) -> str:
+    """The end of a name, in which names of many images differ."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"

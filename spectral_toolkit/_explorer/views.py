@@ -235,6 +235,13 @@ def _segments(eig: xr.Dataset, n_segments: int | str, seed: int = 0) -> np.ndarr
     return segment(eig, n_segments, seed=seed).transpose("image", "y", "x").values
 
 
+def _segments_heading(state: State, side: Side) -> str:
+    n = len(np.unique(side.data[side.data >= 0]))
+    where = " in this image" if state.scope == "dataset" else ""
+    why = ", the number with the largest mean silhouette" if state.n_segments == "auto" and not where else ""
+    return f"{n} segments{where}{why}"
+
+
 def _segments_legend(state: State) -> str:
     words = "Each segment has one colour. Its number is a name and has no other meaning"
     return f"{words}; it is the same segment in all images." if state.scope == "dataset" else f"{words}."
@@ -254,6 +261,7 @@ register(
         ),
         lambda shown, side: _labels_tile(shown, side, side.data),
         data=lambda inputs: _segments(inputs.whole, inputs.state.n_segments),
+        heading=_segments_heading,
         common=True,
         depends=lambda state: state.n_segments,
         controls=("opacity", "n_segments"),

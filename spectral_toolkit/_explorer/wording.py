@@ -73,6 +73,9 @@ TIPS = {
     "bundle": "Save activations, eigenvectors and images, to be opened again without the model.",
     "load": "Open a bundle that was saved before.",
     "path": "The file to save to or load from; each button adds its own ending where there is none.",
+    "undo": "Go back to what was set before the last change.",
+    "redo": "Take back what was undone last.",
+    "keys": "Show the keys that work while the focus is in the explorer.",
     "full": "Let the explorer fill the screen, or leave the full screen again.",
     "cancel": "Stop computing; the image stays as it was.",
 }

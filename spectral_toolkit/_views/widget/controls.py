@@ -18,6 +18,7 @@ from ..._explorer import wording
 from ..._explorer.state import MAX_EIGENVECTORS, MAX_SEGMENTS, PRESETS, Facts, State
 from ..._explorer.view import Slider, View, offered
 from ..._explorer.views import VIEWS
+from .boxes import box
 from .channel import Channel
 from .layers import LayerMatrix
 
@@ -376,9 +377,7 @@ def _slid(change: dict[str, Any]) -> Any:
 
 
 def _column(*parts: widgets.Widget) -> widgets.VBox:
-    column = widgets.VBox(parts)
-    column.add_class("st-column")
-    return column
+    return box("st-column", *parts)
 
 
 def _across() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from PIL import Image
 from ..._explorer import wording
 from ..._explorer.changes import as_asked, changed
 from ..._explorer.code import as_code
+from ..._explorer.history import History
 from ..._explorer.session import Session, ShownState, questions, wanted
 from ..._explorer.source import open_source
 from ..._explorer.start import fitting, freezing_settings, state_of
@@ -33,7 +34,7 @@ from ...errors import SpectralToolkitError
 from ..frozen_page import FrozenPage, freeze
 from ..still_picture import side_by_side
 from . import save, words
-from .closing import close_whole, inside
+from .boxes import auto, box, close_whole, inside
 from .controls import Controls
 from .figures import ExplorerFigures, Rows, Ties
 from .offline import Loader, Stage
@@ -136,11 +137,12 @@ class Explorer(Described, widgets.VBox):
         bundle = load_bundle(path)
         settings.setdefault("state", state_of(bundle))
         explorer = cls(bundle.activations, bundle.pictures, **settings)
-        explorer._bundle = _in_full(path)
+        explorer._bundle = save.in_full(path)
         return explorer
 
     def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
         self._session, self._source, self._state, self._bundle = session, source, state, bundle
+        self._history = History()
         for old in [one for one in self._dom_classes if one.startswith("st-explorer-")]:
             self.remove_class(old)
         self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # because one page may show explorers of several kernels
@@ -171,9 +173,26 @@ class Explorer(Described, widgets.VBox):
 
     @state.setter
     def state(self, state: State | Mapping[str, Any]) -> None:
-        self._state = checked(as_state(state), self._session.facts)
-        self._controls.show(self._state)
-        self._refresh()
+        wanted_now = checked(as_state(state), self._session.facts)
+        self._history.add(self._state, wanted_now)
+        self._go_to(wanted_now)
+
+    def undo(self) -> None:
+        """Go back to the state before the last change; a drag is one change."""
+        self._go_to(self._history.back(self._state))
+
+    def redo(self) -> None:
+        """Take back what was undone last."""
+        self._go_to(self._history.forth(self._state))
+
+    def _go_to(self, state: State | None) -> None:
+        if state is not None:
+            self._state = state
+            self._controls.show(state)
+            self._refresh()
+        for button, states in ((self._undo, self._history.before), (self._redo, self._history.after)):
+            if button.disabled == bool(states):
+                button.disabled = not states
 
     def set(self, **changes: Any) -> None:
         """Change some fields of the state, such as ``explorer.set(affinity="vv", component=2)``."""
@@ -311,7 +330,7 @@ class Explorer(Described, widgets.VBox):
             f"<style>{sheet_of_styles()}{self._still.hidden}{self._controls.set_thumbnails(thumbs)}</style>"
         )
         self._busy = widgets.HTML('<span class="st-spin"></span>Solving ...')
-        self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=_auto())
+        self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=auto())
         self._cancel.on_click(lambda _: self._stop())
         self._bar = widgets.FloatProgress(max=1.0, layout=widgets.Layout(width="140px"))
         busy = widgets.HBox([self._busy, self._bar, self._cancel])
@@ -326,16 +345,27 @@ class Explorer(Described, widgets.VBox):
         self._legend.add_class("hint")
         for part, name in ((self._heads, "st-heads"), (self._facing, "st-facing")):
             part.add_class(name)
-        row_line = _box("st-wrapped", self._controls.heads, self._controls.untap)
-        seen = _box("st-seen", self._heads, self._stage, self._scales, self._legend)
-        told = _box(
+        row_line = box("st-wrapped", self._controls.heads, self._controls.untap)
+        seen = box("st-seen", self._heads, self._stage, self._scales, self._legend)
+        told = box(
             "st-rows", self._facing, self._ties_head, self._ties_stage, self._row_head, row_line, self._rows_stage
         )
-        self._content = _box("st-content", seen, told)
-        full = widgets.Button(description="Full screen", tooltip=wording.TIPS["full"], layout=_auto())
+        self._content = box("st-content", seen, told)
+        self._undo, self._redo, keys, full = (
+            widgets.Button(description=label, tooltip=wording.TIPS[name], layout=auto(), disabled=name.endswith("do"))
+            for name, label in (("undo", "Undo"), ("redo", "Redo"), ("keys", "?"), ("full", "Full screen"))
+        )
+        self._undo.on_click(lambda _: self.undo())
+        self._redo.on_click(lambda _: self.redo())
+        keys.add_class("st-keys")
         full.add_class("st-full")
-        main = _box("st-main", self._controls.above(full, busy), self._message, self._content, self._buttons())
-        return [self._style, self._fit, self._loader, _box("st-body", self._controls.left(), main)]
+        actions = box("st-actions", self._undo, self._redo, keys, full)
+        listed = widgets.HTML(words.keys())
+        listed.add_class("st-key-list")
+        main = box(
+            "st-main", self._controls.above(actions, busy), listed, self._message, self._content, self._buttons()
+        )
+        return [self._style, self._fit, self._loader, box("st-body", self._controls.left(), main)]
 
     def _buttons(self) -> widgets.VBox:
         self._path = widgets.Text(
@@ -343,24 +373,24 @@ class Explorer(Described, widgets.VBox):
         )
         actions: dict[str, tuple[str, Callable[[], str | None]]] = {
             "code": ("Copy as code", self._copy_code),
-            "png": ("Save PNG", lambda: _saved(self.save_figure(f"{self._path.value}.png"))),
-            "svg": ("Save SVG", lambda: _saved(self.save_figure(f"{self._path.value}.svg"))),
+            "png": ("Save PNG", lambda: save.saved(self.save_figure(f"{self._path.value}.png"))),
+            "svg": ("Save SVG", lambda: save.saved(self.save_figure(f"{self._path.value}.svg"))),
             "html": ("Save HTML", self._save_html),
             "bundle": ("Save bundle", self._save_bundle),
             "load": ("Load bundle", self._load_bundle),
         }
         buttons = []
         for name, (label, action) in actions.items():
-            button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=_auto())
+            button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=auto())
             button.on_click(lambda _, action=action: self._try(action))
             buttons.append(button)
         self._html_button = buttons[list(actions).index("html")]
         self._code = widgets.Textarea(
             layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code to select and copy."
         )
-        row = _box("st-wrapped", buttons[0], self._path, *buttons[1:])
+        row = box("st-wrapped", buttons[0], self._path, *buttons[1:])
         self._done = widgets.HTML()
-        return _box("st-saving", row, self._done, self._code)
+        return box("st-saving", row, self._done, self._code)
 
     def _copy_code(self) -> str:
         self._code.value = self.code()
@@ -374,7 +404,7 @@ class Explorer(Described, widgets.VBox):
 
         def make() -> str:
             freeze(activations, path=path, **settings)
-            return f"{_saved(path)} Open it in any browser, with or without Python."
+            return f"{save.saved(path)} Open it in any browser, with or without Python."
 
         self._html_button.disabled, self._html_button.description = True, "Saving HTML ..."
         self._tell("The page is being made, which may take a minute. You can continue meanwhile.")
@@ -386,7 +416,9 @@ class Explorer(Described, widgets.VBox):
 
     def _save_bundle(self) -> str:
         path = save.free_path(self._path.value, ".zip")
-        return f"{_saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or with the button Load bundle."
+        return (
+            f"{save.saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or with the button Load bundle."
+        )
 
     def _load_bundle(self) -> str:
         path = local_path(self._path.value.strip())
@@ -397,7 +429,7 @@ class Explorer(Described, widgets.VBox):
         state = checked(fitting(state_of(bundle), session), session.facts)
         text = self._path.value
         self._end()
-        self._start(session, None, state, _in_full(path))
+        self._start(session, None, state, save.in_full(path))
         self._path.value = text
         return f"Opened {path}."
 
@@ -417,6 +449,9 @@ class Explorer(Described, widgets.VBox):
 
     def _on_change(self, **changes: Any) -> None:
         """Change the state as the user asked for with a control or a tap."""
+        if "go" in changes:
+            (self.undo if changes["go"] == "back" else self.redo)()
+            return
         if changes.pop("lowest_cut", False):
             lowest = self._lowest_cut()
             if lowest is None:
@@ -566,25 +601,6 @@ def _run(action: Callable[[], str], _check: object) -> str:
 def _script_text(text: str) -> str:
     """Text as a JavaScript string that is harmless inside a script element."""
     return json.dumps(text).replace("</", "<\\/")
-
-
-def _box(name: str, *parts: widgets.Widget) -> widgets.VBox:
-    box = widgets.VBox(parts)
-    box.add_class(name)
-    return box
-
-
-def _auto() -> widgets.Layout:
-    return widgets.Layout(width="auto")
-
-
-def _saved(path: str | os.PathLike[str]) -> str:
-    return f"Saved {_in_full(path)}."
-
-
-def _in_full(path: str | os.PathLike[str]) -> str:
-    """The full path of a file: readers of the page or of the code do not know the kernel's folder."""
-    return str(Path(path).expanduser().resolve())
 
 
 def _nothing(*_: object) -> None:

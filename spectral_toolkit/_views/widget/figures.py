@@ -175,7 +175,7 @@ class Ties:
         with self.widget.together():
             for one, side in zip(self.figures, answer.sides, strict=False):
                 tiles = [tie.tile for tie in side.ties]
-                one.show(tiles, width=WIDTH, aspect=1.0, columns=min(8, max(1, len(tiles))))
+                one.show(tiles, width=WIDTH, aspect=1.0, columns=min(6, max(1, len(tiles))))
             second = self.figures[1].figure
             if second.visible != (len(answer.sides) > 1):
                 second.visible = len(answer.sides) > 1

@@ -5,6 +5,9 @@ const page = Math.random().toString(36).slice(2);
 const attach = (root) => {
   if (root.dataset.attached) return;
   root.dataset.attached = page;
+  // Otherwise keys that are meant for the explorer are shortcuts of JupyterLab, too.
+  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  root.tabIndex = -1;
   const $ = (selector) => root.querySelector(selector);
   const $$ = (selector) => [...root.querySelectorAll(selector)];
   let waiting = [], number = 0;
@@ -95,6 +98,27 @@ const attach = (root) => {
     event.stopPropagation();
   });
 
+  // --- the keyboard
+  root.addEventListener("pointerdown", (event) => {
+    if (event.target.closest?.(".st-stage")) root.focus({preventScroll: true});
+  });
+  root.addEventListener("keydown", (event) => {
+    const taken = event.target.closest?.("input, select, textarea, [role=slider]");
+    const {key, shiftKey} = event, control = event.ctrlKey || event.metaKey;
+    if (taken && !(control && event.target.type !== "text" && event.target.tagName !== "TEXTAREA")) return;
+    const moves = {ArrowLeft: ["component", -1], ArrowRight: ["component", 1], ArrowUp: ["image", -1], ArrowDown: ["image", 1]};
+    if (control && !event.altKey && "zy".includes(key.toLowerCase())) {
+      say({go: key.toLowerCase() === "y" || shiftKey ? "forth" : "back"});
+    } else if (control || event.altKey) return;
+    else if (moves[key]) say({step: moves[key]});
+    else if (/^[1-9]$/.test(key)) say({view_number: Number(key)});
+    else if (key === "Escape" && !document.fullscreenElement) say({patch: null});
+    else if (key === "?") root.classList.toggle("is-helped");
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
   // --- buttons whose place among other changes matters, and full screen
   root.addEventListener("click", (event) => {
     const pressed = (selector) => event.target.closest?.(selector);
@@ -102,6 +126,7 @@ const attach = (root) => {
     if (preset) say({preset: preset.textContent.trim()});
     // A slider's last value is on its way: what is said after the kernel has answered comes after it.
     else if (pressed(".st-lowest:enabled")) say({}, () => say({lowest_cut: true}));
+    else if (pressed(".st-keys")) root.classList.toggle("is-helped");
     else if (pressed(".st-full")) document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen();
     else return;
     event.stopPropagation();

@@ -12,6 +12,7 @@ from ..._explorer.state import State
 from ..._explorer.views import VIEWS
 from ..._render.colour import SEQUENTIAL, css_gradient
 from ..._render.titles import component_flags, statistic
+from ..charts import INKS
 
 _LEVELS = {"ok": "Sound", "note": "Note", "warning": "Warning"}
 
@@ -19,11 +20,14 @@ _LEVELS = {"ok": "Sound", "note": "Note", "warning": "Warning"}
 def heads(state: State, sides: Sequence[Side]) -> str:
     """A title above every image: what it shows, and which patches belong together."""
     parts = []
-    for side in _drawn(state, sides):
+    view = VIEWS[state.view]
+    for place, side in enumerate(sides[:1] if view.alone else sides):
         head, more = wording.title(state, side)
         if "component" in VIEWS[state.view].controls:  # these stand below as badges
             head = head.removesuffix("".join(f" · {flag}" for flag in _flags(state, side)))
-        parts.append(f'<h2 title="{_safe(more)}">{_safe(head)}</h2>')
+        # A chart draws all settings together, each in a colour of its own.
+        swatch = f'<i class="swatch" style="background:{INKS[place]}"></i>' if view.tiles is None else ""
+        parts.append(f'<h2 title="{_safe(more)}">{swatch}{_safe(head)}</h2>')
     return _beside(parts)
 
 
@@ -69,6 +73,22 @@ def ties(sides: Sequence[Side]) -> str:
         '<p class="hint">The framed patch of each has the strongest affinity in its image, here as a fraction of the '
     )
     return _beside([f"{head}{more}strongest of all. Tap one to go there.</p>" for head in heads])
+
+
+_KEYS = {
+    "← →": "the eigenvector before and after",
+    "↑ ↓": "the image before and after",
+    "1 to 9": "a view, in the order of the tabs",
+    "Ctrl Z, Ctrl Shift Z": "undo and redo",
+    "Esc": "forget the patch",
+    "?": "this list",
+}
+
+
+def keys() -> str:
+    """The keys that the page's script listens to."""
+    lines = "".join(f"<div><dt><kbd>{key}</kbd></dt><dd>{what}</dd></div>" for key, what in _KEYS.items())
+    return f'<dl class="numbers">{lines}</dl>'
 
 
 def _drawn(state: State, sides: Sequence[Side]) -> Sequence[Side]:
