@@ -210,9 +210,9 @@ def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> N
     bench.weigh(0, 3, 0.0)
     bench.button("all").click()
     bench.wait_for_colours(solve("vv"))
-    assert bench.weights() == [1.0] * 4
+    assert bench.weights() == [1.0] * 6
     bench.weigh(1, 2, 1.5)
-    assert bench.weights() == [1.0, 1.5, 1.5, 1.0]
+    assert bench.weights() == [1.0, 1.5, 1.5, 1.0, 1.0, 1.0]
     bench.wait_for_colours(solve("vv", weights={"model.layer.1": 1.5, "model.layer.2": 1.5}))
     bench.button("all").click()
     bench.wait_for_colours(solve("vv"))
@@ -398,10 +398,10 @@ def test_keyboard_reaches_every_control(bench: Bench) -> None:
     row.first.focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowLeft", "ArrowLeft", "ArrowDown", " "):
         bench.page.keyboard.press(key)
-    assert bench.weights() == [1.0, 1.0, 0.9, 0.0]
+    assert bench.weights() == [1.0, 1.0, 0.9, 0.0, 1.0, 1.0]
     assert row.nth(3).get_attribute("aria-valuetext") == "off"
     bench.button("all").click()
-    bench.wait(lambda: bench.weights() == [1.0] * 4, "All layers")
+    bench.wait(lambda: bench.weights() == [1.0] * 6, "All layers")
 
 
 def test_it_follows_the_theme_of_jupyterlab(bench: Bench) -> None:
