@@ -209,8 +209,8 @@ def test_a_student_explores(bench: Bench, solve: Callable[..., np.ndarray]) -> N
     # The weights of a drag may arrive after the click that follows it, and must not undo it.
     bench.weigh(0, 3, 0.0)
     bench.button("all").click()
+    bench.wait(lambda: bench.weights() == [1.0] * 6, "All layers again")
     bench.wait_for_colours(solve("vv"))
-    assert bench.weights() == [1.0] * 6
     bench.weigh(1, 2, 1.5)
     assert bench.weights() == [1.0, 1.5, 1.5, 1.0, 1.0, 1.0]
     bench.wait_for_colours(solve("vv", weights={"model.layer.1": 1.5, "model.layer.2": 1.5}))
