@@ -22,6 +22,10 @@ class CaptureMemoryError(SpectralToolkitError):
     """The result would not fit in memory; the message carries the number of bytes."""
 
 
+class DeviceMemoryError(SpectralToolkitError):
+    """A computation does not fit into the memory of its device; the message carries what torch says of it."""
+
+
 class StoreError(SpectralToolkitError):
     """A store on disk is damaged, was not written by this package, or belongs to another capture."""
 

@@ -29,7 +29,11 @@ def attention(layer: Any) -> torch.Tensor:
     """The slow twin: softmax attention from what was captured (image, head, token, channel)."""
     scores = tokens(layer, "query") @ tokens(layer, "key").transpose(-1, -2) * layer.attrs["scale"]
     if "window" in layer:
-        window, place = (torch.from_numpy(layer[name].to_numpy().ravel()) for name in ("window", "window_place"))
+        window, place = (layer[name].to_numpy().ravel() for name in ("window", "window_place"))
+        if "special_window" in layer:
+            window = np.concatenate([layer["special_window"].to_numpy(), window])
+            place = np.concatenate([layer["special_place"].to_numpy(), place])
+        window, place = torch.from_numpy(window), torch.from_numpy(place)
         if "attention_bias" in layer:
             bias = torch.from_numpy(layer["attention_bias"].to_numpy())
             scores = scores + bias[..., window[:, None], place[:, None], place[None]]

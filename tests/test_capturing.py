@@ -478,5 +478,5 @@ def test_queries_before_the_rotation(name: str) -> None:
 
 
 def test_unrotated_is_refused_where_nothing_is_rotated() -> None:
-    with pytest.raises(SpectralToolkitError, match="has no rotary positions"):
+    with pytest.raises(SpectralToolkitError, match="has no rotary positions that are known"):
         st.capture(BY_NAME["vit"].make(), pictures(), quantities="query_unrotated", progress=False)

@@ -27,6 +27,7 @@ from spectral_toolkit._analysis.regions import hierarchy, recut
 from spectral_toolkit._capture import estimate_bytes
 from spectral_toolkit._compute.settings import computing, own_settings
 from spectral_toolkit._compute.torch_state import PRECISIONS
+from spectral_toolkit.errors import DeviceMemoryError, SpectralToolkitError
 from spectral_toolkit.solvers.gradient import objective
 
 # --- states a caller may have brought about --------------------------------------------------------------------------
@@ -424,3 +425,34 @@ TRAINING = {
     "training/objectives.py",
     "scenes/flow.py",
 }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)."),
+    ],
+)
+def test_a_full_device_is_told_with_ways_out(error: RuntimeError) -> None:
+    @computing
+    def greedy() -> None:
+        raise error
+
+    @computing
+    def outer() -> None:
+        greedy()
+
+    with pytest.raises(DeviceMemoryError, match=r"greedy does not fit .*GiB|GB.* device='cpu'") as raised:
+        outer()
+    assert str(raised.value).count("does not fit") == 1
+
+
+def test_other_errors_of_torch_stay_what_they_are() -> None:
+    @computing
+    def wrong() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1") as raised:
+        wrong()
+    assert not isinstance(raised.value, SpectralToolkitError)

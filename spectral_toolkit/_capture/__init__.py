@@ -374,9 +374,8 @@ class _Recorder:
         spec = self._plan.bias(layer)
         # Minus infinity (a token is not seen) becomes the lowest number: softmax sees no difference.
         lowest = float(np.finfo(spec.dtype).min)
-        array = (
-            bias[0].detach().to("cpu", torch.float64).clamp(min=lowest).expand(spec.shape).numpy().astype(spec.dtype)
-        )
+        seen = bias[0].detach().cpu().double()  # in this order: MPS has no double precision
+        array = seen.clamp(min=lowest).expand(spec.shape).numpy().astype(spec.dtype)
         if not np.isfinite(array).all():
             raise ActivationsError(
                 f"The attention bias of layer {layer!r} holds NaN or infinity: the weights are damaged."

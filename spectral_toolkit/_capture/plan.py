@@ -295,7 +295,7 @@ def _choose_quantities(model: Model, quantities: str | Sequence[str]) -> tuple[s
             )
         if quantity not in model.quantities:
             raise SpectralToolkitError(
-                f"quantities={wanted!r}: {model.name} ({model.family}) has no rotary positions, so its "
+                f"quantities={wanted!r}: {model.name} ({model.family}) has no rotary positions that are known, so its "
                 f"{quantity.removesuffix('_unrotated')} is not rotated; ask for "
                 f"{quantity.removesuffix('_unrotated')!r} instead of {quantity!r}."
             )

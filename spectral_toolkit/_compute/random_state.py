@@ -16,25 +16,42 @@ class Draws:
     """Torch's, NumPy's and Python's own generators, from which other libraries may draw."""
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.of_torch = [torch.default_generator]
         kind = "cpu" if device is None else device.type
-        if kind == "cuda" or torch.cuda.is_initialized():
-            torch.cuda.init()
-            self.of_torch += torch.cuda.default_generators
-        if kind == "mps":
-            self.of_torch.append(torch.mps._get_default_mps_generator())
+        if kind == "cpu" and torch.cuda.is_initialized():
+            kind = "cuda"
+        self._module: Any = None if kind == "cpu" else torch.get_device_module(kind)
+        n_devices = self._module.device_count() if kind == "cuda" else 1
+        self._places = [(index,) for index in range(n_devices)] if kind == "cuda" else [()]
+
+    def _of_device(self) -> list[torch.Tensor]:
+        return [] if self._module is None else [self._module.get_rng_state(*place) for place in self._places]
 
     def seed(self, seed: int) -> None:
         """Seed all of them; torch's is seeded as by ``torch.manual_seed``."""
-        for generator in self.of_torch:
-            generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if self._module is not None:
+            getattr(self._module, "manual_seed_all", self._module.manual_seed)(seed)
         np.random.seed(np.random.SeedSequence(seed).generate_state(8))
         random.seed(seed)
 
+    def kept(self) -> list[Any]:
+        """Their states, for `restore`."""
+        return [torch.default_generator.get_state(), self._of_device(), np.random.get_state(), random.getstate()]
+
+    def restore(self, kept: list[Any]) -> None:
+        """Give them the states that they had."""
+        of_cpu, of_device, of_numpy, of_python = kept
+        torch.default_generator.set_state(of_cpu)
+        for place, state in zip(self._places, of_device, strict=False):
+            self._module.set_rng_state(state, *place)
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+
     def states(self) -> list[Any]:
-        """Return their states, which have changed if something was drawn."""
-        of_torch = [generator.get_state().numpy().tobytes() for generator in self.of_torch]
-        return [*of_torch, pickle.dumps(np.random.get_state()), random.getstate()]
+        """Return their states, which have changed if something was drawn, in a form that can be compared."""
+        of_cpu, of_device, of_numpy, of_python = self.kept()
+        of_torch = [state.cpu().numpy().tobytes() for state in (of_cpu, *of_device)]
+        return [*of_torch, pickle.dumps(of_numpy), of_python]
 
 
 @contextmanager
@@ -61,13 +78,9 @@ def drawing(seed: int, device: torch.device | None = None) -> Iterator[Draws]:
     True
     """
     draws = Draws(device)
-    of_torch = [(generator, generator.get_state()) for generator in draws.of_torch]
-    of_numpy, of_python = np.random.get_state(), random.getstate()
+    kept = draws.kept()
     try:
         draws.seed(seed)
         yield draws
     finally:
-        for generator, state in of_torch:
-            generator.set_state(state)
-        np.random.set_state(of_numpy)
-        random.setstate(of_python)
+        draws.restore(kept)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
 
+from ..errors import DeviceMemoryError, first_line
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -47,11 +49,25 @@ def differentiable(function: Callable[P, R]) -> Callable[P, R]:
 def _under_own_settings(function: Callable[P, R], *, gradients: bool | None) -> Callable[P, R]:
     @functools.wraps(function)
     def under_own_settings(*args: P.args, **kwargs: P.kwargs) -> R:
-        with own_settings(gradients=gradients):
-            return function(*args, **kwargs)
+        try:
+            with own_settings(gradients=gradients):
+                return function(*args, **kwargs)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise DeviceMemoryError(
+                f"{function.__name__} does not fit into the memory of its device ({first_line(error)}): use fewer or "
+                "smaller images at a time (batch_size=, size=), keep activations on disk (store=), or compute on "
+                "device='cpu'."
+            ) from error
 
     vars(under_own_settings)["is_computing"] = True
     return under_own_settings
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device has no memory left; torch has a class of its own for this, but not on MPS."""
+    return type(error).__name__ == "OutOfMemoryError" or str(error).startswith("MPS backend out of memory")
 
 
 @contextmanager

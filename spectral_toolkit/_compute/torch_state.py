@@ -19,10 +19,11 @@ ACCELERATORS = ("cpu", "cuda", "mps", "xpu")
 """Kinds of devices that have autocast of their own."""
 REDUCED = ("tf32", "bf16")
 """The precisions in which float32 products and convolutions may be computed."""
+_BACKENDS = tuple(module.__name__.rpartition(".")[2] for module in (cuda, mkldnn))
 PRECISIONS = (
-    ("generic", "all"), ("cuda", "all"), ("mkldnn", "all"),
-    ("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "matmul"), ("mkldnn", "conv"), ("mkldnn", "rnn"),
-)  # fmt: skip
+    *((backend, "all") for backend in ("generic", *_BACKENDS)),
+    *((backend, operation) for backend in _BACKENDS for operation in ("matmul", "conv", "rnn")),
+)
 """Backends and operations that have a precision, general ones first, from which the others may inherit it."""
 
 

@@ -57,6 +57,9 @@ class GeneralModel(ProvenModel):
             return
         try:
             self._layout(size)
+            seen = self._proven
+            with evaluating((seen,), 0, device_of(seen)):  # attention itself may refuse what all else takes
+                self._run(seen, np.zeros((1, *size, 3), dtype=np.uint8), dtype_of(seen))
         except NotProvenError as error:
             raise SpectralToolkitError(
                 f"size={size} does not fit {self.name}: {error}; use its own size, {self.own}."
@@ -180,10 +183,10 @@ def _first_size(entry: Entry, settings: Any) -> tuple[tuple[int, int] | None, st
     """The first size of images that a way in takes; or None, and why it refuses the first."""
     refusals = []
     device, dtype = device_of(entry.tower), dtype_of(entry.tower)
-    with evaluating((entry.tower,), 0, device):
-        for size in entry.sizes:
-            pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
-            values = settings.normalise(pixels, device, dtype)
+    for size in entry.sizes:
+        pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+        values = settings.normalise(pixels, device, dtype)
+        with evaluating((entry.tower,), 0, device):
             try:
                 # Quickly at first; but a size that fits all but attention is refused by attention itself.
                 with watching(entry.tower, lambda call: None, mute=True):

@@ -33,6 +33,7 @@ from .._io.outputs import local_path
 from ..errors import ModelNotFoundError, UnsupportedModelError, first_line
 from . import families
 from .building import Shapes, stored_shapes, try_out
+from .calling import named_for_images
 from .folder_settings import check_settings, one_line, read_settings_file, unreadable
 
 WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
@@ -103,7 +104,7 @@ def fetch(
     with quiet(), bars(shown=not local):
         config = _fetch_config(source, location, common)
         weights = _weights_here(source, Path(location)) if local else None
-        if not trust_remote_code and not families.config_sees_images(config):
+        if not trust_remote_code and not (families.config_sees_images(config) or _takes_images(config)):
             architecture = next(iter(getattr(config, "architectures", None) or []), type(config).__name__)
             raise UnsupportedModelError(
                 f"The model {source!r} ({architecture}) sees no images: its configuration names no size of images or "
@@ -251,26 +252,46 @@ def _class_of(config: Any) -> Any:
     if type(config) in MODEL_MAPPING:
         found = MODEL_MAPPING[type(config)]
         return found[0] if isinstance(found, tuple) else found
+    if (named := _named_class(config)) is not None:
+        return named
+    raise ValueError(f"transformers {transformers.__version__} has no model for a {type(config).__name__}")
+
+
+def _named_class(config: Any) -> Any:
+    """The class that a configuration says it was saved from; None where the installed transformers has none."""
     for name in getattr(config, "architectures", None) or ():
         found = getattr(transformers, str(name), None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
-    raise ValueError(f"transformers {transformers.__version__} has no model for a {type(config).__name__}")
+    return None
+
+
+def _takes_images(config: Any) -> bool:
+    """Whether the main input of a configuration's class is an image; some settings do not say so (timm's)."""
+    try:
+        return named_for_images(_class_of(config))
+    except ValueError:
+        return False
 
 
 def _fetch_weights(
     source: str, location: str, config: Any, dtype: Any, safetensors_only: bool, common: dict[str, Any]
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     remote = common["trust_remote_code"] and getattr(config, "auto_map", None)
+    options = {
+        "config": config,
+        "dtype": "auto" if dtype is None else dtype,
+        "use_safetensors": True if safetensors_only else None,
+        "output_loading_info": True,
+        **common,
+    }
     try:
-        return (AutoModel if remote else _class_of(config)).from_pretrained(
-            location,
-            config=config,
-            dtype="auto" if dtype is None else dtype,
-            use_safetensors=True if safetensors_only else None,
-            output_loading_info=True,
-            **common,
-        )
+        module, info = (AutoModel if remote else _class_of(config)).from_pretrained(location, **options)
+        saved_from = _named_class(config)
+        if _elsewhere(info) and saved_from is not None and saved_from is not type(module):
+            # AutoModel's class does not find every weight that was saved under the name of a part (LightOnOCR).
+            return saved_from.from_pretrained(location, **options)
+        return module, info
     except OSError as error:
         if safetensors_only and "safetensors" in str(error):
             raise ModelNotFoundError(
@@ -290,6 +311,11 @@ def _fetch_weights(
         raise not_found(source, f"has damaged weights ({one_line(error)})") from error
     except Exception as error:  # missing packages that a configuration asks for, or settings of the wrong type
         raise unreadable(source, f"cannot be loaded ({one_line(error)})") from error
+
+
+def _elsewhere(info: dict[str, Any]) -> bool:
+    """Whether weights that a module lacks came with it under a longer name."""
+    return any(there.endswith(f".{name}") for name in info["missing_keys"] for there in info["unexpected_keys"])
 
 
 def _explain(source: str, error: BaseException) -> ModelNotFoundError:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 
+from .._compute.devices import working_dtype
 from .._compute.random_state import Draws, drawing
 from .._compute.settings import computing, own_settings
 from .._io.reprs import Described, few
@@ -368,9 +369,12 @@ class Model(Described, ABC):
                     f"{self.name} has no weights, as it is on the device 'meta': load them with from_pretrained."
                 )
         with torch.no_grad():
+            sums: dict[torch.device, list[torch.Tensor]] = {}
+            for _, tensor in tensors:
+                sums.setdefault(tensor.device, []).append(tensor.sum(dtype=working_dtype(tensor.device)))
+            totals = {device: iter(torch.stack(own).tolist()) for device, own in sums.items()}  # one wait a device
             key = tuple(
-                (n, t.data_ptr(), 0 if t.is_inference() else t._version, float(t.sum(dtype=torch.float64)))
-                for n, t in tensors
+                (n, t.data_ptr(), 0 if t.is_inference() else t._version, next(totals[t.device])) for n, t in tensors
             )
         with self._lock:
             if self._hash is None or self._hash[0] != key:
@@ -437,8 +441,10 @@ def evaluating(modules: Sequence[torch.nn.Module], seed: int, device: torch.devi
 
     The output of a model then depends only on its weights and their precision, and not on the caller's autocast,
     default dtype or default device. Tensors that a model makes without naming a device are on the model's device.
+    Plain values that modules change in a pass are set back, too: a Swin that was shown a small image would otherwise
+    keep smaller windows for ever.
     """
-    flags = [(part, part.training) for module in modules for part in module.modules()]
+    found = [(vars(part), _plain_values(part)) for module in modules for part in module.modules()]
     with ExitStack() as stack:
         stack.enter_context(uncompiled())
         # Gradients are switched off without inference mode: models cache tensors (rotary tables), and a tensor made in
@@ -452,5 +458,10 @@ def evaluating(modules: Sequence[torch.nn.Module], seed: int, device: torch.devi
                 module.eval()
             yield draws
         finally:
-            for part, training in flags:
-                part.training = training
+            for present, before in found:
+                present |= before
+
+
+def _plain_values(part: torch.nn.Module) -> dict[str, Any]:
+    """Numbers, names and sizes that a module keeps as attributes, whether it is being trained among them."""
+    return {name: value for name, value in vars(part).items() if isinstance(value, (int, float, str, tuple))}

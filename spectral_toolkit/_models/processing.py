@@ -57,6 +57,9 @@ class Processing:
         Pixels (height, width) that the processor would produce, or None where it depends on the image.
     source
         The origin of the settings, for the provenance.
+    frames
+        Steps of time that a model of clips sees. What it is shown is a strip of film, one step below the other; an
+        image is shown as a still clip.
     """
 
     mean: tuple[float, ...]
@@ -65,6 +68,7 @@ class Processing:
     rescale_factor: float = 1 / 255
     size: tuple[int, int] | None = None
     source: str = "made from the model's configuration"
+    frames: int = 1
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], defaults: Processing, source: str) -> Processing:
@@ -85,13 +89,23 @@ class Processing:
         )
 
     def to_json(self) -> str:
-        """The settings as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """The settings as one line of JSON; frames only where there are several, as stores of images never had them."""
+        settings = asdict(self)
+        if self.frames == 1:
+            del settings["frames"]
+        return json.dumps(settings, sort_keys=True)
 
     def resize(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Resize a uint8 image (height, width, 3) to ``size`` (height, width) without cropping."""
+        """Resize a uint8 image (height, width, 3) to ``size`` (height, width) without cropping.
+
+        With several frames, an image of another size becomes each of them.
+        """
         if picture.shape[:2] == size:
             return picture
+        if self.frames > 1:
+            return np.tile(
+                replace(self, frames=1).resize(picture, (size[0] // self.frames, size[1])), (self.frames, 1, 1)
+            )
         image = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling[self.resample.upper()])
         return np.array(image)
 

@@ -19,13 +19,15 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectralToolkitError
+from . import unrotated
 from .block_outputs import prove_outputs
 from .entries import Told
-from .model import LayerShape, Model, Recorder, Windows, as_written, device_of, evaluating, prefix_of
+from .model import UNROTATED, LayerShape, Model, Recorder, Windows, as_written, device_of, evaluating, prefix_of
 from .passes import Prober, as_tokens, first_tensor
 from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove
 from .stand_in import is_empty, stand_in
 from .token_maps import TokenMap
+from .unrotated import Operations, Origin
 from .watching import Call, watching
 
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)
@@ -56,6 +58,8 @@ class ProvenModel(Model):
     told: Told = field(default_factory=Told)
     _layouts: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
     _started: list[int] = field(default_factory=list, repr=False)
+    _origins: dict[str, dict[str, Origin]] = field(default_factory=dict, repr=False)
+    """For each module, where its unrotated queries and keys come from; empty where they are not rotated."""
     _stand_in: torch.nn.Module | None = field(default=None, repr=False)
     """What is proven in place of a tower that has no weights yet."""
 
@@ -72,6 +76,8 @@ class ProvenModel(Model):
         self._prove_outputs(self.own, layout, names)
         if any(module not in layout.outputs for module in layout.layers):
             self.quantities = tuple(one for one in self.quantities if one != "token")
+        if self._find_origins():
+            self.quantities = (*self.quantities, *UNROTATED)
         longest = max((layer.maps["query"].special for layer in layout.layers.values()), key=len)
         self.special_tokens = self._labels(len(longest))
 
@@ -117,6 +123,23 @@ class ProvenModel(Model):
     def blocks_in(self, tower: torch.nn.Module) -> dict[str, Any]:
         """The blocks of the layers, in another tower of the same make."""
         return {layer: tower.get_submodule(name_of(self.tower, block)) for layer, block in self.blocks.items()}
+
+    def _find_origins(self) -> bool:
+        """Look where every layer's queries and keys are rotated, in one pass; whether they all are."""
+        layout, tower, operations = self.layout(self.own), self._proven, Operations()
+
+        def listen(call: Call) -> None:
+            if call.module in layout.layers and call.module not in self._origins:
+                self._origins[call.module] = unrotated.find(operations, call)
+
+        prober = self._prober(self.own)
+        with (
+            evaluating((tower,), 0, device_of(tower)),
+            watching(tower, listen),
+            operations.following(tower, list(layout.layers)),
+        ):
+            prober.forward(prober.base[None])
+        return all(self._origins.get(module) for module in layout.layers)
 
     @abstractmethod
     def _prober(self, size: tuple[int, int], tower: torch.nn.Module | None = None) -> Prober:
@@ -189,7 +212,7 @@ class ProvenModel(Model):
         if quantity == "token":
             n = len(layout.outputs[module].map.special)
         else:
-            n = len(layout.layers[module].maps[quantity].special)
+            n = len(layout.layers[module].maps[unrotated.QUANTITIES.get(quantity, quantity)].special)
         return self.special_tokens if n == len(self.special_tokens) else self._usual_labels(n)
 
     def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
@@ -213,9 +236,12 @@ class ProvenModel(Model):
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:
         layers = {self.modules[layer]: layer for layer in recorder.layers}
-        waiting: dict[str, list[Call]] = defaultdict(list)
+        waiting: dict[str, list[tuple[Call, dict[str, Tensor]]]] = defaultdict(list)
         size = getattr(recorder, "size", self.own)
         layout = self._layout(size)
+        before = any(quantity in recorder.quantities for quantity in UNROTATED)
+        kept = {name: frozenset(one.operation for one in found.values()) for name, found in self._origins.items()}
+        operations = Operations(kept)
 
         def listen(call: Call) -> None:
             layer = layers.get(call.module)
@@ -225,7 +251,7 @@ class ProvenModel(Model):
                 del self._started[:-1]
                 waiting.clear()
             calls = waiting[call.module]
-            calls.append(call)
+            calls.append((call, unrotated.taken(operations, call, self._origins[call.module]) if before else {}))
             found = layout.layers[call.module]
             if len(calls) % len(found.calls) == 0:
                 _record(recorder, layer, found, calls[-len(found.calls) :], self._started[-1])
@@ -237,13 +263,21 @@ class ProvenModel(Model):
                     hook = _token_hook(recorder, layer, layout.outputs[self.modules[layer]])
                     stack.callback(self.blocks[layer].register_forward_hook(hook).remove)
             stack.enter_context(watching(self.tower, listen))
+            if before:
+                stack.enter_context(operations.following(self.tower, list(layers)))
             yield
 
 
-def _record(recorder: Recorder, layer: str, found: Layer, calls: Sequence[Call], n: int) -> None:
+def _record(
+    recorder: Recorder, layer: str, found: Layer, seen: Sequence[tuple[Call, dict[str, Tensor]]], n: int
+) -> None:
+    calls = [call for call, _ in seen]
     for quantity in QUANTITIES:
         if quantity in recorder.quantities:
             recorder.record(layer, quantity, arranged([getattr(call, quantity) for call in calls], found, quantity, n))
+    for quantity, rotated in unrotated.QUANTITIES.items():
+        if quantity in recorder.quantities:
+            recorder.record(layer, quantity, arranged([before[quantity] for _, before in seen], found, rotated, n))
     bias = None
     if any(call.bias is not None for call in calls):
         bias = _arranged_bias(calls, found, n)
