@@ -75,7 +75,7 @@ def strongest_ties(
     for place in np.argsort(-values, kind="stable")[:most].tolist():
         row, column = divmod(int(best[place]), rows.shape[2])
         strength = float(values[place]) / highest if highest > 0 else 0.0
-        caption = f"{_short(names[place])}  {strength:.2f}"
+        caption = f"{_short(str(names[place]))}  {strength:.2f}"
         ties.append(
             Tie(place, (row, column), strength, _cut_out(picture_of(place), rows.shape[1:], row, column, caption))
         )

@@ -88,6 +88,7 @@ class Bench:
 
     def weigh(self, first: int, last: int, weight: float) -> None:
         """Drag across some rows of the matrix of layers, from the first to the last, at one weight of 0 to 2."""
+        self.explorer.locator(".st-track").nth(last).scroll_into_view_if_needed()
         tracks = [self.explorer.locator(".st-track").nth(place).bounding_box() for place in (first, last)]
         assert tracks[0] is not None
         assert tracks[1] is not None
@@ -114,7 +115,9 @@ class Bench:
         self.wait(lambda: difference(self.picture(place), expected) < at_most, "The picture that was expected")
 
     def tap(self, row: int, column: int, place: int = 0) -> None:
-        box = self.explorer.locator(".bk-Figure:visible").nth(place).bounding_box()
+        figure = self.explorer.locator(".bk-Figure:visible").nth(place)
+        figure.scroll_into_view_if_needed()
+        box = figure.bounding_box()
         assert box is not None
         x, y = box["x"] + (column + 0.5) / 12 * box["width"], box["y"] + (row + 0.5) / 12 * box["height"]
         self.page.mouse.click(x, y)

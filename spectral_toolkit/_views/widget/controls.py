@@ -385,7 +385,7 @@ def _across() -> dict[str, Any]:
     return {"layout": widgets.Layout(width="auto"), "style": {"description_width": "62px"}}
 
 
-def _pressed(button: widgets.Widget, is_pressed: bool) -> None:
+def _pressed(button: widgets.DOMWidget, is_pressed: bool) -> None:
     if ("mod-active" in button._dom_classes) != is_pressed:
         (button.add_class if is_pressed else button.remove_class)("mod-active")
 
