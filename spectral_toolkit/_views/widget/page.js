@@ -153,7 +153,13 @@ window.spectralToolkitInk = (figure) => {
 };
 const inkAll = () => {
   for (const document of window.Bokeh?.documents ?? []) for (const root of document.roots())
-    for (const model of root.references()) if (model.tags?.includes("st-ink")) window.spectralToolkitInk(model);
+    for (const model of root.references()) if (model.tags?.includes("st-ink")) {
+      try {
+        window.spectralToolkitInk(model);
+      } catch {
+        // A figure of a kernel that has ended cannot tell it of the change; those of others are still to come.
+      }
+    }
 };
 window.spectralToolkitTheme?.disconnect();
 window.spectralToolkitTheme = new MutationObserver(() => setTimeout(inkAll, 300));
