@@ -140,7 +140,8 @@ class Keys:
 
     def of(self, values: Float[Tensor, "*shape"], columns: Tensor) -> Int64[Tensor, "*shape"]:
         """Return the keys of similarities above 0."""
-        keys = (values.double() * self._one).round_().long()
+        # In single precision, which is all that MPS has, the product with a power of two is exact, too.
+        keys = (values.to(working_dtype(values.device)) * self._one).round_().long()
         keys <<= self._bits
         keys |= self._last - columns
         return keys
@@ -149,9 +150,9 @@ class Keys:
         """Return the columns, -1 where there is none."""
         return torch.where(keys > 0, self._last - (keys & self._last), NONE)
 
-    def values(self, keys: Int64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    def values(self, keys: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the similarities, rounded; 0 where there is none."""
-        return (keys >> self._bits).double() / self._one
+        return (keys >> self._bits).to(working_dtype(keys.device)) / self._one
 
 
 class _Ranking:

@@ -71,8 +71,9 @@ def _outward(
         found = torch.where(similarity >= threshold + AT_THRESHOLD, keys.of(similarity, here), 0)
         best = torch.cat([best, found], dim=1)
         best = largest(best, min(across, best.shape[1]))
-    value, index = (x.to(columns.device) for x in (keys.values(best), keys.columns(best).clamp_min(0)))
-    return (value.to(columns.dtype)[:, None] @ columns[index])[:, 0]
+    value = keys.values(best).to(columns.dtype).to(columns.device)
+    index = keys.columns(best).clamp_min(0).to(columns.device)
+    return (value[:, None] @ columns[index])[:, 0]
 
 
 def _inward(
@@ -99,7 +100,7 @@ def _inward(
         order = torch.cat([so_far[some], candidates], dim=1).sort(dim=1, descending=True, stable=True).indices
         kept = torch.zeros(len(some), so_far.shape[1] + len(patches), dtype=torch.bool, device=similarity.device)
         kept.scatter_(1, order[:, :across], True)
-        edges = torch.where(kept[:, so_far.shape[1] :], candidates, 0.0).to(columns.device, columns.dtype)
+        edges = torch.where(kept[:, so_far.shape[1] :], candidates, 0.0).to(columns.dtype).to(columns.device)
         total += edges.T @ columns[block][some.to(columns.device)]
     return total
 
