@@ -64,7 +64,7 @@ def main() -> None:
             bench.button("All as one").click()
             bench.explorer.get_by_text("QK · knn").first.wait_for(timeout=120_000)
             bench.tap(5, 4)
-            bench.explorer.get_by_text("images that it is most tied to").first.wait_for(timeout=120_000)
+            bench.explorer.get_by_text("images that it is most connected to").first.wait_for(timeout=120_000)
             page.evaluate(
                 "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
             )

@@ -69,21 +69,21 @@ def test_a_patch_is_tied_to_every_image_the_strongest_first(explorer: Explorer, 
     row[own] = -1
     row = row.reshape(3, *GRID)
     assert explorer._answer is not None
-    ties = explorer._answer.sides[0].ties
+    connected = explorer._answer.sides[0].connected
     best = row.reshape(3, -1).max(axis=1)
-    assert [tie.image for tie in ties] == np.argsort(-best).tolist()
-    np.testing.assert_allclose([tie.strength for tie in ties], np.sort(best)[::-1] / best.max(), atol=1e-5)
-    for tie in ties:
-        assert row[(tie.image, *tie.patch)] == pytest.approx(best[tie.image])
-    assert explorer._ties is not None
-    assert explorer._ties.widget.layout.display is None
-    assert "3 images" in explorer._ties_head.value
-    last = ties[-1]
-    tap(explorer._ties.figures[0], 2, *last.tile.framed[0])
+    assert [found.image for found in connected] == np.argsort(-best).tolist()
+    np.testing.assert_allclose([found.strength for found in connected], np.sort(best)[::-1] / best.max(), atol=1e-5)
+    for found in connected:
+        assert row[(found.image, *found.patch)] == pytest.approx(best[found.image])
+    assert explorer._connected is not None
+    assert explorer._connected.widget.layout.display is None
+    assert "3 images" in explorer._connected_head.value
+    last = connected[-1]
+    tap(explorer._connected.figures[0], 2, *last.tile.framed[0])
     assert (explorer.state.image, explorer.state.patch) == (last.image, last.patch)
     explorer.set(scope="image")
-    assert explorer._ties.widget.layout.display == "none"
-    assert explorer._ties_head.value == ""
+    assert explorer._connected.widget.layout.display == "none"
+    assert explorer._connected_head.value == ""
 
 
 def test_neighbours_are_searched_for_once(comms: type[KeepingComm]) -> None:

@@ -23,8 +23,8 @@ from .._render.composite import shrink
 from .._render.underlay import ShownPicture, shown_pictures
 from ..errors import SpectralToolkitError
 from ..solvers import solve
+from .connected import Connected, most_connected
 from .state import Facts, State, moved
-from .ties import Tie, strongest_ties
 from .view import Inputs, quantities_of
 from .views import VIEWS
 from .worker import Check
@@ -70,8 +70,8 @@ class Side:
         Cut values at every threshold; None where nothing is cut, or the image has too many patches.
     patch
         The tapped patch on the grid of this setting, and its affinities: ``joint_row`` (y, x), ``layer_rows`` by layer.
-    ties
-        For images that were solved as one: what the tapped patch is tied to in every image, the strongest first.
+    connected
+        For images that were solved as one: what the tapped patch is connected to in every image, the strongest first.
     """
 
     question: Question
@@ -83,7 +83,7 @@ class Side:
     patch: tuple[int, int] | None = None
     joint_row: np.ndarray | None = None
     layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
-    ties: Sequence[Tie] = ()
+    connected: Sequence[Connected] = ()
 
     def scaling(self, components: int | Sequence[int]) -> np.ndarray:
         """The values from which the ends of colours are taken: images that are solved as one share their colours."""
@@ -256,7 +256,7 @@ class Session:
                     ("rows", question, state.image, patch),
                     lambda check, q=question, p=patch: self._rows(q, state.image, p, check),
                 )
-                side.joint_row, side.layer_rows, side.ties = rows
+                side.joint_row, side.layer_rows, side.connected = rows
                 if state.heads and question.image is not None:
                     side.layer_rows = get(
                         ("heads", question, patch), lambda check, q=question, p=patch: self._head_rows(q, p)
@@ -289,16 +289,16 @@ class Session:
 
     def _rows(
         self, question: Question, image: int, patch: tuple[int, int], check: Check
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Tie]]:
-        """The patch's affinities in its own image, jointly and by layer; and its ties to all images solved as one."""
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Connected]]:
+        """The patch's affinities in its own image, jointly and by layer; and what it is connected to in all images."""
         check()
         if question.image is not None:
             joint, layers = affinity_row(self.graph(question), patch)
             return joint.values, {name: row.values for name, row in layers.items()}, []
         joint, layers = affinity_row(self.graph(question), patch, image)
         own = {name: row.isel(image=image).values for name, row in layers.items()}
-        ties = strongest_ties(joint.values, image, patch, self.facts.images, self._shown)
-        return joint.isel(image=image).values, own, ties
+        connected = most_connected(joint.values, image, patch, self.facts.images, self._shown)
+        return joint.isel(image=image).values, own, connected
 
     def _head_rows(self, question: Question, patch: tuple[int, int]) -> dict[str, np.ndarray]:
         layers = [name for name, _ in question.weights]

@@ -403,7 +403,7 @@ def test_keyboard_reaches_every_control(bench: Bench) -> None:
         "Image scene_0001",
         "Value-value",
         "All layers, each at weight 1",
-        "Weight of layer model.layer.0",
+        "Weight of layer model.layer",
         "Show eigenvector 3",
         "Python",
     ):

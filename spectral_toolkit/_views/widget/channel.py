@@ -1,4 +1,4 @@
-"""What the script of the page says and is told: in order, each thing once, and nothing that is out of date.
+"""What the script of the page says and hears: in order, once, and nothing that is out of date.
 
 The page sends a value of an ipywidgets slider only when the last one has been handled, so that a value may arrive after
 a click that came later. Here the page keeps a numbered list of what it has to say, in the order in which it happened,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import os
 import sys
@@ -36,7 +35,7 @@ from ..still_picture import side_by_side
 from . import save, words
 from .boxes import auto, box, close_whole, inside
 from .controls import Controls
-from .figures import ExplorerFigures, Rows, Ties
+from .figures import ConnectedFigures, ExplorerFigures, Rows
 from .offline import Loader, Stage
 from .save import sheet
 from .still import Still
@@ -158,13 +157,13 @@ class Explorer(Described, widgets.VBox):
         self._controls = Controls(session.facts, self._on_change, self._name)
         self._pictures = ExplorerFigures(self._on_change)
         self._rows: Rows | None = None
-        self._ties: Ties | None = None
+        self._connected: ConnectedFigures | None = None
         self._page_ready = False
         self.children = self._build()
         self._open = True
         self._controls.show(state)
         # The first view is computed at once, so that what is displayed is complete, with or without a thread.
-        self._show(session.answer(state, _nothing))
+        self._show(session.answer(state, lambda *_: None))
 
     @property
     def state(self) -> State:
@@ -318,7 +317,7 @@ class Explorer(Described, widgets.VBox):
             close_whole(widget)
         self.children = ()
         self._session.close()
-        self._answer = self._rows = self._ties = None
+        self._answer = self._rows = self._connected = None
 
     def _build(self) -> list[widgets.Widget]:
         session = self._session
@@ -337,18 +336,24 @@ class Explorer(Described, widgets.VBox):
         busy.add_class("st-busy")
         self._busy_row = busy
         self._message = widgets.HTML()
-        self._stage, self._ties_stage, self._rows_stage = Stage(), Stage(), Stage()
-        for stage in (self._stage, self._ties_stage, self._rows_stage):
+        self._stage, self._connected_stage, self._rows_stage = Stage(), Stage(), Stage()
+        for stage in (self._stage, self._connected_stage, self._rows_stage):
             stage.add_class("st-stage")
         self._heads, self._scales, self._legend, self._facing = (widgets.HTML() for _ in range(4))
-        self._row_head, self._ties_head = widgets.HTML(), widgets.HTML()
+        self._row_head, self._connected_head = widgets.HTML(), widgets.HTML()
         self._legend.add_class("hint")
         for part, name in ((self._heads, "st-heads"), (self._facing, "st-facing")):
             part.add_class(name)
         row_line = box("st-wrapped", self._controls.heads, self._controls.untap)
         seen = box("st-seen", self._heads, self._stage, self._scales, self._legend)
         told = box(
-            "st-rows", self._facing, self._ties_head, self._ties_stage, self._row_head, row_line, self._rows_stage
+            "st-rows",
+            self._facing,
+            self._connected_head,
+            self._connected_stage,
+            self._row_head,
+            row_line,
+            self._rows_stage,
         )
         self._content = box("st-content", seen, told)
         self._undo, self._redo, keys, full = (
@@ -395,7 +400,7 @@ class Explorer(Described, widgets.VBox):
     def _copy_code(self) -> str:
         self._code.value = self.code()
         self._code.layout.display = None
-        self._loader.run(f"navigator.clipboard && navigator.clipboard.writeText({_script_text(self._code.value)})")
+        self._loader.copy(self._code.value)
         return "The code is below, and on the clipboard if the browser allows it."
 
     def _save_html(self) -> None:
@@ -412,7 +417,7 @@ class Explorer(Described, widgets.VBox):
 
     def _page_made(self, _asked: object, text: str | None, error: Exception | None) -> None:
         self._html_button.disabled, self._html_button.description = False, "Save HTML"
-        self._tell(text or _reason(error), "error" if error else "ok")
+        self._tell(text or words.reason(error), "error" if error else "ok")
 
     def _save_bundle(self) -> str:
         path = save.free_path(self._path.value, ".zip")
@@ -496,7 +501,7 @@ class Explorer(Described, widgets.VBox):
                 error = drawing
         self._mark_busy(None)
         self._stale(True)
-        self._say(f"{_reason(error)} The image still shows the last result.")
+        self._say(f"{words.reason(error)} The image still shows the last result.")
 
     def _stop(self) -> None:
         self._worker.cancel()
@@ -520,10 +525,10 @@ class Explorer(Described, widgets.VBox):
             self._rows = self._rows or Rows(self._on_change)
             self._rows.show(answer)
             shown.append(self._rows.widget)
-            if answer.sides[0].ties:
-                self._ties = self._ties or Ties(self._on_change)
-                self._ties.show(answer)
-                shown.append(self._ties.widget)
+            if answer.sides[0].connected:
+                self._connected = self._connected or ConnectedFigures(self._on_change)
+                self._connected.show(answer)
+                shown.append(self._connected.widget)
         self._display(shown)
         self._fit.value = fit(self._name, answer.picture.aspect, len(answer.sides))
         (self._content.add_class if len(answer.sides) > 1 else self._content.remove_class)("is-compare")
@@ -534,14 +539,14 @@ class Explorer(Described, widgets.VBox):
         self._controls.cut_cost.value = wording.cut_cost(state, answer.sides)
         self._controls.lowest.disabled = self._lowest_cut() is None
         self._row_head.value = words.rows(state, answer.sides)
-        self._ties_head.value = words.ties(answer.sides) if answer.sides[0].ties else ""
+        self._connected_head.value = words.connected(answer.sides) if answer.sides[0].connected else ""
         self._stale(False)
         self._still.follow(self._drawn)
 
     def _figures(self) -> list[tuple[Stage, list[Any]]]:
         """Every part of the page that shows figures, and those made so far."""
-        below = [[] if one is None else [one.widget] for one in (self._ties, self._rows)]
-        return [(self._stage, self._pictures.widgets), (self._ties_stage, below[0]), (self._rows_stage, below[1])]
+        below = [[] if one is None else [one.widget] for one in (self._connected, self._rows)]
+        return [(self._stage, self._pictures.widgets), (self._connected_stage, below[0]), (self._rows_stage, below[1])]
 
     def _display(self, shown: list[Any]) -> None:
         for stage, made in self._figures():
@@ -572,7 +577,7 @@ class Explorer(Described, widgets.VBox):
         self._bar.value = done
 
     def _stale(self, stale: bool) -> None:
-        for part in (self._stage, self._ties_stage, self._rows_stage, self._controls.cut_cost):
+        for part in (self._stage, self._connected_stage, self._rows_stage, self._controls.cut_cost):
             (part.add_class if stale else part.remove_class)("st-stale")
 
     def _say(self, text: str) -> None:
@@ -589,19 +594,5 @@ class Explorer(Described, widgets.VBox):
             )
 
 
-def _reason(error: Exception | None) -> str:
-    """The reason for an error: its own sentence if the error is ours, otherwise its class and its message."""
-    return str(error) if isinstance(error, SpectralToolkitError) else f"{type(error).__name__}: {error}"
-
-
 def _run(action: Callable[[], str], _check: object) -> str:
     return action()
-
-
-def _script_text(text: str) -> str:
-    """Text as a JavaScript string that is harmless inside a script element."""
-    return json.dumps(text).replace("</", "<\\/")
-
-
-def _nothing(*_: object) -> None:
-    return None

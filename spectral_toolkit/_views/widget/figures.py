@@ -157,24 +157,24 @@ class Rows:
             self._tapped(patch=moved(hit[1], one.places[hit[0]].grid, self._grid))
 
 
-class Ties:
-    """What the tapped patch is tied to in every image, of images that were solved as one; a tap goes there."""
+class ConnectedFigures:
+    """What the tapped patch is connected to in every image, of images that were solved as one; a tap goes there."""
 
     def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
         self._shown: list[Side] = []
-        self.figures = (TileFigure("ties"), TileFigure("other ties"))
+        self.figures = (TileFigure("connected"), TileFigure("other connected"))
         for place, one in enumerate(self.figures):
             one.figure.on_event(Tap, lambda event, place=place: self._on_tap(place, event))
         beside = row(*(one.figure for one in self.figures), sizing_mode="stretch_width", spacing=GAP)
         self.widget = LiveFigure(beside, layout=full_width())
 
     def show(self, answer: ShownState) -> None:
-        """Draw the ties of every side."""
+        """Draw what every side found."""
         self._shown = answer.sides
         with self.widget.together():
             for one, side in zip(self.figures, answer.sides, strict=False):
-                tiles = [tie.tile for tie in side.ties]
+                tiles = [found.tile for found in side.connected]
                 one.show(tiles, width=WIDTH, aspect=1.0, columns=min(6, max(1, len(tiles))))
             second = self.figures[1].figure
             if second.visible != (len(answer.sides) > 1):
@@ -182,10 +182,10 @@ class Ties:
 
     def _on_tap(self, place: int, event: Any) -> None:
         hit = self.figures[place].hit(event.x, event.y)
-        if hit is not None and hit[0] < len(self._shown[place].ties):
-            tie, own = self._shown[place].ties[hit[0]], self._shown[place].eig["eigenvector"].shape[1:3]
+        if hit is not None and hit[0] < len(self._shown[place].connected):
+            found, own = self._shown[place].connected[hit[0]], self._shown[place].eig["eigenvector"].shape[1:3]
             first = self._shown[0].eig["eigenvector"].shape[1:3]
-            self._tapped(image=tie.image, patch=moved(tie.patch, own, first))
+            self._tapped(image=found.image, patch=moved(found.patch, own, first))
 
 
 class Drawn:

@@ -15,7 +15,7 @@ from ..._render.marks import short_names
 class LayerMatrix(widgets.HTML):
     """Rows of layers that are set by a click, by a drag across several, or with the keyboard.
 
-    The page shows what it is told through the channel; the rows themselves are made once.
+    The channel brings the weights to the page; the rows themselves are made once.
     """
 
     def __init__(self, layers: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ cell, so the saved notebook holds nothing of this, and a page without a reader (
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -64,6 +65,11 @@ class Loader(widgets.VBox):
         """Run a script in the open page, even if it is the same as before."""
         self._show("")
         self._show(f"<script>{script}</script>")
+
+    def copy(self, text: str) -> None:
+        """Put a text on the clipboard, if the browser allows it."""
+        safe = json.dumps(text).replace("</", "<\\/")  # harmless inside a script element
+        self.run(f"navigator.clipboard && navigator.clipboard.writeText({safe})")
 
     def _provide(self, _button: object) -> None:
         self._show(f"<script>{load_script(_TELL % self._words)}</script>")

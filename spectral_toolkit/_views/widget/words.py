@@ -12,6 +12,7 @@ from ..._explorer.state import State
 from ..._explorer.views import VIEWS
 from ..._render.colour import SEQUENTIAL, css_gradient
 from ..._render.titles import component_flags, statistic
+from ...errors import SpectralToolkitError
 from ..charts import INKS
 
 _LEVELS = {"ok": "Sound", "note": "Note", "warning": "Warning"}
@@ -65,10 +66,10 @@ def rows(state: State, sides: Sequence[Side]) -> str:
     return _beside(parts)
 
 
-def ties(sides: Sequence[Side]) -> str:
+def connected(sides: Sequence[Side]) -> str:
     """What the strip of patches from all images is."""
-    n, names = len(sides[0].ties), [wording.short_title(side) for side in sides]
-    heads = [f"<h2>{name}: the {n} images that it is most tied to, the strongest first</h2>" for name in names]
+    n, names = len(sides[0].connected), [wording.short_title(side) for side in sides]
+    heads = [f"<h2>{name}: the {n} images that it is most connected to, the strongest first</h2>" for name in names]
     more = (
         '<p class="hint">The framed patch of each has the strongest affinity in its image, here as a fraction of the '
     )
@@ -128,3 +129,8 @@ def _trust(statements: Sequence[Statement]) -> str:
 
 def _safe(text: str) -> str:
     return html.escape(text, quote=True)
+
+
+def reason(error: Exception | None) -> str:
+    """The reason for an error: its own sentence if the error is ours, otherwise its class and its message."""
+    return str(error) if isinstance(error, SpectralToolkitError) else f"{type(error).__name__}: {error}"

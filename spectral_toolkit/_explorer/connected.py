@@ -1,4 +1,4 @@
-"""What a patch is tied to in every image that was solved with its own: the strongest patch of each, cut out."""
+"""What a patch is connected to in every image that was solved with its own: the strongest patch of each, cut out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .._render.tile import Tile
 from .._render.underlay import ShownPicture
 
 MOST = 32
-"""How many images are shown, those with the strongest ties."""
+"""How many images are shown, those with the strongest affinities."""
 _WIDE = 5  # patches along each side of what is cut out
 
 
 @dataclass(frozen=True)
-class Tie:
+class Connected:
     """The patch of one image to which a chosen patch has its strongest affinity.
 
     Attributes
@@ -35,15 +35,15 @@ class Tie:
     tile: Tile
 
 
-def strongest_ties(
+def most_connected(
     rows: np.ndarray,
     image: int,
     patch: tuple[int, int],
     names: Sequence[str],
     picture_of: Callable[[int], ShownPicture],
     most: int = MOST,
-) -> list[Tie]:
-    """Return the strongest tie to every image, in order of strength.
+) -> list[Connected]:
+    """Return the patch of every image with the strongest affinity, in order of strength.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ def strongest_ties(
     --------
     >>> gray = ShownPicture("gray", 0, np.zeros((2, 4, 3), np.uint8), 0.5)
     >>> rows = np.array([[[9.0, 1.0]], [[0.0, 4.0]]])
-    >>> ties = strongest_ties(rows, 0, (0, 0), ["a", "b"], lambda place: gray)
-    >>> [(tie.image, tie.patch, tie.strength, tie.tile.caption) for tie in ties]
+    >>> connected = most_connected(rows, 0, (0, 0), ["a", "b"], lambda place: gray)
+    >>> [(found.image, found.patch, found.strength, found.tile.caption) for found in connected]
     [(1, (0, 1), 1.0, 'b  1.00'), (0, (0, 1), 0.25, 'a  0.25')]
     """
     others = rows.copy()
@@ -71,15 +71,15 @@ def strongest_ties(
     best = others.reshape(len(others), -1).argmax(axis=1)
     values = np.take_along_axis(others.reshape(len(others), -1), best[:, None], axis=1)[:, 0]
     highest = float(values.max())
-    ties = []
+    connected = []
     for place in np.argsort(-values, kind="stable")[:most].tolist():
         row, column = divmod(int(best[place]), rows.shape[2])
         strength = float(values[place]) / highest if highest > 0 else 0.0
         caption = f"{_short(str(names[place]))}  {strength:.2f}"
-        ties.append(
-            Tie(place, (row, column), strength, _cut_out(picture_of(place), rows.shape[1:], row, column, caption))
+        connected.append(
+            Connected(place, (row, column), strength, _cut_out(picture_of(place), rows.shape[1:], row, column, caption))
         )
-    return ties
+    return connected
 
 
 def _cut_out(picture: ShownPicture, grid: Sequence[int], row: int, column: int, caption: str) -> Tile:
