@@ -99,9 +99,7 @@ def _remark(entry: Mapping[str, Any]) -> str:
             f"key matrices and {decay['others']:g} for all others"
         )
         if entry.get("positions") == "absolute":
-            remark += (
-                ", as in its rotary twin. Here position is a part of the content, and attending to it costs as much."
-            )
+            remark += ". Here position is a part of the content, and attending to it costs as much."
         else:
             remark += (
                 ". Attending by position costs less under this decay than attending by content, which pushes QK "

@@ -26,7 +26,7 @@ class Choice(Generic[R]):
     """A kernel or a solver, and the options it is to have."""
 
     row: R
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class NamedTable(Mapping[str, R]):

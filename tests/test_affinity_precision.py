@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -165,6 +168,38 @@ def test_which_cosines_are_above_the_threshold_is_decided_in_double_precision() 
             wanted = np.where(exact > threshold, exact, 0)
             found = matrix_of(attention_tree(query, key), kernel="cosine", threshold=float(threshold))
             np.testing.assert_allclose(found, (wanted + wanted.T) / 2, atol=1e-6)
+
+
+def above(query: np.ndarray, key: np.ndarray, threshold: float) -> np.ndarray:
+    """Which cosines, rounded to double precision, are above the threshold, by whole-number arithmetic."""
+    limit = (Fraction(threshold) + Fraction(math.ulp(threshold)) / 2) ** 2
+
+    def one(left: np.ndarray, right: np.ndarray) -> bool:
+        a, b = (list(map(Fraction, side.tolist())) for side in (left, right))
+        inner = sum(map(mul, a, b), Fraction())
+        return inner > 0 and inner**2 > limit * sum(map(mul, a, a)) * sum(map(mul, b, b))
+
+    return np.array([[one(left, right) for right in key] for left in query])
+
+
+@pytest.mark.parametrize(("threshold", "scale"), [(0.1, 1e-170), (0.3, 1.0), (0.7, 1e150)])
+def test_cosines_that_double_precision_rounds_to_either_side_are_decided_exactly(
+    threshold: float, scale: float
+) -> None:
+    """Patches around a circle: all cosines of the same step are equal in theory, and differ in their last digits."""
+    angle = 2 * np.pi * np.arange(18) / 18
+    # Three steps of 18 have a cosine of 1/2; a third channel, the same in all patches, moves it to the threshold.
+    sign = 1 if threshold >= 0.5 else -1
+    level = np.full(18, (abs(threshold - 0.5) / (1 - sign * threshold)) ** 0.5)
+    query = scale * np.stack([np.cos(angle), np.sin(angle), level], axis=1)
+    key = query * [1, 1, sign]
+    tree = attention_tree(query, key)
+    wanted = above(query, key, threshold)
+    assert 0 < wanted[np.arange(18), np.arange(3, 21) % 18].sum() < 18, "ties go to both sides"
+    found = matrix_of(tree, kernel="cosine", threshold=threshold)
+    np.testing.assert_array_equal(found > 0, wanted | wanted.T)
+    permuted = attention_tree(query[:, ::-1].copy(), key[:, ::-1].copy())
+    np.testing.assert_array_equal(matrix_of(permuted, kernel="cosine", threshold=threshold) > 0, found > 0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

@@ -171,6 +171,18 @@ def test_labels_of_an_answer_that_is_there_are_of_its_images() -> None:
         eigenvector_scores(eig, cells.isel(image=[1, 0, 2, 3]), n_bootstrap=5)
 
 
+def test_a_row_is_what_the_scores_of_its_result_are() -> None:
+    acts, labels = planted(4)
+    found = st.pathways(acts, labels, kinds="vv", n_eigenvectors=2, controls=False, **QUICK)
+    graph = st.affinity(acts, "vv", scope="dataset", device="cpu")
+    alone = graph.reweight({layer: float(layer == graph.layers[0]) for layer in graph.layers})
+    for row, one in (("joint", graph), (graph.layers[0], alone)):
+        scores = eigenvector_scores(st.solve(one, 2), st.prepare_labels(acts, labels), n_bootstrap=QUICK["n_bootstrap"])
+        xr.testing.assert_allclose(
+            found.sel(kind="vv", layer=row)[list(scores)].drop_vars(["kind", "layer", "role"]), scores
+        )
+
+
 def test_intervals_hold_the_estimate() -> None:
     low, high = paths.interval(np.array([0.1, 0.3, 0.4, 0.5, np.nan]), 0.9, 0.0, 1.0)
     assert (low, high) == pytest.approx((0.01, 0.19))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import spectral_toolkit as st
-from spectral_toolkit.errors import SpectralToolkitError
+from spectral_toolkit.errors import ActivationsError, SpectralToolkitError
 
 Sizes = list[tuple[int, int]]
 
@@ -140,12 +140,15 @@ def test_the_box_and_the_size_of_the_image_count() -> None:
     assert scores.attrs["n_cells"] == 16
     with pytest.raises(SpectralToolkitError, match="image 'a' has 4x4 pixels, but its image has 4x8"):
         st.evaluate(segments, [label[:, :4]])
-    with pytest.raises(SpectralToolkitError, match="but 2 label maps were given: give one for each image"):
+    with pytest.raises(SpectralToolkitError, match="2 label maps were given for 1 images: give one per image"):
         st.evaluate(segments, [label, label])
-    with pytest.raises(SpectralToolkitError, match="labels are a int; expected integers"):
+    with pytest.raises(SpectralToolkitError, match="labels are a int; expected an array"):
         st.evaluate(segments, 3)
     with pytest.raises(SpectralToolkitError, match="has shape .* expected integers"):
         st.evaluate(segments, [label * 1.0])
+    segments.coords["box_right"].values[0] = 9
+    with pytest.raises(ActivationsError, match=r"box of image 'a' is \(0, 2, 4, 9\), outside its 4x8 pixels"):
+        st.evaluate(segments, [label])
 
 
 def test_captured_segments_are_scored_at_the_pixels_of_their_labels() -> None:

@@ -15,6 +15,8 @@ from model_zoo import BY_NAME
 from PIL import Image
 
 import spectral_toolkit as st
+from spectral_toolkit._analysis.scores import score as scoring
+from spectral_toolkit._analysis.scores.segments import partitions
 from spectral_toolkit._models import loading
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +94,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "weights").mkdir()
     BY_NAME["dinov3"].make().save_pretrained(tmp_path / "weights" / "tiny")
     monkeypatch.setattr(loading, "WEIGHTS", tmp_path / "weights")
+    # What is tested here is when something is measured: two starts of k-means will do.
+    monkeypatch.setattr(scoring, "partitions", lambda rows, n, starts, seed: partitions(rows, n, 2, seed))
     monkeypatch.setattr(pages, "draw", lambda entry, path: path.parent.mkdir(exist_ok=True) or _blank(entry, path))
     return scores.Places(tmp_path / "docs", tmp_path / "kept", trial=True)
 

@@ -105,7 +105,7 @@ def compare_or_be_refused(graph, n_eigenvectors):
     assert re.search("is too many|All layer weights are 0|total degree is 0", refusal)
 
 
-@settings(max_examples=320)
+@settings(max_examples=200)
 @given(grids=small_grids, n_eigenvectors=st_.integers(1, 6), **cases)
 def test_small_problems_equal_scipy_on_the_dense_pencil(
     grids, n_eigenvectors, kind_and_kernel, heads, dtype, damage, special, weights, seed
@@ -117,7 +117,7 @@ def test_small_problems_equal_scipy_on_the_dense_pencil(
     compare_or_be_refused(graph, n_eigenvectors)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     fine=st_.tuples(st_.integers(9, 14), st_.integers(9, 14)),
     coarse=st_.lists(st_.tuples(st_.integers(2, 9), st_.integers(2, 9)), max_size=2),

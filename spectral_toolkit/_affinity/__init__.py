@@ -215,7 +215,8 @@ def _checked_mask(mask: object, activations: xr.DataTree) -> dict[str, np.ndarra
     if mask is None:
         return {}
     mask = instance("mask", mask, Mapping, "a mapping from layers to booleans (image, y, x)", error=AffinityError)
-    checked, names = {}, image_names(activations)
+    checked: dict[str, np.ndarray] = {}
+    names = image_names(activations)
     for layer, values in mask.items():
         if layer not in activations.children:
             raise AffinityError(

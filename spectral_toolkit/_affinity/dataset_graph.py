@@ -96,7 +96,7 @@ class DatasetGraph(LayerGraph):
             If the dataset has more than 20,000 patches.
         """
         place = None if image is None else self.image_index(image)
-        dense = {}
+        dense: dict[str, np.ndarray] = {}
         for member in self.members:
             if member.layer in self.left_out and not self.weights[member.name]:
                 continue
@@ -236,7 +236,8 @@ class DatasetGraph(LayerGraph):
 
     def unit_vectors_of(self, member: Member, head: int) -> tuple[Tensor, Tensor]:
         """Both sides (nodes, channels) of one head, for all images; the same tensor twice for a symmetric kind."""
-        left, right = [], []
+        left: list[Tensor] = []
+        right: list[Tensor] = []
         for images in self._blocks():
             features = read_features(self.activations, member.layer, self.recipe.kind, images, self.device).pick(
                 (head,)

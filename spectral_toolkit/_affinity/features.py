@@ -59,7 +59,7 @@ class LayerFeatures:
     bias: Float[Tensor, "*images biases tokens keys"] | None = None
     key_grid: Grid | None = None
     spread: Float[Tensor, "*images n_keys n"] | None = None
-    remarks: set[str] = field(default_factory=set)
+    remarks: set[str] = field(default_factory=set[str])
 
     @property
     def is_symmetric(self) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ def find_table(folder: Path, name: str, search: Callable[[], tuple[Neighbours, f
 
 
 @contextmanager
-def table_folder(path: Path) -> Iterator[Path]:
+def table_folder(path: Path) -> Generator[Path, None, None]:
     """Give a new folder to fill, which is moved to ``path`` if nothing goes wrong meanwhile, and removed otherwise.
 
     Raises

@@ -157,7 +157,8 @@ class TiledOperator:
 
     def matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
         step = _tile_rows(self.images, self.n)
-        forward, backward = [], torch.zeros_like(x)
+        forward: list[Tensor] = []
+        backward = torch.zeros_like(x)
         for start in range(0, self.n, step):
             tile = self.rows(start, min(start + step, self.n))
             dtype = x.dtype if exact else tile.dtype

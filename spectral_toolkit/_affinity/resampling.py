@@ -50,7 +50,7 @@ def shares(pooled: Grid, grid: Grid) -> Float[Tensor, "n_pooled n"]:
     >>> shares((1, 1), (2, 2)).tolist()
     [[0.25, 0.25, 0.25, 0.25]]
     """
-    sides = []
+    sides: list[Tensor] = []
     for n_from, n_to in zip(pooled, grid, strict=True):
         # Where the grid is finer, a patch falls to those inside it; where it is coarser, to the one that holds it.
         overlap = axis_weights(n_to, n_from) if n_from <= n_to else axis_weights(n_from, n_to).T

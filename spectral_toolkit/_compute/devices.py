@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -89,7 +89,7 @@ def one_thread() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def some_threads(n: int) -> Iterator[None]:
+def some_threads(n: int) -> Generator[None, None, None]:
     """Use ``n`` CPU threads for torch's operations; restore the number afterwards."""
     import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,7 +55,7 @@ class Draws:
 
 
 @contextmanager
-def drawing(seed: int, device: torch.device | None = None) -> Iterator[Draws]:
+def drawing(seed: int, device: torch.device | None = None) -> Generator[Draws, None, None]:
     """Seed the generators that other libraries draw from, and restore their states afterwards.
 
     Parameters

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -71,7 +71,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def own_settings(*, gradients: bool | None = False) -> Iterator[None]:
+def own_settings(*, gradients: bool | None = False) -> Generator[None, None, None]:
     """Use the settings that torch and NumPy start with and products in full precision, then restore the caller's.
 
     Parameters

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PLACE = re.compile(r"(image_)?\d{1,6}")
 """A name that was given only because there was no other; some collections use longer numbers as file names."""
-_BOX = ("box_top", "box_left", "box_bottom", "box_right")
+BOX = ("box_top", "box_left", "box_bottom", "box_right")
 Box = tuple[float, float, float, float]
 """Top, left, bottom and right edge of the analysed part, in pixels of the original."""
 
@@ -159,9 +159,9 @@ def are_named(pictures: Any) -> bool:
 
 def analysed_box(coords: Mapping[Any, xr.DataArray], index: int) -> Box | None:
     """The box of one image, from the coordinates of a result; None where there is no box."""
-    if any(name not in coords for name in _BOX):
+    if any(name not in coords for name in BOX):
         return None
-    top, left, bottom, right = (float(coords[name].isel(image=index)) for name in _BOX)
+    top, left, bottom, right = (float(coords[name].isel(image=index)) for name in BOX)
     return (top, left, bottom, right) if bottom > top and right > left else None
 
 

@@ -37,7 +37,7 @@ class Solver(NamedRow):
 
     meaning: str
     computes: Callable[..., Spectrum] | str
-    options: Mapping[str, tuple[type, float]] = field(default_factory=dict)
+    options: Mapping[str, tuple[type, float]] = field(default_factory=dict[str, tuple[type, float]])
 
     def __call__(self, **options: object) -> Choice[Solver]:
         """This solver with options."""

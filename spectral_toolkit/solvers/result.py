@@ -178,6 +178,27 @@ def degenerate_groups(eigenvalue: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(eigenvalue[..., :1], dtype=int), np.cumsum(apart, axis=-1)], axis=-1)
 
 
+def whole_groups(eigenvalue: np.ndarray, eigengap: np.ndarray) -> int:
+    """Count the first of the components (k,) that end at a gap, so that rounding does not decide what they span.
+
+    If the next eigenvalue, ``eigengap[-1]`` above the last, belongs to the last degenerate group, that group is left
+    out, unless nothing else is there or the gap is unknown.
+
+    Examples
+    --------
+    >>> value = np.array([0.1, 0.2, 0.2])
+    >>> [whole_groups(value, np.array([0.1, 0, last])) for last in (0.3, 0.0, np.nan)]
+    [3, 1, 3]
+    """
+    k = len(eigenvalue)
+    if len(eigengap) < k or not np.isfinite(eigengap[-1]):
+        return k
+    groups = degenerate_groups(np.append(eigenvalue, eigenvalue[-1] + eigengap[-1]))
+    if groups[k] != groups[k - 1]:
+        return k
+    return int(np.argmax(groups == groups[k])) or k
+
+
 def warm_start(start: xr.Dataset | None, graph: LayerGraph, images: slice, grid: Grid) -> WarmStart | None:
     """Return an earlier result on ``grid``, or None.
 

@@ -26,7 +26,7 @@ class Spectrum:
     solver: str
     notes: tuple[str, ...] = ()
     began_from: str = "nothing"
-    details: dict[str, object] = field(default_factory=dict)
+    details: dict[str, object] = field(default_factory=dict[str, object])
     """What only this method reports: a list with one entry per image, or one value for all."""
 
 

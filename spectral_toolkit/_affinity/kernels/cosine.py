@@ -8,6 +8,7 @@ import torch.nn.functional as functional
 
 from ..features import LayerFeatures
 from ..operators import Rows
+from .exact_cosine import cosines_above
 from .heads import sum_over_heads
 from .precision import AT_THRESHOLD, doubled
 
@@ -32,8 +33,8 @@ def unit_vectors(x: torch.Tensor) -> torch.Tensor:
 def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
     """Return rows of the head-averaged cosine, where similarities of a head at or below ``threshold`` count as zero.
 
-    Where single precision leaves open which they are, double precision decides, so that the order in which a processor
-    sums does not.
+    Where single precision leaves open which they are, double precision decides, and exact arithmetic where that does
+    not either, so that the order in which a processor sums never does.
     """
     left = unit_vectors(features.left)
     right = left if features.is_symmetric else unit_vectors(features.right)
@@ -47,7 +48,7 @@ def prepare(features: LayerFeatures, *, threshold: float = 0.1) -> Rows:
                 if _decide(similarity, *sides, threshold):
                     features.remarks.add(
                         f"Some similarities in layer {features.layer!r} equal the threshold {threshold:g} up to "
-                        "rounding; like those below it, they count as zero."
+                        "rounding; the last digits of the activations decide which of them count."
                     )
             return functional.threshold(similarity, threshold, 0.0, inplace=True)
 
@@ -74,9 +75,14 @@ def _decide(similarity: torch.Tensor, left: torch.Tensor, right: torch.Tensor, t
             exact = (one @ other.T)[row, column]
         else:
             exact = torch.linalg.vecdot(one[row], other[column])
-        decided = torch.where(exact > threshold + AT_THRESHOLD, exact.clamp_min(above), 0.0)
+        larger = exact > threshold
+        if len(close := ((exact - threshold).abs() <= AT_THRESHOLD).nonzero()[:, 0]):
+            tied = True
+            larger[close] = cosines_above(
+                doubled(left[image])[row[close]], doubled(right[image])[column[close]], threshold
+            )
+        decided = torch.where(larger, exact.clamp_min(above), 0.0)
         similarity[image, row, column] = decided.to(similarity.device, similarity.dtype)
-        tied = tied or bool(((exact - threshold).abs() <= AT_THRESHOLD).any())
     return tied
 
 

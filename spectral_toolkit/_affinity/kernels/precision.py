@@ -9,7 +9,7 @@ ROUNDING = 1e-5
 DOUBLE_ROUNDING = 1e-6
 """The relative error an affinity may have in double precision."""
 AT_THRESHOLD = 2.0**-40
-"""A cosine above its threshold by less than about 1e-12 counts as equal: double precision may have rounded a sum."""
+"""A cosine nearer to its threshold than about 1e-12 may equal it: double precision may have rounded a sum."""
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:

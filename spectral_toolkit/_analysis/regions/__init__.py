@@ -68,7 +68,8 @@ def segment(
         The seed of the sample, and of the random starts that ``agreement`` compares with; k-means itself starts from
         the eigenvectors.
     **options
-        For k-means: ``components`` (default None, all: how many eigenvectors to use, from the first) and ``weighted``
+        For k-means: ``components`` (how many eigenvectors to use, from the first; the default None uses all, but none
+        of a last group whose eigenvalues hardly differ from the next one) and ``weighted``
         (default True: each is multiplied by sqrt(1 - eigenvalue), so that distances are those that the joint affinity
         sees). For cuts: ``threshold`` (default 0.85; a normalised cut lies in [0, 2], a random one is about 1, and the
         best one of unrelated patches is 0.75 to 0.9, so a cut only just below the threshold may mean nothing).

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from ..._compute.arguments import whole
 from ..._io.pairing import image_hashes
 from ...errors import RegionsError
+from ...solvers.result import whole_groups
 from ..trust import is_flat
 
 
@@ -74,7 +75,8 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
 
     Distances between weighted rows are those that the joint affinity sees: with B X = 1, the affinity relative to the
     degrees is the sum over components of (1 - eigenvalue) x x', so late components, in which little belongs together,
-    have little weight. Components of eigenvalue 1 and above, cuts no better than chance, have no weight.
+    have little weight. Components of eigenvalue 1 and above, cuts no better than chance, have no weight. Unless a
+    number of ``components`` is given, nor have those after the last eigengap, which rounding turns into others.
 
     Raises
     ------
@@ -109,6 +111,15 @@ def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True)
         points = points * weight[:, None]
     gaps = _gaps(eig, values, n_images)
     if values is not None and gaps is not None:
+        if components is None:
+            kept = [whole_groups(*own) for own in zip(values, gaps, strict=True)]
+            points = np.where(np.arange(n_components) < np.array(kept)[:, None, None], points, 0.0)
+            fewer = [title for title, own in zip(titles(joint, names), kept, strict=False) if own < n_components]
+            if fewer:
+                notes.append(
+                    "The last eigenvectors are left out, as the next eigenvalue hardly differs from theirs and "
+                    f"rounding decides which come first, in {listed(fewer)}."
+                )
         flat = [title for title, *own in zip(titles(joint, names), values, gaps, strict=False) if is_flat(*own)]
         if flat:
             notes.append(f"Eigenvalues hardly differ, so that segments may mean nothing, in {listed(flat)}.")

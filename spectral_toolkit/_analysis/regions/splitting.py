@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
+
+from ..._compute.threads import serial
 
 SERIAL_ROWS = 10_000
 """Up to this many rows one thread is used: beside another program, threads spin between the short steps of k-means."""
@@ -79,7 +80,7 @@ def fitted(
     **settings: Any,
 ) -> Int[np.ndarray, " labelled"]:
     """Return the labels that scikit-learn's k-means finds, of its rows or of others."""
-    with warnings.catch_warnings(), threadpool_limits(1 if len(rows) <= SERIAL_ROWS else None):
+    with warnings.catch_warnings(), serial(len(rows) <= SERIAL_ROWS):
         # Some patches differ only by rounding errors; the number of labels found is therefore counted.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
         fit = KMeans(k, n_init=1, **settings).fit(rows)  # pyright: ignore[reportArgumentType]

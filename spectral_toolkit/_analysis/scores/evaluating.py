@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,11 @@ import xarray as xr
 
 from ..._compute.arguments import whole
 from ..._compute.settings import computing
-from ..._io.pairing import analysed_box, analysed_part, image_hashes, refuse_other_images
+from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import SpectralToolkitError
 from ..regions.kmeans import UNSURE
 from ..regions.pixels import enlarge
-from .labels import EVERY_CELL_IGNORED, checked_ignore, checked_map, warn_of_no_label
+from .labels import EVERY_CELL_IGNORED, analysed_map, as_maps, checked_ignore, checked_map, warn_of_no_label
 from .segments import accuracies, contingency, merged, overclustered_iou
 from .table import SCORES
 
@@ -97,7 +96,7 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
     table = np.zeros((int(codes.max()) + 1, 0))
     oracle = np.zeros((0, 0))
     at_pixels = False
-    for index, given in enumerate(_maps(labels, found.shape)):
+    for index, given in enumerate(as_maps(labels, len(found))):
         one = checked_map(np.asarray(given), names[index], left_out)
         own = codes[index]
         if one.shape != own.shape:
@@ -140,42 +139,9 @@ def _grown(table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.pad(table, [(0, max(0, new - old)) for new, old in zip(shape, table.shape, strict=True)])
 
 
-def _maps(labels: Any, shape: tuple[int, ...]) -> Iterator[Any]:
-    """Iterate over the maps of the images, of which there are as many as segments."""
-    if isinstance(labels, xr.DataArray):
-        if "image" not in labels.dims or labels.ndim != 3:
-            raise SpectralToolkitError(
-                f"labels have dimensions {tuple(map(str, labels.dims))}; expected image and two of space."
-            )
-        space = [name for name in ("y", "x", "y_px", "x_px") if name in labels.dims]
-        labels = labels.transpose("image", *space, ...).to_numpy()
-    try:
-        labels = labels if hasattr(labels, "__len__") else list(labels)
-    except TypeError as error:
-        raise SpectralToolkitError(
-            f"labels are a {type(labels).__name__}; expected integers (image, y, x), or a map for each image."
-        ) from error
-    if len(labels) != shape[0]:
-        raise SpectralToolkitError(
-            f"segments have shape {shape}, but {len(labels)} label maps were given: give one for each image, in the "
-            "order of the segments."
-        )
-    yield from labels
-
-
 def _analysed(one: np.ndarray, segments: Any, index: int, name: str, grid: tuple[int, ...]) -> np.ndarray:
     """Return the part of a label map that the segments cover."""
-    coords = getattr(segments, "coords", {})
-    sizes = ("original_height", "original_width")
-    if all(size in coords for size in sizes):
-        original = tuple(int(coords[size].isel(image=index)) for size in sizes)
-        if one.shape != original:
-            raise SpectralToolkitError(
-                f"The label map of image {name!r} has {one.shape[0]}x{one.shape[1]} pixels, but its image has "
-                f"{original[0]}x{original[1]}: give the map of the image that was captured."
-            )
-        if (box := analysed_box(coords, index)) is not None:
-            one = analysed_part(one, box, coords, index)
+    one = analysed_map(one, getattr(segments, "coords", {}), index, name)
     if one.shape[0] < grid[0] or one.shape[1] < grid[1]:
         raise SpectralToolkitError(
             f"The label map of image {name!r} has {one.shape[0]}x{one.shape[1]} pixels, fewer than the segments' "

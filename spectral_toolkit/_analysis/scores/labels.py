@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..._compute.arguments import grid as checked_grid
 from ..._compute.settings import computing
 from ..._compute.warned import outside
 from ..._io.activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
-from ..._io.pairing import image_hashes, refuse_other_images
+from ..._io.pairing import BOX, image_hashes, refuse_other_images
 from ...errors import ActivationsError, SpectralToolkitError
 
 IGNORE = -1
@@ -25,7 +25,7 @@ EVERY_CELL_IGNORED = (
 )
 NO_LABEL = (255, 65_535)
 """The largest numbers of 8 and 16 bits, which many data sets (VOC, Cityscapes, COCO-Stuff) write for no label."""
-_BOX = ("box_top", "box_left", "box_bottom", "box_right")
+_SIZES = ("original_height", "original_width")
 
 
 def finest_grid(activations: xr.DataTree) -> tuple[int, int]:
@@ -91,9 +91,11 @@ def prepare_labels(
     # One map at a time: those of a data set on the disk may be larger than memory.
     on_grid = isinstance(labels, xr.DataArray) and {"y", "x"} <= set(labels.dims)
     cells = np.empty((len(names), rows, columns), np.int64)
+    captured = (activations.sizes["y_px"], activations.sizes["x_px"]) if "pixels" in activations.data_vars else None
     for index, one in enumerate(_maps(labels, activations, names, left_out)):
         if not on_grid:
-            cells[index] = _majority(crop_to_box(activations, one, index), rows, columns)
+            part = analysed_map(one, activations.dataset.coords, index, names[index], captured)
+            cells[index] = _majority(part, rows, columns)
         elif one.shape == (rows, columns):
             cells[index] = one
         else:
@@ -146,13 +148,8 @@ def warn_of_no_label(labels: np.ndarray) -> None:
 
 
 def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Sequence[int]) -> Iterator[np.ndarray]:
+    maps = as_maps(labels, len(names))
     if isinstance(labels, xr.DataArray):
-        if labels.ndim != 3 or "image" not in labels.dims:
-            raise SpectralToolkitError(
-                f"labels have dimensions {tuple(map(str, labels.dims))}; expected image and two of space."
-            )
-        order = ("image", "y", "x") if {"y", "x"} <= set(labels.dims) else ("image", "y_px", "x_px")
-        labels = labels.transpose(*order) if set(order) == set(labels.dims) else labels.transpose("image", ...)
         given = [str(name) for name in labels["image"].values] if "image" in labels.coords else names
         # If the names are entirely different, or missing, the order counts.
         if given != names and set(given) & set(names):
@@ -162,7 +159,25 @@ def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Seq
             )
         hashes = image_hashes(labels, names), image_hashes(activations, names)
         refuse_other_images(names, *hashes, ("labels", "the capture"))
-        labels = labels.to_numpy()
+    for name, given in zip(names, maps, strict=True):
+        yield checked_map(np.asarray(given), name, left_out)
+
+
+def as_maps(labels: Any, n_images: int) -> Any:
+    """Return label maps as something with a length that yields one map for each image.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If they are no label maps, or not as many as there are images.
+    """
+    if isinstance(labels, xr.DataArray):
+        if labels.ndim != 3 or "image" not in labels.dims:
+            raise SpectralToolkitError(
+                f"labels have dimensions {tuple(map(str, labels.dims))}; expected image and two of space."
+            )
+        space = [name for name in ("y", "x", "y_px", "x_px") if name in labels.dims]
+        labels = labels.transpose("image", *space, ...).to_numpy()
     if not hasattr(labels, "__len__"):
         try:
             labels = list(labels)
@@ -170,10 +185,9 @@ def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Seq
             raise SpectralToolkitError(
                 f"labels are a {type(labels).__name__}; expected an array (image, height, width) or a list of maps."
             ) from error
-    if len(labels) != len(names):
-        raise SpectralToolkitError(f"{len(labels)} label maps were given for {len(names)} images: give one per image.")
-    for name, given in zip(names, labels, strict=True):
-        yield checked_map(np.asarray(given), name, left_out)
+    if len(labels) != n_images:
+        raise SpectralToolkitError(f"{len(labels)} label maps were given for {n_images} images: give one per image.")
+    return labels
 
 
 def checked_map(one: np.ndarray, name: str, left_out: Sequence[int]) -> np.ndarray:
@@ -198,29 +212,53 @@ def checked_map(one: np.ndarray, name: str, left_out: Sequence[int]) -> np.ndarr
     return one
 
 
-def crop_to_box(activations: xr.DataTree, one: np.ndarray, index: int) -> np.ndarray:
-    """Return the part of a map that was analysed."""
-    captured = (activations.sizes["y_px"], activations.sizes["x_px"]) if "pixels" in activations.data_vars else None
+def analysed_map(
+    one: np.ndarray,
+    coords: Mapping[Any, xr.DataArray],
+    index: int,
+    name: str,
+    captured: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Return the part of a label map that was analysed.
+
+    Parameters
+    ----------
+    one
+        The map, of the size of the original image or of the captured one.
+    coords
+        The coordinates of activations or of a result: sizes of the original images, and the boxes in them.
+    index, name
+        The position and the name of the image.
+    captured
+        Height and width of the captured images, where they are known.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If the map has another size.
+    ActivationsError
+        If the box is not inside the image.
+    """
     original = None
-    root = activations.dataset.coords
-    if "original_height" in root and "original_width" in root:
-        original = (int(root["original_height"].values[index]), int(root["original_width"].values[index]))
+    if all(size in coords for size in _SIZES):
+        height, width = (int(coords[size].isel(image=index)) for size in _SIZES)
+        original = (height, width)
     if one.shape == original:
-        if not all(name in root for name in _BOX):
+        if not all(edge in coords for edge in BOX):
             return one
-        top, left, bottom, right = (int(root[name].values[index]) for name in _BOX)
+        top, left, bottom, right = (int(coords[edge].isel(image=index)) for edge in BOX)
         if not (0 <= top < bottom <= one.shape[0] and 0 <= left < right <= one.shape[1]):
             raise ActivationsError(
-                f"The box of image {image_names(activations)[index]!r} is ({top}, {left}, {bottom}, {right}), outside "
-                f"its {one.shape[0]}x{one.shape[1]} pixels: capture the image again."
+                f"The box of image {name!r} is ({top}, {left}, {bottom}, {right}), outside its "
+                f"{one.shape[0]}x{one.shape[1]} pixels: capture the image again."
             )
         return one[top:bottom, left:right]
     if one.shape == captured or (captured is None and original is None):
         return one
     sizes = " or ".join(f"{size[0]}x{size[1]}" for size in dict.fromkeys((original, captured)) if size)
     raise SpectralToolkitError(
-        f"The label map of image {image_names(activations)[index]!r} has {one.shape[0]}x{one.shape[1]} pixels, but "
-        f"its image has {sizes}: give the map of the image that was captured."
+        f"The label map of image {name!r} has {one.shape[0]}x{one.shape[1]} pixels, but its image has {sizes}: give "
+        "the map of the image that was captured."
     )
 
 

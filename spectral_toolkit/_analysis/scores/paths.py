@@ -18,6 +18,7 @@ from ..._compute.settings import computing
 from ..._io.activations import check_tree, layer_names
 from ...errors import ActivationsError, SpectralToolkitError
 from ...solvers import solve
+from ...solvers.result import whole_groups
 from .controls import pixel_tree, shuffled, untrained_tree
 from .labels import EVERY_CELL_IGNORED, finest_grid, prepare_labels
 from .score import PIXELS, SHUFFLED, STARTS, STARTS_OVERCLUSTERED, UNTRAINED, Scored
@@ -61,7 +62,8 @@ def pathways(
     kinds
         Kinds of affinity, as ``st.affinity`` takes them.
     n_eigenvectors
-        The number of eigenvectors whose scores are averaged.
+        The number of eigenvectors whose scores are averaged. Where the last of them and the next have nearly equal
+        eigenvalues, the eigenvectors up to the eigengap before them are averaged, and ``attrs["notes"]`` says so.
     kernel
         A kernel for datasets; None takes the default, the nearest neighbours.
     ignore
@@ -148,7 +150,8 @@ def pathways(
     kernel_used = str(kernel)
 
     def put(kinds_at: Sequence[int], row: str, eig: xr.Dataset, of: np.ndarray | None) -> None:
-        for name, found in all_scores(Scored(_vectors(eig), of, grid, weights, seed), confidence).items():
+        values, _ = scored_vectors(eig)
+        for name, found in all_scores(Scored(values, of, grid, weights, seed), confidence).items():
             for at in kinds_at:
                 table[name][:, at, rows.index(row)] = found
 
@@ -272,16 +275,24 @@ def _solved(
         yield layer, solve(alone, n_eigenvectors, grid=grid, seed=seed)
 
 
-def _vectors(eig: xr.Dataset) -> np.ndarray:
+def scored_vectors(eig: xr.Dataset) -> tuple[np.ndarray, str]:
+    """Eigenvectors (image, position, component) that end at an eigengap, and a note on those left out for that."""
     vectors = eig["eigenvector"].transpose("image", "y", "x", "component").to_numpy()
-    return vectors.reshape(len(vectors), -1, vectors.shape[-1])
+    k = vectors.shape[-1]
+    kept = whole_groups(eig["eigenvalue"].to_numpy(), eig["eigengap"].to_numpy())
+    note = ""
+    if kept < k:
+        note = (
+            f"Of {k} eigenvectors the first {kept} are scored: eigenvalues {kept + 1} to {k + 1} hardly differ, so "
+            "that rounding decides which eigenvectors come first."
+        )
+    return vectors.reshape(len(vectors), -1, k)[..., :kept], note
 
 
 def _note(notes: list[str], eig: xr.Dataset, kind: str, row: str) -> None:
     if not bool(eig["converged"].all()):
         notes.append(f"{kind}, {row}: {int((~eig['converged']).sum())} eigenvectors did not converge.")
-    if eig.attrs.get("notes"):
-        notes.append(f"{kind}, {row}: {eig.attrs['notes']}")
+    notes += [f"{kind}, {row}: {note}" for note in (scored_vectors(eig)[1], eig.attrs.get("notes")) if note]
 
 
 def _check(kinds: tuple[str, ...], n_bootstrap: int, confidence: float, seed: int) -> None:

@@ -12,7 +12,7 @@ from ..._compute.settings import computing
 from ..._io.pairing import image_hashes, refuse_other_images
 from ...errors import SpectralToolkitError
 from .labels import EVERY_CELL_IGNORED, checked_ignore, warn_of_no_label, without
-from .paths import all_scores
+from .paths import all_scores, scored_vectors
 from .score import Scored
 from .variance import about_intervals, resamples
 
@@ -66,8 +66,8 @@ def eigenvector_scores(
         raise SpectralToolkitError(
             f"This result is of {eig.sizes['image']} images solved alone: use scope='dataset' with at least 2 images."
         )
-    vectors = eig["eigenvector"].transpose("image", "y", "x", "component").to_numpy()
-    n_images, *grid, n_components = vectors.shape
+    n_images, *grid = (eig.sizes[name] for name in ("image", "y", "x"))
+    values, note = scored_vectors(eig)
     cells = None
     if labels is not None:
         cells = without(np.asarray(labels), checked_ignore(ignore))
@@ -90,7 +90,6 @@ def eigenvector_scores(
         warn_of_no_label(cells)
         cells = cells.reshape(n_images, math.prod(grid))
     weights = resamples(n_images, n_bootstrap, seed)
-    values = vectors.reshape(n_images, math.prod(grid), n_components)
     found: dict[str, float] = {}
     scored = Scored(values, cells, (grid[0], grid[1]), weights, seed)
     for name, (value, low, high) in all_scores(scored, confidence).items():
@@ -102,6 +101,6 @@ def eigenvector_scores(
             "confidence": confidence,
             "seed": seed,
             "kernel": eig.attrs["kernel"],
-            "notes": about_intervals(n_images),
+            "notes": " ".join(filter(None, [note, about_intervals(n_images)])),
         },
     )

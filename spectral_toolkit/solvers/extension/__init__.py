@@ -171,7 +171,7 @@ def _paired(activations: xr.DataTree, graph: DatasetGraph) -> list[_Layer]:
     layers = list(dict.fromkeys(member.layer for member in members))
     new = {member.name: member for member in make_members(activations, layers, graph.recipe.kind, graph.recipe.heads)}
     total = sum(graph.weights[member.name] for member in members)
-    pairs = []
+    pairs: list[_Layer] = []
     for member in members:
         other = new.get(member.name)
         if other is None or (other.n_heads, other.rank) != (member.n_heads, member.rank):

@@ -32,7 +32,7 @@ def ties(
         through_right = through_right + right.to(columns.dtype).T @ columns[nodes]
     factors_of = graph.kernel.factors
     assert factors_of is not None
-    found = []
+    found: list[Ties] = []
     for place in places:
         features = read_features(activations, member.layer, graph.recipe.kind, slice(place, place + 1), graph.device)
         left, right = (side[0].to(columns.dtype) for side in factors_of(features.pick(member.heads)))

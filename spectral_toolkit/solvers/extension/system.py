@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy import linalg
-from threadpoolctl import threadpool_limits
 
 from ..._affinity.isolated import Interpolation
 from ..._affinity.pencil import SMALLEST_DEGREE_RATIO
 from ..._affinity.resampling import Grid, Resampling
 from ..._compute.devices import SERIAL_CELLS
+from ..._compute.threads import serial
 from .edges import Ties
 
 SMALLEST_HOLD = 0.05
@@ -70,7 +70,7 @@ class PictureSystem:
         own, mass = (fill.T @ matrix @ fill for matrix in (self._own, self._mass))
         known = fill.T @ self._known[:, :-1]
         # W_own v = mu B v: every eigenvalue then only shifts a diagonal. Small matrices do not need threads.
-        with threadpool_limits(1 if len(free) <= SERIAL_CELLS else None):
+        with serial(len(free) <= SERIAL_CELLS):
             strength, basis = linalg.eigh(own, mass)
         hold = (1 - eigenvalue)[None] - strength[:, None]
         determined = hold.min(axis=0) > SMALLEST_HOLD * np.abs(1 - eigenvalue)
