@@ -70,9 +70,13 @@ def tokens_of(node: Any, name: str, place: dict[str, int]) -> np.ndarray:
     return np.concatenate([node[f"special_{name}"].isel(place).to_numpy().astype(np.float64), patches], 2)
 
 
-def check_parity(model: Any, layers: tuple[str, ...], size: tuple[int, int], atol: float = 1e-5) -> Any:
+def check_parity(
+    model: Any, layers: tuple[str, ...], size: tuple[int, int], atol: float = 1e-5, edits: Any = None
+) -> Any:
     with inputs_of_projections(model.tower, layers) as found:
-        acts = st.capture(model, pictures()[:2], quantities=EVERY, size=size, progress=False)
+        every: dict[str, Any] = {"quantities": EVERY, "size": size, "progress": False}
+        images = pictures()[:2]
+        acts = st.capture(model, images, **every) if edits is None else st.intervene(model, images, edits, **every)
     places = [(t, n) for t in range(len(model.timesteps)) for n in range(model.n_draws)]
     for layer in layers:
         parts = len(found[layer]) // len(places)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from edit_checks import check_edited, check_unedited, nudged
 from module_zoo import GRID, HEADS, PATCH, REFUSED, SEEN, SIDE, WIDTH, Clip, Transformer, WrittenAttention, made
 
 import spectral_toolkit as st
@@ -58,21 +59,26 @@ def seen_outputs(module: Any) -> tuple[list[torch.Tensor], list[Any]]:
 def test_captured_and_exact(name: str) -> None:
     module = made(SEEN[name])
     model = st.load_model(module, device="cpu")
+    every: dict[str, Any] = {"progress": False, "quantities": ("query", "key", "value", "token")}
     inputs, hooks = seen_outputs(module)
-    activations = st.capture(model, PIXELS, progress=False, quantities=("query", "key", "value", "token"))
+    activations = st.capture(model, PIXELS, **every)
+    captured = inputs[:]
+    edited = st.intervene(model, PIXELS, nudged, **every)
     for hook in hooks:
         hook.remove()
     assert len(activations.children) == 2
-    for (layer, node), seen in zip(activations.children.items(), inputs or [None, None], strict=True):
-        assert (node.sizes["y"], node.sizes["x"]) == (GRID, GRID), layer
-        if seen is None:
-            continue
-        own = attention(node).transpose(1, 2).flatten(2)
-        # As sets of tokens: a capture puts patches back into their places.
-        theirs = seen.reshape(len(PIXELS), -1, seen.shape[-1])
-        distance = torch.cdist(own.double(), theirs.double()).amin(2).amax()
-        assert own.shape == theirs.shape
-        assert float(distance) < 1e-5 * float(theirs.abs().max()), layer
+    assert all((node.sizes["y"], node.sizes["x"]) == (GRID, GRID) for node in activations.children.values())
+    # One pass finds out what is to be rehearsed; then every edited layer is, before it runs.
+    for tree, found in ((activations, captured), (edited, inputs[2 * len(captured) + 1 :: 2])):
+        for (layer, node), seen in zip(tree.children.items(), found, strict=bool(found)):
+            own = attention(node).transpose(1, 2).flatten(2)
+            # As sets of tokens: a capture puts patches back into their places.
+            theirs = seen.reshape(len(PIXELS), -1, seen.shape[-1])
+            distance = torch.cdist(own.double(), theirs.double()).amin(2).amax()
+            assert own.shape == theirs.shape
+            assert float(distance) < 1e-5 * float(theirs.abs().max()), layer
+    check_edited(activations, edited)
+    check_unedited(model, PIXELS, activations, quantities=every["quantities"])
     for kind in ("qk", "vv"):
         result = st.solve(st.affinity(activations, kind, device="cpu"), n_eigenvectors=3)
         assert bool(np.isfinite(result["eigenvector"]).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import json
@@ -16,6 +17,7 @@ import pytest
 import torch
 import transformers as tf
 import xarray as xr
+from edit_checks import check_edited, check_unedited, nudged
 from model_zoo import BY_NAME, CASES, Case, joined, pictures
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
@@ -128,6 +130,33 @@ def test_attention_output_follows_from_what_was_captured(case: Case, size: tuple
         worse = node.to_dataset().assign_attrs(scale=node.attrs["scale"] * 1.5)
         assert np.abs(attend(worse) - attended).max() > 1e-4
         assert np.abs(attend(node.to_dataset().isel(x=slice(None, None, -1))) - attended).max() > 1e-4
+
+
+@by_case
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_attention_output_follows_from_what_was_edited(case: Case, implementation: str) -> None:
+    module = case.make()
+    module.set_attn_implementation(implementation)
+    model = load_model(module)
+    unsettle(module)
+    found = state(module)
+    plain = st.capture(model, pictures(), batch_size=2, progress=False)
+    attended: list[torch.Tensor] = []
+    with contextlib.ExitStack() as stack:
+        for layer in case.layers:
+            block = module.get_submodule(layer)
+            projection = next(part for name, part in block.named_modules() if name.endswith(case.projection))
+            stack.enter_context(hooked(projection, attended, "input"))
+        edited = st.intervene(model, pictures(), nudged, batch_size=2, progress=False)
+    for depth, layer in enumerate(case.layers):
+        theirs = torch.cat([one.reshape(-1, *one.shape[-2:]) for one in attended[depth :: len(case.layers)]]).numpy()
+        assert np.abs(attend(edited[layer]) - theirs).max() < 1e-5
+    check_edited(plain, edited)
+    check_unedited(model, pictures(), plain, batch_size=2)
+    assert edited["final_token"].dims == ("image", "final_y", "final_x", "final_feature")
+    with pytest.raises(SpectralToolkitError, match="gave back shape"):
+        st.intervene(model, pictures(), lambda layer, tensor: tensor[:, :1], progress=False)
+    assert state(module) == found
 
 
 @by_case

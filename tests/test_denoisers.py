@@ -16,6 +16,7 @@ from denoiser_pipelines import PIPELINES, SIDES, stable_diffusion_of
 from denoiser_zoo import REFUSED, TINY, Tiny
 from diffusion_checks import load, tokens_of
 from diffusion_zoo import randomised, theirs, vae
+from edit_checks import check_edited, check_unedited, nudged
 from torch.overrides import TorchFunctionMode
 
 import spectral_toolkit as st
@@ -127,6 +128,13 @@ def test_captured_exact_and_left_as_it_was(tiny: Tiny) -> None:
         assert distance(ours, outer.seen) < 1e-5, layer
     assert all(torch.equal(one, two) for one, two in zip(outputs, one_pass(model), strict=True))
     assert all(torch.equal(tensor, before[name]) for name, tensor in tower.state_dict().items())
+    check_unedited(model, PIXELS, activations)
+    with Outputs() as outer:
+        edited = st.intervene(model, PIXELS, nudged, progress=False)
+    check_edited(activations, edited)
+    for layer, node in edited.children.items():
+        assert distance(recomputed(node), outer.seen) < 1e-5, f"{layer}, edited"
+    assert all(torch.equal(one, two) for one, two in zip(outputs, one_pass(model), strict=True))
     for part in tower.modules():
         assert not part._forward_hooks
         assert not part._forward_pre_hooks

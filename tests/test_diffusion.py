@@ -18,6 +18,7 @@ import diffusion_transformers_zoo as transformers
 from diffusion_checks import EVERY, check_parity, generate, load, state_of
 from diffusion_zoo import CASES as UNETS
 from diffusion_zoo import Case, stable_diffusion, stable_diffusion_xl_refiner, theirs, unet, vae
+from edit_checks import check_edited, check_unedited, nudged
 from model_zoo import pictures
 from PIL import Image
 
@@ -74,6 +75,26 @@ def test_the_pipeline_is_as_it_was(case: Case) -> None:
     tower.eval()
     assert state_of(tower) == state
     np.testing.assert_array_equal(generate(pipeline, case.asked), before)
+
+
+@by_case
+def test_edits_reach_every_attention_and_none_changes_nothing(case: Case) -> None:
+    pipeline = case.make()
+    model = load(pipeline, **case.settings).at(timesteps=[10, 200], prompt=case.prompt)
+    plain = st.capture(model, pictures()[:2], quantities=EVERY, size=case.other, progress=False)
+    check_unedited(model, pictures()[:2], plain, quantities=EVERY, size=case.other)
+    edited = check_parity(model, case.layers, case.other, edits=nudged)
+    check_edited(plain, edited)
+    assert edited["timestep"].values.tolist() == [10, 200]
+    other = model.at(timesteps=[10, 100])
+    with pytest.raises(SpectralToolkitError, match=r"with timestep \[10, 200\] and the images have \[10, 100\]"):
+        st.intervene(other, pictures()[:2], st.exchange("value", plain), size=case.other, progress=False)
+    assert edited["denoised"].dims == ("image", "timestep", "noise", "y_px", "x_px", "rgb")
+    assert edited["denoised"].shape[3:] == (*case.other, 3)
+    state = state_of(case.tower(pipeline))
+    with pytest.raises(SpectralToolkitError, match="gave back shape"):
+        st.intervene(model, pictures()[:1], lambda layer, tensor: tensor[..., :1], size=case.other, progress=False)
+    assert state_of(case.tower(pipeline)) == state
 
 
 @by_case

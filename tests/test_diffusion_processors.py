@@ -12,6 +12,7 @@ pytest.importorskip("diffusers")
 
 from diffusion_checks import EVERY, check_parity, generate, load, state_of
 from diffusion_zoo import BY_NAME, stable_diffusion
+from edit_checks import nudged
 from model_zoo import pictures
 
 import spectral_toolkit as st
@@ -117,6 +118,7 @@ def test_processors_of_the_users(how: str, monkeypatch: pytest.MonkeyPatch) -> N
     weights = list(pipeline.unet.state_dict())
     model = load(pipeline).at(timesteps=20)
     check_parity(model, model.layers, (16, 24))
+    check_parity(model, model.layers, (16, 24), edits=nudged)
     assert state_of(pipeline.unet) == state
     assert list(pipeline.unet.state_dict()) == weights
     np.testing.assert_array_equal(generate(pipeline, BY_NAME["sd1"].asked), before)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from tqdm.auto import tqdm
 from .._compute.processes import rank, world_size
 from .._compute.random_state import Draws
 from .._compute.settings import computing
-from .._io.images import load_images
+from .._io.images import Images, load_images
 from .._models import Model, load_model
-from .._models.model import evaluating
+from .._models.model import Done, evaluating
 from ..errors import ActivationsError, CaptureMemoryError, SpectralToolkitError, UnsupportedModelError
 from .memory import MemorySink, Sink
 from .plan import Plan, available_memory, format_bytes, make_plan
@@ -118,15 +119,15 @@ def capture(
     >>> dict(activations["layers.0"]["query"].sizes)
     {'image': 1, 'head': 2, 'y': 4, 'x': 4, 'channel': 4}
     """
-    plan = _plan(model, images, layers, quantities, size, batch_size, seed)
+    plan = plan_of(model, images, layers, quantities, size, batch_size, seed)
     if store is None:
-        _check_memory(plan, memory_limit)
+        check_memory(plan, memory_limit)
         sink: Sink = MemorySink(plan)
     else:
         _check_batch_memory(plan)
         sink = ZarrSink.open(store, plan)
     if sink.waiting:
-        _run(plan, sink, progress)
+        run(plan, sink, progress, SinkRecorder(plan, sink))
     return sink.tree()
 
 
@@ -152,7 +153,7 @@ def estimate_bytes(
     >>> estimate_bytes(ViTModel(config), np.zeros((48, 64, 3), dtype=np.uint8))
     6336
     """
-    return _plan(model, images, layers, quantities, size, 1, 0).nbytes
+    return plan_of(model, images, layers, quantities, size, 1, 0).nbytes
 
 
 @computing
@@ -166,10 +167,10 @@ def make_capture_plan(
     batch_size: int = 8,
 ) -> Plan:
     """Return the plan of what ``capture`` with these arguments would record."""
-    return _plan(model, images, layers, quantities, size, batch_size, 0)
+    return plan_of(model, images, layers, quantities, size, batch_size, 0)
 
 
-def _plan(
+def plan_of(
     model: Any,
     images: Any,
     layers: Any,
@@ -178,12 +179,14 @@ def _plan(
     batch_size: int,
     seed: int,
 ) -> Plan:
+    """The checked plan of a capture with these arguments."""
     pictures = load_images(images)
     loaded = model if isinstance(model, Model) else load_model(model)
     return make_plan(loaded, pictures, layers, quantities, size, batch_size, seed)
 
 
-def _check_memory(plan: Plan, memory_limit: int | None) -> None:
+def check_memory(plan: Plan, memory_limit: int | None) -> None:
+    """Raise ``CaptureMemoryError`` if the result would not fit in memory."""
     limit = available_memory() if memory_limit is None else memory_limit
     if isinstance(limit, bool) or not isinstance(limit, (int, float, np.integer)):
         raise SpectralToolkitError(f"memory_limit={limit!r} is not a number of bytes: expected one such as 2 * 10**9.")
@@ -205,46 +208,55 @@ def _check_batch_memory(plan: Plan) -> None:
         )
 
 
-def _run(plan: Plan, sink: Sink, progress: bool) -> None:
+def run(plan: Plan, sink: Sink, progress: bool, recorder: SinkRecorder) -> None:
+    """Make all passes of a plan, and let ``recorder`` put what it receives into the sink."""
     model = plan.model
     _ = plan.attrs  # computed now, so that weights that cannot be hashed are refused before the work
     n_waiting = sum(batch.stop - batch.start for batch in sink.waiting)
     title = f"capture {len(plan.layers)} layers, {format_bytes(plan.nbytes)}"
-    recorder = _Recorder(plan, sink)
     shown = progress and rank() == 0
     if (n_processes := world_size()) > 1:
         title += f", rank 0 of {n_processes}"
     with (
         tqdm(total=len(plan.pictures), initial=len(plan.pictures) - n_waiting, desc=title, disable=not shown) as bar,
-        evaluating(model.parts, plan.seed, model.device) as draws,
+        evaluating(recorder.parts, plan.seed, model.device) as draws,
         model.recording(recorder),
+        recorder.finishing(),
     ):
         together = True
         for batch in sink.waiting:
-            read = [plan.pictures.hashed(place) for place in range(batch.start, batch.stop)]
-            pictures, hashes = zip(*read, strict=True)
-            pixels = np.stack([model.processor.resize(picture, plan.size) for picture in pictures])
+            pixels, hashes = read_pixels(plan, plan.pictures, batch)
             sink.begin(batch, pixels, hashes)
             if together:
                 together = not _pass(plan, recorder, draws, batch, pixels, slice(0, len(pixels))) or len(pixels) == 1
             if not together:
                 # A model that draws random numbers draws them for a whole batch at once. Shown alone, an image gets
-                # numbers of
-                # its own, whichever images are captured with it.
+                # numbers of its own, whichever images are captured with it.
                 for place in range(len(pixels)):
                     _pass(plan, recorder, draws, batch, pixels, slice(place, place + 1))
             sink.commit()
             bar.update(len(pixels))
 
 
-def _pass(plan: Plan, recorder: _Recorder, draws: Draws, batch: slice, pixels: np.ndarray, rows: slice) -> bool:
+def read_pixels(plan: Plan, pictures: Images, batch: slice) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Images as the model sees them, (image, y_px, x_px, rgb), and the hashes of what they were before."""
+    read, hashes = zip(*(pictures.hashed(place) for place in range(batch.start, batch.stop)), strict=True)
+    return np.stack([plan.model.processor.resize(picture, plan.size) for picture in read]), hashes
+
+
+def _pass(plan: Plan, recorder: SinkRecorder, draws: Draws, batch: slice, pixels: np.ndarray, rows: slice) -> bool:
     """Run some images of a batch through the model; return whether it drew random numbers."""
-    shown = pixels[rows]
     recorder.begin(batch, rows)
+    recorder.prepare(lambda shown: show(plan, recorder, draws, shown))
+    return show(plan, recorder, draws, pixels[rows])
+
+
+def show(plan: Plan, recorder: SinkRecorder, draws: Draws, shown: np.ndarray) -> bool:
+    """Run images through the model; return whether it drew random numbers."""
     draws.seed(_seed_of(plan.seed, shown[0]))
     began = draws.states()
     try:
-        plan.model.run(shown, recorder.begin_pass)
+        plan.model.run(shown, recorder.begin_pass, recorder.done)
     except torch.OutOfMemoryError as error:
         raise CaptureMemoryError(
             f"The forward pass of {len(shown)} images does not fit on {plan.model.device}: lower "
@@ -261,7 +273,7 @@ def _seed_of(seed: int, pixels: np.ndarray) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
-class _Recorder:
+class SinkRecorder:
     """Receives what a model reports during each forward pass, and puts it where the sink says."""
 
     def __init__(self, plan: Plan, sink: Sink):
@@ -274,6 +286,30 @@ class _Recorder:
         self._passed: set[tuple[int, ...]] = set()
         self._seen: set[tuple[str, str]] = set()
         self._described: dict[str, torch.Tensor] = {}
+
+    @property
+    def parts(self) -> tuple[torch.nn.Module, ...]:
+        """Every module that takes part."""
+        return self._plan.model.parts
+
+    @property
+    def done(self) -> Done | None:
+        """What receives the model's outputs, where anybody wants them."""
+        return None
+
+    def finishing(self) -> AbstractContextManager[None]:
+        """Receive the final tokens in this context, where anybody wants them."""
+        return nullcontext()
+
+    def prepare(self, show: Callable[[np.ndarray], Any]) -> None:
+        """Receive what is needed from other images before the images of ``begin`` are shown."""
+
+    def edited(self, layer: str) -> Sequence[str]:
+        """Nothing is changed in a capture."""
+        return ()
+
+    def edit(self, layer: str, quantity: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
 
     def begin(self, batch: slice, rows: slice) -> None:
         """Prepare for some images of a batch, which follow in any number of passes."""
@@ -311,25 +347,36 @@ class _Recorder:
         self._seen.clear()
 
     def record(self, layer: str, quantity: str, tensor: torch.Tensor) -> None:
+        n_special, grid = self.checked(layer, quantity, tensor)
+        # Splitting one axis into (y, x) gives a view whatever the strides, so each number is copied once.
+        self._put(layer, quantity, tensor[..., n_special:, :].unflatten(-2, grid))
+        if n_special:
+            self._put(layer, f"special_{quantity}", tensor[..., :n_special, :])
+
+    def checked(
+        self, layer: str, quantity: str, tensor: torch.Tensor, *, before: bool = False
+    ) -> tuple[int, tuple[int, int]]:
+        """The number of special tokens and the grid in a quantity that a layer reports once in each pass.
+
+        ``before`` says that it is not reported yet.
+        """
         if (layer, quantity) in self._seen:
             raise UnsupportedModelError(
                 f"{self._plan.model.name} uses layer {layer!r} twice in one pass, so it is unclear which {quantity} is "
                 "meant: leave it out of layers=..., or put a copy.deepcopy of it in one of its places."
             )
-        self._seen.add((layer, quantity))
-        special = self._plan.arrays(layer).get(f"special_{quantity}")
-        n_special = 0 if special is None else special.shape[-2]
-        n_images, grid = len(self._names), self._plan.shapes[layer].grid_of(quantity)
+        if not before:
+            self._seen.add((layer, quantity))
+        model = self._plan.model
+        n_special = len(model.special_tokens_of(layer, quantity, self.size))
+        n_images, grid = len(self._names), model.layer_shape(layer, self.size).grid_of(quantity)
         n_tokens = n_special + grid[0] * grid[1]
         if tensor.shape[0] != n_images or tensor.shape[-2] != n_tokens:
             raise UnsupportedModelError(
                 f"Layer {layer!r} of {self._plan.model.name} yields {quantity} of shape {tuple(tensor.shape)}; "
                 f"expected {n_images} images, {n_special} special tokens and {grid[0]} x {grid[1]} patches."
             )
-        # Splitting one axis into (y, x) gives a view whatever the strides, so each number is copied once.
-        self._put(layer, quantity, tensor[..., n_special:, :].unflatten(-2, grid))
-        if special is not None:
-            self._put(layer, f"special_{quantity}", tensor[..., :n_special, :])
+        return n_special, grid
 
     def _put(self, layer: str, name: str, tensor: torch.Tensor) -> None:
         target = self._sink.target(layer, name)[(self._rows, *(self._place or ()))]

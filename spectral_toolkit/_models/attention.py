@@ -2,12 +2,13 @@
 
 One attention function is registered under one name. While a capture runs, the tower is switched to it; it reports its
 arguments and then calls the function that the model would have used, with the same arguments, so that the model's
-outputs do not change. The attention module that makes a call determines the capture to which it belongs, so that
-captures of different models can run side by side.
+outputs do not change, or with those that an intervention puts in their place. The attention module that makes a call
+determines the capture to which it belongs, so that captures of different models can run side by side.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +26,10 @@ from .watching.calls import additive
 
 NAME = "spectral_toolkit"
 
-Listener = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], None]
+Seen = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Listener = Callable[
+    [torch.nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], Seen | None
+]
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,21 @@ def _attention(
             key_seen, value_seen = (repeat_kv(t, query.shape[1] // t.shape[1]) for t in (key, value))
         else:
             key_seen, value_seen = key, value
-        call.listener(module, query, key_seen, value_seen, bias, scale)
+        edited = call.listener(module, query, key_seen, value_seen, bias, scale)
+        if edited is not None:
+            query, key_edited, value_edited = edited
+            if key_edited is not key_seen or value_edited is not value_seen:
+                module, key, value = _ungrouped(module), key_edited, value_edited
     return _function(module, call.own)(module, query, key, value, attention_mask, **kwargs)
+
+
+def _ungrouped(module: torch.nn.Module) -> torch.nn.Module:
+    """An attention module for keys and values that have every query head."""
+    if getattr(module, "num_key_value_groups", 1) == 1:
+        return module
+    other: Any = copy.copy(module)  # shares all weights; the module itself stays as it is
+    other.num_key_value_groups = 1
+    return other
 
 
 def _function(module: torch.nn.Module, own: str) -> Callable[..., Any]:
@@ -129,6 +146,7 @@ def listening(tower: Any, listeners: dict[torch.nn.Module, Listener]) -> Iterato
         For each attention module to observe, the function to call with (module, query, key, value, bias, scale).
         Tensors are (image, head, token, channel) as the softmax sees them: after rotary embedding and normalisation,
         with keys and values repeated to the query heads. The bias is additive, (image, head, query, key), or None.
+        What it returns, if anything, takes the place of queries, keys and values.
 
     Raises
     ------

@@ -13,7 +13,7 @@ import operator
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -122,6 +122,23 @@ class Recorder(Protocol):
     def describe(self, layer: str, scale: float, bias: torch.Tensor | None) -> None:
         """Receive the softmax scale of a layer and its additive bias (image, head, query, key), if any."""
         ...
+
+    def edited(self, layer: str) -> Sequence[str]:
+        """The quantities of a layer that the softmax is to see changed in the present pass."""
+        ...
+
+    def edit(self, layer: str, quantity: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What takes the place of ``tensor`` (image, head, token, channel): itself where nothing changes."""
+        ...
+
+
+def edit_all(recorder: Recorder, layer: str, seen: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What takes the place of queries, keys and values (image, head, token, channel) of a layer."""
+    edited = recorder.edited(layer)
+    return {name: recorder.edit(layer, name, one) if name in edited else one for name, one in seen.items()}
+
+
+Done = Callable[[dict[str, torch.Tensor]], None]
 
 
 @dataclass
@@ -267,13 +284,40 @@ class Model(Described, ABC):
     def forward(self, pixels: np.ndarray) -> Any:
         """Run the tower on bytes (image, height, width, 3) of a size that passed ``check_size``."""
 
-    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None]) -> None:
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
         """Make every forward pass that a capture of ``pixels`` needs.
 
-        Before each pass, ``begin`` is called with its place in ``draws``.
+        Before each pass, ``begin`` is called with its place in ``draws``; after it, ``done`` with what the model gives
+        out by name: ``logits`` (image, class), or ``denoised`` (image, y_px, x_px, rgb) from 0 to 1.
         """
         begin(())
-        self.forward(pixels)
+        given = self.forward(pixels)
+        if done is not None:
+            done(class_scores(self.tower, given))
+
+    def final_tokens(self, keep: Callable[[torch.Tensor], None], size: tuple[int, int]) -> AbstractContextManager[None]:
+        """Let every ``forward`` of images of ``size`` in the context give its final tokens to ``keep``, if it has any.
+
+        They are (image, token, feature), special tokens first: see ``final_special_tokens``.
+        """
+        return nullcontext()
+
+    def final_special_tokens(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """The special tokens among the final tokens, for images of ``size``."""
+        return self.special_tokens_of(self.layers[-1], "token", size)
+
+    def final_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The grid of the final tokens, for images of ``size``."""
+        return self.layer_shape(self.layers[-1], size).grid
+
+    def expect(self, n: int) -> None:
+        """Know that the tower is about to be called with ``n`` images by somebody else, such as its pipeline.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If it is not known how that many are seen together.
+        """
 
     def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
         """Make one forward pass over ``pixels`` with copies of the modules that ``convert`` makes.
@@ -380,6 +424,26 @@ class Model(Described, ABC):
             if self._hash is None or self._hash[0] != key:
                 self._hash = (key, sha256_of(tensors))
             return self._hash[1]
+
+
+_HEADS = frozenset({"head", "heads", "fc", "classifier", "linear_head", "cls_head"})
+"""Names of the parts of classifiers that give out logits."""
+
+
+def class_scores(module: torch.nn.Module, given: Any) -> dict[str, torch.Tensor]:
+    """The logits (image, class) in what a module gives out, or no output at all.
+
+    A plain matrix counts where the module has a linear head of that width: pooled features are no logits.
+    """
+    logits = given.get("logits") if isinstance(given, dict) else getattr(given, "logits", None)
+    if isinstance(given, torch.Tensor):
+        heads = [
+            part.out_features
+            for name, part in module.named_modules()
+            if isinstance(part, torch.nn.Linear) and _HEADS & set(name.split("."))
+        ]
+        logits = given if given.ndim == 2 and given.shape[-1] in heads else None
+    return {"logits": logits} if isinstance(logits, torch.Tensor) and logits.ndim == 2 else {}
 
 
 def device_of(module: torch.nn.Module) -> torch.device:

@@ -119,6 +119,11 @@ class Processing:
             values[:, channel].mul_(float(slope)).sub_(float(offset))
         return values.to(dtype)
 
+    def shown(self, values: torch.Tensor) -> torch.Tensor:
+        """The opposite of `normalise`: values (image, 3, height, width) as colours from 0 to 1."""
+        mean, std = (torch.tensor(one, device=values.device).view(-1, 1, 1) for one in (self.mean, self.std))
+        return ((values.to(torch.float32) * std + mean) / (255 * self.rescale_factor)).clamp(0, 1)
+
 
 def settings_of(processor: Any) -> Mapping[str, Any]:
     """The settings of a live processor (an image processor, or a processor that holds one), or a dictionary of them."""

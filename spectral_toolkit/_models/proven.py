@@ -18,17 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import SpectralToolkitError
+from ..errors import SpectralToolkitError, UnsupportedModelError
 from . import unrotated
+from .arranging import arranged, by_image, places_of, put_back
 from .block_outputs import prove_outputs
 from .entries import Told
 from .model import UNROTATED, LayerShape, Model, Recorder, Windows, as_written, device_of, evaluating, prefix_of
 from .passes import Prober, as_tokens, first_tensor
-from .probing import QUANTITIES, CallPart, Layer, Layout, NotProvenError, assume, prove
+from .probing import QUANTITIES, Layer, Layout, NotProvenError, assume, prove
+from .rehearsing import rehearsed, rehearsing
 from .stand_in import is_empty, stand_in
-from .token_maps import TokenMap
 from .unrotated import Operations, Origin
 from .watching import Call, watching
+from .watching.products import Factors
 
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)
 
@@ -233,6 +235,32 @@ class ProvenModel(Model):
             linear=module in layout.linear,
         )
 
+    def expect(self, n: int) -> None:
+        if n != 1 and not self._layout(self.own).together:
+            raise UnsupportedModelError(
+                f"{self.name} was shown {n} images at once, and only of one it is known which token is which: generate "
+                "one image, with guidance=1."
+            )
+        self._started.append(n)
+
+    def _rehearsed(self, size: tuple[int, int]) -> dict[str, list[str]]:
+        """Modules that are run beforehand where the attention of layers is edited: see `rehearsed`."""
+        prober = self._prober(size)
+        return rehearsed(prober.root, lambda: prober.forward(prober.base[None]), self._layout(size).layers)
+
+    @contextmanager
+    def final_tokens(self, keep: Callable[[Tensor], None], size: tuple[int, int]) -> Iterator[None]:
+        """The residual stream after the last layer, where it is known."""
+        layer = self.layers[-1]
+        with ExitStack() as stack:
+            if "token" in self.quantities:
+                hook = _token_hook(keep, self._layout(size).outputs[self.modules[layer]])
+                stack.callback(self.blocks[layer].register_forward_hook(hook).remove)
+            yield
+
+    def final_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        return self._layout(size).outputs[self.modules[self.layers[-1]]].map.grid
+
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:
         layers = {self.modules[layer]: layer for layer in recorder.layers}
@@ -242,6 +270,30 @@ class ProvenModel(Model):
         before = any(quantity in recorder.quantities for quantity in UNROTATED)
         kept = {name: frozenset(one.operation for one in found.values()) for name, found in self._origins.items()}
         operations = Operations(kept)
+
+        def is_edited(module: str) -> bool:
+            return module in layers and bool(recorder.edited(layers[module]))
+
+        def edit(module: str, calls: list[Call]) -> Factors:
+            layer, found = layers[module], layout.layers[module]
+            if len(calls) != len(found.calls):
+                raise UnsupportedModelError(
+                    f"Layer {layer!r} of {self.name} cannot be edited: its attention was computed {len(calls)} times "
+                    f"where it had been seen {len(found.calls)} times, so it depends on something that is kept "
+                    "between calls; leave it out of the edits."
+                )
+            new: list[dict[str, Tensor]] = [{} for _ in calls]
+            for quantity in recorder.edited(layer):
+                own = [getattr(call, quantity) for call in calls]
+                whole = arranged(own, found, quantity, self._started[-1])
+                if (other := recorder.edit(layer, quantity, whole)) is not whole:
+                    for held, one in zip(new, put_back(other, own, found, quantity, self._started[-1]), strict=True):
+                        held[quantity] = one
+            factors: Factors = {}
+            for call, held in zip(calls, new, strict=True):
+                for place, one in (call.factors(held) if held else {}).items():
+                    factors.setdefault(place, {}).update(one)
+            return factors
 
         def listen(call: Call) -> None:
             layer = layers.get(call.module)
@@ -258,11 +310,24 @@ class ProvenModel(Model):
                 waiting[call.module] = []
 
         with ExitStack() as stack:
+            groups = self._rehearsed(size) if any(map(is_edited, layers)) else {}
+            if groups and before:
+                raise UnsupportedModelError(
+                    f"Queries and keys of {self.name} before their rotation cannot be recorded while it is edited, as "
+                    "they are found by those after it: capture them without edits."
+                )
+            watch = stack.enter_context(watching(self.tower, listen))
+            if groups:
+                stack.enter_context(rehearsing(self.tower, watch, groups, is_edited, edit, self.device))
             if "token" in recorder.quantities:
                 for layer in recorder.layers:
-                    hook = _token_hook(recorder, layer, layout.outputs[self.modules[layer]])
+
+                    def keep(tokens: Tensor, layer: str = layer) -> None:
+                        if not watch.rehearsing:
+                            recorder.record(layer, "token", tokens)
+
+                    hook = _token_hook(keep, layout.outputs[self.modules[layer]])
                     stack.callback(self.blocks[layer].register_forward_hook(hook).remove)
-            stack.enter_context(watching(self.tower, listen))
             if before:
                 stack.enter_context(operations.following(self.tower, list(layers)))
             yield
@@ -284,44 +349,19 @@ def _record(
     recorder.describe(layer, calls[0].scale, bias)
 
 
-def _by_image(tensor: Tensor, part: CallPart, n: int) -> Tensor:
-    """``(..., token, channel)`` as (image, head, window, token, channel)."""
-    axes = part.axes
-    first = tensor.shape[0] // n
-    split = tensor.reshape(n, first // axes.folded, axes.folded, *tensor.shape[1:])
-    heads = [2, *(axis + 2 for axis in axes.heads)]
-    rest = [axis for axis in range(1, split.ndim - 2) if axis not in heads]
-    moved = split.permute(0, *heads, *rest, split.ndim - 2, split.ndim - 1)
-    return moved.reshape(n, math.prod(split.shape[axis] for axis in heads), -1, *split.shape[-2:])
-
-
-def arranged(tensors: Sequence[Tensor], layer: Layer, quantity: str, n: int) -> Tensor:
-    """One quantity of all calls of a layer as (image, head, token, channel): special tokens, then patches by rows."""
-    found = layer.maps[quantity]
-    flat = [_by_image(one, part, n).flatten(2, 3) for one, part in zip(tensors, layer.parts[quantity], strict=True)]
-    tokens = flat[0] if len(flat) == 1 else torch.cat(flat, 2)
-    if found.in_order and tokens.shape[2] == len(found.special) + len(found.order):
-        return tokens
-    return tokens[:, :, torch.as_tensor(_places(found), device=tokens.device)]
-
-
-def _places(found: TokenMap) -> np.ndarray:
-    return np.concatenate([found.special, found.order])
-
-
 def _arranged_bias(calls: Sequence[Call], layer: Layer, n: int) -> Tensor | None:
     """The bias as (image, head, query, key), or (image, head, window, query place, key place)."""
     parts = []
     for call, part in zip(calls, layer.parts["query"], strict=True):
         front = call.query.shape[:-2]
         bias = call.query.new_zeros(()) if call.bias is None else call.bias
-        parts.append(_by_image(bias.expand(*front, call.query.shape[-2], call.key.shape[-2]), part, n))
+        parts.append(by_image(bias.expand(*front, call.query.shape[-2], call.key.shape[-2]), part, n))
     queries, keys = layer.maps["query"], layer.maps["key"]
     if queries.n_windows == 1 and len(parts) == 1:
         whole = parts[0].squeeze(2) if parts[0].shape[2] == 1 else None
         if whole is None:
             return None
-        rows, columns = (torch.as_tensor(_places(one), device=whole.device) for one in (queries, keys))
+        rows, columns = (torch.as_tensor(places_of(one), device=whole.device) for one in (queries, keys))
         return whole[:, :, rows][..., columns]
     rows, columns = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
     padded = [torch.nn.functional.pad(one, (0, columns - one.shape[-1], 0, rows - one.shape[-2])) for one in parts]
@@ -368,14 +408,14 @@ def _windows(layer: Layer) -> Windows | None:
     )
 
 
-def _token_hook(recorder: Recorder, layer: str, output: Any) -> Callable[..., None]:
-    places = torch.as_tensor(_places(output.map))
+def _token_hook(keep: Callable[[Tensor], None], output: Any) -> Callable[..., None]:
+    places = torch.as_tensor(places_of(output.map))
 
     def hook(module: torch.nn.Module, args: Any, given: Any) -> None:
         tensor = first_tensor(given)
         assert tensor is not None
         tokens = as_tokens(tensor, output.axes)
-        recorder.record(layer, "token", tokens[:, places.to(tokens.device)])
+        keep(tokens[:, places.to(tokens.device)])
 
     return hook
 

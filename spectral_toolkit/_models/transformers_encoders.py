@@ -20,7 +20,7 @@ from .._compute.random_state import drawing
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError
 from . import attention
-from .model import UNROTATED, LayerShape, Model, Recorder, as_written, prefix_of
+from .model import UNROTATED, Done, LayerShape, Model, Recorder, as_written, class_scores, edit_all, prefix_of
 
 _NOT_COMPUTED = ("transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")
 """Settings of a configuration that change no number, or that are recorded separately."""
@@ -180,6 +180,23 @@ class EncoderModel(Model):
     def forward(self, pixels: np.ndarray) -> Any:
         return self.tower(**self.inputs(pixels))
 
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
+        begin(())
+        # The classifier around the tower runs the tower itself.
+        whole = done is not None and "ForImageClassification" in type(self.module).__name__
+        given = self.module(**self.inputs(pixels)) if whole else self.forward(pixels)
+        if done is not None:
+            done(class_scores(self.module, given))
+
+    @contextmanager
+    def final_tokens(self, keep: Callable[[torch.Tensor], None], size: tuple[int, int]) -> Iterator[None]:
+        """The last hidden state, which is normalised in most models."""
+        handle = self.tower.register_forward_hook(lambda tower, args, output: keep(output[0]))
+        try:
+            yield
+        finally:
+            handle.remove()
+
     def inputs(self, pixels: np.ndarray) -> dict[str, Any]:
         """The tower's arguments for bytes (image, height, width, 3)."""
         inputs: dict[str, Any] = {"pixel_values": self.processor.normalise(pixels, self.device, self.dtype)}
@@ -199,11 +216,12 @@ def _listener(recorder: Recorder, layer: str) -> attention.Listener:
         value: torch.Tensor,
         bias: torch.Tensor | None,
         scale: float,
-    ) -> None:
-        seen = {"query": query, "key": key, "value": value}
+    ) -> attention.Seen:
+        seen = edit_all(recorder, layer, {"query": query, "key": key, "value": value})
         for name in wanted:
             recorder.record(layer, name, seen[name])
         recorder.describe(layer, scale, bias)
+        return seen["query"], seen["key"], seen["value"]
 
     return listen
 

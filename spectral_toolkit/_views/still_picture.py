@@ -108,7 +108,9 @@ def figure_picture(figure: Any) -> Image.Image:
     above = across is not None and across in figure.above
     left = _SPACE + (90 if upwards is not None else 0)
     top = _SPACE + _LINE * (len(title) + above)
-    below = _SPACE + (2 * _LINE if across is not None and not above else 0)
+    names = [] if across is None else across.major_label_overrides.values()
+    lines = max((str(name).count("\n") + 1 for name in names), default=1)
+    below = _SPACE + ((1 + lines) * _LINE if across is not None and not above else 0)
     wide = left + width + _SPACE + _BAR * len(bars)
     wide = max(wide, left + _SPACE + math.ceil(max(map(font.getlength, title), default=0)))
     drawn = Image.new("RGB", (wide, top + height + below), "white")
@@ -204,7 +206,9 @@ def _draw_axis_across(
     draw.line([(left, y), (right, y)], fill=_INK, width=2)
     for value, label in labels.items():
         place = (at(value), y - 6) if above else (at(value), y + 10)
-        draw.text(place, plain(label), fill=_INK, font=font, anchor="mb" if above else "mt")
+        text = plain(label)
+        anchor = "mb" if above else "ma" if "\n" in text else "mt"  # of several lines, PIL takes the first
+        draw.text(place, text, fill=_INK, font=font, anchor=anchor, align="center")
 
 
 def _draw_bar(drawn: Image.Image, mapper: Any, place: tuple[int, int, int], font: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._compute.arguments import number, whole
 from .._compute.settings import computing
@@ -48,6 +48,21 @@ def generate(caption: str = "", n: int = 4, *, seed: int = 0, steps: int = 30, g
     SpectralToolkitError
         If the caption is not understood, or ``n`` or ``steps`` is not positive.
     """
+    import torch
+
+    try:
+        from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+    except ImportError as error:
+        raise SpectralToolkitError(
+            "Generating images needs diffusers, which is not installed: pip install 'spectral-toolkit[diffusers]'."
+        ) from error
+    folder = Path(__file__).parent / "weights" / "scenes-diffusion" / "transformer"
+    model = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    return sampled(model, caption, n, seed=seed, steps=steps, guidance=guidance)
+
+
+def sampled(model: Any, caption: str, n: int, *, seed: int, steps: int, guidance: float) -> xarray.Dataset:
+    """Generate images as `generate` does, with a transformer that is loaded already."""
     import numpy as np
     import torch
     import xarray
@@ -58,17 +73,10 @@ def generate(caption: str = "", n: int = 4, *, seed: int = 0, steps: int = 30, g
     n, steps, seed = whole("n", n, 1), whole("steps", steps, 1), whole("seed", seed, 0, 2**63 - 1)
     guidance = number("guidance", guidance)
     told = np.tile(parse_caption(caption), (n, 1))
-    try:
-        from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-    except ImportError as error:
-        raise SpectralToolkitError(
-            "Generating images needs diffusers, which is not installed: pip install 'spectral-toolkit[diffusers]'."
-        ) from error
-    folder = Path(__file__).parent / "weights" / "scenes-diffusion" / "transformer"
-    model = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    start = next(model.parameters())
     grid = (96 // PATCH, 96 // PATCH)
-    x = torch.randn(n, grid[0] * grid[1], 3 * PATCH**2, generator=torch.Generator().manual_seed(seed))
-    levels = torch.linspace(1, 0, steps + 1)
+    x = torch.randn(n, grid[0] * grid[1], 3 * PATCH**2, generator=torch.Generator().manual_seed(seed)).to(start)
+    levels = torch.linspace(1, 0, steps + 1).to(start)
     with torch.no_grad():
         for level, following in pairwise(levels):
             noise = level.expand(n)
@@ -77,7 +85,7 @@ def generate(caption: str = "", n: int = 4, *, seed: int = 0, steps: int = 30, g
                 without = flow.predict(model, x, noise, np.zeros_like(told), grid)
                 clean = without + guidance * (clean - without)
             x = x + (following - level) * (x - clean) / level
-    values = (flow.to_pixels(x, grid) * flow.STD + flow.MEAN).clamp(0, 1).permute(0, 2, 3, 1)
+    values = (flow.to_pixels(x.float().cpu(), grid) * flow.STD + flow.MEAN).clamp(0, 1).permute(0, 2, 3, 1)
     return xarray.Dataset(
         {"pixels": (("image", "y_px", "x_px", "rgb"), (values * 255).round().to(torch.uint8).numpy())},
         coords={"image": np.array([f"generated_{index:04d}" for index in range(n)], dtype=str)},

@@ -48,9 +48,9 @@ import torch
 from ..._compute.random_state import drawing
 from ..._compute.settings import computing
 from ...errors import SpectralToolkitError, UnsupportedModelError
-from ..model import Model, Recorder
-from .encoding import encode, latent_factor, overflows
-from .noising import BETWEEN, N_TIMESTEPS, drawn_timesteps, noise_of, noised, steps_of
+from ..model import Done, Model, Recorder
+from .encoding import decode, encode, latent_factor, overflows
+from .noising import BETWEEN, N_TIMESTEPS, drawn_timesteps, noise_of, noised, steps_of, unnoised
 from .recording import WatchedModel
 
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -115,6 +115,11 @@ class DiffusionModel(WatchedModel):
     def find_layers(self) -> tuple[str, ...]:
         """Names of the layers in order of execution."""
         raise UnsupportedModelError(f"{type(self).__name__} names no layers.")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Further arguments of its pipeline, so that it sees as many tokens while sampling as in a capture."""
+        return {}
 
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
         """The denoiser's inputs besides latents and timestep, for one image."""
@@ -343,7 +348,27 @@ class DiffusionModel(WatchedModel):
         """The prompt, encoded by the pipeline's own text encoders; guidance is off."""
         return self.pipeline.encode_prompt(prompt=self.prompt, device=self.device, num_images_per_prompt=1, **settings)
 
-    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None]) -> None:
+    def clean(self, given: Any, noisy: torch.Tensor, timestep: int) -> torch.Tensor | None:
+        """The clean latents (image, channel, y, x) that a pass of the denoiser predicts; None where it is not known."""
+        predicted = first_of(given)
+        if predicted is None:
+            return None
+        if predicted.dim() == 5 and 1 in predicted.shape[1:3]:  # one frame
+            predicted = predicted.squeeze(2 if predicted.shape[2] == 1 else 1)
+        if predicted.shape[0] != noisy.shape[0] or predicted.shape[2:] != noisy.shape[2:]:
+            return None
+        # Some predict the variance of their noise, too, in further channels.
+        return unnoised(self.scheduler, noisy, predicted[:, : noisy.shape[1]], timestep)
+
+    def denoised(
+        self, given: Any, noisy: torch.Tensor, timestep: int, size: tuple[int, int]
+    ) -> dict[str, torch.Tensor]:
+        """The clean image of ``size`` that a pass predicts, as an output by name; none where it is not known."""
+        latents = self.clean(given, noisy, timestep)
+        values = None if latents is None else decode(self.vae, latents)
+        return {} if values is None else {"denoised": self.processor.shown(values).permute(0, 2, 3, 1)}
+
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
         size = (pixels.shape[1], pixels.shape[2])
         told = {} if self._told is None else self._told
         if size not in told:
@@ -356,7 +381,9 @@ class DiffusionModel(WatchedModel):
                 noise = np.stack([noise_of(picture, numbers, tuple(clean.shape[1:])) for picture in pixels])
                 noisy = noised(self.scheduler, clean, torch.from_numpy(noise).to(clean), timestep)
                 begin((first, draw))
-                self.denoise(noisy, timestep, conditioning)
+                given = self.denoise(noisy, timestep, conditioning)
+                if done is not None:
+                    done(self.denoised(given, noisy, timestep, size))
 
     def forward(self, pixels: np.ndarray) -> Any:
         self.run(pixels, lambda place: None)
@@ -371,6 +398,14 @@ class DiffusionModel(WatchedModel):
             other.vae = convert(copy.deepcopy(self.vae).float() if overflows(self.vae) else self.vae)
         other._told = told
         return lambda: other.forward(pixels)
+
+
+def first_of(given: Any) -> torch.Tensor | None:
+    """The first tensor in what a denoiser gives out."""
+    if isinstance(given, torch.Tensor):
+        return given
+    values = given.values() if isinstance(given, dict) else given if isinstance(given, tuple | list) else ()
+    return next((found for one in values if (found := first_of(one)) is not None), None)
 
 
 def _shallow(model: DiffusionModel) -> Any:

@@ -52,10 +52,11 @@ class DiTModel(PatchModel):
         return "a class" if self.prompt else "the null class"
 
     def read_prompt(self, prompt: Any) -> str:
-        self._number(prompt)
+        self.number_of(prompt)
         return str(prompt)
 
-    def _number(self, prompt: Any) -> int:
+    def number_of(self, prompt: Any) -> int:
+        """The number of a class by its name or number; that of no class for an empty prompt."""
         labels = self.labels
         if prompt == "":
             return self.classes
@@ -72,7 +73,7 @@ class DiTModel(PatchModel):
         )
 
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
-        return {"class_labels": torch.tensor([self._number(self.prompt)], device=self.device)}
+        return {"class_labels": torch.tensor([self.number_of(self.prompt)], device=self.device)}
 
     def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
         times = torch.full((len(latents),), timestep, device=latents.device)

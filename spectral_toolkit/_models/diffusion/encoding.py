@@ -1,4 +1,4 @@
-"""From pixels to latents, by the pipeline's own VAE."""
+"""From pixels to latents and back, by the pipeline's own VAE."""
 
 from __future__ import annotations
 
@@ -58,6 +58,19 @@ def encode(vae: Any, processing: Processing, pixels: np.ndarray) -> torch.Tensor
         centre, spread = (torch.tensor(list(values)).to(latents).view(1, -1, 1, 1) for values in (mean, std))
         return (latents - centre) * scaling / spread
     return (latents - shift) * scaling
+
+
+def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
+    """The opposite of `encode`: latents to normalised values (image, 3, height, width); None where it is not known."""
+    if vae is None:
+        return latents.expand(-1, 3, -1, -1) if latents.shape[1] in (1, 3) else None
+    if _of_flux_2(vae) or _of_videos(vae) or vae.config.get("latents_mean") is not None:
+        return None
+    config = vae.config
+    with _precise(vae):
+        weights = next(vae.parameters())
+        scaled = latents / (config.get("scaling_factor") or 1.0) + (config.get("shift_factor") or 0.0)
+        return vae.decode(scaled.to(weights)).sample
 
 
 def _of_flux_2(vae: Any) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import pixel_shuffle
 
 from ...errors import SpectralToolkitError
 from ..model import UNROTATED, Model
@@ -113,6 +114,10 @@ class FluxModel(FluxBlocks, PatchModel):
         names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
         return all(getattr(self.pipeline, name, None) is not None for name in names)
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return {"max_sequence_length": len(self.special_tokens)}
+
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
         config: Any = self.tower.config
         length = len(self.special_tokens)
@@ -124,6 +129,11 @@ class FluxModel(FluxBlocks, PatchModel):
             "encoder_hidden_states": states.to(self.device, self.dtype),
             "pooled_projections": pooled.to(self.device, self.dtype),
         }
+
+    def clean(self, given: Any, noisy: torch.Tensor, timestep: int) -> torch.Tensor | None:
+        rows, columns = (side // 2 for side in noisy.shape[2:])
+        unpacked = pixel_shuffle(given.transpose(1, 2).unflatten(2, (rows, columns)), 2)
+        return super().clean(unpacked, noisy, timestep)
 
     def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
         grid = (latents.shape[2] // 2, latents.shape[3] // 2)

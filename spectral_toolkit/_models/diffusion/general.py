@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SpectralToolkitError, UnsupportedModelError, first_line
-from ..model import Recorder, device_of, dtype_of
+from ..model import Done, Recorder, device_of, dtype_of
 from ..passes import Prober
 from ..probing import NotProvenError
 from ..proven import ProvenModel
@@ -187,7 +187,7 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
             return values.mean(1, keepdim=True) if self.latent_channels == 1 else values
         return super().latents(pixels)
 
-    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None]) -> None:
+    def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
         for one in pixels[:, None]:
             clean = self.latents(one)
             picture = self.processor.normalise(one, self.device, self.dtype)
@@ -197,7 +197,9 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
                     noise = torch.from_numpy(noise_of(one[0], numbers, tuple(clean.shape[1:])))[None]
                     noisy = noised(self.scheduler, clean, noise.to(clean), timestep)
                     begin((first, draw))
-                    self._call(self.tower, Shown(noisy, clean, picture, timestep))
+                    given = self._call(self.tower, Shown(noisy, clean, picture, timestep))
+                    if done is not None:
+                        done(self.denoised(given, noisy, timestep, (one.shape[1], one.shape[2])))
 
     @property
     def parts(self) -> tuple[torch.nn.Module, ...]:

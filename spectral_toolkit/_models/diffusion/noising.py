@@ -75,6 +75,28 @@ def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep:
     return training.add_noise(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
 
 
+def unnoised(scheduler: Any, noisy: torch.Tensor, predicted: torch.Tensor, timestep: int) -> torch.Tensor | None:
+    """The clean latents that follow from a prediction; None where it is not known what is predicted.
+
+    The opposite of `noised`: a flow predicts noise minus latents, all others what their scheduler says.
+    """
+    if _of_sigmas(scheduler):
+        return None
+    if _flows(scheduler):
+        return noisy - timestep / steps_of(scheduler) * predicted
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    training: Any = DDPMScheduler.from_config(scheduler.config)
+    kept = float(training.alphas_cumprod[timestep])
+    signal, noise = kept**0.5, (1 - kept) ** 0.5
+    kinds = {
+        "epsilon": (noisy - noise * predicted) / signal,
+        "sample": predicted,
+        "v_prediction": signal * noisy - noise * predicted,
+    }
+    return kinds.get(scheduler.config.get("prediction_type", "epsilon"))
+
+
 def told_time(scheduler: Any, timestep: int) -> float:
     """What a denoiser is given of a timestep: its number, or a function of the amount of noise."""
     if not _of_sigmas(scheduler):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import UnsupportedModelError
-from ..model import UNROTATED, Model, Recorder
+from ..model import UNROTATED, Model, Recorder, edit_all
 from .watching import Seen, watching
 
 
@@ -55,9 +55,23 @@ class WatchedModel(Model):
             stack.enter_context(watching(listeners, self.name))
             yield
 
-    def _listener(self, recorder: Recorder, layer: str) -> Callable[[Seen], None]:
-        def listen(seen: Seen) -> None:
+    @contextmanager
+    def final_tokens(self, keep: Callable[[torch.Tensor], None], size: tuple[int, int]) -> Iterator[None]:
+        """The residual stream after the last layer."""
+        layer = self.layers[-1]
+        hook = self.block_of(layer).register_forward_hook(lambda _block, _args, out: keep(self.token_of(layer, out)))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _listener(self, recorder: Recorder, layer: str) -> Callable[[Seen], Seen]:
+        def listen(seen: Seen) -> Seen:
             ordered = self.tokens_of(layer, seen)
+            parts = {name: getattr(ordered, name) for name in ("query", "key", "value")}
+            edited = edit_all(recorder, layer, parts)
+            changed = {name: one for name, one in edited.items() if one is not parts[name]}
+            ordered = replace(ordered, **changed)
             for quantity in ("query", "key", "value"):
                 if quantity in recorder.quantities:
                     recorder.record(layer, quantity, getattr(ordered, quantity))
@@ -68,8 +82,16 @@ class WatchedModel(Model):
                     if quantity in recorder.quantities:
                         recorder.record(layer, quantity, part)
             recorder.describe(layer, ordered.scale, ordered.bias)
+            return replace(seen, **{name: self._in_own_order(layer, seen, name, one) for name, one in changed.items()})
 
         return listen
+
+    def _in_own_order(self, layer: str, seen: Seen, name: str, ordered: torch.Tensor) -> torch.Tensor:
+        """One quantity with its tokens in the model's own order again; the opposite of `tokens_of`."""
+        own = getattr(seen, name)
+        numbers = torch.arange(own.shape[-2], device=own.device)[None, None, :, None]
+        places = getattr(self.tokens_of(layer, replace(seen, query=numbers, key=numbers, value=numbers)), name)
+        return own.index_copy(-2, places.flatten(), ordered.to(own))
 
     def _token_hook(self, recorder: Recorder, layer: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: Any, output: Any) -> None:

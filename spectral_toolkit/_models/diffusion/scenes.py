@@ -73,6 +73,12 @@ class ScenesDiffusionModel(FluxBlocks, DiffusionModel):
         """Images as patches (image, patch, 192), because the model sees pixels."""
         return flow.to_tokens(self.processor.normalise(pixels, self.device, self.dtype))
 
+    def denoised(
+        self, given: Any, noisy: torch.Tensor, timestep: int, size: tuple[int, int]
+    ) -> dict[str, torch.Tensor]:
+        values = flow.to_pixels(given, (size[0] // PATCH, size[1] // PATCH))
+        return {"denoised": self.processor.shown(values).permute(0, 2, 3, 1)}
+
     def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
         return {"counts": parse_caption(self.prompt), "grid": (size[0] // PATCH, size[1] // PATCH)}
 

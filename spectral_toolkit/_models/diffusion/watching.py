@@ -4,13 +4,14 @@ While a capture runs, each watched module's ``forward`` is wrapped: the module's
 the arguments that it passes to PyTorch's scaled dot product attention are recorded. Nothing is computed differently or
 twice, and the recorded values include normalisation, rotary positions, fused projections, adapters and joint attention.
 Processors themselves are never changed. The few that compute attention without that function are known by name, and
-their projections are computed a second time.
+their projections are computed a second time. In an intervention, what takes the place of queries, keys and values is
+passed to that function, or given out by the projections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from ...errors import SpectralToolkitError, UnsupportedModelError
 _PROJECTING = ("AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor", "AttnProcessorNPU")
 """Processors of diffusers that do not use PyTorch's function; all of them project like their base class."""
 
+_PARTS = ("query", "key", "value")
 _COMPUTES_ITSELF = "computes attention by code of its own, which cannot be watched"
 
 
@@ -42,7 +44,8 @@ class Seen:
     rotary: Any = None
 
 
-Listener = Callable[[Seen], None]
+Listener = Callable[[Seen], Seen]
+"""Receives what a softmax is about to see, and returns what it is to see: the same tensors where nothing changes."""
 
 
 @contextmanager
@@ -75,18 +78,21 @@ def watching(listeners: Mapping[torch.nn.Module, Listener], name: str) -> Iterat
 
 def _watched(module: Any, forward: Callable[..., Any], listener: Listener, name: str) -> Callable[..., Any]:
     def watched(*args: Any, **kwargs: Any) -> Any:
-        with _Noting() as noted:
-            output = forward(*args, **kwargs)
         processor = type(getattr(module, "processor", None))
-        if len(noted.calls) == 1:
-            listener(replace(_seen(module, noted.calls[0], name), rotary=kwargs.get("image_rotary_emb")))
-        elif noted.calls:
-            raise _refused(
-                processor, name, f"attends {len(noted.calls)} times in one call, and which is meant is unclear"
-            )
-        elif processor.__name__ in _PROJECTING and processor.__module__.startswith("diffusers."):
-            listener(_projected(module, *args, **kwargs))
-        else:
+        if processor.__name__ in _PROJECTING and processor.__module__.startswith("diffusers."):
+            seen = _projected(module, *args, **kwargs)
+            with _projecting(module, seen, listener(seen)):
+                return forward(*args, **kwargs)
+
+        def see(call: dict[str, Any]) -> dict[str, Any]:
+            seen = replace(_seen(module, call, name), rotary=kwargs.get("image_rotary_emb"))
+            return _replaced(call, seen, listener(seen))
+
+        with _Noting(see) as noted:
+            output = forward(*args, **kwargs)
+        if noted.calls > 1:
+            raise _refused(processor, name, f"attends {noted.calls} times in one call, and which is meant is unclear")
+        if not noted.calls:
             raise _refused(processor, name, _COMPUTES_ITSELF)
         return output
 
@@ -95,17 +101,40 @@ def _watched(module: Any, forward: Callable[..., Any], listener: Listener, name:
 
 
 class _Noting(TorchFunctionMode):
-    """Records the arguments of every scaled dot product attention in its context."""
+    """Shows the arguments of scaled dot product attention in its context to ``see``, and passes on what it returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, see: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         super().__init__()
-        self.calls: list[dict[str, Any]] = []
+        self.see, self.calls = see, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is scaled_dot_product_attention:
-            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-            self.calls.append(dict(zip(names, args, strict=False)) | (kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        if func is not scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self.calls += 1
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        call: dict[str, Any] = dict(zip(names, args, strict=False)) | (kwargs or {})
+        return func(**(self.see(call) if self.calls == 1 else call))
+
+
+def _replaced(call: dict[str, Any], seen: Seen, edited: Seen) -> dict[str, Any]:
+    """The arguments of a call, with what takes the place of its queries, keys and values."""
+    changed = {part: getattr(edited, part) for part in _PARTS if getattr(edited, part) is not getattr(seen, part)}
+    if {"key", "value"} & set(changed) and call.get("enable_gqa"):  # they have every query head now
+        changed |= {"key": edited.key, "value": edited.value, "enable_gqa": False}
+        return call | changed
+    return call | {part: one.reshape(call[part].shape) for part, one in changed.items()}
+
+
+@contextmanager
+def _projecting(module: Any, seen: Seen, edited: Seen) -> Iterator[None]:
+    """Let the projections of a module give out what takes the place of queries, keys and values."""
+    with ExitStack() as stack:
+        for part, projection in zip(_PARTS, (module.to_q, module.to_k, module.to_v), strict=True):
+            if (new := getattr(edited, part)) is not getattr(seen, part):
+                given = new.transpose(1, 2).flatten(2)
+                hook = projection.register_forward_hook(lambda _part, _args, out, given=given: given.reshape(out.shape))
+                stack.callback(hook.remove)
+        yield
 
 
 def _seen(module: Any, call: dict[str, Any], name: str) -> Seen:

@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from .calls import Call, unwatched, watching
+from .calls import Call, Watch, unwatched, watching
 
-__all__ = ["Call", "unwatched", "watching"]
+__all__ = ["Call", "Watch", "unwatched", "watching"]

@@ -3,17 +3,19 @@
 A ``TorchFunctionMode`` sees what is asked of torch: `scaled_dot_product_attention`, `multi_head_attention_forward` (run
 with the parts of it that torch would fuse taken apart), and the products and softmax of attention written by hand
 (`products`). Functions of xformers and flash-attention, which torch does not see, are wrapped where the model's own
-modules refer to them. All of it ends with the context; the model's numbers are its own throughout.
+modules refer to them. All of it ends with the context; the model's numbers are its own throughout, unless operations
+are given other factors (`Watch.factors`).
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +42,10 @@ class Call:
         What is added to them, broadcastable to ``(..., query, key)``, or None.
     linear
         Whether no softmax is taken: values and keys are multiplied first.
+    path
+        The modules in whose forward it happened, outermost first, with a number for each time one was entered.
+    factors
+        By what factors of which operations the call would have other queries, keys and values, given by name.
     """
 
     module: str
@@ -49,6 +55,8 @@ class Call:
     scale: float
     bias: Tensor | None
     linear: bool = False
+    path: tuple[tuple[str, int], ...] = ()
+    factors: Callable[[dict[str, Tensor]], products.Factors] = field(default=lambda changed: {}, repr=False)
 
 
 Listener = Callable[[Call], None]
@@ -62,7 +70,7 @@ _OF_MAPS = frozenset(
 @contextmanager
 def watching(
     root: torch.nn.Module, listener: Listener, *, mute: bool = False, maps: Maps | None = None
-) -> Iterator[None]:
+) -> Iterator[Watch]:
     """Report every call of attention in ``root`` to ``listener`` while the context is open.
 
     Parameters
@@ -76,8 +84,14 @@ def watching(
     maps
         Receives every map of features (image, channel, y, x) that a convolution or a pooling gives out, and returns
         what takes its place.
+
+    Yields
+    ------
+    Watch
+        What may be told during the pass.
     """
-    names: list[str] = [""]
+    path: list[tuple[str, int]] = [("", 0)]
+    entered = itertools.count(1)
     owner = threading.get_ident()  # another thread may run the same module meanwhile
     with ExitStack() as stack:
         for name, part in root.named_modules():
@@ -86,23 +100,57 @@ def watching(
 
             def enter(*_: Any, name: str = name) -> None:
                 if threading.get_ident() == owner:
-                    names.append(name)
+                    path.append((name, next(entered)))
 
             def leave(*_: Any) -> None:
                 if threading.get_ident() == owner:
-                    names.pop()
+                    path.pop()
 
             stack.callback(part.register_forward_pre_hook(enter, prepend=True).remove)
             stack.callback(part.register_forward_hook(leave, always_call=True).remove)
 
         def report(
-            query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None, *, linear: bool = False
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            scale: float,
+            bias: Tensor | None,
+            *,
+            linear: bool = False,
+            factors: Callable[[dict[str, Tensor]], products.Factors],
         ) -> None:
-            listener(Call(names[-1], query, key, value, scale, bias, linear))
+            watch.listener(Call(path[-1][0], query, key, value, scale, bias, linear, tuple(path), factors))
 
-        _wrap_libraries(root, stack, report, mute)
-        stack.enter_context(_Watch(report, mute, maps))
-        yield
+        watch = Watch(listener)
+        _wrap_libraries(root, stack, report, mute, watch)
+        stack.enter_context(_Mode(watch, report, mute, maps))
+        yield watch
+
+
+@dataclass
+class Watch:
+    """What may be told to a watch during a pass.
+
+    Operations by which attention may be computed are counted. A call of attention says by which factors of which of
+    them it would be another (`Call.factors`); put into ``factors``, they are used the next time, if the count begins
+    at the same operation of the model. ``rehearsing`` says that a part of the model is run only to see it.
+    """
+
+    listener: Listener
+    factors: products.Factors = field(default_factory=dict)
+    count: int = 0
+    rehearsing: bool = False
+
+    def next(self) -> tuple[int, dict[str, Tensor]]:
+        """The place of the next operation, and what takes the place of its factors."""
+        self.count += 1
+        return self.count, self.factors.pop(self.count, {})
+
+    def fused(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Any]:
+        """What one operation is to attend with, and its ``factors`` (see `Call`)."""
+        place, new = self.next()
+        used = (new.get("query", query), new.get("key", key), new.get("value", value))
+        return used, lambda changed: {place: changed}
 
 
 _paused = threading.local()
@@ -119,10 +167,10 @@ def unwatched() -> Iterator[None]:
         _paused.on = before
 
 
-class _Watch(TorchFunctionMode):
-    def __init__(self, report: products.Found, mute: bool, maps: Maps | None) -> None:
+class _Mode(TorchFunctionMode):
+    def __init__(self, watch: Watch, report: products.Found, mute: bool, maps: Maps | None) -> None:
         super().__init__()
-        self.report, self.mute, self.maps = report, mute, maps
+        self.watch, self.report, self.mute, self.maps = watch, report, mute, maps
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -133,10 +181,15 @@ class _Watch(TorchFunctionMode):
         if func is functional.multi_head_attention_forward:
             with self:
                 return _unfused_forward(*args, **kwargs)
-        out, name = func(*args, **kwargs), getattr(func, "__name__", "")
+        name, place = getattr(func, "__name__", ""), 0
+        if products.is_product(name):
+            place, factors = self.watch.next()
+            if factors:
+                args, kwargs = products.replaced(name, args, kwargs, factors)
+        out = func(*args, **kwargs)
         if self.maps is not None and name in _OF_MAPS and isinstance(out, Tensor) and out.ndim == 4:
             return self.maps(out)
-        if products.follow(name, args, kwargs, out, self.report) and self.mute:
+        if products.follow(name, args, kwargs, out, self.report, place) and self.mute:
             return torch.zeros_like(out)
         return out
 
@@ -154,6 +207,10 @@ class _Watch(TorchFunctionMode):
         seen_key, seen_value = key, value
         if enable_gqa and key.shape[-3] != query.shape[-3]:
             seen_key, seen_value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+        given = seen_key, seen_value
+        (query, seen_key, seen_value), factors = self.watch.fused(query, seen_key, seen_value)
+        if seen_key is not given[0] or seen_value is not given[1]:  # they have every query head now
+            key, value, enable_gqa = seen_key, seen_value, False
         if self.mute:
             front = torch.broadcast_shapes(query.shape[:-2], seen_value.shape[:-2])
             out = query.new_zeros((*front, query.shape[-2], value.shape[-1]))
@@ -165,7 +222,8 @@ class _Watch(TorchFunctionMode):
         if is_causal:
             hidden = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).triu(1)
             bias = query.new_zeros(hidden.shape).masked_fill(hidden, torch.finfo(query.dtype).min)
-        self.report(query, seen_key, seen_value, query.shape[-1] ** -0.5 if scale is None else float(scale), bias)
+        scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+        self.report(query, seen_key, seen_value, scale, bias, factors=factors)
         return out
 
 
@@ -194,7 +252,7 @@ _HEADS_SECOND_LAST = {"memory_efficient_attention", "flash_attn_func"}
 """Functions of xformers and flash-attention that take (image, token, head, channel)."""
 
 
-def _wrap_libraries(root: torch.nn.Module, stack: ExitStack, report: products.Found, mute: bool) -> None:
+def _wrap_libraries(root: torch.nn.Module, stack: ExitStack, report: products.Found, mute: bool, watch: Watch) -> None:
     """Wrap the functions of other libraries wherever a module of the model's own code refers to them."""
     if not any(name.partition(".")[0] in ("xformers", "flash_attn") for name in sys.modules):
         return
@@ -202,19 +260,25 @@ def _wrap_libraries(root: torch.nn.Module, stack: ExitStack, report: products.Fo
         for name, value in list(vars(module).items()) if module is not None else ():
             of_library = str(getattr(value, "__module__", "")).partition(".")[0] in ("xformers", "flash_attn")
             if of_library and getattr(value, "__name__", "") in _HEADS_SECOND_LAST:
-                setattr(module, name, _wrapped(value, report, mute))
+                setattr(module, name, _wrapped(value, report, mute, watch))
                 stack.callback(setattr, module, name, value)
 
 
-def _wrapped(function: Any, report: products.Found, mute: bool) -> Any:
+def _wrapped(function: Any, report: products.Found, mute: bool, watch: Watch) -> Any:
+    def turned(one: Tensor) -> Tensor:
+        return one.transpose(-3, -2) if one.ndim == 4 else one
+
     def call(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        used, factors = watch.fused(turned(query), turned(key), turned(value))
+        query, key, value = (turned(one) for one in used)
         out = torch.zeros_like(query[..., : value.shape[-1]]) if mute else function(query, key, value, *args, **kwargs)
         scale = kwargs.get("scale", kwargs.get("softmax_scale"))
         bias = kwargs.get("attn_bias", args[0] if args and isinstance(args[0], Tensor) else None)
-        seen = [one.transpose(-3, -2) if one.ndim == 4 else one for one in (query, key, value)]
         if not isinstance(bias, Tensor | None):
-            bias = bias.materialize((*seen[0].shape[:-1], seen[1].shape[-2]), dtype=query.dtype, device=query.device)
-        report(seen[0], seen[1], seen[2], query.shape[-1] ** -0.5 if scale is None else float(scale), bias)
+            bias = bias.materialize((*used[0].shape[:-1], used[1].shape[-2]), dtype=query.dtype, device=query.device)
+        # Where torch calls us, our modes are at rest meanwhile: what a listener computes is not of the model.
+        with torch._C.DisableTorchFunction():
+            report(*used, query.shape[-1] ** -0.5 if scale is None else float(scale), bias, factors=factors)
         return out
 
     return call

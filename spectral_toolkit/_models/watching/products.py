@@ -39,12 +39,14 @@ _PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "baddbmm_"})
 class Product:
     """Scores that come from a product: ``left`` (..., query, channel) times ``right`` (..., channel, key).
 
-    ``factor`` is the number by which the product has been multiplied since, ``rows`` what its rows have been multiplied
-    by, and ``changed`` says whether anything was added or cut.
+    ``place`` is its number among all operations that may be given other factors, ``factor`` the number by which the
+    product has been multiplied since, ``rows`` what its rows have been multiplied by, and ``changed`` says whether
+    anything was added or cut.
     """
 
     left: Tensor
     right: Tensor
+    place: int
     factor: float = 1.0
     rows: Tensor | None = None
     changed: bool = False
@@ -58,8 +60,11 @@ class Weights:
     logits: Tensor
 
 
+Factors = dict[int, dict[str, Tensor]]
+"""By place, what takes the place of the factors of an operation: of ``left`` and ``right`` of a product."""
 Found = Callable[..., None]
-"""Called with query, key, value, scale and additive bias of each call; ``linear=True`` where there is no softmax."""
+"""Called with query, key, value, scale and additive bias of each call; ``linear=True`` where there is no softmax.
+``factors`` tells by what factors the call would have other queries, keys and values, given by name."""
 
 
 def note_of(value: Any) -> Product | Weights | None:
@@ -67,12 +72,42 @@ def note_of(value: Any) -> Product | Weights | None:
     return getattr(value, _NOTE, None) if isinstance(value, Tensor) else None
 
 
-def follow(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, found: Found) -> bool:
+def is_product(name: str) -> bool:
+    """Whether an operation of this name may be a product of matrices."""
+    return name in _PRODUCTS or name == "einsum"
+
+
+def replaced(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], factors: dict[str, Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a product with other factors."""
+    left, right = factors.get("left"), factors.get("right")
+    if name == "einsum":
+        equation, listed = args[0], len(args) == 2
+        operands = list(args[1] if listed else args[1:])
+        found = _einsum_factors(equation, *operands)
+        assert found is not None
+        for number, (new, order) in enumerate(zip((left, right), found.orders, strict=True)):
+            if new is not None:
+                operands[number] = new.permute([order.index(axis) for axis in range(len(order))])
+        return ((equation, operands) if listed else (equation, *operands)), kwargs
+    first = 1 if name.startswith("baddbmm") else 0
+    given = list(args)
+    if left is not None:
+        given[first] = left
+    if right is not None and len(given) > first + 1:
+        given[first + 1] = right
+    elif right is not None:
+        kwargs = kwargs | {key: right for key in ("other", "mat2") if key in kwargs}
+    return tuple(given), kwargs
+
+
+def follow(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, found: Found, place: int) -> bool:
     """Hand notes on through one operation; whether it completed a call of attention, whose values are ``out``."""
     if not isinstance(out, Tensor):
         return False
-    if name in _PRODUCTS or name == "einsum":
-        return _product(name, args, kwargs, out, found)
+    if is_product(name):
+        return _product(name, args, kwargs, out, found, place)
     carrier = next((one for one in args if note_of(one) is not None), None)
     if carrier is None:
         return False
@@ -120,7 +155,7 @@ def _scaled(note: Product, name: str, carrier: Tensor, args: tuple[Any, ...], ou
     return replace(note, changed=True)
 
 
-def _product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, found: Found) -> bool:
+def _product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, found: Found, place: int) -> bool:
     added, alpha, in_order = False, 1.0, True
     left: Any
     right: Any
@@ -131,7 +166,7 @@ def _product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tens
         factors = _einsum_factors(args[0], operands[0], operands[1])
         if factors is None:
             return False
-        left, right, in_order = factors
+        left, right, in_order = factors.left, factors.right, factors.in_order
     elif name.startswith("baddbmm") and len(args) == 3:
         start, left, right = args
         alpha = float(kwargs.get("alpha", 1))
@@ -143,17 +178,17 @@ def _product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tens
         return False
     weights = note_of(left)
     if isinstance(weights, Weights):
-        return _complete(weights, left, right, found)
-    if isinstance(weights, Product) and in_order and _linear(weights, right, found):
+        return _complete(weights, left, right, found, place)
+    if isinstance(weights, Product) and in_order and _linear(weights, right, found, place):
         return True
     if in_order:  # the result has the axes of a matrix product in their usual order
-        setattr(out, _NOTE, Product(left, right, factor=alpha, changed=added))
+        setattr(out, _NOTE, Product(left, right, place, factor=alpha, changed=added))
     return False
 
 
-def _complete(weights: Weights, left: Tensor, value: Tensor, found: Found) -> bool:
+def _complete(weights: Weights, left: Tensor, value: Tensor, found: Found, place: int) -> bool:
     """Report a call whose weights meet their values; their axes in front may have been regrouped since the scores."""
-    product = weights.product
+    product, own = weights.product, value
     query, key = product.left, product.right.transpose(-1, -2)
     front = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
     query, key = query.expand(*front, *query.shape[-2:]), key.expand(*front, *key.shape[-2:])
@@ -162,21 +197,33 @@ def _complete(weights: Weights, left: Tensor, value: Tensor, found: Found) -> bo
         if math.prod(value.shape[:-2]) != math.prod(front) or value.shape[-2] != key.shape[-2]:
             return False
     value = value.reshape(*front, *value.shape[-2:])
-    bias = None
-    if product.rows is not None:
+    bias, rows = None, product.rows
+    if rows is not None:
         shape = (*front, query.shape[-2], key.shape[-2])
-        rows = product.rows
         if rows.ndim > len(shape):
             return False
-        query = query * rows.expand(*shape[:-1], 1)
+        rows = rows.expand(*shape[:-1], 1)
+        query = query * rows
     if product.changed:
         logits = weights.logits.reshape(*front, query.shape[-2], key.shape[-2]).float()
         bias = logits - product.factor * (query.float() @ key.float().transpose(-1, -2))
-    found(query, key, value, product.factor, bias)
+
+    def factors(changed: dict[str, Tensor]) -> Factors:
+        other: Factors = {product.place: {}, place: {}}
+        if (new := changed.get("query")) is not None:
+            other[product.place]["left"] = new if rows is None else new / rows
+        if (new := changed.get("key")) is not None:
+            other[product.place]["right"] = new.transpose(-1, -2)
+        if (new := changed.get("value")) is not None:
+            same = new.numel() == own.numel()
+            other[place]["right"] = new.reshape(own.shape if same else (*left.shape[:-2], *own.shape[-2:]))
+        return other
+
+    found(query, key, value, product.factor, bias, factors=factors)
     return True
 
 
-def _linear(product: Product, query: Tensor, found: Found) -> bool:
+def _linear(product: Product, query: Tensor, found: Found, place: int) -> bool:
     """Report linear attention, (value' key) query: values and keys are multiplied over all tokens, with no softmax.
 
     Values may have one more channel, of ones, by which the result is divided.
@@ -188,12 +235,35 @@ def _linear(product: Product, query: Tensor, found: Found) -> bool:
     alike = query.shape == key.shape and value.shape[:-2] == key.shape[:-2] and n > 1
     if not (whole and alike and query.ndim == 4 and value.shape[-1] in (channels, channels + 1)):
         return False
-    found(query, key, value[..., :channels], 1.0, None, linear=True)
+
+    def factors(changed: dict[str, Tensor]) -> Factors:
+        other: Factors = {product.place: {}, place: {}}
+        if (new := changed.get("query")) is not None:
+            other[place]["right"] = new.transpose(-1, -2)
+        if (new := changed.get("key")) is not None:
+            other[product.place]["right"] = new
+        if (new := changed.get("value")) is not None:
+            other[product.place]["left"] = torch.cat([new, value[..., channels:]], -1).transpose(-1, -2)
+        return other
+
+    found(query, key, value[..., :channels], 1.0, None, linear=True, factors=factors)
     return True
 
 
-def _einsum_factors(equation: str, left: Any, right: Any) -> tuple[Tensor, Tensor, bool] | None:
-    """The two matrices of an einsum that is a batched matrix product, (..., i, d) and (..., d, j)."""
+@dataclass(frozen=True)
+class _Einsum:
+    """The matrices of an einsum that is a batched product, (..., i, d) and (..., d, j), and how they were permuted.
+
+    ``in_order`` says whether the result's last two axes are i and j; if not, only a completed call can be told.
+    """
+
+    left: Tensor
+    right: Tensor
+    in_order: bool
+    orders: tuple[list[int], list[int]]
+
+
+def _einsum_factors(equation: str, left: Any, right: Any) -> _Einsum | None:
     equation = equation.replace(" ", "")
     if "..." in equation or "->" not in equation:
         return None
@@ -214,11 +284,11 @@ def _einsum_factors(equation: str, left: Any, right: Any) -> tuple[Tensor, Tenso
     columns = [axis for axis in second if axis in output and axis not in first]
     if len(contracted) != 1 or len(rows) != 1 or len(columns) != 1:
         return None
-    a = left.permute([first.index(axis) for axis in (*batch, rows[0], contracted[0])])
-    b = right.permute([second.index(axis) for axis in (*batch, contracted[0], columns[0])])
-    # The note speaks of the result's last two axes; if they stand elsewhere, only a completed call can be told.
+    order_a = [first.index(axis) for axis in (*batch, rows[0], contracted[0])]
+    order_b = [second.index(axis) for axis in (*batch, contracted[0], columns[0])]
+    a, b = left.permute(order_a), right.permute(order_b)
     in_order = output == "".join((*batch, rows[0], columns[0]))
     weights = note_of(left)
     if weights is not None and [*batch, rows[0], contracted[0]] == list(first):
         setattr(a, _NOTE, weights)
-    return a, b, in_order
+    return _Einsum(a, b, in_order, (order_a, order_b))

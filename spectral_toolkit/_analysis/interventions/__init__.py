@@ -1,0 +1,8 @@
+"""Interventions: removing what eigenvectors span, and what an edit does to the tokens that a model gives out."""
+
+from __future__ import annotations
+
+from .effects import effects
+from .removing import remove
+
+__all__ = ["effects", "remove"]
