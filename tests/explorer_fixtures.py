@@ -106,7 +106,8 @@ def seen(explorer: Explorer) -> str:
     """All that a page would show, as one text to compare."""
     words = (explorer._heads, explorer._scales, explorer._legend, explorer._facing)
     parts: list[Any] = [one.value for one in (*words, explorer._row_head, explorer._connected_head)]
-    below = [one for one in (explorer._rows, explorer._connected) if one is not None and one.widget.layout.display != "none"]
+    made = [one for one in (explorer._rows, explorer._connected) if one is not None]
+    below = [one for one in made if one.widget.layout.display != "none"]
     for figure in [figure for one in (explorer._pictures, *below) for figure in one.figures]:
         if figure.figure.visible:
             parts += _source_of(figure)
