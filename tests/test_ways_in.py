@@ -108,6 +108,19 @@ def test_a_strip_of_film_is_shown_as_it_is() -> None:
     np.testing.assert_array_equal(captured[1], strip[0])
 
 
+def test_a_label_map_is_that_of_every_step_of_time(tmp_path: Path) -> None:
+    model = st.load_model(WAYS["clips of two steps (VideoMAE)"][0](), device="cpu")
+    activations = st.capture(model, PIXELS, progress=False, store=tmp_path / "clips")
+    labels = np.zeros((2, 32, 32), dtype=int)
+    labels[:, :16] = 1
+    prepared = st.prepare_labels(activations, labels)
+    np.testing.assert_array_equal(prepared[0].to_numpy(), np.tile([[1] * 4, [1] * 4, [0] * 4, [0] * 4], (2, 1)))
+    graph = st.affinity(activations, "vv", device="cpu")
+    segments = st.segment(st.solve(graph, n_eigenvectors=3), n_segments=2)
+    perfect = segments.copy(data=prepared.to_numpy())
+    assert float(st.evaluate(perfect, labels)["matched_miou"]) == 1.0
+
+
 def test_a_model_keeps_no_setting_that_a_pass_changes() -> None:
     """A Swin that sees a small image makes its windows smaller, for ever."""
     module = made("SwinModel", image_size=32, patch_size=2, window_size=8, depths=[1, 1], num_heads=[2, 4], embed_dim=8)

@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 
 from .._io.activations import QUANTITIES, UNROTATED, names_array, patch_centres
-from .._io.images import IMAGE_HASH, Images
+from .._io.images import FRAMES, IMAGE_HASH, Images
 from .._models.model import LayerShape, Model
 from ..errors import SpectralToolkitError
 
@@ -176,6 +176,8 @@ class Plan:
         columns = (heights, widths, zeros, zeros, heights, widths)
         coords: dict[str, Any] = {"image": names_array(self.pictures.names)}
         coords |= {name: ("image", column) for name, column in zip(_GEOMETRY, columns, strict=True)}
+        if (frames := self.model.processor.frames) > 1:
+            coords[FRAMES] = ("image", np.full(len(self.pictures), frames))
         if hashes is not None:
             coords[IMAGE_HASH] = ("image", hashes)
         return xr.Dataset(data, coords=coords, attrs=self.attrs)

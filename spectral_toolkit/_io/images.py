@@ -50,6 +50,8 @@ _TAIL = 64
 
 IMAGE_HASH = "image_sha256"
 """Coordinate along ``image`` of every result: `pixels_sha256` of the image that it belongs to."""
+FRAMES = "frames"
+"""Name of the coordinate that says how many steps of time a still image was shown at, one below the other."""
 _ORIGINAL_SIZE = ("original_height", "original_width")
 
 

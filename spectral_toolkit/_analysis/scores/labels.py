@@ -14,6 +14,7 @@ from ..._compute.arguments import grid as checked_grid
 from ..._compute.settings import computing
 from ..._compute.warned import outside
 from ..._io.activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
+from ..._io.images import FRAMES
 from ..._io.pairing import BOX, image_hashes, refuse_other_images
 from ...errors import ActivationsError, SpectralToolkitError
 
@@ -219,7 +220,7 @@ def analysed_map(
     name: str,
     captured: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Return the part of a label map that was analysed.
+    """Return the part of a label map that was analysed; for a model of clips, once for each step of time.
 
     Parameters
     ----------
@@ -244,15 +245,16 @@ def analysed_map(
         height, width = (int(coords[size].isel(image=index)) for size in _SIZES)
         original = (height, width)
     if one.shape == original:
+        frames = int(coords[FRAMES].isel(image=index)) if FRAMES in coords else 1
         if not all(edge in coords for edge in BOX):
-            return one
+            return np.tile(one, (frames, 1))
         top, left, bottom, right = (int(coords[edge].isel(image=index)) for edge in BOX)
         if not (0 <= top < bottom <= one.shape[0] and 0 <= left < right <= one.shape[1]):
             raise ActivationsError(
                 f"The box of image {name!r} is ({top}, {left}, {bottom}, {right}), outside its "
                 f"{one.shape[0]}x{one.shape[1]} pixels: capture the image again."
             )
-        return one[top:bottom, left:right]
+        return np.tile(one[top:bottom, left:right], (frames, 1))
     if one.shape == captured or (captured is None and original is None):
         return one
     sizes = " or ".join(f"{size[0]}x{size[1]}" for size in dict.fromkeys((original, captured)) if size)
