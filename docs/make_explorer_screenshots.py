@@ -1,8 +1,8 @@
 """Take the screenshots of the explorer for docs/: ``python docs/make_explorer_screenshots.py``.
 
 Runs a real JupyterLab with the helpers of the browser test, needs a Chromium on the PATH, and writes
-docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch), explorer-cut.png (cut in two) and
-explorer-grid.png (all eigenvectors).
+docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch), explorer-cut.png (cut in two),
+explorer-grid.png (all eigenvectors) and explorer-dataset.png (all images as one, in the dark theme).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
             take("explorer.png")
             bench.tap(5, 4)
-            bench.explorer.get_by_text("What the patch in row 5").wait_for(timeout=120_000)
+            bench.explorer.get_by_text("affinities of the patch in row 5").first.wait_for(timeout=120_000)
             take("explorer-patch.png")
             bench.button("Forget patch").click()
             bench.explorer.get_by_label("Cut in two").check()
@@ -59,6 +59,16 @@ def main() -> None:
             bench.explorer.get_by_label("Cut in two").uncheck()
             bench.button("All").click()
             take("explorer-grid.png")
+            bench.button("Eigenvector").click()
+            bench.explorer.get_by_label("Compare with a second setting").uncheck()
+            bench.button("All as one").click()
+            bench.explorer.get_by_text("QK · knn").first.wait_for(timeout=120_000)
+            bench.tap(5, 4)
+            bench.explorer.get_by_text("images that it is most connected to").first.wait_for(timeout=120_000)
+            page.evaluate(
+                "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+            )
+            take("explorer-dataset.png")
             browser.close()
 
 

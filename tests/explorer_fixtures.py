@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ import ipywidgets as widgets
 import numpy as np
 import pytest
 import xarray as xr
+from bokeh.events import Tap
 from comm.base_comm import BaseComm
 from tree_factory import make_tree
 
+import spectral_toolkit as st
 from spectral_toolkit._views.widget import Explorer
 from spectral_toolkit._views.widget.tiles import TileFigure
 
@@ -72,14 +75,42 @@ def buttons(box: widgets.Box) -> list[widgets.Button]:
     return found
 
 
+def say(explorer: Explorer, **what: Any) -> None:
+    """Say something as the script of a page does, and show that it has been heard."""
+    channel = explorer._controls.channel
+    number = channel._last.get("test", 0) + 1
+    channel._said.value = json.dumps({"page": "test", "said": [[number, what]]})
+    assert told(explorer)["heard"]["test"] == number
+
+
+def told(explorer: Explorer) -> dict[str, Any]:
+    """What the script of a page was told last."""
+    board = explorer._controls.channel._board.value
+    return json.loads(html.unescape(board.split('data-told="')[1].split('"')[0]))
+
+
+def spectrum(explorer: Explorer) -> Any:
+    """The chart of eigenvalues, once it has been shown."""
+    return explorer._pictures.charts[st.views.VIEWS["spectrum"]]
+
+
+def tap(figure: TileFigure, tile: int, row: int, column: int) -> None:
+    """Tap a patch of a tile."""
+    place = figure.places[tile]
+    x = place.left + (column + 0.5) / place.grid[1] * place.width
+    y = place.top + (row + 0.5) / place.grid[0] * place.height
+    figure.figure._trigger_event(Tap(figure.figure, x=x, y=y))
+
+
 def seen(explorer: Explorer) -> str:
     """All that a page would show, as one text to compare."""
-    parts: list[Any] = [explorer._legend.value, explorer._trust.value, explorer._row_legend.value]
-    for figure in explorer._pictures.figures:
-        if figure.root.visible:
-            parts += [figure.title.text, *(_source_of(figure))]
-    if explorer._rows is not None and explorer._rows.widget.layout.display != "none":
-        parts += _source_of(explorer._rows.figure)
+    words = (explorer._heads, explorer._scales, explorer._legend, explorer._facing)
+    parts: list[Any] = [one.value for one in (*words, explorer._row_head, explorer._connected_head)]
+    made = [one for one in (explorer._rows, explorer._connected) if one is not None]
+    below = [one for one in made if one.widget.layout.display != "none"]
+    for figure in [figure for one in (explorer._pictures, *below) for figure in one.figures]:
+        if figure.figure.visible:
+            parts += _source_of(figure)
     for chart in explorer._pictures.charts.values():
         if chart.widget.layout.display != "none":
             parts += [str(renderer.data_source.data) for renderer in _renderers(chart)]

@@ -120,3 +120,24 @@ def test_the_exact_solver_reports_every_step_and_can_be_stopped(side):
     with pytest.raises(StopError):
         st.solve(graph, 2, progress=stop)
     xr.testing.assert_allclose(st.solve(graph, 2).eigenvalue, whole.eigenvalue)
+
+
+@pytest.mark.parametrize("kernel", ["knn", "shifted_cosine"])
+def test_a_row_of_a_dataset_reaches_every_image(kernel):
+    tree = make_tree([(4, 6), (2, 3)], images=3, special=1)
+    weights = {"block.0": 1.0, "block.1": 0.5}
+    graph = st.affinity(tree, "vv", kernel=kernel, scope="dataset", weights=weights, device="cpu")
+    joint, layers = affinity_row(graph, (2, 5), 1)
+    assert (joint.dims, joint.attrs["image"]) == (("image", "y", "x"), graph.images[1])
+    cell = np.zeros(3 * 24)
+    cell[24 + 2 * 6 + 5] = 1
+    expected = np.zeros(3 * 24)
+    for name, matrix in graph.to_dense().items():
+        one = reference.resampling_matrix((4, 6), (layers[name].sizes["y"], layers[name].sizes["x"]))
+        lift = np.kron(np.eye(3), one)
+        coarse = lift @ cell
+        np.testing.assert_allclose(layers[name].values.ravel(), matrix @ coarse / coarse.sum(), atol=1e-6)
+        expected += weights[name] * 3 * 24 / matrix.sum() * lift.T @ matrix @ coarse
+    np.testing.assert_allclose(joint.values.ravel(), expected, atol=1e-6)
+    off = graph.reweight({"block.1": 0.0})
+    assert list(affinity_row(off, (0, 0))[1]) == ["block.0"], "a layer of weight 0 would have to be searched"

@@ -22,6 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "patch": {"patch": (2, 3), "image": 1},
     "heads of the coarse layer beside all": {"patch": (1, 2), "heads": True, "weights": {"block.3": 1.0}},
     "other layers": {"patch": (1, 2), "other_layers": "late", "mask_outliers": True},
+    "dataset": {"scope": "dataset", "image": 1, "patch": (2, 5), "weights": {"block.0": 1.0, "block.1": 0.5}},
     "twice the same": {"other_affinity": "qk", "n_eigenvectors": 5},
 }
 
@@ -123,12 +124,13 @@ def test_the_code_of_every_view_draws_what_the_explorer_shows(
             if view in ("spectrum", "layers"):
                 check_chart(displayed.pop(0), explorer)
             found = overlays(displayed)
-            figures = [one for one in explorer._pictures.figures if one.root.visible]
+            figures = [one for one in explorer._pictures.figures if one.figure.visible]
             tiles = [] if view in ("spectrum", "layers") else [tile for one in figures for tile in one.tiles]
             check_tiles(found[: len(tiles)], tiles, view)
             if explorer.state.patch is not None:
                 assert explorer._rows is not None
-                check_tiles(found[len(tiles) :], explorer._rows.figure.tiles, "rows")
+                below = [tile for one in explorer._rows.figures if one.figure.visible for tile in one.tiles]
+                check_tiles(found[len(tiles) :], below, "rows")
         explorer.close()
 
 

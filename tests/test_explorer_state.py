@@ -34,7 +34,7 @@ def test_a_state_survives_json(session: Session) -> None:
 
 
 def test_an_unknown_field_is_refused() -> None:
-    with pytest.raises(SpectralToolkitError, match="The state has no 'colour': its fields are image, affinity"):
+    with pytest.raises(SpectralToolkitError, match="The state has no 'colour': its fields are image, scope, affinity"):
         State.from_dict({"colour": 1})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import xarray as xr
@@ -13,8 +14,9 @@ from torch import Tensor
 from .._compute.settings import computing
 from .._io.activations import image_coordinates, patch_centres
 from ..errors import AffinityError
+from .dataset_pencil import make_pencil
 from .layer_graph import LayerGraph, Member
-from .pencil import JointPencil, base_grid
+from .pencil import base_grid, positive_members
 from .resampling import Grid, Resampling
 
 
@@ -27,7 +29,7 @@ def affinity_row(
     Parameters
     ----------
     graph
-        A graph of scope ``"image"``, from :func:`spectral_toolkit.affinity`.
+        What :func:`spectral_toolkit.affinity` returned, of either scope.
     cell
         Row and column of the patch on the base grid, the finest layer of positive weight.
     image
@@ -43,6 +45,9 @@ def affinity_row(
         image, and those on the base grid name the patch, in ``attrs["patch"]``; :func:`spectral_toolkit.overlay` draws
         one row, or all by name.
 
+        In a graph of scope ``"dataset"`` a patch has affinities to the patches of all images: rows are (image, y, x),
+        ``attrs["image"]`` names the image of the patch, and layers of weight 0 have none.
+
     Examples
     --------
     >>> import numpy as np, xarray as xr, spectral_toolkit as st
@@ -53,8 +58,6 @@ def affinity_row(
     >>> joint.shape, bool(joint.values.argmax() == 1 * 4 + 2)
     ((3, 4), True)
     """
-    if graph.recipe.scope != "image":
-        raise AffinityError("A row of affinities belongs to one image: use affinity(..., scope='image').")
     index = graph.image_index(image)
     grid = base_grid(graph)
     cells = [_checked_cell(cell, grid)]
@@ -62,20 +65,26 @@ def affinity_row(
     coords = {"image": graph.images[index], **known}
 
     def labelled(rows: Tensor, own: Grid) -> xr.DataArray:
-        attrs = {"patch": list(cells[0])} if own == grid else {}
+        attrs: dict[str, Any] = {"patch": list(cells[0])} if own == grid else {}
         centres = {"y": patch_centres(own[0]), "x": patch_centres(own[1])}
-        return xr.DataArray(rows[0].reshape(own).cpu().numpy(), {**coords, **centres}, ("y", "x"), "affinity", attrs)
+        values = rows[0].cpu().numpy()
+        if _is_dataset(graph):
+            attrs["image"] = graph.images[index]
+            shape = (len(graph.images), *own)
+            return xr.DataArray(
+                values.reshape(shape), {"image": list(graph.images), **centres}, ("image", "y", "x"), "affinity", attrs
+            )
+        return xr.DataArray(values.reshape(own), {**coords, **centres}, ("y", "x"), "affinity", attrs)
 
-    layers = {
-        member.name: labelled(member_rows(graph, member, index, cells, grid), member.grid) for member in graph.members
-    }
+    shown = positive_members(graph) if _is_dataset(graph) else graph.members
+    layers = {member.name: labelled(member_rows(graph, member, index, cells, grid), member.grid) for member in shown}
     return labelled(joint_rows(graph, index, cells, grid), grid), layers
 
 
 def joint_rows(graph: LayerGraph, image: int, cells: Sequence[tuple[int, int]], grid: Grid) -> Float[Tensor, "k n"]:
-    """Rows of the joint affinity for several patches of the base grid at once."""
-    pencil = JointPencil(graph, slice(image, image + 1), grid, exact=False)
-    ones = _indicators(cells, grid, pencil.dtype, graph.device)
+    """Rows of the joint affinity for several patches of the base grid at once; of a dataset, to all its patches."""
+    pencil = make_pencil(graph, _solved_with(graph, image), grid, exact=False)
+    ones = _placed(_indicators(cells, grid, pencil.dtype, graph.device), graph, image)
     return pencil.affinity_matmul(ones, exact=False)[0].clamp_min(0.0)
 
 
@@ -83,9 +92,29 @@ def member_rows(
     graph: LayerGraph, member: Member, image: int, cells: Sequence[tuple[int, int]], grid: Grid
 ) -> Float[Tensor, "k m"]:
     """Rows of one layer's own affinity, on its own grid, for several patches of ``grid`` at once."""
-    operator = graph.operators(member, slice(image, image + 1))
+    operator = graph.operators(member, _solved_with(graph, image))
     coarse = Resampling(grid, member.grid)(_indicators(cells, grid, operator.degree.dtype, graph.device))
-    return operator.matmul(coarse / coarse.sum(dim=2, keepdim=True), exact=False)[0].clamp_min(0.0)
+    coarse = _placed(coarse / coarse.sum(dim=2, keepdim=True), graph, image)
+    return operator.matmul(coarse, exact=False)[0].clamp_min(0.0)
+
+
+def _is_dataset(graph: LayerGraph) -> bool:
+    return graph.recipe.scope == "dataset"
+
+
+def _solved_with(graph: LayerGraph, image: int) -> slice:
+    """The images of the problem to which an image belongs."""
+    return slice(0, len(graph.images)) if _is_dataset(graph) else slice(image, image + 1)
+
+
+def _placed(own: Float[Tensor, "1 k m"], graph: LayerGraph, image: int) -> Float[Tensor, "1 k n"]:
+    """Vectors over one image as vectors over all that is solved with it."""
+    if not _is_dataset(graph):
+        return own
+    n = own.shape[2]
+    whole = own.new_zeros(1, own.shape[1], n * len(graph.images))
+    whole[:, :, image * n : (image + 1) * n] = own
+    return whole
 
 
 def _indicators(

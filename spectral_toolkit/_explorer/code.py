@@ -70,6 +70,8 @@ class Program:
     @computing
     def overlay(self, shown: str, settings: Mapping[str, Any], **raw: str) -> str:
         """A call of ``st.overlay``; ``raw`` are arguments that are expressions, too."""
+        if self.state.scope == "dataset" and "(one)" not in shown:  # the results are of all images
+            settings = {"image": self.state.image, **settings}
         return call("st.overlay", [self.images, shown], settings, raw)
 
 
@@ -96,7 +98,8 @@ def as_code(
         CodedSide(question, name, "" if place == 0 else "_other", _patch(state, question, facts))
         for place, (question, name) in enumerate(zip(asked, names, strict=True))
     ]
-    program = Program(state, facts, "one" if pictures is None and bundle is None else "images")
+    held = "activations" if state.scope == "dataset" else "one"
+    program = Program(state, facts, held if pictures is None and bundle is None else "images")
     drawn, shown = _drawing(program, sides)
     imports = ["import spectral_toolkit as st"]
     if len(shown) > 1:
@@ -131,13 +134,15 @@ def _solving(program: Program, side: CodedSide) -> list[str]:
     """Lines of code that compute what one setting shows."""
     state, facts, question, suffix = program.state, program.facts, side.question, side.suffix
     weights = dict(question.weights)
-    settings: dict[str, Any] = {"kernel": question.kernel}
+    whole = question.image is None
+    settings: dict[str, Any] = {"kernel": question.kernel, "scope": "dataset" if whole else None}
+    source = "activations" if whole else "one"
     raw = {"mask": "mask"} if question.mask_outliers else {}
     fewer = None if len(weights) == len(facts.layers) else list(weights)
     # Layers that are switched off are still shown in the rows of a patch, and by some views.
     all_shown = state.patch is not None or VIEWS[state.view].all_layers
     graph = call(
-        "st.affinity", ["one", repr(question.affinity)], settings | {"layers": None if all_shown else fewer}, raw
+        "st.affinity", [source, repr(question.affinity)], settings | {"layers": None if all_shown else fewer}, raw
     )
     if all_shown and fewer:
         weights = {**dict.fromkeys(facts.layers, 0.0), **weights}
@@ -145,11 +150,12 @@ def _solving(program: Program, side: CodedSide) -> list[str]:
     if any(weight != 1 for weight in weights.values()):
         lines[-1] += f".reweight({weights!r})"
     lines.append(f"{side.eig} = st.solve({side.graph}, n_eigenvectors={question.n_eigenvectors})")
-    if state.cut is not None and can_be_written_out(facts.grid_of(weights)):
+    if state.cut is not None and not whole and can_be_written_out(facts.grid_of(weights)):
         lines.append(f"costs{suffix} = st.cut_costs({side.eig}, {side.graph}, {state.component})")
     if side.patch is not None:
-        lines.append(f"joint{suffix}, by_layer{suffix} = st.affinity_row({side.graph}, {side.patch!r})")
-        if state.heads:
+        image = f", {state.image}" if whole else ""
+        lines.append(f"joint{suffix}, by_layer{suffix} = st.affinity_row({side.graph}, {side.patch!r}{image})")
+        if state.heads and not whole:
             heads = settings | {"heads": "each", "layers": fewer}
             lines.append(f"heads{suffix} = {call('st.affinity', ['one', repr(question.affinity)], heads, raw)}")
             lines.append(f"_, by_layer{suffix} = st.affinity_row(heads{suffix}, {side.patch!r})")

@@ -215,9 +215,10 @@ def precompute(
         if view.data is not None and view.page == "drawn":
             for setting in settings:
                 graph = graphs[setting.kind].reweight(setting.weights)
-                setting.data[view.name] = [
+                found = [
                     view.data(_inputs(content, setting, view, image, graph, outlying)) for image in range(n_images)
                 ]
+                setting.data[view.name] = [one[0] for one in found] if view.common else found
     return content
 
 
@@ -230,12 +231,14 @@ def _inputs(
     outlying: Mapping[str, xr.DataArray],
 ) -> Inputs:
     one = {"image": [image]}
+    eig = setting.eig.isel(one)
     return Inputs(
         content.state(setting, view, image),
-        setting.eig.isel(one),
+        eig,
         content.activations.isel(one),
         lambda: graph,
         lambda: {name: mask.isel(one) for name, mask in outlying.items()},
+        eig,
     )
 
 

@@ -23,6 +23,7 @@ from .._render.composite import shrink
 from .._render.underlay import ShownPicture, shown_pictures
 from ..errors import SpectralToolkitError
 from ..solvers import solve
+from .connected import Connected, most_connected
 from .state import Facts, State, moved
 from .view import Inputs, quantities_of
 from .views import VIEWS
@@ -38,14 +39,19 @@ _MAX_SIDE = 512  # pixels of the longer side of an image on the page
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that determines the numbers of one result, and nothing else."""
+    """Everything that determines the numbers of one result, and nothing else; without an image, it is of all as one."""
 
-    image: int
+    image: int | None
     affinity: str
     kernel: str | None
     weights: tuple[tuple[str, float], ...]
     n_eigenvectors: int
     mask_outliers: bool
+
+    @property
+    def scope(self) -> str:
+        """``"dataset"`` where no image is named, because all are one problem."""
+        return "dataset" if self.image is None else "image"
 
 
 @dataclass
@@ -56,22 +62,32 @@ class Side:
     ----------
     eig
         As ``st.solve`` returns it, of one image.
+    whole
+        As ``st.solve`` returned it: of all images where they were solved as one, otherwise the same as ``eig``.
     data
         What the view computed.
     costs
         Cut values at every threshold; None where nothing is cut, or the image has too many patches.
     patch
         The tapped patch on the grid of this setting, and its affinities: ``joint_row`` (y, x), ``layer_rows`` by layer.
+    connected
+        For images that were solved as one: what the tapped patch is connected to in every image, the strongest first.
     """
 
     question: Question
     eig: xr.Dataset
     trust: list[Statement]
+    whole: xr.Dataset
     data: Any = None
     costs: xr.Dataset | None = None
     patch: tuple[int, int] | None = None
     joint_row: np.ndarray | None = None
     layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    connected: Sequence[Connected] = ()
+
+    def scaling(self, components: int | Sequence[int]) -> np.ndarray:
+        """The values from which the ends of colours are taken: images that are solved as one share their colours."""
+        return self.whole["eigenvector"].sel(component=components).values
 
 
 @dataclass
@@ -94,7 +110,13 @@ def questions(state: State, facts: Facts) -> list[Question]:
     """What a state asks for: one question, or two when it compares."""
     sides = ((state.affinity, state.kernel), (state.other_affinity, state.other_kernel))
     return [
-        Question(state.image, *side, _key(weights), state.n_eigenvectors, state.mask_outliers)
+        Question(
+            state.image if state.scope == "image" else None,
+            *side,
+            _key(weights),
+            state.n_eigenvectors,
+            state.mask_outliers,
+        )
         for side, weights in zip(sides, facts.weights_shown(state), strict=False)
     ]
 
@@ -105,7 +127,7 @@ def wanted(state: State, facts: Facts) -> object:
     data = (view, view.key(state)) if view.data is not None else None
     rows = (state.patch, state.heads and state.patch is not None)
     cut = None if state.cut is None else state.component
-    return (tuple(questions(state, facts)), data, cut, rows)
+    return (state.image, tuple(questions(state, facts)), data, cut, rows)
 
 
 def can_be_written_out(grid: Sequence[int]) -> bool:
@@ -146,7 +168,7 @@ class Session:
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
-        self._graphs: OrderedDict[Hashable, LayerGraph] = OrderedDict()
+        self._graphs: OrderedDict[tuple[Any, ...], LayerGraph] = OrderedDict()
         self._results: OrderedDict[Hashable, Any] = OrderedDict()
         self._latest: dict[Hashable, xr.Dataset] = {}
 
@@ -174,6 +196,8 @@ class Session:
     @computing
     def solved_for_all(self, question: Question) -> xr.Dataset:
         """The result for a question and every image, to be saved in a bundle."""
+        if question.image is None:
+            return self._made(("solve", question), lambda check: self._solved(question, check), _never)[0]
         settings = self._settings(question)
         if question.mask_outliers:
             settings["mask"] = outlying_masks(self.activations)
@@ -188,11 +212,14 @@ class Session:
         with self._lock:
             graph = self._graphs.get(key)
         if graph is None:
-            graph = affinity(self._one(question.image), question.affinity, **self._settings(question))
+            activations = self.activations if question.image is None else self._one(question.image)
+            graph = affinity(activations, question.affinity, scope=question.scope, **self._settings(question))
             with self._lock:
                 self._graphs[key] = graph
-                while len(self._graphs) > _KEPT_GRAPHS:
-                    self._graphs.popitem(last=False)
+                # Neighbours in a dataset may have taken minutes: its graphs give way to each other only.
+                alike = [one for one in self._graphs if (one[0] is None) == (question.image is None)]
+                for oldest in alike[:-_KEPT_GRAPHS]:
+                    del self._graphs[oldest]
         return graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)})
 
     def close(self) -> None:
@@ -206,39 +233,47 @@ class Session:
     def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
         sides, view = [], VIEWS[state.view]
         for question in questions(state, self.facts):
-            eig, trust = get(("solve", question), lambda check, q=question: self._solved(q, check))
-            side = Side(question, eig, trust)
+            whole, trust = get(("solve", question), lambda check, q=question: self._solved(q, check))
+            index = state.image if question.image is None else 0
+            eig = whole if question.image is not None else whole.isel(image=slice(index, index + 1))
+            side = Side(question, eig, trust, whole)
             if view.data is not None and not (view.alone and sides):
-                key = ("data", view, question, view.key(state))
-                compute, inputs = view.data, self._inputs(state, question, eig)
-                side.data = get(key, lambda check, compute=compute, inputs=inputs: compute(inputs))
+                # What is common to a dataset is computed once, whichever image is shown.
+                key = ("data", view, question, view.key(state), None if view.common else state.image)
+                compute, inputs = view.data, self._inputs(state, question, eig, whole)
+                data = get(key, lambda check, compute=compute, inputs=inputs: compute(inputs))
+                side.data = data[index] if view.common else data
             if state.cut is not None:
                 key = ("costs", question, state.component)
-                side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
+                if question.image is not None:  # of many images the joint graph is never written out
+                    side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
             if state.patch is not None:
                 # The same place in the image, whatever grid this setting has.
                 grids = self.facts.grids_shown(state)
                 patch = moved(state.patch, grids[0], grids[len(sides)])
                 side.patch = patch
-                rows = get(("rows", question, patch), lambda check, q=question, p=patch: self._rows(q, p, check))
-                side.joint_row, side.layer_rows = rows
-                if state.heads:
+                rows = get(
+                    ("rows", question, state.image, patch),
+                    lambda check, q=question, p=patch: self._rows(q, state.image, p, check),
+                )
+                side.joint_row, side.layer_rows, side.connected = rows
+                if state.heads and question.image is not None:
                     side.layer_rows = get(
                         ("heads", question, patch), lambda check, q=question, p=patch: self._head_rows(q, p)
                     )
             sides.append(side)
         return ShownState(state, self.picture(state.image), self.small(state.image), sides)
 
-    def _inputs(self, state: State, question: Question, eig: xr.Dataset) -> Inputs:
-        image = question.image
-        return Inputs(state, eig, self._one(image), lambda: self.graph(question), lambda: self._outlying(image))
+    def _inputs(self, state: State, question: Question, eig: xr.Dataset, whole: xr.Dataset) -> Inputs:
+        image = state.image
+        return Inputs(state, eig, self._one(image), lambda: self.graph(question), lambda: self._outlying(image), whole)
 
     def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
         graph = self.graph(question)
         wanted = [member for member in graph.members if graph.weights[member.name] > 0]
         for number, member in enumerate(wanted):  # the slow part of a first solve; it can be stopped between layers
             check(_LAYERS_SHARE * number / len(wanted))
-            graph.operators(member, slice(0, 1))
+            graph.operators(member, slice(0, len(graph.images)))
 
         def step(_iteration: int, _at_most: int, residual: float) -> None:
             # The residual falls by about the same factor at every step, from about 1 to the tolerance of 1e-6.
@@ -248,17 +283,26 @@ class Session:
         place = (question.image, question.affinity, question.kernel, question.mask_outliers)
         eig = solve(graph, question.n_eigenvectors, start=self._latest.get(place), progress=step)
         self._latest[place] = eig
+        if question.image is None:
+            return eig, trust_statements(eig)
         return eig, trust_statements(eig.isel(image=0), outlying=self._outlying(question.image))
 
     def _rows(
-        self, question: Question, patch: tuple[int, int], check: Check
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        self, question: Question, image: int, patch: tuple[int, int], check: Check
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Connected]]:
+        """The patch's affinities in its own image, jointly and by layer; and what it is connected to in all images."""
         check()
-        joint, layers = affinity_row(self.graph(question), patch)
-        return joint.values, {name: row.values for name, row in layers.items()}
+        if question.image is not None:
+            joint, layers = affinity_row(self.graph(question), patch)
+            return joint.values, {name: row.values for name, row in layers.items()}, []
+        joint, layers = affinity_row(self.graph(question), patch, image)
+        own = {name: row.isel(image=image).values for name, row in layers.items()}
+        connected = most_connected(joint.values, image, patch, self.facts.images, self._shown)
+        return joint.isel(image=image).values, own, connected
 
     def _head_rows(self, question: Question, patch: tuple[int, int]) -> dict[str, np.ndarray]:
         layers = [name for name, _ in question.weights]
+        assert question.image is not None
         graph = affinity(
             self._one(question.image), question.affinity, heads="each", layers=layers, **self._settings(question)
         )
@@ -267,7 +311,7 @@ class Session:
 
     def _settings(self, question: Question) -> dict[str, Any]:
         settings: dict[str, Any] = {"kernel": question.kernel, "device": self.device}
-        if question.mask_outliers:
+        if question.mask_outliers and question.image is not None:
             settings["mask"] = self._outlying(question.image)
         return settings
 

@@ -59,6 +59,10 @@ def fitting(state: State, session: Session) -> State:
 
 def freezing_settings(state: State, session: Session) -> dict[str, Any]:
     """Arguments of ``st.freeze`` for a page that begins in the explorer's present state."""
+    if state.scope == "dataset":
+        raise SpectralToolkitError(
+            "A frozen page solves every image alone: choose scope 'image' first, or save a report of the dataset."
+        )
     if state.mask_outliers:
         raise SpectralToolkitError(
             "A frozen page cannot leave out outlying tokens: switch 'Mask outlying tokens' off first."

@@ -12,7 +12,7 @@ from typing import Any
 from .._affinity.features import KINDS
 from .._affinity.presets import PRESETS as NAMED
 from .._affinity.presets import preset_weights
-from .._affinity.table import KERNELS, check_combination
+from .._affinity.table import KERNELS, SCOPES, check_combination
 from .._render.composite import check_threshold
 from ..errors import SpectralToolkitError
 from .view import checked_options, offered
@@ -32,6 +32,9 @@ class State:
     ----------
     image
         Position of the image.
+    scope
+        ``"image"``: every image is solved alone. ``"dataset"``: all images are solved as one problem, with edges
+        between them, and share their eigenvectors and colours.
     affinity, kernel
         As ``st.affinity`` takes them; a kernel of None is the default of the affinity.
     weights
@@ -73,6 +76,7 @@ class State:
     """
 
     image: int = 0
+    scope: str = "image"
     affinity: str = "qk"
     kernel: str | None = None
     weights: dict[str, float] | None = None
@@ -182,17 +186,37 @@ def moved(patch: Sequence[int], here: Sequence[int], there: Sequence[int]) -> tu
     return row, column
 
 
-def checked(state: State, facts: Facts) -> State:
-    """The same state with every active layer spelled out; raises an error that says what is wrong with it."""
+def as_state(state: object) -> State:
+    """A state as it is, or from what `State.to_dict` or JSON gave; None is the first state.
+
+    Examples
+    --------
+    >>> as_state({"affinity": "vv"}).affinity
+    'vv'
+    """
+    if state is None:
+        return State()
+    if isinstance(state, Mapping):
+        return State.from_dict(state)
     if not isinstance(state, State):
         raise SpectralToolkitError(
             f"The state is a {type(state).__name__}: give a State, such as dataclasses.replace(explorer.state, "
-            "affinity='vv')."
+            "affinity='vv'), or its fields in a dictionary, such as {'affinity': 'vv'}."
         )
+    return state
+
+
+def checked(state: State, facts: Facts) -> State:
+    """The same state with every active layer spelled out; raises an error that says what is wrong with it."""
     image = state.image
     if isinstance(image, str) and image in facts.images:
         image = facts.images.index(image)
     weights = checked_weights(state.weights, facts)
+    _one_of("scope", state.scope, SCOPES)
+    if state.scope == "dataset" and state.mask_outliers:
+        raise SpectralToolkitError(
+            "mask_outliers=True is not offered with scope='dataset': leave it False, or use scope='image'."
+        )
     _whole("image", image, 0, len(facts.images) - 1)
     for name in ("affinity", "other_affinity"):
         _one_of(name, getattr(state, name), facts.kinds if name == "affinity" or state.compare else tuple(KINDS))
@@ -200,7 +224,7 @@ def checked(state: State, facts: Facts) -> State:
         kind, kernel = getattr(state, f"{side}affinity"), getattr(state, f"{side}kernel")
         if kernel is not None:
             _one_of(f"{side}kernel", kernel, tuple(KERNELS))
-        check_combination(kind, kernel, "mean", "image", {})
+        check_combination(kind, kernel, "mean", state.scope, {})
     view, _ = VIEWS.choose(state.view)
     _one_of("view", view.name, [one.name for one in offered(facts.quantities)])
     _one_of("other_layers", state.other_layers, ("same", *NAMED))

@@ -75,6 +75,8 @@ class Inputs:
         A function that returns the graph, as ``st.affinity`` does; it is made only when it is asked for.
     outlying
         A function that returns the tokens of outlying norm, as ``st.outlying_masks`` does.
+    whole
+        The eigenvectors of everything that was solved together: all images in a dataset, otherwise the same as ``eig``.
     """
 
     state: State
@@ -82,6 +84,7 @@ class Inputs:
     activations: xr.DataTree
     graph: Callable[[], LayerGraph]
     outlying: Callable[[], Mapping[str, xr.DataArray]]
+    whole: xr.Dataset
 
 
 def _all_eigenvectors(state: State, side: Side) -> str:
@@ -114,6 +117,9 @@ class View(NamedRow):
     data
         A function of :class:`~spectral_toolkit.views.Inputs` that computes what is shown besides the eigenvectors, on
         another thread; the result is ``side.data``.
+    common
+        Whether the data are computed from everything that was solved together, and not from one image: ``data`` then
+        returns one array for every image of ``inputs.whole``, and ``side.data`` is that of the image shown.
     depends
         A function of the state that returns what the data depend on besides the result that is shown. The default is
         the view's own sliders.
@@ -127,6 +133,8 @@ class View(NamedRow):
         How to read the colours: a text, or a function of the state.
     scale
         The colour map shown before the legend, (n, 3).
+    ends
+        A function of the state and a side that returns the numbers at both ends of that colour map.
     heading
         A function of the state and a side that returns the title above the image, after the affinity and its kernel.
     alone
@@ -157,12 +165,14 @@ class View(NamedRow):
     tiles: Callable[[ShownState, Side], Sequence[Tile]] | None = None
     chart: Callable[[ShownState], Any] | str | None = None
     data: Callable[[Inputs], Any] | None = None
+    common: bool = False
     depends: Callable[[State], Hashable] | None = None
     controls: tuple[str, ...] = ("opacity",)
     sliders: tuple[Slider, ...] = ()
     needs: tuple[str, ...] = ()
     legend: str | Callable[[State], str] = ""
     scale: np.ndarray | None = None
+    ends: Callable[[State, Side], tuple[str, str]] | None = None
     heading: Callable[[State, Side], str] = field(default=_all_eigenvectors)
     alone: bool = False
     tap: str = "patch"

@@ -70,11 +70,6 @@ def row_tiles(side: Side, small: np.ndarray) -> list[Tile]:
     return tiles
 
 
-def renamed(tile: Tile, caption: str) -> Tile:
-    """The same tile with another caption."""
-    return replace(tile, caption=caption)
-
-
 # --- one eigenvector --------------------------------------------------------------------------------------------------
 
 
@@ -84,7 +79,7 @@ def _component_tiles(shown: ShownState, side: Side) -> list[Tile]:
 
 def _component(state: State, side: Side, picture: ShownPicture, number: int, below: np.ndarray) -> Tile:
     values = side.eig["eigenvector"].isel(image=0).sel(component=number).transpose("y", "x").values
-    limit = symmetric_limit(values)
+    limit = symmetric_limit(side.scaling(number))
     fine = _smoothed(values, state.smooth, picture)
     isolated = _isolated(side, fine.shape)
     colours = with_opacity(colour_field(fine, limit), state.opacity, isolated)
@@ -100,6 +95,11 @@ def _component_heading(state: State, side: Side) -> str:
     value = statistic(side.eig, "eigenvalue", 0, state.component)
     notes = "".join(f" · {flag}" for flag in component_flags(side.eig, 0, state.component))
     return f"eigenvector {state.component}, λ = {float(value):.3f}{notes}"
+
+
+def _component_ends(state: State, side: Side) -> tuple[str, str]:
+    limit = f"{symmetric_limit(side.scaling(state.component)):#.3g}"
+    return f"−{limit}", limit
 
 
 _SIDES = (
@@ -133,6 +133,7 @@ register(
         controls=("component", "opacity", "smooth", "threshold"),
         legend=_component_legend,
         scale=DIVERGING,
+        ends=_component_ends,
         heading=_component_heading,
         page="component",
     )
@@ -144,7 +145,6 @@ register(
 
 def _grid_tiles(shown: ShownState, side: Side) -> list[Tile]:
     state = shown.state
-    eigenvalue = side.eig["eigenvalue"].isel(image=0)
     tiles = []
     for number in side.eig["component"].values.tolist():
         tile = _component(state, side, shown.picture, number, shown.small)
@@ -153,7 +153,7 @@ def _grid_tiles(shown: ShownState, side: Side) -> list[Tile]:
                 tile.colours,
                 tile.values,
                 shown.small,
-                f"{number}   λ {float(eigenvalue.sel(component=number)):.3f}",
+                f"{number}   λ {float(statistic(side.eig, 'eigenvalue', 0, number)):.3f}",
                 chosen=number == state.component,
             )
         )
@@ -185,7 +185,7 @@ def _three_tiles(shown: ShownState, side: Side) -> list[Tile]:
     available = side.eig["component"].values.tolist()
     numbers = [min(number, available[-1]) for number in state.three]
     values = side.eig["eigenvector"].isel(image=0).sel(component=numbers).transpose("y", "x", "component").values
-    limit = robust_limit(values)
+    limit = robust_limit(side.scaling(numbers))
     fine = values
     if state.smooth:
         fine = np.stack([_smoothed(values[..., channel], True, shown.picture) for channel in range(3)], axis=-1)
@@ -235,6 +235,18 @@ def _segments(eig: xr.Dataset, n_segments: int | str, seed: int = 0) -> np.ndarr
     return segment(eig, n_segments, seed=seed).transpose("image", "y", "x").values
 
 
+def _segments_heading(state: State, side: Side) -> str:
+    n = len(np.unique(side.data[side.data >= 0]))
+    where = " in this image" if state.scope == "dataset" else ""
+    why = ", the number with the largest mean silhouette" if state.n_segments == "auto" and not where else ""
+    return f"{n} segments{where}{why}"
+
+
+def _segments_legend(state: State) -> str:
+    words = "Each segment has one colour. Its number is a name and has no other meaning"
+    return f"{words}; it is the same segment in all images." if state.scope == "dataset" else f"{words}."
+
+
 def _instances(eig: xr.Dataset, most: int | None = None, seed: int = 0) -> np.ndarray:
     return instances(eig, n_instances=most, seed=seed).transpose("image", "instance", "y", "x").values
 
@@ -248,10 +260,12 @@ register(
             program, sides[0], "segments", f"st.segment({sides[0].eig}, {program.state.n_segments!r})"
         ),
         lambda shown, side: _labels_tile(shown, side, side.data),
-        data=lambda inputs: _segments(inputs.eig, inputs.state.n_segments)[0],
+        data=lambda inputs: _segments(inputs.whole, inputs.state.n_segments),
+        heading=_segments_heading,
+        common=True,
         depends=lambda state: state.n_segments,
         controls=("opacity", "n_segments"),
-        legend="Each segment has one colour. Its number is a name and has no other meaning.",
+        legend=_segments_legend,
         reads=("segment",),
         decimals=0,
         page="segments",

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import xarray as xr
-
 from .._affinity.table import KERNELS, default_kernel
 from .._analysis.regions.joint import MOST_DENSE
-from .._analysis.trust import Statement
-from .._render.colour import SEQUENTIAL, css_gradient
 from .session import Side
 from .state import State
 from .views import VIEWS
@@ -45,9 +40,11 @@ AFFINITIES = {
     ),
 }
 TIPS = {
+    "scope": "Solve every image alone, or all images as one problem, so that they share their eigenvectors.",
     "kernel": "How two vectors become one number: the affinity of their patches.",
-    "weights": "The weight of this layer in the joint problem; all layers are solved together.",
-    "layer": "Switch this layer on or off.",
+    "layers": "The weight of every layer in the joint problem: drag across rows to set several at once, or click a "
+    "name to switch a layer on or off. With the keyboard: up and down choose a layer, left and right its weight, space "
+    "switches it.",
     "n_eigenvectors": "How many eigenvectors to compute, beginning with the lowest cut value.",
     "component": "Which eigenvector to show: 1 divides the image in two with the lowest cut value.",
     "opacity": "How strongly the colours cover the image.",
@@ -76,14 +73,18 @@ TIPS = {
     "bundle": "Save activations, eigenvectors and images, to be opened again without the model.",
     "load": "Open a bundle that was saved before.",
     "path": "The file to save to or load from; each button adds its own ending where there is none.",
+    "undo": "Go back to what was set before the last change.",
+    "redo": "Take back what was undone last.",
+    "keys": "Show the keys that work while the focus is in the explorer.",
+    "full": "Let the explorer fill the screen, or leave the full screen again.",
     "cancel": "Stop computing; the image stays as it was.",
 }
 
 
-def affinity_tip(kind: str, kernel: str | None) -> str:
+def affinity_tip(kind: str, kernel: str | None, scope: str = "image") -> str:
     """A kind of affinity by its name, formula and meaning."""
     affinity = AFFINITIES[kind]
-    formula = KERNELS[kernel or default_kernel(kind)].short.format(*affinity.vectors)
+    formula = KERNELS[kernel or default_kernel(kind, scope)].short.format(*affinity.vectors)
     return f"{affinity.name}: {formula}. {affinity.tied}"
 
 
@@ -95,7 +96,7 @@ def title(state: State, side: Side) -> tuple[str, str]:
         return heading, ""
     question = side.question
     name = AFFINITIES[question.affinity].button
-    kernel = question.kernel or default_kernel(question.affinity)
+    kernel = question.kernel or default_kernel(question.affinity, question.scope)
     tied = AFFINITIES[question.affinity].tied.split(", ")[0].rstrip(".") + "."
     return f"{name} · {kernel.replace('_', ' ')} · {heading}", tied
 
@@ -122,9 +123,7 @@ def setting_names(affinities: Sequence[str]) -> list[str]:
 def legend(state: State) -> str:
     """How to read the colours; shown below the image."""
     view = VIEWS[state.view]
-    words = view.legend(state) if callable(view.legend) else view.legend
-    bar = "" if view.scale is None else f'<span class="st-bar" style="background:{css_gradient(view.scale)}"></span>'
-    return bar + html.escape(words, quote=False)
+    return view.legend(state) if callable(view.legend) else view.legend
 
 
 def cut_cost(state: State, sides: Sequence[Side]) -> str:
@@ -135,7 +134,8 @@ def cut_cost(state: State, sides: Sequence[Side]) -> str:
     for side in sides:
         head = f"<b>{short_title(side)}</b> " if len(sides) > 1 else ""
         if side.costs is None:
-            lines.append(f"{head}more than {MOST_DENSE:,} patches: the cut value is not computed.")
+            why = "all images as one" if state.scope == "dataset" else f"more than {MOST_DENSE:,} patches"
+            lines.append(f"{head}{why}: the cut value is not computed.")
             continue
         at = side.costs.sel(threshold=state.cut, method="nearest")
         share, cost, best = float(at["share"]), float(at["normalised_cut"]), float(side.costs["best"])
@@ -147,36 +147,3 @@ def cut_cost(state: State, sides: Sequence[Side]) -> str:
             f"{head}{share:.0%} of the patches, normalised cut {cost:.3f} (lowest {lowest:.3f}, at {best:.2f})"
         )
     return "<br>".join(lines)
-
-
-def trust_html(sides: Sequence[Side]) -> str:
-    """The trust statements of every setting shown: warnings first, the rest folded away."""
-    parts = []
-    common = [one for one in sides[0].trust if all(one in side.trust for side in sides[1:])] if len(sides) > 1 else []
-    parts += [f'<div class="st-trust">{_statement(one)}</div>' for one in common]
-    for side in sides:
-        head = f"<b>{short_title(side)}</b> " if len(sides) > 1 else ""
-        own = [one for one in side.trust if one not in common]
-        if not own:
-            continue
-        first, *others = own
-        more = "".join(f"<li>{_statement(one)}</li>" for one in others)
-        folded = f"<details><summary>{len(others)} more</summary><ul>{more}</ul></details>" if others else ""
-        parts.append(f'<div class="st-trust">{head}{_statement(first)}{folded}</div>')
-    return "".join(parts)
-
-
-def _statement(statement: Statement) -> str:
-    sign = {"warning": "⚠", "note": "•", "ok": "✓"}[statement.level]
-    return f'<span class="st-{statement.level}">{sign} {html.escape(statement.text)}</span>'
-
-
-def row_legend(state: State, eig: xr.Dataset) -> str:
-    """How to read the affinity rows of the tapped patch."""
-    if state.patch is None:
-        return "<b>Tap a patch</b> in the image to see its affinities, in all layers jointly and in each layer alone."
-    row, column = state.patch
-    return (
-        f'<span class="st-bar" style="background:{css_gradient(SEQUENTIAL)}"></span>'
-        f"Affinities of the patch in row {row}, column {column} (framed): black is none, white is the strongest."
-    )

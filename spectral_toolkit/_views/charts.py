@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import holoviews as hv
@@ -66,8 +67,24 @@ def eigenvalue_columns(
             _add(stems, (across, low, across, high, INKS[place]))
             _add(words, (across + 0.12, (low + high) / 2, f"{name}: widest gap, {widest + 2} segments"))
             highest = max(highest, high)
+    _apart(words["y"], 0.065 * highest)
     n = max(eig.sizes["component"] for eig in results.values())
     return points, stems, words, ((0.5, n + 1.5), (0.0, highest * 1.1))
+
+
+def _apart(heights: list[float], least: float) -> None:
+    """Move words that would be written over each other apart, and no others.
+
+    Examples
+    --------
+    >>> heights = [0.5, 0.1, 0.52]
+    >>> _apart(heights, 0.1)
+    >>> heights
+    [0.5, 0.1, 0.6]
+    """
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    for below, above in pairwise(order):
+        heights[above] = max(heights[above], heights[below] + least)
 
 
 def layer_columns(

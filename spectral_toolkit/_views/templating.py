@@ -19,7 +19,7 @@ _TEMPLATES = "templates"
 def render(name: str, *, title: str, styles: tuple[str, ...] = (), script: str = "", **values: Any) -> str:
     """Render ``name``.html.j2 with ``values``.
 
-    Its style is that of all pages and then ``name``.css, its script ``name``.js, or those given.
+    Its style is our design, that of all pages, and then ``name``.css, its script ``name``.js, or those given.
     """
     environment = Environment(
         loader=PackageLoader("spectral_toolkit._views", _TEMPLATES),
@@ -34,7 +34,7 @@ def render(name: str, *, title: str, styles: tuple[str, ...] = (), script: str =
         title=title,
         signs=css_gradient(DIVERGING),
         amounts=css_gradient(SEQUENTIAL),
-        style=Markup("".join(_read(f"{style}.css") for style in ("page", *(styles or (name,))))),
+        style=Markup("".join(_read(f"{style}.css") for style in ("design", "page", *(styles or (name,))))),
         script=Markup(program),
         # This script alone may run, and not one that a name might smuggle in.
         script_hash=base64.b64encode(hashlib.sha256(program.encode()).digest()).decode("ascii"),

@@ -171,7 +171,8 @@ def _drawn(content: Content, setting: Setting, view: View, picture: ShownPicture
     weights = tuple((state.weights or {}).items())
     question = Question(index, setting.kind, state.kernel, weights, state.n_eigenvectors, False)
     data = setting.data[view.name][index] if view.data is not None else None
-    side = Side(question, setting.eig.isel(image=[index]), setting.trust[index], data)
+    eig = setting.eig.isel(image=[index])
+    side = Side(question, eig, setting.trust[index], eig, data)
     shown = ShownState(state, picture, shrink(picture.pixels, 128), [side])
     if view.tiles is None:
         return chart_uri(view, shown)

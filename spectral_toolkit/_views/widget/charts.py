@@ -9,7 +9,7 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 import xarray as xr
-from bokeh.models import FixedTicker, HoverTool, Quad, Scatter, Segment, Text
+from bokeh.models import CustomJS, FixedTicker, HoverTool, Quad, Scatter, Segment, Text
 
 from ..._render.marks import short_names
 from .. import charts
@@ -95,11 +95,20 @@ def _drawn(elements: list[Any], x: str, y: str) -> Any:
         title="",
     )
     drawn: Any = bokeh_figure(view)
-    drawn.toolbar.update(logo=None, autohide=True)
-    drawn.update(toolbar_inner=True, sizing_mode="stretch_width", max_width=_WIDTH, outline_line_color=None)
+    drawn.toolbar.update(logo=None)
+    drawn.update(
+        toolbar_inner=False,  # beside the chart, and never over it
+        sizing_mode="stretch_width",
+        outline_line_color=None,
+        background_fill_color=None,
+        border_fill_color=None,
+        tags=["st-ink"],
+    )
+    # The page's script gives its words the colour of the theme as soon as it is drawn.
+    drawn.js_on_change("inner_width", CustomJS(args={"figure": drawn}, code="window.spectralToolkitInk?.(figure)"))
     drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool)]
     drawn.xgrid[0].grid_line_color = None
-    drawn.ygrid[0].grid_line_color = "#e5e5e5"
+    drawn.ygrid[0].update(grid_line_color="#808080", grid_line_alpha=0.3)
     return drawn
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,15 +15,17 @@ from PIL import Image
 
 from ..._affinity.table import KERNELS, default_kernel
 from ..._explorer import wording
-from ..._explorer.state import MAX_EIGENVECTORS, MAX_SEGMENTS, MAX_WEIGHT, PRESETS, Facts, State
+from ..._explorer.state import MAX_EIGENVECTORS, MAX_SEGMENTS, PRESETS, Facts, State
 from ..._explorer.view import Slider, View, offered
 from ..._explorer.views import VIEWS
-from ..._render.marks import short_names
+from .boxes import box
+from .channel import Channel
+from .layers import LayerMatrix
 
 Change = Callable[..., None]
 """Called with the fields of the state that the user changed."""
 
-THUMB = 58  # screen pixels
+THUMB = 96  # pixels of the longer side of a small image
 MAX_THUMBS = 60
 
 
@@ -37,6 +39,16 @@ class Controls:
         self.name = name
         self.thumbs: list[widgets.ToggleButton] = []
         self.image = self._image_chooser()
+        self.scope = self._watched(
+            "scope",
+            widgets.ToggleButtons(
+                options=[("Each image", "image"), ("All as one", "dataset")],
+                tooltips=["Solve every image alone.", wording.TIPS["scope"]],
+                style={"button_width": "auto"},
+                disabled=len(facts.images) < 2,
+            ),
+        )
+        self.scope.add_class("st-segmented")
         self.affinity = self._affinity("affinity")
         self.other_affinity = self._affinity("other_affinity")
         self.kernel = self._kernel("kernel")
@@ -45,25 +57,29 @@ class Controls:
             "other_layers", [(text, text) for text in ("same", "all", "early", "middle", "late")], "Layers"
         )
         self.presets = {preset: self._button(preset, f"{preset}") for preset in PRESETS}
-        self.toggles, self.weights = self._layers()
-        self.n_eigenvectors = self._slider("n_eigenvectors", "How many", 1, self._most(), layout=_wide())
-        self.component = self._slider("component", "Eigenvector", 1, self._most())
+        self.layers = LayerMatrix(facts.layers)
+        self.channel = Channel(name, self._heard)
+        self.n_eigenvectors = self._watched(
+            "n_eigenvectors", widgets.IntSlider(description="Number", min=1, max=self._most(), **_across())
+        )
+        self.component = self._watched(
+            "component",
+            widgets.ToggleButtons(
+                options=[1],
+                tooltips=["Show eigenvector 1."],
+                description="Eigenvector",
+                style={"button_width": "auto"},
+            ),
+        )
+        self.component.add_class("st-components")
         self.opacity = self._watched(
             "opacity",
-            widgets.FloatSlider(
-                description="Opacity",
-                min=0,
-                max=1,
-                step=0.05,
-                readout_format=".2f",
-                layout=widgets.Layout(width="250px"),
-            ),
+            widgets.FloatSlider(description="Opacity", min=0, max=1, step=0.05, readout_format=".2f", **_across()),
         )
         self.smooth = self._switch("smooth", "Smooth")
         self._cutting()
         self.compare = self._switch("compare", "Compare with a second setting")
         self.mask_outliers = self._switch("mask_outliers", "Mask outlying tokens")
-        self.mask_outliers.disabled = not facts.has_tokens
         self.heads = self._switch("heads", "Every head")
         self.untap = widgets.Button(description="Forget patch", tooltip=wording.TIPS["untap"])
         self.untap.on_click(lambda _: self._tell(patch=None))
@@ -71,6 +87,7 @@ class Controls:
         self.n_segments = self._choice("n_segments", segments, "Segments")
         self.three = [self._component_of(colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))]
         self.view = self._watched("view", widgets.ToggleButtons(style={"button_width": "auto"}, **self._views()))
+        self.view.add_class("st-tabs")
         self._by_control = {
             "component": [self.component],
             "opacity": [self.opacity],
@@ -81,45 +98,34 @@ class Controls:
         }
         self.sliders: dict[Slider, widgets.FloatSlider] = {}
         self.own = widgets.HBox()
-        self.other = widgets.VBox(
-            [_headed("Second setting"), self.other_affinity, self.other_kernel, self.other_layers]
-        )
+        self.other = _column(self.other_affinity, self.other_kernel, self.other_layers)
+        self.other.add_class("st-other")
 
     def left(self) -> widgets.VBox:
         """The column beside the image."""
-        rows = [
-            widgets.HBox([toggle, slider])
-            for toggle, slider in zip(self.toggles.values(), self.weights.values(), strict=True)
-        ]
-        layers = widgets.VBox(rows)
-        layers.add_class("st-layers")
-        column = widgets.VBox(
-            [
-                _headed("Image"),
-                self.image,
-                _headed("Affinity between patches"),
-                self.affinity,
-                self.kernel,
-                _headed("Layers, solved together"),
-                widgets.HBox(list(self.presets.values())),
-                layers,
-                _headed("Eigenvectors to solve for"),
-                self.n_eigenvectors,
-                self.mask_outliers,
-                self.compare,
-                self.other,
-            ]
+        presets = widgets.HBox(list(self.presets.values()))
+        presets.add_class("st-presets")
+        inside = _column(
+            _column(_headed("Image"), self.image, self.scope),
+            _column(_headed("Affinity"), self.affinity, self.kernel),
+            _column(self.compare, self.other),
+            _column(_headed("Layers, solved together"), presets, self.layers),
+            _column(_headed("Eigenvectors"), self.n_eigenvectors, self.mask_outliers),
+            _column(_headed("Appearance"), self.opacity, self.smooth),
         )
+        inside.add_class("st-scrolled")
+        column = widgets.VBox([inside, self.channel])
         column.add_class("st-left")
         return column
 
-    def above(self, busy: widgets.Widget) -> widgets.VBox:
+    def above(self, full: widgets.Widget, busy: widgets.Widget) -> widgets.VBox:
         """The rows above the image: the choice of the view, and its settings."""
-        row = widgets.HBox([self.component, self.opacity, self.smooth, self.is_cut, *self.three, self.n_segments])
-        row.layout.flex_flow = "row wrap"
-        head = widgets.HBox([self.view, busy])
-        head.layout.flex_flow = "row wrap"
-        return widgets.VBox([head, row, self.own, self.cut])
+        head = widgets.HBox([self.view, full])
+        head.add_class("st-head")
+        strip = widgets.HBox([self.component, *self.three, self.n_segments, self.is_cut, self.own, busy])
+        strip.add_class("strip")
+        self.cut.add_class("cutting")
+        return _column(head, strip, self.cut)
 
     def show(self, state: State) -> None:
         """Move every widget to the state, without a call of ``on_change``."""
@@ -127,29 +133,29 @@ class Controls:
         with self._quiet():
             self._show_image(state.image)
             self._offer_views()
-            for name in ("affinity", "other_affinity", "n_segments", "other_layers", "view"):
+            for name in ("scope", "affinity", "other_affinity", "n_segments", "other_layers", "view"):
                 _set(getattr(self, name), value=getattr(state, name))
             for side in ("", "other_"):
                 kind, kernel = (getattr(state, f"{side}{name}") for name in ("affinity", "kernel"))
                 chosen, buttons = (getattr(self, f"{side}{name}") for name in ("kernel", "affinity"))
-                options = _kernel_options(kind)
+                options = _kernel_options(kind, state.scope)
                 if tuple(chosen.options) != tuple(options):
                     chosen.options = options
-                _set(chosen, value=kernel or default_kernel(kind))
+                _set(chosen, value=kernel or default_kernel(kind, state.scope))
                 kinds = [value for _, value in buttons.options]
-                tips = (wording.affinity_tip(one, kernel if one == kind else None) for one in kinds)
+                tips = (wording.affinity_tip(one, kernel if one == kind else None, state.scope) for one in kinds)
                 _set(buttons, tooltips=tuple(tips))
-            for layer, slider in self.weights.items():
-                on = layer in weights
-                _set(self.toggles[layer], value=on)
-                _set(slider, value=weights.get(layer, slider.value if slider.value > 0 else 1.0), disabled=not on)
+            self.channel.tell(weights=self.layers.told(weights))
+            for name, button in self.presets.items():
+                _pressed(button, name != "invert" and self.facts.preset(name, {}) == weights)
             rows, columns = self.facts.grid_of(weights)
             most = min(MAX_EIGENVECTORS, rows * columns - 2)
             self.n_eigenvectors.max = max(most, state.n_eigenvectors)
             _set(self.n_eigenvectors, value=state.n_eigenvectors, max=most)
-            if self.component.max != state.n_eigenvectors:
-                self.component.value = min(self.component.value, state.n_eigenvectors)
-                self.component.max = state.n_eigenvectors
+            numbers = tuple(range(1, state.n_eigenvectors + 1))
+            if self.component.options != numbers:
+                self.component.tooltips = [f"Show eigenvector {number}." for number in numbers]
+                self.component.set_trait("options", numbers)
             for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads"):
                 _set(getattr(self, name), value=getattr(state, name))
             _set(self.is_cut, value=state.threshold is not None)
@@ -159,11 +165,12 @@ class Controls:
                 _set(box, value=state.three[place])
             self._show_what_applies(state)
 
-    def set_thumbnails(self, pictures: Sequence[np.ndarray]) -> str:
-        """The style that shows small images on the buttons."""
+    def set_thumbnails(self, pictures: Sequence[tuple[np.ndarray, float]]) -> str:
+        """The style that shows small images on the buttons, each in its own shape: height divided by width."""
         rules = [
-            f".st-explorer .{self.name}-thumb-{place} {{ background-image: url({_thumb(picture)}) !important; }}"
-            for place, picture in enumerate(pictures[: len(self.thumbs)])
+            f".st-explorer .{self.name}-thumb-{place} {{ background-image: url({_thumb(picture)}) !important; "
+            f"aspect-ratio: {1 / aspect:.4f}; }}"
+            for place, (picture, aspect) in enumerate(pictures[: len(self.thumbs)])
         ]
         return "\n".join(rules)
 
@@ -182,7 +189,8 @@ class Controls:
         _display(self.cut, state.cut is not None)
         _display(self.other, state.compare)
         _display(self.untap, state.patch is not None)
-        _display(self.heads, state.patch is not None and state.affinity != "token")
+        _display(self.heads, state.patch is not None and state.affinity != "token" and state.scope == "image")
+        _set(self.mask_outliers, disabled=not self.facts.has_tokens or state.scope == "dataset")
 
     def _views(self) -> dict[str, Any]:
         views = offered(self.facts.quantities)
@@ -241,11 +249,6 @@ class Controls:
         cells = max(rows * columns for rows, columns in self.facts.grids.values())
         return max(1, min(MAX_EIGENVECTORS, cells - 2))
 
-    def _slider(self, name: str, label: str, least: int, most: int, **settings: Any) -> widgets.IntSlider:
-        if "layout" not in settings:
-            settings["layout"] = widgets.Layout(width="250px")
-        return self._watched(name, widgets.IntSlider(description=label, min=least, max=most, **settings))
-
     def _switch(self, name: str, label: str) -> widgets.Checkbox:
         box = widgets.Checkbox(description=label, indent=False, layout=widgets.Layout(width="auto"))
         return self._watched(name, box)
@@ -254,11 +257,14 @@ class Controls:
         return self._watched(name, widgets.Dropdown(options=options, description=label, layout=_wide()))
 
     def _button(self, name: str, label: str) -> widgets.Button:
-        button = widgets.Button(
-            description=label, tooltip=wording.TIPS[name], layout=widgets.Layout(width="auto", flex="1 1 auto")
-        )
+        button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=widgets.Layout(width="auto"))
         button.on_click(lambda _: self._tell(preset=name))
         return button
+
+    def _heard(self, said: Mapping[str, Any]) -> None:
+        """What the page's script said; the state decides whether it is understood."""
+        if said:
+            self._tell(**said)
 
     def _affinity(self, name: str) -> widgets.ToggleButtons:
         kinds = self.facts.kinds
@@ -267,6 +273,7 @@ class Controls:
             tooltips=[wording.affinity_tip(kind, None) for kind in kinds if kind in wording.AFFINITIES],
             style={"button_width": "auto"},
         )
+        buttons.add_class("st-segmented")
         return self._watched(name, buttons)
 
     def _kernel(self, name: str) -> widgets.Dropdown:
@@ -280,7 +287,8 @@ class Controls:
 
         def told(change: dict[str, Any]) -> None:
             kind = getattr(self, which).value
-            self._tell(**{name: None if change["new"] == default_kernel(kind) else change["new"]})
+            default = default_kernel(kind, self.scope.value)
+            self._tell(**{name: None if change["new"] == default else change["new"]})
 
         box.observe(told, "value")
         return box
@@ -291,7 +299,7 @@ class Controls:
             description="Cut in two",
             indent=False,
             tooltip=wording.TIPS["is_cut"],
-            layout=widgets.Layout(width="auto", margin="2px 2px 2px 14px"),
+            layout=widgets.Layout(width="auto"),
         )
         self.threshold = widgets.FloatSlider(
             description="Above",
@@ -300,7 +308,7 @@ class Controls:
             step=0.01,
             readout_format=".2f",
             tooltip=wording.TIPS["threshold"],
-            layout=widgets.Layout(width="430px"),  # long, because its steps are small
+            layout=widgets.Layout(width="430px", max_width="100%"),  # long, because its steps are small
         )
 
         def moved(change: dict[str, Any]) -> None:
@@ -314,38 +322,10 @@ class Controls:
         self.lowest = widgets.Button(
             description="Lowest cut", tooltip=wording.TIPS["lowest"], layout=widgets.Layout(width="auto")
         )
+        self.lowest.add_class("st-lowest")
         self.lowest.on_click(lambda _: self._tell(lowest_cut=True))
         self.cut_cost = widgets.HTML()
         self.cut = widgets.HBox([self.threshold, self.lowest, self.cut_cost])
-        self.cut.layout.flex_flow = "row wrap"
-
-    def _layers(self) -> tuple[dict[str, widgets.ToggleButton], dict[str, widgets.FloatSlider]]:
-        toggles, sliders = {}, {}
-        names = short_names(list(self.facts.layers))
-        wide = min(86, max(52, 8 * max(map(len, names)) + 20))  # as wide as the longest name, as far as there is room
-        for layer, short in zip(self.facts.layers, names, strict=True):
-            toggle = widgets.ToggleButton(
-                description=short,
-                tooltip=f"Layer {layer}. {wording.TIPS['layer']}",
-                layout=widgets.Layout(width=f"{wide}px", flex="0 0 auto"),
-            )
-            slider = widgets.FloatSlider(
-                value=1.0,
-                min=0,
-                max=MAX_WEIGHT,
-                step=0.05,
-                readout_format=".2f",
-                tooltip=f"Weight of layer {layer}. {wording.TIPS['weights']}",
-                layout=widgets.Layout(width=f"{282 - wide}px"),
-            )
-            toggle.observe(lambda change, name=layer: self._tell(toggled=(name, change["new"])), "value")
-            slider.observe(lambda change, name=layer: self._weigh(name, change), "value")
-            toggles[layer], sliders[layer] = toggle, slider
-        return toggles, sliders
-
-    def _weigh(self, layer: str, change: dict[str, Any]) -> None:
-        if self.toggles[layer].value:
-            self._tell(weighted=(layer, _slid(change)))
 
     def _component_of(self, colour: str, place: int) -> widgets.BoundedIntText:
         box = widgets.BoundedIntText(
@@ -368,9 +348,7 @@ class Controls:
                 widgets.Dropdown(options=[(name, place) for place, name in enumerate(names)], layout=_wide()),
             )
         for place, name in enumerate(names):
-            thumb = widgets.ToggleButton(
-                tooltip=f"Image {name}", layout=widgets.Layout(width=f"{THUMB}px", height=f"{THUMB}px")
-            )
+            thumb = widgets.ToggleButton(tooltip=f"Image {name}", layout=widgets.Layout(width="100%", height="auto"))
             thumb.add_class("st-thumb")
             thumb.add_class(f"{self.name}-thumb-{place}")
             thumb.observe(lambda change, place=place: self._thumb_pressed(place, change["new"]), "value")
@@ -398,22 +376,36 @@ def _slid(change: dict[str, Any]) -> Any:
     return round(value, 2) if isinstance(value, float) else value
 
 
+def _column(*parts: widgets.Widget) -> widgets.VBox:
+    return box("st-column", *parts)
+
+
+def _across() -> dict[str, Any]:
+    """Settings of a slider that is as wide as its column."""
+    return {"layout": widgets.Layout(width="auto"), "style": {"description_width": "62px"}}
+
+
+def _pressed(button: widgets.DOMWidget, is_pressed: bool) -> None:
+    if ("mod-active" in button._dom_classes) != is_pressed:
+        (button.add_class if is_pressed else button.remove_class)("mod-active")
+
+
 def _headed(text: str) -> widgets.HTML:
     head = widgets.HTML(html.escape(text))
-    head.add_class("st-head")
+    head.add_class("st-heading")
     return head
 
 
-def _kernel_options(kind: str) -> list[tuple[str, str]]:
+def _kernel_options(kind: str, scope: str = "image") -> list[tuple[str, str]]:
     return [
         (line.label, name)
         for name, line in KERNELS.items()
-        if kind in line.kinds and "image" in line.scopes and line.in_menu
+        if kind in line.kinds and scope in line.scopes and line.in_menu
     ]
 
 
 def _wide() -> widgets.Layout:
-    return widgets.Layout(width="300px")
+    return widgets.Layout(width="auto")
 
 
 def _set(widget: Any, **values: Any) -> None:
@@ -431,7 +423,7 @@ def _display(widget: Any, shown: bool) -> None:
 
 def _thumb(picture: np.ndarray) -> str:
     small = Image.fromarray(picture)
-    small.thumbnail((2 * THUMB, 2 * THUMB))
+    small.thumbnail((THUMB, THUMB))
     buffer = io.BytesIO()
     small.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import os
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,13 @@ import xarray as xr
 from PIL import Image
 
 from ..._explorer import wording
+from ..._explorer.changes import as_asked, changed
 from ..._explorer.code import as_code
+from ..._explorer.history import History
 from ..._explorer.session import Session, ShownState, questions, wanted
 from ..._explorer.source import open_source
-from ..._explorer.start import contrast, fitting, freezing_settings, state_of
-from ..._explorer.state import State, checked, checked_weights, moved
+from ..._explorer.start import fitting, freezing_settings, state_of
+from ..._explorer.state import State, as_state, checked
 from ..._explorer.views import VIEWS
 from ..._explorer.worker import Worker
 from ..._io.bundles import load_bundle, save_bundle
@@ -32,13 +32,14 @@ from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
 from ..frozen_page import FrozenPage, freeze
 from ..still_picture import side_by_side
-from . import save
-from .closing import close_whole, inside
+from . import save, words
+from .boxes import auto, box, close_whole, inside
 from .controls import Controls
-from .figures import ExplorerFigures, Rows
+from .figures import ConnectedFigures, ExplorerFigures, Rows
 from .offline import Loader, Stage
 from .save import sheet
 from .still import Still
+from .styles import fit, sheet_of_styles
 
 PATIENCE = 0.15
 """How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
@@ -58,7 +59,11 @@ class Explorer(Described, widgets.VBox):
         Anything ``st.load_images`` takes. With activations or a bundle it may be left out: their own images are shown
         then.
     state
-        The first state; the default shows the first eigenvector of query-key affinity over all layers.
+        The first state, also as `State.to_dict` gives it; the default shows the first eigenvector of query-key affinity
+        over all layers.
+    scope
+        ``"image"``: every image is solved alone. ``"dataset"``: all images are solved as one. The default is that of
+        the state, where it is ``"image"``.
     layers, size, batch_size, seed, progress
         As ``st.capture`` takes them.
     device
@@ -73,7 +78,7 @@ class Explorer(Described, widgets.VBox):
     activations : xarray.DataTree
         The capture that is explored.
     eigenvectors : xarray.Dataset
-        The result that is shown, for the chosen image.
+        The result that is shown, as ``st.solve`` gives it: of the chosen image, or of all images as one.
 
     Raises
     ------
@@ -95,7 +100,8 @@ class Explorer(Described, widgets.VBox):
         source: Any,
         images: Any = None,
         *,
-        state: State | None = None,
+        state: State | Mapping[str, Any] | None = None,
+        scope: str | None = None,
         layers: Any = "all",
         size: int | tuple[int, int] | None = None,
         batch_size: int = 8,
@@ -109,7 +115,8 @@ class Explorer(Described, widgets.VBox):
         )
         self._synchronous = synchronous
         session = Session(opened.activations, device, opened.images)
-        chosen = checked(fitting(state or State(), session), session.facts)
+        first = as_state(state)
+        chosen = checked(fitting(first if scope is None else replace(first, scope=scope), session), session.facts)
         super().__init__()
         self.add_class("st-explorer")
         self._start(session, opened.expression, chosen)
@@ -129,12 +136,16 @@ class Explorer(Described, widgets.VBox):
         bundle = load_bundle(path)
         settings.setdefault("state", state_of(bundle))
         explorer = cls(bundle.activations, bundle.pictures, **settings)
-        explorer._bundle = _in_full(path)
+        explorer._bundle = save.in_full(path)
         return explorer
 
     def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
         self._session, self._source, self._state, self._bundle = session, source, state, bundle
+        self._history = History()
+        for old in [one for one in self._dom_classes if one.startswith("st-explorer-")]:
+            self.remove_class(old)
         self._name = f"st-explorer-{uuid.uuid4().hex[:12]}"  # because one page may show explorers of several kernels
+        self.add_class(self._name)
         self._answer: ShownState | None = None
         self._asked: object = None
         self._worker: Worker[State] = Worker(
@@ -146,12 +157,13 @@ class Explorer(Described, widgets.VBox):
         self._controls = Controls(session.facts, self._on_change, self._name)
         self._pictures = ExplorerFigures(self._on_change)
         self._rows: Rows | None = None
+        self._connected: ConnectedFigures | None = None
         self._page_ready = False
         self.children = self._build()
         self._open = True
         self._controls.show(state)
         # The first view is computed at once, so that what is displayed is complete, with or without a thread.
-        self._show(session.answer(state, _nothing))
+        self._show(session.answer(state, lambda *_: None))
 
     @property
     def state(self) -> State:
@@ -159,10 +171,27 @@ class Explorer(Described, widgets.VBox):
         return self._state
 
     @state.setter
-    def state(self, state: State) -> None:
-        self._state = checked(state, self._session.facts)
-        self._controls.show(self._state)
-        self._refresh()
+    def state(self, state: State | Mapping[str, Any]) -> None:
+        wanted_now = checked(as_state(state), self._session.facts)
+        self._history.add(self._state, wanted_now)
+        self._go_to(wanted_now)
+
+    def undo(self) -> None:
+        """Go back to the state before the last change; a drag is one change."""
+        self._go_to(self._history.back(self._state))
+
+    def redo(self) -> None:
+        """Take back what was undone last."""
+        self._go_to(self._history.forth(self._state))
+
+    def _go_to(self, state: State | None) -> None:
+        if state is not None:
+            self._state = state
+            self._controls.show(state)
+            self._refresh()
+        for button, states in ((self._undo, self._history.before), (self._redo, self._history.after)):
+            if button.disabled == bool(states):
+                button.disabled = not states
 
     def set(self, **changes: Any) -> None:
         """Change some fields of the state, such as ``explorer.set(affinity="vv", component=2)``."""
@@ -171,7 +200,7 @@ class Explorer(Described, widgets.VBox):
             raise SpectralToolkitError(
                 f"The state has no {unknown[0]!r}: its fields are {', '.join(State.__dataclass_fields__)}."
             )
-        self.state = self._changed(changes)
+        self.state = changed(self._state, changes, self._session.facts)
 
     @property
     def activations(self) -> xr.DataTree:
@@ -180,10 +209,10 @@ class Explorer(Described, widgets.VBox):
 
     @property
     def eigenvectors(self) -> xr.Dataset:
-        """The result that is shown, for the chosen image alone."""
+        """The result that is shown: of the chosen image, or of all images where they are solved as one."""
         self._require_current()
         assert self._answer is not None
-        return self._answer.sides[0].eig
+        return self._answer.sides[0].whole
 
     @property
     def is_busy(self) -> bool:
@@ -283,49 +312,65 @@ class Explorer(Described, widgets.VBox):
         self._still.close()
         self._worker.close()
         self._page_maker.close()
-        live = [*self._pictures.widgets, *([] if self._rows is None else [self._rows.widget])]
+        live = [widget for _, made in self._figures() for widget in made]
         for widget in [*live, *inside(self)]:
             close_whole(widget)
         self.children = ()
         self._session.close()
-        self._answer = self._rows = None
+        self._answer = self._rows = self._connected = None
 
     def _build(self) -> list[widgets.Widget]:
+        session = self._session
         self._loader = Loader(self._name, self._fill)
-        self._style = widgets.HTML(layout=widgets.Layout(display="none"))
-        thumbs = [self._session.small(place, 116) for place in range(len(self._controls.thumbs))]
-        style = files("spectral_toolkit._views.widget").joinpath("style.css").read_text(encoding="utf-8")
-        self._style.value = f"<style>{style}{self._still.hidden}{self._controls.set_thumbnails(thumbs)}</style>"
+        self._style, self._fit = (widgets.HTML(layout=widgets.Layout(display="none")) for _ in range(2))
+        places = range(len(self._controls.thumbs))
+        thumbs = [(session.small(place, 116), session.picture(place).aspect) for place in places]
+        self._style.value = (
+            f"<style>{sheet_of_styles()}{self._still.hidden}{self._controls.set_thumbnails(thumbs)}</style>"
+        )
         self._busy = widgets.HTML('<span class="st-spin"></span>Solving ...')
-        self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=_auto())
+        self._cancel = widgets.Button(description="Stop", tooltip=wording.TIPS["cancel"], layout=auto())
         self._cancel.on_click(lambda _: self._stop())
         self._bar = widgets.FloatProgress(max=1.0, layout=widgets.Layout(width="140px"))
         busy = widgets.HBox([self._busy, self._bar, self._cancel])
         busy.add_class("st-busy")
         self._busy_row = busy
         self._message = widgets.HTML()
-        self._stage, self._rows_stage = Stage(), Stage()
-        self._stage.add_class("st-stage")
-        self._rows_stage.add_class("st-stage")
-        self._legend, self._trust, self._row_legend = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        row_line = widgets.HBox([self._row_legend, self._controls.heads, self._controls.untap])
-        row_line.layout.flex_flow = "row wrap"
-        right = widgets.VBox(
-            [
-                self._controls.above(busy),
-                self._message,
-                self._stage,
-                self._legend,
-                self._trust,
-                row_line,
-                self._rows_stage,
-                self._buttons(),
-            ]
+        self._stage, self._connected_stage, self._rows_stage = Stage(), Stage(), Stage()
+        for stage in (self._stage, self._connected_stage, self._rows_stage):
+            stage.add_class("st-stage")
+        self._heads, self._scales, self._legend, self._facing = (widgets.HTML() for _ in range(4))
+        self._row_head, self._connected_head = widgets.HTML(), widgets.HTML()
+        self._legend.add_class("hint")
+        for part, name in ((self._heads, "st-heads"), (self._facing, "st-facing")):
+            part.add_class(name)
+        row_line = box("st-wrapped", self._controls.heads, self._controls.untap)
+        seen = box("st-seen", self._heads, self._stage, self._scales, self._legend)
+        told = box(
+            "st-rows",
+            self._facing,
+            self._connected_head,
+            self._connected_stage,
+            self._row_head,
+            row_line,
+            self._rows_stage,
         )
-        right.add_class("st-right")
-        body = widgets.HBox([self._controls.left(), right])
-        body.add_class("st-body")
-        return [self._style, self._loader, body]
+        self._content = box("st-content", seen, told)
+        self._undo, self._redo, keys, full = (
+            widgets.Button(description=label, tooltip=wording.TIPS[name], layout=auto(), disabled=name.endswith("do"))
+            for name, label in (("undo", "Undo"), ("redo", "Redo"), ("keys", "?"), ("full", "Full screen"))
+        )
+        self._undo.on_click(lambda _: self.undo())
+        self._redo.on_click(lambda _: self.redo())
+        keys.add_class("st-keys")
+        full.add_class("st-full")
+        actions = box("st-actions", self._undo, self._redo, keys, full)
+        listed = widgets.HTML(words.keys())
+        listed.add_class("st-key-list")
+        main = box(
+            "st-main", self._controls.above(actions, busy), listed, self._message, self._content, self._buttons()
+        )
+        return [self._style, self._fit, self._loader, box("st-body", self._controls.left(), main)]
 
     def _buttons(self) -> widgets.VBox:
         self._path = widgets.Text(
@@ -333,30 +378,29 @@ class Explorer(Described, widgets.VBox):
         )
         actions: dict[str, tuple[str, Callable[[], str | None]]] = {
             "code": ("Copy as code", self._copy_code),
-            "png": ("Save PNG", lambda: _saved(self.save_figure(f"{self._path.value}.png"))),
-            "svg": ("Save SVG", lambda: _saved(self.save_figure(f"{self._path.value}.svg"))),
+            "png": ("Save PNG", lambda: save.saved(self.save_figure(f"{self._path.value}.png"))),
+            "svg": ("Save SVG", lambda: save.saved(self.save_figure(f"{self._path.value}.svg"))),
             "html": ("Save HTML", self._save_html),
             "bundle": ("Save bundle", self._save_bundle),
             "load": ("Load bundle", self._load_bundle),
         }
         buttons = []
         for name, (label, action) in actions.items():
-            button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=_auto())
+            button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=auto())
             button.on_click(lambda _, action=action: self._try(action))
             buttons.append(button)
         self._html_button = buttons[list(actions).index("html")]
         self._code = widgets.Textarea(
             layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code to select and copy."
         )
-        row = widgets.HBox([buttons[0], self._path, *buttons[1:]])
-        row.layout.flex_flow = "row wrap"
+        row = box("st-wrapped", buttons[0], self._path, *buttons[1:])
         self._done = widgets.HTML()
-        return widgets.VBox([row, self._done, self._code])
+        return box("st-saving", row, self._done, self._code)
 
     def _copy_code(self) -> str:
         self._code.value = self.code()
         self._code.layout.display = None
-        self._loader.run(f"navigator.clipboard && navigator.clipboard.writeText({_script_text(self._code.value)})")
+        self._loader.copy(self._code.value)
         return "The code is below, and on the clipboard if the browser allows it."
 
     def _save_html(self) -> None:
@@ -365,7 +409,7 @@ class Explorer(Described, widgets.VBox):
 
         def make() -> str:
             freeze(activations, path=path, **settings)
-            return f"{_saved(path)} Open it in any browser, with or without Python."
+            return f"{save.saved(path)} Open it in any browser, with or without Python."
 
         self._html_button.disabled, self._html_button.description = True, "Saving HTML ..."
         self._tell("The page is being made, which may take a minute. You can continue meanwhile.")
@@ -373,11 +417,13 @@ class Explorer(Described, widgets.VBox):
 
     def _page_made(self, _asked: object, text: str | None, error: Exception | None) -> None:
         self._html_button.disabled, self._html_button.description = False, "Save HTML"
-        self._tell(text or _reason(error), "error" if error else "ok")
+        self._tell(text or words.reason(error), "error" if error else "ok")
 
     def _save_bundle(self) -> str:
         path = save.free_path(self._path.value, ".zip")
-        return f"{_saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or with the button Load bundle."
+        return (
+            f"{save.saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or with the button Load bundle."
+        )
 
     def _load_bundle(self) -> str:
         path = local_path(self._path.value.strip())
@@ -388,7 +434,7 @@ class Explorer(Described, widgets.VBox):
         state = checked(fitting(state_of(bundle), session), session.facts)
         text = self._path.value
         self._end()
-        self._start(session, None, state, _in_full(path))
+        self._start(session, None, state, save.in_full(path))
         self._path.value = text
         return f"Opened {path}."
 
@@ -408,29 +454,17 @@ class Explorer(Described, widgets.VBox):
 
     def _on_change(self, **changes: Any) -> None:
         """Change the state as the user asked for with a control or a tap."""
-        weights = dict(self._state.weights or {})
-        if "preset" in changes:
-            changes = {"weights": self._session.facts.preset(changes["preset"], weights)}
-        elif "toggled" in changes:
-            layer, on = changes.pop("toggled")
-            if on:
-                weights[layer] = self._controls.weights[layer].value or 1.0
-            else:
-                weights.pop(layer, None)
-            changes["weights"] = weights
-        elif "weighted" in changes:
-            layer, weight = changes.pop("weighted")
-            changes["weights"] = {**weights, layer: weight}
-        elif "option" in changes:
-            name, value = changes.pop("option")
-            changes["options"] = {**self._state.options, name: value}
-        elif changes.pop("lowest_cut", False):
+        if "go" in changes:
+            (self.undo if changes["go"] == "back" else self.redo)()
+            return
+        if changes.pop("lowest_cut", False):
             lowest = self._lowest_cut()
             if lowest is None:
                 return
             changes["threshold"] = lowest
         try:
-            self.state = fitting(self._changed(changes), self._session)
+            facts = self._session.facts
+            self.state = fitting(changed(self._state, as_asked(self._state, changes, facts), facts), self._session)
         except SpectralToolkitError as error:
             self._say(str(error))
             self._controls.show(self._state)
@@ -440,27 +474,6 @@ class Explorer(Described, widgets.VBox):
         costs = self._answer.sides[0].costs if self._answer is not None and self._is_current() else None
         best = math.nan if costs is None else float(costs["best"])
         return None if math.isnan(best) else best
-
-    def _changed(self, changes: dict[str, Any]) -> State:
-        """The present state with some fields changed, and with the changes that follow unless they are given, too."""
-        facts = self._session.facts
-        state = replace(self._state, **changes)
-        asked = "affinity" in changes or changes.get("compare")
-        same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity
-        if asked and same and "other_affinity" not in changes:
-            # The same setting twice would show nothing new, so the other side takes another one.
-            state = replace(state, other_affinity=contrast(state.affinity, facts.kinds))
-        n = state.n_eigenvectors
-        if "component" not in changes and isinstance(n, int) and 1 <= n < state.component:
-            state = replace(state, component=n)
-        for side in ("", "other_"):
-            if getattr(state, f"{side}affinity") != getattr(self._state, f"{side}affinity"):
-                state = replace(state, **{f"{side}kernel": changes.get(f"{side}kernel")})
-        if state.patch is not None and "patch" not in changes and state.weights != self._state.weights:
-            # The same place in the image, where other layers have another grid; wrong weights raise an error here.
-            grids = [facts.grid_of(checked_weights(one.weights, facts)) for one in (self._state, state)]
-            state = replace(state, patch=moved(state.patch, *grids))
-        return state
 
     def _refresh(self) -> None:
         self._say("")
@@ -488,7 +501,7 @@ class Explorer(Described, widgets.VBox):
                 error = drawing
         self._mark_busy(None)
         self._stale(True)
-        self._say(f"{_reason(error)} The image still shows the last result.")
+        self._say(f"{words.reason(error)} The image still shows the last result.")
 
     def _stop(self) -> None:
         self._worker.cancel()
@@ -512,30 +525,43 @@ class Explorer(Described, widgets.VBox):
             self._rows = self._rows or Rows(self._on_change)
             self._rows.show(answer)
             shown.append(self._rows.widget)
+            if answer.sides[0].connected:
+                self._connected = self._connected or ConnectedFigures(self._on_change)
+                self._connected.show(answer)
+                shown.append(self._connected.widget)
         self._display(shown)
-        self._legend.value = wording.legend(state)
-        self._trust.value = wording.trust_html(answer.sides)
+        self._fit.value = fit(self._name, answer.picture.aspect, len(answer.sides))
+        (self._content.add_class if len(answer.sides) > 1 else self._content.remove_class)("is-compare")
+        self._heads.value = words.heads(state, answer.sides)
+        self._scales.value = words.scales(state, answer.sides)
+        self._legend.value = html.escape(wording.legend(state), quote=False)
+        self._facing.value = words.facing(state, answer.sides)
         self._controls.cut_cost.value = wording.cut_cost(state, answer.sides)
         self._controls.lowest.disabled = self._lowest_cut() is None
-        self._row_legend.value = wording.row_legend(state, answer.sides[0].eig)
+        self._row_head.value = words.rows(state, answer.sides)
+        self._connected_head.value = words.connected(answer.sides) if answer.sides[0].connected else ""
         self._stale(False)
         self._still.follow(self._drawn)
 
+    def _figures(self) -> list[tuple[Stage, list[Any]]]:
+        """Every part of the page that shows figures, and those made so far."""
+        below = [[] if one is None else [one.widget] for one in (self._connected, self._rows)]
+        return [(self._stage, self._pictures.widgets), (self._connected_stage, below[0]), (self._rows_stage, below[1])]
+
     def _display(self, shown: list[Any]) -> None:
-        made = self._pictures.widgets
-        rows = [] if self._rows is None else [self._rows.widget]
-        for widget in made + rows:
-            display = None if any(widget is one for one in shown) else "none"
-            if widget.layout.display != display:
-                widget.layout.display = display
-        if self._page_ready and (self._stage.children, self._rows_stage.children) != (tuple(made), tuple(rows)):
-            self._fill()
+        for stage, made in self._figures():
+            for widget in made:
+                display = None if any(widget is one for one in shown) else "none"
+                if widget.layout.display != display:
+                    widget.layout.display = display
+            if self._page_ready and stage.children != tuple(made):
+                stage.fill(made)
 
     def _fill(self) -> None:
         """Show the figures, because BokehJS is now in the page."""
         self._page_ready = True
-        self._stage.fill(self._pictures.widgets)
-        self._rows_stage.fill([] if self._rows is None else [self._rows.widget])
+        for stage, made in self._figures():
+            stage.fill(made)
 
     def _mark_busy(self, asked: object) -> None:
         self._asked = asked
@@ -551,7 +577,7 @@ class Explorer(Described, widgets.VBox):
         self._bar.value = done
 
     def _stale(self, stale: bool) -> None:
-        for part in (self._stage, self._rows_stage, self._controls.cut_cost):
+        for part in (self._stage, self._connected_stage, self._rows_stage, self._controls.cut_cost):
             (part.add_class if stale else part.remove_class)("st-stale")
 
     def _say(self, text: str) -> None:
@@ -568,32 +594,5 @@ class Explorer(Described, widgets.VBox):
             )
 
 
-def _reason(error: Exception | None) -> str:
-    """The reason for an error: its own sentence if the error is ours, otherwise its class and its message."""
-    return str(error) if isinstance(error, SpectralToolkitError) else f"{type(error).__name__}: {error}"
-
-
 def _run(action: Callable[[], str], _check: object) -> str:
     return action()
-
-
-def _script_text(text: str) -> str:
-    """Text as a JavaScript string that is harmless inside a script element."""
-    return json.dumps(text).replace("</", "<\\/")
-
-
-def _auto() -> widgets.Layout:
-    return widgets.Layout(width="auto")
-
-
-def _saved(path: str | os.PathLike[str]) -> str:
-    return f"Saved {_in_full(path)}."
-
-
-def _in_full(path: str | os.PathLike[str]) -> str:
-    """The full path of a file: readers of the page or of the code do not know the kernel's folder."""
-    return str(Path(path).expanduser().resolve())
-
-
-def _nothing(*_: object) -> None:
-    return None

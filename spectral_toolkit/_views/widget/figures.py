@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
 from bokeh.events import Tap
-from bokeh.layouts import row
-from bokeh.models import CrosshairTool, Span
+from bokeh.layouts import group_tools, row
+from bokeh.models import CrosshairTool, GridPlot, HoverTool, SaveTool, Span, Toolbar
 from PIL import Image
 
 from ..._explorer import views, wording
-from ..._explorer.session import ShownState
+from ..._explorer.session import ShownState, Side
 from ..._explorer.state import moved
 from ..._explorer.view import View
 from ..._table import located
@@ -22,11 +23,10 @@ from ..still_picture import bokeh_figure, figure_picture
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
 from .save import SavedPanel, sheet
-from .tiles import TileFigure, read
+from .tiles import CAPTION, TileFigure, read
 
-WIDTH = 520  # screen pixels of a single image, where the page has room for them
-COMPARED = 390  # screen pixels of each of two images
-_HIGHEST = 560  # the largest height of an image in screen pixels
+WIDTH = 560  # of one setting, in the units of its figure: the page makes it as wide as there is room
+GAP = 24  # screen pixels between two settings, as in the style of the words above and below them
 
 Tapped = Callable[..., None]
 """Called with the fields of the state that a tap changes."""
@@ -43,13 +43,18 @@ class ExplorerFigures:
         self.figures = (TileFigure("first"), TileFigure("second"))
         first, second = (one.figure for one in self.figures)
         second.x_range, second.y_range = first.x_range, first.y_range
-        self.figures[1].root.visible = False
+        second.visible = False
         spans = tuple(Span(dimension=way, line_dash="dotted", line_color="#1a1a1a") for way in ("width", "height"))
         for one in self.figures:
             one.figure.add_tools(CrosshairTool(overlay=(spans[0], spans[1]), description="A cursor in both images"))
             one.figure.on_event(Tap, lambda event, one=one: self._on_tap(one, event))
-        roots = [one.root for one in self.figures]
-        self.widget = LiveFigure(row(*roots, sizing_mode="stretch_width"), layout=full_width())
+        # Beside the images and never over them: it would cover patches, and take their taps.
+        tools = [tool for one in (first, second) for tool in one.toolbar.tools]
+        tools = [tool for tool in tools if not isinstance(tool, CrosshairTool | HoverTool | SaveTool)]
+        bar = Toolbar(tools=group_tools(tools), logo=None, active_drag=None, active_scroll=None)
+        beside = row(first, second, sizing_mode="stretch_width", spacing=GAP)
+        framed = GridPlot(children=[(beside, 0, 0)], toolbar=bar, toolbar_location="above", sizing_mode="stretch_width")
+        self.widget = LiveFigure(framed, layout=full_width())
 
     @property
     def widgets(self) -> list[Any]:
@@ -86,29 +91,25 @@ class ExplorerFigures:
     def _show(self, view: View, shown: ShownState) -> None:
         assert view.tiles is not None
         self._grid = shown.sides[0].eig["eigenvector"].shape[1:3]
-        aspect = shown.picture.aspect
         sides = shown.sides[:1] if view.alone else shown.sides
-        compared = len(sides) > 1
-        width = min(COMPARED if compared else WIDTH, _HIGHEST / aspect)
         with self.widget.together():
             for figure, side in zip(self.figures, sides, strict=False):
                 tiles = view.tiles(shown, side)
                 figure.show(
                     tiles,
-                    width=max(width, WIDTH) if len(tiles) > 1 and not compared else width,
-                    aspect=aspect,
-                    columns=fitting_columns(len(tiles), 2 if compared else 4),
-                    title=wording.title(shown.state, side),
+                    width=WIDTH,
+                    aspect=shown.picture.aspect,
+                    columns=_columns(len(tiles), shown.picture.aspect),
+                    heading=wording.title(shown.state, side)[0],
                     tooltips=read(view.reads, view.decimals),
                 )
-            second = self.figures[1].root
-            if second.visible != compared:
-                second.visible = compared
+            second = self.figures[1].figure
+            if second.visible != (len(sides) > 1):
+                second.visible = len(sides) > 1
 
     def panels(self) -> list[SavedPanel]:
         """What the figures show, as panels to be saved."""
-        shown = [one for one in self.figures if one.root.visible]
-        return [SavedPanel(one.tiles, one.places, (one.width, one.height), one.heading[0]) for one in shown]
+        return [_panel(one, one.heading) for one in self.figures if one.figure.visible]
 
     def _on_tap(self, one: TileFigure, event: Any) -> None:
         hit = one.hit(event.x, event.y)
@@ -122,39 +123,69 @@ class ExplorerFigures:
 
 
 class Rows:
-    """The tapped patch's row of the joint affinity and of each layer's affinity."""
+    """The tapped patch's row of the joint affinity and of each layer's affinity, those of a setting under its image."""
 
     def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
         self._grid = (1, 1)
-        self.figure = TileFigure("rows")
-        self.figure.figure.on_event(Tap, self._on_tap)
-        self.widget = LiveFigure(row(self.figure.root, sizing_mode="stretch_width"), layout=full_width())
+        self.figures = (TileFigure("rows"), TileFigure("other rows"))
+        for one in self.figures:
+            one.figure.on_event(Tap, lambda event, one=one: self._on_tap(one, event))
+        beside = row(*(one.figure for one in self.figures), sizing_mode="stretch_width", spacing=GAP)
+        self.widget = LiveFigure(beside, layout=full_width())
 
     def show(self, answer: ShownState) -> None:
-        """Draw the rows of every side, one side after the other."""
+        """Draw the rows of every side."""
         self._grid = answer.sides[0].eig["eigenvector"].shape[1:3]
-        tiles: list[Any] = []
-        for side in answer.sides:
-            own = views.row_tiles(side, answer.small)
-            if len(answer.sides) > 1:
-                own = [views.renamed(tile, f"{wording.short_title(side)}: {tile.caption}") for tile in own]
-            tiles += own
-        per_side = max(1, len(tiles) // len(answer.sides))
-        columns = fitting_columns(per_side, 8)
-        width = min(800.0, 160.0 * columns)
         with self.widget.together():
-            self.figure.show(tiles, width=width, aspect=answer.picture.aspect, columns=columns)
+            for one, side in zip(self.figures, answer.sides, strict=False):
+                tiles = views.row_tiles(side, answer.small)
+                columns = fitting_columns(len(tiles), 8 if len(tiles) > 16 else 5)
+                heading = f"{wording.short_title(side)}: the tapped patch"
+                one.show(tiles, width=WIDTH, aspect=answer.picture.aspect, columns=columns, heading=heading)
+            second = self.figures[1].figure
+            if second.visible != (len(answer.sides) > 1):
+                second.visible = len(answer.sides) > 1
 
     def panels(self) -> list[SavedPanel]:
-        """What the figure shows, as panels to be saved."""
-        one = self.figure
-        return [SavedPanel(one.tiles, one.places, (one.width, one.height), "The tapped patch")]
+        """What the figures show, as panels to be saved."""
+        return [_panel(one, one.heading) for one in self.figures if one.figure.visible]
 
-    def _on_tap(self, event: Any) -> None:
-        hit = self.figure.hit(event.x, event.y)
+    def _on_tap(self, one: TileFigure, event: Any) -> None:
+        hit = one.hit(event.x, event.y)
         if hit is not None:
-            self._tapped(patch=moved(hit[1], self.figure.places[hit[0]].grid, self._grid))
+            self._tapped(patch=moved(hit[1], one.places[hit[0]].grid, self._grid))
+
+
+class ConnectedFigures:
+    """What the tapped patch is connected to in every image, of images that were solved as one; a tap goes there."""
+
+    def __init__(self, tapped: Tapped) -> None:
+        self._tapped = tapped
+        self._shown: list[Side] = []
+        self.figures = (TileFigure("connected"), TileFigure("other connected"))
+        for place, one in enumerate(self.figures):
+            one.figure.on_event(Tap, lambda event, place=place: self._on_tap(place, event))
+        beside = row(*(one.figure for one in self.figures), sizing_mode="stretch_width", spacing=GAP)
+        self.widget = LiveFigure(beside, layout=full_width())
+
+    def show(self, answer: ShownState) -> None:
+        """Draw what every side found."""
+        self._shown = answer.sides
+        with self.widget.together():
+            for one, side in zip(self.figures, answer.sides, strict=False):
+                tiles = [found.tile for found in side.connected]
+                one.show(tiles, width=WIDTH, aspect=1.0, columns=min(6, max(1, len(tiles))))
+            second = self.figures[1].figure
+            if second.visible != (len(answer.sides) > 1):
+                second.visible = len(answer.sides) > 1
+
+    def _on_tap(self, place: int, event: Any) -> None:
+        hit = self.figures[place].hit(event.x, event.y)
+        if hit is not None and hit[0] < len(self._shown[place].connected):
+            found, own = self._shown[place].connected[hit[0]], self._shown[place].eig["eigenvector"].shape[1:3]
+            first = self._shown[0].eig["eigenvector"].shape[1:3]
+            self._tapped(image=found.image, patch=moved(found.patch, own, first))
 
 
 class Drawn:
@@ -220,6 +251,21 @@ def chart_of(view: View, tapped: Tapped) -> Any:
 def full_width() -> widgets.Layout:
     """A box as wide as the page allows; each figure has its own maximum width."""
     return widgets.Layout(width="100%")
+
+
+def _panel(one: TileFigure, heading: str) -> SavedPanel:
+    return SavedPanel(one.tiles, one.places, (one.width, one.height), heading)
+
+
+def _columns(n_tiles: int, aspect: float) -> int:
+    """So many columns that the whole is no higher than one tile alone would be: the page stays as it is."""
+    if n_tiles < 2:
+        return 1
+    columns = 2
+    while columns < n_tiles and math.ceil(n_tiles / columns) * (aspect / columns + CAPTION / WIDTH) > aspect:
+        columns += 1
+    # A few columns more than needed, if that leaves fewer places of the last row empty.
+    return min(range(columns, min(columns + 3, n_tiles + 1)), key=lambda n: (-n_tiles % n, n))
 
 
 def _named(answer: ShownState) -> dict[str, Any]:

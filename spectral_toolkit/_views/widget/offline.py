@@ -9,7 +9,9 @@ cell, so the saved notebook holds nothing of this, and a page without a reader (
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from typing import Any
 
 import ipywidgets as widgets
@@ -27,6 +29,7 @@ _PRESS = """
 """
 
 _ASK = """<script>(() => {
+  (() => { %(page)s })();
   const name = "%(name)s";%(press)s
   let tries = 0;
   const ask = () => {
@@ -44,7 +47,8 @@ class Loader(widgets.VBox):
     """Makes sure that BokehJS is in the page, then calls ``on_ready``, in every page that opens the widget."""
 
     def __init__(self, name: str, on_ready: Callable[[], None]) -> None:
-        self._words = {"name": name, "press": _PRESS, "whole": IS_WHOLE}
+        page = files("spectral_toolkit._views.widget").joinpath("page.js").read_text(encoding="utf-8")
+        self._words = {"name": name, "press": _PRESS, "whole": IS_WHOLE, "page": page.replace("NAME", name)}
         self._on_ready = on_ready
         self._output = _Asking(_ASK % self._words)
         self._buttons = []
@@ -61,6 +65,11 @@ class Loader(widgets.VBox):
         """Run a script in the open page, even if it is the same as before."""
         self._show("")
         self._show(f"<script>{script}</script>")
+
+    def copy(self, text: str) -> None:
+        """Put a text on the clipboard, if the browser allows it."""
+        safe = json.dumps(text).replace("</", "<\\/")  # harmless inside a script element
+        self.run(f"navigator.clipboard && navigator.clipboard.writeText({safe})")
 
     def _provide(self, _button: object) -> None:
         self._show(f"<script>{load_script(_TELL % self._words)}</script>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -133,6 +134,16 @@ def free_path(text: str, ending: str) -> Path:
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
         number += 1
     return candidate
+
+
+def saved(path: str | os.PathLike[str]) -> str:
+    """What is said of a file that was written."""
+    return f"Saved {in_full(path)}."
+
+
+def in_full(path: str | os.PathLike[str]) -> str:
+    """The full path of a file: readers of the page or of the code do not know the kernel's folder."""
+    return str(Path(path).expanduser().resolve())
 
 
 def _whole(panels: Sequence[SavedPanel]) -> tuple[float, float]:

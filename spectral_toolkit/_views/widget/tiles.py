@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import holoviews as hv
 import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
 import numpy as np
-from bokeh.layouts import column as stacked
 from bokeh.models import (
     ColumnDataSource,
     CrosshairTool,
     CustomJS,
-    Div,
     GlyphRenderer,
     HoverTool,
     ImageRGBA,
@@ -79,10 +76,7 @@ class TileFigure:
 
     def __post_init__(self) -> None:
         self.figure = _drawn(self.name)
-        self.title = Div(text="", sizing_mode="stretch_width", margin=(0, 0, 3, 0), stylesheets=[_AS_WIDE])
-        # At the lower end, so that images side by side are level however long their titles are.
-        self.root = stacked(self.title, self.figure, sizing_mode="scale_width", margin=(0, 10, 4, 0), align="end")
-        self.heading = ("", "")
+        self.heading = ""
         images = [r for r in self.figure.renderers if isinstance(r.glyph, ImageRGBA)]
         self._pictures, self._colours = (renderer.data_source for renderer in images)
         self._frames = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Quad))
@@ -109,7 +103,7 @@ class TileFigure:
         width: float,
         aspect: float,
         columns: int = 1,
-        title: tuple[str, str] = ("", ""),
+        heading: str = "",
         tooltips: Sequence[tuple[str, str]] = _VALUE,
     ) -> None:
         """Show other tiles: ``columns`` of them in ``width`` screen pixels, each ``aspect`` times as high as wide."""
@@ -135,9 +129,7 @@ class TileFigure:
             "y": [place.top - 3 for _, place in captioned],
             "text": [caption for caption, _ in captioned],
         }
-        self.heading = title
-        if self.title.text != (text := _title_html(*title)):
-            self.title.text = text
+        self.heading = heading
         if self.hover.tooltips != list(tooltips):
             self.hover.tooltips = list(tooltips)
 
@@ -156,6 +148,7 @@ class TileFigure:
             const wide = figure.x_range.reset_end - figure.x_range.reset_start
             const size = Math.max(least, Math.min(most, most * figure.inner_width / wide))
             if (isFinite(size)) glyph.text_font_size = {value: `${size}px`}
+            window.spectralToolkitInk?.(figure)
         """
         sizes = {"most": CAPTION_FONT, "least": SMALLEST_FONT}
         shrink = CustomJS(args={"figure": self.figure, "glyph": glyph, **sizes}, code=code)
@@ -169,8 +162,7 @@ class TileFigure:
         for axis, (start, end) in ((self.figure.x_range, (0, width)), (self.figure.y_range, (height, 0))):
             axis.update(start=start, end=end, reset_start=start, reset_end=end)
         # A responsive figure keeps the ratio of width to height, and contains nothing but its frame.
-        self.figure.update(width=round(width), height=round(height), max_width=round(width))
-        self.root.max_width = round(width)
+        self.figure.update(width=round(width), height=round(height))
 
 
 def arrange(
@@ -287,8 +279,8 @@ def _drawn(name: str) -> Any:
         invert_yaxis=True,
         xaxis=None,
         yaxis=None,
-        toolbar="above",
-        default_tools=["pan", "box_zoom", "wheel_zoom", "save", "reset"],
+        toolbar=None,
+        default_tools=["pan", "box_zoom", "wheel_zoom", "reset"],
         active_tools=[],
         show_legend=False,
         title="",
@@ -296,10 +288,19 @@ def _drawn(name: str) -> Any:
     drawn = bokeh_figure(view)
     drawn.name = name
     _add_lines(drawn)
-    drawn.toolbar.update(logo=None, autohide=True)
     for side in ("left", "right", "top", "bottom"):
         setattr(drawn, f"min_border_{side}", 0)
-    drawn.update(toolbar_inner=True, outline_line_color=None, sizing_mode="scale_width", title=None)
+    drawn.update(
+        outline_line_color=None,
+        sizing_mode="scale_width",
+        title=None,
+        toolbar_location=None,
+        background_fill_color=None,
+        border_fill_color=None,
+        tags=["st-ink"],
+        # Every setting has the same share of the row, and is never higher than the screen allows.
+        styles={"flex": "1 1 0", "min-width": "0", "max-width": "var(--st-widest)"},
+    )
     drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool | CrosshairTool)]
     return drawn
 
@@ -313,17 +314,6 @@ def _add_lines(drawn: Any) -> None:
         for colour, width in ((CASING, CASING_WIDTH), (INK, INK_WIDTH))
     ]
     drawn.renderers = [*(one for one in drawn.renderers if one not in above), *lines, *above]
-
-
-# Words fill the width of the image, and take no width of their own.
-_AS_WIDE = ".bk-clearfix { display: block; width: 100%; } .bk-clearfix > div { width: 0; min-width: 100%; }"
-
-
-def _title_html(head: str, more: str) -> str:
-    style = "font:600 12px system-ui,sans-serif;color:#1a1a1a"
-    small = "font:11px system-ui,sans-serif;color:#404040"
-    lines = [f'<div style="{style}">{escape(head)}</div>'] if head else []
-    return "".join([*lines, f'<div style="{small}">{escape(more)}</div>' if more else ""])
 
 
 def _centres() -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Closes widgets together with everything that belongs to them."""
+"""Boxes of widgets, and how they are closed together with everything that belongs to them."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def inside(box: widgets.Box) -> list[widgets.Widget]:
             found += inside(child)
         found.append(child)
     return found
+
+
+def box(name: str, *parts: widgets.Widget) -> widgets.VBox:
+    """A box of parts that the style sheet lays out by this name."""
+    made = widgets.VBox(parts)
+    made.add_class(name)
+    return made
+
+
+def auto() -> widgets.Layout:
+    """As wide as what it holds."""
+    return widgets.Layout(width="auto")
