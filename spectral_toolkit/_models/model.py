@@ -506,7 +506,7 @@ def evaluating(modules: Sequence[torch.nn.Module], seed: int, device: torch.devi
     The output of a model then depends only on its weights and their precision, and not on the caller's autocast,
     default dtype or default device. Tensors that a model makes without naming a device are on the model's device.
     Plain values that modules change in a pass are set back, too: a Swin that was shown a small image would otherwise
-    keep smaller windows for ever.
+    keep smaller windows from then on.
     """
     found = [(vars(part), _plain_values(part)) for module in modules for part in module.modules()]
     with ExitStack() as stack:
