@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -133,3 +134,22 @@ def test_its_lines_run_on_ones_own_model(readme: str, make: Callable[[], Any]) -
     for result in (names["where"], names["what"]):
         assert bool(result["converged"].all())
         assert result["eigenvector"].sizes["image"] == 2
+
+
+def test_what_interventions_are_said_to_show(repository: Path) -> None:
+    """The paragraph of the README, in numbers: new weights must not make it false."""
+    found = json.loads((repository / "docs" / "interventions.json").read_text(encoding="utf-8"))
+    costs = 0
+    for model, record in found.items():
+        rows = {(row["edit"], row["control"]): row for row in record["rows"]}
+
+        def share(edit: str, control: str, outcome: str, rows: Any = rows) -> list[float]:
+            return rows[edit, control][outcome]
+
+        values, keys, span = "exchange|values|all", "exchange|queries and keys|all", "removal|queries and keys|all"
+        moved = "category moved"
+        assert share(values, "edited", moved)[0] > 1.5 * share(values, "donor shuffled", moved)[0], model
+        assert share(keys, "edited", moved)[0] < share(keys, "donor shuffled", moved)[2], model
+        costs += share(span, "edited", "category kept")[2] < share(span, "random span", "category kept")[1]
+        assert max(row["position kept"][0] for row in rows.values()) < 0.2, model
+    assert (len(found), costs) == (3, 2)
