@@ -266,10 +266,12 @@ def study_html(
     command: str,
     opacity: float,
     published: Sequence[tuple[str, float | None, float | None, str]] = (),
+    downloads: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page as text; ``record`` is the content of the JSON, which the page keeps except for the study cells.
 
-    ``published`` are figures to stand beside the evaluations: method, mIoU, accuracy, source.
+    ``published`` are figures to stand beside the evaluations: method, mIoU, accuracy, source. ``downloads`` are names
+    of files and addresses that hold them.
     """
     study, rows = record["study"], [row for group in groups for row in group.rows]
     scope = "each image alone" if study["scope"] == "image" else "all images of a set as one problem"
@@ -312,6 +314,7 @@ def study_html(
         recipe=command,
         opacity=opacity,
         kinds=list(kinds.values()),
+        downloads=downloads,
     )
 
 

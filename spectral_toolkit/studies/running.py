@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import xarray as xr
 
@@ -17,6 +17,7 @@ from .._capture import capture
 from .._compute.settings import computing
 from .._io.outputs import writable_path, write_whole
 from ..errors import SpectralToolkitError, StoreError, StudyError, UnwritableError
+from . import tables
 from .cache import Cache, open_answer
 from .claim import claimed
 from .computing import compute_cell
@@ -27,6 +28,9 @@ from .plan import Group, StudyPlan, plan_study, threads_of
 from .reading import read_study
 from .showing import command_line, study_page
 from .sources import load_study_model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Tell = Callable[[str], object]
 Made = TypeVar("Made")
@@ -61,6 +65,26 @@ class StudyResult:
     def eigenvectors(self, cell: int = 0) -> xr.Dataset:
         """The result of one cell, from the zarr store."""
         return open_answer(self.zarr / self.record["cells"][cell]["group"])
+
+    def to_dataframe(self, of: str = "scores") -> pd.DataFrame:
+        """All numbers as a tidy table.
+
+        Parameters
+        ----------
+        of
+            ``"scores"``: one row for each score of each study cell and each of its controls. ``"eigenvalues"``: one row
+            for each eigenvector of each image.
+
+        Raises
+        ------
+        SpectralToolkitError
+            If ``of`` is neither.
+        """
+        return tables.table(self.record, of)
+
+    def to_latex(self) -> str:
+        """The main table for a paper, one row for each study cell; it needs the packages booktabs and xcolor."""
+        return tables.latex(self.record)
 
 
 @computing
@@ -123,7 +147,7 @@ def run_study(
         record = study_record(plan, numbers)
         contents = {row["group"]: row["content_sha256"] for row in record["cells"]}
         command = command_line(name, page.name)
-        html, shown = study_page(plan, record, _Answers(cache, contents), command=command)
+        html, shown = study_page(plan, record, _Answers(cache, contents), command=command, name=page.stem)
         write_zarr({group: cache.store(content) for group, content in contents.items()}, store)
         write_whole(page, html.encode())
         write_whole(numbers_path, dumped(record))  # last: where the page exists, the study is complete

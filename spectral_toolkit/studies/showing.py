@@ -17,6 +17,7 @@ from ..datasets import LAYOUTS
 from .config import Study, portable
 from .plan import Cell, Group, StudyPlan
 from .published import published_for
+from .tables import downloads
 
 PAGE_LIMIT = 20_000_000
 """The largest size of a page in bytes, for mail and browsers. Larger studies show fewer images, with all numbers."""
@@ -32,6 +33,7 @@ def study_page(
     answers: Mapping[str, xr.Dataset],
     *,
     command: str,
+    name: str = "study",
     limit: int = PAGE_LIMIT,
 ) -> tuple[str, int]:
     """The page of a study, of at most ``limit`` bytes, and how many images of each set it shows.
@@ -42,17 +44,24 @@ def study_page(
         As `spectral_toolkit.studies.numbers.study_record` made it.
     answers
         Eigenvectors of every cell, by its name in the zarr store.
+    name
+        That of the tables that the page offers.
     """
     show = plan.study.show
     while True:
-        html = _page(plan, record, answers, command, show)
+        html = _page(plan, record, answers, command, name, show)
         if len(html.encode()) <= limit or show == 1:
             return html, show
         show = max(1, show // 2)
 
 
 def _page(
-    plan: StudyPlan, record: Mapping[str, Any], answers: Mapping[str, xr.Dataset], command: str, show: int
+    plan: StudyPlan,
+    record: Mapping[str, Any],
+    answers: Mapping[str, xr.Dataset],
+    command: str,
+    name: str,
+    show: int,
 ) -> str:
     scores = scores_shown(record["cells"])
     groups: list[ShownGroup] = []
@@ -84,7 +93,15 @@ def _page(
         (f"{LAYOUTS[one.layout].title}: {one.method}", one.miou, one.accuracy, one.source)
         for one in published_for(layouts)
     ]
-    return study_html(record, groups, scores, command=command, opacity=_OPACITY, published=others)
+    return study_html(
+        record,
+        groups,
+        scores,
+        command=command,
+        opacity=_OPACITY,
+        published=others,
+        downloads=downloads(record, name),
+    )
 
 
 def _shown_cell(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Mapping[str, Any]) -> ShownCell:

@@ -1,0 +1,132 @@
+"""The numbers of a study as tables for other programs: tidy data frames, CSV, and LaTeX for a paper."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .._compute.arguments import choice
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = ("scores", "eigenvalues")
+_CELL = {"model": "model", "pictures": "images", "affinity": "affinity", "layers": "layers"}
+"""What tells study cells apart, in the JSON and in a table."""
+
+
+def table(record: Mapping[str, Any], of: str = "scores") -> pd.DataFrame:
+    """One row for each number: of each score and each of its controls, or of each eigenvector of each image.
+
+    Parameters
+    ----------
+    record
+        The content of a study's JSON.
+    of
+        ``"scores"``: the columns are model, images, affinity, layers, score, control (empty for the score itself),
+        value, low and high (the ends of its interval), and beats_controls. ``"eigenvalues"``: model, images, affinity,
+        layers, image (empty where images were solved as one), component, eigenvalue, eigengap, residual, converged.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If ``of`` is neither.
+    """
+    import pandas as pd
+
+    rows = _score_rows if choice("of", of, TABLES) == "scores" else _eigenvalue_rows
+    columns = {"scores": _SCORE_COLUMNS, "eigenvalues": _EIGENVALUE_COLUMNS}[of]
+    return pd.DataFrame(
+        [{**_named(cell), **row} for cell in record["cells"] for row in rows(cell)], columns=[*_CELL.values(), *columns]
+    )
+
+
+_SCORE_COLUMNS = ("score", "control", "value", "low", "high", "beats_controls")
+_EIGENVALUE_COLUMNS = ("image", "component", "eigenvalue", "eigengap", "residual", "converged")
+
+
+def _named(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {column: cell[key] for key, column in _CELL.items()}
+
+
+def _score_rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, score in ((cell.get("scores") or {}).get("values") or {}).items():
+        for control, one in {"": score, **(score.get("controls") or {})}.items():
+            numbers = {column: one.get(column) for column in ("value", "low", "high")}
+            beats = None if control else score.get("beats_controls")
+            rows.append({"score": name, "control": control, **numbers, "beats_controls": beats})
+    return rows
+
+
+def _eigenvalue_rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "image": answer["image"] or "",
+            "component": component,
+            **{name: answer[name][component - 1] for name in ("eigenvalue", "eigengap", "residual", "converged")},
+        }
+        for answer in cell["answers"]
+        for component in range(1, len(answer["eigenvalue"]) + 1)
+    ]
+
+
+def csv(record: Mapping[str, Any], of: str = "scores") -> str:
+    """`table` as CSV."""
+    return table(record, of).to_csv(index=False, lineterminator="\n")
+
+
+def latex(record: Mapping[str, Any]) -> str:
+    r"""The main table for a paper, with ``\usepackage{booktabs}``: one row for each study cell, one column a score.
+
+    Scores that do not beat their controls are grey (``\usepackage{xcolor}``). Without scores, the columns are the first
+    eigenvalue and the largest residual, as means over images.
+    """
+    rows = []
+    for cell in record["cells"]:
+        values = (cell.get("scores") or {}).get("values") or {}
+        numbers = {_escaped(name): _interval(score) for name, score in values.items()}
+        rows.append({column: _escaped(str(text)) for column, text in _named(cell).items()} | (numbers or _solved(cell)))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [
+        rf"\begin{{tabular}}{{{'l' * len(_CELL)}{'r' * (len(columns) - len(_CELL))}}}",
+        r"\toprule",
+        " & ".join(columns) + r" \\",
+        r"\midrule",
+        *(" & ".join(row.get(name, "--") for name in columns) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _solved(cell: Mapping[str, Any]) -> dict[str, str]:
+    first = [answer["eigenvalue"][0] for answer in cell["answers"]]
+    largest = max(max(answer["residual"]) for answer in cell["answers"])
+    return {"first eigenvalue": f"{sum(first) / len(first):.3f}", "largest residual": f"{largest:.1e}"}
+
+
+def _interval(score: Mapping[str, Any]) -> str:
+    value, low, high = (score.get(name) for name in ("value", "low", "high"))
+    if value is None:
+        return "--"
+    text = f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f}--{high:.3f})"
+    return rf"\textcolor{{gray}}{{{text}}}" if score.get("beats_controls") is False else text
+
+
+def _escaped(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {one: rf"\{one}" for one in "&%$#_{}"}
+    return "".join(special.get(one, one) for one in text)
+
+
+def downloads(record: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
+    """File names, and their contents as addresses that a page can hold."""
+    has_scores = any((cell.get("scores") or {}).get("values") for cell in record["cells"])
+    files = {f"{name}-{of}.csv": ("text/csv", csv(record, of)) for of in TABLES if of != "scores" or has_scores}
+    files[f"{name}.tex"] = ("text/x-tex", latex(record))
+    return [
+        (file, f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}")
+        for file, (kind, text) in files.items()
+    ]
