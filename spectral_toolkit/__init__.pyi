@@ -53,6 +53,7 @@ from ._views.notebook import extension as extension
 from ._views.overlay import overlay as overlay
 from ._views.report import render_report as render_report
 from ._views.report import report as report
+from ._views.save_figure import save_figure as save_figure
 from ._views.widget import Explorer as Explorer
 from .cli.diagnosis import doctor as doctor
 from .solvers import solve as solve

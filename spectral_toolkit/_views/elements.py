@@ -73,15 +73,16 @@ def _kdims() -> list[hv.Dimension]:
 
 def framed(view: hv.Overlay, shown: ShownPicture, width: int, title: str) -> hv.Overlay:
     """A finished overlay: the right way up, in the shape of its image, under its title."""
-    return styled(
-        view,
-        frame_width=width,
-        frame_height=max(1, round(width * shown.aspect)),
-        title=title,
-        fontsize={"title": "8pt"},
-        hooks=[fits, has_still],
+    frame = {
+        "frame_width": width,
+        "frame_height": max(1, round(width * shown.aspect)),
+        "title": title,
+        "fontsize": {"title": "8pt"},
         **_FRAME,
-    )
+    }
+    # An overlay with more elements is a new one, which takes its options from the elements that it has.
+    styled(next(iter(view)), **frame)
+    return styled(view, hooks=[fits, has_still], **frame)
 
 
 def even_titles(titles: Sequence[str], width: int) -> list[str]:

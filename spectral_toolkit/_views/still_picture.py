@@ -230,7 +230,7 @@ def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_S
     x_at, y_at = at
 
     def get(name: str) -> Any:
-        return _resolved(getattr(glyph, name), row)
+        return resolved(getattr(glyph, name), row)
 
     def colour(name: str) -> tuple[int, ...] | None:
         alpha = get(f"{name}_alpha")
@@ -259,7 +259,7 @@ def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_S
         place = (x_at(get("x")), y_at(get("y")))
         draw.text(place, plain(get("text")), fill=colour("text"), font=font, anchor=anchor)
     elif isinstance(glyph, ImageRGBA | Cells):
-        cells = _cells(glyph, np.asarray(get("image")))
+        cells = cell_colours(glyph, np.asarray(get("image")))
         cells[..., 3] = np.rint(cells[..., 3] * get("global_alpha"))
         x, y = get("x"), get("y")
         (x0, y0), (x1, y1) = (x_at(x), y_at(y)), (x_at(x + get("dw")), y_at(y + get("dh")))
@@ -270,7 +270,7 @@ def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_S
         drawn.paste(laid, (round(min(x0, x1)), round(min(y0, y1))), laid)
 
 
-def _resolved(setting: Any, row: dict[str, Any]) -> Any:
+def resolved(setting: Any, row: dict[str, Any]) -> Any:
     """A property of a mark: one value for all, or a column, perhaps through a colour map."""
     if isinstance(setting, Value):
         return setting.value
@@ -281,7 +281,7 @@ def _resolved(setting: Any, row: dict[str, Any]) -> Any:
     return row.get(setting, setting) if isinstance(setting, str) else setting
 
 
-def _cells(glyph: Any, values: np.ndarray) -> np.ndarray:
+def cell_colours(glyph: Any, values: np.ndarray) -> np.ndarray:
     """Colours (y, x, 4) of an image."""
     if isinstance(glyph, ImageRGBA):
         return np.ascontiguousarray(values).view(np.uint8).reshape(*values.shape, 4).copy()

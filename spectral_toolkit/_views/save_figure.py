@@ -1,0 +1,444 @@
+"""Figures for papers: what a view shows, drawn by matplotlib from the marks of its Bokeh figures."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+from bokeh.models import (
+    ColorBar,
+    FactorRange,
+    GridPlot,
+    ImageRGBA,
+    Line,
+    MultiLine,
+    Plot,
+    Quad,
+    Rect,
+    Scatter,
+    Segment,
+    Text,
+)
+from bokeh.models import Image as Cells
+
+from .._compute.arguments import flag, number, whole
+from .._compute.settings import computing
+from .._io.outputs import writable_path, write_whole
+from ..errors import SpectralToolkitError, StoreError
+from .still_picture import bokeh_figure, cell_colours, resolved
+
+FORMATS: dict[str, dict[str, Any]] = {
+    ".pdf": {"CreationDate": None},
+    ".svg": {"Date": None},
+    ".png": {"Software": None},
+}
+"""What can be written, without the time of writing: two runs give the same bytes."""
+_SETTINGS = {
+    "pdf.fonttype": 42,  # TrueType, which every journal takes, and whose text can be searched
+    "svg.fonttype": "path",  # looks the same where the font is missing
+    "svg.hashsalt": "spectral_toolkit",
+    "font.family": "DejaVu Sans",  # comes with matplotlib, and has the Greek letters
+    "text.usetex": False,
+    "text.parse_math": False,
+}
+_POINTS = 0.75
+"""Points in a pixel of the screen."""
+_DOTS = 96
+"""Pixels of the screen in an inch."""
+_INK = "#1a1a1a"
+_CHART = (760, 380)
+"""Pixels of a chart whose size is decided by the page."""
+_SPACE, _LINE, _BAR, _UPWARDS = 12, 14, 64, 56
+_MARKERS = {
+    "square": "s",
+    "triangle": "^",
+    "inverted_triangle": "v",
+    "diamond": "D",
+    "star": "*",
+    "cross": "+",
+    "x": "x",
+}
+_Row = dict[str, Any]
+_Get = Callable[[str], Any]
+_DASHES = {"dashed": "--", "dotted": ":", "dotdash": "-."}
+_ALIGNED = {"middle": "center"}
+
+
+@computing
+def save_figure(
+    view: Any,
+    path: str | os.PathLike[str],
+    *,
+    width: float | None = None,
+    dpi: int = 300,
+    overwrite: bool = False,
+) -> Path:
+    """Save a view as a figure for a paper.
+
+    Text, lines, frames and colour bars are vectors, with their fonts; images and patches have their full resolution.
+    Two runs write the same bytes. It needs matplotlib: ``pip install 'spectral-toolkit[figures]'``.
+
+    Parameters
+    ----------
+    view
+        What ``st.overlay``, ``st.heat_map``, ``st.effect_plot`` or another function returned, also with elements of
+        yours added to it, as in ``st.overlay(...) * hv.Points(...)``, or several side by side. It must have no slider.
+    path
+        A file that ends in ``.pdf``, ``.svg`` or ``.png``.
+    width
+        Width of the whole figure in inches; the height follows. None takes its size on the screen.
+    dpi
+        Dots per inch of a PNG, and of nothing else.
+    overwrite
+        Whether to replace a file that is there.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If the view cannot be drawn, the ending is another, matplotlib is missing, or a number is out of range.
+    StoreError
+        If a file is there, or cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import spectral_toolkit as st
+    >>> activations = st.capture("scenes", st.scenes.sample(1).pixels, layers=[0], progress=False)
+    >>> view = st.overlay(activations, st.solve(st.affinity(activations, "vv"), 2), layout="grid")
+    >>> save_figure(view, f"{tempfile.mkdtemp()}/figure.pdf", width=3.3).name
+    'figure.pdf'
+    """
+    target = writable_path(path, "path")
+    if target.suffix.lower() not in FORMATS:
+        raise SpectralToolkitError(f"path={str(path)!r} has no known ending: use one of {', '.join(FORMATS)}.")
+    inches = None if width is None else number("width", width, above=0)
+    dots = whole("dpi", dpi, least=1, most=4800)
+    if target.exists() and not flag("overwrite", overwrite):
+        raise StoreError(f"{str(target)!r} exists already: pass overwrite=True to replace it, or choose another name.")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SpectralToolkitError(
+            "Figures for papers need matplotlib: install it with pip install 'spectral-toolkit[figures]'."
+        ) from error
+    panels = _panels(view)
+    settings: Any = {**matplotlib.rcParamsDefault, **_SETTINGS}
+    with matplotlib.rc_context(settings):
+        columns, rows = ([0.0] * (1 + max(getattr(one, side) for one in panels)) for side in ("column", "row"))
+        for one in panels:
+            columns[one.column] = max(columns[one.column], one.width)
+            rows[one.row] = max(rows[one.row], one.height)
+        size = (sum(columns), sum(rows))
+        # Everything is scaled, letters and lines too, as it would be where the figure is included.
+        factor = 1.0 if inches is None else inches * _DOTS / size[0]
+        figure = Figure(figsize=(size[0] * factor / _DOTS, size[1] * factor / _DOTS))
+        for one in panels:
+            _Drawing(figure, one, (sum(columns[: one.column]), sum(rows[: one.row])), size, factor).draw()
+        buffer = io.BytesIO()
+        ending = target.suffix.lower()
+        figure.savefig(buffer, format=ending[1:], dpi=dots, facecolor="white", metadata=FORMATS[ending])
+    write_whole(target, buffer.getvalue())
+    return target
+
+
+# --- what there is to draw -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One Bokeh figure, its place among the others, and the pixels around its frame."""
+
+    figure: Any
+    row: int
+    column: int
+
+    @property
+    def frame(self) -> tuple[float, float]:
+        size = (self.figure.frame_width, self.figure.frame_height)
+        return size if all(size) else _CHART
+
+    @property
+    def title(self) -> list[str]:
+        return [line for line in str(self.figure.title.text or "").split("\n") if line.strip()]
+
+    @property
+    def bars(self) -> list[Any]:
+        return [one for one in self.figure.right if isinstance(one, ColorBar)]
+
+    @property
+    def across(self) -> Any:
+        return next((one for one in self.figure.xaxis if one.visible), None)
+
+    @property
+    def upwards(self) -> Any:
+        return next((one for one in self.figure.yaxis if one.visible), None)
+
+    @property
+    def left(self) -> float:
+        labels = self.figure.y_range.factors if isinstance(self.figure.y_range, FactorRange) else [""]
+        longest = max((len(str(one)) for one in labels), default=0)
+        return _SPACE + (_UPWARDS + 5 * max(0, longest - 4) if self.upwards is not None else 0)
+
+    @property
+    def top(self) -> float:
+        above = self.across is not None and self.across in self.figure.above
+        return _SPACE + _LINE * len(self.title) + (2 * _LINE if above else 0)
+
+    @property
+    def bottom(self) -> float:
+        if self.across is None or self.across in self.figure.above:
+            return _SPACE
+        labels = self.figure.x_range.factors if isinstance(self.figure.x_range, FactorRange) else []
+        labels = [*labels, *self.across.major_label_overrides.values()]
+        lines = max((str(one).count("\n") + 1 for one in labels), default=1)
+        return _SPACE + _LINE * (lines + 1.5 * bool(self.across.axis_label))
+
+    @property
+    def width(self) -> float:
+        return self.left + self.frame[0] + _SPACE + _BAR * len(self.bars)
+
+    @property
+    def height(self) -> float:
+        return self.top + self.frame[1] + self.bottom
+
+
+def _panels(view: Any) -> list[_Panel]:
+    if isinstance(view, hv.HoloMap) or (isinstance(view, hv.core.Dimensioned) and _has_slider(view)):
+        raise SpectralToolkitError(
+            "The view has a slider, and a figure for a paper has none: choose what is shown, as in "
+            "st.overlay(..., component=2), or draw all side by side with layout='grid'."
+        )
+    if isinstance(view, Plot | GridPlot):
+        drawn: Any = view
+    elif isinstance(view, hv.core.Dimensioned):
+        drawn = bokeh_figure(view)
+    else:
+        raise SpectralToolkitError(
+            f"view={type(view).__name__} cannot be saved: expected what st.overlay, st.heat_map or another function "
+            "that draws returned."
+        )
+    grids = [drawn] if isinstance(drawn, GridPlot) else list(drawn.select({"type": GridPlot}))
+    if grids:
+        return [_Panel(figure, row, column) for figure, row, column, *_ in grids[0].children if figure is not None]
+    return [_Panel(figure, 0, place) for place, figure in enumerate(drawn.select({"type": Plot}))]
+
+
+def _has_slider(view: Any) -> bool:
+    return bool(view.traverse(lambda one: one, [lambda one: isinstance(one, hv.HoloMap) and bool(one.kdims)]))
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+class _Drawing:
+    """Draws one panel into a figure of matplotlib.
+
+    ``corner`` is its place, and ``size`` the size of the whole, in pixels of the screen; ``factor`` is what letters and
+    lines are multiplied by.
+    """
+
+    def __init__(
+        self, figure: Any, panel: _Panel, corner: tuple[float, float], size: tuple[float, float], factor: float
+    ) -> None:
+        self.figure, self.panel, self.corner, self.size = figure, panel, corner, size
+        self.point = _POINTS * factor
+        self.axes = figure.add_axes(self.place(panel.left, panel.top, *panel.frame))
+        self.x_at, self.y_at = _positions(panel.figure.x_range), _positions(panel.figure.y_range)
+
+    def place(self, left: float, top: float, width: float, height: float) -> list[float]:
+        """Shares of the whole figure, counted from below, as matplotlib has them."""
+        left, top = self.corner[0] + left, self.corner[1] + top
+        return [left / self.size[0], 1 - (top + height) / self.size[1], width / self.size[0], height / self.size[1]]
+
+    def draw(self) -> None:
+        panel = self.panel
+        self.axes.set_facecolor("none")
+        for renderer in panel.figure.renderers:
+            if renderer.visible:
+                self.marks(renderer)
+        self.axes.set_xlim(*_limits(panel.figure.x_range))
+        self.axes.set_ylim(*_limits(panel.figure.y_range))
+        self.axis("x", panel.across, panel.figure.x_range, "top" if panel.across in panel.figure.above else "bottom")
+        self.axis("y", panel.upwards, panel.figure.y_range, "left")
+        for line, text in enumerate(panel.title):
+            x, y, *_ = self.place(panel.left, _SPACE / 2 + _LINE * line, 0, _LINE * 0.8)
+            style = {"fontsize": 11 * self.point, "fontweight": "bold", "color": _INK}
+            self.figure.text(x, y, text, va="bottom", **style)
+        for number_, bar in enumerate(panel.bars):
+            self.bar(bar, panel.left + panel.frame[0] + _SPACE + number_ * _BAR)
+
+    def axis(self, which: str, axis: Any, extent: Any, side: str) -> None:
+        own = self.axes.xaxis if which == "x" else self.axes.yaxis
+        for one in ("bottom", "top") if which == "x" else ("left", "right"):
+            self.axes.spines[one].set(visible=axis is not None and one == side, linewidth=self.point, color=_INK)
+        if axis is None:
+            own.set_visible(False)
+            return
+        if side == "top":
+            own.tick_top()
+            own.set_label_position("top")
+        names = {value: str(text) for value, text in axis.major_label_overrides.items()}
+        fixed = getattr(axis.ticker, "ticks", None)
+        if isinstance(extent, FactorRange):
+            own.set_ticks(range(len(extent.factors)), [str(one) for one in extent.factors])
+        elif names:
+            own.set_ticks([float(value) for value in names], list(names.values()))
+        elif isinstance(fixed, Sequence) and len(fixed):
+            own.set_ticks([float(value) for value in fixed])
+        self.ticks(own)
+        own.set_label_text(str(axis.axis_label or ""), fontsize=10 * self.point, color=_INK)
+
+    def ticks(self, axis: Any) -> None:
+        sizes = {"labelsize": 9 * self.point, "width": self.point, "length": 4 * self.point, "pad": 4 * self.point}
+        axis.set_tick_params(color=_INK, labelcolor=_INK, **sizes)
+
+    def bar(self, bar: Any, left: float) -> None:
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colorbar import Colorbar
+        from matplotlib.colors import ListedColormap, Normalize
+
+        mapper: Any = bar.color_mapper
+        axes = self.figure.add_axes(self.place(left, self.panel.top, 10, self.panel.frame[1]))
+        drawn: Any = Colorbar(
+            axes, ScalarMappable(Normalize(mapper.low, mapper.high), ListedColormap(list(mapper.palette)))
+        )
+        drawn.outline.set_visible(False)
+        drawn.solids.set(rasterized=False, edgecolor="face")  # viewers would draw the joints of its colours as lines
+        values = [mapper.low, (mapper.low + mapper.high) / 2, mapper.high]
+        drawn.set_ticks(values, labels=[f"{value:.2g}" for value in values])
+        self.ticks(axes.yaxis)
+        if bar.title:
+            axes.set_title(str(bar.title), fontsize=9 * self.point, color=_INK)
+
+    def marks(self, renderer: Any) -> None:
+        glyph: Any = renderer.glyph
+        data = {name: list(column) for name, column in renderer.data_source.data.items()}
+        if isinstance(glyph, Line):  # its columns are one line
+            names = (getattr(one, "field", one) for one in (glyph.x, glyph.y))
+            x, y = (self.along(data[name], side) for name, side in zip(names, "xy", strict=True))
+            self.axes.plot(x, y, **self.stroke(glyph, {}))
+            return
+        draw = next((method for kinds, method in _MARKS.items() if isinstance(glyph, kinds)), None)
+        if draw is None:
+            raise SpectralToolkitError(
+                f"The view has a {type(glyph).__name__}, which cannot be drawn for a paper: use points, lines, "
+                "rectangles, text and images, or save it with holoviews.save."
+            )
+        for values in zip(*data.values(), strict=True):
+            row = dict(zip(data, values, strict=True))
+            draw(self, glyph, row, lambda name, row=row: resolved(getattr(glyph, name), row))
+
+    def along(self, values: Any, side: str) -> list[float]:
+        at = self.x_at if side == "x" else self.y_at
+        return [at(value) for value in values]
+
+    def rectangle(self, glyph: Any, row: _Row, get: _Get) -> None:
+        from matplotlib.patches import Rectangle
+
+        if isinstance(glyph, Quad):
+            left, right = self.along((get("left"), get("right")), "x")
+            bottom, top = self.along((get("bottom"), get("top")), "y")
+        else:
+            (x,), (y,), half = self.along([get("x")], "x"), self.along([get("y")], "y"), (get("width"), get("height"))
+            left, right = (x + part * half[0] / 2 for part in (-1, 1))
+            bottom, top = (y + part * half[1] / 2 for part in (-1, 1))
+        self.axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, **self.surface(glyph, row)))
+
+    def segment(self, glyph: Any, row: _Row, get: _Get) -> None:
+        x, y = self.along((get("x0"), get("x1")), "x"), self.along((get("y0"), get("y1")), "y")
+        self.axes.plot(x, y, solid_capstyle="projecting", **self.stroke(glyph, row))
+
+    def path(self, glyph: Any, row: _Row, get: _Get) -> None:
+        self.axes.plot(self.along(get("xs"), "x"), self.along(get("ys"), "y"), **self.stroke(glyph, row))
+
+    def point_mark(self, glyph: Any, row: _Row, get: _Get) -> None:
+        marker, style = _MARKERS.get(str(get("marker")), "o"), self.surface(glyph, row)
+        face = style["edgecolor"] if marker in ("+", "x") else style["facecolor"]
+        self.axes.plot(
+            self.along([get("x")], "x"),
+            self.along([get("y")], "y"),
+            marker,
+            markersize=float(get("size")) * self.point,
+            markerfacecolor=face,
+            markeredgecolor=style["edgecolor"],
+            markeredgewidth=style["linewidth"],
+            zorder=3,
+        )
+
+    def text(self, glyph: Any, row: _Row, get: _Get) -> None:
+        size = re.fullmatch(r"([\d.]+)\s*(px|pt|em)?", str(get("text_font_size")).lower())
+        pixels = float(size[1]) * {"px": 1.0, "em": 16.0}.get(size[2], 1 / _POINTS) if size else 16.0
+        across, upwards = get("text_align"), get("text_baseline")
+        self.axes.text(
+            *(*self.along([get("x")], "x"), *self.along([get("y")], "y")),
+            str(get("text")),
+            ha=across if across in ("right", "center") else "left",
+            va=_ALIGNED.get(upwards, upwards) if upwards in ("top", "bottom", "middle") else "center",
+            color=_colour(glyph, row, "text") or "none",
+            fontsize=pixels * self.point,
+            zorder=4,
+        )
+
+    def image(self, glyph: Any, row: _Row, get: _Get) -> None:
+        cells = cell_colours(glyph, np.asarray(get("image"))).astype(float) / 255
+        cells[..., 3] *= get("global_alpha")
+        x, y = float(get("x")), float(get("y"))
+        extent = (x, x + float(get("dw")), y, y + float(get("dh")))
+        # "none" keeps every cell as one pixel of the file, which viewers draw with sharp edges.
+        self.axes.imshow(cells, extent=extent, origin="lower", aspect="auto", interpolation="none")
+
+    def stroke(self, glyph: Any, row: _Row) -> dict[str, Any]:
+        dashes = resolved(getattr(glyph, "line_dash", "solid"), row)
+        style = _DASHES.get(dashes, "-") if isinstance(dashes, str) else "--" if dashes else "-"
+        wide = float(resolved(glyph.line_width, row)) * self.point
+        return {"color": _colour(glyph, row, "line") or "none", "linewidth": wide, "linestyle": style, "zorder": 2}
+
+    def surface(self, glyph: Any, row: _Row) -> dict[str, Any]:
+        return {
+            "facecolor": _colour(glyph, row, "fill") or "none",
+            "edgecolor": _colour(glyph, row, "line") or "none",
+            "linewidth": float(resolved(glyph.line_width, row)) * self.point,
+        }
+
+
+_MARKS: dict[Any, Callable[[_Drawing, Any, _Row, _Get], None]] = {
+    (Quad, Rect): _Drawing.rectangle,
+    Segment: _Drawing.segment,
+    MultiLine: _Drawing.path,
+    Scatter: _Drawing.point_mark,
+    Text: _Drawing.text,
+    (ImageRGBA, Cells): _Drawing.image,
+}
+
+
+def _limits(extent: Any) -> tuple[float, float]:
+    if isinstance(extent, FactorRange):
+        return (-0.5, len(extent.factors) - 0.5)
+    return (float(extent.start), float(extent.end))
+
+
+def _positions(extent: Any) -> Callable[[Any], float]:
+    """From a value of a range to its number on the axis."""
+    if not isinstance(extent, FactorRange):
+        return float
+    names = [str(one) for one in extent.factors]
+    return lambda value: float(names.index(str(value)))
+
+
+def _colour(glyph: Any, row: _Row, name: str) -> tuple[Any, float] | None:
+    """Colour and opacity, as matplotlib takes them; None for nothing."""
+    alpha, code = (resolved(getattr(glyph, f"{name}_{what}"), row) for what in ("alpha", "color"))
+    return None if code in (None, "none") or not alpha else (code, float(alpha))
