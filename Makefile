@@ -70,5 +70,5 @@ clean:
 
 .venv/installed-all: .venv/bin/python pyproject.toml constraints.txt
 	@echo "Installing every extra into .venv (a few minutes; only now and when pyproject.toml changes)."
-	$(INSTALL) --editable '.[app,diffusers,docs,faiss,labs,notebooks,test]'
+	$(INSTALL) --editable '.[app,diffusers,docs,faiss,figures,labs,notebooks,test]'
 	@touch .venv/installed-core $@

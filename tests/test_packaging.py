@@ -171,7 +171,7 @@ def test_imports_are_declared_and_declarations_are_imported(repository: Path, pr
     extras = {name: names_of(entries) for name, entries in project["optional-dependencies"].items()}
     used = third_party(list((repository / "spectral_toolkit").rglob("*.py")))
     # What needs an extra says so where it is missing.
-    optional = extras["diffusers"] | extras["faiss"] | extras["notebooks"] | extras["app"]
+    optional = set().union(*(extras[name] for name in ("diffusers", "faiss", "figures", "notebooks", "app")))
     assert used - core - optional == set(), "imported by the package, not declared"
     assert core - used == set(), "declared, but the package never imports it"
     elsewhere = third_party(

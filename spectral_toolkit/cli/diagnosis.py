@@ -25,6 +25,7 @@ _PURPOSE = {
     "app": "'spectral-toolkit explore', the widget as an app in the browser",
     "diffusers": "text-to-image models",
     "faiss": "search='faiss', neighbours in large datasets",
+    "figures": "st.save_figure, figures for papers",
     "labs": "the teaching labs and their automatic checks",
 }
 """The purpose of every extra for users; the extra for tests is not one of them."""
