@@ -48,3 +48,14 @@ def test_a_preset_in_force_is_marked(explorer: Explorer) -> None:
     assert marked() == ["late"]
     say(explorer, weights={"block.3": 0.5})
     assert marked() == []
+
+
+def test_what_is_acknowledged_is_already_shown(explorer: Explorer) -> None:
+    """Where a page waits for nothing of its own, it shows the weights that it is told: these must not be older."""
+    seen: list[tuple[int, float]] = []
+    explorer._controls.channel._board.observe(
+        lambda _: seen.append((told(explorer)["heard"].get("quick", 0), told(explorer)["weights"]["block.0"])), "value"
+    )
+    sent(explorer, "quick", (1, {"weights": {"block.0": 0.5}}), (2, {"weights": {"block.0": 0.25}}))
+    assert seen[-1] == (2, 0.25)
+    assert all(weight == 0.25 for number, weight in seen if number == 2)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from .._compute.random_state import Draws
 from ..errors import UnsupportedModelError
 from .watching import Call, Watch, watching
 from .watching.products import Factors
@@ -63,11 +64,13 @@ def rehearsing(
             calls: list[Call] = []
             listener, watch.listener, watch.rehearsing = watch.listener, calls.append, True
             watch.factors, watch.count = dict(factors), 0
+            draws = Draws(device)
+            kept = draws.kept()
             try:
-                with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                    copied = tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, (args, kwargs))
-                    part.forward(*copied[0], **copied[1])
+                copied = tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, (args, kwargs))
+                part.forward(*copied[0], **copied[1])
             finally:
+                draws.restore(kept)
                 watch.listener, watch.rehearsing = listener, False
             factors |= edit(module, [call for call in calls if call.module == module])
         watch.factors, watch.count = factors, 0

@@ -47,7 +47,10 @@ class Channel(widgets.VBox):
         new = [(number, one) for number, one in said if number > self._last.get(page, 0)]
         if not new:
             return
-        self._last[page] = new[-1][0]
-        for _, one in new:
-            self._heard(one)
+        for number, one in new:
+            # What the page is told meanwhile does not know of what comes later.
+            try:
+                self._heard(one)
+            finally:
+                self._last[page] = number
         self.tell()
