@@ -115,7 +115,7 @@ def save_figure(
     --------
     >>> import tempfile
     >>> import spectral_toolkit as st
-    >>> activations = st.capture("scenes", st.scenes.sample(1).pixels, layers=[0], progress=False)
+    >>> activations = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, layers=[0], progress=False)
     >>> view = st.overlay(activations, st.solve(st.affinity(activations, "vv"), 2), layout="grid")
     >>> save_figure(view, f"{tempfile.mkdtemp()}/figure.pdf", width=3.3).name
     'figure.pdf'
