@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,9 @@ from torch import Tensor
 from .._compute.arguments import choice, flag, number, shown
 from .._compute.settings import computing
 from .._io.images import Images, load_images
+from .._models.model import Model
 from ..errors import SpectralToolkitError
+from .plan import choose_layers
 
 EDITABLE = ("query", "key", "value")
 EXPECTED = "expected st.exchange, st.remove, st.average, st.scale, st.change, or a function of (layer, tensor)"
@@ -324,6 +327,16 @@ def edits_of(edits: Any) -> tuple[Edit, ...]:
         if not isinstance(one, Edit) and not callable(one):
             raise SpectralToolkitError(f"edits holds {shown(one)}: {EXPECTED}.")
     return tuple(one if isinstance(one, Edit) else change(EDITABLE, one) for one in given)
+
+
+def by_layer(edits: Sequence[Edit], model: Model) -> dict[tuple[str, str], list[Edit]]:
+    """For each layer and quantity that is edited, its edits in the order in which they are made."""
+    found: dict[tuple[str, str], list[Edit]] = defaultdict(list)
+    for edit in edits:
+        for layer in choose_layers(model, edit.layers):
+            for quantity in edit.quantities:
+                found[layer, quantity].append(edit)
+    return found
 
 
 def check_images(edit: Edit, names: Sequence[str]) -> None:

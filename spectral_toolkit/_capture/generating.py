@@ -22,8 +22,8 @@ from .._models.diffusion.scenes import ScenesDiffusionModel
 from .._models.model import evaluating
 from ..errors import CaptureMemoryError, SpectralToolkitError, UnsupportedModelError, first_line
 from ..scenes.generating import sampled
-from .edits import EDITABLE, Edit, edited, edits_of
-from .plan import available_memory, choose_layers, format_bytes
+from .edits import EDITABLE, Edit, by_layer, edited, edits_of
+from .plan import available_memory, format_bytes
 
 
 @computing
@@ -170,11 +170,7 @@ class _Sampling:
 
     def __init__(self, model: DiffusionModel, edits: Sequence[Edit], size: tuple[int, int]) -> None:
         self.model, self.size = model, size
-        self._edits: dict[tuple[str, str], list[Edit]] = defaultdict(list)
-        for edit in edits:
-            for layer in choose_layers(model, edit.layers):
-                for quantity in edit.quantities:
-                    self._edits[layer, quantity].append(edit)
+        self._edits = by_layer(edits, model)
         self.layers = tuple(one for one in model.layers if any(one == layer for layer, _ in self._edits))
         self.quantities = tuple(one for one in EDITABLE if any(one == quantity for _, quantity in self._edits))
         self._donor: Edit | None = None

@@ -17,7 +17,7 @@ from .._compute.settings import computing
 from .._models.model import Done
 from ..errors import UnsupportedModelError
 from . import _DEFAULT, SinkRecorder, check_memory, plan_of, read_pixels, run
-from .edits import EDITABLE, Edit, check_images, donor_images, edited, edits_of
+from .edits import EDITABLE, Edit, by_layer, check_images, donor_images, edited, edits_of
 from .memory import MemorySink, Sink
 from .plan import Plan, choose_layers
 
@@ -107,17 +107,13 @@ class EditingRecorder(SinkRecorder):
     def __init__(self, plan: Plan, sink: Sink, edits: Sequence[Edit]):
         super().__init__(plan, sink)
         self._batch = slice(0, 0)
-        self._edits: dict[tuple[str, str], list[Edit]] = defaultdict(list)
+        self._edits = by_layer(edits, plan.model)
         self._changed: set[tuple[str, str]] = set()
-        described = []
         for edit in edits:
-            chosen = choose_layers(plan.model, edit.layers)
-            for layer in chosen:
-                for quantity in edit.quantities:
-                    self._edits[layer, quantity].append(edit)
-            described.append({"edit": edit.name, "layers": chosen})
             check_images(edit, plan.pictures.names)
-        self.described = json.dumps(described)
+        self.described = json.dumps(
+            [{"edit": edit.name, "layers": choose_layers(plan.model, edit.layers)} for edit in edits]
+        )
         self._donors = {id(edit): donor_images(edit, len(plan.pictures), plan.model.draws) for edit in edits}
         self._in_need = [edit for edit in edits if edit.needs_mean]
         self._learned: dict[tuple[int, str, str, Place], Tensor] = {}

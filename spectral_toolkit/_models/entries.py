@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import SpectralToolkitError
@@ -41,7 +40,7 @@ class Told:
     """What the caller says of a module; see ``load_model``."""
 
     tower: str | None = None
-    call: Callable[[torch.nn.Module, Tensor], Any] | None = None
+    call: Call | None = None
     size: int | tuple[int, int] | None = None
     grid: tuple[int, int] | None = None
     special_tokens: Sequence[str] | None = None
@@ -90,7 +89,7 @@ class Entry:
 
     name: str
     tower: torch.nn.Module = field(repr=False)
-    call: Callable[[torch.nn.Module, Tensor], Any] = field(repr=False)
+    call: Call = field(repr=False)
     sizes: tuple[Size, ...]
     processing: Processing
 

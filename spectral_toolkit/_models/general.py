@@ -56,10 +56,11 @@ class GeneralModel(ProvenModel):
         if size == self.own:
             return
         try:
+            if size not in self._layouts:
+                seen = self._proven
+                with evaluating((seen,), 0, device_of(seen)):  # attention itself may refuse what all else takes
+                    self._run(seen, np.zeros((1, *size, 3), dtype=np.uint8), dtype_of(seen))
             self._layout(size)
-            seen = self._proven
-            with evaluating((seen,), 0, device_of(seen)):  # attention itself may refuse what all else takes
-                self._run(seen, np.zeros((1, *size, 3), dtype=np.uint8), dtype_of(seen))
         except NotProvenError as error:
             raise SpectralToolkitError(
                 f"size={size} does not fit {self.name}: {error}; use its own size, {self.own}."

@@ -23,12 +23,10 @@ import torch
 from .._compute.devices import working_dtype
 from .._compute.random_state import Draws, drawing
 from .._compute.settings import computing, own_settings
+from .._io.activations import UNROTATED as UNROTATED
 from .._io.reprs import Described, few
 from ..errors import SpectralToolkitError, UnsupportedModelError
 from .processing import Processing
-
-UNROTATED = ("query_unrotated", "key_unrotated")
-"""Further quantities of a model with rotary positions: queries and keys before the rotation."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,7 +131,8 @@ class ProvenModel(Model):
         layout, tower, operations = self.layout(self.own), self._proven, Operations()
 
         def listen(call: Call) -> None:
-            if call.module in layout.layers and call.module not in self._origins:
+            # One layer that is not rotated decides: the others need not be looked at.
+            if all(self._origins.values()) and call.module in layout.layers and call.module not in self._origins:
                 self._origins[call.module] = unrotated.find(operations, call)
 
         prober = self._prober(self.own)

@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ActivationsError
+from .model import UNROTATED
 from .watching import Call
 
-QUANTITIES = {"query_unrotated": "query", "key_unrotated": "key"}
+QUANTITIES: dict[str, str] = dict(zip(UNROTATED, ("query", "key"), strict=True))
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _MOST_OPERATIONS = 400
 """So many results of a module are looked at, the latest ones."""

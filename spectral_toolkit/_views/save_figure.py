@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import holoviews as hv
 import numpy as np
 from bokeh.models import (
-    ColorBar,
     FactorRange,
     GridPlot,
     ImageRGBA,
@@ -32,7 +32,7 @@ from .._compute.arguments import flag, number, whole
 from .._compute.settings import computing
 from .._io.outputs import writable_path, write_whole
 from ..errors import SpectralToolkitError, StoreError
-from .still_picture import bokeh_figure, cell_colours, resolved
+from .still_picture import Parts, bokeh_figure, cell_colours, ink_of, resolved
 
 FORMATS: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None},
@@ -170,45 +170,32 @@ class _Panel:
         size = (self.figure.frame_width, self.figure.frame_height)
         return size if all(size) else _CHART
 
-    @property
-    def title(self) -> list[str]:
-        return [line for line in str(self.figure.title.text or "").split("\n") if line.strip()]
-
-    @property
-    def bars(self) -> list[Any]:
-        return [one for one in self.figure.right if isinstance(one, ColorBar)]
-
-    @property
-    def across(self) -> Any:
-        return next((one for one in self.figure.xaxis if one.visible), None)
-
-    @property
-    def upwards(self) -> Any:
-        return next((one for one in self.figure.yaxis if one.visible), None)
+    @cached_property
+    def parts(self) -> Parts:
+        return Parts(self.figure)
 
     @property
     def left(self) -> float:
         labels = self.figure.y_range.factors if isinstance(self.figure.y_range, FactorRange) else [""]
         longest = max((len(str(one)) for one in labels), default=0)
-        return _SPACE + (_UPWARDS + 5 * max(0, longest - 4) if self.upwards is not None else 0)
+        return _SPACE + (_UPWARDS + 5 * max(0, longest - 4) if self.parts.upwards is not None else 0)
 
     @property
     def top(self) -> float:
-        above = self.across is not None and self.across in self.figure.above
-        return _SPACE + _LINE * len(self.title) + (2 * _LINE if above else 0)
+        return _SPACE + _LINE * len(self.parts.title) + (2 * _LINE if self.parts.above else 0)
 
     @property
     def bottom(self) -> float:
-        if self.across is None or self.across in self.figure.above:
+        if self.parts.across is None or self.parts.above:
             return _SPACE
         labels = self.figure.x_range.factors if isinstance(self.figure.x_range, FactorRange) else []
-        labels = [*labels, *self.across.major_label_overrides.values()]
+        labels = [*labels, *self.parts.across.major_label_overrides.values()]
         lines = max((str(one).count("\n") + 1 for one in labels), default=1)
-        return _SPACE + _LINE * (lines + 1.5 * bool(self.across.axis_label))
+        return _SPACE + _LINE * (lines + 1.5 * bool(self.parts.across.axis_label))
 
     @property
     def width(self) -> float:
-        return self.left + self.frame[0] + _SPACE + _BAR * len(self.bars)
+        return self.left + self.frame[0] + _SPACE + _BAR * len(self.parts.bars)
 
     @property
     def height(self) -> float:
@@ -271,13 +258,13 @@ class _Drawing:
                 self.marks(renderer)
         self.axes.set_xlim(*_limits(panel.figure.x_range))
         self.axes.set_ylim(*_limits(panel.figure.y_range))
-        self.axis("x", panel.across, panel.figure.x_range, "top" if panel.across in panel.figure.above else "bottom")
-        self.axis("y", panel.upwards, panel.figure.y_range, "left")
-        for line, text in enumerate(panel.title):
+        self.axis("x", panel.parts.across, panel.figure.x_range, "top" if panel.parts.above else "bottom")
+        self.axis("y", panel.parts.upwards, panel.figure.y_range, "left")
+        for line, text in enumerate(panel.parts.title):
             x, y, *_ = self.place(panel.left, _SPACE / 2 + _LINE * line, 0, _LINE * 0.8)
             style = {"fontsize": 11 * self.point, "fontweight": "bold", "color": _INK}
             self.figure.text(x, y, text, va="bottom", **style)
-        for number_, bar in enumerate(panel.bars):
+        for number_, bar in enumerate(panel.parts.bars):
             self.bar(bar, panel.left + panel.frame[0] + _SPACE + number_ * _BAR)
 
     def axis(self, which: str, axis: Any, extent: Any, side: str) -> None:
@@ -387,7 +374,7 @@ class _Drawing:
             str(get("text")),
             ha=across if across in ("right", "center") else "left",
             va=_ALIGNED.get(upwards, upwards) if upwards in ("top", "bottom", "middle") else "center",
-            color=_colour(glyph, row, "text") or "none",
+            color=ink_of(glyph, row, "text") or "none",
             fontsize=pixels * self.point,
             zorder=4,
         )
@@ -404,12 +391,12 @@ class _Drawing:
         dashes = resolved(getattr(glyph, "line_dash", "solid"), row)
         style = _DASHES.get(dashes, "-") if isinstance(dashes, str) else "--" if dashes else "-"
         wide = float(resolved(glyph.line_width, row)) * self.point
-        return {"color": _colour(glyph, row, "line") or "none", "linewidth": wide, "linestyle": style, "zorder": 2}
+        return {"color": ink_of(glyph, row, "line") or "none", "linewidth": wide, "linestyle": style, "zorder": 2}
 
     def surface(self, glyph: Any, row: _Row) -> dict[str, Any]:
         return {
-            "facecolor": _colour(glyph, row, "fill") or "none",
-            "edgecolor": _colour(glyph, row, "line") or "none",
+            "facecolor": ink_of(glyph, row, "fill") or "none",
+            "edgecolor": ink_of(glyph, row, "line") or "none",
             "linewidth": float(resolved(glyph.line_width, row)) * self.point,
         }
 
@@ -436,9 +423,3 @@ def _positions(extent: Any) -> Callable[[Any], float]:
         return float
     names = [str(one) for one in extent.factors]
     return lambda value: float(names.index(str(value)))
-
-
-def _colour(glyph: Any, row: _Row, name: str) -> tuple[Any, float] | None:
-    """Colour and opacity, as matplotlib takes them; None for nothing."""
-    alpha, code = (resolved(getattr(glyph, f"{name}_{what}"), row) for what in ("alpha", "color"))
-    return None if code in (None, "none") or not alpha else (code, float(alpha))

@@ -97,15 +97,26 @@ def still_png(figures: Sequence[Any], columns: int) -> str:
     return base64.b64encode(small_png(whole)).decode("ascii")
 
 
+class Parts:
+    """What there is around the frame of a figure: title, colour bars, and the axes that are seen."""
+
+    def __init__(self, figure: Any) -> None:
+        self.title = [line for line in str(figure.title.text or "").split("\n") if line.strip()]
+        self.bars = [one for one in figure.right if isinstance(one, ColorBar)]
+        self.across, self.upwards = (
+            next((one for one in axes if one.visible), None) for axes in (figure.xaxis, figure.yaxis)
+        )
+        self.above = self.across is not None and self.across in figure.above
+
+
 def figure_picture(figure: Any) -> Image.Image:
     """Draw a figure as it is now: its title, its marks in their frame, its axes, and its colour bar."""
     font = ImageFont.load_default(22)
     size = (figure.frame_width, figure.frame_height)
     width, height = (side * _SCALE for side in size) if all(size) else _CHART
-    title = [line for line in plain(figure.title.text or "").split("\n") if line.strip()]
-    bars = [one for one in figure.right if isinstance(one, ColorBar)]
-    across, upwards = (axis[0] if axis and axis[0].visible else None for axis in (figure.xaxis, figure.yaxis))
-    above = across is not None and across in figure.above
+    parts = Parts(figure)
+    bars, across, upwards, above = parts.bars, parts.across, parts.upwards, parts.above
+    title = [plain(line) for line in parts.title]
     left = _SPACE + (90 if upwards is not None else 0)
     top = _SPACE + _LINE * (len(title) + above)
     names = [] if across is None else across.major_label_overrides.values()
@@ -233,9 +244,8 @@ def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_S
         return resolved(getattr(glyph, name), row)
 
     def colour(name: str) -> tuple[int, ...] | None:
-        alpha = get(f"{name}_alpha")
-        code = get(f"{name}_color")
-        return None if code in (None, _CLEAR) or not alpha else (*ImageColor.getrgb(code)[:3], round(255 * alpha))
+        ink = ink_of(glyph, row, name)
+        return None if ink is None else (*ImageColor.getrgb(ink[0])[:3], round(255 * ink[1]))
 
     def wide() -> int:
         return max(1, round(_SCALE * get("line_width")))
@@ -279,6 +289,12 @@ def resolved(setting: Any, row: dict[str, Any]) -> Any:
         mapper = setting.transform
         return _mapped(np.array([found], dtype=float), mapper)[0] if isinstance(mapper, LinearColorMapper) else found
     return row.get(setting, setting) if isinstance(setting, str) else setting
+
+
+def ink_of(glyph: Any, row: dict[str, Any], name: str) -> tuple[str, float] | None:
+    """Colour and opacity of the ``fill``, ``line`` or ``text`` of a mark; None for nothing."""
+    alpha, code = (resolved(getattr(glyph, f"{name}_{what}"), row) for what in ("alpha", "color"))
+    return None if code in (None, _CLEAR) or not alpha else (code, float(alpha))
 
 
 def cell_colours(glyph: Any, values: np.ndarray) -> np.ndarray:

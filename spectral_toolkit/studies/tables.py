@@ -11,7 +11,6 @@ from .._compute.arguments import choice
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = ("scores", "eigenvalues")
 _CELL = {"model": "model", "pictures": "images", "affinity": "affinity", "layers": "layers"}
 """What tells study cells apart, in the JSON and in a table."""
 
@@ -35,15 +34,10 @@ def table(record: Mapping[str, Any], of: str = "scores") -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = _score_rows if choice("of", of, TABLES) == "scores" else _eigenvalue_rows
-    columns = {"scores": _SCORE_COLUMNS, "eigenvalues": _EIGENVALUE_COLUMNS}[of]
+    columns, rows = TABLES[choice("of", of, tuple(TABLES))]
     return pd.DataFrame(
         [{**_named(cell), **row} for cell in record["cells"] for row in rows(cell)], columns=[*_CELL.values(), *columns]
     )
-
-
-_SCORE_COLUMNS = ("score", "control", "value", "low", "high", "beats_controls")
-_EIGENVALUE_COLUMNS = ("image", "component", "eigenvalue", "eigengap", "residual", "converged")
 
 
 def _named(cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +64,13 @@ def _eigenvalue_rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
         for answer in cell["answers"]
         for component in range(1, len(answer["eigenvalue"]) + 1)
     ]
+
+
+TABLES = {
+    "scores": (("score", "control", "value", "low", "high", "beats_controls"), _score_rows),
+    "eigenvalues": (("image", "component", "eigenvalue", "eigengap", "residual", "converged"), _eigenvalue_rows),
+}
+"""What a table is of, its columns after those that name the study cell, and its rows of one cell."""
 
 
 def csv(record: Mapping[str, Any], of: str = "scores") -> str:
