@@ -228,7 +228,7 @@ def checked(state: State, facts: Facts) -> State:
     view, _ = VIEWS.choose(state.view)
     if MODEL in view.needs and MODEL not in facts.quantities:
         raise SpectralToolkitError(
-            f"view={view.name!r} runs the model again, and this explorer has none: make one with st.Explorer(model, images)."
+            f"view={view.name!r} runs the model again, and this explorer has none: use st.Explorer(model, images)."
         )
     _one_of("view", view.name, [one.name for one in offered(facts.quantities)])
     _one_of("other_layers", state.other_layers, ("same", *NAMED))
