@@ -133,9 +133,9 @@ def test_the_gallery_shows_figures_that_lead_somewhere(repository: Path) -> None
     docs = repository / "docs"
     text = (docs / "index.md").read_text()
     cards = re.findall(
-        r"^:::\{div\} card\n\[!\[([^\]]+)\]\(([^)]+)\)\]\(([^)]+)\)\n\n\*\*\[[^\]]+\]\(([^)]+)\)", text, re.M
+        r"^:::\{container\} card\n\[!\[([^\]]+)\]\(([^)]+)\)\]\(([^)]+)\)\n\n\*\*\[[^\]]+\]\(([^)]+)\)", text, re.M
     )
-    assert len(cards) == text.count("{div} card") >= 10
+    assert len(cards) == text.count("{container} card") >= 10
     for alternative, figure, target, again in cards:
         assert len(alternative) > 20
         assert (docs / figure).stat().st_size < 450_000

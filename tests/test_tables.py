@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,3 +100,14 @@ def test_what_is_no_result_is_refused(results: dict[str, Any]) -> None:
         st.to_dataframe(3)
     with pytest.raises(SpectralToolkitError, match="'everything'"):
         st.to_dataframe(results["eigenvectors"], "everything")
+
+
+def test_a_report_offers_its_tables_from_the_file_itself(tmp_path: Path) -> None:
+    acts = st.capture("scenes", SCENES.pixels[:1], layers=[0], progress=False)
+    eig = st.solve(st.affinity(acts, "vv", device="cpu"), 2)
+    page = st.render_report(acts, {"mine": eig}, tmp_path / "report.html").read_text(encoding="utf-8")
+    found = dict(re.findall(r'<a download="([^"]+)" href="data:text/csv[^,"]+;base64,([^"]+)">', page))
+    assert list(found) == ["report-eigenvalues.csv", "report-layers.csv"]
+    table = pd.read_csv(io.BytesIO(base64.b64decode(found["report-eigenvalues.csv"])))
+    assert table["result"].tolist() == ["mine", "mine"]
+    assert table["eigenvalue"].tolist() == pytest.approx(eig["eigenvalue"].values.ravel().tolist(), rel=1e-12)
