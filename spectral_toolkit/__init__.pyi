@@ -30,6 +30,7 @@ from ._analysis.scores.controls import pixel_tree as pixel_tree
 from ._analysis.scores.controls import shuffle_labels as shuffle_labels
 from ._analysis.scores.results import eigenvector_scores as eigenvector_scores
 from ._analysis.scores.variance import variance_shares as variance_shares
+from ._analysis.tables import to_dataframe as to_dataframe
 from ._analysis.trust import outlying_masks as outlying_masks
 from ._analysis.trust import token_norms as token_norms
 from ._analysis.trust import trust_statements as trust_statements
