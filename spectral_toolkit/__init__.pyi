@@ -8,6 +8,7 @@ from . import solvers as solvers
 from . import studies as studies
 from . import views as views
 from ._affinity import affinity as affinity
+from ._affinity.head_maps import head_maps as head_maps
 from ._affinity.presets import preset_weights as preset_weights
 from ._affinity.rows import affinity_row as affinity_row
 from ._analysis.comparison import align as align
