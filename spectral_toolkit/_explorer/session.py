@@ -239,7 +239,8 @@ class Session:
             side = Side(question, eig, trust, whole)
             if view.data is not None and not (view.alone and sides):
                 # What is common to a dataset is computed once, whichever image is shown.
-                key = ("data", view, question, view.key(state), None if view.common else state.image)
+                asked = None if view.alone else question
+                key = ("data", view, asked, view.key(state), None if view.common else state.image)
                 compute, inputs = view.data, self._inputs(state, question, eig, whole)
                 data = get(key, lambda check, compute=compute, inputs=inputs: compute(inputs))
                 side.data = data[index] if view.common else data

@@ -15,6 +15,7 @@ from .._affinity.presets import preset_weights
 from .._affinity.table import KERNELS, SCOPES, check_combination
 from .._render.composite import check_threshold
 from ..errors import SpectralToolkitError
+from .grids import moved as moved
 from .view import checked_options, offered
 from .views import VIEWS
 
@@ -22,6 +23,7 @@ PRESETS = (*NAMED, "invert")
 MAX_WEIGHT = 2.0
 MAX_EIGENVECTORS = 24
 MAX_SEGMENTS = 12
+MAX_HEADS = 4096
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class State:
         Row and column of the tapped patch, or None.
     heads
         Whether the tapped patch is followed through every head.
+    head_map
+        The map shown large in the view of all heads: an affinity, a layer and the number of a head; None is the first.
     mask_outliers
         Whether tokens of outlying norm are left out of their layer's affinity.
     options
@@ -94,6 +98,7 @@ class State:
     other_layers: str = "same"
     patch: tuple[int, int] | None = None
     heads: bool = False
+    head_map: tuple[str, str, int] | None = None
     mask_outliers: bool = False
     options: dict[str, float] = field(default_factory=dict)
 
@@ -174,18 +179,6 @@ class Facts:
         return {layer: weight for layer, weight in preset_weights(self.layers, name).items() if weight > 0}
 
 
-def moved(patch: Sequence[int], here: Sequence[int], there: Sequence[int]) -> tuple[int, int]:
-    """The patch of another grid in which the centre of a patch lies.
-
-    Examples
-    --------
-    >>> moved((1, 1), (8, 8), (2, 2)), moved((1, 1), (2, 2), (8, 8))
-    ((0, 0), (6, 6))
-    """
-    row, column = ((2 * place + 1) * n // (2 * m) for place, m, n in zip(patch, here, there, strict=True))
-    return row, column
-
-
 def as_state(state: object) -> State:
     """A state as it is, or from what `State.to_dict` or JSON gave; None is the first state.
 
@@ -255,6 +248,8 @@ def checked(state: State, facts: Facts) -> State:
         patch = (int(patch[0]), int(patch[1]))
         _whole("patch row", patch[0], 0, rows - 1)
         _whole("patch column", patch[1], 0, columns - 1)
+    if state.head_map is not None:
+        _check_head_map(state.head_map, facts)
     if state.mask_outliers and not facts.has_tokens:
         raise SpectralToolkitError(
             "mask_outliers=True needs 'token' of the layers, which was not captured: capture it with quantities=(..., "
@@ -271,6 +266,17 @@ def checked(state: State, facts: Facts) -> State:
         view=view.name,
         options=checked_options(view, state.options),
     )
+
+
+def _check_head_map(head_map: object, facts: Facts) -> None:
+    if not isinstance(head_map, Sequence) or isinstance(head_map, str) or len(head_map) != 3:
+        raise SpectralToolkitError(
+            f"head_map={head_map!r} is not understood: give an affinity, a layer and a head, such as "
+            f"{(facts.kinds[0], facts.layers[0], 0)!r}, or None."
+        )
+    _one_of("head_map affinity", head_map[0], facts.kinds)
+    _one_of("head_map layer", head_map[1], facts.layers)
+    _whole("head_map head", head_map[2], 0, MAX_HEADS - 1)
 
 
 def checked_weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[str, float]:

@@ -29,6 +29,8 @@ CONTROLS = ("component", "opacity", "smooth", "threshold", "three", "n_segments"
 class Slider:
     """A number that only one view uses; the explorer shows a slider for it, and ``state.options`` holds its value.
 
+    One of 0 and 1 in steps of 1 is shown as a switch.
+
     Attributes
     ----------
     name
@@ -48,6 +50,11 @@ class Slider:
     most: float
     start: float
     step: float = 1.0
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it has two values only, so that a switch is shown in its place."""
+        return (self.least, self.most, self.step) == (0, 1, 1)
 
     def checked(self, value: object) -> float:
         """The value as a number, or one sentence on what is wrong with it."""

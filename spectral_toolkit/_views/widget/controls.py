@@ -96,7 +96,7 @@ class Controls:
             "three": self.three,
             "n_segments": [self.n_segments],
         }
-        self.sliders: dict[Slider, widgets.FloatSlider] = {}
+        self.sliders: dict[Slider, widgets.FloatSlider | widgets.Checkbox] = {}
         self.own = widgets.HBox()
         self.other = _column(self.other_affinity, self.other_kernel, self.other_layers)
         self.other.add_class("st-other")
@@ -209,11 +209,16 @@ class Controls:
             if slider not in self.sliders:
                 self.sliders[slider] = self._own_slider(slider)
                 self.own.children = tuple(self.sliders.values())
-            _set(self.sliders[slider], value=state.options[slider.name])
+            value = state.options[slider.name]
+            _set(self.sliders[slider], value=bool(value) if slider.is_switch else value)
         for slider, widget in self.sliders.items():
             _display(widget, slider in view.sliders)
 
-    def _own_slider(self, slider: Slider) -> widgets.FloatSlider:
+    def _own_slider(self, slider: Slider) -> widgets.FloatSlider | widgets.Checkbox:
+        if slider.is_switch:
+            switch = widgets.Checkbox(description=slider.title, indent=False, tooltip=slider.hint, layout=_wide())
+            switch.observe(lambda change: self._tell(option=(slider.name, float(change["new"]))), "value")
+            return switch
         widget = widgets.FloatSlider(
             value=slider.start,
             min=slider.least,

@@ -531,7 +531,8 @@ class Explorer(Described, widgets.VBox):
                 shown.append(self._connected.widget)
         self._display(shown)
         self._fit.value = fit(self._name, answer.picture.aspect, len(answer.sides))
-        (self._content.add_class if len(answer.sides) > 1 else self._content.remove_class)("is-compare")
+        wide = len(answer.sides) > 1 or self._pictures.is_wide
+        (self._content.add_class if wide else self._content.remove_class)("is-compare")
         self._heads.value = words.heads(state, answer.sides)
         self._scales.value = words.scales(state, answer.sides)
         self._legend.value = html.escape(wording.legend(state), quote=False)

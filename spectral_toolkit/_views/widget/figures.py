@@ -83,6 +83,12 @@ class ExplorerFigures:
             ) from error
         return self.charts[view].widget
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether what is shown takes the whole width, with nothing beside it."""
+        chart = self.charts.get(self._view) if self._view is not None else None
+        return getattr(chart, "is_wide", False)
+
     def drawn(self) -> Image.Image:
         """What is shown, as an image."""
         chart = self.charts.get(self._view) if self._view is not None else None
