@@ -66,6 +66,8 @@ class Side:
         As ``st.solve`` returned it: of all images where they were solved as one, otherwise the same as ``eig``.
     data
         What the view computed.
+    whole_data
+        The same for everything that was solved together, where the view computes it from all of that.
     costs
         Cut values at every threshold; None where nothing is cut, or the image has too many patches.
     patch
@@ -79,6 +81,7 @@ class Side:
     trust: list[Statement]
     whole: xr.Dataset
     data: Any = None
+    whole_data: Any = None
     costs: xr.Dataset | None = None
     patch: tuple[int, int] | None = None
     joint_row: np.ndarray | None = None
@@ -244,6 +247,7 @@ class Session:
                 compute, inputs = view.data, self._inputs(state, question, eig, whole)
                 data = get(key, lambda check, compute=compute, inputs=inputs: compute(inputs))
                 side.data = data[index] if view.common else data
+                side.whole_data = data if view.common else None
             if state.cut is not None:
                 key = ("costs", question, state.component)
                 if question.image is not None:  # of many images the joint graph is never written out

@@ -48,7 +48,7 @@ class State:
     three
         The three eigenvectors shown as red, green and blue; the last one computed stands for any beyond it.
     n_segments
-        ``"auto"``, or a number from 2.
+        ``"auto"``, ``"eigengap"``, as ``st.segment`` takes them, or a number from 2.
     opacity
         Opacity of what lies over the image, 0 to 1.
     smooth
@@ -224,7 +224,7 @@ def checked(state: State, facts: Facts) -> State:
     rows, columns = facts.grid_of(weights)
     _whole("n_eigenvectors", state.n_eigenvectors, 1, min(MAX_EIGENVECTORS, facts.most_eigenvectors(state)))
     _whole("component", state.component, 1, state.n_eigenvectors)
-    if state.n_segments != "auto":
+    if state.n_segments not in ("auto", "eigengap"):
         _whole("n_segments", state.n_segments, 2, MAX_SEGMENTS)
     for name in ("smooth", "compare", "heads", "mask_outliers"):
         if not isinstance(getattr(state, name), bool):

@@ -56,7 +56,8 @@ TIPS = {
     "other_affinity": "The affinity of the second setting.",
     "other_kernel": "The kernel of the second setting.",
     "other_layers": "The layers of the second setting: the same ones, or a preset.",
-    "n_segments": "How many segments the patches are sorted into; auto takes the number that separates them best.",
+    "n_segments": "How many segments the patches are sorted into; auto takes the number that separates them best, widest "
+    "gap one more than the eigenvectors before the widest eigengap.",
     "mask_outliers": "Leave tokens of outlying norm out of their layer, as they hold artefacts and not their patch.",
     "heads": "Show the tapped patch's row for every attention head instead of every layer.",
     "untap": "Forget the tapped patch.",

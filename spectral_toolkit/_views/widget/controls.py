@@ -77,13 +77,14 @@ class Controls:
             widgets.FloatSlider(description="Opacity", min=0, max=1, step=0.05, readout_format=".2f", **_across()),
         )
         self.smooth = self._switch("smooth", "Smooth")
+        self.appearance = _column(_headed("Appearance"), self.opacity, self.smooth)
         self._cutting()
         self.compare = self._switch("compare", "Compare with a second setting")
         self.mask_outliers = self._switch("mask_outliers", "Mask outlying tokens")
         self.heads = self._switch("heads", "Every head")
         self.untap = widgets.Button(description="Forget patch", tooltip=wording.TIPS["untap"])
         self.untap.on_click(lambda _: self._tell(patch=None))
-        segments = [("auto", "auto"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
+        segments = [("auto", "auto"), ("widest gap", "eigengap"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
         self.n_segments = self._choice("n_segments", segments, "Segments")
         self.three = [self._component_of(colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))]
         self.view = self._watched("view", widgets.ToggleButtons(style={"button_width": "auto"}, **self._views()))
@@ -111,7 +112,7 @@ class Controls:
             _column(self.compare, self.other),
             _column(_headed("Layers, solved together"), presets, self.layers),
             _column(_headed("Eigenvectors"), self.n_eigenvectors, self.mask_outliers),
-            _column(_headed("Appearance"), self.opacity, self.smooth),
+            self.appearance,
         )
         inside.add_class("st-scrolled")
         column = widgets.VBox([inside, self.channel])
@@ -186,6 +187,7 @@ class Controls:
             for widget in shown:
                 _display(widget, name in view.controls)
         self._show_sliders(view, state)
+        _display(self.appearance, bool({"opacity", "smooth"} & set(view.controls)))
         _display(self.cut, state.cut is not None)
         _display(self.other, state.compare)
         _display(self.untap, state.patch is not None)
