@@ -30,6 +30,8 @@ from .._render.outline import boundary
 from .._render.tile import Tile
 from .._render.titles import component_flags, statistic
 from .._render.underlay import ShownPicture
+from .cloud import CLOUD
+from .labels import LABELS
 from .recipe import call
 from .view import VIEWS, Inputs, View, register
 
@@ -251,7 +253,7 @@ def _instances(eig: xr.Dataset, most: int | None = None, seed: int = 0) -> np.nd
     return instances(eig, n_instances=most, seed=seed).transpose("image", "instance", "y", "x").values
 
 
-register(
+SEGMENTS = register(
     View(
         "segments",
         "Segments",
@@ -326,6 +328,12 @@ register(
         tab="spectrum",
     )
 )
+
+
+# --- clouds and labels, whose rows are in files of their own ----------------------------------------------------------
+
+register(CLOUD)
+register(LABELS)
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
