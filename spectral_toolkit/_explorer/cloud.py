@@ -181,5 +181,6 @@ CLOUD = View(
     legend=_legend,
     heading=_heading,
     apart=True,
-    page=None,
+    page="cloud",
+    page_components=2,
 )
