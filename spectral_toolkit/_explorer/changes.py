@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .._affinity.table import KERNELS
+from .selection import moved_selection
 from .start import contrast
 from .state import Facts, State, checked_weights, moved
 from .view import offered
@@ -61,4 +62,7 @@ def changed(before: State, changes: Mapping[str, Any], facts: Facts) -> State:
         # The same place in the image, where other layers have another grid; wrong weights raise an error here.
         grids = [facts.grid_of(checked_weights(one.weights, facts)) for one in (before, state)]
         state = replace(state, patch=moved(state.patch, *grids))
+    if state.selection and "selection" not in changes and state.weights != before.weights:
+        grids = [facts.grid_of(checked_weights(one.weights, facts)) for one in (before, state)]
+        state = replace(state, selection=moved_selection(state.selection, *grids))
     return state

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from .._affinity import LayerGraph, affinity
 from .._affinity.features import KINDS
+from .._affinity.nearest import JOINT, nearest_in
 from .._affinity.rows import affinity_row
 from .._analysis.regions import cut_costs
 from .._analysis.regions.joint import MOST_DENSE
@@ -20,18 +22,21 @@ from .._analysis.trust import Statement, outlying_masks, trust_statements
 from .._compute.settings import computing
 from .._io.activations import check_tree, image_coordinates, image_names, layer_names
 from .._render.composite import shrink
+from .._render.patch_colours import mean_colours
 from .._render.underlay import ShownPicture, shown_pictures
 from ..errors import SpectralToolkitError
 from ..solvers import solve
 from .connected import Connected, most_connected
+from .labels import Labels, Scored, scores_beside
 from .state import Facts, State, moved
 from .view import Inputs, quantities_of
-from .views import VIEWS
+from .views import SEGMENTS, VIEWS
 from .worker import Check
 
 _Value = TypeVar("_Value")
 
 _KEPT_GRAPHS = 6
+_NEAREST = 10
 _KEPT_ANSWERS = 48
 _LAYERS_SHARE = 0.6  # of the progress bar, for making the layers' operators; the rest is the solve
 _MAX_SIDE = 512  # pixels of the longer side of an image on the page
@@ -74,6 +79,12 @@ class Side:
         The tapped patch on the grid of this setting, and its affinities: ``joint_row`` (y, x), ``layer_rows`` by layer.
     connected
         For images that were solved as one: what the tapped patch is connected to in every image, the strongest first.
+    labels, categories
+        Labels of the patches of the image, (y, x), -1 where there is none, and the names of their categories.
+    nearest
+        The patches nearest to the tapped one by affinity, as ``st.nearest`` gives them.
+    scores
+        How segments and eigenvectors agree with the labels.
     """
 
     question: Question
@@ -87,6 +98,10 @@ class Side:
     joint_row: np.ndarray | None = None
     layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
     connected: Sequence[Connected] = ()
+    labels: np.ndarray | None = None
+    categories: Sequence[str] = ()
+    nearest: pd.DataFrame | None = None
+    scores: Sequence[Scored] = ()
 
     def scaling(self, components: int | Sequence[int]) -> np.ndarray:
         """The values from which the ends of colours are taken: images that are solved as one share their colours."""
@@ -101,12 +116,15 @@ class ShownState:
     ----------
     picture, small
         The image as it was, in ``picture.pixels``; and with no side above 128 pixels, for small tiles.
+    names
+        Names of all images.
     """
 
     state: State
     picture: ShownPicture
     small: np.ndarray
     sides: list[Side]
+    names: Sequence[str] = ()
 
 
 def questions(state: State, facts: Facts) -> list[Question]:
@@ -130,7 +148,13 @@ def wanted(state: State, facts: Facts) -> object:
     data = (view, view.key(state)) if view.data is not None else None
     rows = (state.patch, state.heads and state.patch is not None)
     cut = None if state.cut is None else state.component
-    return (state.image, tuple(questions(state, facts)), data, cut, rows)
+    scored = state.n_segments if is_scored(state, facts) else None
+    return (state.image, tuple(questions(state, facts)), data, cut, rows, scored)
+
+
+def is_scored(state: State, facts: Facts) -> bool:
+    """Whether segments are shown beside labels."""
+    return facts.has_labels and "n_segments" in VIEWS[state.view].controls
 
 
 def can_be_written_out(grid: Sequence[int]) -> bool:
@@ -145,7 +169,9 @@ def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 class Session:
     """Activations, with the graphs and results made from them so far."""
 
-    def __init__(self, activations: xr.DataTree, device: str = "auto", pictures: Any = None) -> None:
+    def __init__(
+        self, activations: xr.DataTree, device: str = "auto", pictures: Any = None, labels: Labels | None = None
+    ) -> None:
         check_tree(activations)
         if pictures is None and "pixels" not in activations.data_vars:
             raise SpectralToolkitError(
@@ -155,6 +181,7 @@ class Session:
         self.activations = activations
         self.pictures = activations if pictures is None else pictures
         self.device = device
+        self.labels = labels
         layers = tuple(layer_names(activations))
         held = quantities_of(activations, layers)
         kinds = tuple(kind for kind, needed in KINDS.items() if set(needed) <= held)
@@ -167,7 +194,7 @@ class Session:
             images=tuple(image_names(activations)),
             kinds=kinds,
             grids={name: _grid(activations.children[name]) for name in layers},
-            quantities=held,
+            quantities=held if labels is None else held | {"label"},
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
@@ -248,6 +275,12 @@ class Session:
                 data = get(key, lambda check, compute=compute, inputs=inputs: compute(inputs))
                 side.data = data[index] if view.common else data
                 side.whole_data = data if view.common else None
+            if self.labels is not None:
+                side.categories = self.labels.categories
+                side.labels = self.labels.on((eig.sizes["y"], eig.sizes["x"]))[state.image]
+                if is_scored(state, self.facts):
+                    key = ("scores", question, state.n_segments)
+                    side.scores = get(key, lambda check, q=question, w=whole: self._scores(state, q, w))
             if state.cut is not None:
                 key = ("costs", question, state.component)
                 if question.image is not None:  # of many images the joint graph is never written out
@@ -261,17 +294,57 @@ class Session:
                     ("rows", question, state.image, patch),
                     lambda check, q=question, p=patch: self._rows(q, state.image, p, check),
                 )
-                side.joint_row, side.layer_rows, side.connected = rows
+                side.joint_row, side.layer_rows, side.connected, side.nearest = rows
                 if state.heads and question.image is not None:
                     side.layer_rows = get(
                         ("heads", question, patch), lambda check, q=question, p=patch: self._head_rows(q, p)
                     )
             sides.append(side)
-        return ShownState(state, self.picture(state.image), self.small(state.image), sides)
+        return ShownState(state, self.picture(state.image), self.small(state.image), sides, self.facts.images)
 
     def _inputs(self, state: State, question: Question, eig: xr.Dataset, whole: xr.Dataset) -> Inputs:
-        image = state.image
-        return Inputs(state, eig, self._one(image), lambda: self.graph(question), lambda: self._outlying(image), whole)
+        image, grid = state.image, (whole.sizes["y"], whole.sizes["x"])
+        images = slice(None) if question.image is None else slice(image, image + 1)
+        return Inputs(
+            state,
+            eig,
+            self._one(image),
+            lambda: self.graph(question),
+            lambda: self._outlying(image),
+            whole,
+            lambda: self.segments(state, question, whole),
+            lambda: self._means(grid, images),
+            None if self.labels is None else lambda: self.labels.on(grid)[images],
+        )
+
+    def segments(self, state: State, question: Question, whole: xr.Dataset) -> np.ndarray:
+        """Segments (image, y, x) of everything that was solved together: those that the view of segments shows."""
+        key = ("data", SEGMENTS, question, SEGMENTS.key(state), None)
+        eig = whole if question.image is not None else whole.isel(image=[0])
+        assert SEGMENTS.data is not None
+        return self._kept_or_made(key, lambda: SEGMENTS.data(self._inputs(state, question, eig, whole)))
+
+    def known_segments(self, state: State, question: Question) -> np.ndarray | None:
+        """The same if they have been computed before, otherwise None."""
+        try:
+            return self._found(("data", SEGMENTS, question, SEGMENTS.key(state), None), lambda _: _never)
+        except _MissingError:
+            return None
+
+    def _means(self, grid: tuple[int, int], images: slice) -> np.ndarray:
+        """Mean colours of the pixels of every patch."""
+        return self._kept_or_made(
+            ("means", grid, images.start),
+            lambda: np.stack(
+                [mean_colours(self._shown(i).pixels, grid) for i in range(*images.indices(len(self.facts.images)))]
+            ),
+        )
+
+    def _scores(self, state: State, question: Question, whole: xr.Dataset) -> Sequence[Scored]:
+        assert self.labels is not None
+        images = slice(None) if question.image is None else slice(question.image, question.image + 1)
+        labels = self.labels.on((whole.sizes["y"], whole.sizes["x"]))[images]
+        return scores_beside(whole, self.segments(state, question, whole), labels)
 
     def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
         graph = self.graph(question)
@@ -294,16 +367,18 @@ class Session:
 
     def _rows(
         self, question: Question, image: int, patch: tuple[int, int], check: Check
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Connected]]:
-        """The patch's affinities in its own image, jointly and by layer; and what it is connected to in all images."""
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Connected], pd.DataFrame]:
+        """The patch's affinities in its own image, jointly and by layer; what it is connected to; and the nearest."""
         check()
         if question.image is not None:
             joint, layers = affinity_row(self.graph(question), patch)
-            return joint.values, {name: row.values for name, row in layers.items()}, []
+            near = nearest_in({JOINT: joint, **layers}, patch, [self.facts.images[image]], 0, _NEAREST)
+            return joint.values, {name: row.values for name, row in layers.items()}, [], near
         joint, layers = affinity_row(self.graph(question), patch, image)
         own = {name: row.isel(image=image).values for name, row in layers.items()}
         connected = most_connected(joint.values, image, patch, self.facts.images, self._shown)
-        return joint.isel(image=image).values, own, connected
+        near = nearest_in({JOINT: joint, **layers}, patch, self.facts.images, image, _NEAREST)
+        return joint.isel(image=image).values, own, connected, near
 
     def _head_rows(self, question: Question, patch: tuple[int, int]) -> dict[str, np.ndarray]:
         layers = [name for name, _ in question.weights]

@@ -27,9 +27,16 @@ def state_of(bundle: Bundle) -> State:
     try:
         state = State.from_dict(bundle.settings)
         session = Session(bundle.activations, pictures=bundle.pictures)
-        return checked(state, session.facts)
+        return checked(without_labels(state), session.facts)
     except (ValueError, TypeError, AttributeError, KeyError, IndexError):
         return State()
+
+
+def without_labels(state: State) -> State:
+    """The same state where there are no labels, as in a bundle, which keeps none."""
+    view = State.view if "label" in VIEWS[state.view].needs else state.view
+    coloured = State.coloured if state.coloured == "label" else state.coloured
+    return replace(state, outlined=False, coloured=coloured, view=view)
 
 
 def contrast(kind: str, kinds: tuple[str, ...]) -> str:
@@ -59,10 +66,6 @@ def fitting(state: State, session: Session) -> State:
 
 def freezing_settings(state: State, session: Session) -> dict[str, Any]:
     """Arguments of ``st.freeze`` for a page that begins in the explorer's present state."""
-    if state.scope == "dataset":
-        raise SpectralToolkitError(
-            "A frozen page solves every image alone: choose scope 'image' first, or save a report of the dataset."
-        )
     if state.mask_outliers:
         raise SpectralToolkitError(
             "A frozen page cannot leave out outlying tokens: switch 'Mask outlying tokens' off first."
@@ -86,6 +89,7 @@ def freezing_settings(state: State, session: Session) -> dict[str, Any]:
     grids = [facts.grid_of(one) for one in (weights, next(iter(presets.values())))]
     return {
         "images": session.pictures,
+        "scope": state.scope,
         "kinds": kinds,
         "kernel": {kind: kernel for kind, kernel in kernels.items() if kernel is not None and kind in kinds} or None,
         "presets": presets,

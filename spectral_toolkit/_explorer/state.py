@@ -13,9 +13,12 @@ from .._affinity.features import KINDS
 from .._affinity.presets import PRESETS as NAMED
 from .._affinity.presets import preset_weights
 from .._affinity.table import KERNELS, SCOPES, check_combination
+from .._analysis.cloud import PROJECTIONS
 from .._render.composite import check_threshold
+from .._render.patch_colours import COLOURINGS
 from ..errors import SpectralToolkitError
 from .grids import moved as moved
+from .selection import Patches, checked_selection
 from .view import checked_options, offered
 from .views import VIEWS
 
@@ -72,6 +75,16 @@ class State:
         Whether tokens of outlying norm are left out of their layer's affinity.
     options
         Values of the sliders that views have of their own.
+    axes
+        The two eigenvectors in which a cloud shows the patches, across and upwards.
+    projection
+        ``"components"`` shows these two; ``"tsne"`` shows t-SNE of all eigenvectors.
+    coloured
+        What colours the points of a cloud: ``"pixels"``, ``"position"``, ``"segment"``, ``"image"`` or ``"label"``.
+    selection
+        The chosen patches: (image, row, column) of each, on the grid of the first setting.
+    outlined
+        Whether the outlines of labels lie over the image.
 
     Examples
     --------
@@ -101,6 +114,11 @@ class State:
     head_map: tuple[str, str, int] | None = None
     mask_outliers: bool = False
     options: dict[str, float] = field(default_factory=dict)
+    axes: tuple[int, int] = (1, 2)
+    projection: str = "components"
+    coloured: str = "pixels"
+    selection: Patches = ()
+    outlined: bool = False
 
     @property
     def cut(self) -> float | None:
@@ -124,6 +142,8 @@ class State:
         if unknown := [name for name in values if name not in known]:
             raise SpectralToolkitError(f"The state has no {unknown[0]!r}: its fields are {', '.join(known)}.")
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        if "selection" in lists:
+            lists["selection"] = tuple(tuple(one) if isinstance(one, list) else one for one in lists["selection"])
         return cls(**{**values, **lists})
 
 
@@ -138,7 +158,7 @@ class Facts:
     grids
         The grid (rows, columns) of each layer.
     quantities
-        What every layer has been captured with.
+        What every layer has been captured with, and ``"label"`` where there are label maps.
     """
 
     layers: tuple[str, ...]
@@ -151,6 +171,11 @@ class Facts:
     def has_tokens(self) -> bool:
         """Whether every layer has its tokens."""
         return "token" in self.quantities
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether label maps were given with the images."""
+        return "label" in self.quantities
 
     def grid_of(self, weights: Mapping[str, float]) -> tuple[int, int]:
         """The base grid under these weights: the finest layer of positive weight."""
@@ -226,7 +251,7 @@ def checked(state: State, facts: Facts) -> State:
     _whole("component", state.component, 1, state.n_eigenvectors)
     if state.n_segments not in ("auto", "eigengap"):
         _whole("n_segments", state.n_segments, 2, MAX_SEGMENTS)
-    for name in ("smooth", "compare", "heads", "mask_outliers"):
+    for name in ("smooth", "compare", "heads", "mask_outliers", "outlined"):
         if not isinstance(getattr(state, name), bool):
             raise SpectralToolkitError(f"{name}={getattr(state, name)!r} is neither True nor False.")
     if not _is_number(state.opacity) or not 0 <= state.opacity <= 1:
@@ -240,6 +265,7 @@ def checked(state: State, facts: Facts) -> State:
     for component in three:
         _whole("three", component, 1, MAX_EIGENVECTORS)
     three = tuple(min(component, state.n_eigenvectors) for component in three)
+    axes = checked_cloud(state, facts)
     patch = state.patch
     if patch is not None:
         if len(patch) != 2:
@@ -262,6 +288,8 @@ def checked(state: State, facts: Facts) -> State:
         patch=patch,
         opacity=float(state.opacity),
         three=three,
+        axes=axes,
+        selection=checked_selection(state.selection, len(facts.images), (rows, columns)),
         threshold=None if threshold is None else round(threshold, 2),
         view=view.name,
         options=checked_options(view, state.options),
@@ -293,6 +321,21 @@ def checked_weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[s
     if not any(weight > 0 for weight in weights.values()):
         raise SpectralToolkitError("No layer has a weight above 0, so the graph has no edges: switch a layer on.")
     return {name: float(weights[name]) for name in facts.layers if name in weights}
+
+
+def checked_cloud(state: State, facts: Facts) -> tuple[int, int]:
+    """The two components of a cloud; raises an error that says what is wrong with its settings."""
+    _one_of("projection", state.projection, PROJECTIONS)
+    _one_of("coloured", state.coloured, tuple(COLOURINGS))
+    if (state.coloured == "label" or state.outlined) and not facts.has_labels:
+        name = "outlined=True" if state.outlined else "coloured='label'"
+        raise SpectralToolkitError(f"{name} needs labels: give st.Explorer(..., labels=) a label map for every image.")
+    axes = tuple(state.axes) if isinstance(state.axes, Sequence) and not isinstance(state.axes, str) else ()
+    if len(axes) != 2:
+        raise SpectralToolkitError(f"axes={state.axes!r} is not understood: give two components, such as (1, 2).")
+    for component in axes:
+        _whole("axes", component, 1, MAX_EIGENVECTORS)
+    return min(axes[0], state.n_eigenvectors), min(axes[1], state.n_eigenvectors)
 
 
 def _is_number(value: object) -> bool:

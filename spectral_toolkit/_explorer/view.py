@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .session import ShownState, Side
     from .state import State
 
-CONTROLS = ("component", "opacity", "smooth", "threshold", "three", "n_segments")
+CONTROLS = ("component", "opacity", "smooth", "threshold", "three", "n_segments", "axes", "projection", "coloured")
 """Settings of the explorer that a view may use: each is a field of the state, and has a control that is shown then."""
 
 
@@ -84,6 +84,9 @@ class Inputs:
         A function that returns the tokens of outlying norm, as ``st.outlying_masks`` does.
     whole
         The eigenvectors of everything that was solved together: all images in a dataset, otherwise the same as ``eig``.
+    segments, means, labels
+        Functions that return segments, mean colours of pixels, and labels (-1 where there is none) of the patches of
+        ``whole``: integers (image, y, x), uint8 (image, y, x, rgb), and integers again. None where they are not known.
     """
 
     state: State
@@ -92,6 +95,9 @@ class Inputs:
     graph: Callable[[], LayerGraph]
     outlying: Callable[[], Mapping[str, xr.DataArray]]
     whole: xr.Dataset
+    segments: Callable[[], np.ndarray] | None = None
+    means: Callable[[], np.ndarray] | None = None
+    labels: Callable[[], np.ndarray] | None = None
 
 
 def _all_eigenvectors(state: State, side: Side) -> str:
@@ -146,6 +152,8 @@ class View(NamedRow):
         A function of the state and a side that returns the title above the image, after the affinity and its kernel.
     alone
         Whether it is the same for every setting, so that a second one has no figure of its own.
+    apart
+        For a chart: whether every setting has a frame of its own, and not only a colour.
     tap
         What a tap on a tile chooses: ``"patch"`` or ``"component"``.
     reads, decimals
@@ -182,6 +190,7 @@ class View(NamedRow):
     ends: Callable[[State, Side], tuple[str, str]] | None = None
     heading: Callable[[State, Side], str] = field(default=_all_eigenvectors)
     alone: bool = False
+    apart: bool = False
     tap: str = "patch"
     reads: tuple[str, ...] = ("value",)
     decimals: int = 4

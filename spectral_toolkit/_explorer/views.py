@@ -31,7 +31,9 @@ from .._render.outline import boundary
 from .._render.tile import Tile
 from .._render.titles import component_flags, statistic
 from .._render.underlay import ShownPicture
+from .cloud import CLOUD
 from .head_view import HEADS
+from .labels import LABELS
 from .recipe import call
 from .view import VIEWS, Inputs, Slider, View, register
 
@@ -303,7 +305,7 @@ def _instances(eig: xr.Dataset, most: int | None = None, seed: int = 0) -> np.nd
     return instances(eig, n_instances=most, seed=seed).transpose("image", "instance", "y", "x").values
 
 
-register(
+SEGMENTS = register(
     View(
         "segments",
         "Segments",
@@ -384,6 +386,12 @@ register(
         tab="spectrum",
     )
 )
+
+
+# --- clouds and labels, whose rows are in files of their own ----------------------------------------------------------
+
+register(CLOUD)
+register(LABELS)
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------

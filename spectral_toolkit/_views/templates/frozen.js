@@ -148,10 +148,10 @@ function stage(node = make("div", { class: "stage" })) {
   return node;
 }
 
-function show(node, [rows, columns], pixels, label) {
-  const picture = head.images[state.image];
+function show(node, [rows, columns], pixels, label, image = state.image) {
+  const picture = head.images[image];
   node.style.setProperty("--ratio", picture.ratio);
-  $("img", node).src = $$(".thumbnail .picture")[state.image].src;
+  $("img", node).src = $$(".thumbnail .picture")[image].src;
   const canvas = $("canvas", node);
   canvas.width = columns;
   canvas.height = rows;
@@ -253,16 +253,18 @@ function showRows(section, side, one) {
     box.replaceChildren(make("p", { class: "invite" }, "Tap a patch in the image to see its affinities to all others."));
     return;
   }
-  const [, rows, columns] = one.rows.shape;
+  const [rows, columns] = one.rows.shape.slice(-2);
   const source = state.patch[0] * head.sources[1] + state.patch[1];
   const [row, column] = patchOn([rows, columns]);
   const { key, label } = named(side);
   const patch = `the patch in row ${row}, column ${column}`;
   const cut = (place) => {
-    const n = place.shape[1] * place.shape[2];
+    const n = place.shape.slice(1).reduce((a, b) => a * b, 1);
     return array(place).subarray(source * n, (source + 1) * n);
   };
-  const joint = rowFigure(cut(one.rows), [rows, columns], `${label} affinity of ${patch} to all others, all chosen layers`, "joint");
+  const all = cut(one.rows), across = head.scope === "dataset"; // of one problem, the row goes to every image
+  const own = across ? all.subarray(state.image * rows * columns, (state.image + 1) * rows * columns) : all;
+  const joint = rowFigure(own, [rows, columns], `${label} affinity of ${patch} to all others, all chosen layers`, "joint");
   $("figcaption", joint).textContent = "all chosen layers, jointly";
   const weights = layersOf(side).weights;
   const small = head.rows[key].map(([name, images], layer) => {
@@ -276,6 +278,7 @@ function showRows(section, side, one) {
     joint,
     make("p", { class: "amounts", "aria-hidden": "true" }, "none", make("i"), "strongest"),
     make("div", { class: "layers" }, ...small),
+    ...(across ? [connectedImages(all, [rows, columns])] : []),
   );
 }
 

@@ -18,6 +18,7 @@ from ..._explorer import wording
 from ..._explorer.state import MAX_EIGENVECTORS, MAX_SEGMENTS, PRESETS, Facts, State
 from ..._explorer.view import Slider, View, offered
 from ..._explorer.views import VIEWS
+from ..._render.patch_colours import COLOURINGS
 from .boxes import box
 from .channel import Channel
 from .layers import LayerMatrix
@@ -77,7 +78,6 @@ class Controls:
             widgets.FloatSlider(description="Opacity", min=0, max=1, step=0.05, readout_format=".2f", **_across()),
         )
         self.smooth = self._switch("smooth", "Smooth")
-        self.appearance = _column(_headed("Appearance"), self.opacity, self.smooth)
         self._cutting()
         self.compare = self._switch("compare", "Compare with a second setting")
         self.mask_outliers = self._switch("mask_outliers", "Mask outlying tokens")
@@ -86,7 +86,19 @@ class Controls:
         self.untap.on_click(lambda _: self._tell(patch=None))
         segments = [("auto", "auto"), ("widest gap", "eigengap"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
         self.n_segments = self._choice("n_segments", segments, "Segments")
-        self.three = [self._component_of(colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))]
+        self.three = [
+            self._component_of("three", colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))
+        ]
+        self.axes = [self._component_of("axes", way, place) for place, way in enumerate(("Across", "Up"))]
+        self.projection = self._choice(
+            "projection", [("two eigenvectors", "components"), ("t-SNE of all", "tsne")], "By"
+        )
+        known = [(text, name) for name, text in COLOURINGS.items() if name != "label" or facts.has_labels]
+        self.coloured = self._choice("coloured", known, "Coloured by")
+        for narrow in (self.projection, self.coloured):
+            narrow.add_class("st-narrow")
+        self.outlined = self._switch("outlined", "Outline labels")
+        self.appearance = _column(_headed("Appearance"), self.opacity, self.smooth, self.outlined)
         self.view = self._watched("view", widgets.ToggleButtons(style={"button_width": "auto"}, **self._views()))
         self.view.add_class("st-tabs")
         self._by_control = {
@@ -96,6 +108,9 @@ class Controls:
             "threshold": [self.is_cut],
             "three": self.three,
             "n_segments": [self.n_segments],
+            "axes": self.axes,
+            "projection": [self.projection],
+            "coloured": [self.coloured],
         }
         self.sliders: dict[Slider, widgets.FloatSlider | widgets.Checkbox] = {}
         self.own = widgets.HBox()
@@ -123,7 +138,8 @@ class Controls:
         """The rows above the image: the choice of the view, and its settings."""
         head = widgets.HBox([self.view, full])
         head.add_class("st-head")
-        strip = widgets.HBox([self.component, *self.three, self.n_segments, self.is_cut, self.own, busy])
+        cloud = [self.projection, *self.axes, self.coloured]
+        strip = widgets.HBox([self.component, *self.three, *cloud, self.n_segments, self.is_cut, self.own, busy])
         strip.add_class("strip")
         self.cut.add_class("cutting")
         return _column(head, strip, self.cut)
@@ -134,7 +150,16 @@ class Controls:
         with self._quiet():
             self._show_image(state.image)
             self._offer_views()
-            for name in ("scope", "affinity", "other_affinity", "n_segments", "other_layers", "view"):
+            for name in (
+                "scope",
+                "affinity",
+                "other_affinity",
+                "n_segments",
+                "other_layers",
+                "view",
+                "projection",
+                "coloured",
+            ):
                 _set(getattr(self, name), value=getattr(state, name))
             for side in ("", "other_"):
                 kind, kernel = (getattr(state, f"{side}{name}") for name in ("affinity", "kernel"))
@@ -157,13 +182,14 @@ class Controls:
             if self.component.options != numbers:
                 self.component.tooltips = [f"Show eigenvector {number}." for number in numbers]
                 self.component.set_trait("options", numbers)
-            for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads"):
+            for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads", "outlined"):
                 _set(getattr(self, name), value=getattr(state, name))
             _set(self.is_cut, value=state.threshold is not None)
             if state.threshold is not None:
                 _set(self.threshold, value=state.threshold)
-            for place, box in enumerate(self.three):
-                _set(box, value=state.three[place])
+            for name in ("three", "axes"):
+                for box, number in zip(getattr(self, name), getattr(state, name), strict=True):
+                    _set(box, value=number)
             self._show_what_applies(state)
 
     def set_thumbnails(self, pictures: Sequence[tuple[np.ndarray, float]]) -> str:
@@ -188,6 +214,9 @@ class Controls:
                 _display(widget, name in view.controls)
         self._show_sliders(view, state)
         _display(self.appearance, bool({"opacity", "smooth"} & set(view.controls)))
+        for widget in self.axes:
+            _display(widget, "axes" in view.controls and state.projection == "components")
+        _display(self.outlined, self.facts.has_labels)
         _display(self.cut, state.cut is not None)
         _display(self.other, state.compare)
         _display(self.untap, state.patch is not None)
@@ -334,17 +363,17 @@ class Controls:
         self.cut_cost = widgets.HTML()
         self.cut = widgets.HBox([self.threshold, self.lowest, self.cut_cost])
 
-    def _component_of(self, colour: str, place: int) -> widgets.BoundedIntText:
+    def _component_of(self, name: str, label: str, place: int) -> widgets.BoundedIntText:
         box = widgets.BoundedIntText(
             value=place + 1,
             min=1,
             max=MAX_EIGENVECTORS,
-            description=colour,
-            tooltip=wording.TIPS["three"],
+            description=label,
+            tooltip=wording.TIPS[name],
             layout=widgets.Layout(width="110px"),
-            style={"description_width": "40px"},
+            style={"description_width": "44px"},
         )
-        box.observe(lambda _: self._tell(three=tuple(box.value for box in self.three)), "value")
+        box.observe(lambda _: self._tell(**{name: tuple(box.value for box in getattr(self, name))}), "value")
         return box
 
     def _image_chooser(self) -> widgets.Widget:

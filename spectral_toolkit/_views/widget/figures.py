@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ipywidgets as widgets
 from bokeh.events import Tap
 from bokeh.layouts import group_tools, row
 from bokeh.models import CrosshairTool, GridPlot, HoverTool, SaveTool, Span, Toolbar
 from PIL import Image
 
 from ..._explorer import views, wording
+from ..._explorer.lit import with_marks
 from ..._explorer.session import ShownState, Side
 from ..._explorer.state import moved
 from ..._explorer.view import View
@@ -20,6 +20,7 @@ from ..._table import located
 from ...errors import SpectralToolkitError
 from ..fitting import fitting_columns
 from ..still_picture import bokeh_figure, figure_picture
+from .boxes import full_width
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
 from .save import SavedPanel, sheet
@@ -100,7 +101,7 @@ class ExplorerFigures:
         sides = shown.sides[:1] if view.alone else shown.sides
         with self.widget.together():
             for figure, side in zip(self.figures, sides, strict=False):
-                tiles = view.tiles(shown, side)
+                tiles = with_marks(view.tiles(shown, side), shown, side)
                 figure.show(
                     tiles,
                     width=WIDTH,
@@ -108,6 +109,8 @@ class ExplorerFigures:
                     columns=_columns(len(tiles), shown.picture.aspect),
                     heading=wording.title(shown.state, side)[0],
                     tooltips=read(view.reads, view.decimals),
+                    labels=side.labels,
+                    categories=side.categories,
                 )
             second = self.figures[1].figure
             if second.visible != (len(sides) > 1):
@@ -252,11 +255,6 @@ def chart_of(view: View, tapped: Tapped) -> Any:
     """What draws a view that is not tiles over an image: a class of ours, or the function of its row."""
     chart = located(view.chart)
     return chart(tapped) if isinstance(chart, type) else Drawn(chart)
-
-
-def full_width() -> widgets.Layout:
-    """A box as wide as the page allows; each figure has its own maximum width."""
-    return widgets.Layout(width="100%")
 
 
 def _panel(one: TileFigure, heading: str) -> SavedPanel:

@@ -14,6 +14,7 @@ from ..._render.colour import SEQUENTIAL, css_gradient
 from ..._render.titles import component_flags, statistic
 from ...errors import SpectralToolkitError
 from ..charts import INKS
+from .label_words import keys_and_scores
 
 _LEVELS = {"ok": "Sound", "note": "Note", "warning": "Warning"}
 
@@ -27,7 +28,8 @@ def heads(state: State, sides: Sequence[Side]) -> str:
         if "component" in VIEWS[state.view].controls:  # these stand below as badges
             head = head.removesuffix("".join(f" · {flag}" for flag in _flags(state, side)))
         # A chart draws all settings together, each in a colour of its own.
-        swatch = f'<i class="swatch" style="background:{INKS[place]}"></i>' if view.tiles is None else ""
+        together = view.tiles is None and not view.apart
+        swatch = f'<i class="swatch" style="background:{INKS[place]}"></i>' if together else ""
         parts.append(f'<h2 title="{_safe(more)}">{swatch}{_safe(head)}</h2>')
     return _beside(parts)
 
@@ -36,7 +38,7 @@ def scales(state: State, sides: Sequence[Side]) -> str:
     """The colours below every image, with the numbers at their ends."""
     view = VIEWS[state.view]
     if view.scale is None:
-        return ""
+        return keys_and_scores(state, sides[:1] if view.alone else sides)
     gradient = css_gradient(view.scale)
     parts = []
     for side in _drawn(state, sides):
