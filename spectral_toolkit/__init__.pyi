@@ -51,8 +51,8 @@ from ._views.cloud import cloud as cloud
 from ._views.effect_plot import before_after as before_after
 from ._views.effect_plot import effect_plot as effect_plot
 from ._views.frozen_page import freeze as freeze
-from ._views.heat_map import heat_map as heat_map
 from ._views.heads_chart import heads_chart as heads_chart
+from ._views.heat_map import heat_map as heat_map
 from ._views.notebook import extension as extension
 from ._views.overlay import overlay as overlay
 from ._views.report import render_report as render_report

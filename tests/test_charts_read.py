@@ -1,4 +1,4 @@
-"""What charts say can be read: words lie over no mark, bars say whose they are, segments of two settings share colours."""
+"""What charts say can be read: words lie over no mark, bars say whose they are, and segments of two share colours."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def eig_of(values: list[float]) -> xr.Dataset:
     layers = {"layer_share": (("component", "layer"), np.array(values)[:, None] * [[0.4, 0.6]])}
     return xr.Dataset(
         {"eigenvalue": ("component", values), "eigengap": ("component", gaps), **layers}
-        | {"layer_mass": (("component", "layer"), np.full((n, 2), 0.5)), "degenerate_group": ("component", [1, 2, 2, 3])},
+        | {
+            "layer_mass": (("component", "layer"), np.full((n, 2), 0.5)),
+            "degenerate_group": ("component", [1, 2, 2, 3]),
+        },
         {"component": np.arange(1, n + 1), "layer": ["a", "b"]},
     )
 
@@ -41,18 +44,22 @@ def test_words_of_charts_lie_over_nothing(values: list[float]) -> None:
     points, stems, words, (_, (_, top)) = eigenvalue_columns(results, 1)
     highest = max([*points["y"], *stems["y1"]])
     assert all(a - b > 0.07 * top for a, b in pairwise(words["y"])), "one line below the other"
-    assert min(words["y"]) - 0.06 * top > highest - 0.03 * top and max(words["y"]) <= top
-    assert words["ink"] == INKS[:2] and [one.split(":")[0] for one in words["text"]] == ["QK", "VV"]
+    assert min(words["y"]) - 0.06 * top > highest - 0.03 * top
+    assert max(words["y"]) <= top
+    assert words["ink"] == INKS[:2]
+    assert [one.split(":")[0] for one in words["text"]] == ["QK", "VV"]
     bars, joint, words, (_, (_, top)) = layer_columns(results, 4, ["a", "b"])
     assert min(words["y"]) - 0.06 * top > max([*bars["top"], *joint["y1"]]) - 0.03 * top
-    assert words["ink"] == INKS[:2] and words["text"][0].startswith("QK: bars")
+    assert words["ink"] == INKS[:2]
+    assert words["text"][0].startswith("QK: bars")
 
 
 def test_the_bracket_of_equal_eigenvalues_lies_below_its_points() -> None:
     for values in ([0.1, 0.6, 0.6, 0.61], [0.0, 0.0, 0.0, 1.2]):
         chart = spectrum(eig_of(values), 0)
         ((_, _, y),) = chart.groups
-        assert y > chart.points[1].y - 7 and 32 < y <= chart.bottom - 4, "never among the words on the widest gap"
+        assert y > chart.points[1].y - 7
+        assert 32 < y <= chart.bottom - 4, "never among the words on the widest gap"
 
 
 def test_segments_of_two_settings_are_matched_in_colour(explorer) -> None:
@@ -85,7 +92,8 @@ def test_instances_have_scores_and_a_threshold(explorer) -> None:
     explorer.set(view="instances", compare=False)
     whole = st.instances(explorer.eigenvectors)
     scores = whole.score.values[0][np.isfinite(whole.score.values[0])]
-    assert f"{len(scores)} instance" in explorer._heads.value and f"{scores[0]:.2f}" in explorer._heads.value
+    assert f"{len(scores)} instance" in explorer._heads.value
+    assert f"{scores[0]:.2f}" in explorer._heads.value
     least = float(np.floor(np.median(scores) * 100) / 100)
     explorer.set(options={"least_score": least})
     kept = st.instances(explorer.eigenvectors, min_score=least)

@@ -1,4 +1,4 @@
-"""Affinities of one patch in every head: the same numbers as from the matrices of all heads, for every sort of layer."""
+"""Affinities of one patch in every head: the numbers of the matrices of all heads, for every sort of layer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def agree(tree, kinds, patch=PATCH, image=0, **settings) -> None:
             own = maps.sel(kind=kind, layer=layer)
             size = int(own.grid_y), int(own.grid_x)
             assert wanted.shape[1:] == size
-            rows, columns = ((2 * np.arange(m) + 1) * n // (2 * m) for m, n in zip(own.affinity.shape[1:], size))
+            rows, columns = (
+                (2 * np.arange(m) + 1) * n // (2 * m) for m, n in zip(own.affinity.shape[1:], size, strict=True)
+            )
             found = own.affinity.values[: len(wanted)]
             np.testing.assert_allclose(found, wanted[:, rows[:, None], columns], rtol=2e-4, atol=1e-7)
             share = wanted.reshape(len(wanted), -1) / wanted.sum((1, 2))[:, None]
@@ -80,7 +82,8 @@ def test_what_a_model_cannot_give_is_said_by_its_own_reason() -> None:
     first, second = tree.children
     tree[second].attrs["attention"] = "linear"
     maps = st.head_maps(tree, (1, 1), device="cpu")
-    assert np.isnan(maps.affinity.sel(kind="qk", layer=second)).all() and np.isfinite(maps.affinity.sel(kind="vv")).all()
+    assert np.isnan(maps.affinity.sel(kind="qk", layer=second)).all()
+    assert np.isfinite(maps.affinity.sel(kind="vv")).all()
     assert [f"{second!r} attends linearly" in one for one in maps.attrs["left_out"]] == [True]
     tree[first].attrs["attention"] = "linear"
     with pytest.raises(ActivationsError, match="attends linearly"):

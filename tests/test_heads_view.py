@@ -26,18 +26,21 @@ def explorer():
 def test_maps_are_one_image_aligned_by_layer() -> None:
     maps = st.head_maps(TREE, (3, 2), device="cpu")
     matrix = head_matrix(maps)
-    assert matrix.colours.dtype == np.uint8 and len(matrix.cells) == maps.affinity[..., 0, 0].size
+    assert matrix.colours.dtype == np.uint8
+    assert len(matrix.cells) == maps.affinity[..., 0, 0].size
     assert [list(matrix.columns), list(matrix.blocks)] == [list(TREE.children), ["qk", "vv"]]
     by_layer = {one.key: one for one in matrix.cells}
     for (kind, layer, head), one in by_layer.items():
-        assert one.left == by_layer["qk", layer, 0].left and (one.right - one.left, one.bottom - one.top) == (8, 6)
+        assert one.left == by_layer["qk", layer, 0].left
+        assert (one.right - one.left, one.bottom - one.top) == (8, 6)
         own = maps.affinity.sel(kind=kind, layer=layer, head=head).values
         assert one.entropy == maps.entropy.sel(kind=kind, layer=layer, head=head)
         shown = matrix.colours[one.top : one.bottom, one.left : one.right, :3].astype(int).sum(2)
         order = np.argsort(own.ravel(), kind="stable")
         assert (np.diff(shown.ravel()[order]) >= -60).all(), "brighter is stronger"
-    first, second = by_layer["qk", list(TREE.children)[0], 0], by_layer["qk", list(TREE.children)[0], 1]
-    assert second.top - first.bottom == GAP and not matrix.colours[first.bottom, first.left, 3]
+    first, second = (by_layer["qk", next(iter(TREE.children)), head] for head in (0, 1))
+    assert second.top - first.bottom == GAP
+    assert not matrix.colours[first.bottom, first.left, 3]
 
 
 def test_heads_are_sorted_by_entropy_within_their_layer() -> None:
@@ -72,7 +75,8 @@ def test_the_view_is_computed_only_when_it_is_open_and_not_again_for_weights(exp
 def test_a_tap_keeps_a_map_and_one_in_the_large_map_chooses_a_patch(explorer) -> None:
     explorer.set(view="heads")
     chart = explorer._pictures.charts[VIEWS["heads"]]
-    assert chart._cells.data["kept"][0] == 1 and sum(chart._cells.data["kept"]) == 1
+    assert chart._cells.data["kept"][0] == 1
+    assert sum(chart._cells.data["kept"]) == 1
     cell = chart._matrix.cells[3]
     chart._on_tap(SimpleNamespace(x=cell.left + 1, y=cell.top + 1))
     assert explorer.state.head_map == cell.key
@@ -81,8 +85,10 @@ def test_a_tap_keeps_a_map_and_one_in_the_large_map_chooses_a_patch(explorer) ->
     assert (chart._large.x_range.start, chart._large.y_range.end) == (cell.left, cell.top)
     chart._on_large_tap(SimpleNamespace(x=cell.left + 4.5, y=cell.top + 2.5))
     assert explorer.state.patch == (2, 4)
-    assert chart._frames.data["left"] == [cell.left + 4] and chart._frames.data["top"] == [cell.top + 2]
-    assert "head" in explorer.code() and "st.head_maps(one, (2, 4), kinds=['qk', 'vv'])" in explorer.code()
+    assert chart._frames.data["left"] == [cell.left + 4]
+    assert chart._frames.data["top"] == [cell.top + 2]
+    assert "head" in explorer.code()
+    assert "st.head_maps(one, (2, 4), kinds=['qk', 'vv'])" in explorer.code()
     explorer.set(options={"by_entropy": 1})
     assert "sort='entropy'" in explorer.code()
     with pytest.raises(SpectralToolkitError, match="head_map layer='x' is not offered"):

@@ -76,8 +76,8 @@ HEADS = View(
     depends=lambda state: (state.patch, state.mask_outliers),
     sliders=(BY_ENTROPY,),
     legend="A column is a layer and a row one of its heads, QK above VV. Each map has its own colours: black is no "
-    "affinity, white the strongest to another patch. Point at a map to see it large, tap it to keep it, and tap a patch "
-    "in the large map to choose that patch.",
+    "affinity, white the strongest to another patch. Point at a map to see it large, tap it to keep it, and tap a "
+    "patch in the large map to choose that patch.",
     scale=SEQUENTIAL,
     ends=lambda state, side: ("none", "strongest"),
     heading=_heading,

@@ -75,6 +75,8 @@ class Side:
         The same for everything that was solved together, where the view computes it from all of that.
     costs
         Cut values at every threshold; None where nothing is cut, or the image has too many patches.
+    source
+        Which of two captures or timesteps it is of; empty where there is only one.
     patch
         The tapped patch on the grid of this setting, and its affinities: ``joint_row`` (y, x), ``layer_rows`` by layer.
     connected
@@ -94,6 +96,7 @@ class Side:
     data: Any = None
     whole_data: Any = None
     costs: xr.Dataset | None = None
+    source: str = ""
     patch: tuple[int, int] | None = None
     joint_row: np.ndarray | None = None
     layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -114,6 +117,8 @@ class ShownState:
 
     Attributes
     ----------
+    distance
+        For two captures: in one sentence, how far their subspaces are apart.
     picture, small
         The image as it was, in ``picture.pixels``; and with no side above 128 pixels, for small tiles.
     names
@@ -125,6 +130,7 @@ class ShownState:
     small: np.ndarray
     sides: list[Side]
     names: Sequence[str] = ()
+    distance: str = ""
 
 
 def questions(state: State, facts: Facts) -> list[Question]:
@@ -147,9 +153,10 @@ def wanted(state: State, facts: Facts) -> object:
     view = VIEWS[state.view]
     data = (view, view.key(state)) if view.data is not None else None
     rows = (state.patch, state.heads and state.patch is not None)
-    cut = None if state.cut is None else state.component
+    cut = None if state.cut is None else (state.component, state.of_side(1).component)
+    times = (state.timestep, state.other_timestep if state.compare else None)
     scored = state.n_segments if is_scored(state, facts) else None
-    return (state.image, tuple(questions(state, facts)), data, cut, rows, scored)
+    return (state.image, tuple(questions(state, facts)), data, cut, rows, scored, times)
 
 
 def is_scored(state: State, facts: Facts) -> bool:
@@ -212,7 +219,7 @@ class Session:
         """What a state shows if all of it has been computed before, otherwise None."""
         try:
             return self._compose(state, self._found)
-        except _MissingError:
+        except MissingError:
             return None
 
     def picture(self, image: int) -> ShownPicture:
@@ -252,6 +259,18 @@ class Session:
                     del self._graphs[oldest]
         return graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)})
 
+    def solved(self) -> list[tuple[Question, xr.Dataset]]:
+        """All that has been solved and is still held."""
+        with self._lock:
+            return [(key[1], value[0]) for key, value in self._results.items() if _is_solved(key)]
+
+    def seed(self, question: Question, eig: xr.Dataset) -> None:
+        """Take what was solved before, so that it is not solved again."""
+        outlying = None if question.image is None else self._outlying(question.image)
+        trust = trust_statements(eig if question.image is None else eig.isel(image=0), outlying=outlying)
+        with self._lock:
+            self._results["solve", question] = (eig, trust)
+
     def close(self) -> None:
         """Free everything that is held."""
         with self._lock:
@@ -282,9 +301,10 @@ class Session:
                     key = ("scores", question, state.n_segments)
                     side.scores = get(key, lambda check, q=question, w=whole: self._scores(state, q, w))
             if state.cut is not None:
-                key = ("costs", question, state.component)
+                component = state.of_side(len(sides)).component
+                key = ("costs", question, component)
                 if question.image is not None:  # of many images the joint graph is never written out
-                    side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
+                    side.costs = get(key, lambda check, q=question, e=eig, c=component: costs_of(e, self.graph(q), c))
             if state.patch is not None:
                 # The same place in the image, whatever grid this setting has.
                 grids = self.facts.grids_shown(state)
@@ -328,7 +348,7 @@ class Session:
         """The same if they have been computed before, otherwise None."""
         try:
             return self._found(("data", SEGMENTS, question, SEGMENTS.key(state), None), lambda _: _never)
-        except _MissingError:
+        except MissingError:
             return None
 
     def _means(self, grid: tuple[int, int], images: slice) -> np.ndarray:
@@ -415,14 +435,14 @@ class Session:
     def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> Any:
         with self._lock:
             if key not in self._results:
-                raise _MissingError
+                raise MissingError
             self._results.move_to_end(key)
             return self._results[key]
 
     def _made(self, key: Hashable, make: Callable[[Check], _Value], check: Check) -> _Value:
         try:
             return self._found(key, make)
-        except _MissingError:
+        except MissingError:
             pass
         value = make(check)
         check()
@@ -436,13 +456,17 @@ class Session:
         return self._made(key, lambda check: make(), _never)
 
 
-def _costs(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
+def costs_of(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
     """The cut value at every threshold, or None where the joint graph is too large to be written out."""
     grid = eig.sizes["y"], eig.sizes["x"]
     return cut_costs(eig, graph, component).isel(image=0) if can_be_written_out(grid) else None
 
 
-class _MissingError(Exception):
+def _is_solved(key: Hashable) -> bool:
+    return isinstance(key, tuple) and key[0] == "solve"
+
+
+class MissingError(Exception):
     """Not computed yet."""
 
 

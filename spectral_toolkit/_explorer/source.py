@@ -64,5 +64,23 @@ def open_source(source: Any, images: Any, **settings: Any) -> Source:
     return Source(capture(model, images, **{"quantities": quantities, **settings}), images, expression)
 
 
+def open_sources(source: Any, images: Any, **settings: Any) -> list[Source]:
+    """Return what `open_source` gives for one source, or for each of two in a list.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If there are more or fewer in the list.
+    """
+    if not isinstance(source, list | tuple):
+        return [open_source(source, images, **settings)]
+    if len(source) != 2:
+        raise SpectralToolkitError(
+            f"{len(source)} sources were given in a list: an explorer shows one, or two side by side as [a, b]."
+        )
+    first, second = (open_source(one, images, **settings) for one in source)
+    return [first, second]
+
+
 def _short(value: Any) -> str:
     return repr(value) if isinstance(value, str) else f"(a {type(value).__name__})"

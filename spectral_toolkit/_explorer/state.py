@@ -69,6 +69,10 @@ class State:
         Row and column of the tapped patch, or None.
     heads
         Whether the tapped patch is followed through every head.
+    other_component
+        The eigenvector of the second setting; None is that of the first.
+    timestep, other_timestep
+        For a denoiser: position of the timestep that each setting shows; None takes all of them together.
     head_map
         The map shown large in the view of all heads: an affinity, a layer and the number of a head; None is the first.
     mask_outliers
@@ -112,6 +116,9 @@ class State:
     patch: tuple[int, int] | None = None
     heads: bool = False
     head_map: tuple[str, str, int] | None = None
+    other_component: int | None = None
+    timestep: int | None = None
+    other_timestep: int | None = None
     mask_outliers: bool = False
     options: dict[str, float] = field(default_factory=dict)
     axes: tuple[int, int] = (1, 2)
@@ -124,6 +131,11 @@ class State:
     def cut(self) -> float | None:
         """The threshold in a view that shows a cut; None in all others."""
         return self.threshold if "threshold" in VIEWS[self.view].controls else None
+
+    def of_side(self, place: int) -> State:
+        """The state as one of two settings shows it."""
+        other = self.other_component
+        return replace(self, component=min(other, self.n_eigenvectors)) if place and other is not None else self
 
     def to_dict(self) -> dict[str, Any]:
         """The state as plain Python values that JSON can hold."""
@@ -159,6 +171,10 @@ class Facts:
         The grid (rows, columns) of each layer.
     quantities
         What every layer has been captured with, and ``"label"`` where there are label maps.
+    sources
+        How many captures there are: the second setting shows the second.
+    timesteps, other_timesteps
+        The timesteps of each setting, where there are several.
     """
 
     layers: tuple[str, ...]
@@ -166,6 +182,9 @@ class Facts:
     kinds: tuple[str, ...]
     grids: dict[str, tuple[int, int]]
     quantities: frozenset[str]
+    sources: int = 1
+    timesteps: tuple[float, ...] = ()
+    other_timesteps: tuple[float, ...] = ()
 
     @property
     def has_tokens(self) -> bool:
@@ -274,6 +293,14 @@ def checked(state: State, facts: Facts) -> State:
         patch = (int(patch[0]), int(patch[1]))
         _whole("patch row", patch[0], 0, rows - 1)
         _whole("patch column", patch[1], 0, columns - 1)
+    if state.other_component is not None:
+        _whole("other_component", state.other_component, 1, state.n_eigenvectors)
+    for name in ("timestep", "other_timestep"):
+        known, place = getattr(facts, f"{name}s"), getattr(state, name)
+        if place is not None and not known:
+            raise SpectralToolkitError(f"{name}={place!r} has no meaning here: the capture has one timestep; use None.")
+        if place is not None:
+            _whole(name, place, 0, len(known) - 1)
     if state.head_map is not None:
         _check_head_map(state.head_map, facts)
     if state.mask_outliers and not facts.has_tokens:

@@ -114,9 +114,7 @@ def head_matrix(maps: xr.Dataset, sort: str = "depth") -> HeadMatrix:
             why = next((one for one in maps.attrs.get("left_out", ())), "It cannot be compared in this way.")
             text = "\n".join(textwrap.wrap(f"{kind.upper()}: {why}", max(20, size[1] // _LETTERS)))
             words.append((0.0, first + n_heads * (high + GAP) / 2, text))
-    blocks = {
-        kind: k * (n_heads * (high + GAP) + BETWEEN) + n_heads * (high + GAP) / 2 for k, kind in enumerate(kinds)
-    }
+    blocks = {kind: k * (n_heads * (high + GAP) + BETWEEN) + n_heads * (high + GAP) / 2 for k, kind in enumerate(kinds)}
     columns = {layer: j * (wide + GAP) + wide / 2 for j, layer in enumerate(layers)}
     return HeadMatrix(colours, cells, columns, blocks, words)
 

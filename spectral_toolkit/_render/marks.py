@@ -134,7 +134,9 @@ def spectrum(eig: xr.Dataset, index: int) -> SpectrumMarks:
     )
 
 
-def _groups(eig: xr.Dataset, index: int, points: tuple[Point, ...], bottom: float) -> tuple[tuple[float, float, float], ...]:
+def _groups(
+    eig: xr.Dataset, index: int, points: tuple[Point, ...], bottom: float
+) -> tuple[tuple[float, float, float], ...]:
     members: dict[int, list[Point]] = {}
     for point in points:
         group = statistic(eig, "degenerate_group", index, point.component)

@@ -57,6 +57,8 @@ class Controls:
         self.other_layers = self._choice(
             "other_layers", [(text, text) for text in ("same", "all", "early", "middle", "late")], "Layers"
         )
+        self.other_component = self._choice("other_component", [("the same", None)], "Vector")
+        self.times = {name: self._timesteps(name) for name in ("timestep", "other_timestep")}
         self.presets = {preset: self._button(preset, f"{preset}") for preset in PRESETS}
         self.layers = LayerMatrix(facts.layers)
         self.channel = Channel(name, self._heard)
@@ -114,7 +116,8 @@ class Controls:
         }
         self.sliders: dict[Slider, widgets.FloatSlider | widgets.Checkbox] = {}
         self.own = widgets.HBox()
-        self.other = _column(self.other_affinity, self.other_kernel, self.other_layers)
+        other = [self.other_affinity, self.other_kernel, self.other_layers, self.other_component]
+        self.other = _column(*other, self.times["other_timestep"])
         self.other.add_class("st-other")
 
     def left(self) -> widgets.VBox:
@@ -122,7 +125,7 @@ class Controls:
         presets = widgets.HBox(list(self.presets.values()))
         presets.add_class("st-presets")
         inside = _column(
-            _column(_headed("Image"), self.image, self.scope),
+            _column(_headed("Image"), self.image, self.scope, self.times["timestep"]),
             _column(_headed("Affinity"), self.affinity, self.kernel),
             _column(self.compare, self.other),
             _column(_headed("Layers, solved together"), presets, self.layers),
@@ -182,6 +185,10 @@ class Controls:
             if self.component.options != numbers:
                 self.component.tooltips = [f"Show eigenvector {number}." for number in numbers]
                 self.component.set_trait("options", numbers)
+                self.other_component.options = [("the same", None), *((str(number), number) for number in numbers)]
+            _set(self.other_component, value=state.other_component)
+            for name, slider in self.times.items():
+                _set(slider, value=getattr(state, name))
             for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads", "outlined"):
                 _set(getattr(self, name), value=getattr(state, name))
             _set(self.is_cut, value=state.threshold is not None)
@@ -291,6 +298,14 @@ class Controls:
 
     def _choice(self, name: str, options: list[tuple[str, Any]], label: str) -> widgets.Dropdown:
         return self._watched(name, widgets.Dropdown(options=options, description=label, layout=_wide()))
+
+    def _timesteps(self, name: str) -> widgets.SelectionSlider:
+        """The timesteps of a denoiser; hidden where there are none to choose from."""
+        known = getattr(self.facts, f"{name}s")
+        options = [("all", None), *((f"{value:g}", place) for place, value in enumerate(known))]
+        slider = widgets.SelectionSlider(options=options, description="Timestep", **_across())
+        _display(slider, bool(known))
+        return self._watched(name, slider)
 
     def _button(self, name: str, label: str) -> widgets.Button:
         button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=widgets.Layout(width="auto"))

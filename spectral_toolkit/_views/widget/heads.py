@@ -26,7 +26,7 @@ from ..._explorer.session import ShownState
 from ..._explorer.state import moved
 from ..._render.head_matrix import Cell, HeadMatrix, head_matrix
 from ..._render.marks import short_names
-from ..heads_chart import CELL_COLUMNS, TIPS, axes, cell_columns, elements, frame
+from ..heads_chart import CELL_COLUMNS, TIPS, axes, cell_columns, elements, frame, heads_chart
 from ..still_picture import bokeh_figure
 from .live import LiveFigure
 from .tiles import TilePlace, image_columns
@@ -54,6 +54,11 @@ class HeadsShown:
     """Drawn once; afterwards only the data change. Pointing at a map is answered by the page alone."""
 
     is_wide = True
+
+    @staticmethod
+    def still(shown: ShownState, layers: Sequence[str]) -> Any:
+        """The same as a view of HoloViews."""
+        return heads_chart(shown.sides[0].data, sort_of(shown.state))
 
     def __init__(self, tapped: Any) -> None:
         self._tapped = tapped
@@ -131,7 +136,9 @@ class HeadsShown:
             },
             code=_POINT,
         )
-        figure.add_tools(HoverTool(renderers=[quad], tooltips=TIPS, callback=point, description="The map under the cursor"))
+        figure.add_tools(
+            HoverTool(renderers=[quad], tooltips=TIPS, callback=point, description="The map under the cursor")
+        )
         figure.on_event(Tap, self._on_tap)
         self._box.children = [figure, self._large]
 
