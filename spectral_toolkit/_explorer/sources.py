@@ -14,11 +14,12 @@ from .._analysis.comparison import align, subspace_distance
 from .._compute.settings import computing
 from .._io.activations import image_names
 from .._io.pairing import image_hashes, refuse_other_images
-from ..errors import SpectralToolkitError
+from ..errors import ComparisonError, SpectralToolkitError
 from .grids import moved
 from .labels import Labels
 from .session import MissingError, Session, ShownState, Side, costs_of
 from .state import Facts, State
+from .views import VIEWS
 from .worker import Check
 
 TIMESTEP = "timestep"
@@ -125,6 +126,8 @@ class Sources(Session):
             n_eigenvectors=most,
             patch=None if state.patch is None else moved(state.patch, *grids),
         )
+        if VIEWS[state.view].alone:  # which has no second figure
+            alone = replace(alone, view=State.view, threshold=None)
         return session, replace(alone, component=min(alone.component, most))
 
     def _joined(self, state: State, get: Callable[[Session, State], ShownState], own: _Get) -> ShownState:
@@ -194,7 +197,11 @@ def _timesteps(tree: xr.DataTree) -> tuple[float, ...]:
 
 def _compared(one: Side, other: Side) -> tuple[xr.Dataset, str]:
     """The second result aligned to the first, and in one sentence how far their subspaces are apart."""
-    distance = subspace_distance(one.whole, other.whole)
+    aligned = align(other.whole, one.whole)
+    try:
+        distance = subspace_distance(one.whole, other.whole)
+    except ComparisonError as error:  # eigenvectors that fill the grid can be looked at, and have no distance
+        return aligned, str(error)
     k = distance.sizes["rank"]
     values: Sequence[float] = [float(np.mean(distance[name])) for name in ("geodesic", "overlap", "chance")]
     said = (
@@ -202,4 +209,4 @@ def _compared(one: Side, other: Side) -> tuple[xr.Dataset, str]:
         f"{math.sqrt(k) * math.pi / 2:.2f}) and overlap by {values[1]:.0%}, where random ones overlap by "
         f"{values[2]:.0%}."
     )
-    return align(other.whole, one.whole), said
+    return aligned, said

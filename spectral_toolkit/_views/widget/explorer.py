@@ -47,12 +47,13 @@ from .saving import Saving
 from .still import Still
 from .still_view import still_view
 from .styles import fit, sheet_of_styles
+from .unpicklable import Unpicklable
 
 PATIENCE = 0.15
 """How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
 
 
-class Explorer(Choosing, Saving, Described, widgets.VBox):
+class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
 
     Every control has a field in `state`: assigning another state moves the controls and the image.
@@ -367,18 +368,6 @@ class Explorer(Choosing, Saving, Described, widgets.VBox):
         if self.comm is not None:
             self.layout.close()
         super().close()
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise SpectralToolkitError(
-            "An explorer belongs to the page that shows it and cannot be pickled or copied: keep its state and "
-            "activations, and make another with Explorer(activations, state=state)."
-        )
-
-    def __copy__(self) -> Any:
-        return self.__reduce_ex__(4)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self.__reduce_ex__(4)
 
     def _end(self) -> None:
         if not getattr(self, "_open", False):  # closed already, or never started because the input was refused

@@ -29,7 +29,7 @@ def heads(state: State, sides: Sequence[Side]) -> str:
         if "component" in VIEWS[state.view].controls:  # these stand below as badges
             head = head.removesuffix("".join(f" · {flag}" for flag in _flags(own, side)))
         # A chart draws all settings together, each in a colour of its own.
-        together = view.tiles is None and not view.apart
+        together = view.tiles is None and not (view.apart or view.alone)
         swatch = f'<i class="swatch" style="background:{INKS[place]}"></i>' if together else ""
         parts.append(f'<h2 title="{_safe(more)}">{swatch}{_safe(head)}</h2>')
     return _beside(parts)
