@@ -141,7 +141,7 @@ class View(NamedRow):
     sliders
         Settings of its own.
     needs
-        Quantities that every layer must have, such as ``"token"``.
+        Quantities that every layer must have, such as ``"token"``; ``"label"`` stands for label maps of the images.
     legend
         How to read the colours: a text, or a function of the state.
     scale

@@ -7,7 +7,7 @@ from typing import Any
 
 import holoviews as hv
 import numpy as np
-from bokeh.events import SelectionGeometry, Tap
+from bokeh.events import Reset, SelectionGeometry, Tap
 from bokeh.layouts import row
 from bokeh.models import CustomJS, HoverTool, LassoSelectTool, Scatter
 
@@ -15,6 +15,7 @@ from ..._explorer.cloud import CloudData, Points, all_places, inside, patches_of
 from ..._explorer.selection import chosen_mask, in_order, moved_selection
 from ..._explorer.session import ShownState, Side
 from ..._explorer.state import moved
+from ..._render.colour import hex_colours
 from ..still_picture import bokeh_figure
 from .boxes import full_width
 from .live import LiveFigure
@@ -39,13 +40,9 @@ class CloudShown:
         for place, one in enumerate(self.figures):
             one.on_event(SelectionGeometry, lambda event, place=place: self._on_selected(place, event))
             one.on_event(Tap, lambda event, place=place: self._on_tap(place, event))
+            one.on_event(Reset, lambda _: self._tapped(selection=()))  # it takes back the selection of the page, too
         self.figures[1].visible = False
         self.widget = LiveFigure(row(*self.figures, sizing_mode="stretch_width", spacing=GAP), layout=full_width())
-
-    @property
-    def figure(self) -> Any:
-        """The first figure, for still images."""
-        return self.figures[0]
 
     def show(self, shown: ShownState, layers: Sequence[str]) -> None:
         """Draw the cloud of every side."""
@@ -62,7 +59,7 @@ class CloudShown:
                     source.data = {
                         "x": found.at[:, 0].astype(np.float32),
                         "y": found.at[:, 1].astype(np.float32),
-                        "ink": np.concatenate([found.colours, np.full((len(found.at), 1), 255, np.uint8)], axis=1),
+                        "ink": hex_colours(found.colours),
                         "image": found.image.astype(np.int32),
                         "row": found.row.astype(np.int32),
                         "column": found.column.astype(np.int32),

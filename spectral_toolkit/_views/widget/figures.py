@@ -21,7 +21,7 @@ from ..._table import located
 from ...errors import SpectralToolkitError
 from ..charts import layers_chart, spectrum_chart
 from ..fitting import fitting_columns
-from ..still_picture import bokeh_figure, figure_picture
+from ..still_picture import bokeh_figure, figure_picture, side_by_side
 from .boxes import full_width
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
@@ -95,7 +95,10 @@ class ExplorerFigures:
     def drawn(self) -> Image.Image:
         """What is shown, as an image."""
         chart = self.charts.get(self._view) if self._view is not None else None
-        return sheet(self.panels()) if chart is None else figure_picture(chart.figure)
+        if chart is None:
+            return sheet(self.panels())
+        figures = [one for one in getattr(chart, "figures", [getattr(chart, "figure", None)]) if one.visible]
+        return side_by_side([figure_picture(one) for one in figures], len(figures))
 
     def _show(self, view: View, shown: ShownState) -> None:
         assert view.tiles is not None
