@@ -14,6 +14,7 @@ import xarray as xr
 
 from .._affinity import LayerGraph, affinity
 from .._affinity.features import KINDS
+from .._affinity.head_rows import head_rows
 from .._affinity.nearest import JOINT, nearest_in
 from .._affinity.rows import affinity_row
 from .._analysis.regions import cut_costs
@@ -401,13 +402,15 @@ class Session:
         return joint.isel(image=image).values, own, connected, near
 
     def _head_rows(self, question: Question, patch: tuple[int, int]) -> dict[str, np.ndarray]:
-        layers = [name for name, _ in question.weights]
         assert question.image is not None
-        graph = affinity(
-            self._one(question.image), question.affinity, heads="each", layers=layers, **self._settings(question)
-        )
-        _, rows = affinity_row(graph, patch)
-        return {name: row.values for name, row in rows.items()}
+        grid, found = self.facts.grid_of(dict(question.weights)), {}
+        for name, _ in question.weights:
+            graph = affinity(
+                self._one(question.image), question.affinity, heads="each", layers=[name], **self._settings(question)
+            )
+            rows = head_rows(graph, 0, patch, grid).cpu().numpy()
+            found |= {one.name: row.reshape(one.grid) for one, row in zip(graph.members, rows, strict=True)}
+        return found
 
     def _settings(self, question: Question) -> dict[str, Any]:
         settings: dict[str, Any] = {"kernel": question.kernel, "device": self.device}

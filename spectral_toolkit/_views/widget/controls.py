@@ -28,6 +28,8 @@ Change = Callable[..., None]
 
 THUMB = 96  # pixels of the longer side of a small image
 MAX_THUMBS = 60
+NONE = "none"
+"""What stands for None among the values of a menu, where ipywidgets takes None for no choice at all."""
 
 
 class Controls:
@@ -57,7 +59,8 @@ class Controls:
         self.other_layers = self._choice(
             "other_layers", [(text, text) for text in ("same", "all", "early", "middle", "late")], "Layers"
         )
-        self.other_component = self._choice("other_component", [("the same", None)], "Vector")
+        same = widgets.Dropdown(options=[("the same", NONE)], description="Vector", layout=_wide())
+        self.other_component = self._watched("other_component", same)
         self.times = {name: self._timesteps(name) for name in ("timestep", "other_timestep")}
         self.presets = {preset: self._button(preset, f"{preset}") for preset in PRESETS}
         self.layers = LayerMatrix(facts.layers)
@@ -185,10 +188,10 @@ class Controls:
             if self.component.options != numbers:
                 self.component.tooltips = [f"Show eigenvector {number}." for number in numbers]
                 self.component.set_trait("options", numbers)
-                self.other_component.options = [("the same", None), *((str(number), number) for number in numbers)]
-            _set(self.other_component, value=state.other_component)
+                self.other_component.options = [("the same", NONE), *((str(number), number) for number in numbers)]
+            _set(self.other_component, value=_or_none(state.other_component))
             for name, slider in self.times.items():
-                _set(slider, value=getattr(state, name))
+                _set(slider, value=_or_none(getattr(state, name)))
             for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads", "outlined"):
                 _set(getattr(self, name), value=getattr(state, name))
             _set(self.is_cut, value=state.threshold is not None)
@@ -302,7 +305,7 @@ class Controls:
     def _timesteps(self, name: str) -> widgets.SelectionSlider:
         """The timesteps of a denoiser; hidden where there are none to choose from."""
         known = getattr(self.facts, f"{name}s")
-        options = [("all", None), *((f"{value:g}", place) for place, value in enumerate(known))]
+        options = [("all", NONE), *((f"{value:g}", place) for place, value in enumerate(known))]
         slider = widgets.SelectionSlider(options=options, description="Timestep", **_across())
         _display(slider, bool(known))
         return self._watched(name, slider)
@@ -424,7 +427,13 @@ def _slid(change: dict[str, Any]) -> Any:
     The page also sends such a value by itself whenever it is loaded; from a slider that is off it has no meaning.
     """
     value = change["new"]
+    if value is NONE:
+        return None
     return round(value, 2) if isinstance(value, float) else value
+
+
+def _or_none(value: int | None) -> Any:
+    return NONE if value is None else value
 
 
 def _column(*parts: widgets.Widget) -> widgets.VBox:
