@@ -9,7 +9,7 @@ import pytest
 from explorer_fixtures import capture_of
 
 import spectral_toolkit as st
-from spectral_toolkit._render.head_matrix import GAP, head_matrix
+from spectral_toolkit._render.head_matrix import head_matrix
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.views import VIEWS
 
@@ -39,7 +39,7 @@ def test_maps_are_one_image_aligned_by_layer() -> None:
         order = np.argsort(own.ravel(), kind="stable")
         assert (np.diff(shown.ravel()[order]) >= -60).all(), "brighter is stronger"
     first, second = (by_layer["qk", next(iter(TREE.children)), head] for head in (0, 1))
-    assert second.top - first.bottom == GAP
+    assert second.top - first.bottom == 1
     assert not matrix.colours[first.bottom, first.left, 3]
 
 

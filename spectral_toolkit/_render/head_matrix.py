@@ -17,8 +17,8 @@ SORTS = ("depth", "entropy")
 """How the heads of a layer follow each other: by their number, or the most concentrated map first."""
 MOST_PIXELS = 2**21
 """Pixels of the whole image; maps of more patches are averaged down to fit."""
-GAP, BETWEEN = 2, 12
-"""Pixels between two maps, and between two kinds."""
+GAP = 12
+"""Between two maps lies this fraction of their width, and at least a pixel."""
 _LETTERS = 12
 """Pixels for a letter of what stands in place of maps."""
 
@@ -88,12 +88,14 @@ def head_matrix(maps: xr.Dataset, sort: str = "depth") -> HeadMatrix:
     grid = values.shape[3], values.shape[4]
     n_heads = values.shape[2]
     high, wide = _small(grid, len(kinds) * len(layers) * n_heads)
-    size = (len(kinds) * (n_heads * (high + GAP) + BETWEEN) - GAP - BETWEEN, len(layers) * (wide + GAP) - GAP)
+    gap, between = max(1, wide // GAP), max(3, high // 2)
+    block = n_heads * (high + gap) + between  # from one kind to the next
+    size = (len(kinds) * block - gap - between, len(layers) * (wide + gap) - gap)
     colours = np.zeros((*size, 4), np.uint8)
     cells, words = [], []
     row, column = maps.attrs["patch"]
     for k, kind in enumerate(kinds):
-        first = k * (n_heads * (high + GAP) + BETWEEN)
+        first = k * block
         for j, layer in enumerate(layers):
             # NaN comes last in any case: there is no map.
             order = np.argsort(entropy[k, j], kind="stable") if sort == "entropy" else range(n_heads)
@@ -104,7 +106,7 @@ def head_matrix(maps: xr.Dataset, sort: str = "depth") -> HeadMatrix:
                     continue
                 # A coarser patch also holds others than the chosen one, so that it counts like them.
                 highest = highest_other(one, (int(row), int(column)) if own == grid else None)
-                left, top = j * (wide + GAP), first + place * (high + GAP)
+                left, top = j * (wide + gap), first + place * (high + gap)
                 colours[top : top + high, left : left + wide] = magnitude_colours(
                     _averaged(one, (high, wide)), highest, 1.0
                 )
@@ -113,9 +115,9 @@ def head_matrix(maps: xr.Dataset, sort: str = "depth") -> HeadMatrix:
         if not any(cell.kind == kind for cell in cells):
             why = next((one for one in maps.attrs.get("left_out", ())), "It cannot be compared in this way.")
             text = "\n".join(textwrap.wrap(f"{kind.upper()}: {why}", max(20, size[1] // _LETTERS)))
-            words.append((0.0, first + n_heads * (high + GAP) / 2, text))
-    blocks = {kind: k * (n_heads * (high + GAP) + BETWEEN) + n_heads * (high + GAP) / 2 for k, kind in enumerate(kinds)}
-    columns = {layer: j * (wide + GAP) + wide / 2 for j, layer in enumerate(layers)}
+            words.append((0.0, first + n_heads * (high + gap) / 2, text))
+    blocks = {kind: k * block + n_heads * (high + gap) / 2 for k, kind in enumerate(kinds)}
+    columns = {layer: j * (wide + gap) + wide / 2 for j, layer in enumerate(layers)}
     return HeadMatrix(colours, cells, columns, blocks, words)
 
 

@@ -121,7 +121,7 @@ class HeadsShown:
         quad.glyph.update(line_color="ink", line_width=2.5)
         self._cells.data = {name: [] for name in (*CELL_COLUMNS, "kept", "ink", "caption")}
         figure.toolbar.tools = [one for one in figure.toolbar.tools if not isinstance(one, HoverTool | SaveTool)]
-        _dress(figure, f"calc(82vh * {wide / tall:.4f})", "3 1 420px")
+        _dress(figure, f"calc(74vh * {wide / tall:.4f})", "3 1 300px")
         names = dict(zip(matrix.columns.values(), short_names(list(matrix.columns)), strict=True))
         figure.xaxis[0].update(ticker=FixedTicker(ticks=list(names)), major_label_overrides=names)
         figure.xaxis[0].major_label_orientation = 0.9 if max(map(len, names.values())) > 2 else 0.0
@@ -163,7 +163,7 @@ class HeadsShown:
         large.toolbar.tools = []
         self._title = Title(text="", text_font_size="12px", text_font_style="normal")
         large.add_layout(self._title, "above")
-        _dress(large, "var(--st-widest)", "2 1 240px")
+        _dress(large, "var(--st-widest)", "2 1 180px")
         large.on_event(Tap, self._on_large_tap)
         self._large = large
 
