@@ -66,6 +66,7 @@ class Choosing:
         self._of_segment = widgets.Dropdown(
             options=[("-", None)], description="Segment", tooltip=wording.TIPS["of_segment"], layout=auto()
         )
+        self._of_segment.add_class("st-narrow")
         self._of_segment.observe(lambda change: self._segment_picked(change["new"]), "value")
         self._to_nearest, self._to_none = (
             widgets.Button(description=label, tooltip=wording.TIPS[name], layout=auto())

@@ -68,6 +68,9 @@ class CloudShown:
                 lit = lit_points(state.selection, found, grid, data.shape[1:])
                 if list(source.selected.indices) != lit:
                     source.selected.indices = lit
+                high = round(_WIDTH * min(1.0, max(0.6, shown.picture.aspect)))  # as high as the image would be
+                if figure.height != high:
+                    figure.height = high
                 _name_axes(figure, state)
                 tips = _crop(data.shape[1:], shown.picture.aspect)
                 hover = next(tool for tool in figure.toolbar.tools if isinstance(tool, HoverTool))
@@ -106,10 +109,11 @@ def lit_points(selection: Any, found: Points, here: Sequence[int], there: Sequen
     if not selection:
         return []
     lit = np.zeros(len(found.image), dtype=bool)
-    for image in np.unique(np.asarray(selection)[:, 0]):
+    rows = np.asarray(selection)
+    for image in np.unique(rows[:, 0]):
         of_image = found.image == image
         if of_image.any():
-            mask = chosen_mask(selection, int(image), here, there)
+            mask = chosen_mask(rows, int(image), here, there)
             lit[of_image] = mask[found.row[of_image], found.column[of_image]]
     return np.flatnonzero(lit).tolist()
 
@@ -187,7 +191,7 @@ def _drawn(name: str) -> Any:
     rest.update(fill_alpha=0.25, line_alpha=0.1)
     renderer.update(selection_glyph=chosen, nonselection_glyph=rest)
     renderer.data_source.data = {one: [] for one in ("x", "y", "ink", "image", "row", "column", "name")}
-    drawn.toolbar.update(logo=None)
+    drawn.toolbar.update(logo=None, active_scroll=None)  # otherwise a page that is scrolled past it zooms
     drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool)]
     for tool in drawn.toolbar.tools:
         if isinstance(tool, LassoSelectTool):
@@ -196,12 +200,12 @@ def _drawn(name: str) -> Any:
     drawn.update(
         name=name,
         toolbar_inner=False,  # beside the cloud, and never over it
-        sizing_mode="stretch_width",
+        sizing_mode="scale_width",
         outline_line_color=None,
         background_fill_color=None,
         border_fill_color=None,
         tags=["st-ink"],
-        styles={"flex": "1 1 0", "min-width": "0"},
+        styles={"flex": "1 1 0", "min-width": "0", "max-width": "var(--st-widest)"},
     )
     drawn.js_on_change("inner_width", CustomJS(args={"figure": drawn}, code="window.spectralToolkitInk?.(figure)"))
     for grid in (drawn.xgrid[0], drawn.ygrid[0]):
