@@ -29,7 +29,7 @@ from ..solvers import solve
 from .connected import Connected, most_connected
 from .labels import Labels, Scored, scores_beside
 from .state import Facts, State, moved
-from .view import Inputs, quantities_of
+from .view import MODEL, Inputs, LiveModel, quantities_of
 from .views import SEGMENTS, VIEWS
 from .worker import Check
 
@@ -167,7 +167,12 @@ class Session:
     """Activations, with the graphs and results made from them so far."""
 
     def __init__(
-        self, activations: xr.DataTree, device: str = "auto", pictures: Any = None, labels: Labels | None = None
+        self,
+        activations: xr.DataTree,
+        device: str = "auto",
+        pictures: Any = None,
+        source: LiveModel | None = None,
+        labels: Labels | None = None,
     ) -> None:
         check_tree(activations)
         if pictures is None and "pixels" not in activations.data_vars:
@@ -178,6 +183,7 @@ class Session:
         self.activations = activations
         self.pictures = activations if pictures is None else pictures
         self.device = device
+        self._source = source
         self.labels = labels
         layers = tuple(layer_names(activations))
         held = quantities_of(activations, layers)
@@ -191,7 +197,7 @@ class Session:
             images=tuple(image_names(activations)),
             kinds=kinds,
             grids={name: _grid(activations.children[name]) for name in layers},
-            quantities=held if labels is None else held | {"label"},
+            quantities=held | ({MODEL} if source is not None else set()) | ({"label"} if labels is not None else set()),
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
@@ -256,6 +262,7 @@ class Session:
             self._results.clear()
             self._latest.clear()
         self.activations = self.pictures = xr.DataTree()
+        self._source = None
 
     def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
         sides, view = [], VIEWS[state.view]
@@ -307,6 +314,7 @@ class Session:
             lambda: self.graph(question),
             lambda: self._outlying(image),
             whole,
+            self._source,
             lambda: self.segments(state, question, whole),
             lambda: self._means(grid, images),
             None if self.labels is None else lambda: self.labels.on(grid)[images],

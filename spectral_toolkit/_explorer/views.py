@@ -31,6 +31,7 @@ from .._render.tile import Tile
 from .._render.titles import component_flags, statistic
 from .._render.underlay import ShownPicture
 from .cloud import CLOUD
+from .exchange import EXCHANGE
 from .labels import LABELS
 from .recipe import call
 from .view import VIEWS, Inputs, View, register
@@ -378,6 +379,7 @@ register(
         alone=True,
     )
 )
+register(EXCHANGE)
 VIEWS.complete()
 
 

@@ -126,7 +126,7 @@ class Explorer(Choosing, Saving, Described, widgets.VBox):
         )
         self._synchronous = synchronous
         known = None if labels is None else Labels(opened.activations, labels, categories)
-        session = Session(opened.activations, device, opened.images, known)
+        session = Session(opened.activations, device, opened.images, opened.again, known)
         first = as_state(state)
         chosen = checked(fitting(first if scope is None else replace(first, scope=scope), session), session.facts)
         super().__init__()
