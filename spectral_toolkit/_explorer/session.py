@@ -305,7 +305,7 @@ class Session:
         return ShownState(state, self.picture(state.image), self.small(state.image), sides, self.facts.images)
 
     def _inputs(self, state: State, question: Question, eig: xr.Dataset, whole: xr.Dataset) -> Inputs:
-        image, grid = state.image, (whole.sizes["y"], whole.sizes["x"])
+        image, grid, known = state.image, (whole.sizes["y"], whole.sizes["x"]), self.labels
         images = slice(None) if question.image is None else slice(image, image + 1)
         return Inputs(
             state,
@@ -317,15 +317,16 @@ class Session:
             self._source,
             lambda: self.segments(state, question, whole),
             lambda: self._means(grid, images),
-            None if self.labels is None else lambda: self.labels.on(grid)[images],
+            None if known is None else lambda: known.on(grid)[images],
         )
 
     def segments(self, state: State, question: Question, whole: xr.Dataset) -> np.ndarray:
         """Segments (image, y, x) of everything that was solved together: those that the view of segments shows."""
         key = ("data", SEGMENTS, question, SEGMENTS.key(state), None)
         eig = whole if question.image is not None else whole.isel(image=[0])
-        assert SEGMENTS.data is not None
-        return self._kept_or_made(key, lambda: SEGMENTS.data(self._inputs(state, question, eig, whole)))
+        compute = SEGMENTS.data
+        assert compute is not None
+        return self._kept_or_made(key, lambda: compute(self._inputs(state, question, eig, whole)))
 
     def known_segments(self, state: State, question: Question) -> np.ndarray | None:
         """The same if they have been computed before, otherwise None."""
