@@ -129,7 +129,7 @@ def _crop(grid: Sequence[int], aspect: float) -> str:
     rows, columns = grid
     wide = _CROP / _ACROSS
     high = wide * aspect * columns / rows
-    tall = round(_CROP / high / 2) * 2 + 1  # an odd number of patches, so that one is in the middle
+    tall = 2 * int(_CROP / high / 2) + 1  # an odd number of patches, so that one is in the middle
     middle = _ACROSS // 2, tall // 2
     box = f"position:relative;overflow:hidden;width:{_CROP}px;height:{tall * high:.1f}px;background-color:#808080"
     picture = (
