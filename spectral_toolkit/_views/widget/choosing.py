@@ -24,7 +24,7 @@ from .tiles import TileFigure
 if TYPE_CHECKING:
     from ..._explorer.session import Side
 
-_WIDTH = 560
+_WIDTH = 380  # in the units of the figure: its column is narrow, and captions shrink with it
 _CROP_SIDE = 192  # pixels of the longer side of an image from which crops under the cursor are cut
 _MOST_CROPS = 400
 
@@ -144,7 +144,8 @@ class Choosing:
         new = [image for image in wanted if image not in self._crops]
         if new:
             self._crops |= {image: picture_uri(self._session.small(image, _CROP_SIDE)) for image in new}
-            self._crop_style.value = image_variables(self._name, self._crops)
+            cloud = self._pictures.charts[wording.VIEWS[state.view]]
+            self._crop_style.value = image_variables(cloud.name, self._crops)
 
 
 class ChosenFigures:

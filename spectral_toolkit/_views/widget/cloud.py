@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class CloudShown:
 
     def __init__(self, tapped: Any) -> None:
         self._tapped = tapped
+        self.name = f"st-images-{uuid.uuid4().hex[:8]}"  # a page may have clouds of several explorers
         self._shown: list[tuple[Side, CloudData, Points]] = []
         self._components: Sequence[int] = (1, 2)
         self.figures = (_drawn("cloud"), _drawn("other cloud"))
@@ -72,7 +74,7 @@ class CloudShown:
                 if figure.height != high:
                     figure.height = high
                 _name_axes(figure, state)
-                tips = _crop(data.shape[1:], shown.picture.aspect)
+                tips = _crop(self.name, data.shape[1:], shown.picture.aspect)
                 hover = next(tool for tool in figure.toolbar.tools if isinstance(tool, HoverTool))
                 if hover.tooltips != tips:
                     hover.tooltips = tips
@@ -119,12 +121,12 @@ def lit_points(selection: Any, found: Points, here: Sequence[int], there: Sequen
 
 
 def image_variables(name: str, uris: dict[int, str]) -> str:
-    """The style that names images for crops under the cursor: Bokeh's tooltips inherit it."""
-    rules = " ".join(f"--st-image-{place}: url({uri});" for place, uri in uris.items())
-    return f"<style>.{name} {{ {rules} }}</style>"
+    """The style that names images for crops under the cursor: Bokeh's tooltips are parts of the page's body."""
+    rules = " ".join(f"--{name}-{place}: url({uri});" for place, uri in uris.items())
+    return f"<style>:root {{ {rules} }}</style>"
 
 
-def _crop(grid: Sequence[int], aspect: float) -> str:
+def _crop(name: str, grid: Sequence[int], aspect: float) -> str:
     """What is shown under the cursor: the patch, framed, with its surroundings; Bokeh puts in the columns."""
     rows, columns = grid
     wide = _CROP / _ACROSS
@@ -135,7 +137,7 @@ def _crop(grid: Sequence[int], aspect: float) -> str:
     picture = (
         f"position:absolute;left:calc({middle[0] * wide:.2f}px - @column{{0}} * {wide:.3f}px);"
         f"top:calc({middle[1] * high:.2f}px - @row{{0}} * {high:.3f}px);width:{wide * columns:.1f}px;"
-        f"height:{high * rows:.1f}px;background:var(--st-image-@image{{0}}) 0 0 / 100% 100% no-repeat"
+        f"height:{high * rows:.1f}px;background:var(--{name}-@image{{0}}) 0 0 / 100% 100% no-repeat"
     )
     frame = (
         f"position:absolute;left:{middle[0] * wide:.1f}px;top:{middle[1] * high:.1f}px;width:{wide:.1f}px;"
