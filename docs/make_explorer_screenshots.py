@@ -3,7 +3,7 @@
 Runs a real JupyterLab with the helpers of the browser test, needs a Chromium on the PATH, and writes
 docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch), explorer-cut.png (cut in two),
 explorer-grid.png (all eigenvectors), explorer-dataset.png (all images as one, in the dark theme) and
-explorer-cloud.png (a cloud with chosen patches).
+explorer-cloud.png (a cloud with chosen patches, in the dark theme).
 """
 
 from __future__ import annotations
@@ -71,11 +71,9 @@ def main() -> None:
                 "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
             )
             take("explorer-dataset.png")
-            page.evaluate(
-                "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
-            )
             bench.button("Forget patch").click()
             bench.button("Cloud").click()
+            bench.explorer.locator("select").filter(has_text="own pixels").first.select_option("segment")
             page.wait_for_timeout(5000)
             frame = bench.explorer.locator(".bk-Figure:visible").first.bounding_box()
             assert frame is not None
