@@ -17,6 +17,7 @@ from ._analysis.comparison import layer_distances as layer_distances
 from ._analysis.comparison import subspace_distance as subspace_distance
 from ._analysis.interventions import effects as effects
 from ._analysis.interventions import remove as remove
+from ._analysis.interventions import resemblance as resemblance
 from ._analysis.memory import estimate_memory as estimate_memory
 from ._analysis.regions import cut_costs as cut_costs
 from ._analysis.regions import hierarchy as hierarchy
@@ -31,6 +32,7 @@ from ._analysis.scores.controls import pixel_tree as pixel_tree
 from ._analysis.scores.controls import shuffle_labels as shuffle_labels
 from ._analysis.scores.results import eigenvector_scores as eigenvector_scores
 from ._analysis.scores.variance import variance_shares as variance_shares
+from ._analysis.tables import to_dataframe as to_dataframe
 from ._analysis.trust import outlying_masks as outlying_masks
 from ._analysis.trust import token_norms as token_norms
 from ._analysis.trust import trust_statements as trust_statements

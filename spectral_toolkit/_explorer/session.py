@@ -30,7 +30,7 @@ from ..solvers import solve
 from .connected import Connected, most_connected
 from .labels import Labels, Scored, scores_beside
 from .state import Facts, State, moved
-from .view import Inputs, quantities_of
+from .view import MODEL, Inputs, LiveModel, quantities_of
 from .views import SEGMENTS, VIEWS
 from .worker import Check
 
@@ -178,7 +178,12 @@ class Session:
     """Activations, with the graphs and results made from them so far."""
 
     def __init__(
-        self, activations: xr.DataTree, device: str = "auto", pictures: Any = None, labels: Labels | None = None
+        self,
+        activations: xr.DataTree,
+        device: str = "auto",
+        pictures: Any = None,
+        labels: Labels | None = None,
+        live: LiveModel | None = None,
     ) -> None:
         check_tree(activations)
         if pictures is None and "pixels" not in activations.data_vars:
@@ -190,6 +195,7 @@ class Session:
         self.pictures = activations if pictures is None else pictures
         self.device = device
         self.labels = labels
+        self._live = live
         layers = tuple(layer_names(activations))
         held = quantities_of(activations, layers)
         kinds = tuple(kind for kind, needed in KINDS.items() if set(needed) <= held)
@@ -202,7 +208,7 @@ class Session:
             images=tuple(image_names(activations)),
             kinds=kinds,
             grids={name: _grid(activations.children[name]) for name in layers},
-            quantities=held if labels is None else held | {"label"},
+            quantities=held | ({"label"} if labels is not None else set()) | ({MODEL} if live is not None else set()),
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
@@ -263,7 +269,9 @@ class Session:
     def solved(self) -> list[tuple[Question, xr.Dataset]]:
         """All that has been solved and is still held."""
         with self._lock:
-            return [(key[1], value[0]) for key, value in self._results.items() if _is_solved(key)]
+            return [
+                (key[1], value[0]) for key, value in self._results.items() if isinstance(key, tuple) and _is_solved(key)
+            ]
 
     def seed(self, question: Question, eig: xr.Dataset) -> None:
         """Take what was solved before, so that it is not solved again."""
@@ -279,6 +287,7 @@ class Session:
             self._results.clear()
             self._latest.clear()
         self.activations = self.pictures = xr.DataTree()
+        self._live = None
 
     def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
         sides, view = [], VIEWS[state.view]
@@ -324,7 +333,7 @@ class Session:
         return ShownState(state, self.picture(state.image), self.small(state.image), sides, self.facts.images)
 
     def _inputs(self, state: State, question: Question, eig: xr.Dataset, whole: xr.Dataset) -> Inputs:
-        image, grid = state.image, (whole.sizes["y"], whole.sizes["x"])
+        image, grid, known = state.image, (whole.sizes["y"], whole.sizes["x"]), self.labels
         images = slice(None) if question.image is None else slice(image, image + 1)
         return Inputs(
             state,
@@ -335,15 +344,17 @@ class Session:
             whole,
             lambda: self.segments(state, question, whole),
             lambda: self._means(grid, images),
-            None if self.labels is None else lambda: self.labels.on(grid)[images],
+            None if known is None else lambda: known.on(grid)[images],
+            self._live,
         )
 
     def segments(self, state: State, question: Question, whole: xr.Dataset) -> np.ndarray:
         """Segments (image, y, x) of everything that was solved together: those that the view of segments shows."""
         key = ("data", SEGMENTS, question, SEGMENTS.key(state), None)
         eig = whole if question.image is not None else whole.isel(image=[0])
-        assert SEGMENTS.data is not None
-        return self._kept_or_made(key, lambda: SEGMENTS.data(self._inputs(state, question, eig, whole)))
+        compute = SEGMENTS.data
+        assert compute is not None
+        return self._kept_or_made(key, lambda: compute(self._inputs(state, question, eig, whole)))
 
     def known_segments(self, state: State, question: Question) -> np.ndarray | None:
         """The same if they have been computed before, otherwise None."""

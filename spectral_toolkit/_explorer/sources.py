@@ -19,6 +19,7 @@ from .grids import moved
 from .labels import Labels
 from .session import MissingError, Session, ShownState, Side, costs_of
 from .state import Facts, State
+from .view import LiveModel
 from .views import VIEWS
 from .worker import Check
 
@@ -27,7 +28,7 @@ TIMESTEP = "timestep"
 _Get = Callable[[Hashable, Callable[[Check], Any]], Any]
 
 
-class Sources(Session):
+class SeveralSessions(Session):
     """One capture or two, each perhaps with several timesteps; the second setting shows the second of them.
 
     The eigenvectors of the second are aligned to those of the first, and their subspaces are compared.
@@ -39,9 +40,13 @@ class Sources(Session):
         device: str = "auto",
         pictures: Any = None,
         labels: Labels | None = None,
+        live: LiveModel | None = None,
+        *,
         other: xr.DataTree | None = None,
+        other_live: LiveModel | None = None,
     ) -> None:
-        super().__init__(activations, device, pictures, labels)
+        super().__init__(activations, device, pictures, labels, live)
+        self._lives = (live, other_live)
         self._trees = [activations] if other is None else [activations, other]
         self._opened: dict[tuple[int, int | None], Session] = {}
         times = [_timesteps(tree) for tree in self._trees]
@@ -71,10 +76,11 @@ class Sources(Session):
             return self
         key = (place, timestep)
         if key not in self._opened:
-            tree = self._trees[place]
+            tree, live = self._trees[place], self._lives[place]
             if timestep is not None:
                 tree = tree.isel({TIMESTEP: [timestep]})
-            self._opened[key] = Session(tree, self.device, self.pictures, self.labels)
+                live = None if live is None else live.at(_timesteps(self._trees[place])[timestep])
+            self._opened[key] = Session(tree, self.device, self.pictures, self.labels, live)
         return self._opened[key]
 
     @computing
@@ -106,7 +112,7 @@ class Sources(Session):
         for one in self._opened.values():
             one.close()
         self._opened.clear()
-        self._trees = []
+        self._trees, self._lives = [], (None, None)
         super().close()
 
     def second(self, state: State) -> tuple[Session, State]:
@@ -167,12 +173,14 @@ def open_session(
     device: str,
     pictures: Any,
     labels: Labels | None = None,
+    live: LiveModel | None = None,
     other: xr.DataTree | None = None,
+    other_live: LiveModel | None = None,
 ) -> Session:
     """What answers an explorer: of one capture, of two, or of one with several timesteps."""
-    kind = Session if other is None and not _timesteps(activations) else Sources
-    more = {} if kind is Session else {"other": other}
-    return kind(activations, device, pictures, labels, **more)
+    if other is None and not _timesteps(activations):
+        return Session(activations, device, pictures, labels, live)
+    return SeveralSessions(activations, device, pictures, labels, live, other=other, other_live=other_live)
 
 
 def by_depth(weights: Any, mine: Facts, theirs: Facts) -> dict[str, float]:
@@ -190,7 +198,7 @@ def _timesteps(tree: xr.DataTree) -> tuple[float, ...]:
     """The timesteps of a denoiser's capture, where there are several."""
     for node in tree.children.values():
         if node.sizes.get(TIMESTEP, 1) > 1:
-            values = node[TIMESTEP].values if TIMESTEP in node.coords else np.arange(node.sizes[TIMESTEP])
+            values = node[TIMESTEP].to_numpy() if TIMESTEP in node.coords else np.arange(node.sizes[TIMESTEP])
             return tuple(float(value) for value in values)
     return ()
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from .code import as_code
-from .sources import TIMESTEP, Sources
+from .sources import TIMESTEP, SeveralSessions
 from .state import State
 
 _START = "one = activations"
 
 
-def sources_code(session: Sources, state: State, pictures: str | None, bundle: str | None) -> str:
+def sources_code(session: SeveralSessions, state: State, pictures: str | None, bundle: str | None) -> str:
     """The program; see `as_code`."""
     first = session.session(0, state.timestep)
     lines = _program(replace(state, compare=False), first, state.timestep, pictures, bundle)

@@ -19,7 +19,7 @@ from .._render.patch_colours import COLOURINGS
 from ..errors import SpectralToolkitError
 from .grids import moved as moved
 from .selection import Patches, checked_selection
-from .view import checked_options, offered
+from .view import MODEL, checked_options, offered
 from .views import VIEWS
 
 PRESETS = (*NAMED, "invert")
@@ -263,6 +263,10 @@ def checked(state: State, facts: Facts) -> State:
             _one_of(f"{side}kernel", kernel, tuple(KERNELS))
         check_combination(kind, kernel, "mean", state.scope, {})
     view, _ = VIEWS.choose(state.view)
+    if MODEL in view.needs and MODEL not in facts.quantities:
+        raise SpectralToolkitError(
+            f"view={view.name!r} runs the model again, and this explorer has none: use st.Explorer(model, images)."
+        )
     _one_of("view", view.name, [one.name for one in offered(facts.quantities)])
     _one_of("other_layers", state.other_layers, ("same", *NAMED))
     rows, columns = facts.grid_of(weights)

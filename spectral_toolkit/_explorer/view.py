@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +17,13 @@ from ..errors import SpectralToolkitError
 
 if TYPE_CHECKING:
     from .._affinity import LayerGraph
+    from .._io.images import Images
     from .code import CodedSide, Program
     from .session import ShownState, Side
     from .state import State
 
+MODEL = "model"
+"""What a view needs that runs the model again: an explorer of saved activations does not offer it."""
 CONTROLS = ("component", "opacity", "smooth", "threshold", "three", "n_segments", "axes", "projection", "coloured")
 """Settings of the explorer that a view may use: each is a field of the state, and has a control that is shown then."""
 
@@ -67,6 +70,32 @@ class Slider:
 
 
 @dataclass(frozen=True)
+class LiveModel:
+    """The model of an explorer, for views that run it again.
+
+    Attributes
+    ----------
+    model
+        What ``st.load_model`` returned.
+    images
+        The images that it was shown, as ``st.load_images`` returns them.
+    layers
+        The names of the layers that were captured.
+    size
+        The size at which they were captured, as ``st.capture`` takes it.
+    """
+
+    model: Any
+    images: Images
+    layers: tuple[str, ...]
+    size: int | tuple[int, int] | None
+
+    def at(self, timestep: float) -> LiveModel:
+        """The same denoiser, at one of its timesteps."""
+        return replace(self, model=self.model.at(timesteps=int(timestep)))
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What the data of a view are computed from: one image under one setting.
 
@@ -87,6 +116,9 @@ class Inputs:
     segments, means, labels
         Functions that return segments, mean colours of pixels, and labels (-1 where there is none) of the patches of
         ``whole``: integers (image, y, x), uint8 (image, y, x, rgb), and integers again. None where they are not known.
+    live
+        The model and its images, as a :class:`~spectral_toolkit.views.LiveModel`; None where saved activations are
+        explored. A view that needs it says so by ``needs=("model",)``.
     """
 
     state: State
@@ -98,6 +130,7 @@ class Inputs:
     segments: Callable[[], np.ndarray] | None = None
     means: Callable[[], np.ndarray] | None = None
     labels: Callable[[], np.ndarray] | None = None
+    live: LiveModel | None = None
 
 
 def _all_eigenvectors(state: State, side: Side) -> str:
@@ -141,7 +174,8 @@ class View(NamedRow):
     sliders
         Settings of its own.
     needs
-        Quantities that every layer must have, such as ``"token"``; ``"label"`` stands for label maps of the images.
+        Quantities that every layer must have, such as ``"token"``; ``"label"`` stands for label maps of the images, and
+        ``"model"`` for a model that the view can run again.
     legend
         How to read the colours: a text, or a function of the state.
     scale

@@ -32,6 +32,7 @@ from .._render.tile import Tile
 from .._render.titles import component_flags, statistic
 from .._render.underlay import ShownPicture
 from .cloud import CLOUD
+from .exchange import EXCHANGE
 from .head_view import HEADS
 from .labels import LABELS
 from .recipe import call
@@ -437,6 +438,7 @@ register(
     )
 )
 register(HEADS)
+register(EXCHANGE)
 VIEWS.complete()
 
 

@@ -100,7 +100,7 @@ class Controls:
         )
         known = [(text, name) for name, text in COLOURINGS.items() if name != "label" or facts.has_labels]
         self.coloured = self._choice("coloured", known, "Coloured by")
-        for narrow in (self.projection, self.coloured):
+        for narrow in (self.projection, self.coloured, self.n_segments):
             narrow.add_class("st-narrow")
         self.outlined = self._switch("outlined", "Outline labels")
         self.appearance = _column(_headed("Appearance"), self.opacity, self.smooth, self.outlined)
@@ -268,7 +268,8 @@ class Controls:
             readout_format=".4g",
             description=slider.title,
             tooltip=slider.hint,
-            layout=_wide(),
+            layout=widgets.Layout(width="340px", max_width="100%"),
+            style={"description_width": "initial"},
         )
         widget.observe(lambda change: self._tell(option=(slider.name, _slid(change))), "value")
         return widget

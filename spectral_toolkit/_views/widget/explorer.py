@@ -24,7 +24,7 @@ from ..._explorer.kept import open_kept, save_session
 from ..._explorer.labels import Labels
 from ..._explorer.session import Session, ShownState, questions, wanted
 from ..._explorer.source import open_sources
-from ..._explorer.sources import Sources, open_session
+from ..._explorer.sources import SeveralSessions, open_session
 from ..._explorer.sources_code import sources_code
 from ..._explorer.start import first_state, fitting, freezing_settings, refuse_two, state_of
 from ..._explorer.state import State, as_state, checked
@@ -136,8 +136,8 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         )
         self._synchronous = synchronous
         known = None if labels is None else Labels(opened.activations, labels, categories)
-        other = beside[0].activations if beside else None
-        session = open_session(opened.activations, device, opened.images, known, other)
+        other, live = (beside[0].activations, beside[0].live) if beside else (None, None)
+        session = open_session(opened.activations, device, opened.images, known, opened.live, other, live)
         chosen = first_state(state, scope, session)
         for question, eig in solved:
             session.seed(question, eig)
@@ -245,7 +245,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
 
     def code(self) -> str:
         """Python code that computes what is shown, to be run in another kernel."""
-        if isinstance(self._session, Sources):
+        if isinstance(self._session, SeveralSessions):
             return sources_code(self._session, self._state, self._source, self._bundle)
         attrs = {str(name): value for name, value in self.activations.attrs.items()}
         return as_code(self._state, self._session.facts, attrs, self._source, self._bundle)
