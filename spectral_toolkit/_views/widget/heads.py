@@ -10,7 +10,6 @@ import numpy as np
 from bokeh.events import Tap
 from bokeh.layouts import row
 from bokeh.models import (
-    ColumnDataSource,
     CustomJS,
     FixedTicker,
     HoverTool,
@@ -89,7 +88,7 @@ class HeadsShown:
             short = dict(zip(matrix.columns, short_names(list(matrix.columns)), strict=True))
             columns["caption"] = [_caption(one, short[one.layer]) for one in matrix.cells]
             self._cells.data = columns
-            whole = TilePlace(0.0, 0.0, *map(float, matrix.size), self._grid)
+            whole = TilePlace(0.0, 0.0, float(matrix.size[0]), float(matrix.size[1]), self._grid)
             self._maps.data = image_columns([(matrix.colours, whole)])
             self._large_map.global_alpha = shown.state.opacity
             self._frames.tags = [{"grid": list(self._grid), "patch": side.data.attrs["patch"]}]
@@ -185,7 +184,7 @@ def _caption(cell: Cell, short: str) -> str:
     return f"{cell.kind.upper()}, layer {short}, head {cell.head}\nentropy {cell.entropy:.2f}"
 
 
-def _source(figure: Any, kind: type) -> ColumnDataSource:
+def _source(figure: Any, kind: type) -> Any:
     return next(one.data_source for one in figure.renderers if isinstance(one.glyph, kind))
 
 
