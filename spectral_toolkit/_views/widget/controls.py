@@ -268,7 +268,8 @@ class Controls:
             readout_format=".4g",
             description=slider.title,
             tooltip=slider.hint,
-            layout=_wide(),
+            layout=widgets.Layout(width="340px", max_width="100%"),
+            style={"description_width": "initial"},
         )
         widget.observe(lambda change: self._tell(option=(slider.name, _slid(change))), "value")
         return widget

@@ -10,7 +10,6 @@ import numpy as np
 from bokeh.events import Tap
 from bokeh.layouts import row
 from bokeh.models import (
-    ColumnDataSource,
     CustomJS,
     FixedTicker,
     HoverTool,
@@ -86,9 +85,10 @@ class HeadsShown:
             columns: dict[str, Any] = dict(cell_columns(matrix))
             columns["kept"] = [int(one is kept) for one in matrix.cells]
             columns["ink"] = ["#d55e00" if one is kept else "rgba(0,0,0,0)" for one in matrix.cells]
-            columns["caption"] = [_caption(one) for one in matrix.cells]
+            short = dict(zip(matrix.columns, short_names(list(matrix.columns)), strict=True))
+            columns["caption"] = [_caption(one, short[one.layer]) for one in matrix.cells]
             self._cells.data = columns
-            whole = TilePlace(0.0, 0.0, *map(float, matrix.size), self._grid)
+            whole = TilePlace(0.0, 0.0, float(matrix.size[0]), float(matrix.size[1]), self._grid)
             self._maps.data = image_columns([(matrix.colours, whole)])
             self._large_map.global_alpha = shown.state.opacity
             self._frames.tags = [{"grid": list(self._grid), "patch": side.data.attrs["patch"]}]
@@ -96,6 +96,7 @@ class HeadsShown:
                 "text": [one[2] for one in matrix.words]
             }
             self._keep(kept, shown.small, side.data.attrs["patch"])
+            self._title.text = _caption(kept, short[kept.layer])
 
     def _keep(self, cell: Cell, picture: np.ndarray, patch: Sequence[int]) -> None:
         """Show one map large."""
@@ -107,7 +108,6 @@ class HeadsShown:
         self._large.tags = ["st-ink", -1]
         left, top = cell.left + patch[1] * wide, cell.top + patch[0] * high
         self._frames.data = {"left": [left], "right": [left + wide], "top": [top], "bottom": [top + high]}
-        self._title.text = _caption(cell)
 
     def _make(self, matrix: HeadMatrix, aspect: float) -> None:
         self._size = matrix.size
@@ -180,11 +180,11 @@ class HeadsShown:
             self._tapped(head_map=cell.key, patch=moved(patch, self._grid, self._own))
 
 
-def _caption(cell: Cell) -> str:
-    return f"{cell.kind.upper()}, layer {cell.layer}, head {cell.head}: entropy {cell.entropy:.2f}"
+def _caption(cell: Cell, short: str) -> str:
+    return f"{cell.kind.upper()}, layer {short}, head {cell.head}\nentropy {cell.entropy:.2f}"
 
 
-def _source(figure: Any, kind: type) -> ColumnDataSource:
+def _source(figure: Any, kind: type) -> Any:
     return next(one.data_source for one in figure.renderers if isinstance(one.glyph, kind))
 
 
