@@ -2,8 +2,9 @@
 
 Runs a real JupyterLab with the helpers of the browser test, needs a Chromium on the PATH, and writes
 docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch), explorer-cut.png (cut in two),
-explorer-grid.png (all eigenvectors), explorer-dataset.png (all images as one, in the dark theme) and
-explorer-cloud.png (a cloud with chosen patches, in the dark theme).
+explorer-grid.png (all eigenvectors), explorer-heads.png (every layer and head), explorer-two.png (two models),
+explorer-dataset.png (all images as one, in the dark theme) and explorer-cloud.png (a cloud with chosen patches, in the
+dark theme).
 """
 
 from __future__ import annotations
@@ -61,6 +62,9 @@ def main() -> None:
             bench.explorer.get_by_label("Cut in two").uncheck()
             bench.button("All").click()
             take("explorer-grid.png")
+            bench.button("Heads").click()
+            bench.explorer.get_by_text("Every layer and head").first.wait_for(timeout=240_000)
+            take("explorer-heads.png")
             bench.button("Eigenvector").click()
             bench.explorer.get_by_label("Compare with a second setting").uncheck()
             bench.button("All as one").click()
@@ -85,6 +89,11 @@ def main() -> None:
             page.evaluate(DRAG, corners)
             bench.explorer.get_by_text("chosen in").first.wait_for(timeout=120_000)
             take("explorer-cloud.png")
+            two = 'two = st.Explorer(["scenes", "scenes-absolute"], scenes, progress=False)\ntwo'
+            nbformat.write(notebook(CELLS[0], two), folder / "two.ipynb")
+            bench.open(served.address("two.ipynb"))
+            bench.explorer.get_by_text("The subspaces of the first").wait_for(timeout=240_000)
+            take("explorer-two.png")
             browser.close()
 
 

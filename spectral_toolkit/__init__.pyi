@@ -8,6 +8,7 @@ from . import solvers as solvers
 from . import studies as studies
 from . import views as views
 from ._affinity import affinity as affinity
+from ._affinity.head_maps import head_maps as head_maps
 from ._affinity.nearest import nearest as nearest
 from ._affinity.presets import preset_weights as preset_weights
 from ._affinity.rows import affinity_row as affinity_row
@@ -52,6 +53,7 @@ from ._views.cloud import cloud as cloud
 from ._views.effect_plot import before_after as before_after
 from ._views.effect_plot import effect_plot as effect_plot
 from ._views.frozen_page import freeze as freeze
+from ._views.heads_chart import heads_chart as heads_chart
 from ._views.heat_map import heat_map as heat_map
 from ._views.notebook import extension as extension
 from ._views.overlay import overlay as overlay

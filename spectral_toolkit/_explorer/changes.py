@@ -44,13 +44,19 @@ def changed(before: State, changes: Mapping[str, Any], facts: Facts) -> State:
     """A state with some fields changed, and with the changes that follow unless they are given, too."""
     state = replace(before, **changes)
     asked = "affinity" in changes or changes.get("compare")
-    same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity
+    two = facts.sources > 1 or state.timestep != state.other_timestep
+    if two and "affinity" in changes and "other_affinity" not in changes and before.other_affinity == before.affinity:
+        state = replace(state, other_affinity=state.affinity)  # two captures are compared by one affinity
+    same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity and not two
     if asked and same and "other_affinity" not in changes:
         # The same setting twice would show nothing new, so the other side takes another one.
         state = replace(state, other_affinity=contrast(state.affinity, facts.kinds))
     n = state.n_eigenvectors
     if "component" not in changes and isinstance(n, int) and 1 <= n < state.component:
         state = replace(state, component=n)
+    other = state.other_component
+    if "other_component" not in changes and isinstance(n, int) and other is not None and 1 <= n < other:
+        state = replace(state, other_component=n)
     if state.scope == "dataset" != before.scope and "mask_outliers" not in changes:
         state = replace(state, mask_outliers=False)
     for side in ("", "other_"):

@@ -14,6 +14,7 @@ import xarray as xr
 
 from .._affinity import LayerGraph, affinity
 from .._affinity.features import KINDS
+from .._affinity.head_rows import head_rows
 from .._affinity.nearest import JOINT, nearest_in
 from .._affinity.rows import affinity_row
 from .._analysis.regions import cut_costs
@@ -71,8 +72,12 @@ class Side:
         As ``st.solve`` returned it: of all images where they were solved as one, otherwise the same as ``eig``.
     data
         What the view computed.
+    whole_data
+        The same for everything that was solved together, where the view computes it from all of that.
     costs
         Cut values at every threshold; None where nothing is cut, or the image has too many patches.
+    source
+        Which of two captures or timesteps it is of; empty where there is only one.
     patch
         The tapped patch on the grid of this setting, and its affinities: ``joint_row`` (y, x), ``layer_rows`` by layer.
     connected
@@ -90,7 +95,9 @@ class Side:
     trust: list[Statement]
     whole: xr.Dataset
     data: Any = None
+    whole_data: Any = None
     costs: xr.Dataset | None = None
+    source: str = ""
     patch: tuple[int, int] | None = None
     joint_row: np.ndarray | None = None
     layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -111,6 +118,8 @@ class ShownState:
 
     Attributes
     ----------
+    distance
+        For two captures: in one sentence, how far their subspaces are apart.
     picture, small
         The image as it was, in ``picture.pixels``; and with no side above 128 pixels, for small tiles.
     names
@@ -122,6 +131,7 @@ class ShownState:
     small: np.ndarray
     sides: list[Side]
     names: Sequence[str] = ()
+    distance: str = ""
 
 
 def questions(state: State, facts: Facts) -> list[Question]:
@@ -144,9 +154,10 @@ def wanted(state: State, facts: Facts) -> object:
     view = VIEWS[state.view]
     data = (view, view.key(state)) if view.data is not None else None
     rows = (state.patch, state.heads and state.patch is not None)
-    cut = None if state.cut is None else state.component
+    cut = None if state.cut is None else (state.component, state.of_side(1).component)
+    times = (state.timestep, state.other_timestep if state.compare else None)
     scored = state.n_segments if is_scored(state, facts) else None
-    return (state.image, tuple(questions(state, facts)), data, cut, rows, scored)
+    return (state.image, tuple(questions(state, facts)), data, cut, rows, scored, times)
 
 
 def is_scored(state: State, facts: Facts) -> bool:
@@ -171,8 +182,8 @@ class Session:
         activations: xr.DataTree,
         device: str = "auto",
         pictures: Any = None,
-        source: LiveModel | None = None,
         labels: Labels | None = None,
+        live: LiveModel | None = None,
     ) -> None:
         check_tree(activations)
         if pictures is None and "pixels" not in activations.data_vars:
@@ -183,8 +194,8 @@ class Session:
         self.activations = activations
         self.pictures = activations if pictures is None else pictures
         self.device = device
-        self._source = source
         self.labels = labels
+        self._live = live
         layers = tuple(layer_names(activations))
         held = quantities_of(activations, layers)
         kinds = tuple(kind for kind, needed in KINDS.items() if set(needed) <= held)
@@ -197,7 +208,7 @@ class Session:
             images=tuple(image_names(activations)),
             kinds=kinds,
             grids={name: _grid(activations.children[name]) for name in layers},
-            quantities=held | ({MODEL} if source is not None else set()) | ({"label"} if labels is not None else set()),
+            quantities=held | ({"label"} if labels is not None else set()) | ({MODEL} if live is not None else set()),
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
@@ -215,7 +226,7 @@ class Session:
         """What a state shows if all of it has been computed before, otherwise None."""
         try:
             return self._compose(state, self._found)
-        except _MissingError:
+        except MissingError:
             return None
 
     def picture(self, image: int) -> ShownPicture:
@@ -255,6 +266,18 @@ class Session:
                     del self._graphs[oldest]
         return graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)})
 
+    def solved(self) -> list[tuple[Question, xr.Dataset]]:
+        """All that has been solved and is still held."""
+        with self._lock:
+            return [(key[1], value[0]) for key, value in self._results.items() if _is_solved(key)]
+
+    def seed(self, question: Question, eig: xr.Dataset) -> None:
+        """Take what was solved before, so that it is not solved again."""
+        outlying = None if question.image is None else self._outlying(question.image)
+        trust = trust_statements(eig if question.image is None else eig.isel(image=0), outlying=outlying)
+        with self._lock:
+            self._results["solve", question] = (eig, trust)
+
     def close(self) -> None:
         """Free everything that is held."""
         with self._lock:
@@ -262,7 +285,7 @@ class Session:
             self._results.clear()
             self._latest.clear()
         self.activations = self.pictures = xr.DataTree()
-        self._source = None
+        self._live = None
 
     def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
         sides, view = [], VIEWS[state.view]
@@ -273,10 +296,12 @@ class Session:
             side = Side(question, eig, trust, whole)
             if view.data is not None and not (view.alone and sides):
                 # What is common to a dataset is computed once, whichever image is shown.
-                key = ("data", view, question, view.key(state), None if view.common else state.image)
+                asked = None if view.alone else question
+                key = ("data", view, asked, view.key(state), None if view.common else state.image)
                 compute, inputs = view.data, self._inputs(state, question, eig, whole)
                 data = get(key, lambda check, compute=compute, inputs=inputs: compute(inputs))
                 side.data = data[index] if view.common else data
+                side.whole_data = data if view.common else None
             if self.labels is not None:
                 side.categories = self.labels.categories
                 side.labels = self.labels.on((eig.sizes["y"], eig.sizes["x"]))[state.image]
@@ -284,9 +309,10 @@ class Session:
                     key = ("scores", question, state.n_segments)
                     side.scores = get(key, lambda check, q=question, w=whole: self._scores(state, q, w))
             if state.cut is not None:
-                key = ("costs", question, state.component)
+                component = state.of_side(len(sides)).component
+                key = ("costs", question, component)
                 if question.image is not None:  # of many images the joint graph is never written out
-                    side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
+                    side.costs = get(key, lambda check, q=question, e=eig, c=component: costs_of(e, self.graph(q), c))
             if state.patch is not None:
                 # The same place in the image, whatever grid this setting has.
                 grids = self.facts.grids_shown(state)
@@ -314,10 +340,10 @@ class Session:
             lambda: self.graph(question),
             lambda: self._outlying(image),
             whole,
-            self._source,
             lambda: self.segments(state, question, whole),
             lambda: self._means(grid, images),
             None if known is None else lambda: known.on(grid)[images],
+            self._live,
         )
 
     def segments(self, state: State, question: Question, whole: xr.Dataset) -> np.ndarray:
@@ -332,7 +358,7 @@ class Session:
         """The same if they have been computed before, otherwise None."""
         try:
             return self._found(("data", SEGMENTS, question, SEGMENTS.key(state), None), lambda _: _never)
-        except _MissingError:
+        except MissingError:
             return None
 
     def _means(self, grid: tuple[int, int], images: slice) -> np.ndarray:
@@ -385,13 +411,15 @@ class Session:
         return joint.isel(image=image).values, own, connected, near
 
     def _head_rows(self, question: Question, patch: tuple[int, int]) -> dict[str, np.ndarray]:
-        layers = [name for name, _ in question.weights]
         assert question.image is not None
-        graph = affinity(
-            self._one(question.image), question.affinity, heads="each", layers=layers, **self._settings(question)
-        )
-        _, rows = affinity_row(graph, patch)
-        return {name: row.values for name, row in rows.items()}
+        grid, found = self.facts.grid_of(dict(question.weights)), {}
+        for name, _ in question.weights:
+            graph = affinity(
+                self._one(question.image), question.affinity, heads="each", layers=[name], **self._settings(question)
+            )
+            rows = head_rows(graph, 0, patch, grid).cpu().numpy()
+            found |= {one.name: row.reshape(one.grid) for one, row in zip(graph.members, rows, strict=True)}
+        return found
 
     def _settings(self, question: Question) -> dict[str, Any]:
         settings: dict[str, Any] = {"kernel": question.kernel, "device": self.device}
@@ -419,14 +447,14 @@ class Session:
     def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> Any:
         with self._lock:
             if key not in self._results:
-                raise _MissingError
+                raise MissingError
             self._results.move_to_end(key)
             return self._results[key]
 
     def _made(self, key: Hashable, make: Callable[[Check], _Value], check: Check) -> _Value:
         try:
             return self._found(key, make)
-        except _MissingError:
+        except MissingError:
             pass
         value = make(check)
         check()
@@ -440,13 +468,17 @@ class Session:
         return self._made(key, lambda check: make(), _never)
 
 
-def _costs(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
+def costs_of(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
     """The cut value at every threshold, or None where the joint graph is too large to be written out."""
     grid = eig.sizes["y"], eig.sizes["x"]
     return cut_costs(eig, graph, component).isel(image=0) if can_be_written_out(grid) else None
 
 
-class _MissingError(Exception):
+def _is_solved(key: Hashable) -> bool:
+    return isinstance(key, tuple) and key[0] == "solve"
+
+
+class MissingError(Exception):
     """Not computed yet."""
 
 

@@ -17,6 +17,7 @@ from .._analysis.cloud import PROJECTIONS
 from .._render.composite import check_threshold
 from .._render.patch_colours import COLOURINGS
 from ..errors import SpectralToolkitError
+from .grids import moved as moved
 from .selection import Patches, checked_selection
 from .view import MODEL, checked_options, offered
 from .views import VIEWS
@@ -25,6 +26,7 @@ PRESETS = (*NAMED, "invert")
 MAX_WEIGHT = 2.0
 MAX_EIGENVECTORS = 24
 MAX_SEGMENTS = 12
+MAX_HEADS = 4096
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class State:
     three
         The three eigenvectors shown as red, green and blue; the last one computed stands for any beyond it.
     n_segments
-        ``"auto"``, or a number from 2.
+        ``"auto"``, ``"eigengap"``, as ``st.segment`` takes them, or a number from 2.
     opacity
         Opacity of what lies over the image, 0 to 1.
     smooth
@@ -67,6 +69,12 @@ class State:
         Row and column of the tapped patch, or None.
     heads
         Whether the tapped patch is followed through every head.
+    other_component
+        The eigenvector of the second setting; None is that of the first.
+    timestep, other_timestep
+        For a denoiser: position of the timestep that each setting shows; None takes all of them together.
+    head_map
+        The map shown large in the view of all heads: an affinity, a layer and the number of a head; None is the first.
     mask_outliers
         Whether tokens of outlying norm are left out of their layer's affinity.
     options
@@ -107,6 +115,10 @@ class State:
     other_layers: str = "same"
     patch: tuple[int, int] | None = None
     heads: bool = False
+    head_map: tuple[str, str, int] | None = None
+    other_component: int | None = None
+    timestep: int | None = None
+    other_timestep: int | None = None
     mask_outliers: bool = False
     options: dict[str, float] = field(default_factory=dict)
     axes: tuple[int, int] = (1, 2)
@@ -119,6 +131,11 @@ class State:
     def cut(self) -> float | None:
         """The threshold in a view that shows a cut; None in all others."""
         return self.threshold if "threshold" in VIEWS[self.view].controls else None
+
+    def of_side(self, place: int) -> State:
+        """The state as one of two settings shows it."""
+        other = self.other_component
+        return replace(self, component=min(other, self.n_eigenvectors)) if place and other is not None else self
 
     def to_dict(self) -> dict[str, Any]:
         """The state as plain Python values that JSON can hold."""
@@ -154,6 +171,10 @@ class Facts:
         The grid (rows, columns) of each layer.
     quantities
         What every layer has been captured with, and ``"label"`` where there are label maps.
+    sources
+        How many captures there are: the second setting shows the second.
+    timesteps, other_timesteps
+        The timesteps of each setting, where there are several.
     """
 
     layers: tuple[str, ...]
@@ -161,6 +182,9 @@ class Facts:
     kinds: tuple[str, ...]
     grids: dict[str, tuple[int, int]]
     quantities: frozenset[str]
+    sources: int = 1
+    timesteps: tuple[float, ...] = ()
+    other_timesteps: tuple[float, ...] = ()
 
     @property
     def has_tokens(self) -> bool:
@@ -197,18 +221,6 @@ class Facts:
         if name == "invert":
             return dict.fromkeys([layer for layer in self.layers if layer not in weights] or self.layers, 1.0)
         return {layer: weight for layer, weight in preset_weights(self.layers, name).items() if weight > 0}
-
-
-def moved(patch: Sequence[int], here: Sequence[int], there: Sequence[int]) -> tuple[int, int]:
-    """The patch of another grid in which the centre of a patch lies.
-
-    Examples
-    --------
-    >>> moved((1, 1), (8, 8), (2, 2)), moved((1, 1), (2, 2), (8, 8))
-    ((0, 0), (6, 6))
-    """
-    row, column = ((2 * place + 1) * n // (2 * m) for place, m, n in zip(patch, here, there, strict=True))
-    return row, column
 
 
 def as_state(state: object) -> State:
@@ -260,7 +272,7 @@ def checked(state: State, facts: Facts) -> State:
     rows, columns = facts.grid_of(weights)
     _whole("n_eigenvectors", state.n_eigenvectors, 1, min(MAX_EIGENVECTORS, facts.most_eigenvectors(state)))
     _whole("component", state.component, 1, state.n_eigenvectors)
-    if state.n_segments != "auto":
+    if state.n_segments not in ("auto", "eigengap"):
         _whole("n_segments", state.n_segments, 2, MAX_SEGMENTS)
     for name in ("smooth", "compare", "heads", "mask_outliers", "outlined"):
         if not isinstance(getattr(state, name), bool):
@@ -285,6 +297,16 @@ def checked(state: State, facts: Facts) -> State:
         patch = (int(patch[0]), int(patch[1]))
         _whole("patch row", patch[0], 0, rows - 1)
         _whole("patch column", patch[1], 0, columns - 1)
+    if state.other_component is not None:
+        _whole("other_component", state.other_component, 1, state.n_eigenvectors)
+    for name in ("timestep", "other_timestep"):
+        known, place = getattr(facts, f"{name}s"), getattr(state, name)
+        if place is not None and not known:
+            raise SpectralToolkitError(f"{name}={place!r} has no meaning here: the capture has one timestep; use None.")
+        if place is not None:
+            _whole(name, place, 0, len(known) - 1)
+    if state.head_map is not None:
+        _check_head_map(state.head_map, facts)
     if state.mask_outliers and not facts.has_tokens:
         raise SpectralToolkitError(
             "mask_outliers=True needs 'token' of the layers, which was not captured: capture it with quantities=(..., "
@@ -303,6 +325,17 @@ def checked(state: State, facts: Facts) -> State:
         view=view.name,
         options=checked_options(view, state.options),
     )
+
+
+def _check_head_map(head_map: object, facts: Facts) -> None:
+    if not isinstance(head_map, Sequence) or isinstance(head_map, str) or len(head_map) != 3:
+        raise SpectralToolkitError(
+            f"head_map={head_map!r} is not understood: give an affinity, a layer and a head, such as "
+            f"{(facts.kinds[0], facts.layers[0], 0)!r}, or None."
+        )
+    _one_of("head_map affinity", head_map[0], facts.kinds)
+    _one_of("head_map layer", head_map[1], facts.layers)
+    _whole("head_map head", head_map[2], 0, MAX_HEADS - 1)
 
 
 def checked_weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[str, float]:

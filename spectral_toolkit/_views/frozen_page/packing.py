@@ -149,7 +149,7 @@ def _picture(content: Content, setting: Setting, picture: ShownPicture, block: B
         "trust": [[statement.level, statement.text] for statement in setting.trust[index]],
         "spectrum": asdict(spectrum(eig, index)),
         "layers": [
-            [[bar.short, _short(bar.mass), _short(bar.share), None if bar.cut is None else _short(bar.cut), bar.holds]
+            [[bar.short, _short(bar.mass), _short(bar.share), None if bar.cut is None else _short(bar.cut)]
              for bar in layer_bars(eig, index, number)]
             for number in numbers
         ],

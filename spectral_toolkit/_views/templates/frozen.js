@@ -343,7 +343,7 @@ function showSpectrum(section, one) {
       draw("text", { class: "gap-label", x: chart.left + 4, y: 15 }, `widest gap: after component ${chart.gap_after}`),
     );
   }
-  for (const [from, to, y] of chart.groups) svg.append(draw("path", { class: "group", d: `M${from} ${y - 7}v-4H${to}v4` }));
+  for (const [from, to, y] of chart.groups) svg.append(draw("path", { class: "group", d: `M${from} ${y}v4H${to}v-4` }));
   chart.points.forEach((point, component) => {
     const group = draw("g", { class: component === state.component ? "is-current" : "" });
     group.append(
@@ -358,15 +358,16 @@ function showSpectrum(section, one) {
 
 function shares(bars) {
   const longest = Math.max(...bars.flatMap(([, mass, share]) => [mass, share]), 1e-9);
-  const cell = (part) => {
+  const dearest = Math.max(...bars.map(([, , , cut]) => cut ?? 0), 1);
+  const cell = (part, most, words) => {
     const bar = make("i");
-    bar.style.width = `${(90 * part) / longest}%`;
-    return make("td", {}, bar, `${Math.round(100 * part)} %`);
+    bar.style.width = `${(90 * part) / most}%`;
+    return make("td", {}, bar, words);
   };
-  const rows = bars.map(([name, mass, share, cut, holds]) => {
-    const last = make("td", { class: holds ? "holds" : "cuts" }, cut === null ? "no edges" : `${cut.toPrecision(3)} `);
-    if (cut !== null) last.append(make("span", {}, holds ? "holds" : "cut through"));
-    return make("tr", {}, make("th", { scope: "row" }, name), cell(mass), cell(share), last);
+  const share = (part) => cell(part, longest, `${Math.round(100 * part)} %`);
+  const rows = bars.map(([name, mass, part, cut]) => {
+    const last = cut === null ? make("td", {}, "no edges") : cell(cut, dearest, cut.toPrecision(3));
+    return make("tr", {}, make("th", { scope: "row" }, name), share(mass), share(part), last);
   });
   const names = ["Layer", "Share of degrees", "Share of λ", "Cut value"].map((name) => make("th", { scope: "col" }, name));
   return make("table", { class: "shares" },

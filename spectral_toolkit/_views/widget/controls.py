@@ -28,6 +28,8 @@ Change = Callable[..., None]
 
 THUMB = 96  # pixels of the longer side of a small image
 MAX_THUMBS = 60
+NONE = "none"
+"""What stands for None among the values of a menu, where ipywidgets takes None for no choice at all."""
 
 
 class Controls:
@@ -57,6 +59,9 @@ class Controls:
         self.other_layers = self._choice(
             "other_layers", [(text, text) for text in ("same", "all", "early", "middle", "late")], "Layers"
         )
+        same = widgets.Dropdown(options=[("the same", NONE)], description="Vector", layout=_wide())
+        self.other_component = self._watched("other_component", same)
+        self.times = {name: self._timesteps(name) for name in ("timestep", "other_timestep")}
         self.presets = {preset: self._button(preset, f"{preset}") for preset in PRESETS}
         self.layers = LayerMatrix(facts.layers)
         self.channel = Channel(name, self._heard)
@@ -84,7 +89,7 @@ class Controls:
         self.heads = self._switch("heads", "Every head")
         self.untap = widgets.Button(description="Forget patch", tooltip=wording.TIPS["untap"])
         self.untap.on_click(lambda _: self._tell(patch=None))
-        segments = [("auto", "auto"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
+        segments = [("auto", "auto"), ("widest gap", "eigengap"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
         self.n_segments = self._choice("n_segments", segments, "Segments")
         self.three = [
             self._component_of("three", colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))
@@ -98,6 +103,7 @@ class Controls:
         for narrow in (self.projection, self.coloured, self.n_segments):
             narrow.add_class("st-narrow")
         self.outlined = self._switch("outlined", "Outline labels")
+        self.appearance = _column(_headed("Appearance"), self.opacity, self.smooth, self.outlined)
         self.view = self._watched("view", widgets.ToggleButtons(style={"button_width": "auto"}, **self._views()))
         self.view.add_class("st-tabs")
         self._by_control = {
@@ -111,9 +117,10 @@ class Controls:
             "projection": [self.projection],
             "coloured": [self.coloured],
         }
-        self.sliders: dict[Slider, widgets.FloatSlider] = {}
+        self.sliders: dict[Slider, widgets.FloatSlider | widgets.Checkbox] = {}
         self.own = widgets.HBox()
-        self.other = _column(self.other_affinity, self.other_kernel, self.other_layers)
+        other = [self.other_affinity, self.other_kernel, self.other_layers, self.other_component]
+        self.other = _column(*other, self.times["other_timestep"])
         self.other.add_class("st-other")
 
     def left(self) -> widgets.VBox:
@@ -121,12 +128,12 @@ class Controls:
         presets = widgets.HBox(list(self.presets.values()))
         presets.add_class("st-presets")
         inside = _column(
-            _column(_headed("Image"), self.image, self.scope),
+            _column(_headed("Image"), self.image, self.scope, self.times["timestep"]),
             _column(_headed("Affinity"), self.affinity, self.kernel),
             _column(self.compare, self.other),
             _column(_headed("Layers, solved together"), presets, self.layers),
             _column(_headed("Eigenvectors"), self.n_eigenvectors, self.mask_outliers),
-            _column(_headed("Appearance"), self.opacity, self.smooth, self.outlined),
+            self.appearance,
         )
         inside.add_class("st-scrolled")
         column = widgets.VBox([inside, self.channel])
@@ -181,6 +188,10 @@ class Controls:
             if self.component.options != numbers:
                 self.component.tooltips = [f"Show eigenvector {number}." for number in numbers]
                 self.component.set_trait("options", numbers)
+                self.other_component.options = [("the same", NONE), *((str(number), number) for number in numbers)]
+            _set(self.other_component, value=_or_none(state.other_component))
+            for name, slider in self.times.items():
+                _set(slider, value=_or_none(getattr(state, name)))
             for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads", "outlined"):
                 _set(getattr(self, name), value=getattr(state, name))
             _set(self.is_cut, value=state.threshold is not None)
@@ -212,6 +223,7 @@ class Controls:
             for widget in shown:
                 _display(widget, name in view.controls)
         self._show_sliders(view, state)
+        _display(self.appearance, bool({"opacity", "smooth"} & set(view.controls)))
         for widget in self.axes:
             _display(widget, "axes" in view.controls and state.projection == "components")
         _display(self.outlined, self.facts.has_labels)
@@ -238,11 +250,16 @@ class Controls:
             if slider not in self.sliders:
                 self.sliders[slider] = self._own_slider(slider)
                 self.own.children = tuple(self.sliders.values())
-            _set(self.sliders[slider], value=state.options[slider.name])
+            value = state.options[slider.name]
+            _set(self.sliders[slider], value=bool(value) if slider.is_switch else value)
         for slider, widget in self.sliders.items():
             _display(widget, slider in view.sliders)
 
-    def _own_slider(self, slider: Slider) -> widgets.FloatSlider:
+    def _own_slider(self, slider: Slider) -> widgets.FloatSlider | widgets.Checkbox:
+        if slider.is_switch:
+            switch = widgets.Checkbox(description=slider.title, indent=False, tooltip=slider.hint, layout=_wide())
+            switch.observe(lambda change: self._tell(option=(slider.name, float(change["new"]))), "value")
+            return switch
         widget = widgets.FloatSlider(
             value=slider.start,
             min=slider.least,
@@ -284,6 +301,14 @@ class Controls:
 
     def _choice(self, name: str, options: list[tuple[str, Any]], label: str) -> widgets.Dropdown:
         return self._watched(name, widgets.Dropdown(options=options, description=label, layout=_wide()))
+
+    def _timesteps(self, name: str) -> widgets.SelectionSlider:
+        """The timesteps of a denoiser; hidden where there are none to choose from."""
+        known = getattr(self.facts, f"{name}s")
+        options = [("all", NONE), *((f"{value:g}", place) for place, value in enumerate(known))]
+        slider = widgets.SelectionSlider(options=options, description="Timestep", **_across())
+        _display(slider, bool(known))
+        return self._watched(name, slider)
 
     def _button(self, name: str, label: str) -> widgets.Button:
         button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=widgets.Layout(width="auto"))
@@ -402,7 +427,13 @@ def _slid(change: dict[str, Any]) -> Any:
     The page also sends such a value by itself whenever it is loaded; from a slider that is off it has no meaning.
     """
     value = change["new"]
+    if value is NONE:
+        return None
     return round(value, 2) if isinstance(value, float) else value
+
+
+def _or_none(value: int | None) -> Any:
+    return NONE if value is None else value
 
 
 def _column(*parts: widgets.Widget) -> widgets.VBox:

@@ -20,10 +20,13 @@ from ..._explorer import wording
 from ..._explorer.changes import as_asked, changed
 from ..._explorer.code import as_code
 from ..._explorer.history import History
+from ..._explorer.kept import open_kept, save_session
 from ..._explorer.labels import Labels
 from ..._explorer.session import Session, ShownState, questions, wanted
-from ..._explorer.source import open_source
-from ..._explorer.start import fitting, freezing_settings, state_of
+from ..._explorer.source import open_sources
+from ..._explorer.sources import SeveralSessions, open_session
+from ..._explorer.sources_code import sources_code
+from ..._explorer.start import first_state, fitting, freezing_settings, refuse_two, state_of
 from ..._explorer.state import State, as_state, checked
 from ..._explorer.views import VIEWS
 from ..._explorer.worker import Worker
@@ -31,6 +34,7 @@ from ..._io.bundles import load_bundle, save_bundle
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
 from ..frozen_page import FrozenPage, freeze
+from ..save_figure import save_figure
 from ..still_picture import side_by_side
 from . import save, words
 from .boxes import auto, box, close_whole, inside
@@ -41,13 +45,15 @@ from .offline import Loader, Stage
 from .save import sheet
 from .saving import Saving
 from .still import Still
+from .still_view import still_view
 from .styles import fit, sheet_of_styles
+from .unpicklable import Unpicklable
 
 PATIENCE = 0.15
 """How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
 
 
-class Explorer(Choosing, Saving, Described, widgets.VBox):
+class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
 
     Every control has a field in `state`: assigning another state moves the controls and the image.
@@ -56,7 +62,8 @@ class Explorer(Choosing, Saving, Described, widgets.VBox):
     ----------
     source
         Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
-        or anything it takes.
+        or anything it takes. Two of these in a list, ``[a, b]``, are compared: two models, two checkpoints or two
+        timesteps of a denoiser, of the same images; the second is aligned to the first.
     images
         Anything ``st.load_images`` takes. With activations or a bundle it may be left out: their own images are shown
         then.
@@ -77,6 +84,8 @@ class Explorer(Choosing, Saving, Described, widgets.VBox):
         The device on which spectral problems are solved.
     synchronous
         Whether to compute in the foreground even where a notebook's event loop runs, for scripts and tests.
+    solved
+        For `restore`: what was solved before.
 
     Attributes
     ----------
@@ -120,15 +129,18 @@ class Explorer(Choosing, Saving, Described, widgets.VBox):
         device: str = "auto",
         progress: bool = True,
         synchronous: bool = False,
+        solved: Sequence[tuple[Any, xr.Dataset]] = (),
     ) -> None:
-        opened = open_source(
+        opened, *beside = open_sources(
             source, images, layers=layers, size=size, batch_size=batch_size, seed=seed, progress=progress
         )
         self._synchronous = synchronous
         known = None if labels is None else Labels(opened.activations, labels, categories)
-        session = Session(opened.activations, device, opened.images, opened.again, known)
-        first = as_state(state)
-        chosen = checked(fitting(first if scope is None else replace(first, scope=scope), session), session.facts)
+        other, live = (beside[0].activations, beside[0].live) if beside else (None, None)
+        session = open_session(opened.activations, device, opened.images, known, opened.live, other, live)
+        chosen = first_state(state, scope, session)
+        for question, eig in solved:
+            session.seed(question, eig)
         super().__init__()
         self.add_class("st-explorer")
         self._start(session, opened.expression, chosen)
@@ -233,22 +245,74 @@ class Explorer(Choosing, Saving, Described, widgets.VBox):
 
     def code(self) -> str:
         """Python code that computes what is shown, to be run in another kernel."""
+        if isinstance(self._session, SeveralSessions):
+            return sources_code(self._session, self._state, self._source, self._bundle)
         attrs = {str(name): value for name, value in self.activations.attrs.items()}
         return as_code(self._state, self._session.facts, attrs, self._source, self._bundle)
 
     def save_figure(self, path: str) -> str:
-        """Save the image that is shown, as PNG or SVG by the ending; return the path, with a number if it was taken."""
-        ending = ".svg" if str(path).lower().endswith(".svg") else ".png"
+        """Save what is shown, as PNG, SVG or PDF by the ending; return the path, with a number if it was taken.
+
+        SVG and PDF are figures for papers (:func:`spectral_toolkit.save_figure`): text, lines and colour bars are
+        vectors, and the name of the image and what was solved stand above it. They need matplotlib:
+        ``pip install 'spectral-toolkit[figures]'``.
+        """
+        ending = next((one for one in (".svg", ".pdf") if str(path).lower().endswith(one)), ".png")
         self._require_current()
+        if ending != ".png":
+            assert self._answer is not None
+            facts = self._session.facts
+            shown = still_view(replace(self._answer, state=self._state), facts.layers, facts.images[self._state.image])
+            return str(save_figure(shown, save.free_path(str(path), ending)))
         if VIEWS[self._state.view].tiles is None:
             raise SpectralToolkitError(
                 f"view={self._state.view!r} is a chart: save it with the disk icon in its toolbar, or show images."
             )
-        write = save.save_svg if ending == ".svg" else save.save_png
-        return str(write(self._pictures.panels(), save.free_path(str(path), ending)))
+        return str(save.save_png(self._pictures.panels(), save.free_path(str(path), ending)))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the explorer for `restore`: its state, all that has been solved, and where the activations are.
+
+        Activations that came from a store or a bundle stay there, and only their path is kept; others are written, too.
+
+        Parameters
+        ----------
+        path
+            A folder that ends in ``.zarr``; one that is there is never replaced, and the name gets a number instead.
+
+        Returns
+        -------
+        Path
+            The folder.
+        """
+        refuse_two(self._session)
+        place = save.free_path(str(path), ".zarr")
+        save_session(place, self._session, self._state, self._source, self._bundle)
+        return place
+
+    @classmethod
+    def restore(cls, path: str | os.PathLike[str], *, activations: Any = None, **settings: Any) -> Explorer:
+        """Explore what `save` saved, after a restart of the kernel: nothing is captured or solved again.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        activations
+            Where the activations are by now, or the activations themselves, if they are no longer where they were.
+        **settings
+            ``state``, ``labels``, ``categories``, ``device`` and ``synchronous``, as above; the default state is the
+            one in which the explorer was saved.
+        """
+        kept = open_kept(path, activations)
+        settings.setdefault("state", kept.state)
+        explorer = cls(kept.activations, kept.images, solved=kept.results, **settings)
+        explorer._source, explorer._bundle = kept.expression, kept.bundle
+        return explorer
 
     def save_bundle(self, path: str | os.PathLike[str]) -> Path:
         """Save activations, eigenvectors of all images, the images and the state; see ``st.save_bundle``."""
+        refuse_two(self._session)
         answers = {}
         for question, suffix in zip(questions(self._state, self._session.facts), ("", "_other"), strict=False):
             answers[f"{question.affinity}{suffix}"] = self._session.solved_for_all(question)
@@ -304,18 +368,6 @@ class Explorer(Choosing, Saving, Described, widgets.VBox):
         if self.comm is not None:
             self.layout.close()
         super().close()
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise SpectralToolkitError(
-            "An explorer belongs to the page that shows it and cannot be pickled or copied: keep its state and "
-            "activations, and make another with Explorer(activations, state=state)."
-        )
-
-    def __copy__(self) -> Any:
-        return self.__reduce_ex__(4)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self.__reduce_ex__(4)
 
     def _end(self) -> None:
         if not getattr(self, "_open", False):  # closed already, or never started because the input was refused
@@ -466,11 +518,12 @@ class Explorer(Choosing, Saving, Described, widgets.VBox):
         shown += self._show_chosen(seen)
         self._display(shown)
         self._fit.value = fit(self._name, answer.picture.aspect, len(answer.sides))
-        (self._content.add_class if len(answer.sides) > 1 else self._content.remove_class)("is-compare")
+        wide = len(answer.sides) > 1 or self._pictures.is_wide
+        (self._content.add_class if wide else self._content.remove_class)("is-compare")
         self._heads.value = words.heads(state, answer.sides)
         self._scales.value = words.scales(state, answer.sides)
         self._legend.value = html.escape(wording.legend(state), quote=False)
-        self._facing.value = words.facing(state, answer.sides)
+        self._facing.value = words.facing(state, answer.sides, answer.distance)
         self._controls.cut_cost.value = wording.cut_cost(state, answer.sides)
         self._controls.lowest.disabled = self._lowest_cut() is None
         self._row_head.value = words.rows(state, answer.sides)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import ipywidgets as widgets
 
 from ..._explorer import wording
-from ..._explorer.session import Session
+from ..._explorer.sources import open_session
 from ..._explorer.start import fitting, freezing_settings, state_of
 from ..._explorer.state import checked
 from ..._io.bundles import load_bundle
@@ -18,9 +18,6 @@ from ...errors import SpectralToolkitError
 from ..frozen_page import freeze
 from . import save, words
 from .boxes import auto, box
-
-if TYPE_CHECKING:
-    pass
 
 
 class Saving:
@@ -34,7 +31,9 @@ class Saving:
             "code": ("Copy as code", self._copy_code),
             "png": ("Save PNG", lambda: save.saved(self.save_figure(f"{self._path.value}.png"))),
             "svg": ("Save SVG", lambda: save.saved(self.save_figure(f"{self._path.value}.svg"))),
+            "pdf": ("Save PDF", lambda: save.saved(self.save_figure(f"{self._path.value}.pdf"))),
             "html": ("Save HTML", self._save_html),
+            "save": ("Save to restore", lambda: self._save()),
             "bundle": ("Save bundle", self._save_bundle),
             "load": ("Load bundle", self._load_bundle),
         }
@@ -73,6 +72,10 @@ class Saving:
         self._html_button.disabled, self._html_button.description = False, "Save HTML"
         self._tell(text or words.reason(error), "error" if error else "ok")
 
+    def _save(self: Any) -> str:
+        path = self.save(self._path.value)
+        return f"{save.saved(path)} After a restart of the kernel, st.Explorer.restore opens it without a new capture."
+
     def _save_bundle(self: Any) -> str:
         path = save.free_path(self._path.value, ".zip")
         return (
@@ -84,7 +87,7 @@ class Saving:
         if not path.exists() and path.with_name(f"{path.name}.zip").exists():
             path = path.with_name(f"{path.name}.zip")
         bundle = load_bundle(path)
-        session = Session(bundle.activations, self._session.device, bundle.pictures)
+        session = open_session(bundle.activations, self._session.device, bundle.pictures)
         state = checked(fitting(state_of(bundle), session), session.facts)
         text = self._path.value
         self._end()
