@@ -269,7 +269,9 @@ class Session:
     def solved(self) -> list[tuple[Question, xr.Dataset]]:
         """All that has been solved and is still held."""
         with self._lock:
-            return [(key[1], value[0]) for key, value in self._results.items() if _is_solved(key)]
+            return [
+                (key[1], value[0]) for key, value in self._results.items() if isinstance(key, tuple) and _is_solved(key)
+            ]
 
     def seed(self, question: Question, eig: xr.Dataset) -> None:
         """Take what was solved before, so that it is not solved again."""
