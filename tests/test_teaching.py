@@ -16,7 +16,7 @@ def test_the_slides_build_with_their_figures(repository: Path) -> None:
     deck = repository / "docs" / "teaching" / "slides.ipynb"
     text, _ = SlidesExporter(embed_images=True).from_filename(str(deck))
     kinds = [cell.metadata.slideshow.slide_type for cell in nbformat.read(deck, 4).cells]
-    assert text.count("<section><section") + text.count("<section>\n<section") == kinds.count("slide") >= 8
+    assert len(re.findall(r"<section\s*>\s*<section\s*>", text)) == kinds.count("slide") >= 8
     assert text.count("data:image/png;base64,") == 3
     assert "../images" not in text
 
