@@ -33,9 +33,9 @@ def to_dataframe(result: Any, of: str | None = None) -> pd.DataFrame:
         instances, statements, norms, a row of the affinity, an estimate of memory, a study.
     of
         Which table of eigenvectors: ``"eigenvalues"``, the default (image, component, eigenvalue, eigengap,
-        degenerate_group, residual, converged), ``"layers"`` (image, component, layer, layer_share, layer_mass) or ``"patches"`` (image,
-        y, x, component, eigenvector). Of a study: ``"scores"``, the default, or ``"eigenvalues"``. Other results have
-        one table.
+        degenerate_group, residual, converged), ``"layers"`` (image, component, layer, layer_share, layer_mass) or
+        ``"patches"`` (image, y, x, component, eigenvector). Of a study: ``"scores"``, the default, or
+        ``"eigenvalues"``. Other results have one table.
 
     Returns
     -------
