@@ -15,6 +15,7 @@ from ._analysis.comparison import layer_distances as layer_distances
 from ._analysis.comparison import subspace_distance as subspace_distance
 from ._analysis.interventions import effects as effects
 from ._analysis.interventions import remove as remove
+from ._analysis.interventions import resemblance as resemblance
 from ._analysis.memory import estimate_memory as estimate_memory
 from ._analysis.regions import cut_costs as cut_costs
 from ._analysis.regions import hierarchy as hierarchy

@@ -25,7 +25,7 @@ from ..errors import SpectralToolkitError
 from ..solvers import solve
 from .connected import Connected, most_connected
 from .state import Facts, State, moved
-from .view import Inputs, quantities_of
+from .view import MODEL, Inputs, LiveModel, quantities_of
 from .views import VIEWS
 from .worker import Check
 
@@ -142,7 +142,13 @@ def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 class Session:
     """Activations, with the graphs and results made from them so far."""
 
-    def __init__(self, activations: xr.DataTree, device: str = "auto", pictures: Any = None) -> None:
+    def __init__(
+        self,
+        activations: xr.DataTree,
+        device: str = "auto",
+        pictures: Any = None,
+        source: LiveModel | None = None,
+    ) -> None:
         check_tree(activations)
         if pictures is None and "pixels" not in activations.data_vars:
             raise SpectralToolkitError(
@@ -152,6 +158,7 @@ class Session:
         self.activations = activations
         self.pictures = activations if pictures is None else pictures
         self.device = device
+        self._source = source
         layers = tuple(layer_names(activations))
         held = quantities_of(activations, layers)
         kinds = tuple(kind for kind, needed in KINDS.items() if set(needed) <= held)
@@ -164,7 +171,7 @@ class Session:
             images=tuple(image_names(activations)),
             kinds=kinds,
             grids={name: _grid(activations.children[name]) for name in layers},
-            quantities=held,
+            quantities=held if source is None else held | {MODEL},
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
@@ -229,6 +236,7 @@ class Session:
             self._results.clear()
             self._latest.clear()
         self.activations = self.pictures = xr.DataTree()
+        self._source = None
 
     def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
         sides, view = [], VIEWS[state.view]
@@ -266,7 +274,15 @@ class Session:
 
     def _inputs(self, state: State, question: Question, eig: xr.Dataset, whole: xr.Dataset) -> Inputs:
         image = state.image
-        return Inputs(state, eig, self._one(image), lambda: self.graph(question), lambda: self._outlying(image), whole)
+        return Inputs(
+            state,
+            eig,
+            self._one(image),
+            lambda: self.graph(question),
+            lambda: self._outlying(image),
+            whole,
+            self._source,
+        )
 
     def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
         graph = self.graph(question)

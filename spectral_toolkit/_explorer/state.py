@@ -15,7 +15,7 @@ from .._affinity.presets import preset_weights
 from .._affinity.table import KERNELS, SCOPES, check_combination
 from .._render.composite import check_threshold
 from ..errors import SpectralToolkitError
-from .view import checked_options, offered
+from .view import MODEL, checked_options, offered
 from .views import VIEWS
 
 PRESETS = (*NAMED, "invert")
@@ -226,6 +226,10 @@ def checked(state: State, facts: Facts) -> State:
             _one_of(f"{side}kernel", kernel, tuple(KERNELS))
         check_combination(kind, kernel, "mean", state.scope, {})
     view, _ = VIEWS.choose(state.view)
+    if MODEL in view.needs and MODEL not in facts.quantities:
+        raise SpectralToolkitError(
+            f"view={view.name!r} runs the model again, and this explorer has none: use st.Explorer(model, images)."
+        )
     _one_of("view", view.name, [one.name for one in offered(facts.quantities)])
     _one_of("other_layers", state.other_layers, ("same", *NAMED))
     rows, columns = facts.grid_of(weights)

@@ -17,10 +17,13 @@ from ..errors import SpectralToolkitError
 
 if TYPE_CHECKING:
     from .._affinity import LayerGraph
+    from .._io.images import Images
     from .code import CodedSide, Program
     from .session import ShownState, Side
     from .state import State
 
+MODEL = "model"
+"""What a view needs that runs the model again: an explorer of saved activations does not offer it."""
 CONTROLS = ("component", "opacity", "smooth", "threshold", "three", "n_segments")
 """Settings of the explorer that a view may use: each is a field of the state, and has a control that is shown then."""
 
@@ -60,6 +63,28 @@ class Slider:
 
 
 @dataclass(frozen=True)
+class LiveModel:
+    """The model of an explorer, for views that run it again.
+
+    Attributes
+    ----------
+    model
+        What ``st.load_model`` returned.
+    images
+        The images that it was shown, as ``st.load_images`` returns them.
+    layers
+        The names of the layers that were captured.
+    size
+        The size at which they were captured, as ``st.capture`` takes it.
+    """
+
+    model: object
+    images: Images
+    layers: tuple[str, ...]
+    size: int | tuple[int, int] | None
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What the data of a view are computed from: one image under one setting.
 
@@ -77,6 +102,9 @@ class Inputs:
         A function that returns the tokens of outlying norm, as ``st.outlying_masks`` does.
     whole
         The eigenvectors of everything that was solved together: all images in a dataset, otherwise the same as ``eig``.
+    source
+        The model and its images, as a :class:`~spectral_toolkit.views.LiveModel`; None where saved activations are
+        explored. A view that needs it says so by ``needs=("model",)``.
     """
 
     state: State
@@ -85,6 +113,7 @@ class Inputs:
     graph: Callable[[], LayerGraph]
     outlying: Callable[[], Mapping[str, xr.DataArray]]
     whole: xr.Dataset
+    source: LiveModel | None = None
 
 
 def _all_eigenvectors(state: State, side: Side) -> str:
@@ -128,7 +157,7 @@ class View(NamedRow):
     sliders
         Settings of its own.
     needs
-        Quantities that every layer must have, such as ``"token"``.
+        Quantities that every layer must have, such as ``"token"``; or ``"model"``, for a view that runs it again.
     legend
         How to read the colours: a text, or a function of the state.
     scale

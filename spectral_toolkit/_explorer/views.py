@@ -30,6 +30,7 @@ from .._render.outline import boundary
 from .._render.tile import Tile
 from .._render.titles import component_flags, statistic
 from .._render.underlay import ShownPicture
+from .exchange import EXCHANGE
 from .recipe import call
 from .view import VIEWS, Inputs, View, register
 
@@ -370,6 +371,7 @@ register(
         alone=True,
     )
 )
+register(EXCHANGE)
 VIEWS.complete()
 
 

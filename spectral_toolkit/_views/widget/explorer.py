@@ -114,7 +114,7 @@ class Explorer(Described, widgets.VBox):
             source, images, layers=layers, size=size, batch_size=batch_size, seed=seed, progress=progress
         )
         self._synchronous = synchronous
-        session = Session(opened.activations, device, opened.images)
+        session = Session(opened.activations, device, opened.images, opened.again)
         first = as_state(state)
         chosen = checked(fitting(first if scope is None else replace(first, scope=scope), session), session.facts)
         super().__init__()
