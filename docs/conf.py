@@ -56,7 +56,7 @@ templates_path = ["_templates"]
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"('.*'|ndarray|xarray|xr|numpy|np|torch|holoviews|hv|PIL|Image|pathlib|Path|collections\.abc|typing|os|datetime|jaxtyping)"
+        r"('.*'|ndarray|xarray|xr|numpy|np|pandas|pd|torch|holoviews|hv|PIL|Image|pathlib|Path|collections\.abc|typing|os|datetime|jaxtyping)"
         r"(\..*)?",
     ),
 ]
