@@ -8,6 +8,8 @@ from . import solvers as solvers
 from . import studies as studies
 from . import views as views
 from ._affinity import affinity as affinity
+from ._affinity.head_maps import head_maps as head_maps
+from ._affinity.nearest import nearest as nearest
 from ._affinity.presets import preset_weights as preset_weights
 from ._affinity.rows import affinity_row as affinity_row
 from ._analysis.comparison import align as align
@@ -47,9 +49,11 @@ from ._io.images import load_images as load_images
 from ._models import load_model as load_model
 from ._views.charts import layers_chart as layers_chart
 from ._views.charts import spectrum_chart as spectrum_chart
+from ._views.cloud import cloud as cloud
 from ._views.effect_plot import before_after as before_after
 from ._views.effect_plot import effect_plot as effect_plot
 from ._views.frozen_page import freeze as freeze
+from ._views.heads_chart import heads_chart as heads_chart
 from ._views.heat_map import heat_map as heat_map
 from ._views.notebook import extension as extension
 from ._views.overlay import overlay as overlay

@@ -79,6 +79,40 @@ _GOOD_READABLE = {
     "keep": "eig.converged.values & (eig.eigenvalue.values <= 0.9) & alone",
     "numbers": "eig.component.values[keep].tolist()",
 }
+_REMOVED = "def removed(M, V, b): return {}"
+_DECODE = """def decode(tokens, reference, labels, k=15):
+    ours, theirs = {lengths}
+    nearest = np.argsort({order}, axis=1, kind="stable")[:, :k]
+    known = {known}
+    votes = np.stack([(labels[nearest] == one).sum(axis=1) for one in known], axis=1)
+    return {result}
+"""
+_GOOD_DECODE = {
+    "lengths": "(one / np.linalg.norm(one, axis=1, keepdims=True) for one in (tokens, reference))",
+    "order": "-(ours @ theirs.T)",
+    "known": "np.unique(labels[labels >= 0])",
+    "result": "np.where(votes.any(axis=1), known[votes.argmax(axis=1)], -1)",
+}
+_OUTCOMES = """def outcomes(decoded, own, donor):
+    counted = {counted}
+    kept, moved = (decoded == own)[counted].mean(), (decoded == donor)[counted].mean()
+    return {result}
+"""
+_GOOD_OUTCOMES = {"counted": "(own != donor) & (own >= 0) & (donor >= 0)", "result": "kept, moved, 1 - kept - moved"}
+_CHANCE = "def by_chance(decoded, own, donor): return np.{how}([outcomes(decoded, own, np.roll(donor, {shift}, axis=0))[{which}] for shift in range({first}, len(donor){last})])"
+_GOOD_CHANCE = {"how": "mean", "shift": "-shift", "which": "1", "first": "1", "last": " - 1"}
+_INTERVAL = """def interval(decoded, own, donor, n=500, seed=0):
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(n):
+        drawn = {drawn}
+        found.append({share})
+    return {ends}
+"""
+_GOOD_INTERVAL = {
+    "drawn": "rng.integers(len(own), size=len(own))",
+    "share": "outcomes(decoded[drawn], own[drawn], donor[drawn])[1]",
+    "ends": "tuple(np.percentile(found, [2.5, 97.5]))",
+}
 
 WRONG: dict[tuple[int, str], dict[str, str]] = {
     (1, "degrees"): {
@@ -378,6 +412,75 @@ WRONG: dict[tuple[int, str], dict[str, str]] = {
         "the mean cosine": "def overlap(A, B): return np.linalg.svd(np.linalg.qr(A)[0].T @ np.linalg.qr(B)[0])[1].mean()",
         "the largest": "def overlap(A, B): return np.linalg.svd(np.linalg.qr(A)[0].T @ np.linalg.qr(B)[0])[1].max() ** 2",
     },
+    (5, "removed"): {
+        "V orthonormal": _REMOVED.format("M - V @ (V.T * b) @ M"),
+        "without degrees": _REMOVED.format("M - V @ np.linalg.pinv(V) @ M"),
+        "what is removed": _REMOVED.format("V @ np.linalg.solve((V.T * b) @ V, (V.T * b) @ M)"),
+        "degrees in one place": _REMOVED.format("M - V @ np.linalg.solve(V.T @ V, (V.T * b) @ M)"),
+        "twice": _REMOVED.format("M - 2 * V @ np.linalg.solve((V.T * b) @ V, (V.T * b) @ M)"),
+        "hard-wired 20": _REMOVED.format("M - V @ np.linalg.solve((V.T * b[:20]) @ V[:20], (V.T * b[:20]) @ M[:20])")
+        + "  # of 20",
+        "zeros": _REMOVED.format("0 * M"),
+    },
+    (5, "decode"): {
+        "the dot product": _DECODE.format(**{**_GOOD_DECODE, "lengths": "tokens, reference"}),
+        "the farthest": _DECODE.format(**{**_GOOD_DECODE, "order": "ours @ theirs.T"}),
+        "the distance of tokens": _DECODE.format(
+            **{**_GOOD_DECODE, "order": "np.linalg.norm(tokens[:, None] - reference[None], axis=2)"}
+        ),
+        "no label wins": _DECODE.format(**{**_GOOD_DECODE, "known": "np.unique(labels)"}),
+        "the largest": _DECODE.format(
+            **{**_GOOD_DECODE, "result": "np.where(votes.any(axis=1), known[::-1][votes[:, ::-1].argmax(axis=1)], -1)"}
+        ),
+        "never none": _DECODE.format(**{**_GOOD_DECODE, "result": "known[votes.argmax(axis=1)]"}),
+        "the places of categories": _DECODE.format(
+            **{**_GOOD_DECODE, "result": "np.where(votes.any(axis=1), votes.argmax(axis=1), -1)"}
+        ),
+        "the nearest alone": "good = decode\ndef decode(tokens, reference, labels, k=15): return good(tokens, reference, labels, 1)",
+        "always fifteen": "good = decode\ndef decode(tokens, reference, labels, k=15): return good(tokens, reference, labels, 15)",
+    },
+    (5, "outcomes"): {
+        "all patches": _OUTCOMES.format(**{**_GOOD_OUTCOMES, "counted": "np.ones(own.shape, bool)"}),
+        "those without labels, too": _OUTCOMES.format(**{**_GOOD_OUTCOMES, "counted": "own != donor"}),
+        "donors without labels, too": _OUTCOMES.format(**{**_GOOD_OUTCOMES, "counted": "(own != donor) & (own >= 0)"}),
+        "moved first": _OUTCOMES.format(**{**_GOOD_OUTCOMES, "result": "moved, kept, 1 - kept - moved"}),
+        "lost without -1": _OUTCOMES.format(
+            **{
+                **_GOOD_OUTCOMES,
+                "result": "kept, moved, ((decoded != own) & (decoded != donor) & (decoded >= 0))[counted].mean()",
+            }
+        ),
+        "numbers": _OUTCOMES.format(**{**_GOOD_OUTCOMES, "result": "kept * counted.sum(), moved * counted.sum(), 0"}),
+    },
+    (5, "chance"): {
+        "the used donor, too": _CHANCE.format(**{**_GOOD_CHANCE, "first": "0"}),
+        "its own, too": _CHANCE.format(**{**_GOOD_CHANCE, "last": ""}),
+        "the other way": _CHANCE.format(**{**_GOOD_CHANCE, "shift": "shift"}),
+        "kept": _CHANCE.format(**{**_GOOD_CHANCE, "which": "0"}),
+        "the largest": _CHANCE.format(**{**_GOOD_CHANCE, "how": "max"}),
+        "one shift": "def by_chance(decoded, own, donor): return outcomes(decoded, own, np.roll(donor, -1, axis=0))[1]",
+    },
+    (5, "interval"): {
+        "own and donor drawn apart": _INTERVAL.format(
+            **{**_GOOD_INTERVAL, "share": "outcomes(decoded[drawn], own, donor)[1]"}
+        ),
+        "patches": _INTERVAL.format(
+            **{
+                **_GOOD_INTERVAL,
+                "drawn": "rng.integers(own.size, size=own.size)",
+                "share": "outcomes(decoded.ravel()[drawn], own.ravel()[drawn], donor.ravel()[drawn])[1]",
+            }
+        ),
+        "half as many": _INTERVAL.format(**{**_GOOD_INTERVAL, "drawn": "rng.integers(len(own), size=len(own) // 2)"}),
+        "without replacement": _INTERVAL.format(**{**_GOOD_INTERVAL, "drawn": "rng.permutation(len(own))"}),
+        "90 per cent": _INTERVAL.format(**{**_GOOD_INTERVAL, "ends": "tuple(np.percentile(found, [15, 85]))"}),
+        "kept": _INTERVAL.format(
+            **{**_GOOD_INTERVAL, "share": "outcomes(decoded[drawn], own[drawn], donor[drawn])[0]"}
+        ),
+        "another every time": _INTERVAL.format(
+            **{**_GOOD_INTERVAL, "drawn": "np.random.default_rng().integers(len(own), size=len(own))"}
+        ),
+    },
 }
 
 RIGHT: dict[tuple[int, str], dict[str, str]] = {
@@ -447,5 +550,20 @@ RIGHT: dict[tuple[int, str], dict[str, str]] = {
     },
     (4, "overlap"): {
         "projections": "def overlap(A, B): return np.trace(A @ np.linalg.pinv(A) @ B @ np.linalg.pinv(B)) / A.shape[1]"
+    },
+    (5, "removed"): {
+        "inverse": _REMOVED.format("M - V @ np.linalg.inv(V.T @ np.diag(b) @ V) @ V.T @ np.diag(b) @ M"),
+        "least squares": _REMOVED.format(
+            "M - V @ np.linalg.lstsq(V * np.sqrt(b)[:, None], M * np.sqrt(b)[:, None], rcond=None)[0]"
+        ),
+    },
+    (5, "decode"): {"as a template": _DECODE.format(**_GOOD_DECODE)},
+    (5, "outcomes"): {
+        "a list": "def outcomes(decoded, own, donor):\n    c = (own != donor) & (own >= 0) & (donor >= 0)\n    k, m = (decoded[c] == own[c]).mean(), (decoded[c] == donor[c]).mean()\n    return [k, m, 1 - k - m]"
+    },
+    (5, "chance"): {"as a template": _CHANCE.format(**_GOOD_CHANCE)},
+    (5, "interval"): {
+        "choice": _INTERVAL.format(**{**_GOOD_INTERVAL, "drawn": "rng.choice(len(own), len(own))"}),
+        "an array": _INTERVAL.format(**{**_GOOD_INTERVAL, "ends": "np.percentile(found, [2.5, 97.5])"}),
     },
 }

@@ -59,13 +59,13 @@ def _edited(kind: str) -> tuple[str, ...]:
 
 def _whose(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     """The resemblance (y, x) of every patch to the donor's, after the exchange and before."""
-    source = inputs.source
-    assert source is not None
-    asked = _asked(inputs.state, str(inputs.eig.attrs["affinity"]), len(source.images), source.layers)
-    own, theirs = (source.images[place : place + 1] for place in (inputs.state.image, asked.donor))
+    live = inputs.live
+    assert live is not None
+    asked = _asked(inputs.state, str(inputs.eig.attrs["affinity"]), len(live.images), live.layers)
+    own, theirs = (live.images[place : place + 1] for place in (inputs.state.image, asked.donor))
     edit = exchange(asked.quantities, theirs, list(asked.layers), mirrored=asked.mirrored)
     plain, donor, edited = (
-        intervene(source.model, images, edits, size=source.size, **_FEW)
+        intervene(live.model, images, edits, size=live.size, **_FEW)
         for images, edits in ((own, ()), (theirs, ()), (own, edit))
     )
     after, before = (resemblance(one, plain, donor, mirrored=asked.mirrored).values[0] for one in (edited, plain))

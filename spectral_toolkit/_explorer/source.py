@@ -29,7 +29,7 @@ class Source:
     activations: xr.DataTree
     images: Any
     expression: str | None = None
-    again: LiveModel | None = None
+    live: LiveModel | None = None
 
 
 def open_source(source: Any, images: Any, **settings: Any) -> Source:
@@ -67,8 +67,26 @@ def open_source(source: Any, images: Any, **settings: Any) -> Source:
     model = source if hasattr(source, "quantities") else load_model(source)
     quantities = tuple(name for name in QUANTITIES if name in model.quantities)
     captured = capture(model, images, **{"quantities": quantities, **settings})
-    again = LiveModel(model, images, tuple(layer_names(captured)), settings.get("size"))
-    return Source(captured, images, expression, again)
+    live = LiveModel(model, images, tuple(layer_names(captured)), settings.get("size"))
+    return Source(captured, images, expression, live)
+
+
+def open_sources(source: Any, images: Any, **settings: Any) -> list[Source]:
+    """Return what `open_source` gives for one source, or for each of two in a list.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If there are more or fewer in the list.
+    """
+    if not isinstance(source, list | tuple):
+        return [open_source(source, images, **settings)]
+    if len(source) != 2:
+        raise SpectralToolkitError(
+            f"{len(source)} sources were given in a list: an explorer shows one, or two side by side as [a, b]."
+        )
+    first, second = (open_source(one, images, **settings) for one in source)
+    return [first, second]
 
 
 def _short(value: Any) -> str:

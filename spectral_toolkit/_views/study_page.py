@@ -321,7 +321,7 @@ def study_html(
     return render(
         "study",
         styles=("report", "study"),
-        script="report",
+        scripts=("report",),
         title=page.title,
         page=page,
         recipe=command,
