@@ -116,8 +116,8 @@ def fetch(
             try_out(source, lambda: _class_of(config)(copy.deepcopy(config)), weights, "config.json")
         module, info = _fetch_weights(source, location, config, dtype, safetensors_only, common)
         settings = read_settings(location, source, revision=revision, local_files_only=local)
-    commit = getattr(config, "_commit_hash", None) or revision or ""
-    return Loaded(module, settings, str(commit), frozenset(info.get("missing_keys", ())))
+        commit = _commit(location, common) or revision or ""
+    return Loaded(module, settings, commit, frozenset(info.get("missing_keys", ())))
 
 
 def read_settings(location: str, source: str | None = None, **options: Any) -> dict[str, Any] | None:
@@ -141,6 +141,12 @@ def _file(location: str, name: str, options: dict[str, Any]) -> Path | None:
     except (OSError, ValueError):  # there is no such model, or it cannot be reached: reported when it is loaded
         return None
     return None if found is None else Path(found)
+
+
+def _commit(location: str, options: dict[str, Any]) -> str:
+    """The commit of a model from the hub, as its cache records it; newer versions of transformers do not tell."""
+    path = _file(location, "config.json", options)
+    return path.parent.name if path is not None and path.parent.parent.name == "snapshots" else ""
 
 
 def _weights_here(source: str, folder: Path) -> Shapes | None:

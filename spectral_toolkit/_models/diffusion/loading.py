@@ -141,7 +141,7 @@ def from_name(
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
         folder = Path(location)
         if not folder.is_dir():
-            folder = _download(location, weights["use_safetensors"], trust_remote_code, common)
+            folder = _download(location, dtype, weights["use_safetensors"], trust_remote_code, common)
         commit = folder.name if folder.parent.name == "snapshots" else revision or ""
         _check_files(source, folder)
         index = _json(folder / "model_index.json")
@@ -183,8 +183,14 @@ def _check_installed(what: str) -> None:
         ) from error
 
 
-def _download(name: str, use_safetensors: bool | None, trust_remote_code: bool, common: dict[str, Any]) -> Path:
-    """Fetch the needed files of a repository; return the snapshot folder."""
+def _download(
+    name: str, dtype: torch.dtype | None, use_safetensors: bool | None, trust_remote_code: bool, common: dict[str, Any]
+) -> Path:
+    """Fetch the needed files of a repository; return the snapshot folder.
+
+    Files of half precision have names of their own: they are fetched where half precision is asked for, or where a
+    repository has no others.
+    """
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from huggingface_hub import snapshot_download
 
@@ -193,11 +199,15 @@ def _download(name: str, use_safetensors: bool | None, trust_remote_code: bool, 
     except OSError:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*", "*.bin*"], **common))
     _tower_of(name, index)
-    return Path(
-        DiffusionPipeline.download(
-            name, use_safetensors=use_safetensors, trust_remote_code=trust_remote_code, **_unneeded(index), **common
-        )
-    )
+    options = {"use_safetensors": use_safetensors, "trust_remote_code": trust_remote_code, **_unneeded(index), **common}
+    order = ("fp16", None) if dtype == torch.float16 else (None, "fp16")
+    refused: list[Exception] = []
+    for variant in order:
+        try:
+            return Path(DiffusionPipeline.download(name, variant=variant, **options))
+        except (OSError, ValueError) as error:  # no files of these names
+            refused.append(error)
+    raise refused[order.index(None)]
 
 
 def _load_pipeline(
