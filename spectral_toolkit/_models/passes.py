@@ -31,7 +31,7 @@ def as_tokens(tensor: Tensor, axes: str) -> Tensor:
     return tensor.reshape(tensor.shape[0], -1, tensor.shape[-1])
 
 
-class _Enough(BaseException):
+class Enough(BaseException):
     """Ends a pass early; not an Exception, so that no module takes it for an error of its own."""
 
 
@@ -108,7 +108,7 @@ class Prober:
             if number in keep:
                 seen.kept[number] = _looked_at(out[0].flatten(1).T)
                 if len(seen.kept) == len(keep):
-                    raise _Enough
+                    raise Enough
             if injected is None or number not in injected:
                 return out
             # In a random direction and as strong as the map itself, so that it is seen through any normalisation.
@@ -126,10 +126,10 @@ class Prober:
             if call.linear:
                 seen.linear.add(call.module)
             if only is not None and len(seen.modules) >= only:
-                raise _Enough
+                raise Enough
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.suppress(_Enough))
+            stack.enter_context(contextlib.suppress(Enough))
             for name in self.hooked:
 
                 def note(_module: Any, _args: Any, output: Any, name: str = name) -> None:
