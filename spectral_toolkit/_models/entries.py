@@ -25,6 +25,7 @@ from .calling import (
     pair,
     parameters_of,
     patch_of,
+    prompted,
 )
 from .processing import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Processing
 
@@ -120,6 +121,8 @@ def _entry(module: torch.nn.Module, name: str, part: torch.nn.Module, call: Call
     processing = processing_of(module, part)
     if size is None and call in CUTTING:  # they take any size, and name their largest
         sizes = _whole_patches(sizes, part)
+    if call is prompted:
+        processing = replace(processing, frames=2)
     if isinstance(call, Clip):
         processing = replace(processing, frames=call.steps)
         if size is None:
@@ -152,6 +155,11 @@ def _parts(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
         for name, part in module.named_modules():
             if name.rpartition(".")[2] == wanted:
                 yield name, part
+
+
+def sightless(module: torch.nn.Module) -> bool:
+    """Whether a model of images and text was made without its vision part."""
+    return getattr(getattr(module, "config", None), "vision_config", "no such setting") is None
 
 
 def _sees_images(part: PreTrainedModel) -> bool:

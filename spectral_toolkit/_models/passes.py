@@ -114,7 +114,7 @@ class Prober:
             # In a random direction and as strong as the map itself, so that it is seen through any normalisation.
             direction = torch.as_tensor(_directions(out.shape[1])[:, 0], dtype=out.dtype, device=out.device)
             size = (math.sqrt(out.shape[1]) * out.std()).clamp(min=torch.finfo(out.dtype).tiny)
-            where = torch.as_tensor(injected[number], dtype=out.dtype, device=out.device)
+            where = torch.tensor(injected[number], dtype=out.dtype, device=out.device)
             return out + size * direction[:, None, None] * where
 
         def listen(call: Call) -> None:
@@ -122,7 +122,7 @@ class Prober:
             seen.modules.append(call.module)
             seen.shapes.append(tuple(one.shape for one in tensors))
             seen.values.append(tuple(_looked_at(one) for one in tensors))
-            seen.biases.append(_sketch(call.bias))
+            seen.biases.append(_sketch(call.bias) if only is None else None)  # those of whole passes are compared
             if call.linear:
                 seen.linear.add(call.module)
             if only is not None and len(seen.modules) >= only:

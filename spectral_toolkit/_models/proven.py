@@ -187,7 +187,7 @@ class ProvenModel(Model):
         found, reason = None, None
         try:
             found = prove(self._prober(size))
-            if not found.left_out:
+            if set(found.left_out) <= found.channels:  # attention between channels will not turn out to be over patches
                 return found
         except NotProvenError as error:
             reason = error
@@ -370,13 +370,13 @@ def _arranged_bias(calls: Sequence[Call], layer: Layer, n: int) -> Tensor | None
         front = call.query.shape[:-2]
         bias = call.query.new_zeros(()) if call.bias is None else call.bias
         parts.append(by_image(bias.expand(*front, call.query.shape[-2], call.key.shape[-2]), part, n))
-    queries, keys = layer.maps["query"], layer.maps["key"]
-    if queries.n_windows == 1 and len(parts) == 1:
-        whole = parts[0].squeeze(2) if parts[0].shape[2] == 1 else None
-        if whole is None:
-            return None
-        rows, columns = (torch.as_tensor(places_of(one), device=whole.device) for one in (queries, keys))
-        return whole[:, :, rows][..., columns]
+    if layer.maps["query"].n_windows == 1 and len(parts) == 1:
+        number = int(_window_rows(layer)[0])  # there may be others, in which no patch is
+        rows, columns = (
+            torch.as_tensor(places_of(layer.maps[one]) - number * layer.parts[one][0].n_tokens, device=parts[0].device)
+            for one in ("query", "key")
+        )
+        return parts[0][:, :, number][:, :, rows][..., columns]
     rows, columns = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
     padded = [torch.nn.functional.pad(one, (0, columns - one.shape[-1], 0, rows - one.shape[-2])) for one in parts]
     every = torch.cat(padded, 2)
