@@ -18,6 +18,9 @@ from spectral_toolkit.errors import SpectralToolkitError
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
 
+UDOP = {"image_size": 32, "patch_size": 8, "vocab_size": 20, "num_layers": 2, "num_heads": 4}
+UDOP |= {"d_model": 32, "d_kv": 8, "d_ff": 40}
+
 
 def made(name: str, **settings: Any) -> Any:
     cls = getattr(transformers, name)
@@ -47,17 +50,7 @@ WAYS: dict[str, tuple[Callable[[], Any], int]] = {
     "sizes of merging (VideoLLaMA 3)": (lambda: made("VideoLlama3VisionModel", patch_size=8, **SMALL), 1),
     "beside text (ViLT)": (lambda: made("ViltModel", image_size=32, patch_size=8, vocab_size=20, **SMALL), 1),
     "text on the first patch (UDOP)": (
-        lambda: made(
-            "UdopEncoderModel",
-            image_size=32,
-            patch_size=8,
-            vocab_size=20,
-            d_model=32,
-            d_kv=8,
-            d_ff=40,
-            num_heads=4,
-            num_layers=2,
-        ),
+        lambda: made("UdopEncoderModel", **UDOP),
         1,
     ),
     "places in a text (NeoMME)": (
@@ -179,3 +172,8 @@ def test_weights_under_the_name_of_a_part_are_found(tmp_path: Path) -> None:
     cls(settings).save_pretrained(tmp_path)
     model = st.load_model(str(tmp_path), device="cpu")
     assert len(model.layers) == SMALL["num_hidden_layers"]
+
+
+def test_weights_that_are_saved_once_for_several_parts_are_found(tmp_path: Path) -> None:
+    made("UdopForConditionalGeneration", **UDOP).save_pretrained(tmp_path)
+    assert len(st.load_model(str(tmp_path), device="cpu").layers) == UDOP["num_layers"]

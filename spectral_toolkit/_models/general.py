@@ -175,8 +175,8 @@ def make(
             reasons.append(f"{entry.name or type(entry.tower).__name__}: {error}")
     if sightless(module):
         raise UnsupportedModelError(
-            f"{type(module).__name__} cannot be captured: its configuration has no vision part (vision_config=None), so "
-            "it reads text alone. Make it from a configuration with one."
+            f"{type(module).__name__} cannot be captured: its configuration has no vision part (vision_config=None), "
+            "so it reads text alone. Make it from a configuration with one."
         )
     raise UnsupportedModelError(
         f"{type(module).__name__} cannot be captured: "
