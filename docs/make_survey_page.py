@@ -54,6 +54,13 @@ NOTHING = {
     "swiftformer": "its attention is additive: one vector of context, without pairs of patches",
 }
 """Families in which no attention is between patches."""
+REMARKS = {
+    "efficientloftr": "It takes pairs of images, to match them.",
+    "neomme": "Captured, and a test compares it; the survey's comparison fails, as what attention gives loses the share of "
+    "each token's own value before it is projected.",
+    "video_llava": "Its tower for images; that for clips with `tower=`.",
+}
+"""What is said of a family instead of the survey's own reason."""
 VERDICTS = {
     "works": "every self-attention over patches is captured, in every class and from a saved folder",
     "works, apart from": "the same, apart from attention that has no patches of its own, or that is not run",
@@ -101,8 +108,9 @@ def verdict(family: str, found: dict[str, Any]) -> str:
     again = found.get("resized")
     if again is not None and verdict(family, again) in _WORK:
         return "works, resized"
-    ends = {"partly": "in part", "refused": "refused"}
-    return ends.get(found["outcome"], "not tried")
+    if "partly" in (found["outcome"], (again or found)["outcome"]):
+        return "in part"
+    return "refused" if found["outcome"] == "refused" else "not tried"
 
 
 def reason(family: str, found: dict[str, Any], of: str) -> str:
@@ -115,7 +123,7 @@ def reason(family: str, found: dict[str, Any], of: str) -> str:
         again = found["resized"]
         left = f" Left out: {APART[family]}." if verdict(family, again) == "works, apart from" else ""
         return f"The survey's own: {_code(found['why'])}.{left}"
-    return _code(found["why"])
+    return REMARKS.get(family) or _code((found.get("resized") or found)["why"])
 
 
 def _code(text: str) -> str:

@@ -177,3 +177,11 @@ def test_weights_under_the_name_of_a_part_are_found(tmp_path: Path) -> None:
 def test_weights_that_are_saved_once_for_several_parts_are_found(tmp_path: Path) -> None:
     made("UdopForConditionalGeneration", **UDOP).save_pretrained(tmp_path)
     assert len(st.load_model(str(tmp_path), device="cpu").layers) == UDOP["num_layers"]
+
+
+def test_the_tower_for_images_comes_before_that_for_clips() -> None:
+    module = torch.nn.Module()
+    for name in ("video_tower", "image_tower"):
+        module.add_module(name, made("CLIPVisionModel", image_size=32, patch_size=8, **SMALL))
+    assert st.load_model(module, device="cpu").tower is module.image_tower
+    assert st.load_model(module, device="cpu", tower="video_tower").tower is module.video_tower

@@ -150,7 +150,7 @@ def _parts(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
         for name, part in module.named_modules()
         if name and isinstance(part, PreTrainedModel) and _sees_images(part)
     ]
-    yield from sorted(towers, key=lambda item: item[0].count("."))
+    yield from sorted(towers, key=lambda item: ("video" in item[0], item[0].count(".")))
     for wanted in _TOWERS if isinstance(module, PreTrainedModel) else (*_TOWERS, *_PARTS):
         for name, part in module.named_modules():
             if name.rpartition(".")[2] == wanted:
