@@ -2,7 +2,8 @@
 
 Runs a real JupyterLab with the helpers of the browser test, needs a Chromium on the PATH, and writes
 docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch), explorer-cut.png (cut in two),
-explorer-grid.png (all eigenvectors) and explorer-dataset.png (all images as one, in the dark theme).
+explorer-grid.png (all eigenvectors), explorer-heads.png (every layer and head), explorer-two.png (two models),
+explorer-dataset.png (all images as one, in the dark theme) and explorer-cloud.png (a cloud with chosen patches).
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ def main() -> None:
             bench.explorer.get_by_label("Cut in two").uncheck()
             bench.button("All").click()
             take("explorer-grid.png")
+            bench.button("Heads").click()
+            bench.explorer.get_by_text("Every layer and head").first.wait_for(timeout=240_000)
+            take("explorer-heads.png")
             bench.button("Eigenvector").click()
             bench.explorer.get_by_label("Compare with a second setting").uncheck()
             bench.button("All as one").click()
@@ -69,6 +73,29 @@ def main() -> None:
                 "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
             )
             take("explorer-dataset.png")
+            page.evaluate(
+                "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
+            )
+            bench.button("Forget patch").click()
+            bench.button("Cloud").click()
+            page.wait_for_timeout(5000)
+            frame = bench.explorer.locator(".bk-Figure:visible").first.bounding_box()
+            assert frame is not None
+            corners = [
+                (frame["x"] + part * frame["width"], frame["y"] + other * frame["height"])
+                for part, other in ((0.62, 0.12), (0.97, 0.85))
+            ]
+            page.mouse.move(*corners[0])
+            page.mouse.down()
+            page.mouse.move(*corners[1], steps=8)
+            page.mouse.up()
+            bench.explorer.get_by_text("chosen in").first.wait_for(timeout=120_000)
+            take("explorer-cloud.png")
+            two = 'two = st.Explorer(["scenes", "scenes-absolute"], scenes, progress=False)\ntwo'
+            nbformat.write(notebook(CELLS[0], two), folder / "two.ipynb")
+            bench.open(served.address("two.ipynb"))
+            bench.explorer.get_by_text("The subspaces of the first").wait_for(timeout=240_000)
+            take("explorer-two.png")
             browser.close()
 
 

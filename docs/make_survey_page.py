@@ -56,8 +56,8 @@ NOTHING = {
 """Families in which no attention is between patches."""
 REMARKS = {
     "efficientloftr": "It takes pairs of images, to match them.",
-    "neomme": "Captured, and a test compares it; the survey's comparison fails, as what attention gives loses the share of "
-    "each token's own value before it is projected.",
+    "neomme": "Captured, and a test compares it; the survey's comparison fails, as what attention gives is changed before it "
+    "is projected.",
     "video_llava": "Its tower for images; that for clips with `tower=`.",
 }
 """What is said of a family instead of the survey's own reason."""

@@ -18,6 +18,7 @@ from panel.io.resources import CDN_DIST
 import spectral_toolkit as st
 from spectral_toolkit._render.composite import colour_field, colour_three, robust_limit
 from spectral_toolkit._render.outline import boundary
+from spectral_toolkit._render.principal import principal_colours
 from spectral_toolkit._views.local_styles import with_local_styles
 from spectral_toolkit.errors import SpectralToolkitError
 
@@ -151,6 +152,46 @@ def test_three_components_as_red_green_and_blue(scope: str) -> None:
     assert (colours == colour_three(fields[0], limit)).all()
     names = [dimension.name for dimension in part(view, "Eigenvectors").vdims]
     assert names[:3] == ["component 3", "component 1", "component 2"]
+
+
+@pytest.mark.parametrize("scope", ["image", "dataset"])
+def test_principal_components_of_many_eigenvectors_as_colours(scope: str) -> None:
+    eig = eigenvectors(scope=scope)  # whose fields are multiples of each other
+    eig["eigenvector"] = eig.eigenvector.copy(data=np.random.default_rng(0).normal(size=eig.eigenvector.shape))
+    fields = eig.eigenvector.transpose("image", "y", "x", "component").values
+    for index, view in enumerate(st.overlay(activations(), eig, layout="pca")):
+        three = part(view, "Three")
+        colours = np.stack([three.dimension_values(channel, flat=False) for channel in "RGB"], axis=-1)
+        expected, share = slow_principal(fields if scope == "dataset" else fields[[index]])
+        assert np.abs(colours - 255 * expected[index if scope == "dataset" else 0]).max() <= 1
+        assert f"PCA of 1 to 4 three hold {share:.0%} of the variance" in words(view)
+    some = st.overlay(activations(), eig, layout="pca", components=(1, 2, 4), image=0, smooth=True)
+    assert "PCA of 1, 2, 4 three hold 100%" in words(some)
+
+
+def words(view: Any) -> str:
+    return " ".join(option(view, "title").split())
+
+
+def slow_principal(fields: np.ndarray) -> tuple[np.ndarray, float]:
+    """By singular vectors of the centred rows."""
+    rows = fields.reshape(-1, fields.shape[-1])
+    rows = rows - rows.mean(0)
+    u, s, v = np.linalg.svd(rows, full_matrices=False)
+    colours = []
+    for n in range(3):
+        scores = u[:, n] * (1 if v[n][np.abs(v[n]).argmax()] > 0 else -1)
+        low, high = np.percentile(scores, [2, 98])
+        colours.append(np.clip((scores - low) / (high - low), 0, 1))
+    return np.stack(colours, -1).reshape(*fields.shape[:-1], 3), float((s[:3] ** 2).sum() / (s**2).sum())
+
+
+@pytest.mark.parametrize("fields", [np.zeros((1, 2, 3, 4)), np.full((1, 2, 3, 4), np.nan)])
+def test_principal_components_of_nothing_are_grey(fields: np.ndarray) -> None:
+    colours, share = principal_colours(fields)
+    assert share == 0
+    assert np.array_equal(np.isnan(colours), np.isnan(fields[..., :3]))
+    assert (np.nan_to_num(colours, nan=0.5) == 0.5).all()
 
 
 def test_smooth_colours_keep_the_values_under_the_cursor(eig: xr.Dataset) -> None:
@@ -311,6 +352,8 @@ def test_max_side_limits_the_picture(eig: xr.Dataset) -> None:
         ({"layout": "grid", "component": 2}, "component= means nothing to layout='grid'"),
         ({"components": (1, 2)}, "components= means nothing to layout='component'"),
         ({"layout": "rgb", "components": (1, 2)}, "cannot be red, green and blue"),
+        ({"layout": "pca", "components": (1, 2)}, r"components=\(1, 2\) have no three principal components"),
+        ({"layout": "pca", "like": eigenvectors()}, "like= means nothing to layout='pca'"),
         ({"threshold": 1.5}, "threshold=1.5 is out of range"),
         ({"threshold": True}, "threshold=True is out of range"),
         ({"threshold": float("nan")}, "threshold=nan is out of range"),

@@ -76,6 +76,7 @@ def test_every_figure_of_ours_has_one_also_where_it_needs_a_kernel(eig: xr.Datas
         "cut": st.overlay(acts, eig, image=0, component=1, threshold=0.1, smooth=True, marked=[(1, 2)]),
         "grid": st.overlay(acts, eig, layout="grid"),
         "rgb": st.overlay(acts, eig, layout="rgb"),
+        "pca": st.overlay(acts, eig, layout="pca"),
         "segments": st.overlay(acts, st.segment(solved, 2), image=0),
         "scores": st.heat_map(scores),
         "spectrum": spectrum_chart({"VV": solved}),

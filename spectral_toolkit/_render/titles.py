@@ -93,6 +93,17 @@ def three_title(eig: xr.Dataset, index: int, components: Sequence[int], name: st
     return _lines(f"{name} · {head}", numbers, found + picture_flags(eig, index))
 
 
+def principal_title(eig: xr.Dataset, index: int, components: Sequence[int], share: float, name: str) -> str:
+    """The same for the principal components of many, with the share of their variance that is seen."""
+    first, last = min(components), max(components)
+    of = f"{first} to {last}" if len(components) == last - first + 1 else ", ".join(map(str, components))
+    head = f"{_affinity(eig)} PCA of {of}".strip()
+    found = [
+        f"{number} not converged" for number in components if "not converged" in component_flags(eig, index, number)
+    ]
+    return _lines(f"{name} · {head}", f"three hold {share:.0%} of the variance", found + picture_flags(eig, index))
+
+
 def _affinity(eig: xr.Dataset) -> str:
     return str(eig.attrs.get("affinity", "")).upper()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import holoviews as hv
@@ -23,7 +23,8 @@ from .._render.composite import (
     symmetric_limit,
 )
 from .._render.outline import CASING, CASING_WIDTH, INK, INK_WIDTH, boundary
-from .._render.titles import component_title, three_title
+from .._render.principal import principal_colours
+from .._render.titles import component_title, principal_title, three_title
 from .._render.underlay import ShownPicture, choose_images, shown_pictures
 from ..errors import SpectralToolkitError
 from .elements import (
@@ -44,7 +45,7 @@ from .overlay_fields import DRAWN, Marked, as_field, check_part, draw_field
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LAYOUTS = ("component", "grid", "rgb")
+LAYOUTS = ("component", "grid", "rgb", "pca")
 """The layouts of `overlay`."""
 
 _SMOOTH_SIDE = 256  # pixels of the longer side of an interpolated field: more cannot be seen
@@ -100,10 +101,14 @@ def overlay(
         which needs no running kernel.
     components
         For ``layout="grid"``, the components to show (by default all); for ``layout="rgb"``, the three that become red,
-        green and blue (by default 1, 2, 3).
+        green and blue (by default 1, 2, 3); for ``layout="pca"``, those of which the principal components are taken (by
+        default all, at least three).
     layout
         ``"component"``: one eigenvector over each image. ``"grid"``: all of them side by side, with one image per row.
         ``"rgb"``: three at once, on one scale (99th percentile of the magnitudes), grey where all three are zero.
+        ``"pca"``: the three leading principal components of many eigenvectors as red, green and blue, each from its 2nd
+        to its 98th percentile, as Zhang, Yunis and Maire (2024) show theirs. Eigenvectors of one solve
+        are nearly orthonormal, so each counts about the same, and the title says how much of their variance is seen.
     opacity
         From 0, which shows the image alone, to 1, which shows the eigenvector alone.
     smooth
@@ -183,7 +188,10 @@ def overlay(
             result = result.to_dataset(name="eigenvector")
         if isinstance(result, xr.Dataset) and ("eigenvector" in result or not result.data_vars):
             chosen = choose_images(result, image)
-            pictures = shown_pictures(images, result, chosen, max_side)
+            pictures = (
+                replace(one, name=f"{one.name} · {name}") if name else one
+                for one in shown_pictures(images, result, chosen, max_side)
+            )
             views += _draw_eigenvectors(pictures, result, look, marks, look.width_of(len(chosen)))
         else:
             look.check_without_components()
@@ -217,6 +225,8 @@ def _draw_eigenvectors(
                 f" (these eigenvectors have {eig.sizes['component']})."
             )
         return [_draw_three(picture, eig, three, style) for picture in pictures]
+    if look.layout == "pca":
+        return _draw_principal(pictures, eig, _checked_components(eig, look.components), style)
     if look.component is not None:
         wanted = _checked_components(eig, [look.component])
         return [_draw_components(picture, eig, wanted, style)[0] for picture in pictures]
@@ -346,19 +356,59 @@ def _draw_three(shown: ShownPicture, eig: xr.Dataset, components: Sequence[int],
     values = fine = fields[shown.index]
     if style.smooth:
         fine = np.stack([_interpolated(values[..., channel], shown) for channel in range(3)], axis=-1)
-    colours = styled(rgb_element(colour_three(fine, limit), "Three"), alpha=style.opacity)
+    title = three_title(eig, shown.index, components, shown.name)
     names = [f"component {number}" for number in components]
+    return _in_colours(shown, eig, colour_three(fine, limit), (values, names), title, style)
+
+
+def _draw_principal(
+    pictures: Iterable[ShownPicture], eig: xr.Dataset, components: Sequence[int], style: _Style
+) -> list[hv.Overlay]:
+    """Principal components of all images that were solved as one problem, or of the images to which `like` belongs."""
+    if len(components) < 3:
+        raise SpectralToolkitError(
+            f"components={tuple(components)} have no three principal components: give at least three (these"
+            f" eigenvectors have {eig.sizes['component']})."
+        )
+    if style.like is not None:
+        raise SpectralToolkitError("like= means nothing to layout='pca', whose axes are those of the result itself.")
+    fields = eig["eigenvector"].sel(component=list(components)).transpose("image", "y", "x", "component").values
+    whole = principal_colours(fields) if eig.attrs.get("scope") == "dataset" else None
+    views = []
+    for shown in pictures:
+        one = slice(shown.index, shown.index + 1)
+        fractions, share = principal_colours(fields[one]) if whole is None else (whole[0][one], whole[1])
+        values = fine = fractions[0]
+        if style.smooth:
+            fine = np.stack([_interpolated(values[..., channel], shown) for channel in range(3)], axis=-1)
+        colours = np.rint(np.nan_to_num(fine, nan=0.5).clip(0, 1) * 255).astype(np.uint8)
+        title = principal_title(eig, shown.index, components, share, shown.name)
+        views.append(_in_colours(shown, eig, colours, (values, [f"PC {n}" for n in (1, 2, 3)]), title, style))
+    return views
+
+
+def _in_colours(
+    shown: ShownPicture,
+    eig: xr.Dataset,
+    colours: np.ndarray,
+    read: tuple[np.ndarray, list[str]],
+    title: str,
+    style: _Style,
+) -> hv.Overlay:
+    """Colours of patches over an image; the cursor reads the values (y, x, name) of which they were made."""
+    values, names = read
     hover = styled(
-        cells_element(fields[shown.index], names, "Eigenvectors"),
+        cells_element(values, names, "Eigenvectors"),
         alpha=0.0,
         colorbar=False,
         tools=["hover"],
         hover_tooltips=tooltips(names),
     )
+    painted = styled(rgb_element(colours, "Three"), alpha=style.opacity)
     marks = mark_elements(style.marked.of(shown.index), values.shape[:2])
-    layers = [picture_element(shown), colours, hover, *isolated_elements(eig, shown.index), *marks]
-    (title,) = even_titles([three_title(eig, shown.index, components, shown.name)], style.width)
-    return framed(hv.Overlay(layers), shown, style.width, title)
+    layers = [picture_element(shown), painted, hover, *isolated_elements(eig, shown.index), *marks]
+    (broken,) = even_titles([title], style.width - 20)
+    return framed(hv.Overlay(layers), shown, style.width, broken)
 
 
 def field_element(eig: xr.Dataset, index: int, component: int) -> hv.Image:
