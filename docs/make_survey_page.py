@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ DOCS = Path(__file__).resolve().parent
 KEPT = DOCS / "survey.json"
 PAGE = DOCS / "supported.md"
 _QUERIES = "attention of its decoder, over object queries"
-_PROMPTS = "attention of its mask decoder, over prompts"
+_PROMPTS = "attention over prompts, in its mask decoder and their encoder"
+_MEMORY = f"{_PROMPTS}, and that of its memory, which an image alone does not use"
 APART = {
     **dict.fromkeys(
         (
@@ -33,10 +35,10 @@ APART = {
         _QUERIES,
     ),
     **dict.fromkeys(
-        ("sam", "sam2", "sam2_video", "sam3", "sam3_lite_text", "sam3_tracker", "sam3_tracker_video", "sam3_video",
-         "sam_hq"),
+        ("sam", "sam2", "sam3", "sam3_lite_text", "sam3_tracker", "sam_hq"),
         _PROMPTS,
     ),
+    **dict.fromkeys(("sam2_video", "sam3_tracker_video", "sam3_video"), _MEMORY),
     "groupvit": "assignment of patches to groups, whose queries are the groups",
     "kosmos2": "attention of 64 latent queries to the patches",
     "pp_formulanet": "attention of its decoder, over the tokens of a formula",
@@ -54,10 +56,31 @@ NOTHING = {
     "swiftformer": "its attention is additive: one vector of context, without pairs of patches",
 }
 """Families in which no attention is between patches."""
+UNFIT = {
+    **dict.fromkeys(
+        ("d_fine", "deimv2", "pp_doclayout_v2", "pp_doclayout_v3", "pp_doclayout_v4", "rt_detr", "rt_detr_v2"),
+        "its decoder is made for 256 channels, and its encoder gives 32",
+    ),
+    **dict.fromkeys(
+        ("grounding_dino", "mask2former", "mm_grounding_dino", "oneformer"),
+        "the 32 channels of its backbone are no multiple of 3 heads",
+    ),
+    **dict.fromkeys(
+        ("edgetam_video", "sam2", "sam2_video"), "the first stage of its backbone is made for 96 channels, and gets 32"
+    ),
+    "edgetam": "its neck is made for 384 channels, and its backbone gives 1024",
+    "layoutlmv3": "the embeddings of its places have 768 channels, and those of its patches 32",
+    "lfm3_vl": "of its two layers none has attention",
+    "mllama": "it wants the output of layer 3, and has two layers",
+    "neomme": "its heads of 8 channels cannot be rotated along two axes",
+}  # fmt: skip
+"""Families whose tiny model in the survey cannot run, which says nothing of the toolkit."""
 REMARKS = {
+    "embedding_gemma2": "Its configuration has no vision part by default.",
+    "gemma4": "Its configuration has no vision part by default; its vision part alone works.",
     "efficientloftr": "It takes pairs of images, to match them.",
-    "neomme": "Captured, and a test compares it; the survey's comparison fails, as what attention gives is changed before it "
-    "is projected.",
+    "neomme": "Captured, and a test compares it; the survey's comparison fails, as what attention gives is changed "
+    "before it is projected.",
     "video_llava": "Its tower for images; that for clips with `tower=`.",
 }
 """What is said of a family instead of the survey's own reason."""
@@ -68,7 +91,7 @@ VERDICTS = {
     "in part": "some of it, or some classes",
     "nothing to group": "no attention is between patches",
     "refused": "no class is captured",
-    "not tried": "the survey has no tiny model, or its time ended",
+    "not tried": "the survey has no tiny model, or none that can run, or its time ended",
 }
 _WORK = ("works", "works, apart from", "works, resized")
 
@@ -81,7 +104,8 @@ def condensed(results: dict[str, Any]) -> dict[str, Any]:
             "classes": len(found["classes"]),
             "working": sum(one["outcome"] == "works" for one in found["classes"].values()),
             "only_left_out": all(
-                one["outcome"] == "works" or one.get("only_left_out", False) for one in found["classes"].values()
+                one["outcome"] in ("works", "not built") or one.get("only_left_out", False)
+                for one in found["classes"].values()
             )
             and (found.get("folder") or {}).get("outcome") != "refused",
             "why": _short(found["why"]),
@@ -110,7 +134,7 @@ def verdict(family: str, found: dict[str, Any]) -> str:
         return "works, resized"
     if "partly" in (found["outcome"], (again or found)["outcome"]):
         return "in part"
-    return "refused" if found["outcome"] == "refused" else "not tried"
+    return "refused" if found["outcome"] == "refused" and family not in UNFIT else "not tried"
 
 
 def reason(family: str, found: dict[str, Any], of: str) -> str:
@@ -120,9 +144,10 @@ def reason(family: str, found: dict[str, Any], of: str) -> str:
     if of == "nothing to group":
         return f"{NOTHING[family].capitalize()}."
     if of == "works, resized":
-        again = found["resized"]
-        left = f" Left out: {APART[family]}." if verdict(family, again) == "works, apart from" else ""
-        return f"The survey's own: {_code(found['why'])}.{left}"
+        left = f" Left out: {APART[family]}." if verdict(family, found["resized"]) == "works, apart from" else ""
+        return f"With the survey's sizes, {UNFIT[family]}.{left}" if family in UNFIT else _code(found["why"])
+    if of == "not tried" and family in UNFIT:
+        return f"Its tiny model cannot run: {UNFIT[family]}."
     return REMARKS.get(family) or _code((found.get("resized") or found)["why"])
 
 
@@ -135,11 +160,14 @@ def tables(kept: dict[str, Any]) -> str:
     families: dict[str, Any] = kept["families"]
     told = {name: verdict(name, found) for name, found in families.items()}
     n_earlier = sum(found.get("earlier", False) for found in families.values())
-    lines = [
+    said = (
         f"Tried on {kept['date']} with {kept['versions']}: {len(families)} families, each with all of its classes that "
         "take images, as tiny models with random weights. A family works if every self-attention over its patches is "
-        "captured, the softmax recomputed from the capture is the module's own, and its outputs stay what they were.",
-        *([f"{n_earlier} of them were tried by an earlier version of the toolkit only."] if n_earlier else []),
+        "captured, the softmax recomputed from the capture is the module's own, and its outputs stay what they were."
+        + (f" {n_earlier} of them were tried by an earlier version of the toolkit only." if n_earlier else "")
+    )
+    lines = [
+        *textwrap.wrap(said, 118),
         "",
         "| verdict | families | what it means |",
         "|---|---|---|",

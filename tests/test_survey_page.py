@@ -27,6 +27,7 @@ def test_every_reason_is_for_a_family_that_needs_one(make_survey_page: Any) -> N
     told = {name: make_survey_page.verdict(name, found) for name, found in families.items()}
     assert {*make_survey_page.APART, *make_survey_page.NOTHING, *make_survey_page.REMARKS} <= {*families}
     assert not [name for name in make_survey_page.REMARKS if told[name].startswith("works")]
+    assert {*make_survey_page.UNFIT} <= {*families}
     assert not [name for name in make_survey_page.NOTHING if told[name] in ("works", "in part")]
     assert {*told.values()} <= {*make_survey_page.VERDICTS}
 
@@ -45,7 +46,8 @@ def test_verdicts(make_survey_page: Any) -> None:
         ("mllama", {**refused, "resized": works}, "works, resized"),
         ("sam2", {**refused, "resized": partly}, "works, resized"),
         ("mllama", {**refused, "resized": partly}, "in part"),
-        ("mllama", {**refused, "resized": refused}, "refused"),
+        ("udop", {**refused, "resized": refused}, "refused"),
+        ("mllama", refused, "not tried"),
         ("dinat", {**refused, "outcome": "not built"}, "not tried"),
         ("cvt", {**refused, "outcome": "crash"}, "not tried"),
     ):
