@@ -25,6 +25,7 @@ def main() -> None:
     """Open the explorer as its test does, and take it in three states."""
     from make_screenshots import save_small
     from real_jupyter import launch, notebook, serving  # pyright: ignore[reportMissingImports]
+    from test_cloud_browser import DRAG  # pyright: ignore[reportMissingImports]
     from test_explorer_browser import CELLS, Bench, chromium_or_exit  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
@@ -73,11 +74,9 @@ def main() -> None:
                 "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
             )
             take("explorer-dataset.png")
-            page.evaluate(
-                "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
-            )
             bench.button("Forget patch").click()
             bench.button("Cloud").click()
+            bench.explorer.locator("select").filter(has_text="own pixels").first.select_option("segment")
             page.wait_for_timeout(5000)
             frame = bench.explorer.locator(".bk-Figure:visible").first.bounding_box()
             assert frame is not None
@@ -86,9 +85,7 @@ def main() -> None:
                 for part, other in ((0.62, 0.12), (0.97, 0.85))
             ]
             page.mouse.move(*corners[0])
-            page.mouse.down()
-            page.mouse.move(*corners[1], steps=8)
-            page.mouse.up()
+            page.evaluate(DRAG, corners)
             bench.explorer.get_by_text("chosen in").first.wait_for(timeout=120_000)
             take("explorer-cloud.png")
             two = 'two = st.Explorer(["scenes", "scenes-absolute"], scenes, progress=False)\ntwo'

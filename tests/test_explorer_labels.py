@@ -62,7 +62,7 @@ def test_labels_are_outlined_and_named(labelled: Explorer) -> None:
     across = (labels[1][:, 1:] != labels[1][:, :-1]).sum() + (labels[1][1:] != labels[1][:-1]).sum()
     lengths = np.abs(tile.lines[:, 2:] - tile.lines[:, :2]) * [GRID[1], GRID[0]]
     assert lengths.sum() == pytest.approx(across)
-    figure = labelled._pictures.figures[0]
+    figure: Any = labelled._pictures.figures[0]
     assert ("label", "@label{custom}") in figure.hover.tooltips
     assert figure.hover.formatters["@label"].args["categories"] == NAMES
     assert (figure._colours.data["label"][0] == labels[1]).all()

@@ -27,7 +27,7 @@ def nearest(graph: LayerGraph, cell: tuple[int, int], image: int | str = 0, *, n
     graph, cell, image
         As in :func:`spectral_toolkit.affinity_row`: in a graph of scope ``"dataset"`` patches of all images are found.
     n
-        How many patches are listed for each layer; fewer where there are no more with an affinity above 0.
+        How many patches are listed for each layer; fewer where fewer have an affinity above 0.
 
     Returns
     -------

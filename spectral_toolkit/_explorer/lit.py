@@ -47,10 +47,10 @@ def lit_images(
     shown: ShownState, picture: Sequence[np.ndarray], images: Sequence[int], counts: Sequence[int]
 ) -> list[Tile]:
     """The images with the most chosen patches, these lit and the rest dimmed."""
-    grid = shown.sides[0].eig["eigenvector"].shape[1:3]
+    grid, rows = shown.sides[0].eig["eigenvector"].shape[1:3], np.asarray(shown.state.selection)
     tiles = []
     for pixels, image, count in zip(picture, images, counts, strict=True):
-        mask = chosen_mask(shown.state.selection, image, grid, grid)
+        mask = chosen_mask(rows, image, grid, grid)
         clear = Tile(np.zeros((*grid, 4), np.uint8), mask.astype(float), pixels, f"{shown.names[image]}  {count}")
         tiles.append(replace(dimmed(clear, mask), lines=boundary(mask)))
     return tiles

@@ -269,7 +269,9 @@ class Session:
     def solved(self) -> list[tuple[Question, xr.Dataset]]:
         """All that has been solved and is still held."""
         with self._lock:
-            return [(key[1], value[0]) for key, value in self._results.items() if _is_solved(key)]
+            return [
+                (key[1], value[0]) for key, value in self._results.items() if isinstance(key, tuple) and _is_solved(key)
+            ]
 
     def seed(self, question: Question, eig: xr.Dataset) -> None:
         """Take what was solved before, so that it is not solved again."""
@@ -331,7 +333,7 @@ class Session:
         return ShownState(state, self.picture(state.image), self.small(state.image), sides, self.facts.images)
 
     def _inputs(self, state: State, question: Question, eig: xr.Dataset, whole: xr.Dataset) -> Inputs:
-        image, grid = state.image, (whole.sizes["y"], whole.sizes["x"])
+        image, grid, known = state.image, (whole.sizes["y"], whole.sizes["x"]), self.labels
         images = slice(None) if question.image is None else slice(image, image + 1)
         return Inputs(
             state,
@@ -342,7 +344,7 @@ class Session:
             whole,
             lambda: self.segments(state, question, whole),
             lambda: self._means(grid, images),
-            None if self.labels is None else lambda: self.labels.on(grid)[images],
+            None if known is None else lambda: known.on(grid)[images],
             self._live,
         )
 
@@ -350,8 +352,9 @@ class Session:
         """Segments (image, y, x) of everything that was solved together: those that the view of segments shows."""
         key = ("data", SEGMENTS, question, SEGMENTS.key(state), None)
         eig = whole if question.image is not None else whole.isel(image=[0])
-        assert SEGMENTS.data is not None
-        return self._kept_or_made(key, lambda: SEGMENTS.data(self._inputs(state, question, eig, whole)))
+        compute = SEGMENTS.data
+        assert compute is not None
+        return self._kept_or_made(key, lambda: compute(self._inputs(state, question, eig, whole)))
 
     def known_segments(self, state: State, question: Question) -> np.ndarray | None:
         """The same if they have been computed before, otherwise None."""

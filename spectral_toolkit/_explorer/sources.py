@@ -198,7 +198,7 @@ def _timesteps(tree: xr.DataTree) -> tuple[float, ...]:
     """The timesteps of a denoiser's capture, where there are several."""
     for node in tree.children.values():
         if node.sizes.get(TIMESTEP, 1) > 1:
-            values = node[TIMESTEP].values if TIMESTEP in node.coords else np.arange(node.sizes[TIMESTEP])
+            values = node[TIMESTEP].to_numpy() if TIMESTEP in node.coords else np.arange(node.sizes[TIMESTEP])
             return tuple(float(value) for value in values)
     return ()
 

@@ -173,5 +173,5 @@ def _colours(
 
 
 def _chosen(selected: Any, names: Sequence[str], shape: tuple[int, int, int]) -> np.ndarray:
-    patches = from_python(selected, names, shape[1:], only=0 if shape[0] == 1 else None)
+    patches = np.asarray(from_python(selected, names, shape[1:], only=0 if shape[0] == 1 else None)).reshape(-1, 3)
     return np.stack([chosen_mask(patches, image, shape[1:], shape[1:]) for image in range(shape[0])])

@@ -74,7 +74,7 @@ class LayersChart:
             self.figure.xaxis[0].update(ticker=FixedTicker(ticks=list(names)), major_label_overrides=names)
 
 
-def _words() -> hv.Labels:
+def _words() -> Any:
     """What is said of each result, in its colour."""
     words = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Words")
     return words.opts(backend="bokeh", text_font_size="11px", text_align="left", text_baseline="top")

@@ -13,7 +13,7 @@ from ..._affinity.nearest import JOINT
 from ..._explorer import wording
 from ..._explorer.lit import lit_images, most_chosen
 from ..._explorer.selection import Patches, as_table, from_python, in_order
-from ..._explorer.session import Session, ShownState, questions
+from ..._explorer.session import ShownState, questions
 from ..._explorer.state import State
 from ..._render.marks import picture_uri, short_names
 from .boxes import auto, box, full_width
@@ -24,28 +24,23 @@ from .tiles import TileFigure
 if TYPE_CHECKING:
     from ..._explorer.session import Side
 
-_WIDTH = 560
+_WIDTH = 380  # in the units of the figure: its column is narrow, and captions shrink with it
 _CROP_SIDE = 192  # pixels of the longer side of an image from which crops under the cursor are cut
 _MOST_CROPS = 400
 
 
 class Choosing:
-    """The part of `Explorer` that is about chosen patches."""
-
-    _session: Session
-    _state: State
-    _answer: ShownState | None
-    _name: str
+    """The part of `Explorer` that is about chosen patches; ``self`` is the explorer."""
 
     @property
-    def selection(self) -> pd.DataFrame:
+    def selection(self: Any) -> pd.DataFrame:
         """The chosen patches: image, y, x, the eigenvectors, the segment, and row and column on the grid.
 
         Assign a DataFrame with the columns image, y and x, a boolean DataArray (image, y, x), such as
         ``st.segment(explorer.eigenvectors) == 2``, or None for nothing. Images that were solved alone have eigenvectors
         of their own: numbers of images that are not shown are NaN, and their segment is -1.
         """
-        self._require_current()  # pyright: ignore[reportAttributeAccessIssue]
+        self._require_current()
         assert self._answer is not None
         state, session = self._state, self._session
         question, whole = questions(state, session.facts)[0], self._answer.sides[0].whole
@@ -54,18 +49,19 @@ class Choosing:
         return as_table(state.selection, session.facts.images, whole, segments, first)
 
     @selection.setter
-    def selection(self, given: object) -> None:
+    def selection(self: Any, given: object) -> None:
         facts, state = self._session.facts, self._state
         grid = facts.grids_shown(state)[0]
         only = state.image if state.scope == "image" else None
-        self.set(selection=from_python(given, facts.images, grid, only))  # pyright: ignore[reportAttributeAccessIssue]
+        self.set(selection=from_python(given, facts.images, grid, only))
 
-    def _chooser(self) -> widgets.VBox:
+    def _chooser(self: Any) -> widgets.VBox:
         """What is said of the chosen patches, the ways to choose others, and the images with those chosen."""
         self._chosen_head, self._nearest_words = widgets.HTML(), widgets.HTML()
         self._of_segment = widgets.Dropdown(
             options=[("-", None)], description="Segment", tooltip=wording.TIPS["of_segment"], layout=auto()
         )
+        self._of_segment.add_class("st-narrow")
         self._of_segment.observe(lambda change: self._segment_picked(change["new"]), "value")
         self._to_nearest, self._to_none = (
             widgets.Button(description=label, tooltip=wording.TIPS[name], layout=auto())
@@ -80,7 +76,7 @@ class Choosing:
         line = box("st-wrapped", self._of_segment, self._to_nearest, self._to_none)
         return box("st-choosing", self._chosen_head, line, self._chosen_stage, self._crop_style)
 
-    def _show_chosen(self, shown: ShownState) -> list[Any]:
+    def _show_chosen(self: Any, shown: ShownState) -> list[Any]:
         """Bring all this up to date; gives the figures that are now to be seen."""
         state, side = shown.state, shown.sides[0]
         in_cloud = "axes" in wording.VIEWS[state.view].controls
@@ -106,20 +102,20 @@ class Choosing:
         self._chosen_head.value = chosen_words(state, in_cloud)
         if not state.selection:
             return []
-        self._chosen_figures = self._chosen_figures or ChosenFigures(self._on_change)  # pyright: ignore[reportAttributeAccessIssue]
+        self._chosen_figures = self._chosen_figures or ChosenFigures(self._on_change)
         images, counts = most_chosen(state.selection)
         pictures = [self._session.small(image, 256) for image in images]
         self._chosen_figures.show(shown, pictures, images, counts, self._session.picture(images[0]).aspect)
         return [self._chosen_figures.widget]
 
-    def _segment_numbers(self, side: Side) -> list[int] | None:
+    def _segment_numbers(self: Any, side: Side) -> list[int] | None:
         """The segments of the view, where it has them."""
         state, session = self._state, self._session
         question = side.question
         found = session.known_segments(state, question)
         return None if found is None else sorted({int(one) for one in found.ravel().tolist()} - {-1})
 
-    def _segment_picked(self, number: int | None) -> None:
+    def _segment_picked(self: Any, number: int | None) -> None:
         if number is None or self._picking or self._answer is None:
             return
         side = self._answer.sides[0]
@@ -127,7 +123,7 @@ class Choosing:
         if found is not None:
             self._choose(_patches(found == number, side.question.image or 0))
 
-    def _nearest_patches(self) -> Patches:
+    def _nearest_patches(self: Any) -> Patches:
         """Those nearest to the patch, and the patch itself."""
         state = self._state
         if self._answer is None or state.patch is None or self._answer.sides[0].nearest is None:
@@ -138,17 +134,18 @@ class Choosing:
         found = zip(places, joint["row"].tolist(), joint["column"].tolist(), strict=True)
         return in_order([(state.image, *state.patch), *found])
 
-    def _choose(self, patches: Patches) -> None:
-        self._on_change(selection=patches)  # pyright: ignore[reportAttributeAccessIssue]
+    def _choose(self: Any, patches: Patches) -> None:
+        self._on_change(selection=patches)
 
-    def _bring_crops(self, shown: ShownState) -> None:
+    def _bring_crops(self: Any, shown: ShownState) -> None:
         """Bring the images of the points into the page, once each."""
         state = shown.state
         wanted = [state.image] if state.scope == "image" else range(min(len(shown.names), _MOST_CROPS))
         new = [image for image in wanted if image not in self._crops]
         if new:
             self._crops |= {image: picture_uri(self._session.small(image, _CROP_SIDE)) for image in new}
-            self._crop_style.value = image_variables(self._name, self._crops)
+            cloud = self._pictures.charts[wording.VIEWS[state.view]]
+            self._crop_style.value = image_variables(cloud.name, self._crops)
 
 
 class ChosenFigures:
@@ -215,7 +212,7 @@ def nearest_words(sides: Sequence[Side]) -> str:
             continue
         layers = side.nearest["layer"].unique().tolist()
         heads = dict(zip(layers, [JOINT, *short_names(layers[1:])], strict=True))
-        n = int(side.nearest["rank"].max()) if len(side.nearest) else 0
+        n = max(side.nearest["rank"].tolist(), default=0)
         several = side.question.image is None
         lines = "".join(f'<th scope="col">{html.escape(heads[layer])}</th>' for layer in layers)
         body = ""

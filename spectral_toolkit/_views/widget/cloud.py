@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class CloudShown:
 
     def __init__(self, tapped: Any) -> None:
         self._tapped = tapped
+        self.name = f"st-images-{uuid.uuid4().hex[:8]}"  # a page may have clouds of several explorers
         self._shown: list[tuple[Side, CloudData, Points]] = []
         self._components: Sequence[int] = (1, 2)
         self.figures = (_drawn("cloud"), _drawn("other cloud"))
@@ -68,8 +70,11 @@ class CloudShown:
                 lit = lit_points(state.selection, found, grid, data.shape[1:])
                 if list(source.selected.indices) != lit:
                     source.selected.indices = lit
+                high = round(_WIDTH * min(1.0, max(0.6, shown.picture.aspect)))  # as high as the image would be
+                if figure.height != high:
+                    figure.height = high
                 _name_axes(figure, state)
-                tips = _crop(data.shape[1:], shown.picture.aspect)
+                tips = _crop(self.name, data.shape[1:], shown.picture.aspect)
                 hover = next(tool for tool in figure.toolbar.tools if isinstance(tool, HoverTool))
                 if hover.tooltips != tips:
                     hover.tooltips = tips
@@ -106,32 +111,33 @@ def lit_points(selection: Any, found: Points, here: Sequence[int], there: Sequen
     if not selection:
         return []
     lit = np.zeros(len(found.image), dtype=bool)
-    for image in np.unique(np.asarray(selection)[:, 0]):
+    rows = np.asarray(selection)
+    for image in np.unique(rows[:, 0]):
         of_image = found.image == image
         if of_image.any():
-            mask = chosen_mask(selection, int(image), here, there)
+            mask = chosen_mask(rows, int(image), here, there)
             lit[of_image] = mask[found.row[of_image], found.column[of_image]]
     return np.flatnonzero(lit).tolist()
 
 
 def image_variables(name: str, uris: dict[int, str]) -> str:
-    """The style that names images for crops under the cursor: Bokeh's tooltips inherit it."""
-    rules = " ".join(f"--st-image-{place}: url({uri});" for place, uri in uris.items())
-    return f"<style>.{name} {{ {rules} }}</style>"
+    """The style that names images for crops under the cursor: Bokeh's tooltips are parts of the page's body."""
+    rules = " ".join(f"--{name}-{place}: url({uri});" for place, uri in uris.items())
+    return f"<style>:root {{ {rules} }}</style>"
 
 
-def _crop(grid: Sequence[int], aspect: float) -> str:
+def _crop(name: str, grid: Sequence[int], aspect: float) -> str:
     """What is shown under the cursor: the patch, framed, with its surroundings; Bokeh puts in the columns."""
     rows, columns = grid
     wide = _CROP / _ACROSS
     high = wide * aspect * columns / rows
-    tall = round(_CROP / high / 2) * 2 + 1  # an odd number of patches, so that one is in the middle
+    tall = 2 * int(_CROP / high / 2) + 1  # an odd number of patches, so that one is in the middle
     middle = _ACROSS // 2, tall // 2
     box = f"position:relative;overflow:hidden;width:{_CROP}px;height:{tall * high:.1f}px;background-color:#808080"
     picture = (
         f"position:absolute;left:calc({middle[0] * wide:.2f}px - @column{{0}} * {wide:.3f}px);"
         f"top:calc({middle[1] * high:.2f}px - @row{{0}} * {high:.3f}px);width:{wide * columns:.1f}px;"
-        f"height:{high * rows:.1f}px;background:var(--st-image-@image{{0}}) 0 0 / 100% 100% no-repeat"
+        f"height:{high * rows:.1f}px;background:var(--{name}-@image{{0}}) 0 0 / 100% 100% no-repeat"
     )
     frame = (
         f"position:absolute;left:{middle[0] * wide:.1f}px;top:{middle[1] * high:.1f}px;width:{wide:.1f}px;"
@@ -187,7 +193,7 @@ def _drawn(name: str) -> Any:
     rest.update(fill_alpha=0.25, line_alpha=0.1)
     renderer.update(selection_glyph=chosen, nonselection_glyph=rest)
     renderer.data_source.data = {one: [] for one in ("x", "y", "ink", "image", "row", "column", "name")}
-    drawn.toolbar.update(logo=None)
+    drawn.toolbar.update(logo=None, active_scroll=None)  # otherwise a page that is scrolled past it zooms
     drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool)]
     for tool in drawn.toolbar.tools:
         if isinstance(tool, LassoSelectTool):
@@ -196,12 +202,12 @@ def _drawn(name: str) -> Any:
     drawn.update(
         name=name,
         toolbar_inner=False,  # beside the cloud, and never over it
-        sizing_mode="stretch_width",
+        sizing_mode="scale_width",
         outline_line_color=None,
         background_fill_color=None,
         border_fill_color=None,
         tags=["st-ink"],
-        styles={"flex": "1 1 0", "min-width": "0"},
+        styles={"flex": "1 1 0", "min-width": "0", "max-width": "var(--st-widest)"},
     )
     drawn.js_on_change("inner_width", CustomJS(args={"figure": drawn}, code="window.spectralToolkitInk?.(figure)"))
     for grid in (drawn.xgrid[0], drawn.ygrid[0]):

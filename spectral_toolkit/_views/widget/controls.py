@@ -100,7 +100,7 @@ class Controls:
         )
         known = [(text, name) for name, text in COLOURINGS.items() if name != "label" or facts.has_labels]
         self.coloured = self._choice("coloured", known, "Coloured by")
-        for narrow in (self.projection, self.coloured):
+        for narrow in (self.projection, self.coloured, self.n_segments):
             narrow.add_class("st-narrow")
         self.outlined = self._switch("outlined", "Outline labels")
         self.appearance = _column(_headed("Appearance"), self.opacity, self.smooth, self.outlined)

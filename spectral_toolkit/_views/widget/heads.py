@@ -83,7 +83,7 @@ class HeadsShown:
         with self.widget.together():
             if not self._box.children or self._size != matrix.size:
                 self._make(matrix, shown.picture.aspect)
-            columns = cell_columns(matrix)
+            columns: dict[str, Any] = dict(cell_columns(matrix))
             columns["kept"] = [int(one is kept) for one in matrix.cells]
             columns["ink"] = ["#d55e00" if one is kept else "rgba(0,0,0,0)" for one in matrix.cells]
             columns["caption"] = [_caption(one) for one in matrix.cells]
