@@ -14,6 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from .._compute.settings import computing
+from .._io.activations import QUANTITIES, UNROTATED
 from .._models.model import Done
 from ..errors import UnsupportedModelError
 from . import _DEFAULT, SinkRecorder, check_memory, plan_of, read_pixels, run
@@ -124,7 +125,7 @@ class EditingRecorder(SinkRecorder):
         seen = {*plan.layers, *(layer for layer, _ in self._edits)}
         self.layers = tuple(one for one in model.layers if one in seen)
         wanted = (*plan.quantities, *(quantity for _, quantity in self._edits))
-        self.quantities = tuple(one for one in model.quantities if one in wanted)
+        self.quantities = tuple(one for one in (*QUANTITIES, *UNROTATED) if one in wanted)
 
     @property
     def parts(self) -> tuple[torch.nn.Module, ...]:

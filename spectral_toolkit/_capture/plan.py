@@ -290,12 +290,12 @@ def _choose_quantities(model: Model, quantities: str | Sequence[str]) -> tuple[s
     for quantity in wanted:
         if quantity not in known:
             raise SpectralToolkitError(f"quantities={wanted!r}: {quantity!r} is not one of {', '.join(known)}.")
-        if quantity == "token" and quantity not in model.quantities:
+        if quantity == "token" and not model.has(quantity):
             raise SpectralToolkitError(
                 f"quantities={wanted!r}: what the blocks of {model.name} give out could not be matched with patches; "
                 "leave out 'token'."
             )
-        if quantity not in model.quantities:
+        if not model.has(quantity):
             raise SpectralToolkitError(
                 f"quantities={wanted!r}: {model.name} ({model.family}) has no rotary positions that are known, so its "
                 f"{quantity.removesuffix('_unrotated')} is not rotated; ask for "

@@ -110,7 +110,7 @@ def untrained_tree(activations: xr.DataTree, model: Any, seed: int, **storing: A
         return None, f"The untrained model was not scored. {error}"
     quantities = list(json.loads(activations.attrs["quantities"])) if "quantities" in activations.attrs else None
     if quantities is None:
-        quantities = [str(name) for name in activations.children[layers[0]].data_vars if name in trained.quantities]
+        quantities = [str(name) for name in activations.children[layers[0]].data_vars if trained.has(name)]
     size = (activations.sizes["y_px"], activations.sizes["x_px"])
     draws = activations.children[layers[0]].coords
     if "timestep" in draws:
