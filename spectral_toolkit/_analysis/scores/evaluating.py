@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 
@@ -28,7 +26,7 @@ _UNSURE = (
 
 
 @computing
-def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ignore: Any = None) -> xr.Dataset:
+def evaluate(segments: object, labels: object, *, n_categories: int | None = None, ignore: object = None) -> xr.Dataset:
     """Score segments by labels, over all images jointly: at the patches, or at the pixels of label maps.
 
     Label maps are read one at a time, and only counts are kept, so that thousands of images fit.
@@ -139,7 +137,7 @@ def _grown(table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.pad(table, [(0, max(0, new - old)) for new, old in zip(shape, table.shape, strict=True)])
 
 
-def _analysed(one: np.ndarray, segments: Any, index: int, name: str, grid: tuple[int, ...]) -> np.ndarray:
+def _analysed(one: np.ndarray, segments: object, index: int, name: str, grid: tuple[int, ...]) -> np.ndarray:
     """Return the part of a label map that the segments cover."""
     one = analysed_map(one, getattr(segments, "coords", {}), index, name)
     if one.shape[0] < grid[0] or one.shape[1] < grid[1]:
@@ -150,7 +148,7 @@ def _analysed(one: np.ndarray, segments: Any, index: int, name: str, grid: tuple
     return one
 
 
-def _integers(value: Any) -> np.ndarray:
+def _integers(value: object) -> np.ndarray:
     if isinstance(value, xr.DataArray) and {"image", "y", "x"} == set(value.dims):
         value = value.transpose("image", "y", "x")
     try:
