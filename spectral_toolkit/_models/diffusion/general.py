@@ -1,4 +1,4 @@
-"""Any denoiser of diffusers: its attention is watched, and where patches stand among its tokens is proven.
+"""A denoiser of diffusers of any class: its attention is watched, and where patches stand among its tokens is proven.
 
 The families with a class of their own (`families.py`) are told apart by what is known of them; of all others this is
 enough: how they are called. A pipeline calls its denoiser itself (`pipelines.py`), a denoiser alone is called by the

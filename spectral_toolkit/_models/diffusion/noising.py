@@ -70,10 +70,7 @@ def noised(scheduler: Configured, latents: torch.Tensor, noise: torch.Tensor, ti
     if _flows(scheduler):
         level = timestep / steps_of(scheduler)
         return (1 - level) * latents + level * noise
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    training: Any = DDPMScheduler.from_config(scheduler.config)
-    return training.add_noise(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
+    return _training(scheduler).add_noise(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
 
 
 def unnoised(scheduler: Configured, noisy: torch.Tensor, predicted: torch.Tensor, timestep: int) -> torch.Tensor | None:
@@ -85,10 +82,7 @@ def unnoised(scheduler: Configured, noisy: torch.Tensor, predicted: torch.Tensor
         return None
     if _flows(scheduler):
         return noisy - timestep / steps_of(scheduler) * predicted
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    training: Any = DDPMScheduler.from_config(scheduler.config)
-    kept = float(training.alphas_cumprod[timestep])
+    kept = float(_training(scheduler).alphas_cumprod[timestep])
     signal, noise = kept**0.5, (1 - kept) ** 0.5
     kinds = {
         "epsilon": (noisy - noise * predicted) / signal,
@@ -96,6 +90,12 @@ def unnoised(scheduler: Configured, noisy: torch.Tensor, predicted: torch.Tensor
         "v_prediction": signal * noisy - noise * predicted,
     }
     return kinds.get(scheduler.config.get("prediction_type", "epsilon"))
+
+
+def _training(scheduler: Configured) -> Any:
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    return DDPMScheduler.from_config(scheduler.config)
 
 
 def told_time(scheduler: Configured, timestep: int) -> float:
