@@ -115,7 +115,7 @@ class _Index:
     def __init__(self, right: Float32[Tensor, "nodes channels"], cells: int, k: int, threshold: float) -> None:
         import faiss
 
-        self._faiss = faiss
+        self._faiss: Any = faiss
         self.right, self.cells, self.k, self.threshold = right, cells, k, threshold
         self.keys = Keys(len(right))
         vectors = np.ascontiguousarray(right.numpy())

@@ -166,7 +166,7 @@ class DatasetGraph(LayerGraph):
         return table
 
     @property
-    def wanted_neighbours(self) -> dict[str, object]:
+    def wanted_neighbours(self) -> dict[str, Any]:
         """The settings that decide which neighbours are searched for."""
         options = dict(self.recipe.options)
         counts = {name: int(options.get(name, 50)) for name in ("within", "across")}

@@ -268,7 +268,7 @@ def scale(quantity: object, factor: float, layers: object = "all", *, special_to
 
 
 @computing
-def change(quantity: object, function: Callable[[str, Tensor], Tensor], layers: object = "all") -> Edit:
+def change(quantity: object, function: Callable[[str, Tensor], object], layers: object = "all") -> Edit:
     """Let a function of yours say what the softmax sees.
 
     Parameters
@@ -302,7 +302,7 @@ def change(quantity: object, function: Callable[[str, Tensor], Tensor], layers: 
 
     def alter(tokens: Tokens, learned: Tokens | None) -> Tokens:
         # A copy, because a function may work in place.
-        given: object = function(tokens.layer, tokens.patches.clone())
+        given = function(tokens.layer, tokens.patches.clone())
         new = torch.as_tensor(given) if isinstance(given, np.ndarray) else given
         if not isinstance(new, Tensor) or new.shape != tokens.patches.shape:
             what = f"shape {tuple(new.shape)}" if isinstance(new, Tensor) else shown(given)

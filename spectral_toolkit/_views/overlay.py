@@ -211,7 +211,7 @@ def overlay(
 
 def _draw_eigenvectors(
     pictures: Iterable[ShownPicture], eig: xr.Dataset, look: _Look, marked: Marked, width: int
-) -> list[hv.Overlay | hv.HoloMap]:
+) -> Sequence[hv.Overlay | hv.HoloMap]:
     """The overlays of one result, in the order in which they are shown."""
     style = _Style(look.opacity, look.smooth, look.threshold, look.like, width, marked)
     if look.layout == "grid":

@@ -14,6 +14,7 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 from bokeh.models import (
+    ColorBar,
     FactorRange,
     GridPlot,
     ImageRGBA,
@@ -293,12 +294,12 @@ class _Drawing:
         sizes = {"labelsize": 9 * self.point, "width": self.point, "length": 4 * self.point, "pad": 4 * self.point}
         axis.set_tick_params(color=_INK, labelcolor=_INK, **sizes)
 
-    def bar(self, bar: BokehPart, left: float) -> None:
+    def bar(self, bar: ColorBar, left: float) -> None:
         from matplotlib.cm import ScalarMappable
         from matplotlib.colorbar import Colorbar
         from matplotlib.colors import ListedColormap, Normalize
 
-        mapper = bar.color_mapper
+        mapper: Any = bar.color_mapper
         axes = self.figure.add_axes(self.place(left, self.panel.top, 10, self.panel.frame[1]))
         drawn: Any = Colorbar(
             axes, ScalarMappable(Normalize(mapper.low, mapper.high), ListedColormap(list(mapper.palette)))

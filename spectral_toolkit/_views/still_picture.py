@@ -246,7 +246,7 @@ def _draw_axis_across(
         draw.text(place, text, fill=_INK, font=font, anchor=anchor, align="center")
 
 
-def _draw_bar(drawn: Image.Image, mapper: BokehPart, place: tuple[int, int, int], font: _Font) -> None:
+def _draw_bar(drawn: Image.Image, mapper: Any, place: tuple[int, int, int], font: _Font) -> None:
     """The colours from the highest downwards, with numbers at both ends and in the middle."""
     left, top, height = place
     colours = [ImageColor.getrgb(colour) for colour in reversed(mapper.palette)]

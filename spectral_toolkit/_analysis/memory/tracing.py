@@ -62,7 +62,7 @@ def peak_bytes(prepare: Callable[[Callable[[torch.nn.Module], torch.nn.Module]],
     return live.peak
 
 
-def _caches() -> list[functools._lru_cache_wrapper[object]]:
+def _caches() -> list[functools._lru_cache_wrapper[Any]]:
     kind = type(functools.lru_cache(len))
     return [found for found in gc.get_objects() if type(found) is kind]
 

@@ -82,7 +82,8 @@ def evaluate(segments: object, labels: object, *, n_categories: int | None = Non
     (0.75, 'pixels')
     """
     found, left_out = _integers(segments), checked_ignore(ignore)
-    named = [x["image"].values.astype(str) for x in (segments, labels) if "image" in getattr(x, "coords", ())]
+    coords = [getattr(one, "coords", {}) for one in (segments, labels)]
+    named = [one["image"].values.astype(str) for one in coords if "image" in one]
     if len(named) == 2 and not np.array_equal(*named):
         raise SpectralToolkitError(
             "segments and labels name other images, or in another order: reorder one with .sel(image=...)."
@@ -115,7 +116,7 @@ def evaluate(segments: object, labels: object, *, n_categories: int | None = Non
     warn_of_no_label(np.flatnonzero(table.any(0)))
     table, oracle = _grown(table, (len(table), n_categories)), _grown(oracle, (n_categories, n_categories))
     notes = [_ALONE] if len(found) > 1 and getattr(segments, "attrs", {}).get("scope") == "image" else []
-    agreed = float(segments["agreement"].mean()) if "agreement" in getattr(segments, "coords", ()) else None
+    agreed = float(coords[0]["agreement"].mean()) if "agreement" in coords[0] else None
     if agreed is not None and agreed < UNSURE:  # it is NaN for single segments
         notes.append(_UNSURE.format(agreed))
     scores = {name: score.segments(table) for name, score in SCORES.items() if score.segments is not None}

@@ -169,8 +169,7 @@ def _groups(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[st
             group, _, last = node.rpartition("/")
             arrays.setdefault(group, {})[last] = array
         elif metadata.get("node_type") == "group":
-            _check_keys(name, metadata, _GROUP_KEYS)
-            attributes[node] = metadata.get("attributes", {})
+            attributes[node] = _checked_attributes(name, metadata, _GROUP_KEYS)
         else:
             raise ValueError(f"{name} is neither an array nor a group")
     if stray := set(sizes) - wanted:
@@ -206,7 +205,7 @@ def _values(array: _Array, data: bytearray) -> np.ndarray:
 
 
 def _checked_array(node: str, name: str, metadata: dict[str, object]) -> _Array:
-    _check_keys(name, metadata, _ARRAY_KEYS)
+    attributes = _checked_attributes(name, metadata, _ARRAY_KEYS)
     if metadata.get("storage_transformers", []) != []:
         raise ValueError(f"{name} holds more than a bundle needs")
     shape = metadata.get("shape")
@@ -233,7 +232,7 @@ def _checked_array(node: str, name: str, metadata: dict[str, object]) -> _Array:
     if not _plain_codecs(metadata.get("codecs")):
         raise ValueError(f"{name} is coded by {str(metadata.get('codecs'))[:80]}, which bundles do not use")
     chunk = "/".join([node, "c", *["0"] * len(shape)])
-    return _Array(chunk, dtype, tuple(shape), tuple(names), metadata.get("attributes", {}))
+    return _Array(chunk, dtype, tuple(shape), tuple(names), attributes)
 
 
 def _plain_codecs(codecs: object) -> bool:
@@ -256,11 +255,13 @@ def _text_bytes(data_type: object) -> int:
     return length if length % 4 == 0 and length <= _MAX_TEXT else 0
 
 
-def _check_keys(name: str, metadata: dict[str, object], allowed: set[str]) -> None:
+def _checked_attributes(name: str, metadata: dict[str, object], allowed: set[str]) -> dict[str, object]:
     if set(metadata) - allowed:
         raise ValueError(f"{name} holds more than a bundle needs")
-    if not isinstance(metadata.get("attributes", {}), dict):
+    attributes = metadata.get("attributes", {})
+    if not isinstance(attributes, dict):
         raise ValueError(f"{name} has attributes that are not a mapping")
+    return attributes
 
 
 def _is_size(value: object) -> bool:
