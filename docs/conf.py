@@ -1,7 +1,8 @@
 """How the documentation site is built: ``make docs``. Nothing is fetched, neither while building nor while reading.
 
 Sphinx would look up other projects' names, load MathJax and load the widgets' scripts over the network. Instead names
-of other projects stay plain text, formulas are MathML, which browsers draw by themselves, and no script is added.
+of other projects stay plain text, formulas are MathML, which browsers draw by themselves, and the only script of ours
+copies code.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ copyright = "2026, the authors of spectral_toolkit"
 version = release = spectral_toolkit.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
-exclude_patterns = ["notebooks/labs/solutions/**", "**/.ipynb_checkpoints"]
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["notebooks/labs/solutions/**", "teaching/slides.ipynb", "**/.ipynb_checkpoints", "_templates"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
 
 # Markdown. Every heading can be linked to; formulas stand between dollars.
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
 suppress_warnings = [
     "myst.header",  # a notebook or a table of contents may begin below the first level
@@ -47,6 +48,10 @@ autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+# One page for each function, with the figure that make_gallery.py drew by it, where there is one.
+autosummary_generate = True
+autosummary_context = {"drawn": {path.stem for path in (DOCS / "images" / "gallery").glob("*.png")}}
+templates_path = ["_templates"]
 # Names of other projects, which are looked up nowhere.
 nitpick_ignore_regex = [
     (
@@ -60,6 +65,7 @@ html_theme = "furo"
 html_title = f"spectral_toolkit {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["copy.js"]
 html_show_sourcelink = False
 html_copy_source = False
 

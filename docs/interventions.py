@@ -20,6 +20,7 @@ MODELS = ("scenes", "scenes-absolute", "scenes-diffusion")
 EXCHANGED = {"queries and keys": ("query", "key"), "values": ("value",)}
 REMOVED = {"queries and keys": "qk", "values": "vv"}
 COLUMNS = [(what, outcome) for what in ("category", "position") for outcome in ("kept", "moved", "lost")]
+COLUMNS += [("nearer place", outcome) for outcome in ("kept", "moved")]
 
 
 def ranges(n_layers: int) -> dict[str, slice]:

@@ -2,7 +2,8 @@
 
 Runs a real JupyterLab with the helpers of the browser test, needs a Chromium on the PATH, and writes
 docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch), explorer-cut.png (cut in two),
-explorer-grid.png (all eigenvectors) and explorer-dataset.png (all images as one, in the dark theme).
+explorer-grid.png (all eigenvectors), explorer-heads.png (every layer and head), explorer-two.png (two models),
+explorer-dataset.png (all images as one, in the dark theme) and explorer-cloud.png (a cloud with chosen patches).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def main() -> None:
     """Open the explorer as its test does, and take it in three states."""
     from make_screenshots import save_small
     from real_jupyter import launch, notebook, serving  # pyright: ignore[reportMissingImports]
+    from test_cloud_browser import DRAG  # pyright: ignore[reportMissingImports]
     from test_explorer_browser import CELLS, Bench, chromium_or_exit  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
@@ -59,6 +61,9 @@ def main() -> None:
             bench.explorer.get_by_label("Cut in two").uncheck()
             bench.button("All").click()
             take("explorer-grid.png")
+            bench.button("Heads").click()
+            bench.explorer.get_by_text("Every layer and head").first.wait_for(timeout=240_000)
+            take("explorer-heads.png")
             bench.button("Eigenvector").click()
             bench.explorer.get_by_label("Compare with a second setting").uncheck()
             bench.button("All as one").click()
@@ -69,6 +74,25 @@ def main() -> None:
                 "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
             )
             take("explorer-dataset.png")
+            bench.button("Forget patch").click()
+            bench.button("Cloud").click()
+            bench.explorer.locator("select").filter(has_text="own pixels").first.select_option("segment")
+            page.wait_for_timeout(5000)
+            frame = bench.explorer.locator(".bk-Figure:visible").first.bounding_box()
+            assert frame is not None
+            corners = [
+                (frame["x"] + part * frame["width"], frame["y"] + other * frame["height"])
+                for part, other in ((0.62, 0.12), (0.97, 0.85))
+            ]
+            page.mouse.move(*corners[0])
+            page.evaluate(DRAG, corners)
+            bench.explorer.get_by_text("chosen in").first.wait_for(timeout=120_000)
+            take("explorer-cloud.png")
+            two = 'two = st.Explorer(["scenes", "scenes-absolute"], scenes, progress=False)\ntwo'
+            nbformat.write(notebook(CELLS[0], two), folder / "two.ipynb")
+            bench.open(served.address("two.ipynb"))
+            bench.explorer.get_by_text("The subspaces of the first").wait_for(timeout=240_000)
+            take("explorer-two.png")
             browser.close()
 
 

@@ -8,6 +8,8 @@ from . import solvers as solvers
 from . import studies as studies
 from . import views as views
 from ._affinity import affinity as affinity
+from ._affinity.head_maps import head_maps as head_maps
+from ._affinity.nearest import nearest as nearest
 from ._affinity.presets import preset_weights as preset_weights
 from ._affinity.rows import affinity_row as affinity_row
 from ._analysis.comparison import align as align
@@ -15,6 +17,7 @@ from ._analysis.comparison import layer_distances as layer_distances
 from ._analysis.comparison import subspace_distance as subspace_distance
 from ._analysis.interventions import effects as effects
 from ._analysis.interventions import remove as remove
+from ._analysis.interventions import resemblance as resemblance
 from ._analysis.memory import estimate_memory as estimate_memory
 from ._analysis.regions import cut_costs as cut_costs
 from ._analysis.regions import hierarchy as hierarchy
@@ -29,6 +32,7 @@ from ._analysis.scores.controls import pixel_tree as pixel_tree
 from ._analysis.scores.controls import shuffle_labels as shuffle_labels
 from ._analysis.scores.results import eigenvector_scores as eigenvector_scores
 from ._analysis.scores.variance import variance_shares as variance_shares
+from ._analysis.tables import to_dataframe as to_dataframe
 from ._analysis.trust import outlying_masks as outlying_masks
 from ._analysis.trust import token_norms as token_norms
 from ._analysis.trust import trust_statements as trust_statements
@@ -45,9 +49,11 @@ from ._io.images import load_images as load_images
 from ._models import load_model as load_model
 from ._views.charts import layers_chart as layers_chart
 from ._views.charts import spectrum_chart as spectrum_chart
+from ._views.cloud import cloud as cloud
 from ._views.effect_plot import before_after as before_after
 from ._views.effect_plot import effect_plot as effect_plot
 from ._views.frozen_page import freeze as freeze
+from ._views.heads_chart import heads_chart as heads_chart
 from ._views.heat_map import heat_map as heat_map
 from ._views.notebook import extension as extension
 from ._views.overlay import overlay as overlay

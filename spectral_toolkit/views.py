@@ -9,7 +9,7 @@ from __future__ import annotations
 from ._explorer.code import CodedSide, Program
 from ._explorer.session import ShownState, Side
 from ._explorer.state import Facts
-from ._explorer.view import Inputs, Slider, View, register, unregister
+from ._explorer.view import Inputs, LiveModel, Slider, View, register, unregister
 from ._explorer.views import VIEWS
 from ._render.tile import Tile
 
@@ -18,6 +18,7 @@ __all__ = [
     "CodedSide",
     "Facts",
     "Inputs",
+    "LiveModel",
     "Program",
     "ShownState",
     "Side",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,9 +98,11 @@ def test_threads_wait_without_spinning_unless_told(
 @pytest.mark.parametrize(
     ("arguments", "terminal", "world_size", "said"),
     [
-        (["segment"], True, "1", True),
-        (["segment"], False, "1", False),
-        (["segment"], True, "2", False),
+        (["capture", "--model", "no/such/folder", "--images", "nosuch.jpg", "--out", "a"], True, "1", True),
+        (["capture", "--model", "no/such/folder", "--images", "nosuch.jpg", "--out", "a"], False, "1", False),
+        (["capture", "--model", "no/such/folder", "--images", "nosuch.jpg", "--out", "a"], True, "2", False),
+        (["segment"], True, "1", False),
+        (["report", "--config", "nosuch.yaml"], True, "1", False),
         (["segment", "--help"], True, "1", False),
         (["--version"], True, "1", False),
     ],
@@ -514,7 +517,54 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
     monkeypatch.setattr(st, "load_model", interrupted)
     assert main(["report", "--model", "scenes", "--images", "scenes:1"]) == 130
-    assert capsys.readouterr().err == "Interrupted.\n"
+    assert re.fullmatch(r"Interrupted: run the same command again: a study .* resumes .*\n", capsys.readouterr().err)
+
+
+def test_what_a_study_lacks_is_told_before_anything_loads(tmp_path: Path) -> None:
+    (tmp_path / "there.yaml").write_text("models: scenes")
+    for name in ("there.html", "there.json"):
+        (tmp_path / name).write_text('name="generator" content="spectral_toolkit')
+    code = (
+        "import sys; from spectral_toolkit.cli import main\n"
+        "assert main(['report', '--config', 'nosuch.yaml']) == 2\n"
+        "assert main(['report', '--config', 'there.yaml', '--check', 'nosuch.json']) == 2\n"
+        "assert main(['report', '--config', 'there.yaml']) == 2\n"
+        "assert not {'torch', 'xarray', 'pydantic'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sentences = done.stderr.splitlines()
+    assert "--config 'nosuch.yaml' is not a file" in sentences[0]
+    assert "--check 'nosuch.json' is not a file" in sentences[1]
+    assert "'there.html' exists already: add --overwrite" in sentences[2]
+
+
+def test_the_shell_completes_commands() -> None:
+    given = {"_SPECTRAL_TOOLKIT_COMPLETE": "complete_bash", "COMP_WORDS": "spectral-toolkit s", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "spectral_toolkit"], capture_output=True, text=True, env={**os.environ, **given}
+    )
+    assert done.stdout.split() == ["solve", "segment", "scores"]
+
+
+def test_scores_bundle_and_freeze(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, store, zipped, page = (tmp_path / name for name in ("scores.csv", "acts.zarr", "acts.zip", "page.html"))
+    scenes = ["--model", "scenes", "--images", "scenes:2"]
+    assert main(["scores", *scenes, "--affinities", "vv", "--n-eigenvectors", "2", "--out", str(table)]) == 0
+    lines = table.read_text().splitlines()
+    assert lines[0] == "kind,layer,role,measure,value,low,high"
+    assert any(re.match(r"vv,joint,\w+,what,", line) for line in lines)
+    capsys.readouterr()
+    assert main(["scores", *scenes, "--out", str(table)]) == 2
+    assert "exists already" in sentence(capsys)
+    assert main(["capture", *scenes, "--layers", "0", "--out", str(store)]) == 0
+    assert main(["bundle", "--activations", str(store), "--out", str(zipped)]) == 0
+    assert list(st.load_bundle(zipped).activations.children) == ["model.layer.0"]
+    few = ["--no-regions", "--n-eigenvectors", "2", "--affinities", "vv"]
+    assert main(["freeze", "--bundle", str(zipped), "--out", str(page), *few]) == 0
+    assert page.read_text().startswith("<!doctype html>")
+    assert main(["freeze", "--bundle", str(zipped), *scenes, "--out", str(page)]) == 2
+    capsys.readouterr()
 
 
 def test_our_warnings_are_one_line_and_those_of_libraries_are_hidden(

@@ -188,7 +188,7 @@ def test_one_process_interrupted_alone_ends_the_run(alone: Path, tmp_path: Path)
     command = solve(alone / "activations.zarr", "vv", "knn", tmp_path / "out.zarr")
     done = torchrun(2, [command], DIES="1:_search:1:SIGINT")
     assert done.returncode != 0
-    assert done.stderr.count("Interrupted.") == 1
+    assert done.stderr.count("Interrupted: ") == 1
     assert time.monotonic() - began < 60
     assert not (tmp_path / "out.zarr").exists()
 

@@ -13,7 +13,9 @@ import pytest
 from explorer_fixtures import capture_of, kept_comms, press
 
 import spectral_toolkit as st
+from spectral_toolkit._explorer.view import offered
 from spectral_toolkit._explorer.views import VIEWS
+from spectral_toolkit._render.colour import hex_colours
 from spectral_toolkit._views.widget import Explorer
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -104,6 +106,14 @@ def check_chart(view: Any, explorer: Any) -> None:
     assert hv.render(view, backend="bokeh").renderers
 
 
+def check_cloud(view: Any, explorer: Any) -> None:
+    drawn = list(view) if isinstance(view, hv.Layout) else [view]
+    for points, (_, _, found) in zip(drawn, explorer._pictures.charts[VIEWS["cloud"]]._shown, strict=True):
+        for side in (0, 1):
+            np.testing.assert_allclose(points.dimension_values(side), found.at[:, side], atol=1e-5)
+        assert points.dimension_values("colour").tolist() == hex_colours(found.colours)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
@@ -118,14 +128,16 @@ def test_the_code_of_every_view_draws_what_the_explorer_shows(
     with kept_comms():
         explorer = Explorer(capture_of(), device="cpu", synchronous=True)
         explorer.set(**SETTINGS[setting])
-        for view in VIEWS:
+        for view in (one.name for one in offered(explorer._session.facts.quantities)):
             explorer.set(view=view)
             displayed = shown_by(explorer.code(), saved, monkeypatch)
             if view in ("spectrum", "layers"):
                 check_chart(displayed.pop(0), explorer)
+            if view == "cloud":
+                check_cloud(displayed.pop(0), explorer)
             found = overlays(displayed)
             figures = [one for one in explorer._pictures.figures if one.figure.visible]
-            tiles = [] if view in ("spectrum", "layers") else [tile for one in figures for tile in one.tiles]
+            tiles = [] if view in ("spectrum", "layers", "cloud") else [tile for one in figures for tile in one.tiles]
             check_tiles(found[: len(tiles)], tiles, view)
             if explorer.state.patch is not None:
                 assert explorer._rows is not None

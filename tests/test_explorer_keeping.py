@@ -30,8 +30,9 @@ def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path
     assert min(picture.size) > 250
     assert picture.convert("L").getextrema()[1] > picture.convert("L").getextrema()[0]
     svg = Path(explorer.save_figure(str(tmp_path / "figure.svg"))).read_text()
-    assert svg.startswith("<svg")
+    assert "<svg" in svg
     assert svg.count("<image") >= 2
+    assert Path(explorer.save_figure(str(tmp_path / "figure.pdf"))).read_bytes().startswith(b"%PDF")
     assert Path(explorer.save_figure(str(tmp_path / "figure.png"))).name == "figure-2.png"
 
 
@@ -49,9 +50,8 @@ def test_a_saved_figure_shows_the_cut(explorer: Explorer, tmp_path: Path) -> Non
         middle = np.asarray(cut)[round(y * save._SCALE), round(x * save._SCALE)]
         assert (middle == [0x1A] * 3).all()
     assert 0 < changed.mean() < 0.3, "and nothing but the lines"
-    assert drawn.count("<path") == 2
-    assert drawn.count("M") >= 2 * len(lines)
-    assert "<path" not in Path(explorer.save_figure(str(tmp_path / "whole.svg"))).read_text()
+    plain = Path(explorer.save_figure(str(tmp_path / "whole.svg"))).read_text()
+    assert drawn.count("<path") - plain.count("<path") == 2 * len(lines)
 
 
 def test_titles_of_narrow_panels_do_not_meet(tmp_path: Path) -> None:

@@ -244,7 +244,9 @@ def random_state(seed: int, session: Session) -> State:
             weights=chosen,
             n_eigenvectors=n,
             component=int(random.integers(1, n + 1)),
-            view=str(random.choice([view for view in VIEWS if view not in ("segments", "instances")])),
+            view=str(
+                random.choice([view for view in VIEWS if view not in ("segments", "instances", "exchange", "labels")])
+            ),
             compare=bool(random.random() < 0.5),
             other_affinity=str(random.choice(kinds)),
             other_layers=str(random.choice(["same", "early", "late"])),

@@ -438,9 +438,33 @@ def test_effects_on_position_with_mirrored_donors() -> None:
     plain, turned = tree(told(labels)), tree(told(labels, grid[:, ::-1]))
     for edited, wanted in ((plain, [1, 0, 0]), (turned, [0, 1, 0])):
         found = st.effects(plain, edited, plain, reference=plain, mirrored=True, k=4)
-        np.testing.assert_allclose(found["share"].sel(control="edited", property="position")[0], wanted)
+        for name in ("position", "nearer place"):
+            np.testing.assert_allclose(found["share"].sel(control="edited", property=name)[0], wanted)
     # Only the outer columns are more than two patches from their mirror image.
     assert int(found["compared"].sel(control="edited", property="position")[0]) == 4 * 4 * 2
+
+
+@pytest.mark.parametrize("circular", [False, True])
+def test_effects_on_the_nearer_of_two_places(circular: bool) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.zeros((3, 4, 4), int)
+    places = rng.integers(0, 4, (3, 4, 4, 2))
+    plain, moved = tree(told(labels)), tree(told(labels, places))
+    found = st.effects(plain, moved, plain, reference=plain, mirrored=True, circular=circular, k=1)
+    counts = {"kept": 0, "moved": 0, "lost": 0}
+    for image, y, x in np.ndindex(labels.shape):
+        if x in (1, 2) or circular:  # near its mirror image
+            continue
+        squares = [
+            sum((int(places[image, y, x, axis]) - at[axis]) ** 2 for axis in (0, 1)) for at in ((y, x), (y, 3 - x))
+        ]
+        counts["kept" if squares[0] < squares[1] else "moved" if squares[1] < squares[0] else "lost"] += 1
+    shown = found.sel(control="edited", property="nearer place").isel(edit=0)
+    assert int(shown["compared"]) == sum(counts.values())  # on a circle of four none is more than two patches away
+    if not circular:
+        assert min(counts["kept"], counts["moved"]) > 0
+        wanted = [count / sum(counts.values()) for count in counts.values()]
+        np.testing.assert_allclose(shown["share"], wanted)
 
 
 def test_effects_on_classes_images_and_of_another_model() -> None:
@@ -486,6 +510,9 @@ def test_the_page_has_the_published_numbers_of_the_bundled_models() -> None:
     numbers = json.loads(interventions.NUMBERS.read_text())
     text = interventions.PAGE.read_text()
     assert interventions.page(text, numbers) == text
+    claims: Any = importlib.import_module("make_claims_page")
+    text = claims.PAGE.read_text()
+    assert claims.page(text) == text, "python docs/make_claims_page.py"
     for name, found in numbers.items():
         assert st.load_model(name, device="cpu").weights_sha256() == found["weights_sha256"], (
             f"{name} has other weights"

@@ -113,3 +113,12 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kept = NOTEBOOKS_FOLDER.parent / "out" / "notebooks" / path.relative_to(NOTEBOOKS_FOLDER)
     kept.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, kept)
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=named)
+def test_a_notebook_ends_with_three_questions(path: Path) -> None:
+    last = nbformat.read(path, as_version=4).cells[-1]
+    assert last.cell_type == "markdown"
+    assert last.source.startswith("## Three questions to go on with\n")
+    assert len([line for line in last.source.splitlines() if line[:2] in ("1.", "2.", "3.")]) == 3
+    assert last.source.count("?") >= 3

@@ -173,11 +173,10 @@ def test_layers_are_split_as_the_answer_splits_them() -> None:
     for bar, own_share, own_mass in zip(bars, share, mass, strict=True):
         assert bar.cut == pytest.approx(own_share / own_mass)
         assert bar.share == pytest.approx(own_share / value)
-        assert bar.holds == (own_share / own_mass <= value)
     eig["layer_mass"][1, 1, 0] = 0
     eig["eigenvalue"][1, 1] = 0
     empty = marks.layer_bars(eig, 1, 2)[0]
-    assert (empty.cut, empty.share, empty.holds) == (None, 0, False)
+    assert (empty.cut, empty.share) == (None, 0)
     assert "no edges" in report_html(activations(), {"vv": eig})
 
 

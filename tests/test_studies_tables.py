@@ -67,6 +67,36 @@ def test_the_page_holds_them(result: StudyResult) -> None:
     assert texts["mine.tex"] == result.to_latex()
 
 
+def test_the_same_tables_lie_beside_the_numbers(result: StudyResult) -> None:
+    assert [one.name for one in result.tables] == ["mine-scores.csv", "mine-eigenvalues.csv", "mine.tex"]
+    page = Path(result.html).read_text(encoding="utf-8")
+    for table in result.tables:
+        assert base64.b64encode(table.read_bytes()).decode() in page, table.name
+
+
+def test_a_question_is_on_the_page_and_changes_no_number(result: StudyResult) -> None:
+    asked = run_study({**CONFIG, "question": "Does it <group>?"}, result.html, overwrite=True, progress=False)
+    page = asked.html.read_text(encoding="utf-8")
+    assert "Does it &lt;group&gt;?" in page
+    assert asked.from_cache == len(asked.cells)
+    assert asked.record["cells"] == result.record["cells"]
+    for heading in (
+        "The method.",
+        "All study cells in one table",
+        "The scores as a figure",
+        "Layer by layer",
+        "limits",
+    ):
+        assert heading in page
+    assert "question" not in result.record["study"], "a study without a question has the bytes that it had"
+
+
+def test_tables_of_another_program_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.tex").write_text("\\documentclass{article}")
+    with pytest.raises(SpectralToolkitError, match=r"mine\.tex' exists and was not written by"):
+        run_study(CONFIG, tmp_path / "mine.html", overwrite=True, progress=False)
+
+
 def test_latex_is_escaped_and_doubts_are_grey(result: StudyResult) -> None:
     text = result.to_latex()
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]

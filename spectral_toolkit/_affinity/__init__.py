@@ -146,16 +146,9 @@ def affinity(
     checked += (("search", _checked_search(search)),) if search not in (None, "exact") else ()
     kept = _checked_folder(folder, kernel)
     names = layer_names(activations)
-    if not isinstance(layers, list | tuple) and layers != "all":
-        raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
-    if not isinstance(layers, str):
-        unknown = [name for name in layers if name not in names]
-        if unknown or not layers:
-            raise AffinityError(
-                f"layers={list(layers)!r} names {unknown or 'nothing'}: use 'all' or names among {', '.join(names)}."
-            )
-        names = [name for name in names if name in layers]
-        weights = _by_name(weights, layers, names, heads)
+    if not isinstance(layers, str) or layers != "all":
+        names = checked_layers(layers, names)
+        weights = _by_name(weights, list(layers), names, heads)
     members = make_members(activations, names, kind, heads)
     if KERNELS[kernel].attention:
         for name in names:
@@ -196,6 +189,20 @@ def affinity(
         dense_bytes=dense_bytes,
         mask=masked,
     )
+
+
+def checked_layers(layers: str | Sequence[str], names: Sequence[str]) -> list[str]:
+    """The layers that are meant, in order of depth; raise an error that says what is wrong with them."""
+    if layers == "all":
+        return list(names)
+    if not isinstance(layers, list | tuple):
+        raise AffinityError(f"layers={layers!r} is not understood: use 'all' or a list of names.")
+    unknown = [name for name in layers if name not in names]
+    if unknown or not layers:
+        raise AffinityError(
+            f"layers={list(layers)!r} names {unknown or 'nothing'}: use 'all' or names among {', '.join(names)}."
+        )
+    return [name for name in names if name in layers]
 
 
 def _by_name(weights: Weights, layers: Sequence[str], names: list[str], heads: str) -> Weights:

@@ -86,6 +86,9 @@ class Kernel(NamedRow):
         Whether the explorer offers it.
     attention
         Whether it is the model's own attention, and needs the scale, the bias and the special keys of the layer.
+    columns
+        A function of the features, a list of patches and the options that returns their columns (images, n, patches)
+        of what ``prepare`` gives, without holding all rows; None computes them from the rows.
     positive
         Whether every affinity is above 0, so that a row without any is one that rounding has lost.
     """
@@ -101,6 +104,7 @@ class Kernel(NamedRow):
     searches: bool = field(default=False, kw_only=True)
     in_menu: bool = True
     attention: bool = False
+    columns: Callable[..., Any] | None = field(default=None, kw_only=True)
     positive: bool = False
 
     def __post_init__(self) -> None:

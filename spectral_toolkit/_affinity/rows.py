@@ -59,7 +59,7 @@ def affinity_row(
     """
     index = graph.image_index(image)
     grid = base_grid(graph)
-    cells = [_checked_cell(cell, grid)]
+    cells = [checked_cell(cell, grid)]
     known = {name: one[index] for name, one in image_coordinates(graph.activations).items()}
     coords = {"image": graph.images[index], **known}
 
@@ -125,12 +125,13 @@ def _indicators(
     return ones
 
 
-def _checked_cell(cell: tuple[int, int], grid: Grid) -> tuple[int, int]:
+def checked_cell(cell: tuple[int, int], grid: Grid, name: str = "cell") -> tuple[int, int]:
+    """Row and column of a patch on a grid; raise an error that says what is wrong with them."""
     values = tuple(cell) if isinstance(cell, tuple | list) else ()
     whole = [isinstance(v, numbers.Integral) and 0 <= v < size for v, size in zip(values, grid, strict=False)]
     if len(values) != 2 or not all(whole):
         raise AffinityError(
-            f"cell={cell!r} is not on the grid: expected a row below {grid[0]} and a column below "
+            f"{name}={cell!r} is not on the grid: expected a row below {grid[0]} and a column below "
             f"{grid[1]}, counted from 0."
         )
     return int(values[0]), int(values[1])

@@ -44,6 +44,7 @@ Softmax = register(
         softmax.prepare,
         kinds=("qk",),
         attention=True,
+        columns=softmax.columns,
     )
 )
 Cosine = register(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .._affinity.table import KERNELS
+from .selection import moved_selection
 from .start import contrast
 from .state import Facts, State, checked_weights, moved
 from .view import offered
@@ -43,13 +44,19 @@ def changed(before: State, changes: Mapping[str, Any], facts: Facts) -> State:
     """A state with some fields changed, and with the changes that follow unless they are given, too."""
     state = replace(before, **changes)
     asked = "affinity" in changes or changes.get("compare")
-    same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity
+    two = facts.sources > 1 or state.timestep != state.other_timestep
+    if two and "affinity" in changes and "other_affinity" not in changes and before.other_affinity == before.affinity:
+        state = replace(state, other_affinity=state.affinity)  # two captures are compared by one affinity
+    same = state.compare and state.other_layers == "same" and state.other_affinity == state.affinity and not two
     if asked and same and "other_affinity" not in changes:
         # The same setting twice would show nothing new, so the other side takes another one.
         state = replace(state, other_affinity=contrast(state.affinity, facts.kinds))
     n = state.n_eigenvectors
     if "component" not in changes and isinstance(n, int) and 1 <= n < state.component:
         state = replace(state, component=n)
+    other = state.other_component
+    if "other_component" not in changes and isinstance(n, int) and other is not None and 1 <= n < other:
+        state = replace(state, other_component=n)
     if state.scope == "dataset" != before.scope and "mask_outliers" not in changes:
         state = replace(state, mask_outliers=False)
     for side in ("", "other_"):
@@ -61,4 +68,7 @@ def changed(before: State, changes: Mapping[str, Any], facts: Facts) -> State:
         # The same place in the image, where other layers have another grid; wrong weights raise an error here.
         grids = [facts.grid_of(checked_weights(one.weights, facts)) for one in (before, state)]
         state = replace(state, patch=moved(state.patch, *grids))
+    if state.selection and "selection" not in changes and state.weights != before.weights:
+        grids = [facts.grid_of(checked_weights(one.weights, facts)) for one in (before, state)]
+        state = replace(state, selection=moved_selection(state.selection, *grids))
     return state

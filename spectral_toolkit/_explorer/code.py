@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .._compute.settings import computing
@@ -124,8 +124,8 @@ def as_code(
     if state.mask_outliers:
         start.append("mask = st.outlying_masks(one)")
     lines = [*imports, *start]
-    for side in sides:
-        lines += ["", *_solving(program, side)]
+    for place, side in enumerate(sides):
+        lines += ["", *_solving(replace(program, state=state.of_side(place)), side)]
     ending = [f"display({view})" for view in shown[:-1]]
     return "\n".join([*lines, "", *drawn, *ending, shown[-1]]) + "\n"
 
@@ -167,8 +167,8 @@ def _drawing(program: Program, sides: Sequence[CodedSide]) -> tuple[list[str], l
     view = VIEWS[program.state.view]
     drawn = [[side] for side in sides] if view.tiles is not None and not view.alone else [sides]
     lines: list[str] = []
-    for together in drawn:
-        *before, shown = view.code(program, together)
+    for place, together in enumerate(drawn):
+        *before, shown = view.code(replace(program, state=program.state.of_side(place)), together)
         lines += [*before, f"view{together[0].suffix} = {shown}"]
     views = [f"view{together[0].suffix}" for together in drawn]
     shown = [" + ".join(views)] if view.joined else views

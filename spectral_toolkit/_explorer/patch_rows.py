@@ -38,11 +38,17 @@ class Sources:
         return [(y, x) for y in ys for x in xs]
 
 
-def choose_sources(grids: Sequence[Grid], n_images: int, n_kinds: int, n_presets: int, n_bytes: int) -> Sources | None:
-    """The finest coarse grid whose rows fit into this many bytes; None where not even a single row fits."""
+def choose_sources(
+    grids: Sequence[Grid], n_images: int, n_kinds: int, n_presets: int, n_bytes: int, across: bool = False
+) -> Sources | None:
+    """The finest coarse grid whose rows fit into this many bytes; None where not even a single row fits.
+
+    Joint rows ``across`` images go to the patches of all of them.
+    """
     finest = max(grids, key=math.prod)
     layers = sum(math.prod(min(side, MAX_LAYER_SIDE) for side in grid) for grid in grids)
-    per_source = n_images * n_kinds * (n_presets * math.prod(finest) + layers)
+    joint = n_presets * math.prod(finest) * (n_images if across else 1)
+    per_source = n_images * n_kinds * (joint + layers)
     for longer in range(max(finest), 0, -1):
         scale = longer / max(finest)
         sources = Sources(max(1, round(finest[0] * scale)), max(1, round(finest[1] * scale)))
@@ -52,10 +58,15 @@ def choose_sources(grids: Sequence[Grid], n_images: int, n_kinds: int, n_presets
 
 
 def all_joint_rows(graph: LayerGraph, sources: Sources) -> np.ndarray:
-    """Rows of the joint affinity as the solver sees it, float32 (image, source, y, x)."""
+    """Rows of the joint affinity as the solver sees it, float32 (image, source, y, x).
+
+    Of images that were solved as one, rows go to the patches of all: (image, source, image, y, x).
+    """
     grid = base_grid(graph)
     cells = sources.cells(grid)
-    return np.stack([_field(joint_rows(graph, image, cells, grid)[None], grid) for image in range(len(graph.images))])
+    n = len(graph.images)
+    rows = np.stack([_field(joint_rows(graph, image, cells, grid)[None], grid) for image in range(n)])
+    return rows.reshape(n, len(cells), n, *grid) if graph.recipe.scope == "dataset" else rows
 
 
 def all_layer_rows(graph: LayerGraph, sources: Sources) -> dict[str, np.ndarray]:
@@ -71,6 +82,8 @@ def all_layer_rows(graph: LayerGraph, sources: Sources) -> dict[str, np.ndarray]
         small = (min(member.grid[0], MAX_LAYER_SIDE), min(member.grid[1], MAX_LAYER_SIDE))
         average = Resampling(member.grid, small)
         rows = [member_rows(graph, member, image, cells, finest)[None] for image in range(len(graph.images))]
+        if graph.recipe.scope == "dataset":  # those to patches of the same image
+            rows = [one.unflatten(2, (len(graph.images), -1))[:, :, image] for image, one in enumerate(rows)]
         found[member.name] = np.stack([_field(average(one), small) for one in rows])
     return found
 

@@ -39,7 +39,8 @@ class Setting:
     eig
         As ``st.solve`` returns it, for all images.
     rows
-        Rows of the joint affinity, float32 (image, source, y, x); None where none were requested.
+        Rows of the joint affinity, float32 (image, source, y, x), or (image, source, image, y, x) of images that were
+        solved as one; None where none were requested.
     trust
         Trust statements about the result, image by image.
     data
@@ -69,6 +70,8 @@ class Content:
         The patches to which the rows belong; None where none were requested.
     options
         Values of the sliders that views have of their own.
+    scope
+        ``"image"``, or ``"dataset"`` where all images were solved as one.
     """
 
     activations: xr.DataTree
@@ -80,6 +83,7 @@ class Content:
     layer_rows: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     sources: Sources | None = None
     options: dict[str, float] = field(default_factory=dict)
+    scope: str = "image"
 
     def views(self) -> list[View]:
         """The views that the page has."""
@@ -96,6 +100,7 @@ class Content:
         """The state of an explorer that shows the same, in full colours."""
         return State(
             image=image,
+            scope=self.scope,
             affinity=setting.kind,
             kernel=setting.eig.attrs.get("kernel"),
             weights={name: weight for name, weight in setting.weights.items() if weight > 0},
@@ -126,13 +131,14 @@ def precompute(
     device: str = "auto",
     seed: int = 0,
     options: Mapping[str, float] | None = None,
+    scope: str = "image",
 ) -> Content:
     """Compute everything that a view without Python can show.
 
     Parameters
     ----------
     activations
-        Activations, as ``st.capture`` returns them. Every image is solved alone.
+        Activations, as ``st.capture`` returns them.
     kinds
         Affinities, as ``st.affinity`` takes them.
     presets
@@ -152,6 +158,8 @@ def precompute(
         The device that computes.
     options
         Values of the sliders that views have of their own.
+    scope
+        ``"image"``: every image is solved alone. ``"dataset"``: all images are solved as one.
 
     Returns
     -------
@@ -171,13 +179,13 @@ def precompute(
     layers = layer_names(activations)
     weights = _weights(presets, layers)
     graphs = {
-        kind: affinity(activations, kind, kernel=chosen, device=device)
+        kind: affinity(activations, kind, kernel=chosen, device=device, scope=scope)
         for kind, chosen in kernels_of(kernel, kinds).items()
     }
     n_images = len(image_names(activations))
     outlying = outlying_masks(activations)
     grids = [(activations.children[layer].sizes["y"], activations.children[layer].sizes["x"]) for layer in layers]
-    sources = choose_sources(grids, n_images, len(kinds), len(weights), row_bytes)
+    sources = choose_sources(grids, n_images, len(kinds), len(weights), row_bytes, across=scope == "dataset")
     settings = []
     for kind, graph in graphs.items():
         for preset, chosen in weights.items():
@@ -192,7 +200,9 @@ def precompute(
                     eig=eig,
                     rows=all_joint_rows(weighted, sources) if sources else None,
                     trust=[
-                        trust_statements(
+                        trust_statements(eig)
+                        if scope == "dataset"
+                        else trust_statements(
                             eig.isel(image=index), outlying={name: mask[[index]] for name, mask in outlying.items()}
                         )
                         for index in range(n_images)
@@ -210,6 +220,7 @@ def precompute(
         layer_rows={kind: all_layer_rows(graph, sources) for kind, graph in graphs.items()} if sources else {},
         sources=sources,
         options=dict(options or {}),
+        scope=scope,
     )
     for view in content.views():
         if view.data is not None and view.page == "drawn":
@@ -218,7 +229,8 @@ def precompute(
                 found = [
                     view.data(_inputs(content, setting, view, image, graph, outlying)) for image in range(n_images)
                 ]
-                setting.data[view.name] = [one[0] for one in found] if view.common else found
+                at = range(n_images) if scope == "dataset" else [0] * n_images
+                setting.data[view.name] = [one[i] for one, i in zip(found, at, strict=True)] if view.common else found
     return content
 
 
@@ -238,7 +250,7 @@ def _inputs(
         content.activations.isel(one),
         lambda: graph,
         lambda: {name: mask.isel(one) for name, mask in outlying.items()},
-        eig,
+        setting.eig if content.scope == "dataset" else eig,
     )
 
 

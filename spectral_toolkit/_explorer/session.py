@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from .._affinity import LayerGraph, affinity
 from .._affinity.features import KINDS
+from .._affinity.head_rows import head_rows
+from .._affinity.nearest import JOINT, nearest_in
 from .._affinity.rows import affinity_row
 from .._analysis.regions import cut_costs
 from .._analysis.regions.joint import MOST_DENSE
@@ -20,18 +23,21 @@ from .._analysis.trust import Statement, outlying_masks, trust_statements
 from .._compute.settings import computing
 from .._io.activations import check_tree, image_coordinates, image_names, layer_names
 from .._render.composite import shrink
+from .._render.patch_colours import mean_colours
 from .._render.underlay import ShownPicture, shown_pictures
 from ..errors import SpectralToolkitError
 from ..solvers import solve
 from .connected import Connected, most_connected
+from .labels import Labels, Scored, scores_beside
 from .state import Facts, State, moved
-from .view import Inputs, quantities_of
-from .views import VIEWS
+from .view import MODEL, Inputs, LiveModel, quantities_of
+from .views import SEGMENTS, VIEWS
 from .worker import Check
 
 _Value = TypeVar("_Value")
 
 _KEPT_GRAPHS = 6
+_NEAREST = 10
 _KEPT_ANSWERS = 48
 _LAYERS_SHARE = 0.6  # of the progress bar, for making the layers' operators; the rest is the solve
 _MAX_SIDE = 512  # pixels of the longer side of an image on the page
@@ -66,12 +72,22 @@ class Side:
         As ``st.solve`` returned it: of all images where they were solved as one, otherwise the same as ``eig``.
     data
         What the view computed.
+    whole_data
+        The same for everything that was solved together, where the view computes it from all of that.
     costs
         Cut values at every threshold; None where nothing is cut, or the image has too many patches.
+    source
+        Which of two captures or timesteps it is of; empty where there is only one.
     patch
         The tapped patch on the grid of this setting, and its affinities: ``joint_row`` (y, x), ``layer_rows`` by layer.
     connected
         For images that were solved as one: what the tapped patch is connected to in every image, the strongest first.
+    labels, categories
+        Labels of the patches of the image, (y, x), -1 where there is none, and the names of their categories.
+    nearest
+        The patches nearest to the tapped one by affinity, as ``st.nearest`` gives them.
+    scores
+        How segments and eigenvectors agree with the labels.
     """
 
     question: Question
@@ -79,11 +95,17 @@ class Side:
     trust: list[Statement]
     whole: xr.Dataset
     data: Any = None
+    whole_data: Any = None
     costs: xr.Dataset | None = None
+    source: str = ""
     patch: tuple[int, int] | None = None
     joint_row: np.ndarray | None = None
     layer_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
     connected: Sequence[Connected] = ()
+    labels: np.ndarray | None = None
+    categories: Sequence[str] = ()
+    nearest: pd.DataFrame | None = None
+    scores: Sequence[Scored] = ()
 
     def scaling(self, components: int | Sequence[int]) -> np.ndarray:
         """The values from which the ends of colours are taken: images that are solved as one share their colours."""
@@ -96,14 +118,20 @@ class ShownState:
 
     Attributes
     ----------
+    distance
+        For two captures: in one sentence, how far their subspaces are apart.
     picture, small
         The image as it was, in ``picture.pixels``; and with no side above 128 pixels, for small tiles.
+    names
+        Names of all images.
     """
 
     state: State
     picture: ShownPicture
     small: np.ndarray
     sides: list[Side]
+    names: Sequence[str] = ()
+    distance: str = ""
 
 
 def questions(state: State, facts: Facts) -> list[Question]:
@@ -126,8 +154,15 @@ def wanted(state: State, facts: Facts) -> object:
     view = VIEWS[state.view]
     data = (view, view.key(state)) if view.data is not None else None
     rows = (state.patch, state.heads and state.patch is not None)
-    cut = None if state.cut is None else state.component
-    return (state.image, tuple(questions(state, facts)), data, cut, rows)
+    cut = None if state.cut is None else (state.component, state.of_side(1).component)
+    times = (state.timestep, state.other_timestep if state.compare else None)
+    scored = state.n_segments if is_scored(state, facts) else None
+    return (state.image, tuple(questions(state, facts)), data, cut, rows, scored, times)
+
+
+def is_scored(state: State, facts: Facts) -> bool:
+    """Whether segments are shown beside labels."""
+    return facts.has_labels and "n_segments" in VIEWS[state.view].controls
 
 
 def can_be_written_out(grid: Sequence[int]) -> bool:
@@ -142,7 +177,14 @@ def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 class Session:
     """Activations, with the graphs and results made from them so far."""
 
-    def __init__(self, activations: xr.DataTree, device: str = "auto", pictures: Any = None) -> None:
+    def __init__(
+        self,
+        activations: xr.DataTree,
+        device: str = "auto",
+        pictures: Any = None,
+        labels: Labels | None = None,
+        live: LiveModel | None = None,
+    ) -> None:
         check_tree(activations)
         if pictures is None and "pixels" not in activations.data_vars:
             raise SpectralToolkitError(
@@ -152,6 +194,8 @@ class Session:
         self.activations = activations
         self.pictures = activations if pictures is None else pictures
         self.device = device
+        self.labels = labels
+        self._live = live
         layers = tuple(layer_names(activations))
         held = quantities_of(activations, layers)
         kinds = tuple(kind for kind, needed in KINDS.items() if set(needed) <= held)
@@ -164,7 +208,7 @@ class Session:
             images=tuple(image_names(activations)),
             kinds=kinds,
             grids={name: _grid(activations.children[name]) for name in layers},
-            quantities=held,
+            quantities=held | ({"label"} if labels is not None else set()) | ({MODEL} if live is not None else set()),
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
@@ -182,7 +226,7 @@ class Session:
         """What a state shows if all of it has been computed before, otherwise None."""
         try:
             return self._compose(state, self._found)
-        except _MissingError:
+        except MissingError:
             return None
 
     def picture(self, image: int) -> ShownPicture:
@@ -222,6 +266,20 @@ class Session:
                     del self._graphs[oldest]
         return graph.reweight({**dict.fromkeys(graph.layers, 0.0), **dict(question.weights)})
 
+    def solved(self) -> list[tuple[Question, xr.Dataset]]:
+        """All that has been solved and is still held."""
+        with self._lock:
+            return [
+                (key[1], value[0]) for key, value in self._results.items() if isinstance(key, tuple) and _is_solved(key)
+            ]
+
+    def seed(self, question: Question, eig: xr.Dataset) -> None:
+        """Take what was solved before, so that it is not solved again."""
+        outlying = None if question.image is None else self._outlying(question.image)
+        trust = trust_statements(eig if question.image is None else eig.isel(image=0), outlying=outlying)
+        with self._lock:
+            self._results["solve", question] = (eig, trust)
+
     def close(self) -> None:
         """Free everything that is held."""
         with self._lock:
@@ -229,6 +287,7 @@ class Session:
             self._results.clear()
             self._latest.clear()
         self.activations = self.pictures = xr.DataTree()
+        self._live = None
 
     def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
         sides, view = [], VIEWS[state.view]
@@ -239,14 +298,23 @@ class Session:
             side = Side(question, eig, trust, whole)
             if view.data is not None and not (view.alone and sides):
                 # What is common to a dataset is computed once, whichever image is shown.
-                key = ("data", view, question, view.key(state), None if view.common else state.image)
+                asked = None if view.alone else question
+                key = ("data", view, asked, view.key(state), None if view.common else state.image)
                 compute, inputs = view.data, self._inputs(state, question, eig, whole)
                 data = get(key, lambda check, compute=compute, inputs=inputs: compute(inputs))
                 side.data = data[index] if view.common else data
+                side.whole_data = data if view.common else None
+            if self.labels is not None:
+                side.categories = self.labels.categories
+                side.labels = self.labels.on((eig.sizes["y"], eig.sizes["x"]))[state.image]
+                if is_scored(state, self.facts):
+                    key = ("scores", question, state.n_segments)
+                    side.scores = get(key, lambda check, q=question, w=whole: self._scores(state, q, w))
             if state.cut is not None:
-                key = ("costs", question, state.component)
+                component = state.of_side(len(sides)).component
+                key = ("costs", question, component)
                 if question.image is not None:  # of many images the joint graph is never written out
-                    side.costs = get(key, lambda check, q=question, e=eig: _costs(e, self.graph(q), state.component))
+                    side.costs = get(key, lambda check, q=question, e=eig, c=component: costs_of(e, self.graph(q), c))
             if state.patch is not None:
                 # The same place in the image, whatever grid this setting has.
                 grids = self.facts.grids_shown(state)
@@ -256,17 +324,59 @@ class Session:
                     ("rows", question, state.image, patch),
                     lambda check, q=question, p=patch: self._rows(q, state.image, p, check),
                 )
-                side.joint_row, side.layer_rows, side.connected = rows
+                side.joint_row, side.layer_rows, side.connected, side.nearest = rows
                 if state.heads and question.image is not None:
                     side.layer_rows = get(
                         ("heads", question, patch), lambda check, q=question, p=patch: self._head_rows(q, p)
                     )
             sides.append(side)
-        return ShownState(state, self.picture(state.image), self.small(state.image), sides)
+        return ShownState(state, self.picture(state.image), self.small(state.image), sides, self.facts.images)
 
     def _inputs(self, state: State, question: Question, eig: xr.Dataset, whole: xr.Dataset) -> Inputs:
-        image = state.image
-        return Inputs(state, eig, self._one(image), lambda: self.graph(question), lambda: self._outlying(image), whole)
+        image, grid, known = state.image, (whole.sizes["y"], whole.sizes["x"]), self.labels
+        images = slice(None) if question.image is None else slice(image, image + 1)
+        return Inputs(
+            state,
+            eig,
+            self._one(image),
+            lambda: self.graph(question),
+            lambda: self._outlying(image),
+            whole,
+            lambda: self.segments(state, question, whole),
+            lambda: self._means(grid, images),
+            None if known is None else lambda: known.on(grid)[images],
+            self._live,
+        )
+
+    def segments(self, state: State, question: Question, whole: xr.Dataset) -> np.ndarray:
+        """Segments (image, y, x) of everything that was solved together: those that the view of segments shows."""
+        key = ("data", SEGMENTS, question, SEGMENTS.key(state), None)
+        eig = whole if question.image is not None else whole.isel(image=[0])
+        compute = SEGMENTS.data
+        assert compute is not None
+        return self._kept_or_made(key, lambda: compute(self._inputs(state, question, eig, whole)))
+
+    def known_segments(self, state: State, question: Question) -> np.ndarray | None:
+        """The same if they have been computed before, otherwise None."""
+        try:
+            return self._found(("data", SEGMENTS, question, SEGMENTS.key(state), None), lambda _: _never)
+        except MissingError:
+            return None
+
+    def _means(self, grid: tuple[int, int], images: slice) -> np.ndarray:
+        """Mean colours of the pixels of every patch."""
+        return self._kept_or_made(
+            ("means", grid, images.start),
+            lambda: np.stack(
+                [mean_colours(self._shown(i).pixels, grid) for i in range(*images.indices(len(self.facts.images)))]
+            ),
+        )
+
+    def _scores(self, state: State, question: Question, whole: xr.Dataset) -> Sequence[Scored]:
+        assert self.labels is not None
+        images = slice(None) if question.image is None else slice(question.image, question.image + 1)
+        labels = self.labels.on((whole.sizes["y"], whole.sizes["x"]))[images]
+        return scores_beside(whole, self.segments(state, question, whole), labels)
 
     def _solved(self, question: Question, check: Check) -> tuple[xr.Dataset, list[Statement]]:
         graph = self.graph(question)
@@ -289,25 +399,29 @@ class Session:
 
     def _rows(
         self, question: Question, image: int, patch: tuple[int, int], check: Check
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Connected]]:
-        """The patch's affinities in its own image, jointly and by layer; and what it is connected to in all images."""
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Connected], pd.DataFrame]:
+        """The patch's affinities in its own image, jointly and by layer; what it is connected to; and the nearest."""
         check()
         if question.image is not None:
             joint, layers = affinity_row(self.graph(question), patch)
-            return joint.values, {name: row.values for name, row in layers.items()}, []
+            near = nearest_in({JOINT: joint, **layers}, patch, [self.facts.images[image]], 0, _NEAREST)
+            return joint.values, {name: row.values for name, row in layers.items()}, [], near
         joint, layers = affinity_row(self.graph(question), patch, image)
         own = {name: row.isel(image=image).values for name, row in layers.items()}
         connected = most_connected(joint.values, image, patch, self.facts.images, self._shown)
-        return joint.isel(image=image).values, own, connected
+        near = nearest_in({JOINT: joint, **layers}, patch, self.facts.images, image, _NEAREST)
+        return joint.isel(image=image).values, own, connected, near
 
     def _head_rows(self, question: Question, patch: tuple[int, int]) -> dict[str, np.ndarray]:
-        layers = [name for name, _ in question.weights]
         assert question.image is not None
-        graph = affinity(
-            self._one(question.image), question.affinity, heads="each", layers=layers, **self._settings(question)
-        )
-        _, rows = affinity_row(graph, patch)
-        return {name: row.values for name, row in rows.items()}
+        grid, found = self.facts.grid_of(dict(question.weights)), {}
+        for name, _ in question.weights:
+            graph = affinity(
+                self._one(question.image), question.affinity, heads="each", layers=[name], **self._settings(question)
+            )
+            rows = head_rows(graph, 0, patch, grid).cpu().numpy()
+            found |= {one.name: row.reshape(one.grid) for one, row in zip(graph.members, rows, strict=True)}
+        return found
 
     def _settings(self, question: Question) -> dict[str, Any]:
         settings: dict[str, Any] = {"kernel": question.kernel, "device": self.device}
@@ -335,14 +449,14 @@ class Session:
     def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> Any:
         with self._lock:
             if key not in self._results:
-                raise _MissingError
+                raise MissingError
             self._results.move_to_end(key)
             return self._results[key]
 
     def _made(self, key: Hashable, make: Callable[[Check], _Value], check: Check) -> _Value:
         try:
             return self._found(key, make)
-        except _MissingError:
+        except MissingError:
             pass
         value = make(check)
         check()
@@ -356,13 +470,17 @@ class Session:
         return self._made(key, lambda check: make(), _never)
 
 
-def _costs(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
+def costs_of(eig: xr.Dataset, graph: LayerGraph, component: int) -> xr.Dataset | None:
     """The cut value at every threshold, or None where the joint graph is too large to be written out."""
     grid = eig.sizes["y"], eig.sizes["x"]
     return cut_costs(eig, graph, component).isel(image=0) if can_be_written_out(grid) else None
 
 
-class _MissingError(Exception):
+def _is_solved(key: Hashable) -> bool:
+    return isinstance(key, tuple) and key[0] == "solve"
+
+
+class MissingError(Exception):
     """Not computed yet."""
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import xarray as xr
 
 from .._capture import capture
+from .._io.activations import layer_names
 from .._io.bundles import Bundle
 from .._io.images import load_images
 from .._models import load_model
 from ..errors import SpectralToolkitError
 from .recipe import picture_expression
+from .view import LiveModel
 
 QUANTITIES = ("query", "key", "value", "token")
 """The quantities that are captured for a view, where the model has them."""
@@ -20,11 +22,14 @@ QUANTITIES = ("query", "key", "value", "token")
 
 @dataclass(frozen=True)
 class Source:
-    """Activations, the images to show with them, and a Python expression for the images, if their origin is known."""
+    """Activations, the images to show with them, a Python expression for the images, if their origin is known, and the
+    model, if there is one.
+    """
 
     activations: xr.DataTree
     images: Any
     expression: str | None = None
+    live: LiveModel | None = None
 
 
 def open_source(source: Any, images: Any, **settings: Any) -> Source:
@@ -61,7 +66,27 @@ def open_source(source: Any, images: Any, **settings: Any) -> Source:
     images = load_images(images)
     model = source if hasattr(source, "quantities") else load_model(source)
     quantities = tuple(name for name in QUANTITIES if name in model.quantities)
-    return Source(capture(model, images, **{"quantities": quantities, **settings}), images, expression)
+    captured = capture(model, images, **{"quantities": quantities, **settings})
+    live = LiveModel(model, images, tuple(layer_names(captured)), settings.get("size"))
+    return Source(captured, images, expression, live)
+
+
+def open_sources(source: Any, images: Any, **settings: Any) -> list[Source]:
+    """Return what `open_source` gives for one source, or for each of two in a list.
+
+    Raises
+    ------
+    SpectralToolkitError
+        If there are more or fewer in the list.
+    """
+    if not isinstance(source, list | tuple):
+        return [open_source(source, images, **settings)]
+    if len(source) != 2:
+        raise SpectralToolkitError(
+            f"{len(source)} sources were given in a list: an explorer shows one, or two side by side as [a, b]."
+        )
+    first, second = (open_source(one, images, **settings) for one in source)
+    return [first, second]
 
 
 def _short(value: Any) -> str:

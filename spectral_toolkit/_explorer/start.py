@@ -11,7 +11,8 @@ from .._compute.warned import outside
 from .._io.bundles import Bundle
 from ..errors import SpectralToolkitError
 from .session import Session
-from .state import State, checked, moved
+from .sources import open_session
+from .state import State, as_state, checked, moved
 from .views import VIEWS
 
 
@@ -26,16 +27,32 @@ def state_of(bundle: Bundle) -> State:
         )
     try:
         state = State.from_dict(bundle.settings)
-        session = Session(bundle.activations, pictures=bundle.pictures)
-        return checked(state, session.facts)
+        session = open_session(bundle.activations, "auto", bundle.pictures)
+        return checked(without_labels(state), session.facts)
     except (ValueError, TypeError, AttributeError, KeyError, IndexError):
         return State()
+
+
+def without_labels(state: State) -> State:
+    """The same state where there are no labels, as in a bundle, which keeps none."""
+    view = State.view if "label" in VIEWS[state.view].needs else state.view
+    coloured = State.coloured if state.coloured == "label" else state.coloured
+    return replace(state, outlined=False, coloured=coloured, view=view)
 
 
 def contrast(kind: str, kinds: tuple[str, ...]) -> str:
     """The affinity to show beside another: one for where and one for what, if possible."""
     wanted = "qk" if kind == "vv" else "vv"
     return wanted if wanted in kinds else kind
+
+
+def first_state(state: object, scope: str | None, session: Session) -> State:
+    """The state in which an explorer begins; two captures are compared by one affinity unless told otherwise."""
+    first = as_state(state)
+    if state is None and session.facts.sources > 1:
+        kind = first.affinity if first.affinity in session.facts.kinds else session.facts.kinds[0]
+        first = replace(first, affinity=kind, other_affinity=kind)
+    return checked(fitting(first if scope is None else replace(first, scope=scope), session), session.facts)
 
 
 def fitting(state: State, session: Session) -> State:
@@ -51,23 +68,36 @@ def fitting(state: State, session: Session) -> State:
     most = facts.most_eigenvectors(state)
     if state.n_eigenvectors > most:
         changes["n_eigenvectors"] = most
+    if state.other_component is not None:
+        changes["other_component"] = min(state.other_component, changes.get("n_eigenvectors", state.n_eigenvectors))
     changes["component"] = min(state.component, changes.get("n_eigenvectors", state.n_eigenvectors))
     if state.patch is not None and not (state.patch[0] < rows and state.patch[1] < columns):
         changes["patch"] = None
     return replace(state, **changes)
 
 
+def refuse_two(session: Session) -> None:
+    """Raise an error where something is to be saved that holds one capture, and two are explored."""
+    if session.facts.sources > 1:
+        raise SpectralToolkitError(
+            "This explorer compares two captures, and a bundle or a page holds one: save each with "
+            "st.save_bundle(path, activations) or st.freeze(activations)."
+        )
+
+
 def freezing_settings(state: State, session: Session) -> dict[str, Any]:
     """Arguments of ``st.freeze`` for a page that begins in the explorer's present state."""
-    if state.scope == "dataset":
-        raise SpectralToolkitError(
-            "A frozen page solves every image alone: choose scope 'image' first, or save a report of the dataset."
-        )
     if state.mask_outliers:
         raise SpectralToolkitError(
             "A frozen page cannot leave out outlying tokens: switch 'Mask outlying tokens' off first."
         )
     facts = session.facts
+    refuse_two(session)
+    if state.timestep is not None or (state.compare and state.other_timestep is not None):
+        raise SpectralToolkitError(
+            "A frozen page shows all timesteps together: choose 'all' first, or make a page of one with "
+            "st.freeze(activations.isel(timestep=[0]))."
+        )
     kinds = list(dict.fromkeys([state.affinity, *(["qk", "vv"] if not state.compare else [state.other_affinity])]))
     kernels = {state.other_affinity: state.other_kernel} if state.compare else {}
     kernels[state.affinity] = state.kernel
@@ -86,6 +116,7 @@ def freezing_settings(state: State, session: Session) -> dict[str, Any]:
     grids = [facts.grid_of(one) for one in (weights, next(iter(presets.values())))]
     return {
         "images": session.pictures,
+        "scope": state.scope,
         "kinds": kinds,
         "kernel": {kind: kernel for kind, kernel in kernels.items() if kernel is not None and kind in kinds} or None,
         "presets": presets,

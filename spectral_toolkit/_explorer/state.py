@@ -13,15 +13,20 @@ from .._affinity.features import KINDS
 from .._affinity.presets import PRESETS as NAMED
 from .._affinity.presets import preset_weights
 from .._affinity.table import KERNELS, SCOPES, check_combination
+from .._analysis.cloud import PROJECTIONS
 from .._render.composite import check_threshold
+from .._render.patch_colours import COLOURINGS
 from ..errors import SpectralToolkitError
-from .view import checked_options, offered
+from .grids import moved as moved
+from .selection import Patches, checked_selection
+from .view import MODEL, checked_options, offered
 from .views import VIEWS
 
 PRESETS = (*NAMED, "invert")
 MAX_WEIGHT = 2.0
 MAX_EIGENVECTORS = 24
 MAX_SEGMENTS = 12
+MAX_HEADS = 4096
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class State:
     three
         The three eigenvectors shown as red, green and blue; the last one computed stands for any beyond it.
     n_segments
-        ``"auto"``, or a number from 2.
+        ``"auto"``, ``"eigengap"``, as ``st.segment`` takes them, or a number from 2.
     opacity
         Opacity of what lies over the image, 0 to 1.
     smooth
@@ -64,10 +69,26 @@ class State:
         Row and column of the tapped patch, or None.
     heads
         Whether the tapped patch is followed through every head.
+    other_component
+        The eigenvector of the second setting; None is that of the first.
+    timestep, other_timestep
+        For a denoiser: position of the timestep that each setting shows; None takes all of them together.
+    head_map
+        The map shown large in the view of all heads: an affinity, a layer and the number of a head; None is the first.
     mask_outliers
         Whether tokens of outlying norm are left out of their layer's affinity.
     options
         Values of the sliders that views have of their own.
+    axes
+        The two eigenvectors in which a cloud shows the patches, across and upwards.
+    projection
+        ``"components"`` shows these two; ``"tsne"`` shows t-SNE of all eigenvectors.
+    coloured
+        What colours the points of a cloud: ``"pixels"``, ``"position"``, ``"segment"``, ``"image"`` or ``"label"``.
+    selection
+        The chosen patches: (image, row, column) of each, on the grid of the first setting.
+    outlined
+        Whether the outlines of labels lie over the image.
 
     Examples
     --------
@@ -94,13 +115,27 @@ class State:
     other_layers: str = "same"
     patch: tuple[int, int] | None = None
     heads: bool = False
+    head_map: tuple[str, str, int] | None = None
+    other_component: int | None = None
+    timestep: int | None = None
+    other_timestep: int | None = None
     mask_outliers: bool = False
     options: dict[str, float] = field(default_factory=dict)
+    axes: tuple[int, int] = (1, 2)
+    projection: str = "components"
+    coloured: str = "pixels"
+    selection: Patches = ()
+    outlined: bool = False
 
     @property
     def cut(self) -> float | None:
         """The threshold in a view that shows a cut; None in all others."""
         return self.threshold if "threshold" in VIEWS[self.view].controls else None
+
+    def of_side(self, place: int) -> State:
+        """The state as one of two settings shows it."""
+        other = self.other_component
+        return replace(self, component=min(other, self.n_eigenvectors)) if place and other is not None else self
 
     def to_dict(self) -> dict[str, Any]:
         """The state as plain Python values that JSON can hold."""
@@ -119,6 +154,8 @@ class State:
         if unknown := [name for name in values if name not in known]:
             raise SpectralToolkitError(f"The state has no {unknown[0]!r}: its fields are {', '.join(known)}.")
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        if "selection" in lists:
+            lists["selection"] = tuple(tuple(one) if isinstance(one, list) else one for one in lists["selection"])
         return cls(**{**values, **lists})
 
 
@@ -133,7 +170,11 @@ class Facts:
     grids
         The grid (rows, columns) of each layer.
     quantities
-        What every layer has been captured with.
+        What every layer has been captured with, and ``"label"`` where there are label maps.
+    sources
+        How many captures there are: the second setting shows the second.
+    timesteps, other_timesteps
+        The timesteps of each setting, where there are several.
     """
 
     layers: tuple[str, ...]
@@ -141,11 +182,19 @@ class Facts:
     kinds: tuple[str, ...]
     grids: dict[str, tuple[int, int]]
     quantities: frozenset[str]
+    sources: int = 1
+    timesteps: tuple[float, ...] = ()
+    other_timesteps: tuple[float, ...] = ()
 
     @property
     def has_tokens(self) -> bool:
         """Whether every layer has its tokens."""
         return "token" in self.quantities
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether label maps were given with the images."""
+        return "label" in self.quantities
 
     def grid_of(self, weights: Mapping[str, float]) -> tuple[int, int]:
         """The base grid under these weights: the finest layer of positive weight."""
@@ -172,18 +221,6 @@ class Facts:
         if name == "invert":
             return dict.fromkeys([layer for layer in self.layers if layer not in weights] or self.layers, 1.0)
         return {layer: weight for layer, weight in preset_weights(self.layers, name).items() if weight > 0}
-
-
-def moved(patch: Sequence[int], here: Sequence[int], there: Sequence[int]) -> tuple[int, int]:
-    """The patch of another grid in which the centre of a patch lies.
-
-    Examples
-    --------
-    >>> moved((1, 1), (8, 8), (2, 2)), moved((1, 1), (2, 2), (8, 8))
-    ((0, 0), (6, 6))
-    """
-    row, column = ((2 * place + 1) * n // (2 * m) for place, m, n in zip(patch, here, there, strict=True))
-    return row, column
 
 
 def as_state(state: object) -> State:
@@ -226,14 +263,18 @@ def checked(state: State, facts: Facts) -> State:
             _one_of(f"{side}kernel", kernel, tuple(KERNELS))
         check_combination(kind, kernel, "mean", state.scope, {})
     view, _ = VIEWS.choose(state.view)
+    if MODEL in view.needs and MODEL not in facts.quantities:
+        raise SpectralToolkitError(
+            f"view={view.name!r} runs the model again, and this explorer has none: use st.Explorer(model, images)."
+        )
     _one_of("view", view.name, [one.name for one in offered(facts.quantities)])
     _one_of("other_layers", state.other_layers, ("same", *NAMED))
     rows, columns = facts.grid_of(weights)
     _whole("n_eigenvectors", state.n_eigenvectors, 1, min(MAX_EIGENVECTORS, facts.most_eigenvectors(state)))
     _whole("component", state.component, 1, state.n_eigenvectors)
-    if state.n_segments != "auto":
+    if state.n_segments not in ("auto", "eigengap"):
         _whole("n_segments", state.n_segments, 2, MAX_SEGMENTS)
-    for name in ("smooth", "compare", "heads", "mask_outliers"):
+    for name in ("smooth", "compare", "heads", "mask_outliers", "outlined"):
         if not isinstance(getattr(state, name), bool):
             raise SpectralToolkitError(f"{name}={getattr(state, name)!r} is neither True nor False.")
     if not _is_number(state.opacity) or not 0 <= state.opacity <= 1:
@@ -247,6 +288,7 @@ def checked(state: State, facts: Facts) -> State:
     for component in three:
         _whole("three", component, 1, MAX_EIGENVECTORS)
     three = tuple(min(component, state.n_eigenvectors) for component in three)
+    axes = checked_cloud(state, facts)
     patch = state.patch
     if patch is not None:
         if len(patch) != 2:
@@ -255,6 +297,16 @@ def checked(state: State, facts: Facts) -> State:
         patch = (int(patch[0]), int(patch[1]))
         _whole("patch row", patch[0], 0, rows - 1)
         _whole("patch column", patch[1], 0, columns - 1)
+    if state.other_component is not None:
+        _whole("other_component", state.other_component, 1, state.n_eigenvectors)
+    for name in ("timestep", "other_timestep"):
+        known, place = getattr(facts, f"{name}s"), getattr(state, name)
+        if place is not None and not known:
+            raise SpectralToolkitError(f"{name}={place!r} has no meaning here: the capture has one timestep; use None.")
+        if place is not None:
+            _whole(name, place, 0, len(known) - 1)
+    if state.head_map is not None:
+        _check_head_map(state.head_map, facts)
     if state.mask_outliers and not facts.has_tokens:
         raise SpectralToolkitError(
             "mask_outliers=True needs 'token' of the layers, which was not captured: capture it with quantities=(..., "
@@ -267,10 +319,23 @@ def checked(state: State, facts: Facts) -> State:
         patch=patch,
         opacity=float(state.opacity),
         three=three,
+        axes=axes,
+        selection=checked_selection(state.selection, len(facts.images), (rows, columns)),
         threshold=None if threshold is None else round(threshold, 2),
         view=view.name,
         options=checked_options(view, state.options),
     )
+
+
+def _check_head_map(head_map: object, facts: Facts) -> None:
+    if not isinstance(head_map, Sequence) or isinstance(head_map, str) or len(head_map) != 3:
+        raise SpectralToolkitError(
+            f"head_map={head_map!r} is not understood: give an affinity, a layer and a head, such as "
+            f"{(facts.kinds[0], facts.layers[0], 0)!r}, or None."
+        )
+    _one_of("head_map affinity", head_map[0], facts.kinds)
+    _one_of("head_map layer", head_map[1], facts.layers)
+    _whole("head_map head", head_map[2], 0, MAX_HEADS - 1)
 
 
 def checked_weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[str, float]:
@@ -287,6 +352,21 @@ def checked_weights(weights: Mapping[str, float] | None, facts: Facts) -> dict[s
     if not any(weight > 0 for weight in weights.values()):
         raise SpectralToolkitError("No layer has a weight above 0, so the graph has no edges: switch a layer on.")
     return {name: float(weights[name]) for name in facts.layers if name in weights}
+
+
+def checked_cloud(state: State, facts: Facts) -> tuple[int, int]:
+    """The two components of a cloud; raises an error that says what is wrong with its settings."""
+    _one_of("projection", state.projection, PROJECTIONS)
+    _one_of("coloured", state.coloured, tuple(COLOURINGS))
+    if (state.coloured == "label" or state.outlined) and not facts.has_labels:
+        name = "outlined=True" if state.outlined else "coloured='label'"
+        raise SpectralToolkitError(f"{name} needs labels: give st.Explorer(..., labels=) a label map for every image.")
+    axes = tuple(state.axes) if isinstance(state.axes, Sequence) and not isinstance(state.axes, str) else ()
+    if len(axes) != 2:
+        raise SpectralToolkitError(f"axes={state.axes!r} is not understood: give two components, such as (1, 2).")
+    for component in axes:
+        _whole("axes", component, 1, MAX_EIGENVECTORS)
+    return min(axes[0], state.n_eigenvectors), min(axes[1], state.n_eigenvectors)
 
 
 def _is_number(value: object) -> bool:

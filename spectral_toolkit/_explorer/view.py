@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +17,22 @@ from ..errors import SpectralToolkitError
 
 if TYPE_CHECKING:
     from .._affinity import LayerGraph
+    from .._io.images import Images
     from .code import CodedSide, Program
     from .session import ShownState, Side
     from .state import State
 
-CONTROLS = ("component", "opacity", "smooth", "threshold", "three", "n_segments")
+MODEL = "model"
+"""What a view needs that runs the model again: an explorer of saved activations does not offer it."""
+CONTROLS = ("component", "opacity", "smooth", "threshold", "three", "n_segments", "axes", "projection", "coloured")
 """Settings of the explorer that a view may use: each is a field of the state, and has a control that is shown then."""
 
 
 @dataclass(frozen=True)
 class Slider:
     """A number that only one view uses; the explorer shows a slider for it, and ``state.options`` holds its value.
+
+    One of 0 and 1 in steps of 1 is shown as a switch.
 
     Attributes
     ----------
@@ -49,6 +54,11 @@ class Slider:
     start: float
     step: float = 1.0
 
+    @property
+    def is_switch(self) -> bool:
+        """Whether it has two values only, so that a switch is shown in its place."""
+        return (self.least, self.most, self.step) == (0, 1, 1)
+
     def checked(self, value: object) -> float:
         """The value as a number, or one sentence on what is wrong with it."""
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
@@ -57,6 +67,32 @@ class Slider:
                 f"{self.name}={value!r} is out of range: expected a number from {self.least:g} to {self.most:g}."
             )
         return float(value)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """The model of an explorer, for views that run it again.
+
+    Attributes
+    ----------
+    model
+        What ``st.load_model`` returned.
+    images
+        The images that it was shown, as ``st.load_images`` returns them.
+    layers
+        The names of the layers that were captured.
+    size
+        The size at which they were captured, as ``st.capture`` takes it.
+    """
+
+    model: Any
+    images: Images
+    layers: tuple[str, ...]
+    size: int | tuple[int, int] | None
+
+    def at(self, timestep: float) -> LiveModel:
+        """The same denoiser, at one of its timesteps."""
+        return replace(self, model=self.model.at(timesteps=int(timestep)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +113,12 @@ class Inputs:
         A function that returns the tokens of outlying norm, as ``st.outlying_masks`` does.
     whole
         The eigenvectors of everything that was solved together: all images in a dataset, otherwise the same as ``eig``.
+    segments, means, labels
+        Functions that return segments, mean colours of pixels, and labels (-1 where there is none) of the patches of
+        ``whole``: integers (image, y, x), uint8 (image, y, x, rgb), and integers again. None where they are not known.
+    live
+        The model and its images, as a :class:`~spectral_toolkit.views.LiveModel`; None where saved activations are
+        explored. A view that needs it says so by ``needs=("model",)``.
     """
 
     state: State
@@ -85,6 +127,10 @@ class Inputs:
     graph: Callable[[], LayerGraph]
     outlying: Callable[[], Mapping[str, xr.DataArray]]
     whole: xr.Dataset
+    segments: Callable[[], np.ndarray] | None = None
+    means: Callable[[], np.ndarray] | None = None
+    labels: Callable[[], np.ndarray] | None = None
+    live: LiveModel | None = None
 
 
 def _all_eigenvectors(state: State, side: Side) -> str:
@@ -128,7 +174,8 @@ class View(NamedRow):
     sliders
         Settings of its own.
     needs
-        Quantities that every layer must have, such as ``"token"``.
+        Quantities that every layer must have, such as ``"token"``; ``"label"`` stands for label maps of the images, and
+        ``"model"`` for a model that the view can run again.
     legend
         How to read the colours: a text, or a function of the state.
     scale
@@ -139,6 +186,8 @@ class View(NamedRow):
         A function of the state and a side that returns the title above the image, after the affinity and its kernel.
     alone
         Whether it is the same for every setting, so that a second one has no figure of its own.
+    apart
+        For a chart: whether every setting has a frame of its own, and not only a colour.
     tap
         What a tap on a tile chooses: ``"patch"`` or ``"component"``.
     reads, decimals
@@ -175,6 +224,7 @@ class View(NamedRow):
     ends: Callable[[State, Side], tuple[str, str]] | None = None
     heading: Callable[[State, Side], str] = field(default=_all_eigenvectors)
     alone: bool = False
+    apart: bool = False
     tap: str = "patch"
     reads: tuple[str, ...] = ("value",)
     decimals: int = 4

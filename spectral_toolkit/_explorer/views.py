@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 from .._analysis.regions import instances, segment
-from .._analysis.trust import token_norms
+from .._analysis.regions.label_maps import matched
+from .._analysis.trust import suggests_groups, token_norms
 from .._render.colour import DIVERGING, SEQUENTIAL
 from .._render.composite import (
     colour_field,
@@ -30,8 +31,12 @@ from .._render.outline import boundary
 from .._render.tile import Tile
 from .._render.titles import component_flags, statistic
 from .._render.underlay import ShownPicture
+from .cloud import CLOUD
+from .exchange import EXCHANGE
+from .head_view import HEADS
+from .labels import LABELS
 from .recipe import call
-from .view import VIEWS, Inputs, View, register
+from .view import VIEWS, Inputs, Slider, View, register
 
 if TYPE_CHECKING:
     from .code import CodedSide, Program
@@ -225,6 +230,48 @@ def _labels_tile(shown: ShownState, side: Side, labels: np.ndarray, **settings: 
     return [Tile(colours, labels.astype(float), shown.picture.pixels, framed=_tapped(side))]
 
 
+def _segment_tiles(shown: ShownState, side: Side) -> list[Tile]:
+    """Segments; those of a second setting have the colours of the segments of the first that they overlap most."""
+    first = shown.sides[0]
+    if side is first:
+        return _labels_tile(shown, side, side.data)
+    names = matched(*(one.whole_data if one.whole_data is not None else one.data[None] for one in (side, first)))
+    tile = _labels_tile(shown, side, side.data)[0]
+    coloured = np.where(side.data < 0, -1, names[side.data])
+    return [replace(tile, colours=label_colours(coloured, shown.state.opacity))]
+
+
+def _instance_masks(state: State, side: Side) -> tuple[np.ndarray, np.ndarray]:
+    """Masks and scores of the instances above the threshold, best first."""
+    scores = side.data["score"].values
+    above = scores > state.options.get(LEAST_SCORE.name, LEAST_SCORE.start)  # NaN is not: masks that only fill up
+    return side.data.values[above], scores[above]
+
+
+def _instances_heading(state: State, side: Side) -> str:
+    _, scores = _instance_masks(state, side)
+    listed = ", ".join(f"{score:.2f}" for score in scores[:8]) + (", ..." if len(scores) > 8 else "")
+    noun = "instance" if len(scores) == 1 else "instances"
+    return f"{len(scores)} {noun}" + (f", score{'s' if len(scores) > 1 else ''} {listed}" if len(scores) else "")
+
+
+def _instances_code(program: Program, sides: Sequence[CodedSide]) -> list[str]:
+    least = program.state.options.get(LEAST_SCORE.name, LEAST_SCORE.start)
+    computed = call("st.instances", [sides[0].eig], {"min_score": least or None})
+    return _labels_code(program, sides[0], "instances", computed)
+
+
+LEAST_SCORE = Slider(
+    "least_score",
+    "Score above",
+    "Show the instances whose score, the silhouette of inside and outside from -1 to 1, is above this.",
+    0.0,
+    1.0,
+    0.0,
+    0.02,
+)
+
+
 def _labels_code(program: Program, side: CodedSide, name: str, computed: str) -> list[str]:
     found = f"{name}{side.suffix}"
     settings = {"opacity": program.state.opacity, "marked": side.marked}
@@ -237,9 +284,17 @@ def _segments(eig: xr.Dataset, n_segments: int | str, seed: int = 0) -> np.ndarr
 
 def _segments_heading(state: State, side: Side) -> str:
     n = len(np.unique(side.data[side.data >= 0]))
-    where = " in this image" if state.scope == "dataset" else ""
-    why = ", the number with the largest mean silhouette" if state.n_segments == "auto" and not where else ""
-    return f"{n} segments{where}{why}"
+    if state.scope == "dataset":
+        return f"{n} segments in this image"
+    gaps = side.eig["eigengap"].isel(image=0).values
+    values = side.eig["eigenvalue"].isel(image=0).values
+    before = int(np.nanargmax(gaps)) + 1 if np.isfinite(gaps).any() else 0
+    if state.n_segments == "eigengap":
+        return f"{n} segments, as the widest eigengap comes after eigenvector {before}"
+    if state.n_segments != "auto":
+        return f"{n} segments"
+    gap = f"; the widest eigengap suggests {before + 1}" if suggests_groups(values, gaps) else ""
+    return f"{n} segments, the number with the largest mean silhouette{gap}"
 
 
 def _segments_legend(state: State) -> str:
@@ -251,7 +306,7 @@ def _instances(eig: xr.Dataset, most: int | None = None, seed: int = 0) -> np.nd
     return instances(eig, n_instances=most, seed=seed).transpose("image", "instance", "y", "x").values
 
 
-register(
+SEGMENTS = register(
     View(
         "segments",
         "Segments",
@@ -259,7 +314,7 @@ register(
         lambda program, sides: _labels_code(
             program, sides[0], "segments", f"st.segment({sides[0].eig}, {program.state.n_segments!r})"
         ),
-        lambda shown, side: _labels_tile(shown, side, side.data),
+        _segment_tiles,
         data=lambda inputs: _segments(inputs.whole, inputs.state.n_segments),
         heading=_segments_heading,
         common=True,
@@ -277,11 +332,17 @@ register(
         "instances",
         "Instances",
         "Connected objects found by merging neighbouring segments; a part lies on top of its whole.",
-        lambda program, sides: _labels_code(program, sides[0], "instances", f"st.instances({sides[0].eig})"),
+        _instances_code,
         # Patches in no mask stay clear.
-        lambda shown, side: _labels_tile(shown, side, stacked_masks(side.data), unlabelled=False),
-        data=lambda inputs: _instances(inputs.eig)[0],
-        legend="Each object found has one colour; patches that belong to no object stay clear.",
+        lambda shown, side: _labels_tile(
+            shown, side, stacked_masks(_instance_masks(shown.state, side)[0]), unlabelled=False
+        ),
+        data=lambda inputs: instances(inputs.eig).isel(image=0).transpose("instance", "y", "x"),
+        depends=lambda state: None,
+        sliders=(LEAST_SCORE,),
+        heading=_instances_heading,
+        legend="Each object found has one colour; patches that belong to no object stay clear. Scores, the best first, "
+        "say how clearly the eigenvectors separate inside from outside: 1 is the most.",
         reads=("instance",),
         decimals=0,
         page="instances",
@@ -315,17 +376,23 @@ register(
     View(
         "layers",
         "Layers",
-        "The value of this cut in each layer alone: low where the layer agrees with the grouping.",
+        "The value of this cut in each layer alone: the lower, the more of the grouping the layer has.",
         lambda program, sides: _chart_code(program, "st.layers_chart", sides, layers=list(program.facts.layers)),
         chart="spectral_toolkit._views.widget.figures:LayersShown",
         controls=("component",),
-        legend="A bar below the dashed line means that the layer agrees with this grouping. A bar above it means that "
-        "the grouping cuts through patches that the layer holds together.",
+        legend="A bar is the value of this cut in one layer alone: 0 cuts no edge, 1 is the value of a random cut. The "
+        "lower the bar, the more of this grouping the layer has; the dashed line is the value in all layers together.",
         all_layers=True,
         page="spectrum",
         tab="spectrum",
     )
 )
+
+
+# --- clouds and labels, whose rows are in files of their own ----------------------------------------------------------
+
+register(CLOUD)
+register(LABELS)
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
@@ -370,6 +437,8 @@ register(
         alone=True,
     )
 )
+register(HEADS)
+register(EXCHANGE)
 VIEWS.complete()
 
 

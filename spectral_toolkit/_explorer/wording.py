@@ -55,10 +55,21 @@ TIPS = {
     "compare": "Show a second setting beside this one, with the same cursor and zoom.",
     "other_affinity": "The affinity of the second setting.",
     "other_kernel": "The kernel of the second setting.",
+    "other_component": "The eigenvector of the second setting.",
+    "timestep": "Which timestep of the denoiser is shown; 'all' takes them together.",
+    "other_timestep": "Which timestep of the denoiser the second setting shows.",
     "other_layers": "The layers of the second setting: the same ones, or a preset.",
-    "n_segments": "How many segments the patches are sorted into; auto takes the number that separates them best.",
+    "n_segments": "How many segments the patches are sorted into; auto takes the number that separates them best, "
+    "widest gap one more than the eigenvectors before the widest eigengap.",
     "mask_outliers": "Leave tokens of outlying norm out of their layer, as they hold artefacts and not their patch.",
     "heads": "Show the tapped patch's row for every attention head instead of every layer.",
+    "axes": "Which eigenvector gives the place of a point in this direction.",
+    "projection": "Show two eigenvectors, or t-SNE of all of them: a map that keeps neighbours together.",
+    "coloured": "What colours the points: the mean colour of a patch's pixels, its position, segment, image or label.",
+    "outlined": "Draw the borders between labels over the image.",
+    "of_segment": "Choose all patches of a segment.",
+    "to_nearest": "Choose the tapped patch and those to which it has the strongest joint affinities.",
+    "to_none": "Choose no patch.",
     "untap": "Forget the tapped patch.",
     "three": "Which eigenvector is shown in this colour.",
     "all": "All layers, each at weight 1.",
@@ -68,7 +79,9 @@ TIPS = {
     "invert": "Switch on the layers that are off now, and switch off those that are on.",
     "code": "Python code that computes what is shown and runs anywhere.",
     "png": "Save the image that is shown as a PNG file.",
-    "svg": "Save the image that is shown as an SVG file.",
+    "svg": "Save what is shown as an SVG file, with colour bar, names and what was solved; needs matplotlib.",
+    "pdf": "Save what is shown as a PDF file, with colour bar, names and what was solved; needs matplotlib.",
+    "save": "Save settings, eigenvectors and the place of the activations, for st.Explorer.restore.",
     "html": "Save a page that can be explored without Python or a network.",
     "bundle": "Save activations, eigenvectors and images, to be opened again without the model.",
     "load": "Open a bundle that was saved before.",
@@ -98,12 +111,22 @@ def title(state: State, side: Side) -> tuple[str, str]:
     name = AFFINITIES[question.affinity].button
     kernel = question.kernel or default_kernel(question.affinity, question.scope)
     tied = AFFINITIES[question.affinity].tied.split(", ")[0].rstrip(".") + "."
+    name = f"{side.source} · {name}" if side.source else name
     return f"{name} · {kernel.replace('_', ' ')} · {heading}", tied
 
 
 def short_title(side: Side) -> str:
     """The setting in one or two words."""
-    return AFFINITIES[side.question.affinity].button
+    name = AFFINITIES[side.question.affinity].button
+    return f"{side.source} · {name}" if side.source else name
+
+
+def side_names(sides: Sequence[Side]) -> list[str]:
+    """Names of what is compared, all different."""
+    if any(side.source for side in sides):
+        names = [short_title(side) for side in sides]
+        return names if len(set(names)) == len(names) else [f"{name} ({place})" for place, name in enumerate(names, 1)]
+    return setting_names([side.question.affinity for side in sides])
 
 
 def setting_names(affinities: Sequence[str]) -> list[str]:

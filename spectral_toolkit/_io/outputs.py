@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 STUDY_FORMAT = "spectral_toolkit study"
 STUDY_BEGINS = f'{{\n "format": "{STUDY_FORMAT}"'.encode()
 """The first bytes of a study's numbers: this key comes first, whatever else the file holds."""
+CSV_BEGINS = "model,images,affinity,layers,"
+LATEX_BEGINS = f"% {STUDY_FORMAT}: booktabs, xcolor"
+"""The beginnings of a study's tables."""
+_OURS = (STUDY_BEGINS, CSV_BEGINS.encode(), LATEX_BEGINS.encode())
 _PAGE = b'name="generator" content="spectral_toolkit'
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[:/]")
 """Matches a scheme at the beginning; pathlib turns two slashes into one, and fsspec chains several schemes."""
@@ -211,7 +215,7 @@ def is_ours(path: Path) -> bool:
     if path.is_file():
         with path.open("rb") as file:
             beginning = file.read(20_000)
-        return _PAGE in beginning or beginning.startswith(STUDY_BEGINS)
+        return _PAGE in beginning or beginning.startswith(_OURS)
     import zarr
 
     try:

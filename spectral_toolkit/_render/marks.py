@@ -80,7 +80,8 @@ class SpectrumMarks:
     gap_after
         The component before it.
     groups
-        Components that cannot be told apart: the first x, the last x, and the y of each group.
+        Components that cannot be told apart: the first x, the last x, and the y of a bracket below each group, away
+        from the words on the gap.
     description
         The chart in words, for readers who cannot see it.
     """
@@ -128,19 +129,23 @@ def spectrum(eig: xr.Dataset, index: int) -> SpectrumMarks:
         ticks=ticks,
         gap=gap,
         gap_after=numbers[widest] if known else None,
-        groups=_groups(eig, index, points),
+        groups=_groups(eig, index, points, bottom),
         description="Eigenvalues: " + ", ".join(f"{p.component}: {p.value:.4g}" for p in points) + ".",
     )
 
 
-def _groups(eig: xr.Dataset, index: int, points: tuple[Point, ...]) -> tuple[tuple[float, float, float], ...]:
+def _groups(
+    eig: xr.Dataset, index: int, points: tuple[Point, ...], bottom: float
+) -> tuple[tuple[float, float, float], ...]:
     members: dict[int, list[Point]] = {}
     for point in points:
         group = statistic(eig, "degenerate_group", index, point.component)
         if group is not None:
             members.setdefault(int(group), []).append(point)
     return tuple(
-        (group[0].x, group[-1].x, min(point.y for point in group)) for group in members.values() if len(group) > 1
+        (group[0].x, group[-1].x, min(max(point.y for point in group) + 6, bottom - 6))
+        for group in members.values()
+        if len(group) > 1
     )
 
 
@@ -170,8 +175,6 @@ class LayerBar:
     cut
         ``share`` over ``mass`` times the eigenvalue, which is the cut value in this layer alone; None where ``mass`` is
         0.
-    holds
-        Whether the cut value in this layer is no higher than the joint one, so that the layer has this grouping.
     """
 
     name: str
@@ -179,7 +182,6 @@ class LayerBar:
     mass: float
     share: float
     cut: float | None
-    holds: bool
 
 
 def layer_bars(eig: xr.Dataset, index: int, component: int) -> list[LayerBar]:
@@ -196,7 +198,6 @@ def layer_bars(eig: xr.Dataset, index: int, component: int) -> list[LayerBar]:
             mass=float(mass),
             share=float(share) / value if value > 0 else 0.0,
             cut=float(share / mass) if mass > 0 else None,
-            holds=bool(mass > 0 and share / mass <= value),
         )
         for name, short, share, mass in zip(names, short_names(names), shares, masses, strict=True)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 INK, CASING = "#1a1a1a", "#ffffff"
 """Colours of the line and of the wider line below it: one of the two is visible on any image."""
@@ -11,13 +11,13 @@ INK_WIDTH, CASING_WIDTH = 1.5, 4.0
 """Their widths in screen pixels."""
 
 
-def boundary(side: Bool[np.ndarray, "y x"]) -> Float[np.ndarray, "lines 4"]:
+def boundary(side: Bool[np.ndarray, "y x"] | Int[np.ndarray, "y x"]) -> Float[np.ndarray, "lines 4"]:
     """Straight lines wherever two neighbouring patches are on different sides; the image's own edge has no line.
 
     Parameters
     ----------
     side
-        True on one side, row 0 at the top.
+        True on one side, or a label for each patch; row 0 is at the top.
 
     Returns
     -------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import holoviews as hv
@@ -22,11 +21,12 @@ from .still_picture import has_still
 INKS = hex_colours(categorical(8))
 """The colours of the results that are compared."""
 X_NUMBER, Y_EIGENVALUE = "eigenvector", "eigenvalue (cut value)"
-X_LAYER, Y_COST = "layer", "value of this cut in the layer alone"
+X_LAYER, Y_COST = "layer", "cut value in the layer alone (1: a random cut)"
 POINTS = ("x", "y", "number", "ink", "fill", "of")
 ENDS = ("x0", "y0", "x1", "y1", "ink")
 BARS = ("left", "right", "bottom", "top", "ink", "name", "share", "mass", "of")
-WORDS = ("x", "y", "text")
+WORDS = ("x", "y", "text", "ink")
+"""What is said of a result is in its colour, above all marks, so that it lies over none."""
 
 Columns = dict[str, list[Any]]
 Range = tuple[float, float]
@@ -40,6 +40,8 @@ _SIZE = {
     "hooks": [has_still],
 }
 _BAR = 0.38
+_WORDS_HIGH = 0.085
+"""Height of a line of words, as a share of the chart."""
 
 
 def columns(names: Sequence[str]) -> Columns:
@@ -65,26 +67,21 @@ def eigenvalue_columns(
             low, high = float(values[widest]), float(values[widest] + gaps[widest])
             across = widest + 1.5 + shift
             _add(stems, (across, low, across, high, INKS[place]))
-            _add(words, (across + 0.12, (low + high) / 2, f"{name}: widest gap, {widest + 2} segments"))
+            said = f"{name}: widest gap after {widest + 1}, so {widest + 2} segments"
             highest = max(highest, high)
-    _apart(words["y"], 0.065 * highest)
+        else:
+            said = f"{name}: no gap that suggests a number of segments"
+        _add(words, (0.6, 0.0, said, INKS[place]))
     n = max(eig.sizes["component"] for eig in results.values())
-    return points, stems, words, ((0.5, n + 1.5), (0.0, highest * 1.1))
+    return points, stems, words, ((0.5, n + 1.5), (0.0, _headed(words, highest)))
 
 
-def _apart(heights: list[float], least: float) -> None:
-    """Move words that would be written over each other apart, and no others.
-
-    Examples
-    --------
-    >>> heights = [0.5, 0.1, 0.52]
-    >>> _apart(heights, 0.1)
-    >>> heights
-    [0.5, 0.1, 0.6]
-    """
-    order = sorted(range(len(heights)), key=heights.__getitem__)
-    for below, above in pairwise(order):
-        heights[above] = max(heights[above], heights[below] + least)
+def _headed(words: Columns, highest: float) -> float:
+    """Put words below each other above the highest mark; return the end of the axis."""
+    lines = len(words["text"])
+    top = highest * 1.05 / (1 - _WORDS_HIGH * (lines + 0.3))
+    words["y"] = [top * (1 - _WORDS_HIGH * (place + 0.15)) for place in range(lines)]
+    return top
 
 
 def layer_columns(
@@ -102,12 +99,9 @@ def layer_columns(
             _add(bars, (left, left + wide * 0.95, 0.0, cut, INKS[place], bar.name, bar.share, bar.mass, name))
             highest = max(highest, cut)
         _add(joint, (-0.5, value, len(layers) - 0.5, value, INKS[place]))
-        words["x"].append(len(layers) - 0.5)
-        words["text"].append(f"{name}, dashed: all layers together {value:.3g}")
+        _add(words, (-0.5, 0.0, f"{name}: bars; dashed, {value:.3g} in all layers together", INKS[place]))
         highest = max(highest, value)
-    top = highest * 1.25
-    words["y"] = [top * (0.995 - 0.06 * place) for place in range(len(results))]
-    return bars, joint, words, ((-0.6, len(layers) - 0.4), (0.0, top))
+    return bars, joint, words, ((-0.6, len(layers) - 0.4), (0.0, _headed(words, highest)))
 
 
 @computing
@@ -139,7 +133,7 @@ def spectrum_chart(results: Mapping[str, xr.Dataset], component: int = 1) -> hv.
     tips = [("eigenvector", "@number"), ("eigenvalue", "@y{0.0000}"), ("", "@of")]
     dots = styled(dots, size=10, color="fill", line_color="ink", line_width=2, tools=["hover"], hover_tooltips=tips)
     gaps = styled(hv.Segments(stems, list(ENDS[:4]), ["ink"], group="Gap"), color="ink", line_width=3, alpha=0.55)
-    view = hv.Overlay([gaps, dots, styled(_labels(words), text_align="left")])
+    view = hv.Overlay([gaps, dots, _labels(words)])
     return styled(view, xlim=xlim, ylim=ylim, xlabel=X_NUMBER, ylabel=Y_EIGENVALUE, **_SIZE)
 
 
@@ -184,13 +178,14 @@ def layers_chart(
     costs = styled(costs, color="ink", line_color=None, alpha=0.85, tools=["hover"], hover_tooltips=tips)
     lines = hv.Segments(joint, list(ENDS[:4]), ["ink"], group="Joint")
     lines = styled(lines, color="ink", line_width=2, line_dash="dashed")
-    view = hv.Overlay([costs, lines, styled(_labels(words), text_align="right", text_baseline="top")])
+    view = hv.Overlay([costs, lines, _labels(words)])
     ticks = list(enumerate(short_names(list(layers))))
     return styled(view, xlim=xlim, ylim=ylim, xlabel=X_LAYER, ylabel=Y_COST, xticks=ticks, **_SIZE)
 
 
 def _labels(words: Columns) -> hv.Labels:
-    return styled(hv.Labels(words, ["x", "y"], "text", group="Words"), text_font_size="11px", text_color="#1a1a1a")
+    labels = hv.Labels(words, ["x", "y"], ["text", "ink"], group="Words")
+    return styled(labels, text_font_size="11px", text_color="ink", text_align="left", text_baseline="top")
 
 
 def _of_first(values: xr.DataArray) -> xr.DataArray:

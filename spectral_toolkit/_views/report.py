@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from .._analysis.tables import to_dataframe
 from .._compute.settings import computing
 from .._explorer.recipe import figure_recipe, recipe
 from .._io.outputs import is_ours, writable_path, write_whole
@@ -17,6 +18,7 @@ from .._io.pairing import image_hashes, refuse_other_images
 from .._render.composite import check_opacity
 from .._render.underlay import eigenvector_names
 from ..errors import SpectralToolkitError
+from .downloads import addresses
 from .report_data import Caption, build_page, kind_of, provenance
 from .templating import render
 
@@ -266,7 +268,24 @@ def report_html(
         recipe=program,
         opacity=opacity,
         kinds=[kind_of(eig, key) for key, eig in solved.items()],
+        downloads=addresses(_tables(solved)),
     )
+
+
+def _tables(solved: Mapping[str, xr.Dataset]) -> dict[str, tuple[str, str]]:
+    """The eigenvalues and the layers of all results as CSV, with the name of each result in the first column."""
+    import pandas as pd
+
+    files = {}
+    for of in ("eigenvalues", "layers"):
+        frames = []
+        for key, eig in solved.items():
+            frame = to_dataframe(eig, of)
+            frame.insert(0, "result", key)
+            frames.append(frame)
+        text = pd.concat(frames, ignore_index=True).to_csv(index=False, lineterminator="\n")
+        files[f"report-{of}.csv"] = ("text/csv", text)
+    return files
 
 
 def _figure(key: str, eig: xr.Dataset, attrs: Mapping[str, Any], pictures: str | None, image: str | None) -> str:

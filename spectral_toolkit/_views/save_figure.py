@@ -66,6 +66,7 @@ _MARKERS = {
     "cross": "+",
     "x": "x",
 }
+_MANY = 500
 _Get = Callable[[str], Any]
 _At = Callable[[Any], float]
 _Style = dict[str, Any]
@@ -326,8 +327,11 @@ class _Drawing:
                 f"The view has a {type(glyph).__name__}, which cannot be drawn for a paper: use points, lines, "
                 "rectangles, text and images, or save it with holoviews.save."
             )
-        for values in zip(*data.values(), strict=True):
-            row = dict(zip(data, values, strict=True))
+        rows = [dict(zip(data, values, strict=True)) for values in zip(*data.values(), strict=True)]
+        if isinstance(glyph, Scatter) and len(rows) > _MANY:
+            self.many_points(glyph, rows)
+            return
+        for row in rows:
             draw(self, glyph, row, lambda name, row=row: resolved(getattr(glyph, name), row))
 
     def along(self, values: Iterable[object], side: str) -> list[float]:
@@ -364,6 +368,23 @@ class _Drawing:
             markerfacecolor=face,
             markeredgecolor=style["edgecolor"],
             markeredgewidth=style["linewidth"],
+            zorder=3,
+        )
+
+    def many_points(self, glyph: BokehPart, rows: Sequence[Row]) -> None:
+        """Points of one form in one go, as a cloud has thousands."""
+        from matplotlib.colors import to_rgba
+
+        get = [lambda name, row=row: resolved(getattr(glyph, name), row) for row in rows]
+        styles = [self.surface(glyph, row) for row in rows]
+        self.axes.scatter(
+            self.along([one("x") for one in get], "x"),
+            self.along([one("y") for one in get], "y"),
+            s=[(float(one("size")) * self.point) ** 2 for one in get],
+            facecolors=[to_rgba(one["facecolor"]) for one in styles],
+            edgecolors=[to_rgba(one["edgecolor"]) for one in styles],
+            linewidths=[one["linewidth"] for one in styles],
+            marker=_MARKERS.get(str(get[0]("marker")), "o"),
             zorder=3,
         )
 

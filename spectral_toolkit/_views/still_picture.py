@@ -286,7 +286,9 @@ def _draw_mark(drawn: Image.Image, glyph: BokehPart, row: Row, at: tuple[_Scale,
         draw.line(ends, fill=colour("line"), width=wide())
     elif isinstance(glyph, Scatter):
         x, y = x_at(get("x")), y_at(get("y"))
-        draw.ellipse([x - 10, y - 10, x + 10, y + 10], fill=colour("fill"), outline=colour("line"), width=wide())
+        half = _SCALE * float(get("size")) / 2
+        edges = [x - half, y - half, x + half, y + half]
+        draw.ellipse(edges, fill=colour("fill"), outline=colour("line"), width=wide())
     elif isinstance(glyph, Text):
         anchor = {"right": "r", "center": "m"}.get(get("text_align"), "l")
         anchor += {"top": "t", "bottom": "b"}.get(get("text_baseline"), "m")

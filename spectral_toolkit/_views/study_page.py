@@ -11,6 +11,7 @@ import xarray as xr
 from .._analysis.scores.judging import compare
 from .._analysis.scores.table import SCORES
 from .report_data import Caption, Card, Kind, Page, attribute_rows, backgrounds, build_page
+from .study_figures import Dots, LayerFigure, layer_figure, score_dots
 from .templating import render
 
 IMAGE_SHARE = "image_share"
@@ -62,6 +63,7 @@ class ShownGroup:
     words: str
     page: Page
     rows: list[Row]
+    layers: LayerFigure
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,17 @@ class StudyPage:
     """Everything that the template draws."""
 
     title: str
+    question: str
     lede: str
+    method: str
     facts: list[tuple[str, str]]
     groups: list[ShownGroup]
     rows: list[Row]
     scores: list[str]
     summary_caption: str
+    figures: list[Dots]
+    controls: str
+    limits: list[str]
     evaluations: Evaluations | None
     again: str
     provenance: list[tuple[str, list[tuple[str, str]]]]
@@ -168,6 +175,7 @@ def shown_group(
         words=" ".join([f"{shown}, {len(cells)} {'cell' if len(cells) == 1 else 'cells'} each.", *notes]),
         page=page,
         rows=[_row(cell, model, pictures, first_row + place, scores) for place, cell in enumerate(cells)],
+        layers=layer_figure([(cell.label, cell.eig) for cell in cells]),
     )
 
 
@@ -281,6 +289,8 @@ def study_html(
             kinds.setdefault(answer.kind.name, answer.kind)
     page = StudyPage(
         title=study["title"],
+        question=study.get("question") or "",
+        method=_method(study),
         lede=f"{_counted(record['models'], 'model')} on {_counted(record['pictures'], 'set')} of images, "
         f"{_counted(study['affinities'], 'affinity', 'affinities')}: {_counted(rows, 'cell')}, solved {scope}.",
         facts=[
@@ -292,7 +302,10 @@ def study_html(
         groups=list(groups),
         rows=rows,
         scores=[SCORES[name].title for name in scores],
-        summary_caption=_caption(study, scores, record["cells"]),
+        summary_caption=_caption(study, scores),
+        figures=score_dots(record["cells"], scores),
+        controls=_controls_in_words(scores, record["cells"]),
+        limits=_limits(record, scores),
         evaluations=_evaluations(record["cells"], published),
         again="Run this in the folder of the study's file, in a Python environment with the versions below. Recipes "
         "of figures start from that folder, too. The numbers are in the JSON file beside this page, and the "
@@ -308,7 +321,7 @@ def study_html(
     return render(
         "study",
         styles=("report", "study"),
-        script="report",
+        scripts=("report",),
         title=page.title,
         page=page,
         recipe=command,
@@ -392,25 +405,72 @@ def _filled(texts: Sequence[ScoreText | None], n: int) -> list[ScoreText | None]
     return [*texts, *[None] * (n - len(texts))]
 
 
-def _caption(study: Mapping[str, Any], scores: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> str:
+def _method(study: Mapping[str, Any]) -> str:
+    """What was done, in two sentences."""
+    scope = "each image alone" if study["scope"] == "image" else "all images of a set as one problem"
+    kinds = ", ".join(dict.fromkeys(one["kind"].upper().replace("_", " ") for one in study["affinities"]))
+    scored = (
+        " and scored by how much of their variance position and category explain" if study.get("scores", True) else ""
+    )
+    return (
+        f"What all chosen layers computed for every patch was captured and turned into affinities between patches "
+        f"({kinds}), one graph a layer. The first {study['n_eigenvectors']} eigenvectors of the joint normalised-cut "
+        f"problem of these graphs were solved for {scope}{scored}."
+    )
+
+
+def _limits(record: Mapping[str, Any], scores: Sequence[str]) -> list[str]:
+    """What these numbers do not say, a sentence each; only what is true of this study."""
+    sets = ", ".join(f"{one['label']} ({_images(one['n'])})" for one in record["pictures"])
+    limits = [
+        f"The numbers are of these images, {sets}, and these weights; other images and other training runs were not "
+        "looked at.",
+        "An eigenvector shows what patches have in common in the graph. Whether the model uses it was not tested: that "
+        "takes an intervention.",
+    ]
+    if scores:
+        limits.append(
+            "Intervals are over images alone: the eigenvectors were not solved again for each resample, so the "
+            "intervals do not include how these would vary."
+        )
+    if any(one["n"] < 10 for one in record["pictures"]) and scores:
+        limits.append("Intervals from fewer than ten images are too narrow.")
+    answers = [answer for cell in record["cells"] for answer in cell["answers"]]
+    failed = sum(not all(answer["converged"]) for answer in answers)
+    if failed:
+        limits.append(f"{failed} of {len(answers)} results have eigenvectors that did not converge.")
+    return limits
+
+
+def _images(n: int) -> str:
+    return f"{n} {'image' if n == 1 else 'images'}"
+
+
+def _caption(study: Mapping[str, Any], scores: Sequence[str]) -> str:
     text = "The first eigenvalue and the widest gap are over all images of the set."
     if not scores:
         return text
     where = "Scores are for the same layers and affinity, solved over all images of the set as one problem"
     intervals = "with the 95 % interval of the bootstrap over images"
     alone = ", by nearest neighbours" if study["scope"] == "image" else ""
-    text = f"{text} {where}{alone}, {intervals}."
+    return f"{text} {where}{alone}, {intervals}."
+
+
+def _controls_in_words(scores: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> str:
+    """Which controls stand beside the scores, and what they would show."""
     labelled = [cell["scores"] for cell in cells if (cell.get("scores") or {}).get("labelled")]
     if any(one.get("controlled") for one in labelled):
         return (
-            f"{text} Below each study cell are its controls: the same scores of the untrained model, of raw pixels, "
-            "and by the labels of other images. A score that is not above all of them is grey, and says which. The "
-            "image share, which image a patch is in, is shown where it is larger than the score: those eigenvectors "
-            "mostly tell images apart."
+            "Below each study cell of the table are its controls: the same scores of the untrained model, of raw "
+            "pixels, and by the labels of other images. A score that is not above all of them is grey, and says which. "
+            "The image share, which image a patch is in, is shown where it is larger than the score: those "
+            "eigenvectors mostly tell images apart."
         )
     if labelled:
         return (
-            f"{text} Controls were left out (controls: false), so nothing here tells a score of the model from one "
+            "Controls were left out (controls: false), so nothing here tells a score of the model from one "
             "that an untrained model, raw pixels or shuffled labels would have."
         )
-    return text
+    if scores:
+        return "There are no labels, so there are no controls: nothing here says how high a score would be by chance."
+    return "Nothing was scored, so there is nothing to compare with controls."

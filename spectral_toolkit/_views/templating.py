@@ -15,7 +15,9 @@ from .._render.colour import DIVERGING, SEQUENTIAL, css_gradient
 _TEMPLATES = "templates"
 
 
-def render(name: str, *, title: str, styles: tuple[str, ...] = (), script: str = "", **values: object) -> str:
+def render(
+    name: str, *, title: str, styles: tuple[str, ...] = (), scripts: tuple[str, ...] = (), **values: object
+) -> str:
     """Render ``name``.html.j2 with ``values``.
 
     Its style is our design, that of all pages, and then ``name``.css, its script ``name``.js, or those given.
@@ -27,7 +29,7 @@ def render(name: str, *, title: str, styles: tuple[str, ...] = (), script: str =
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    program = _read(f"{script or name}.js")
+    program = "".join(_read(f"{script}.js") for script in scripts or (name,))
     return environment.get_template(f"{name}.html.j2").render(
         version=__version__,
         title=title,

@@ -1,4 +1,5 @@
-"""The command line: ``spectral-toolkit demo | capture | solve | project | segment | report | explore | doctor``.
+"""The command line: ``spectral-toolkit demo | capture | solve | project | segment | scores | report | bundle | freeze |
+explore | doctor``.
 
 Each command only calls the public functions. They are imported inside the commands, so that ``--help`` appears at once.
 Bad input gives one sentence on stderr and exit code 2; Ctrl-C gives 130.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import __version__
-from .._compute.processes import barrier, join, launched, rank, say_once
+from .._compute.processes import barrier, join, rank, say_once
 from .._io.console import any_letters
 from .._io.outputs import refuse_foreign, refuse_unwritable, write_store
 from ..errors import SpectralToolkitError
@@ -33,11 +34,15 @@ from .inputs import (
     parse_layers,
     quiet_libraries,
     read_pictures,
+    refuse_before_study,
     refuse_missing,
+    say_loading,
     split,
     stored_layers,
     stored_weights,
 )
+from .keeping import bundle, freeze, scores
+from .options import Device, Images, Model, MoreImages, Overwrite, Seed
 from .server.pages import IDLE_MINUTES, MOST_PAGES
 
 if TYPE_CHECKING:
@@ -47,28 +52,23 @@ if TYPE_CHECKING:
 
 # Options that a study's file decides, so that the command line may not.
 _SINGLE = ("model", "images", "more_images", "n_eigenvectors", "device", "seed")
-# Commands that say nothing for 5 to 11 s while their libraries load.
-_LOADING = ("demo", "capture", "solve", "project", "segment", "report", "explore")
+# How to go on after Ctrl-C; other commands have written nothing and begin anew.
+_INTERRUPTED = {
+    "capture": "run the same command again, and it resumes after the last batch that was written",
+    "solve": "run the same command again: neighbours that were found are read, and with --checkpoint the gradient "
+    "method resumes; nothing was written to --out",
+    "report": "run the same command again: a study (--config) resumes at the cell where it stopped, and a report "
+    "begins anew",
+}
+_BEGINS_ANEW = "nothing was written, so run the same command again"
 
 app = typer.Typer(
     name="spectral-toolkit",
     help="Capture every layer of a vision transformer, solve one spectral problem, and see its eigenvectors.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Model = Annotated[str, typer.Option(help="Bundled name ('scenes'), hub name, or local folder.")]
-Images = Annotated[
-    list[str],
-    typer.Option(help="File, folder or glob; may be repeated. 'scenes:8' draws 8 of the built-in scenes."),
-]
-# The shell expands an unquoted glob: the first file belongs to --images, and the others arrive as arguments.
-MoreImages = Annotated[list[str] | None, typer.Argument(hidden=True)]
-Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Equal seeds give equal numbers.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at --out.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -98,16 +98,17 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Capture, solve and report, with the bundled model and generated scenes."""
+    store, page = out / "eigenvectors.zarr", out / "report.html"
+    refuse_unwritable(store)
+    refuse_foreign(store, overwrite=True)
+    refuse_foreign(page, overwrite=True)
+    say_loading()
     import xarray as xr
 
     import spectral_toolkit as st
 
     from .._views.report import render_report
 
-    store, page = out / "eigenvectors.zarr", out / "report.html"
-    refuse_unwritable(store)
-    refuse_foreign(store, overwrite=True)
-    refuse_foreign(page, overwrite=True)
     affinity, solve, capture = st.affinity, st.solve, st.capture  # loads the libraries, so that no timing includes this
 
     model = load_model("scenes", device)
@@ -160,9 +161,10 @@ def capture(
     seed: Seed = 0,
 ) -> None:
     """Record queries, keys, values or tokens of every layer. torchrun -m spectral_toolkit capture shares the work."""
+    wanted = parse_layers(layers)
+    say_loading()
     import spectral_toolkit as st
 
-    wanted = parse_layers(layers)
     pictures = read_pictures([*images, *(more_images or [])], seed)
     loaded = load_model(model, device)
     check_layers(layers, wanted, len(loaded.layers))
@@ -257,6 +259,7 @@ def solve(
     refuse_foreign(out, overwrite=overwrite)
     refuse_unwritable(out)
     refuse_missing("--activations", activations, "capture")  # checked before torch is loaded, which takes seconds
+    say_loading()
     import shutil
 
     import spectral_toolkit as st
@@ -329,6 +332,8 @@ def project(
     refuse_unwritable(out)
     refuse_missing("--activations", activations, "capture")
     refuse_missing("--fitted", fitted, "capture")
+    refuse_missing("--eigenvectors", eigenvectors, "solve")
+    say_loading()
     eig = open_eigenvectors(eigenvectors)
     import spectral_toolkit as st
 
@@ -359,12 +364,14 @@ def segment(
     seed: Seed = 0,
 ) -> None:
     """Divide the images into segments, by k-means on their eigenvectors."""
-    import spectral_toolkit as st
-
     if out.resolve() == eigenvectors.resolve():
         raise SpectralToolkitError(f"--out {str(out)!r} holds the eigenvectors: give another folder for the segments.")
     refuse_foreign(out, overwrite=overwrite)
     refuse_unwritable(out)
+    refuse_missing("--eigenvectors", eigenvectors, "solve")
+    say_loading()
+    import spectral_toolkit as st
+
     wanted = int(n_segments) if re.fullmatch(r"[+-]?\d{1,9}", n_segments) else n_segments
     started = perf_counter()
     given = open_eigenvectors(eigenvectors)
@@ -418,6 +425,9 @@ def report(
     --check, the exit code is 1 if a number has moved.
     """
     if config is not None or check is not None:
+        if config is not None:
+            refuse_before_study(config, check, out, overwrite=overwrite)
+        say_loading()
         from ..studies.command import study_command
 
         given = [name for name in _SINGLE if context.get_parameter_source(name).name == "COMMANDLINE"]  # pyright: ignore[reportOptionalMemberAccess]
@@ -436,6 +446,7 @@ def report(
         )
     refuse_foreign(target, overwrite=overwrite)
     refuse_unwritable(target)
+    say_loading()
     import spectral_toolkit as st
 
     pictures = read_pictures([*images, *(more_images or [])], seed)
@@ -443,6 +454,11 @@ def report(
     started = perf_counter()
     st.report(loaded, pictures, target, n_eigenvectors=n_eigenvectors, device=device, seed=seed)
     typer.echo(f"report in {perf_counter() - started:.1f} s -> {target.resolve()}")
+
+
+app.command()(scores)
+app.command()(bundle)
+app.command()(freeze)
 
 
 @app.command()
@@ -470,6 +486,7 @@ def explore(
 
     The kernel of a closed page ends within a minute.
     """
+    say_loading()
     from .._io.bundles import load_bundle
     from .server import explorer_code, serve
 
@@ -505,6 +522,9 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+_COMMANDS = frozenset(one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
     # Read when torch is first loaded. Threads that spin while they wait starve each other once anything else runs: two
@@ -516,8 +536,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
-    if given[0] in _LOADING and not {"-h", "--help"} & set(given) and sys.stderr.isatty() and not launched():
-        print("Loading torch and its libraries, which takes a few seconds.", file=sys.stderr, flush=True)
     with warnings.catch_warnings():
         warnings.showwarning = _show_our_warnings
         try:
@@ -539,7 +557,8 @@ def _run(given: list[str]) -> int:
         except OSError as error:
             return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     if result == 130:
-        print("Interrupted.", file=sys.stderr)
+        command = next((word for word in given if word in _COMMANDS), "")
+        print(f"Interrupted: {_INTERRUPTED.get(command, _BEGINS_ANEW)}.", file=sys.stderr)
     return result if isinstance(result, int) else 0
 
 

@@ -13,8 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._io.outputs import local_path
-from ..errors import SpectralToolkitError, StoreError
+from .._compute.processes import launched
+from .._io.outputs import local_path, refuse_foreign
+from ..errors import SpectralToolkitError, StoreError, StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,23 @@ def import_modules(names: Sequence[str]) -> None:
                 "file in this folder, without .py."
             ) from error
     IMPORTED[:] = names
+
+
+def say_loading() -> None:
+    """Tell a person at a terminal why nothing happens for 5 to 11 s, once nothing that is wrong can be told at once."""
+    if sys.stderr.isatty() and not launched():
+        print("Loading torch and its libraries, which takes a few seconds.", file=sys.stderr, flush=True)
+
+
+def refuse_before_study(config: Path, check: Path | None, out: Path | None, *, overwrite: bool) -> None:
+    """Say what is missing, or in the way, before anything is loaded; the rest is told when the study is read."""
+    for option, path in (("--config", config), ("--check", check)):
+        if path is not None and not local_path(path, option).is_file():
+            what = "the YAML file of a study, such as docs/study.yaml" if option == "--config" else "a study's JSON"
+            raise StudyError(f"{option} {str(path)!r} is not a file: give {what}.")
+    page = out or Path(f"{config.stem}.html")
+    if check is None and not overwrite and page.exists() and page.with_suffix(".json").exists():
+        refuse_foreign(page, overwrite=False)
 
 
 def parse_layers(text: str) -> str | list[int | str]:

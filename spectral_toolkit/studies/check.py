@@ -434,6 +434,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[st
         # What is compared, shown or kept changes no number; models and images are compared above.
         if name not in (
             "title",
+            "question",
             "check",
             "show",
             "keep_activations",

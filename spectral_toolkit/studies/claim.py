@@ -77,7 +77,7 @@ def claimed(study: Study, outputs: Sequence[Path], folder: Path, *, overwrite: b
     Parameters
     ----------
     outputs
-        Page, numbers and eigenvectors.
+        Page, numbers, eigenvectors and tables.
     folder
         The cache.
     overwrite

@@ -57,6 +57,7 @@ def study_command(
         f"{result.html.stat().st_size / 1e6:.1f} MB of page ->  {result.html.resolve()}"
     )
     tell(f"numbers       {result.json.resolve()}")
+    tell(f"tables        {', '.join(str(one.resolve()) for one in result.tables)}")
     tell(f"eigenvectors  {result.zarr.resolve()}")
     folder = output_paths(result.html)[3]
     tell(

@@ -383,6 +383,8 @@ class Study(Part):
     ----------
     folder
         The folder of the file, from which relative paths start.
+    question
+        What the study asks, in a sentence that its page shows.
     scope
         ``"image"``: every image alone; ``"dataset"``: all images of a set as one problem.
     tolerance
@@ -416,6 +418,7 @@ class Study(Part):
         default=("all",), validate_default=True
     )
     title: Text = "A study"
+    question: Text | None = Field(default=None, exclude_if=lambda question: question is None)
     scope: Annotated[str, one_of(SCOPES)] = "image"
     n_eigenvectors: Annotated[int, whole(1, 10_000)] = 10
     tolerance: Annotated[float, PlainValidator(_tolerance)] = 1e-6

@@ -46,6 +46,8 @@ class StudyResult:
         The content of the JSON.
     html, json, zarr
         The files written.
+    tables
+        The CSV and LaTeX files beside them.
     from_cache
         How many of the cells were taken from the cache.
     shown
@@ -58,6 +60,7 @@ class StudyResult:
     html: Path
     json: Path
     zarr: Path
+    tables: list[Path] = field(repr=False)
     from_cache: int
     shown: int
     cells: list[str] = field(repr=False)
@@ -96,7 +99,7 @@ def run_study(
     progress: bool = True,
     tell: Tell | None = None,
 ) -> StudyResult:
-    """Run a study and write its page, its numbers and its eigenvectors side by side.
+    """Run a study and write its page, its numbers, its tables and its eigenvectors side by side.
 
     A run that was interrupted at any moment resumes where it stopped when it is started again, and ends with the same
     bytes: finished cells are kept in the folder ``<name>.cache`` beside the output, each under a hash of everything
@@ -107,7 +110,8 @@ def run_study(
     config
         Path of a YAML file, the content of such a file as a mapping, or a `Study`.
     out
-        The HTML file; ``.json``, ``.zarr`` and ``.cache`` are written beside it under the same name.
+        The HTML file; ``.json``, ``.tex``, ``-scores.csv``, ``-eigenvalues.csv``, ``.zarr`` and ``.cache`` are written
+        beside it under the same name.
     overwrite
         Whether to replace an earlier result of this study, which is recognised by its title, or without a title by its
         models and images. Results of another study are never replaced.
@@ -141,7 +145,7 @@ def run_study(
     *outputs, folder = output_paths(out)
     page, numbers_path, store = outputs
     name = Path(config).name if isinstance(config, str | os.PathLike) else "study.yaml"
-    with claimed(study, outputs, folder, overwrite=overwrite) as cache:
+    with claimed(study, [*outputs, *tables.paths(page)], folder, overwrite=overwrite) as cache:
         plan = plan_study(study)
         numbers, n_cached = compute(plan, cache, progress=progress, tell=tell or (lambda line: None))
         record = study_record(plan, numbers)
@@ -149,10 +153,14 @@ def run_study(
         command = command_line(name, page.name)
         html, shown = study_page(plan, record, _Answers(cache, contents), command=command, name=page.stem)
         write_zarr({group: cache.store(content) for group, content in contents.items()}, store)
+        written = {page.with_name(one): text for one, (_, text) in tables.files(record, page.stem).items()}
+        for place, text in written.items():
+            write_whole(place, text.encode())
         write_whole(page, html.encode())
         write_whole(numbers_path, dumped(record))  # last: where the page exists, the study is complete
         cache.keep_only(set(contents.values()))
-    return StudyResult(record, page, numbers_path, store, n_cached, shown, [cell.label for cell in plan.cells])
+    labels = [cell.label for cell in plan.cells]
+    return StudyResult(record, page, numbers_path, store, list(written), n_cached, shown, labels)
 
 
 def compute(

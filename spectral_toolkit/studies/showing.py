@@ -11,13 +11,14 @@ import xarray as xr
 
 from .._analysis.trust import Statement
 from .._explorer.recipe import call, capture_lines, figure_recipe, noise_lines, solve_lines
+from .._views.downloads import addresses
 from .._views.report_data import Caption, provenance
 from .._views.study_page import ShownCell, ShownGroup, scores_shown, shown_group, study_html
 from ..datasets import LAYOUTS
 from .config import Study, portable
 from .plan import Cell, Group, StudyPlan
 from .published import published_for
-from .tables import downloads
+from .tables import files
 
 PAGE_LIMIT = 20_000_000
 """The largest size of a page in bytes, for mail and browsers. Larger studies show fewer images, with all numbers."""
@@ -100,7 +101,7 @@ def _page(
         command=command,
         opacity=_OPACITY,
         published=others,
-        downloads=downloads(record, name),
+        downloads=addresses(files(record, name)),
     )
 
 

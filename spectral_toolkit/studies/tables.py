@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._compute.arguments import choice
+from .._io.outputs import LATEX_BEGINS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +79,18 @@ def csv(record: Mapping[str, Any], of: str = "scores") -> str:
     return table(record, of).to_csv(index=False, lineterminator="\n")
 
 
+def files(record: Mapping[str, Any], name: str) -> dict[str, tuple[str, str]]:
+    """By file name: the type and the content of the tables of a study that is called ``name``."""
+    has_scores = any((cell.get("scores") or {}).get("values") for cell in record["cells"])
+    found = {f"{name}-{of}.csv": ("text/csv", csv(record, of)) for of in TABLES if of != "scores" or has_scores}
+    return {**found, f"{name}.tex": ("text/x-tex", latex(record))}
+
+
+def paths(page: Path) -> list[Path]:
+    """Where the tables of a study may be written: beside its page."""
+    return [page.with_name(name) for name in (*(f"{page.stem}-{of}.csv" for of in TABLES), f"{page.stem}.tex")]
+
+
 def latex(record: Mapping[str, Any]) -> str:
     r"""The main table for a paper, with ``\usepackage{booktabs}``: one row for each study cell, one column a score.
 
@@ -91,6 +104,7 @@ def latex(record: Mapping[str, Any]) -> str:
         rows.append({column: _escaped(str(text)) for column, text in _named(cell).items()} | (numbers or _solved(cell)))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [
+        LATEX_BEGINS,
         rf"\begin{{tabular}}{{{'l' * len(_CELL)}{'r' * (len(columns) - len(_CELL))}}}",
         r"\toprule",
         " & ".join(columns) + r" \\",
@@ -120,14 +134,3 @@ def _escaped(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {one: rf"\{one}" for one in "&%$#_{}"}
     return "".join(special.get(one, one) for one in text)
-
-
-def downloads(record: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
-    """File names, and their contents as addresses that a page can hold."""
-    has_scores = any((cell.get("scores") or {}).get("values") for cell in record["cells"])
-    files = {f"{name}-{of}.csv": ("text/csv", csv(record, of)) for of in TABLES if of != "scores" or has_scores}
-    files[f"{name}.tex"] = ("text/x-tex", latex(record))
-    return [
-        (file, f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}")
-        for file, (kind, text) in files.items()
-    ]

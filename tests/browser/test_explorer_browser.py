@@ -443,6 +443,22 @@ def test_it_fills_the_screen_and_leaves_it_again(bench: Bench) -> None:
         bench.wait(lambda wanted=wanted: bench.page.evaluate(is_full) == wanted, f"Full screen: {wanted}")
 
 
+def test_a_head_is_seen_large_under_the_cursor_and_kept_by_a_tap(bench: Bench) -> None:
+    bench.button("Heads").click()
+    bench.explorer.get_by_text("Every layer and head").first.wait_for()
+    figures = bench.explorer.locator(".bk-Figure:visible")
+    bench.wait(lambda: figures.count() == 2, "The matrix, and a large map beside it")
+    matrix, first = figures.first.bounding_box(), shot(figures.nth(1))
+    assert matrix is not None
+    at = matrix["x"] + 0.7 * matrix["width"], matrix["y"] + 0.75 * matrix["height"]
+    bench.page.mouse.move(*at)
+    bench.wait(lambda: not same(shot(figures.nth(1)), [first]), "Another map, from the page alone")
+    bench.page.mouse.click(*at)
+    bench.page.mouse.move(2, 2)
+    bench.wait(lambda: not same(shot(figures.nth(1)), [first]), "The map that was tapped, without the cursor")
+    bench.button("Eigenvector").click()
+
+
 def test_a_reloaded_page_shows_what_is_now(bench: Bench, solve: Callable[..., np.ndarray]) -> None:
     bench.explorer.get_by_label("Compare with a second setting").uncheck()
     bench.button("KK").first.click()

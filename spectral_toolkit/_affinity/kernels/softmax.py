@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ...errors import AffinityError
@@ -13,6 +15,8 @@ from .precision import DOUBLE_ROUNDING, careful_images, doubled
 
 NOTHING = 40
 """A logit this far below the largest has a weight of less than 1e-17."""
+TILE = 256
+"""Rows of one head that `columns` holds at a time, so that they stay in a processor's cache."""
 
 
 def prepare(features: LayerFeatures) -> Rows:
@@ -22,30 +26,17 @@ def prepare(features: LayerFeatures) -> Rows:
 
     Logits so large that rounding would show in the weights are computed in double precision, image by image.
     """
-    n_special = 0
-    keys = features.right
-    if features.special_right is not None:
-        n_special = features.special_right.shape[2]
-        keys = torch.cat([features.special_right, keys], dim=2)
-    assert features.scale is not None
-    scale = features.scale
-    queries = features.left * scale
+    queries, keys, n_special, spread = _sides(features)
     n_heads = keys.shape[1]
+    scale = features.scale
     size = queries.norm(dim=-1).amax(-1) * keys.norm(dim=-1).amax(-1)
     if features.bias is not None:
         size = size + features.bias.amax().clamp_min(0.0)
     careful = careful_images(size, queries.dtype)
-    spread = features.spread
-    if spread is None and features.key_grid is not None:
-        spread = shares(features.key_grid, features.grid).to(queries)
-    # Rows of the bias start with those of special queries, of which there may be none where keys have some.
-    first = 0 if features.bias is None else features.bias.shape[-2] - features.left.shape[2]
 
     def rows(start: int, stop: int) -> torch.Tensor:
         def of_head(head: int) -> torch.Tensor:
-            bias = None
-            if features.bias is not None:
-                bias = features.bias[..., head % features.bias.shape[-3], first + start : first + stop, :]
+            bias = _bias(features, head, start, stop)
             weights = _softmax(queries[:, head, start:stop] @ keys[:, head].transpose(-1, -2), bias, n_heads)
             for image in careful[head]:
                 query, key = doubled(features.left[image, head, start:stop]) * scale, doubled(keys[image, head])
@@ -59,6 +50,61 @@ def prepare(features: LayerFeatures) -> Rows:
         return sum_over_heads(n_heads, of_head)
 
     return rows
+
+
+def columns(features: LayerFeatures, places: Sequence[int]) -> torch.Tensor:
+    """Return the columns (images, n, places) of what `prepare` gives, of which only a few rows are held at a time."""
+    queries, keys, n_special, spread = _sides(features)
+    n_images, n_heads, n, _ = queries.shape
+    longest = keys.norm(dim=-1).amax(-1)
+    highest = 0.0 if features.bias is None else features.bias.amax().clamp_min(0.0)
+    found = queries.new_zeros(n_images, n, len(places))
+    for start in range(0, n, TILE):
+        part = slice(start, min(start + TILE, n))
+        careful = careful_images(queries[:, :, part].norm(dim=-1).amax(-1) * longest + highest, queries.dtype)
+        for head in range(n_heads):
+            bias = _bias(features, head, start, start + TILE)
+            for image in range(n_images):
+                own = bias if bias is None or bias.ndim == 2 else bias[image]
+                query, key = queries[image, head, part], keys[image, head]
+                if image in careful[head]:
+                    assert features.scale is not None
+                    query, key = doubled(features.left[image, head, part]) * features.scale, doubled(key)
+                    own = None if own is None else doubled(own)
+                logits = query @ key.T
+                if own is not None:
+                    logits += own
+                if image in careful[head]:
+                    _check_decided(logits, query, key, features.layer)
+                weights = logits.softmax(dim=-1)[:, n_special:]
+                if spread is not None:
+                    weights = weights @ (spread if spread.ndim == 2 else spread[image]).to(weights)
+                found[image, part] += weights[:, places].to(found)
+    return found / n_heads
+
+
+def _sides(features: LayerFeatures) -> tuple[torch.Tensor, torch.Tensor, int, torch.Tensor | None]:
+    """Queries, scaled; special keys and those of the patches; how many are special; and where pooled keys belong."""
+    n_special = 0
+    keys = features.right
+    if features.special_right is not None:
+        n_special = features.special_right.shape[2]
+        keys = torch.cat([features.special_right, keys], dim=2)
+    assert features.scale is not None
+    spread = features.spread
+    queries = features.left * features.scale
+    if spread is None and features.key_grid is not None:
+        spread = shares(features.key_grid, features.grid).to(queries)
+    return queries, keys, n_special, spread
+
+
+def _bias(features: LayerFeatures, head: int, start: int, stop: int) -> torch.Tensor | None:
+    """The bias of some queries; its rows start with those of special queries, of which there may be none."""
+    if features.bias is None:
+        return None
+    first = features.bias.shape[-2] - features.left.shape[2]
+    stop = min(stop, features.left.shape[2])
+    return features.bias[..., head % features.bias.shape[-3], first + start : first + stop, :]
 
 
 def _softmax(logits: torch.Tensor, bias: torch.Tensor | None, n_heads: int) -> torch.Tensor:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .effects import effects
 from .removing import remove
+from .resemblance import resemblance
 
-__all__ = ["effects", "remove"]
+__all__ = ["effects", "remove", "resemblance"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Int
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 
 NO_SEGMENT = -1
 """The label where none can be given: every patch of the image is isolated."""
@@ -25,6 +26,32 @@ def by_size(labels: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
     numbered = np.full_like(labels, NO_SEGMENT)
     numbered[known] = rank[inverse]
     return numbered
+
+
+def matched(labels: Int[np.ndarray, "images y x"], reference: Int[np.ndarray, "images y2 x2"]) -> Int[np.ndarray, " n"]:
+    """For each label, the label of the reference that is its partner in the pairing with the most overlap (Kuhn 1955).
+
+    Labels without a partner get numbers that the reference does not have. A finer or coarser reference is read at the
+    centres of the patches.
+
+    Examples
+    --------
+    >>> matched(np.array([[[0, 0, 1, 2]]]), np.array([[[1, 1, 0, 0]]])).tolist()
+    [1, 0, 2]
+    """
+    rows, columns = (
+        (2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(labels.shape[1:], reference.shape[1:], strict=True)
+    )
+    beside = reference[:, rows[:, None], columns]
+    n, m = int(labels.max(initial=-1)) + 1, int(reference.max(initial=-1)) + 1
+    both = (labels >= 0) & (beside >= 0)
+    overlap = np.zeros((n, m))
+    np.add.at(overlap, (labels[both], beside[both]), 1)
+    names = np.full(n, -1)
+    mine, theirs = linear_sum_assignment(overlap, maximize=True)
+    names[mine] = theirs
+    names[names < 0] = m + np.arange(np.count_nonzero(names < 0))
+    return names
 
 
 def filled(

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..._affinity.presets import PRESETS
+from ..._affinity.table import SCOPES
+from ..._compute.arguments import choice
 from ..._compute.settings import computing
 from ..._explorer.precomputed import Content, precompute
 from ..._explorer.source import open_source
@@ -82,6 +84,7 @@ def freeze(
     images: Any = None,
     path: str | os.PathLike[str] | None = None,
     *,
+    scope: str = "image",
     kinds: Sequence[str] = ("qk", "vv"),
     presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
     kernel: str | Mapping[str, str] | None = None,
@@ -111,6 +114,9 @@ def freeze(
         which are sharper than what the model saw.
     path
         Where to write the page; None only returns it. It may replace an earlier frozen page, but nothing else.
+    scope
+        ``"image"``: every image is solved alone. ``"dataset"``: all images are solved as one; they share eigenvectors
+        and colours, a tap shows the affinities to the patches of every image, and the cloud has the patches of all.
     kinds
         Affinities to switch between.
     presets
@@ -131,9 +137,9 @@ def freeze(
         As in ``st.solve``.
     start
         What is shown first: any of ``image`` (a position), ``kind``, ``preset``, ``component``, ``view``
-        (``"component"``, ``"grid"``, ``"rgb"``, ``"segments"``, ``"instances"``, ``"spectrum"``, ``"norms"``, or one
-        that was registered), ``smooth``, ``compare``, ``other_kind`` and ``other_preset`` of the second setting,
-        ``threshold`` (of :func:`spectral_toolkit.overlay`), and ``patch`` (row, column).
+        (``"component"``, ``"grid"``, ``"rgb"``, ``"segments"``, ``"instances"``, ``"spectrum"``, ``"cloud"``,
+        ``"norms"``, or one that was registered), ``smooth``, ``compare``, ``other_kind`` and ``other_preset`` of the
+        second setting, ``threshold`` (of :func:`spectral_toolkit.overlay`), and ``patch`` (row, column).
     options
         Values of the sliders that registered views have of their own.
     opacity, max_side, title
@@ -168,6 +174,7 @@ def freeze(
     activations = opened.activations
     content = precompute(
         activations,
+        scope=choice("scope", scope, SCOPES),
         kinds=kinds,
         presets=presets,
         kernel=kernel,

@@ -42,6 +42,8 @@ def document(content: Content, shown: list[ShownPicture], *, title: str, opacity
         solved=[
             (setting.kind, setting.preset, attribute_rows(_own(setting.eig.attrs))) for setting in content.settings
         ],
+        scripts=("frozen", "frozen_cloud"),
+        styles=("frozen", "frozen_cloud"),
         data=base64.b64encode(pack(content, shown)).decode("ascii"),
     )
 
@@ -104,7 +106,7 @@ def _facts(content: Content, attrs: dict[str, Any]) -> list[tuple[str, str]]:
         ("Images", str(len(content.images))),
         ("Layers", str(len(content.layers))),
         ("Eigenvectors", str(content.settings[0].eig.sizes["component"])),
-        ("Solved", "each image alone"),
+        ("Solved", "all images as one" if content.scope == "dataset" else "each image alone"),
     ]
 
 

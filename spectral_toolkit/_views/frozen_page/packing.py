@@ -67,6 +67,7 @@ def pack(content: Content, shown: list[ShownPicture]) -> bytes:
         "layers": short_names(content.layers),
         "components": [int(number) for number in first.coords["component"].values],
         "views": {view.name: {"page": view.page, "title": view.title, "alone": view.alone} for view in content.views()},
+        "scope": content.scope,
         "sources": [content.sources.rows, content.sources.columns] if content.sources else None,
         "settings": [[_picture(content, setting, picture, block) for picture in shown] for setting in content.settings],
         "rows": {
@@ -148,7 +149,7 @@ def _picture(content: Content, setting: Setting, picture: ShownPicture, block: B
         "trust": [[statement.level, statement.text] for statement in setting.trust[index]],
         "spectrum": asdict(spectrum(eig, index)),
         "layers": [
-            [[bar.short, _short(bar.mass), _short(bar.share), None if bar.cut is None else _short(bar.cut), bar.holds]
+            [[bar.short, _short(bar.mass), _short(bar.share), None if bar.cut is None else _short(bar.cut)]
              for bar in layer_bars(eig, index, number)]
             for number in numbers
         ],
@@ -160,7 +161,11 @@ def _picture(content: Content, setting: Setting, picture: ShownPicture, block: B
             found.setdefault("drawn", {})[view.name] = _drawn(content, setting, view, picture, block)
         elif view.page_data is not None:
             values = setting.data[view.name][index]
-            found[view.name] = block.add(_labels(values) if values.ndim == 2 else values[values.any(axis=(1, 2))])
+            if content.scope == "dataset" and values.ndim == 2:  # a segment has one number in all images
+                values = values + 1
+            elif values.ndim == 2:
+                values = _labels(values)
+            found[view.name] = block.add(values if values.ndim == 2 else values[values.any(axis=(1, 2))])
     return found
 
 
@@ -169,11 +174,13 @@ def _drawn(content: Content, setting: Setting, view: View, picture: ShownPicture
     index = picture.index
     state = content.state(setting, view, index)
     weights = tuple((state.weights or {}).items())
-    question = Question(index, setting.kind, state.kernel, weights, state.n_eigenvectors, False)
+    question = Question(
+        None if content.scope == "dataset" else index, setting.kind, state.kernel, weights, state.n_eigenvectors, False
+    )
     data = setting.data[view.name][index] if view.data is not None else None
     eig = setting.eig.isel(image=[index])
-    side = Side(question, eig, setting.trust[index], eig, data)
-    shown = ShownState(state, picture, shrink(picture.pixels, 128), [side])
+    side = Side(question, eig, setting.trust[index], setting.eig if content.scope == "dataset" else eig, data)
+    shown = ShownState(state, picture, shrink(picture.pixels, 128), [side], content.images)
     if view.tiles is None:
         return chart_uri(view, shown)
     return [

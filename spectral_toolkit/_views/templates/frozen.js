@@ -148,10 +148,10 @@ function stage(node = make("div", { class: "stage" })) {
   return node;
 }
 
-function show(node, [rows, columns], pixels, label) {
-  const picture = head.images[state.image];
+function show(node, [rows, columns], pixels, label, image = state.image) {
+  const picture = head.images[image];
   node.style.setProperty("--ratio", picture.ratio);
-  $("img", node).src = $$(".thumbnail .picture")[state.image].src;
+  $("img", node).src = $$(".thumbnail .picture")[image].src;
   const canvas = $("canvas", node);
   canvas.width = columns;
   canvas.height = rows;
@@ -253,16 +253,18 @@ function showRows(section, side, one) {
     box.replaceChildren(make("p", { class: "invite" }, "Tap a patch in the image to see its affinities to all others."));
     return;
   }
-  const [, rows, columns] = one.rows.shape;
+  const [rows, columns] = one.rows.shape.slice(-2);
   const source = state.patch[0] * head.sources[1] + state.patch[1];
   const [row, column] = patchOn([rows, columns]);
   const { key, label } = named(side);
   const patch = `the patch in row ${row}, column ${column}`;
   const cut = (place) => {
-    const n = place.shape[1] * place.shape[2];
+    const n = place.shape.slice(1).reduce((a, b) => a * b, 1);
     return array(place).subarray(source * n, (source + 1) * n);
   };
-  const joint = rowFigure(cut(one.rows), [rows, columns], `${label} affinity of ${patch} to all others, all chosen layers`, "joint");
+  const all = cut(one.rows), across = head.scope === "dataset"; // of one problem, the row goes to every image
+  const own = across ? all.subarray(state.image * rows * columns, (state.image + 1) * rows * columns) : all;
+  const joint = rowFigure(own, [rows, columns], `${label} affinity of ${patch} to all others, all chosen layers`, "joint");
   $("figcaption", joint).textContent = "all chosen layers, jointly";
   const weights = layersOf(side).weights;
   const small = head.rows[key].map(([name, images], layer) => {
@@ -276,6 +278,7 @@ function showRows(section, side, one) {
     joint,
     make("p", { class: "amounts", "aria-hidden": "true" }, "none", make("i"), "strongest"),
     make("div", { class: "layers" }, ...small),
+    ...(across ? [connectedImages(all, [rows, columns])] : []),
   );
 }
 
@@ -340,7 +343,7 @@ function showSpectrum(section, one) {
       draw("text", { class: "gap-label", x: chart.left + 4, y: 15 }, `widest gap: after component ${chart.gap_after}`),
     );
   }
-  for (const [from, to, y] of chart.groups) svg.append(draw("path", { class: "group", d: `M${from} ${y - 7}v-4H${to}v4` }));
+  for (const [from, to, y] of chart.groups) svg.append(draw("path", { class: "group", d: `M${from} ${y}v4H${to}v-4` }));
   chart.points.forEach((point, component) => {
     const group = draw("g", { class: component === state.component ? "is-current" : "" });
     group.append(
@@ -355,15 +358,16 @@ function showSpectrum(section, one) {
 
 function shares(bars) {
   const longest = Math.max(...bars.flatMap(([, mass, share]) => [mass, share]), 1e-9);
-  const cell = (part) => {
+  const dearest = Math.max(...bars.map(([, , , cut]) => cut ?? 0), 1);
+  const cell = (part, most, words) => {
     const bar = make("i");
-    bar.style.width = `${(90 * part) / longest}%`;
-    return make("td", {}, bar, `${Math.round(100 * part)} %`);
+    bar.style.width = `${(90 * part) / most}%`;
+    return make("td", {}, bar, words);
   };
-  const rows = bars.map(([name, mass, share, cut, holds]) => {
-    const last = make("td", { class: holds ? "holds" : "cuts" }, cut === null ? "no edges" : `${cut.toPrecision(3)} `);
-    if (cut !== null) last.append(make("span", {}, holds ? "holds" : "cut through"));
-    return make("tr", {}, make("th", { scope: "row" }, name), cell(mass), cell(share), last);
+  const share = (part) => cell(part, longest, `${Math.round(100 * part)} %`);
+  const rows = bars.map(([name, mass, part, cut]) => {
+    const last = cut === null ? make("td", {}, "no edges") : cell(cut, dearest, cut.toPrecision(3));
+    return make("tr", {}, make("th", { scope: "row" }, name), share(mass), share(part), last);
   });
   const names = ["Layer", "Share of degrees", "Share of λ", "Cut value"].map((name) => make("th", { scope: "col" }, name));
   return make("table", { class: "shares" },

@@ -36,3 +36,8 @@ def box(name: str, *parts: widgets.Widget) -> widgets.VBox:
 def auto() -> widgets.Layout:
     """As wide as what it holds."""
     return widgets.Layout(width="auto")
+
+
+def full_width() -> widgets.Layout:
+    """A box as wide as the page allows; each figure has its own maximum width."""
+    return widgets.Layout(width="100%")

@@ -25,15 +25,13 @@ class SpectrumChart:
     def __post_init__(self) -> None:
         stems = hv.Segments([(0.0, 0.0, 0.0, 0.0)], group="Gap").opts(backend="bokeh", line_width=3, alpha=0.55)
         points = hv.Points([(0.0, 0.0)], group="Eigenvalues").opts(backend="bokeh", size=10, line_width=2)
-        words = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Words").opts(
-            backend="bokeh", text_font_size="11px", text_align="left", text_color="#1a1a1a"
-        )
+        words = _words()
         self.figure = _drawn([stems, points, words], charts.X_NUMBER, charts.Y_EIGENVALUE)
         self._points, self._stems, self._words = _sources(self.figure, Scatter, Segment, Text)
         self._points.data, self._stems.data = charts.columns(charts.POINTS), charts.columns(charts.ENDS)
         glyphs = {type(r.glyph): r.glyph for r in self.figure.renderers}
         glyphs[Scatter].update(fill_color="fill", line_color="ink")
-        glyphs[Segment].line_color = "ink"
+        glyphs[Segment].line_color = glyphs[Text].text_color = "ink"
         _add_hover(self.figure, Scatter, [("eigenvector", "@number"), ("eigenvalue", "@y{0.0000}"), ("", "@of")])
 
     def show(self, results: Mapping[str, xr.Dataset], component: int) -> None:
@@ -56,15 +54,13 @@ class LayersChart:
         joint = hv.Segments([(0.0, 0.0, 0.0, 0.0)], group="Joint").opts(
             backend="bokeh", line_width=2, line_dash="dashed"
         )
-        words = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Words").opts(
-            backend="bokeh", text_font_size="11px", text_align="right", text_baseline="top", text_color="#1a1a1a"
-        )
+        words = _words()
         self.figure = _drawn([bars, joint, words], charts.X_LAYER, charts.Y_COST)
         self._bars, self._joint, self._words = _sources(self.figure, Quad, Segment, Text)
         self._bars.data, self._joint.data = charts.columns(charts.BARS), charts.columns(charts.ENDS)
         glyphs = {type(r.glyph): r.glyph for r in self.figure.renderers}
         glyphs[Quad].fill_color = "ink"
-        glyphs[Segment].line_color = "ink"
+        glyphs[Segment].line_color = glyphs[Text].text_color = "ink"
         tips = [("layer", "@name"), ("cut value alone", "@top{0.000}"), ("share of the eigenvalue", "@share{0%}")]
         _add_hover(self.figure, Quad, [*tips, ("share of the degrees", "@mass{0%}"), ("", "@of")])
 
@@ -76,6 +72,12 @@ class LayersChart:
         names = dict(enumerate(short_names(list(layers))))
         if self.figure.xaxis[0].major_label_overrides != names:
             self.figure.xaxis[0].update(ticker=FixedTicker(ticks=list(names)), major_label_overrides=names)
+
+
+def _words() -> Any:
+    """What is said of each result, in its colour."""
+    words = hv.Labels([(0.0, 0.0, " ")], vdims="text", group="Words")
+    return words.opts(backend="bokeh", text_font_size="11px", text_align="left", text_baseline="top")
 
 
 def _drawn(elements: list[Any], x: str, y: str) -> Any:

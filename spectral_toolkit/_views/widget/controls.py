@@ -18,6 +18,7 @@ from ..._explorer import wording
 from ..._explorer.state import MAX_EIGENVECTORS, MAX_SEGMENTS, PRESETS, Facts, State
 from ..._explorer.view import Slider, View, offered
 from ..._explorer.views import VIEWS
+from ..._render.patch_colours import COLOURINGS
 from .boxes import box
 from .channel import Channel
 from .layers import LayerMatrix
@@ -27,6 +28,8 @@ Change = Callable[..., None]
 
 THUMB = 96  # pixels of the longer side of a small image
 MAX_THUMBS = 60
+NONE = "none"
+"""What stands for None among the values of a menu, where ipywidgets takes None for no choice at all."""
 
 
 class Controls:
@@ -56,6 +59,9 @@ class Controls:
         self.other_layers = self._choice(
             "other_layers", [(text, text) for text in ("same", "all", "early", "middle", "late")], "Layers"
         )
+        same = widgets.Dropdown(options=[("the same", NONE)], description="Vector", layout=_wide())
+        self.other_component = self._watched("other_component", same)
+        self.times = {name: self._timesteps(name) for name in ("timestep", "other_timestep")}
         self.presets = {preset: self._button(preset, f"{preset}") for preset in PRESETS}
         self.layers = LayerMatrix(facts.layers)
         self.channel = Channel(name, self._heard)
@@ -83,9 +89,21 @@ class Controls:
         self.heads = self._switch("heads", "Every head")
         self.untap = widgets.Button(description="Forget patch", tooltip=wording.TIPS["untap"])
         self.untap.on_click(lambda _: self._tell(patch=None))
-        segments = [("auto", "auto"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
+        segments = [("auto", "auto"), ("widest gap", "eigengap"), *((str(n), n) for n in range(2, MAX_SEGMENTS + 1))]
         self.n_segments = self._choice("n_segments", segments, "Segments")
-        self.three = [self._component_of(colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))]
+        self.three = [
+            self._component_of("three", colour, place) for place, colour in enumerate(("Red", "Green", "Blue"))
+        ]
+        self.axes = [self._component_of("axes", way, place) for place, way in enumerate(("Across", "Up"))]
+        self.projection = self._choice(
+            "projection", [("two eigenvectors", "components"), ("t-SNE of all", "tsne")], "By"
+        )
+        known = [(text, name) for name, text in COLOURINGS.items() if name != "label" or facts.has_labels]
+        self.coloured = self._choice("coloured", known, "Coloured by")
+        for narrow in (self.projection, self.coloured, self.n_segments):
+            narrow.add_class("st-narrow")
+        self.outlined = self._switch("outlined", "Outline labels")
+        self.appearance = _column(_headed("Appearance"), self.opacity, self.smooth, self.outlined)
         self.view = self._watched("view", widgets.ToggleButtons(style={"button_width": "auto"}, **self._views()))
         self.view.add_class("st-tabs")
         self._by_control = {
@@ -95,10 +113,14 @@ class Controls:
             "threshold": [self.is_cut],
             "three": self.three,
             "n_segments": [self.n_segments],
+            "axes": self.axes,
+            "projection": [self.projection],
+            "coloured": [self.coloured],
         }
-        self.sliders: dict[Slider, widgets.FloatSlider] = {}
+        self.sliders: dict[Slider, widgets.FloatSlider | widgets.Checkbox] = {}
         self.own = widgets.HBox()
-        self.other = _column(self.other_affinity, self.other_kernel, self.other_layers)
+        other = [self.other_affinity, self.other_kernel, self.other_layers, self.other_component]
+        self.other = _column(*other, self.times["other_timestep"])
         self.other.add_class("st-other")
 
     def left(self) -> widgets.VBox:
@@ -106,12 +128,12 @@ class Controls:
         presets = widgets.HBox(list(self.presets.values()))
         presets.add_class("st-presets")
         inside = _column(
-            _column(_headed("Image"), self.image, self.scope),
+            _column(_headed("Image"), self.image, self.scope, self.times["timestep"]),
             _column(_headed("Affinity"), self.affinity, self.kernel),
             _column(self.compare, self.other),
             _column(_headed("Layers, solved together"), presets, self.layers),
             _column(_headed("Eigenvectors"), self.n_eigenvectors, self.mask_outliers),
-            _column(_headed("Appearance"), self.opacity, self.smooth),
+            self.appearance,
         )
         inside.add_class("st-scrolled")
         column = widgets.VBox([inside, self.channel])
@@ -122,7 +144,8 @@ class Controls:
         """The rows above the image: the choice of the view, and its settings."""
         head = widgets.HBox([self.view, full])
         head.add_class("st-head")
-        strip = widgets.HBox([self.component, *self.three, self.n_segments, self.is_cut, self.own, busy])
+        cloud = [self.projection, *self.axes, self.coloured]
+        strip = widgets.HBox([self.component, *self.three, *cloud, self.n_segments, self.is_cut, self.own, busy])
         strip.add_class("strip")
         self.cut.add_class("cutting")
         return _column(head, strip, self.cut)
@@ -133,7 +156,16 @@ class Controls:
         with self._quiet():
             self._show_image(state.image)
             self._offer_views()
-            for name in ("scope", "affinity", "other_affinity", "n_segments", "other_layers", "view"):
+            for name in (
+                "scope",
+                "affinity",
+                "other_affinity",
+                "n_segments",
+                "other_layers",
+                "view",
+                "projection",
+                "coloured",
+            ):
                 _set(getattr(self, name), value=getattr(state, name))
             for side in ("", "other_"):
                 kind, kernel = (getattr(state, f"{side}{name}") for name in ("affinity", "kernel"))
@@ -156,13 +188,18 @@ class Controls:
             if self.component.options != numbers:
                 self.component.tooltips = [f"Show eigenvector {number}." for number in numbers]
                 self.component.set_trait("options", numbers)
-            for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads"):
+                self.other_component.options = [("the same", NONE), *((str(number), number) for number in numbers)]
+            _set(self.other_component, value=_or_none(state.other_component))
+            for name, slider in self.times.items():
+                _set(slider, value=_or_none(getattr(state, name)))
+            for name in ("component", "opacity", "smooth", "compare", "mask_outliers", "heads", "outlined"):
                 _set(getattr(self, name), value=getattr(state, name))
             _set(self.is_cut, value=state.threshold is not None)
             if state.threshold is not None:
                 _set(self.threshold, value=state.threshold)
-            for place, box in enumerate(self.three):
-                _set(box, value=state.three[place])
+            for name in ("three", "axes"):
+                for box, number in zip(getattr(self, name), getattr(state, name), strict=True):
+                    _set(box, value=number)
             self._show_what_applies(state)
 
     def set_thumbnails(self, pictures: Sequence[tuple[np.ndarray, float]]) -> str:
@@ -186,6 +223,10 @@ class Controls:
             for widget in shown:
                 _display(widget, name in view.controls)
         self._show_sliders(view, state)
+        _display(self.appearance, bool({"opacity", "smooth"} & set(view.controls)))
+        for widget in self.axes:
+            _display(widget, "axes" in view.controls and state.projection == "components")
+        _display(self.outlined, self.facts.has_labels)
         _display(self.cut, state.cut is not None)
         _display(self.other, state.compare)
         _display(self.untap, state.patch is not None)
@@ -209,11 +250,16 @@ class Controls:
             if slider not in self.sliders:
                 self.sliders[slider] = self._own_slider(slider)
                 self.own.children = tuple(self.sliders.values())
-            _set(self.sliders[slider], value=state.options[slider.name])
+            value = state.options[slider.name]
+            _set(self.sliders[slider], value=bool(value) if slider.is_switch else value)
         for slider, widget in self.sliders.items():
             _display(widget, slider in view.sliders)
 
-    def _own_slider(self, slider: Slider) -> widgets.FloatSlider:
+    def _own_slider(self, slider: Slider) -> widgets.FloatSlider | widgets.Checkbox:
+        if slider.is_switch:
+            switch = widgets.Checkbox(description=slider.title, indent=False, tooltip=slider.hint, layout=_wide())
+            switch.observe(lambda change: self._tell(option=(slider.name, float(change["new"]))), "value")
+            return switch
         widget = widgets.FloatSlider(
             value=slider.start,
             min=slider.least,
@@ -255,6 +301,14 @@ class Controls:
 
     def _choice(self, name: str, options: list[tuple[str, Any]], label: str) -> widgets.Dropdown:
         return self._watched(name, widgets.Dropdown(options=options, description=label, layout=_wide()))
+
+    def _timesteps(self, name: str) -> widgets.SelectionSlider:
+        """The timesteps of a denoiser; hidden where there are none to choose from."""
+        known = getattr(self.facts, f"{name}s")
+        options = [("all", NONE), *((f"{value:g}", place) for place, value in enumerate(known))]
+        slider = widgets.SelectionSlider(options=options, description="Timestep", **_across())
+        _display(slider, bool(known))
+        return self._watched(name, slider)
 
     def _button(self, name: str, label: str) -> widgets.Button:
         button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=widgets.Layout(width="auto"))
@@ -327,17 +381,17 @@ class Controls:
         self.cut_cost = widgets.HTML()
         self.cut = widgets.HBox([self.threshold, self.lowest, self.cut_cost])
 
-    def _component_of(self, colour: str, place: int) -> widgets.BoundedIntText:
+    def _component_of(self, name: str, label: str, place: int) -> widgets.BoundedIntText:
         box = widgets.BoundedIntText(
             value=place + 1,
             min=1,
             max=MAX_EIGENVECTORS,
-            description=colour,
-            tooltip=wording.TIPS["three"],
+            description=label,
+            tooltip=wording.TIPS[name],
             layout=widgets.Layout(width="110px"),
-            style={"description_width": "40px"},
+            style={"description_width": "44px"},
         )
-        box.observe(lambda _: self._tell(three=tuple(box.value for box in self.three)), "value")
+        box.observe(lambda _: self._tell(**{name: tuple(box.value for box in getattr(self, name))}), "value")
         return box
 
     def _image_chooser(self) -> widgets.Widget:
@@ -373,7 +427,13 @@ def _slid(change: dict[str, Any]) -> Any:
     The page also sends such a value by itself whenever it is loaded; from a slider that is off it has no meaning.
     """
     value = change["new"]
+    if value is NONE:
+        return None
     return round(value, 2) if isinstance(value, float) else value
+
+
+def _or_none(value: int | None) -> Any:
+    return NONE if value is None else value
 
 
 def _column(*parts: widgets.Widget) -> widgets.VBox:

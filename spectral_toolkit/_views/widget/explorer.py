@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,32 +20,40 @@ from ..._explorer import wording
 from ..._explorer.changes import as_asked, changed
 from ..._explorer.code import as_code
 from ..._explorer.history import History
+from ..._explorer.kept import open_kept, save_session
+from ..._explorer.labels import Labels
 from ..._explorer.session import Session, ShownState, questions, wanted
-from ..._explorer.source import open_source
-from ..._explorer.start import fitting, freezing_settings, state_of
+from ..._explorer.source import open_sources
+from ..._explorer.sources import SeveralSessions, open_session
+from ..._explorer.sources_code import sources_code
+from ..._explorer.start import first_state, fitting, freezing_settings, refuse_two, state_of
 from ..._explorer.state import State, as_state, checked
 from ..._explorer.views import VIEWS
 from ..._explorer.worker import Worker
 from ..._io.bundles import load_bundle, save_bundle
-from ..._io.outputs import local_path
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
 from ..frozen_page import FrozenPage, freeze
+from ..save_figure import save_figure
 from ..still_picture import side_by_side
 from . import save, words
 from .boxes import auto, box, close_whole, inside
+from .choosing import Choosing
 from .controls import Controls
 from .figures import ConnectedFigures, ExplorerFigures, Rows
 from .offline import Loader, Stage
 from .save import sheet
+from .saving import Saving
 from .still import Still
+from .still_view import still_view
 from .styles import fit, sheet_of_styles
+from .unpicklable import Unpicklable
 
 PATIENCE = 0.15
 """How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
 
 
-class Explorer(Described, widgets.VBox):
+class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
 
     Every control has a field in `state`: assigning another state moves the controls and the image.
@@ -54,7 +62,8 @@ class Explorer(Described, widgets.VBox):
     ----------
     source
         Activations from ``st.capture``, a bundle from ``st.load_bundle``, or a model: what ``st.load_model`` returned,
-        or anything it takes.
+        or anything it takes. Two of these in a list, ``[a, b]``, are compared: two models, two checkpoints or two
+        timesteps of a denoiser, of the same images; the second is aligned to the first.
     images
         Anything ``st.load_images`` takes. With activations or a bundle it may be left out: their own images are shown
         then.
@@ -66,10 +75,17 @@ class Explorer(Described, widgets.VBox):
         the state, where it is ``"image"``.
     layers, size, batch_size, seed, progress
         As ``st.capture`` takes them.
+    labels
+        A label map for every image, as ``st.prepare_labels`` takes them, or labelled images of ``st.datasets``: they
+        can be laid over the images, and segments are scored by them.
+    categories
+        Names of the labels, the first that of label 0; the default are those that ``labels`` bring with them.
     device
         The device on which spectral problems are solved.
     synchronous
         Whether to compute in the foreground even where a notebook's event loop runs, for scripts and tests.
+    solved
+        For `restore`: what was solved before.
 
     Attributes
     ----------
@@ -79,11 +95,13 @@ class Explorer(Described, widgets.VBox):
         The capture that is explored.
     eigenvectors : xarray.Dataset
         The result that is shown, as ``st.solve`` gives it: of the chosen image, or of all images as one.
+    selection : pandas.DataFrame
+        The chosen patches, with their eigenvectors and segments. A DataFrame or a boolean DataArray can be assigned.
 
     Raises
     ------
     SpectralToolkitError
-        If the model, the images or the state are not what is expected.
+        If the model, the images, the labels or the state are not what is expected.
 
     Examples
     --------
@@ -102,6 +120,8 @@ class Explorer(Described, widgets.VBox):
         *,
         state: State | Mapping[str, Any] | None = None,
         scope: str | None = None,
+        labels: Any = None,
+        categories: Sequence[str] | None = None,
         layers: Any = "all",
         size: int | tuple[int, int] | None = None,
         batch_size: int = 8,
@@ -109,14 +129,18 @@ class Explorer(Described, widgets.VBox):
         device: str = "auto",
         progress: bool = True,
         synchronous: bool = False,
+        solved: Sequence[tuple[Any, xr.Dataset]] = (),
     ) -> None:
-        opened = open_source(
+        opened, *beside = open_sources(
             source, images, layers=layers, size=size, batch_size=batch_size, seed=seed, progress=progress
         )
         self._synchronous = synchronous
-        session = Session(opened.activations, device, opened.images)
-        first = as_state(state)
-        chosen = checked(fitting(first if scope is None else replace(first, scope=scope), session), session.facts)
+        known = None if labels is None else Labels(opened.activations, labels, categories)
+        other, live = (beside[0].activations, beside[0].live) if beside else (None, None)
+        session = open_session(opened.activations, device, opened.images, known, opened.live, other, live)
+        chosen = first_state(state, scope, session)
+        for question, eig in solved:
+            session.seed(question, eig)
         super().__init__()
         self.add_class("st-explorer")
         self._start(session, opened.expression, chosen)
@@ -221,22 +245,74 @@ class Explorer(Described, widgets.VBox):
 
     def code(self) -> str:
         """Python code that computes what is shown, to be run in another kernel."""
+        if isinstance(self._session, SeveralSessions):
+            return sources_code(self._session, self._state, self._source, self._bundle)
         attrs = {str(name): value for name, value in self.activations.attrs.items()}
         return as_code(self._state, self._session.facts, attrs, self._source, self._bundle)
 
     def save_figure(self, path: str) -> str:
-        """Save the image that is shown, as PNG or SVG by the ending; return the path, with a number if it was taken."""
-        ending = ".svg" if str(path).lower().endswith(".svg") else ".png"
+        """Save what is shown, as PNG, SVG or PDF by the ending; return the path, with a number if it was taken.
+
+        SVG and PDF are figures for papers (:func:`spectral_toolkit.save_figure`): text, lines and colour bars are
+        vectors, and the name of the image and what was solved stand above it. They need matplotlib:
+        ``pip install 'spectral-toolkit[figures]'``.
+        """
+        ending = next((one for one in (".svg", ".pdf") if str(path).lower().endswith(one)), ".png")
         self._require_current()
+        if ending != ".png":
+            assert self._answer is not None
+            facts = self._session.facts
+            shown = still_view(replace(self._answer, state=self._state), facts.layers, facts.images[self._state.image])
+            return str(save_figure(shown, save.free_path(str(path), ending)))
         if VIEWS[self._state.view].tiles is None:
             raise SpectralToolkitError(
                 f"view={self._state.view!r} is a chart: save it with the disk icon in its toolbar, or show images."
             )
-        write = save.save_svg if ending == ".svg" else save.save_png
-        return str(write(self._pictures.panels(), save.free_path(str(path), ending)))
+        return str(save.save_png(self._pictures.panels(), save.free_path(str(path), ending)))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the explorer for `restore`: its state, all that has been solved, and where the activations are.
+
+        Activations that came from a store or a bundle stay there, and only their path is kept; others are written, too.
+
+        Parameters
+        ----------
+        path
+            A folder that ends in ``.zarr``; one that is there is never replaced, and the name gets a number instead.
+
+        Returns
+        -------
+        Path
+            The folder.
+        """
+        refuse_two(self._session)
+        place = save.free_path(str(path), ".zarr")
+        save_session(place, self._session, self._state, self._source, self._bundle)
+        return place
+
+    @classmethod
+    def restore(cls, path: str | os.PathLike[str], *, activations: Any = None, **settings: Any) -> Explorer:
+        """Explore what `save` saved, after a restart of the kernel: nothing is captured or solved again.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        activations
+            Where the activations are by now, or the activations themselves, if they are no longer where they were.
+        **settings
+            ``state``, ``labels``, ``categories``, ``device`` and ``synchronous``, as above; the default state is the
+            one in which the explorer was saved.
+        """
+        kept = open_kept(path, activations)
+        settings.setdefault("state", kept.state)
+        explorer = cls(kept.activations, kept.images, solved=kept.results, **settings)
+        explorer._source, explorer._bundle = kept.expression, kept.bundle
+        return explorer
 
     def save_bundle(self, path: str | os.PathLike[str]) -> Path:
         """Save activations, eigenvectors of all images, the images and the state; see ``st.save_bundle``."""
+        refuse_two(self._session)
         answers = {}
         for question, suffix in zip(questions(self._state, self._session.facts), ("", "_other"), strict=False):
             answers[f"{question.affinity}{suffix}"] = self._session.solved_for_all(question)
@@ -293,18 +369,6 @@ class Explorer(Described, widgets.VBox):
             self.layout.close()
         super().close()
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise SpectralToolkitError(
-            "An explorer belongs to the page that shows it and cannot be pickled or copied: keep its state and "
-            "activations, and make another with Explorer(activations, state=state)."
-        )
-
-    def __copy__(self) -> Any:
-        return self.__reduce_ex__(4)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self.__reduce_ex__(4)
-
     def _end(self) -> None:
         if not getattr(self, "_open", False):  # closed already, or never started because the input was refused
             return
@@ -317,7 +381,7 @@ class Explorer(Described, widgets.VBox):
             close_whole(widget)
         self.children = ()
         self._session.close()
-        self._answer = self._rows = self._connected = None
+        self._answer = self._rows = self._connected = self._chosen_figures = None
 
     def _build(self) -> list[widgets.Widget]:
         session = self._session
@@ -336,8 +400,8 @@ class Explorer(Described, widgets.VBox):
         busy.add_class("st-busy")
         self._busy_row = busy
         self._message = widgets.HTML()
-        self._stage, self._connected_stage, self._rows_stage = Stage(), Stage(), Stage()
-        for stage in (self._stage, self._connected_stage, self._rows_stage):
+        self._stage, self._connected_stage, self._rows_stage, self._chosen_stage = (Stage() for _ in range(4))
+        for stage in (self._stage, self._connected_stage, self._rows_stage, self._chosen_stage):
             stage.add_class("st-stage")
         self._heads, self._scales, self._legend, self._facing = (widgets.HTML() for _ in range(4))
         self._row_head, self._connected_head = widgets.HTML(), widgets.HTML()
@@ -349,11 +413,13 @@ class Explorer(Described, widgets.VBox):
         told = box(
             "st-rows",
             self._facing,
+            self._chooser(),
             self._connected_head,
             self._connected_stage,
             self._row_head,
             row_line,
             self._rows_stage,
+            self._nearest_words,
         )
         self._content = box("st-content", seen, told)
         self._undo, self._redo, keys, full = (
@@ -371,86 +437,6 @@ class Explorer(Described, widgets.VBox):
             "st-main", self._controls.above(actions, busy), listed, self._message, self._content, self._buttons()
         )
         return [self._style, self._fit, self._loader, box("st-body", self._controls.left(), main)]
-
-    def _buttons(self) -> widgets.VBox:
-        self._path = widgets.Text(
-            value="explorer", description="File", tooltip=wording.TIPS["path"], layout=widgets.Layout(width="240px")
-        )
-        actions: dict[str, tuple[str, Callable[[], str | None]]] = {
-            "code": ("Copy as code", self._copy_code),
-            "png": ("Save PNG", lambda: save.saved(self.save_figure(f"{self._path.value}.png"))),
-            "svg": ("Save SVG", lambda: save.saved(self.save_figure(f"{self._path.value}.svg"))),
-            "html": ("Save HTML", self._save_html),
-            "bundle": ("Save bundle", self._save_bundle),
-            "load": ("Load bundle", self._load_bundle),
-        }
-        buttons = []
-        for name, (label, action) in actions.items():
-            button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=auto())
-            button.on_click(lambda _, action=action: self._try(action))
-            buttons.append(button)
-        self._html_button = buttons[list(actions).index("html")]
-        self._code = widgets.Textarea(
-            layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code to select and copy."
-        )
-        row = box("st-wrapped", buttons[0], self._path, *buttons[1:])
-        self._done = widgets.HTML()
-        return box("st-saving", row, self._done, self._code)
-
-    def _copy_code(self) -> str:
-        self._code.value = self.code()
-        self._code.layout.display = None
-        self._loader.copy(self._code.value)
-        return "The code is below, and on the clipboard if the browser allows it."
-
-    def _save_html(self) -> None:
-        path = save.free_path(self._path.value, ".html")
-        activations, settings = self.activations, freezing_settings(self._state, self._session)
-
-        def make() -> str:
-            freeze(activations, path=path, **settings)
-            return f"{save.saved(path)} Open it in any browser, with or without Python."
-
-        self._html_button.disabled, self._html_button.description = True, "Saving HTML ..."
-        self._tell("The page is being made, which may take a minute. You can continue meanwhile.")
-        self._page_maker.ask(make)
-
-    def _page_made(self, _asked: object, text: str | None, error: Exception | None) -> None:
-        self._html_button.disabled, self._html_button.description = False, "Save HTML"
-        self._tell(text or words.reason(error), "error" if error else "ok")
-
-    def _save_bundle(self) -> str:
-        path = save.free_path(self._path.value, ".zip")
-        return (
-            f"{save.saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or with the button Load bundle."
-        )
-
-    def _load_bundle(self) -> str:
-        path = local_path(self._path.value.strip())
-        if not path.exists() and path.with_name(f"{path.name}.zip").exists():
-            path = path.with_name(f"{path.name}.zip")
-        bundle = load_bundle(path)
-        session = Session(bundle.activations, self._session.device, bundle.pictures)
-        state = checked(fitting(state_of(bundle), session), session.facts)
-        text = self._path.value
-        self._end()
-        self._start(session, None, state, save.in_full(path))
-        self._path.value = text
-        return f"Opened {path}."
-
-    def _try(self, action: Callable[[], str | None]) -> None:
-        self._tell("One moment ...")  # the page receives it before the work begins
-        try:
-            text = action()
-        except SpectralToolkitError as error:
-            self._tell(str(error), "error")
-        else:
-            if text is not None:
-                self._tell(text)
-
-    def _tell(self, text: str, kind: str = "ok") -> None:
-        """Show the outcome of a button."""
-        self._done.value = f'<span class="st-{kind}">{html.escape(text)}</span>'
 
     def _on_change(self, **changes: Any) -> None:
         """Change the state as the user asked for with a control or a tap."""
@@ -529,13 +515,15 @@ class Explorer(Described, widgets.VBox):
                 self._connected = self._connected or ConnectedFigures(self._on_change)
                 self._connected.show(answer)
                 shown.append(self._connected.widget)
+        shown += self._show_chosen(seen)
         self._display(shown)
         self._fit.value = fit(self._name, answer.picture.aspect, len(answer.sides))
-        (self._content.add_class if len(answer.sides) > 1 else self._content.remove_class)("is-compare")
+        wide = len(answer.sides) > 1 or self._pictures.is_wide
+        (self._content.add_class if wide else self._content.remove_class)("is-compare")
         self._heads.value = words.heads(state, answer.sides)
         self._scales.value = words.scales(state, answer.sides)
         self._legend.value = html.escape(wording.legend(state), quote=False)
-        self._facing.value = words.facing(state, answer.sides)
+        self._facing.value = words.facing(state, answer.sides, answer.distance)
         self._controls.cut_cost.value = wording.cut_cost(state, answer.sides)
         self._controls.lowest.disabled = self._lowest_cut() is None
         self._row_head.value = words.rows(state, answer.sides)
@@ -545,8 +533,10 @@ class Explorer(Described, widgets.VBox):
 
     def _figures(self) -> list[tuple[Stage, list[Any]]]:
         """Every part of the page that shows figures, and those made so far."""
-        below = [[] if one is None else [one.widget] for one in (self._connected, self._rows)]
-        return [(self._stage, self._pictures.widgets), (self._connected_stage, below[0]), (self._rows_stage, below[1])]
+        stages = {self._connected_stage: self._connected, self._rows_stage: self._rows}
+        stages[self._chosen_stage] = self._chosen_figures
+        below = [(stage, [] if one is None else [one.widget]) for stage, one in stages.items()]
+        return [(self._stage, self._pictures.widgets), *below]
 
     def _display(self, shown: list[Any]) -> None:
         for stage, made in self._figures():
@@ -577,7 +567,8 @@ class Explorer(Described, widgets.VBox):
         self._bar.value = done
 
     def _stale(self, stale: bool) -> None:
-        for part in (self._stage, self._connected_stage, self._rows_stage, self._controls.cut_cost):
+        stages = (self._stage, self._connected_stage, self._rows_stage, self._chosen_stage)
+        for part in (*stages, self._controls.cut_cost):
             (part.add_class if stale else part.remove_class)("st-stale")
 
     def _say(self, text: str) -> None:

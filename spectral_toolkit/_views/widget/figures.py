@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import ipywidgets as widgets
 from bokeh.events import Tap
 from bokeh.layouts import group_tools, row
 from bokeh.models import CrosshairTool, GridPlot, HoverTool, SaveTool, Span, Toolbar
 from PIL import Image
 
 from ..._explorer import views, wording
+from ..._explorer.lit import with_marks
 from ..._explorer.session import ShownState, Side
 from ..._explorer.state import moved
 from ..._explorer.view import View
 from ..._table import located
 from ...errors import SpectralToolkitError
+from ..charts import layers_chart, spectrum_chart
 from ..fitting import fitting_columns
-from ..still_picture import bokeh_figure, figure_picture
+from ..still_picture import bokeh_figure, figure_picture, side_by_side
+from .boxes import full_width
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
 from .save import SavedPanel, sheet
@@ -83,25 +86,37 @@ class ExplorerFigures:
             ) from error
         return self.charts[view].widget
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether what is shown takes the whole width, with nothing beside it."""
+        chart = self.charts.get(self._view) if self._view is not None else None
+        return getattr(chart, "is_wide", False)
+
     def drawn(self) -> Image.Image:
         """What is shown, as an image."""
         chart = self.charts.get(self._view) if self._view is not None else None
-        return sheet(self.panels()) if chart is None else figure_picture(chart.figure)
+        if chart is None:
+            return sheet(self.panels())
+        figures = [one for one in getattr(chart, "figures", [getattr(chart, "figure", None)]) if one.visible]
+        return side_by_side([figure_picture(one) for one in figures], len(figures))
 
     def _show(self, view: View, shown: ShownState) -> None:
         assert view.tiles is not None
         self._grid = shown.sides[0].eig["eigenvector"].shape[1:3]
         sides = shown.sides[:1] if view.alone else shown.sides
         with self.widget.together():
-            for figure, side in zip(self.figures, sides, strict=False):
-                tiles = view.tiles(shown, side)
+            for place, (figure, side) in enumerate(zip(self.figures, sides, strict=False)):
+                own = replace(shown, state=shown.state.of_side(place))
+                tiles = with_marks(view.tiles(own, side), own, side)
                 figure.show(
                     tiles,
                     width=WIDTH,
                     aspect=shown.picture.aspect,
                     columns=_columns(len(tiles), shown.picture.aspect),
-                    heading=wording.title(shown.state, side)[0],
+                    heading=wording.title(own.state, side)[0],
                     tooltips=read(view.reads, view.decimals),
+                    labels=side.labels,
+                    categories=side.categories,
                 )
             second = self.figures[1].figure
             if second.visible != (len(sides) > 1):
@@ -210,6 +225,11 @@ class Drawn:
 class SpectrumShown:
     """The chart of eigenvalues; a tap chooses a component."""
 
+    @staticmethod
+    def still(shown: ShownState, layers: Sequence[str]) -> Any:
+        """The same as a view of HoloViews."""
+        return spectrum_chart(_named(shown), shown.state.component)
+
     def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
         self._n = 1
@@ -231,6 +251,11 @@ class SpectrumShown:
 class LayersShown:
     """The chart of the cut value in each layer."""
 
+    @staticmethod
+    def still(shown: ShownState, layers: Sequence[str]) -> Any:
+        """The same as a view of HoloViews."""
+        return layers_chart(_named(shown), shown.state.component, list(layers))
+
     def __init__(self, tapped: Tapped) -> None:
         self.chart = LayersChart()
         self.figure = self.chart.figure
@@ -246,11 +271,6 @@ def chart_of(view: View, tapped: Tapped) -> Any:
     """What draws a view that is not tiles over an image: a class of ours, or the function of its row."""
     chart = located(view.chart)
     return chart(tapped) if isinstance(chart, type) else Drawn(chart)
-
-
-def full_width() -> widgets.Layout:
-    """A box as wide as the page allows; each figure has its own maximum width."""
-    return widgets.Layout(width="100%")
 
 
 def _panel(one: TileFigure, heading: str) -> SavedPanel:
@@ -269,5 +289,5 @@ def _columns(n_tiles: int, aspect: float) -> int:
 
 
 def _named(answer: ShownState) -> dict[str, Any]:
-    names = wording.setting_names([side.question.affinity for side in answer.sides])
+    names = wording.side_names(answer.sides)
     return {name: side.eig for name, side in zip(names, answer.sides, strict=True)}

@@ -142,8 +142,10 @@ window.spectralToolkitInk = (figure) => {
   if (!root) return;
   const ink = getComputedStyle(root).color;
   for (const {glyph} of figure.renderers) {
-    if (glyph?.type === "Text" && glyph.text_color?.value !== ink) glyph.text_color = {value: ink};
+    // Words that have a column of colours keep them.
+    if (glyph?.type === "Text" && !glyph.text_color?.field && glyph.text_color?.value !== ink) glyph.text_color = {value: ink};
   }
+  for (const title of figure.above) if (title.type === "Title" && title.text_color !== ink) title.text_color = ink;
   for (const axis of [...figure.below, ...figure.left]) {
     if (axis.axis_label_text_color !== ink) axis.setv({
       axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: ink, major_tick_line_color: ink,

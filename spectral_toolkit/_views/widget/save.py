@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -77,39 +75,6 @@ def save_png(panels: Sequence[SavedPanel], path: Path) -> Path:
     return path
 
 
-def save_svg(panels: Sequence[SavedPanel], path: Path) -> Path:
-    """Draw panels side by side as an SVG: images as they are, patches with sharp edges, words as text."""
-    width, height = _whole(panels)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}" font-family="sans-serif" fill="{_INK}">'
-    ]
-    left = 0.0
-    for panel in panels:
-        parts.append(f'<text x="{left:g}" y="15" font-size="13">{escape(panel.title)}</text>')
-        for tile, place in zip(panel.tiles, panel.places, strict=True):
-            x, y = left + place.left, _HEAD + place.top
-            box = f'x="{x:g}" y="{y:g}" width="{place.width:g}" height="{place.height:g}" preserveAspectRatio="none"'
-            if tile.picture is not None:
-                parts.append(f'<image {box} href="{_uri(tile.picture)}"/>')
-            parts.append(f'<image {box} style="image-rendering:pixelated" href="{_uri(tile.colours)}"/>')
-            drawn = "".join(f"M{x0:g} {y0:g}L{x1:g} {y1:g}" for x0, y0, x1, y1 in _ends(tile, place, left))
-            for colour, wide in _STROKES if drawn else ():
-                parts.append(
-                    f'<path d="{drawn}" fill="none" stroke="{colour}" stroke-width="{wide}" stroke-linecap="square"/>'
-                )
-            if tile.caption:
-                parts.append(f'<text x="{x:g}" y="{y - 4:g}" font-size="11">{escape(tile.caption)}</text>')
-            for edge in _boxes(tile, place):
-                parts.append(
-                    f'<rect x="{left + edge[0]:g}" y="{_HEAD + edge[1]:g}" width="{edge[2] - edge[0]:g}" '
-                    f'height="{edge[3] - edge[1]:g}" fill="none" stroke="{edge[4]}" stroke-width="2"/>'
-                )
-        left += panel.width + _SPACE
-    write_whole(path, "\n".join([*parts, "</svg>\n"]).encode())
-    return path
-
-
 def free_path(text: str, ending: str) -> Path:
     """Where to save: the given path with its ending, or the next free number. Nothing is overwritten.
 
@@ -172,9 +137,3 @@ def _boxes(tile: Tile, place: TilePlace) -> list[tuple[float, float, float, floa
 def _ends(tile: Tile, place: TilePlace, left: float) -> np.ndarray:
     """Both ends (n, 4) of the tile's lines, in screen pixels of the sheet."""
     return np.stack(list(line_columns([tile], [place]).values()), axis=1) + [left, _HEAD] * 2
-
-
-def _uri(colours: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(colours).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

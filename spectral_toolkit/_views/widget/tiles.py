@@ -17,6 +17,7 @@ from bokeh.models import (
     ColumnDataSource,
     CrosshairTool,
     CustomJS,
+    CustomJSHover,
     GlyphRenderer,
     HoverTool,
     ImageRGBA,
@@ -105,6 +106,8 @@ class TileFigure:
         columns: int = 1,
         heading: str = "",
         tooltips: Sequence[tuple[str, str]] = _VALUE,
+        labels: np.ndarray | None = None,
+        categories: Sequence[str] = (),
     ) -> None:
         """Show other tiles: ``columns`` of them in ``width`` screen pixels, each ``aspect`` times as high as wide."""
         self.tiles = list(tiles)
@@ -118,6 +121,7 @@ class TileFigure:
         self._colours.data = {
             **image_columns([(tile.colours, place) for tile, place in zip(tiles, self.places, strict=True)]),
             **_values(tiles),
+            **_labels(tiles, labels),
         }
         lines = line_columns(tiles, self.places)
         if len(lines["x0"]) or len(self._lines.data["x0"]):  # most views have none
@@ -130,8 +134,14 @@ class TileFigure:
             "text": [caption for caption, _ in captioned],
         }
         self.heading = heading
-        if self.hover.tooltips != list(tooltips):
-            self.hover.tooltips = list(tooltips)
+        told = list(tooltips)
+        if labels is not None:
+            told.append(("label", "@label{custom}"))
+            if "@label" not in self.hover.formatters:
+                code = "return value < 0 ? 'no label' : categories[value] ?? `${value}`"
+                self.hover.formatters = {"@label": CustomJSHover(args={"categories": list(categories)}, code=code)}
+        if self.hover.tooltips != told:
+            self.hover.tooltips = told
 
     def hit(self, x: float, y: float) -> tuple[int, tuple[int, int]] | None:
         """The tile, and its patch (row, column), at a place of the figure."""
@@ -225,6 +235,14 @@ def _values(tiles: Sequence[Tile]) -> dict[str, list[np.ndarray]]:
             fine = part if part.shape == shape else enlarge(part, shape)
             columns.setdefault(name, []).append(np.ascontiguousarray(fine))
     return columns
+
+
+def _labels(tiles: Sequence[Tile], labels: np.ndarray | None) -> dict[str, list[np.ndarray]]:
+    """The label under the cursor, at the resolution of the colours."""
+    if labels is None:
+        return {}
+    shapes = [(tile.colours.shape[0], tile.colours.shape[1]) for tile in tiles]
+    return {"label": [np.ascontiguousarray(enlarge(labels.astype(np.int32), shape)) for shape in shapes]}
 
 
 def line_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from ..._render.colour import SEQUENTIAL, css_gradient
 from ..._render.titles import component_flags, statistic
 from ...errors import SpectralToolkitError
 from ..charts import INKS
+from .label_words import keys_and_scores
 
 _LEVELS = {"ok": "Sound", "note": "Note", "warning": "Warning"}
 
@@ -23,11 +24,13 @@ def heads(state: State, sides: Sequence[Side]) -> str:
     parts = []
     view = VIEWS[state.view]
     for place, side in enumerate(sides[:1] if view.alone else sides):
-        head, more = wording.title(state, side)
+        own = state.of_side(place)
+        head, more = wording.title(own, side)
         if "component" in VIEWS[state.view].controls:  # these stand below as badges
-            head = head.removesuffix("".join(f" · {flag}" for flag in _flags(state, side)))
+            head = head.removesuffix("".join(f" · {flag}" for flag in _flags(own, side)))
         # A chart draws all settings together, each in a colour of its own.
-        swatch = f'<i class="swatch" style="background:{INKS[place]}"></i>' if view.tiles is None else ""
+        together = view.tiles is None and not (view.apart or view.alone)
+        swatch = f'<i class="swatch" style="background:{INKS[place]}"></i>' if together else ""
         parts.append(f'<h2 title="{_safe(more)}">{swatch}{_safe(head)}</h2>')
     return _beside(parts)
 
@@ -36,21 +39,25 @@ def scales(state: State, sides: Sequence[Side]) -> str:
     """The colours below every image, with the numbers at their ends."""
     view = VIEWS[state.view]
     if view.scale is None:
-        return ""
+        return keys_and_scores(state, sides[:1] if view.alone else sides)
     gradient = css_gradient(view.scale)
     parts = []
-    for side in _drawn(state, sides):
-        low, high = view.ends(state, side) if view.ends is not None else ("", "")
+    for place, side in enumerate(_drawn(state, sides)):
+        low, high = view.ends(state.of_side(place), side) if view.ends is not None else ("", "")
         bar = f'<i style="background:{gradient}"></i>'
         parts.append(f'<div class="scale"><span>{_safe(low)}</span>{bar}<span>{_safe(high)}</span></div>')
     return _beside(parts)
 
 
-def facing(state: State, sides: Sequence[Side]) -> str:
+def facing(state: State, sides: Sequence[Side], distance: str = "") -> str:
     """Numbers of the component that is shown, and how far to trust every setting."""
     common = [one for one in sides[0].trust if all(one in side.trust for side in sides[1:])] if len(sides) > 1 else []
-    parts = [f"{_numbers(state, side)}{_trust([one for one in side.trust if one not in common])}" for side in sides]
-    return _beside(parts) + (_trust(common) if common else "")
+    parts = [
+        f"{_numbers(state.of_side(place), side)}{_trust([one for one in side.trust if one not in common])}"
+        for place, side in enumerate(sides)
+    ]
+    said = f'<p class="hint st-distance">{_safe(distance)}</p>' if distance else ""
+    return said + _beside(parts) + (_trust(common) if common else "")
 
 
 def rows(state: State, sides: Sequence[Side]) -> str:
@@ -109,6 +116,7 @@ def _numbers(state: State, side: Side) -> str:
         ("eigenvalue", "eigenvalue", "#.3g"),
         ("eigengap", "gap to the next", ".2g"),
         ("residual", "residual", ".0e"),
+        ("similarity", "cosine with that of the first", ".2f"),
     ):
         value = statistic(side.eig, name, 0, state.component)
         if value is not None and value == value:

@@ -1,0 +1,110 @@
+"""The buttons below the explorer: what they save, copy and load."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from ..._explorer import wording
+from ..._explorer.sources import open_session
+from ..._explorer.start import fitting, freezing_settings, state_of
+from ..._explorer.state import checked
+from ..._io.bundles import load_bundle
+from ..._io.outputs import local_path
+from ...errors import SpectralToolkitError
+from ..frozen_page import freeze
+from . import save, words
+from .boxes import auto, box
+
+
+class Saving:
+    """The part of `Explorer` that is about these buttons; ``self`` is the explorer."""
+
+    def _buttons(self: Any) -> widgets.VBox:
+        self._path = widgets.Text(
+            value="explorer", description="File", tooltip=wording.TIPS["path"], layout=widgets.Layout(width="240px")
+        )
+        actions: dict[str, tuple[str, Callable[[], str | None]]] = {
+            "code": ("Copy as code", self._copy_code),
+            "png": ("Save PNG", lambda: save.saved(self.save_figure(f"{self._path.value}.png"))),
+            "svg": ("Save SVG", lambda: save.saved(self.save_figure(f"{self._path.value}.svg"))),
+            "pdf": ("Save PDF", lambda: save.saved(self.save_figure(f"{self._path.value}.pdf"))),
+            "html": ("Save HTML", self._save_html),
+            "save": ("Save to restore", lambda: self._save()),
+            "bundle": ("Save bundle", self._save_bundle),
+            "load": ("Load bundle", self._load_bundle),
+        }
+        buttons = []
+        for name, (label, action) in actions.items():
+            button = widgets.Button(description=label, tooltip=wording.TIPS[name], layout=auto())
+            button.on_click(lambda _, action=action: self._try(action))
+            buttons.append(button)
+        self._html_button = buttons[list(actions).index("html")]
+        self._code = widgets.Textarea(
+            layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code to select and copy."
+        )
+        row = box("st-wrapped", buttons[0], self._path, *buttons[1:])
+        self._done = widgets.HTML()
+        return box("st-saving", row, self._done, self._code)
+
+    def _copy_code(self: Any) -> str:
+        self._code.value = self.code()
+        self._code.layout.display = None
+        self._loader.copy(self._code.value)
+        return "The code is below, and on the clipboard if the browser allows it."
+
+    def _save_html(self: Any) -> None:
+        path = save.free_path(self._path.value, ".html")
+        activations, settings = self.activations, freezing_settings(self._state, self._session)
+
+        def make() -> str:
+            freeze(activations, path=path, **settings)
+            return f"{save.saved(path)} Open it in any browser, with or without Python."
+
+        self._html_button.disabled, self._html_button.description = True, "Saving HTML ..."
+        self._tell("The page is being made, which may take a minute. You can continue meanwhile.")
+        self._page_maker.ask(make)
+
+    def _page_made(self: Any, _asked: object, text: str | None, error: Exception | None) -> None:
+        self._html_button.disabled, self._html_button.description = False, "Save HTML"
+        self._tell(text or words.reason(error), "error" if error else "ok")
+
+    def _save(self: Any) -> str:
+        path = self.save(self._path.value)
+        return f"{save.saved(path)} After a restart of the kernel, st.Explorer.restore opens it without a new capture."
+
+    def _save_bundle(self: Any) -> str:
+        path = save.free_path(self._path.value, ".zip")
+        return (
+            f"{save.saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or with the button Load bundle."
+        )
+
+    def _load_bundle(self: Any) -> str:
+        path = local_path(self._path.value.strip())
+        if not path.exists() and path.with_name(f"{path.name}.zip").exists():
+            path = path.with_name(f"{path.name}.zip")
+        bundle = load_bundle(path)
+        session = open_session(bundle.activations, self._session.device, bundle.pictures)
+        state = checked(fitting(state_of(bundle), session), session.facts)
+        text = self._path.value
+        self._end()
+        self._start(session, None, state, save.in_full(path))
+        self._path.value = text
+        return f"Opened {path}."
+
+    def _try(self: Any, action: Callable[[], str | None]) -> None:
+        self._tell("One moment ...")  # the page receives it before the work begins
+        try:
+            text = action()
+        except SpectralToolkitError as error:
+            self._tell(str(error), "error")
+        else:
+            if text is not None:
+                self._tell(text)
+
+    def _tell(self: Any, text: str, kind: str = "ok") -> None:
+        """Show the outcome of a button."""
+        self._done.value = f'<span class="st-{kind}">{html.escape(text)}</span>'

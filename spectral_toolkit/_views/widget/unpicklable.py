@@ -1,0 +1,23 @@
+"""What belongs to the page that shows it cannot be pickled or copied, and says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import SpectralToolkitError
+
+
+class Unpicklable:
+    """The part of `Explorer` that refuses to be pickled and copied."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise SpectralToolkitError(
+            "An explorer belongs to the page that shows it and cannot be pickled or copied: keep its state and "
+            "activations, and make another with Explorer(activations, state=state)."
+        )
+
+    def __copy__(self) -> Any:
+        return self.__reduce_ex__(4)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self.__reduce_ex__(4)
