@@ -81,6 +81,7 @@ def test_figures_say_what_was_solved_and_what_is_missing(tmp_path, monkeypatch) 
 
     explorer = st.Explorer(TREE, synchronous=True, device="cpu")
     explorer.set(other_component=2)
+    assert explorer._answer is not None
     view = still_view(explorer._answer, explorer._session.facts.layers, "picture-0")
     titles = [one.opts.get().kwargs["title"] for one in view]
     assert "picture-0 · QK · softmax · eigenvector 1" in titles[0].replace("\n", " ")

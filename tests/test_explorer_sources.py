@@ -83,6 +83,7 @@ def test_one_patch_cursor_and_zoom_for_both() -> None:
     figures = made._pictures.figures
     assert figures[0].figure.x_range is figures[1].figure.x_range
     made.set(patch=(5, 7))
+    assert made._answer is not None
     assert [side.patch for side in made._answer.sides] == [(5, 7), (2, 3)]
     _, rows = st.affinity_row(st.affinity(second.isel(image=[0]), "qk", device="cpu"), (2, 3))
     np.testing.assert_allclose(made._answer.sides[1].layer_rows["stage.0"], rows["stage.0"], rtol=1e-4)
@@ -138,7 +139,7 @@ def test_timesteps_of_a_denoiser_have_a_slider() -> None:
     later = capture_of(images=1, layers=2, seed=4)
     children = {
         name: xr.DataTree(
-            xr.concat([node.to_dataset(inherit=False), later[name].to_dataset(inherit=False)], "timestep")
+            xr.concat([node.to_dataset(inherit=False), later.children[str(name)].to_dataset(inherit=False)], "timestep")
             .assign_coords(timestep=[100, 700])
             .assign_attrs(node.attrs)
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -54,11 +56,11 @@ def test_a_grid_that_does_not_divide_takes_several_patches() -> None:
 def test_masked_tokens_have_none() -> None:
     tree = make_tree([(6, 8)], heads=2)
     layer = next(iter(tree.children))
-    mask = {layer: tree[layer]["value"].isel(head=0, channel=0) > 1.0}
+    mask: Any = {layer: tree.children[layer].dataset["value"].isel(head=0, channel=0) > 1.0}
     assert mask[layer].any()
     agree(tree, ("qk", "vv"), mask=mask)
-    where = tuple(map(int, np.argwhere(mask[layer].values[0])[0]))
-    assert not st.head_maps(tree, where, mask=mask, device="cpu").affinity.values.any()
+    row, column = map(int, np.argwhere(mask[layer].values[0])[0])
+    assert not st.head_maps(tree, (row, column), mask=mask, device="cpu").affinity.values.any()
 
 
 @pytest.mark.parametrize("name", ["windows", "relative", "pooled"])

@@ -53,7 +53,7 @@ def test_cutting_and_putting_together() -> None:
 def test_every_pair_of_channels_turns_along_a_direction_of_its_own() -> None:
     model = flow.build(1, 4, 128)
     ids = flow.place_ids((3, 4), model).numpy()
-    assert tuple(model.config.axes_dims_rope) == (4, *[2] * 14)
+    assert tuple(model.config["axes_dims_rope"]) == (4, *[2] * 14)
     assert ids.shape == (12, 15)
     for row, (y, x) in enumerate(np.ndindex(3, 4)):
         assert ids[row, 0] == 0  # what does not turn at all

@@ -222,8 +222,10 @@ def _panels(view: object) -> list[_Panel]:
         )
     grids = [drawn] if isinstance(drawn, GridPlot) else list(drawn.select({"type": GridPlot}))
     if grids:
-        return [_Panel(figure, row, column) for figure, row, column, *_ in grids[0].children if figure is not None]
-    return [_Panel(figure, 0, place) for place, figure in enumerate(drawn.select({"type": Plot}))]
+        placed: Any = grids[0].children
+        return [_Panel(figure, row, column) for figure, row, column, *_ in placed if figure is not None]
+    figures: Any = drawn.select({"type": Plot})
+    return [_Panel(figure, 0, place) for place, figure in enumerate(figures)]
 
 
 def _has_slider(view: hv.core.Dimensioned) -> bool:

@@ -312,7 +312,7 @@ def resolved(setting: object, row: Row) -> Any:
         return setting.value
     if isinstance(setting, Field):
         found = row[setting.field]
-        mapper = setting.transform
+        mapper: Any = setting.transform
         return _mapped(np.array([found], dtype=float), mapper)[0] if isinstance(mapper, LinearColorMapper) else found
     return row.get(setting, setting) if isinstance(setting, str) else setting
 

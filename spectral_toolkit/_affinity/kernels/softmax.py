@@ -29,6 +29,7 @@ def prepare(features: LayerFeatures) -> Rows:
     queries, keys, n_special, spread = _sides(features)
     n_heads = keys.shape[1]
     scale = features.scale
+    assert scale is not None
     size = queries.norm(dim=-1).amax(-1) * keys.norm(dim=-1).amax(-1)
     if features.bias is not None:
         size = size + features.bias.amax().clamp_min(0.0)

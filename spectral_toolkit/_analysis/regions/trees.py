@@ -166,7 +166,7 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
     return (
         segments.transpose("image", "y", "x")
         .copy(data=labels)
-        .assign_coords(n_segments=("image", found), **own)
+        .assign_coords({"n_segments": ("image", found), **own})
         .assign_attrs(
             tree=tree,
             options=json.dumps({**options, "threshold": float(threshold)}),

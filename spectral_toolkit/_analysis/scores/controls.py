@@ -117,11 +117,11 @@ def untrained_tree(
         return None, f"The untrained model was not scored. {error}"
     quantities = list(json.loads(activations.attrs["quantities"])) if "quantities" in activations.attrs else None
     if quantities is None:
-        quantities = [str(name) for name in activations.children[layers[0]].data_vars if trained.has(name)]
+        quantities = [str(name) for name in activations.children[layers[0]].data_vars if trained.has(str(name))]
     size = (activations.sizes["y_px"], activations.sizes["x_px"])
     draws = activations.children[layers[0]].coords
     if "timestep" in draws:
-        fresh = _as_noised(fresh, activations.attrs, draws)
+        fresh = _as_noised(fresh, {str(name): value for name, value in activations.attrs.items()}, draws)
     tree = capture(
         fresh,
         load_images(activations),

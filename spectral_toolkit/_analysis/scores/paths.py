@@ -273,7 +273,7 @@ def _solved(
     joint_only: bool = False,
 ) -> Iterator[tuple[str, xr.Dataset]]:
     """Solve jointly, then every layer separately; one graph is used, so that neighbours are searched for once."""
-    graph = affinity(activations, kind, scope="dataset", **options)
+    graph = affinity(activations, kind, kernel=options["kernel"], scope="dataset", device=options["device"])
     yield JOINT, solve(graph, n_eigenvectors, grid=grid, seed=seed)
     for layer in () if joint_only else graph.layers:
         alone = graph.reweight({name: float(name == layer) for name in graph.layers})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -19,7 +20,7 @@ from .variance import about_intervals, resamples
 @computing
 def eigenvector_scores(
     eig: xr.Dataset,
-    labels: object = None,
+    labels: Any = None,
     *,
     ignore: object = None,
     n_bootstrap: int = 200,
