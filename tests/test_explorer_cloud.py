@@ -112,6 +112,8 @@ def test_a_box_and_a_lasso_choose_patches_and_python_has_them(explorer: Explorer
     x, y = values[1, 2, 2]
     left, right, low, high = x - 1e-6, x + 1e-6, y - 1e-6, y + 1e-6
     lasso(cloud.figures[0], type="poly", x=[left, right, right, left], y=[low, low, high, high])
+    caught = (np.abs(values[..., 0] - x) <= 1e-6) & (np.abs(values[..., 1] - y) <= 1e-6)
+    assert explorer.state.selection == tuple(map(tuple, np.argwhere(caught).tolist()))
     assert (1, 2, 2) in explorer.state.selection
     explorer.undo()
     assert len(explorer.selection) == inside.sum()
