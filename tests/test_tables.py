@@ -74,12 +74,8 @@ def test_the_numbers_are_those_of_the_result(results: dict[str, Any]) -> None:
     table = st.to_dataframe(scores).set_index(["kind", "layer", "measure"])
     one = scores.sel(kind="vv", layer="joint")
     for measure in ("where", "what", "ari"):
-        low, high = float(one[f"{measure}_low"]), float(one[f"{measure}_high"])
-        assert table.loc[("vv", "joint", measure), ["value", "low", "high"]].tolist() == [
-            float(one[measure]),
-            low,
-            high,
-        ]
+        expected = [float(one[f"{measure}{end}"]) for end in ("", "_low", "_high")]
+        assert [table[end]["vv", "joint", measure] for end in ("value", "low", "high")] == expected
     eig = results["eigenvectors"]
     assert st.to_dataframe(eig)["eigenvalue"].tolist() == eig["eigenvalue"].values.ravel().tolist()
     layers = st.to_dataframe(eig, "layers")
@@ -89,7 +85,7 @@ def test_the_numbers_are_those_of_the_result(results: dict[str, Any]) -> None:
     assert len(st.to_dataframe(eig, "patches")) == eig["eigenvector"].size
     segments = st.to_dataframe(results["segments"])
     assert list(segments.columns) == ["image", "segment", "n_patches", "share"]
-    assert segments.groupby("image")["n_patches"].sum().tolist() == [144] * 3
+    assert list(segments.groupby("image")["n_patches"].sum()) == [144] * 3
     assert "n_pixels" in st.to_dataframe(results["refined"])
     instances = st.to_dataframe(results["instances"])
     assert list(instances.columns) == ["image", "instance", "score", "n_patches"]

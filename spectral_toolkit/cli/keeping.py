@@ -59,8 +59,8 @@ def scores(
     )
     table = st.to_dataframe(found)
     write_whole(out, table.to_csv(index=False, lineterminator="\n").encode())
-    joint = table[(table["layer"] == "joint") & table["measure"].isin(("where", "what", "where_plain"))]
-    for row in joint.to_dict("records"):
+    joint = table.query("layer == 'joint' and measure in ('where', 'what', 'where_plain')")
+    for row in joint.to_dict(orient="records"):
         typer.echo("{kind:<6}{measure:<12}{value:.3f}  ({low:.3f} to {high:.3f})".format(**row))
     typer.echo(f"{len(table)} rows -> {out.resolve()}")
     if found.attrs.get("notes"):
