@@ -74,23 +74,18 @@ def test_the_numbers_are_those_of_the_result(results: dict[str, Any]) -> None:
     table = st.to_dataframe(scores).set_index(["kind", "layer", "measure"])
     one = scores.sel(kind="vv", layer="joint")
     for measure in ("where", "what", "ari"):
-        low, high = float(one[f"{measure}_low"]), float(one[f"{measure}_high"])
-        assert table.loc[("vv", "joint", measure), ["value", "low", "high"]].tolist() == [
-            float(one[measure]),
-            low,
-            high,
-        ]
+        expected = [float(one[f"{measure}{end}"]) for end in ("", "_low", "_high")]
+        assert [table[end]["vv", "joint", measure] for end in ("value", "low", "high")] == expected
     eig = results["eigenvectors"]
     assert st.to_dataframe(eig)["eigenvalue"].tolist() == eig["eigenvalue"].values.ravel().tolist()
     layers = st.to_dataframe(eig, "layers")
     assert list(layers.columns) == ["image", "component", "layer", "layer_share", "layer_mass"]
-    sums: Any = layers.groupby(["image", "component"])["layer_share"].sum()
+    sums = layers.groupby(["image", "component"])["layer_share"].sum().to_numpy()
     assert np.allclose(sums, eig["eigenvalue"].values.ravel())
     assert len(st.to_dataframe(eig, "patches")) == eig["eigenvector"].size
     segments = st.to_dataframe(results["segments"])
     assert list(segments.columns) == ["image", "segment", "n_patches", "share"]
-    patches: Any = segments.groupby("image")["n_patches"].sum()
-    assert patches.tolist() == [144] * 3
+    assert list(segments.groupby("image")["n_patches"].sum()) == [144] * 3
     assert "n_pixels" in st.to_dataframe(results["refined"])
     instances = st.to_dataframe(results["instances"])
     assert list(instances.columns) == ["image", "instance", "score", "n_patches"]

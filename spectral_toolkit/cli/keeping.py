@@ -59,13 +59,9 @@ def scores(
     )
     table = st.to_dataframe(found)
     write_whole(out, table.to_csv(index=False, lineterminator="\n").encode())
-    joint = table[(table["layer"] == "joint") & table["measure"].isin(("where", "what", "where_plain"))]
-    for _, row in joint.iterrows():
-        typer.echo(
-            "{kind:<6}{measure:<12}{value:.3f}  ({low:.3f} to {high:.3f})".format(
-                **{str(name): value for name, value in row.items()}
-            )
-        )
+    joint = table.query("layer == 'joint' and measure in ('where', 'what', 'where_plain')")
+    for row in joint.to_dict(orient="records"):
+        typer.echo("{kind:<6}{measure:<12}{value:.3f}  ({low:.3f} to {high:.3f})".format(**row))
     typer.echo(f"{len(table)} rows -> {out.resolve()}")
     if found.attrs.get("notes"):
         typer.echo(found.attrs["notes"])
