@@ -55,9 +55,10 @@ def test_activations_that_have_moved_are_asked_for(tmp_path) -> None:
         st.Explorer.restore(path)
     for there in (tmp_path / "elsewhere.zarr", TREE):
         st.Explorer.restore(path, activations=there, synchronous=True, device="cpu").close()
+    root = TREE.to_dataset().assign_coords(image=["x", "y"])
+    other = xr.DataTree(root, children=dict(TREE.children))
     with pytest.raises(SpectralToolkitError, match="saved with other images"):
-        root = TREE.to_dataset().assign_coords(image=["x", "y"])
-        st.Explorer.restore(path, activations=xr.DataTree(root, children=dict(TREE.children)))
+        st.Explorer.restore(path, activations=other)
     with pytest.raises(StoreError, match="holds no explorer"):
         st.Explorer.restore(tmp_path / "elsewhere.zarr")
     with pytest.raises(StoreError, match="cannot be opened as an explorer"):
