@@ -27,7 +27,7 @@ version = release = spectral_toolkit.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 exclude_patterns = ["notebooks/labs/solutions/**", "teaching/slides.ipynb", "**/.ipynb_checkpoints", "_templates"]
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
 # Markdown. Every heading can be linked to; formulas stand between dollars.
 myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline"]
@@ -56,7 +56,7 @@ templates_path = ["_templates"]
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"('.*'|ndarray|xarray|xr|numpy|np|torch|holoviews|hv|PIL|Image|pathlib|Path|collections\.abc|typing|os|datetime|jaxtyping)"
+        r"('.*'|ndarray|xarray|xr|numpy|np|pandas|pd|torch|holoviews|hv|PIL|Image|pathlib|Path|collections\.abc|typing|os|datetime|jaxtyping)"
         r"(\..*)?",
     ),
 ]

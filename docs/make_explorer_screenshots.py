@@ -3,7 +3,8 @@
 Runs a real JupyterLab with the helpers of the browser test, needs a Chromium on the PATH, and writes
 docs/images/explorer.png (the first view), explorer-patch.png (a tapped patch), explorer-cut.png (cut in two),
 explorer-grid.png (all eigenvectors), explorer-heads.png (every layer and head), explorer-two.png (two models),
-explorer-dataset.png (all images as one, in the dark theme) and explorer-cloud.png (a cloud with chosen patches).
+explorer-dataset.png (all images as one, in the dark theme) and explorer-cloud.png (a cloud with chosen patches, in the
+dark theme).
 """
 
 from __future__ import annotations

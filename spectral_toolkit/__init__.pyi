@@ -22,6 +22,7 @@ from ._analysis.memory import estimate_memory as estimate_memory
 from ._analysis.regions import cut_costs as cut_costs
 from ._analysis.regions import hierarchy as hierarchy
 from ._analysis.regions import instances as instances
+from ._analysis.regions import match_segments as match_segments
 from ._analysis.regions import recut as recut
 from ._analysis.regions import refine as refine
 from ._analysis.regions import segment as segment

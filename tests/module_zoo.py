@@ -134,6 +134,25 @@ class WindowAttention(WrittenAttention):
         return torch.roll(out, (self.shift, self.shift), (1, 2)).view(x.shape)
 
 
+class AcrossAttention(WrittenAttention):
+    """Patches of each half of the image see those of the other half, as from image to image in a pair of them."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        (q0, q1), (k0, k1), (v0, v1) = (one.chunk(2, -2) for one in (q, k, v))
+        return torch.cat([super().attend(q0, k1, v1), super().attend(q1, k0, v0)], -2)
+
+
+class LatentAttention(WrittenAttention):
+    """Queries that are parameters, as in Perceiver."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(HEADS, GRID**2 + 1, WIDTH // HEADS))
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.latents.expand(len(x), -1, -1, -1), *super().heads(x)[1:]
+
+
 class PooledAttention(WrittenAttention):
     """Keys and values of 2 x 2 patches together, as in PVT and SegFormer."""
 
@@ -339,5 +358,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "linear": (lambda: Transformer(lambda _: LinearAttention()), "no attention was seen"),
     "channels": (lambda: Transformer(lambda _: ChannelAttention()), "could be shown to be over patches"),
     "convolutions": (lambda: nn.Conv2d(3, 4, 3), "no attention was seen"),
+    "latents": (lambda: Transformer(lambda _: LatentAttention()), "its queries do not depend on the image"),
+    "from half to half": (lambda: Transformer(lambda _: AcrossAttention(), cls=False), "keys of other windows"),
 }
 """Modules that are refused, and what is said of them."""

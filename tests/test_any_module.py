@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 from edit_checks import check_edited, check_unedited, nudged
 from module_zoo import GRID, HEADS, PATCH, REFUSED, SEEN, SIDE, WIDTH, Clip, Transformer, WrittenAttention, made
+from torch import nn
 
 import spectral_toolkit as st
+from spectral_toolkit._models import proven
 from spectral_toolkit.errors import SpectralToolkitError, UnsupportedModelError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
@@ -153,6 +156,26 @@ def test_what_is_refused_and_why(name: str) -> None:
     with pytest.raises(UnsupportedModelError, match=reason) as caught:
         st.load_model(made(make))
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_its_vision_part_is_said_to_have_none() -> None:
+    module = nn.Linear(2, 2)
+    module.config = SimpleNamespace(vision_config=None)  # type: ignore[assignment]
+    with pytest.raises(UnsupportedModelError, match=r"its configuration has no vision part \(vision_config=None\)"):
+        st.load_model(module)
+
+
+@pytest.mark.parametrize(("name", "copies"), [("channels", 0), ("from half to half", 1)])
+def test_attention_between_channels_is_not_looked_at_twice(
+    name: str, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy with other numbers may show patches where these do not, but no channels that are patches."""
+    made_copies: list[nn.Module] = []
+    own = proven.stand_in
+    monkeypatch.setattr(proven, "stand_in", lambda *args: made_copies.append(own(*args)) or made_copies[-1])
+    attentions = iter([WrittenAttention(), REFUSED[name][0]().blocks[0].attn])
+    st.load_model(made(lambda: Transformer(lambda _: next(attentions), cls=False)), device="cpu")
+    assert len(made_copies) == copies
 
 
 def test_a_traced_module_is_refused() -> None:

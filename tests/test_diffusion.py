@@ -382,4 +382,4 @@ def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(theirs.DiffusionPipeline, "download", staticmethod(download))
     model = load("someone/model")
     assert (model.name, model.revision, model.family) == ("someone/model", "abc", "Stable Diffusion UNet")
-    assert asked == [("someone/model", True, None, None)]
+    assert asked == [("someone/model", True, None, None)], "and not once more for files of half precision"

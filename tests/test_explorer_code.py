@@ -114,6 +114,12 @@ def check_cloud(view: Any, explorer: Any) -> None:
         assert points.dimension_values("colour").tolist() == hex_colours(found.colours)
 
 
+def check_heads(view: Any, explorer: Any) -> None:
+    matrix = explorer._pictures.charts[VIEWS["heads"]]._matrix
+    assert (colours_of(view, "Maps") == matrix.colours).all()
+    assert len(element(view, "Heads")) == len(matrix.cells)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
@@ -135,9 +141,15 @@ def test_the_code_of_every_view_draws_what_the_explorer_shows(
                 check_chart(displayed.pop(0), explorer)
             if view == "cloud":
                 check_cloud(displayed.pop(0), explorer)
+            if view == "heads":
+                check_heads(displayed.pop(0), explorer)
             found = overlays(displayed)
             figures = [one for one in explorer._pictures.figures if one.figure.visible]
-            tiles = [] if view in ("spectrum", "layers", "cloud") else [tile for one in figures for tile in one.tiles]
+            tiles = (
+                []
+                if view in ("spectrum", "layers", "cloud", "heads")
+                else [tile for one in figures for tile in one.tiles]
+            )
             check_tiles(found[: len(tiles)], tiles, view)
             if explorer.state.patch is not None:
                 assert explorer._rows is not None

@@ -98,7 +98,7 @@ def test_every_model_of_the_page_loads(hub: dict[str, Any]) -> None:
     assert len(hub["names"]) == 4, "DINOv2, DINOv3, CLIP and Stable Diffusion"
     for name in hub["names"]:
         assert isinstance(hub["found"][name], list), hub["found"][name]
-        assert hub["found"][name][2] == hub["repositories"][name].commit("main"), "the commit is recorded"
+        assert hub["found"][name][2] == hub["repositories"][name].commit("main"), f"the commit of {name} is recorded"
 
 
 def test_shards_and_revisions(hub: dict[str, Any]) -> None:
@@ -110,8 +110,9 @@ def test_shards_and_revisions(hub: dict[str, Any]) -> None:
 
 
 def test_half_precision_alone_is_found(hub: dict[str, Any]) -> None:
-    assert hub["found"]["half"][4] == "torch.float32"
-    assert hub["found"]["half in half"][4] == "torch.float16"
+    for what, dtype in {"half": "torch.float32", "half in half": "torch.float16"}.items():
+        assert isinstance(hub["found"][what], list), hub["found"][what]
+        assert hub["found"][what][4] == dtype
     asked = hub["repositories"]["stable-diffusion-v1-5/stable-diffusion-v1-5"].asked
     assert not [one for one in asked if ".fp16." in one], "where both are there, half precision is left alone"
 

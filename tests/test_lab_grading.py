@@ -156,7 +156,7 @@ def points(
         patch.chdir(folder)
         for cell in course_cells(number, with_references=with_references):
             key = key_of(cell)
-            source = cell.source if is_check(cell) else answers.get(key, cell.source)
+            source = str(cell.source if is_check(cell) else answers.get(key, cell.source))
             if "good" in source:
                 source = f"{cell.source}\n{source}"
             try:

@@ -359,3 +359,31 @@ def test_cuts_of_scenes_beat_an_equal_grid(scenes: tuple[xr.Dataset, xr.Dataset,
     ]
     ours, theirs = (float(np.mean([pair[i].matched_miou for pair in each])) for i in (0, 1))
     assert ours > 1.5 * theirs
+
+
+def test_segments_are_numbered_as_those_that_they_overlap() -> None:
+    rng = np.random.default_rng(0)
+    like = xr.DataArray(rng.integers(-1, 4, (3, 6, 8)), dims=("image", "y", "x"), attrs={"scope": "dataset"})
+    shuffled = like.copy(data=np.where(like < 0, -1, np.array([2, 3, 1, 0])[like]))
+    xr.testing.assert_equal(st.match_segments(shuffled, like), like)
+    more = like.copy(data=np.where(rng.random(like.shape) < 0.1, 7, shuffled))
+    found = st.match_segments(more, like)
+    kept = more < 7
+    assert (found.values[kept] == like.values[kept]).all()
+    assert (found.values[~kept] >= 4).all(), "one that the other does not have"
+    apart = [one.assign_attrs(scope="image") for one in (shuffled, like)]
+    swapped = apart[0].copy(data=np.concatenate([apart[0][:1], like[1:]]))
+    xr.testing.assert_equal(st.match_segments(swapped, apart[1]), apart[1])
+
+
+def test_segments_on_other_grids_and_of_other_images() -> None:
+    coarse = xr.DataArray([[[0, 1]]], {"image": ["a"]}, ("image", "y", "x"))
+    fine = xr.DataArray([[[1, 1, 0, 0], [1, 1, 2, 0]]], {"image": ["a"]}, ("image", "y", "x"))
+    assert st.match_segments(fine, coarse).values.tolist() == [[[0, 0, 1, 1], [0, 0, 2, 1]]]
+    for wrong, words in (
+        (coarse.assign_coords(image=["b"]), "other images"),
+        (coarse.isel(image=0), "like is no label map"),
+        (coarse.astype(float), "like holds float64"),
+    ):
+        with pytest.raises(RegionsError, match=words):
+            st.match_segments(fine, wrong)

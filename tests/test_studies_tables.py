@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import spectral_toolkit as st
 from spectral_toolkit.errors import SpectralToolkitError
 from spectral_toolkit.studies import StudyResult, run_study
 
@@ -47,6 +48,8 @@ def test_eigenvalues_are_tidy(result: StudyResult) -> None:
     frame = result.to_dataframe("eigenvalues")
     assert len(frame) == 2 * 2 * 2
     stored = result.eigenvectors(1)["eigenvalue"]
+    pd.testing.assert_frame_equal(st.to_dataframe(result, "eigenvalues"), frame)
+    pd.testing.assert_frame_equal(st.to_dataframe(result), result.to_dataframe())
     joint = frame[frame["layers"] == "all"]
     np.testing.assert_allclose(joint["eigenvalue"], stored.to_numpy().ravel(), rtol=1e-8)
     assert list(joint["component"]) == [1, 2, 1, 2]

@@ -11,6 +11,7 @@ from module_zoo import GRID, HEADS, SIDE, WIDTH, Transformer, WrittenAttention, 
 from torch import Tensor, nn
 
 import spectral_toolkit as st
+from spectral_toolkit._models.passes import Prober
 from spectral_toolkit.errors import ActivationsError, SpectralToolkitError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
@@ -71,6 +72,26 @@ def test_what_is_rotated_is_captured_before_it(pairs: str, normed: bool, separat
     assert bool(np.isfinite(result["eigenvector"]).all())
 
 
+def test_rotations_are_looked_for_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading makes the passes of the proof and the two that find the size, none for what nobody may ever ask."""
+    passes = {"proof": 0, "all": 0}
+    look = Prober.look
+
+    def counted(self: Prober, *args: Any, **kwargs: Any) -> Any:
+        passes["proof"] += 1
+        return look(self, *args, **kwargs)
+
+    monkeypatch.setattr(Prober, "look", counted)
+    module = made(lambda: Transformer(lambda _: Rotating("halves")))
+    module.register_forward_pre_hook(lambda *_: passes.update(all=passes["all"] + 1))
+    model = st.load_model(module, device="cpu")
+    assert passes["all"] == passes["proof"] + 2
+    for wanted, n in ((("query",), 1), (WANTED, 2), (WANTED, 1)):
+        passes["all"] = 0
+        st.capture(model, PIXELS, quantities=wanted, progress=False)
+        assert passes["all"] == n, wanted
+
+
 def test_what_is_not_rotated_has_no_form_before_it() -> None:
     """Normalised queries and keys are as long as each other, and still none is a rotation of another."""
     model = st.load_model(made(lambda: Transformer(lambda _: WrittenAttention())), device="cpu")
@@ -81,6 +102,7 @@ def test_what_is_not_rotated_has_no_form_before_it() -> None:
 def test_what_is_computed_in_another_way_later_is_refused() -> None:
     module = made(lambda: Transformer(lambda _: Rotating("halves")))
     model = st.load_model(module, device="cpu")
+    assert model.has("query_unrotated")
     own = Rotating.heads
 
     def otherwise(self: Rotating, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,9 @@ from spectral_toolkit.errors import SpectralToolkitError
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
 
+UDOP = {"image_size": 32, "patch_size": 8, "vocab_size": 20, "num_layers": 2, "num_heads": 4}
+UDOP |= {"d_model": 32, "d_kv": 8, "d_ff": 40}
+
 
 def made(name: str, **settings: Any) -> Any:
     cls = getattr(transformers, name)
@@ -46,6 +49,26 @@ WAYS: dict[str, tuple[Callable[[], Any], int]] = {
     ),
     "sizes of merging (VideoLLaMA 3)": (lambda: made("VideoLlama3VisionModel", patch_size=8, **SMALL), 1),
     "beside text (ViLT)": (lambda: made("ViltModel", image_size=32, patch_size=8, vocab_size=20, **SMALL), 1),
+    "text on the first patch (UDOP)": (
+        lambda: made("UdopEncoderModel", **UDOP),
+        1,
+    ),
+    "places in a text (NeoMME)": (
+        lambda: made("NeoMMEModel", patch_size=32, vocab_size=20, num_key_value_heads=2, head_dim=16, **SMALL),
+        1,
+    ),
+    "below a prompt (SegGPT)": (
+        lambda: made(
+            "SegGptModel",
+            image_size=(64, 32),
+            pretrain_image_size=32,
+            patch_size=8,
+            merge_index=0,
+            intermediate_hidden_state_indices=[1],
+            **SMALL,
+        ),
+        2,
+    ),
 }
 """What makes each, and how many steps of time it is shown."""
 
@@ -59,22 +82,24 @@ def shown(request: pytest.FixtureRequest) -> tuple[Any, Any, int]:
 
 
 def test_attention_is_recomputed_from_what_is_captured(shown: tuple[Any, Any, int]) -> None:
-    """What went into the output projection, whatever its name: one of the linear layers got just these tokens."""
+    """What went into the output projection, or the part before it, whatever its name: one got just these tokens."""
     module, model, _ = shown
-    seen: dict[torch.nn.Module, list[torch.Tensor]] = {}
+    seen: dict[tuple[torch.nn.Module, int], list[torch.Tensor]] = {}
 
-    def note(part: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        seen.setdefault(part, []).append(args[0].detach().flatten(0, -2).double())
+    def note(part: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], torch.Tensor) and args[0].is_floating_point() and args[0].ndim > 1:
+            given = args[0].detach().double()
+            for tokens in (given, given.flatten(-2))[: 1 + (given.ndim == 4)]:  # heads may still be apart
+                seen.setdefault((part, tokens.shape[-1]), []).append(tokens.flatten(0, -2))
 
-    linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
-    hooks = [part.register_forward_pre_hook(note) for part in linear]
+    hooks = [part.register_forward_pre_hook(note) for part in module.modules()]
     activations = st.capture(model, PIXELS, progress=False)
     for hook in hooks:
         hook.remove()
     assert len(activations.children) >= 2
     for layer, node in activations.children.items():
         own = attention(node).transpose(1, 2).flatten(0, 1).flatten(1).double()
-        likely = [torch.cat(found) for found in seen.values() if found[0].shape[-1] == own.shape[-1]]
+        likely = [torch.cat(found) for (_, width), found in seen.items() if width == own.shape[-1]]
         least = min(float(torch.cdist(own, one).amin(1).amax() / one.abs().max()) for one in likely)
         assert least < 1e-5, layer
 
@@ -147,3 +172,16 @@ def test_weights_under_the_name_of_a_part_are_found(tmp_path: Path) -> None:
     cls(settings).save_pretrained(tmp_path)
     model = st.load_model(str(tmp_path), device="cpu")
     assert len(model.layers) == SMALL["num_hidden_layers"]
+
+
+def test_weights_that_are_saved_once_for_several_parts_are_found(tmp_path: Path) -> None:
+    made("UdopForConditionalGeneration", **UDOP).save_pretrained(tmp_path)
+    assert len(st.load_model(str(tmp_path), device="cpu").layers) == UDOP["num_layers"]
+
+
+def test_the_tower_for_images_comes_before_that_for_clips() -> None:
+    module = torch.nn.Module()
+    for name in ("video_tower", "image_tower"):
+        module.add_module(name, made("CLIPVisionModel", image_size=32, patch_size=8, **SMALL))
+    assert st.load_model(module, device="cpu").tower is module.image_tower
+    assert st.load_model(module, device="cpu", tower="video_tower").tower is module.video_tower

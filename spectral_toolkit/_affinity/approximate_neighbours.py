@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,6 @@ from torch import Tensor
 from ..errors import AffinityError
 from .kernels.precision import AT_THRESHOLD
 from .neighbours import NONE, SPARE, Keys, Neighbours, as_exact, exact_keys, largest, nearest, share_among_threads
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 WANTED_RECALL = 0.95
 """So many lists of the index are searched that at least this share of the true neighbours is found."""
@@ -118,7 +115,7 @@ class _Index:
     def __init__(self, right: Float32[Tensor, "nodes channels"], cells: int, k: int, threshold: float) -> None:
         import faiss
 
-        self._faiss: ModuleType | Any = faiss
+        self._faiss: Any = faiss
         self.right, self.cells, self.k, self.threshold = right, cells, k, threshold
         self.keys = Keys(len(right))
         vectors = np.ascontiguousarray(right.numpy())

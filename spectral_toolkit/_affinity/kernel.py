@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+
+from torch import Tensor
 
 from .._compute.arguments import number
 from .._table import Choice, NamedRow, NamedTable
@@ -96,7 +97,7 @@ class Kernel(NamedRow):
     short: str
     label: str
     prepare: Callable[..., Rows] | None
-    factors: Callable[[LayerFeatures], tuple[Any, Any]] | None = None
+    factors: Callable[[LayerFeatures], tuple[Tensor, Tensor]] | None = None
     kinds: tuple[str, ...] = tuple(KINDS)
     scopes: tuple[str, ...] = ("image",)
     options: tuple[Option, ...] = (STEPS,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
@@ -65,7 +64,7 @@ def affinity_row(
     coords = {"image": graph.images[index], **known}
 
     def labelled(rows: Tensor, own: Grid) -> xr.DataArray:
-        attrs: dict[str, Any] = {"patch": list(cells[0])} if own == grid else {}
+        attrs: dict[str, object] = {"patch": list(cells[0])} if own == grid else {}
         centres = {"y": patch_centres(own[0]), "x": patch_centres(own[1])}
         values = rows[0].cpu().numpy()
         if _is_dataset(graph):

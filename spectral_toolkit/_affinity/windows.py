@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +142,7 @@ def whole_matrix(
 
 
 def rows_of_windows(
-    prepare: Callable[..., Rows], features: LayerFeatures, windows: WindowPlaces, options: Mapping[str, Any]
+    prepare: Callable[..., Rows], features: LayerFeatures, windows: WindowPlaces, options: Mapping[str, object]
 ) -> Rows:
     """Rows of a kernel over the whole grid, as `prepare` gives them where attention is not inside windows."""
     blocks = prepare(by_window(features, windows), **options)(0, windows.cells.shape[1])

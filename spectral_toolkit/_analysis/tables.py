@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ _OF_LAYERS = ("layer_share", "layer_mass")
 _OF_EIGENVECTORS = {"eigenvalues": _OF_COMPONENTS, "layers": _OF_LAYERS, "patches": ("eigenvector",)}
 
 
-def to_dataframe(result: Any, of: str = "eigenvalues") -> pd.DataFrame:
+def to_dataframe(result: Any, of: str | None = None) -> pd.DataFrame:
     """Give any result as a tidy table: one observation a row, with named columns.
 
     Parameters
@@ -32,10 +32,10 @@ def to_dataframe(result: Any, of: str = "eigenvalues") -> pd.DataFrame:
         What a function of this package returned: eigenvectors, scores, effects, distances, cut values, segments,
         instances, statements, norms, a row of the affinity, an estimate of memory, a study.
     of
-        Which table of eigenvectors: ``"eigenvalues"`` (image, component, eigenvalue, eigengap, degenerate_group,
-        residual, converged), ``"layers"`` (image, component, layer, layer_share, layer_mass) or ``"patches"`` (image,
-        y, x, component, eigenvector). Of a study: ``"scores"``, which is the default there, or ``"eigenvalues"``. It
-        means nothing to other results.
+        Which table of eigenvectors: ``"eigenvalues"``, the default (image, component, eigenvalue, eigengap,
+        degenerate_group, residual, converged), ``"layers"`` (image, component, layer, layer_share, layer_mass) or
+        ``"patches"`` (image, y, x, component, eigenvector). Of a study: ``"scores"``, the default, or
+        ``"eigenvalues"``. Other results have one table.
 
     Returns
     -------
@@ -62,19 +62,18 @@ def to_dataframe(result: Any, of: str = "eigenvalues") -> pd.DataFrame:
     import pandas as pd
 
     if isinstance(result, xr.Dataset):
-        return _eigenvectors(result, of) if "eigenvector" in result else _measures(result)
+        return _eigenvectors(result, of or "eigenvalues") if "eigenvector" in result else _measures(result)
     if isinstance(result, xr.DataArray):
         return _array(result)
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
         return _by_layer({"joint": result[0], **result[1]})
     if isinstance(result, Mapping) and all(isinstance(one, xr.DataArray) for one in result.values()):
         return _by_layer(result)
-    if hasattr(result, "findings"):
-        result = result.findings
-    if isinstance(result, Sequence) and all(is_dataclass(one) for one in result):
+    result = getattr(result, "findings", result)  # of st.doctor
+    if isinstance(result, list | tuple) and all(is_dataclass(one) for one in result):
         return pd.DataFrame([asdict(one) for one in result])  # pyright: ignore[reportArgumentType]
-    if hasattr(result, "to_dataframe"):
-        return result.to_dataframe() if of == "eigenvalues" else result.to_dataframe(of)
+    if (own := getattr(result, "to_dataframe", None)) is not None:  # of a study
+        return own() if of is None else own(of)
     if is_dataclass(result):
         return pd.DataFrame([asdict(result)])  # pyright: ignore[reportArgumentType]
     raise SpectralToolkitError(
@@ -97,7 +96,7 @@ def _array(array: xr.DataArray) -> pd.DataFrame:
         sizes = array.sum([dim for dim in ("y", "x", "y_px", "x_px") if dim in array.dims])
         scores, sizes = (one.reset_coords(drop=True) for one in (array["score"], sizes.astype(np.int64)))
         found = _columns(xr.Dataset({"score": scores, size_name: sizes}))
-        return found[found[size_name] > 0].reset_index(drop=True)
+        return found.loc[found[size_name] > 0].reset_index(drop=True)
     return _columns(array.to_dataset(name=name or "value"))
 
 
@@ -167,4 +166,4 @@ def _columns(found: xr.Dataset) -> pd.DataFrame:
     order = sorted(found.dims, key=lambda dim: dim != "image")  # the image first, the others as they were
     frame = found.to_dataframe(dim_order=order).reset_index()
     labels = sorted((name for name in frame.columns if name not in found.data_vars), key=lambda name: name != "image")
-    return frame[[*labels, *map(str, found.data_vars)]]
+    return frame.reindex(columns=[*labels, *map(str, found.data_vars)])

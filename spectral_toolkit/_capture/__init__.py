@@ -12,7 +12,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,10 +37,10 @@ _DEFAULT = ("query", "key", "value")
 
 @computing
 def capture(
-    model: Any,
-    images: Any,
+    model: object,
+    images: object,
     *,
-    layers: Any = "all",
+    layers: object = "all",
     quantities: str | Sequence[str] = _DEFAULT,
     store: str | os.PathLike[str] | None = None,
     batch_size: int = 8,
@@ -64,10 +63,10 @@ def capture(
     layers
         ``"all"``; or a name, a number (negative numbers count from the end), a slice, or a list of these.
     quantities
-        Any of ``"query"``, ``"key"`` and ``"value"`` (after rotary embedding and normalisation, as the softmax sees
-        them; with grouped queries, keys and values are repeated for every query head), ``"token"`` (the residual stream
-        after the block), and for models with rotary positions ``"query_unrotated"`` and ``"key_unrotated"`` (queries
-        and keys after normalisation and before rotation).
+        One or several of ``"query"``, ``"key"`` and ``"value"`` (after rotary embedding and normalisation, as the
+        softmax sees them; with grouped queries, keys and values are repeated for every query head), ``"token"`` (the
+        residual stream after the block), and for models with rotary positions ``"query_unrotated"`` and
+        ``"key_unrotated"`` (queries and keys after normalisation and before rotation).
     store
         Path of a zarr store to stream to, image by image. An interrupted capture resumes there and gives the same
         bytes; a finished one is opened and returned at once. Nothing is ever overwritten. If several processes run
@@ -135,10 +134,10 @@ def capture(
 
 @computing
 def estimate_bytes(
-    model: Any,
-    images: Any,
+    model: object,
+    images: object,
     *,
-    layers: Any = "all",
+    layers: object = "all",
     quantities: str | Sequence[str] = _DEFAULT,
     size: int | tuple[int, int] | None = None,
 ) -> int:
@@ -160,10 +159,10 @@ def estimate_bytes(
 
 @computing
 def make_capture_plan(
-    model: Any,
-    images: Any,
+    model: object,
+    images: object,
     *,
-    layers: Any = "all",
+    layers: object = "all",
     quantities: str | Sequence[str] = _DEFAULT,
     size: int | tuple[int, int] | None = None,
     batch_size: int = 8,
@@ -173,9 +172,9 @@ def make_capture_plan(
 
 
 def plan_of(
-    model: Any,
-    images: Any,
-    layers: Any,
+    model: object,
+    images: object,
+    layers: object,
     quantities: str | Sequence[str],
     size: int | tuple[int, int] | None,
     batch_size: int,
@@ -332,7 +331,7 @@ class SinkRecorder:
         """Receive the final tokens in this context, where anybody wants them."""
         return nullcontext()
 
-    def prepare(self, show: Callable[[np.ndarray], Any]) -> None:
+    def prepare(self, show: Callable[[np.ndarray], object]) -> None:
         """Receive what is needed from other images before the images of ``begin`` are shown."""
 
     def edited(self, layer: str) -> Sequence[str]:

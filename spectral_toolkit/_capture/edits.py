@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -75,14 +75,14 @@ class Edit:
 
     name: str
     quantities: tuple[str, ...]
-    layers: Any
+    layers: object
     alter: Change
-    donors: Any = None
+    donors: object = None
     needs_mean: bool = False
     images: tuple[str, ...] | None = None
 
 
-def quantities_of(quantity: Any) -> tuple[str, ...]:
+def quantities_of(quantity: object) -> tuple[str, ...]:
     """One quantity or several, checked."""
     given = (quantity,) if isinstance(quantity, str) else quantity
     if not isinstance(given, list | tuple) or not given or not all(isinstance(one, str) for one in given):
@@ -98,7 +98,7 @@ _LISTED = ", ".join(map(repr, EDITABLE))
 
 @computing
 def exchange(
-    quantity: Any, donors: Any, layers: Any = "all", *, special_tokens: bool = True, mirrored: bool = False
+    quantity: object, donors: object, layers: object = "all", *, special_tokens: bool = True, mirrored: bool = False
 ) -> Edit:
     """Let the softmax see those of other images: one donor an image, matched patch by patch.
 
@@ -135,10 +135,10 @@ def exchange(
     """
     chosen, too = quantities_of(quantity), flag("special_tokens", special_tokens)
     turned = flag("mirrored", mirrored)
-    of_tree = isinstance(donors, xr.DataTree) and bool(donors.children)
+    tree = donors if isinstance(donors, xr.DataTree) and donors.children else None
 
     def alter(tokens: Tokens, learned: Tokens | None) -> Tokens:
-        donor = _of_tree(donors, tokens) if of_tree else learned
+        donor = learned if tree is None else _of_tree(tree, tokens)
         assert donor is not None
         for name in ("patches", "special") if too else ("patches",):
             own, other = getattr(tokens, name), getattr(donor, name)
@@ -182,7 +182,7 @@ def _of_tree(donors: xr.DataTree, tokens: Tokens) -> Tokens:
 
 
 @computing
-def average(quantity: Any, over: str = "patches", layers: Any = "all", *, special_tokens: bool = False) -> Edit:
+def average(quantity: object, over: str = "patches", layers: object = "all", *, special_tokens: bool = False) -> Edit:
     """Let every patch have the mean: over the patches of its image and head, or over all images at its place.
 
     Parameters
@@ -228,7 +228,7 @@ def average(quantity: Any, over: str = "patches", layers: Any = "all", *, specia
 
 
 @computing
-def scale(quantity: Any, factor: float, layers: Any = "all", *, special_tokens: bool = True) -> Edit:
+def scale(quantity: object, factor: float, layers: object = "all", *, special_tokens: bool = True) -> Edit:
     """Multiply by a number.
 
     Parameters
@@ -268,7 +268,7 @@ def scale(quantity: Any, factor: float, layers: Any = "all", *, special_tokens: 
 
 
 @computing
-def change(quantity: Any, function: Callable[[str, Tensor], Tensor], layers: Any = "all") -> Edit:
+def change(quantity: object, function: Callable[[str, Tensor], object], layers: object = "all") -> Edit:
     """Let a function of yours say what the softmax sees.
 
     Parameters
@@ -302,7 +302,7 @@ def change(quantity: Any, function: Callable[[str, Tensor], Tensor], layers: Any
 
     def alter(tokens: Tokens, learned: Tokens | None) -> Tokens:
         # A copy, because a function may work in place.
-        given: Any = function(tokens.layer, tokens.patches.clone())
+        given = function(tokens.layer, tokens.patches.clone())
         new = torch.as_tensor(given) if isinstance(given, np.ndarray) else given
         if not isinstance(new, Tensor) or new.shape != tokens.patches.shape:
             what = f"shape {tuple(new.shape)}" if isinstance(new, Tensor) else shown(given)
@@ -316,11 +316,11 @@ def change(quantity: Any, function: Callable[[str, Tensor], Tensor], layers: Any
     return Edit(f"change({_written(chosen)}, {name})", chosen, layers, alter)
 
 
-def edits_of(edits: Any) -> tuple[Edit, ...]:
+def edits_of(edits: object) -> tuple[Edit, ...]:
     """What a caller gives as edits, checked: one edit or function, or several in the order in which they are made."""
     if edits is None:
         return ()
-    given: Any = [edits] if isinstance(edits, Edit) or callable(edits) else edits
+    given: object = [edits] if isinstance(edits, Edit) or callable(edits) else edits
     if not isinstance(given, list | tuple):
         raise SpectralToolkitError(f"edits={shown(edits)} is not understood: {EXPECTED}, or a list of these.")
     for one in given:
@@ -378,19 +378,20 @@ def _written(quantities: tuple[str, ...]) -> str:
     return ", ".join(quantities)
 
 
-def split(
-    tensor: Tensor,
-    *,
-    layer: str,
-    quantity: str,
-    images: range,
-    place: tuple[int, ...],
-    n_special: int,
-    grid: tuple[int, int],
-) -> Tokens:
+class _Cut(TypedDict):
+    layer: str
+    quantity: str
+    images: range
+    place: tuple[int, ...]
+    n_special: int
+    grid: tuple[int, int]
+
+
+def split(tensor: Tensor, **about: Unpack[_Cut]) -> Tokens:
     """Tokens from a tensor (image, head, token, channel), special ones first."""
-    patches, special = tensor[..., n_special:, :].unflatten(-2, grid), tensor[..., :n_special, :]
-    return Tokens(layer, quantity, images, place, patches, special)
+    special, patches = tensor[..., : about["n_special"], :], tensor[..., about["n_special"] :, :]
+    patches = patches.unflatten(-2, about["grid"])
+    return Tokens(about["layer"], about["quantity"], about["images"], about["place"], patches, special)
 
 
 def joined(tokens: Tokens) -> Tensor:
@@ -398,7 +399,7 @@ def joined(tokens: Tokens) -> Tensor:
     return torch.cat([tokens.special, tokens.patches.flatten(2, 3)], 2)
 
 
-def edited(tensor: Tensor, edits: Sequence[Edit], learned: Mapping[int, Tensor], **about: Any) -> Tensor:
+def edited(tensor: Tensor, edits: Sequence[Edit], learned: Mapping[int, Tensor], **about: Unpack[_Cut]) -> Tensor:
     """What takes the place of ``tensor`` (image, head, token, channel): itself where nothing changes.
 
     ``learned`` has what edits need from other passes, by their identity; ``about`` are the arguments of `split`.

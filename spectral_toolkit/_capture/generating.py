@@ -7,7 +7,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from .._compute.arguments import number, shown, whole
 from .._compute.settings import computing
 from .._models import Model, load_model
 from .._models.diffusion.base import DiffusionModel
+from .._models.diffusion.protocols import Pipeline
 from .._models.diffusion.scenes import ScenesDiffusionModel
 from .._models.model import evaluating
 from ..errors import CaptureMemoryError, SpectralToolkitError, UnsupportedModelError, first_line
@@ -28,10 +29,10 @@ from .plan import available_memory, format_bytes
 
 @computing
 def generate(
-    model: Any,
-    prompt: Any = None,
+    model: object,
+    prompt: object = None,
     *,
-    edits: Any = (),
+    edits: object = (),
     n: int = 1,
     seed: int = 0,
     steps: int = 30,
@@ -92,7 +93,7 @@ def generate(
                 "take the mean over patches."
             )
     asked = loaded.read_prompt(loaded.prompt if prompt is None else prompt)
-    settings: dict[str, Any] = {
+    settings: _Settings = {
         "n": whole("n", n, 1),
         "seed": whole("seed", seed, 0, 2**63 - 1),
         "steps": whole("steps", steps, 1),
@@ -119,8 +120,16 @@ def generate(
     return found.assign_attrs(model=loaded.name, edits=", ".join(edit.name for edit in made), **about)
 
 
+class _Settings(TypedDict):
+    n: int
+    seed: int
+    steps: int
+    guidance: float | None
+    size: tuple[int, int]
+
+
 def _sample(
-    model: DiffusionModel, prompt: Any, n: int, seed: int, steps: int, guidance: float | None, size: tuple[int, int]
+    model: DiffusionModel, prompt: str, n: int, seed: int, steps: int, guidance: float | None, size: tuple[int, int]
 ) -> xr.Dataset:
     if isinstance(model, ScenesDiffusionModel):
         found = sampled(model.tower, prompt, n, seed=seed, steps=steps, guidance=2.0 if guidance is None else guidance)
@@ -131,7 +140,7 @@ def _sample(
             f"{model.name} came without its pipeline, which does the sampling: load the whole pipeline."
         )
     known = inspect.signature(pipeline.__call__).parameters
-    asked: dict[str, Any] = {"prompt": [prompt] * n, "class_labels": [prompt] * n, "guidance_scale": guidance}
+    asked: dict[str, object] = {"prompt": [prompt] * n, "class_labels": [prompt] * n, "guidance_scale": guidance}
     asked |= {"height": size[0], "width": size[1], "num_inference_steps": steps, "output_type": "np", **model.sampling}
     asked["use_resolution_binning"] = False  # else the pipeline takes the nearest size that it knows, and crops
     if "class_labels" in known:
@@ -154,7 +163,7 @@ def _sample(
 
 
 @contextmanager
-def _untouched(pipeline: Any) -> Iterator[None]:
+def _untouched(pipeline: Pipeline) -> Iterator[None]:
     """Sample with a copy of the scheduler, which keeps its steps, and without a progress bar."""
     own = dict(vars(pipeline))
     try:
@@ -181,7 +190,7 @@ class _Sampling:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        def count(tower: Any, args: Any, kwargs: Any) -> None:
+        def count(tower: object, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             first = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
             self.model.expect(len(first))
             self._call += 1

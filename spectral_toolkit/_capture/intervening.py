@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from .._compute.settings import computing
+from .._io.activations import QUANTITIES, UNROTATED
 from .._models.model import Done
 from ..errors import UnsupportedModelError
 from . import _DEFAULT, SinkRecorder, check_memory, plan_of, read_pixels, run
@@ -22,15 +21,16 @@ from .memory import MemorySink, Sink
 from .plan import Plan, choose_layers
 
 Place = tuple[int, ...]
+_Where = tuple[str, str, Place]
 
 
 @computing
 def intervene(
-    model: Any,
-    images: Any,
-    edits: Any = (),
+    model: object,
+    images: object,
+    edits: object = (),
     *,
-    layers: Any = "all",
+    layers: object = "all",
     quantities: str | Sequence[str] = _DEFAULT,
     batch_size: int = 8,
     seed: int = 0,
@@ -124,7 +124,7 @@ class EditingRecorder(SinkRecorder):
         seen = {*plan.layers, *(layer for layer, _ in self._edits)}
         self.layers = tuple(one for one in model.layers if one in seen)
         wanted = (*plan.quantities, *(quantity for _, quantity in self._edits))
-        self.quantities = tuple(one for one in model.quantities if one in wanted)
+        self.quantities = tuple(one for one in (*QUANTITIES, *UNROTATED) if one in wanted)
 
     @property
     def parts(self) -> tuple[torch.nn.Module, ...]:
@@ -136,7 +136,7 @@ class EditingRecorder(SinkRecorder):
         self._batch = batch
         super().begin(batch, rows)
 
-    def prepare(self, show: Callable[[np.ndarray], Any]) -> None:
+    def prepare(self, show: Callable[[np.ndarray], object]) -> None:
         batch, rows = self._batch, self._rows
         if self._in_need:
             self._learn_means(show)
@@ -153,27 +153,27 @@ class EditingRecorder(SinkRecorder):
             self._learning(keep, lambda pixels=pixels: show(pixels[rows]))
         self.begin(batch, rows)
 
-    def _learn_means(self, show: Callable[[np.ndarray], Any]) -> None:
+    def _learn_means(self, show: Callable[[np.ndarray], object]) -> None:
         """The means over all images that edits need, of the unedited model."""
         edits, self._in_need = self._in_need, []
-        n, sums = len(self._plan.pictures), defaultdict[tuple[str, str, Place], Any](float)
+        n, sums = len(self._plan.pictures), dict[_Where, Tensor]()
         for batch in self._plan.batches:
             pixels, _ = read_pixels(self._plan, self._plan.pictures, batch)
-            found: dict[tuple[str, str, Place], Tensor] = {}
+            found: dict[_Where, Tensor] = {}
 
-            def keep(layer: str, quantity: str, tensor: Tensor, found: dict[Any, Tensor] = found) -> None:
+            def keep(layer: str, quantity: str, tensor: Tensor, found: dict[_Where, Tensor] = found) -> None:
                 if any(edit in edits for edit in self._edits.get((layer, quantity), ())):
                     found[layer, quantity, self._now] = tensor.to(torch.float64).sum(0, keepdim=True)
 
             self.begin(batch, slice(0, len(pixels)))
             self._learning(keep, lambda pixels=pixels: show(pixels))
             for key, one in found.items():
-                sums[key] = sums[key] + one
+                sums[key] = sums[key] + one if key in sums else one
         for (layer, quantity, place), total in sums.items():
             for edit in edits:
                 self._learned[id(edit), layer, quantity, place] = total / n
 
-    def _learning(self, keep: Callable[[str, str, Tensor], None], show: Callable[[], Any]) -> None:
+    def _learning(self, keep: Callable[[str, str, Tensor], None], show: Callable[[], object]) -> None:
         self._learn = keep
         self._place = None
         self._passed.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import xarray as xr
@@ -78,7 +78,7 @@ class MemorySink:
         children: dict[str, xr.DataTree] = {}
         for layer in plan.layers:
             specs = plan.arrays(layer)
-            data: dict[str, Any] = {
+            data: dict[str, object] = {
                 name: xr.Variable(("image", *spec.dims), self._arrays[layer, name]) for name, spec in specs.items()
             }
             scale, bias = self._about[layer]

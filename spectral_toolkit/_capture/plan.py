@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -51,7 +50,7 @@ class Plan:
     size: tuple[int, int]
     batch_size: int
     seed: int
-    _known_coords: dict[tuple[Any, ...], xr.Coordinates] = field(default_factory=dict, repr=False, compare=False)
+    _known_coords: dict[tuple[object, ...], xr.Coordinates] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def batches(self) -> list[slice]:
@@ -142,7 +141,7 @@ class Plan:
         return len(self.pictures) * self._nbytes_per_image + biases
 
     @cached_property
-    def attrs(self) -> dict[str, Any]:
+    def attrs(self) -> dict[str, object]:
         """Provenance: everything needed to make the same capture again, as numbers and strings."""
         model = self.model
         return {
@@ -169,12 +168,12 @@ class Plan:
             "versions": _versions(model.libraries),
         }
 
-    def root(self, data: Mapping[str, Any] | None = None, hashes: np.ndarray | None = None) -> xr.Dataset:
+    def root(self, data: Mapping[str, object] | None = None, hashes: np.ndarray | None = None) -> xr.Dataset:
         """Make the root: ``data``, names, hashes if they are known yet, the images' geometry, and the provenance."""
         heights, widths = np.array(self.pictures.sizes, dtype=np.int64).T
         zeros = np.zeros_like(heights)
         columns = (heights, widths, zeros, zeros, heights, widths)
-        coords: dict[str, Any] = {"image": names_array(self.pictures.names)}
+        coords: dict[str, object] = {"image": names_array(self.pictures.names)}
         coords |= {name: ("image", column) for name, column in zip(_GEOMETRY, columns, strict=True)}
         if (frames := self.model.processor.frames) > 1:
             coords[FRAMES] = ("image", np.full(len(self.pictures), frames))
@@ -182,7 +181,7 @@ class Plan:
             coords[IMAGE_HASH] = ("image", hashes)
         return xr.Dataset(data, coords=coords, attrs=self.attrs)
 
-    def node(self, layer: str, data: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
+    def node(self, layer: str, data: Mapping[str, object] | None = None, **attrs: object) -> xr.Dataset:
         """Make the node of a layer: ``data``, patch centres, special tokens, depth and further attributes."""
         # A layer may have no special tokens, whatever others have.
         held = (self.special_tokens(layer, quantity) for quantity in self.quantities)
@@ -210,7 +209,7 @@ class Plan:
     def _coords(self, grid: tuple[int, int], special: tuple[str, ...]) -> xr.Coordinates:
         # Most layers share a grid, and making an index takes longer than the rest of a node.
         if (grid, special) not in self._known_coords:
-            coords: dict[str, Any] = {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}
+            coords: dict[str, object] = {"y": patch_centres(grid[0]), "x": patch_centres(grid[1])}
             if special:
                 coords["special"] = names_array(special)
             coords |= self.model.draws
@@ -226,7 +225,7 @@ def _versions(libraries: tuple[str, ...]) -> str:
 def make_plan(
     model: Model,
     pictures: Images,
-    layers: Any,
+    layers: object,
     quantities: str | Sequence[str],
     size: int | tuple[int, int] | None,
     batch_size: int,
@@ -248,7 +247,7 @@ def make_plan(
     )
 
 
-def choose_layers(model: Model, layers: Any) -> tuple[str, ...]:
+def choose_layers(model: Model, layers: object) -> tuple[str, ...]:
     """Choose layers by name, number (negative ones from the end), slice, or a list of these, in the order of depth."""
     if isinstance(layers, str) and layers == "all":
         return model.layers
@@ -290,12 +289,12 @@ def _choose_quantities(model: Model, quantities: str | Sequence[str]) -> tuple[s
     for quantity in wanted:
         if quantity not in known:
             raise SpectralToolkitError(f"quantities={wanted!r}: {quantity!r} is not one of {', '.join(known)}.")
-        if quantity == "token" and quantity not in model.quantities:
+        if quantity == "token" and not model.has(quantity):
             raise SpectralToolkitError(
                 f"quantities={wanted!r}: what the blocks of {model.name} give out could not be matched with patches; "
                 "leave out 'token'."
             )
-        if quantity not in model.quantities:
+        if not model.has(quantity):
             raise SpectralToolkitError(
                 f"quantities={wanted!r}: {model.name} ({model.family}) has no rotary positions that are known, so its "
                 f"{quantity.removesuffix('_unrotated')} is not rotated; ask for "
@@ -331,22 +330,22 @@ def available_memory() -> int:
         return free
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], ignoring: Sequence[str] = ()) -> list[str]:
+def differences(found: Mapping[str, object], wanted: Mapping[str, object], ignoring: Sequence[str] = ()) -> list[str]:
     """Describe the provenance entries in which two captures differ, one phrase each."""
     found, wanted = _by_setting(found), _by_setting(wanted)
     keys = [key for key in wanted if key not in ignoring and found.get(key) != wanted[key]]
     return [f"{key} is {_shown(found.get(key))} there and {_shown(wanted[key])} here" for key in keys]
 
 
-def _by_setting(attrs: Mapping[str, Any]) -> dict[str, Any]:
+def _by_setting(attrs: Mapping[str, object]) -> dict[str, object]:
     """Return the entries with each image setting apart, so that a difference is named precisely."""
     try:
-        settings = json.loads(attrs["processor"])
+        settings = json.loads(str(attrs["processor"]))
         return {**attrs, "processor": "", **{f"processor.{key}": value for key, value in settings.items()}}
     except (KeyError, TypeError, ValueError, AttributeError):
         return dict(attrs)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = "missing" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

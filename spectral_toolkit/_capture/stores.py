@@ -18,7 +18,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from types import EllipsisType
+from typing import cast
 
 import numpy as np
 import xarray as xr
@@ -357,7 +358,7 @@ def _problem(path: Path, root: zarr.Group, plan: Plan) -> str:
 
     if IMAGE_HASH in root and not all(np.asarray(cast(zarr.Array, root[IMAGE_HASH])[...])[images]):
         return f"{IMAGE_HASH} is missing"
-    files: list[tuple[zarr.Array, tuple[Any, ...], Path, int]] = []
+    files: list[tuple[zarr.Array, tuple[int | EllipsisType], Path, int]] = []
     expected = {"pixels": plan.pixels}
     expected |= {f"{layer}/{name}": spec for layer in plan.layers for name, spec in plan.arrays(layer).items()}
     for name, spec in expected.items():

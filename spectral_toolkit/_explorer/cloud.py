@@ -171,7 +171,7 @@ def _code(program: Program, sides: Sequence[CodedSide]) -> list[str]:
 CLOUD = View(
     "cloud",
     "Cloud",
-    "Every patch as a point: in two eigenvectors, or by t-SNE of all of them.",
+    "Every patch as a point, placed by its eigenvectors; points that you choose light up in the images.",
     _code,
     chart="spectral_toolkit._views.widget.cloud:CloudShown",
     data=lambda inputs: [cloud_data(inputs)] * inputs.whole.sizes["image"],

@@ -76,7 +76,7 @@ class Labels:
         return self._on[grid]
 
 
-class Scored(NamedTuple):
+class LabelScore(NamedTuple):
     """One number, with its interval where there is one, and a sentence on how to read it."""
 
     name: str
@@ -85,14 +85,14 @@ class Scored(NamedTuple):
     hint: str
 
 
-def scores_beside(whole: xr.Dataset, segments: np.ndarray, labels: np.ndarray) -> list[Scored]:
+def scores_beside(whole: xr.Dataset, segments: np.ndarray, labels: np.ndarray) -> list[LabelScore]:
     """How segments agree with labels, and how much position and category the eigenvectors hold."""
     if not (labels >= 0).any():
         return []
     scores = evaluate(segments, labels)
     found = [
-        Scored("matched mIoU", float(scores["matched_miou"]), None, "Segments and categories paired one to one."),
-        Scored("ARI", float(scores["ari"]), None, "Adjusted Rand index: 0 is chance, 1 the same partition."),
+        LabelScore("matched mIoU", float(scores["matched_miou"]), None, "Segments and categories paired one to one."),
+        LabelScore("ARI", float(scores["ari"]), None, "Adjusted Rand index: 0 is chance, 1 the same partition."),
     ]
     n = whole.sizes["image"]
     if "image" in whole["eigenvalue"].dims or n < ENOUGH:
@@ -108,7 +108,7 @@ def scores_beside(whole: xr.Dataset, segments: np.ndarray, labels: np.ndarray) -
     for name, hint in hints.items():
         samples = shares[name]
         more = " ".join(filter(None, [hint, note, about_intervals(n)]))
-        found.append(Scored(name, float(samples[0]), interval(samples, 0.95, 0.0, 1.0), more))
+        found.append(LabelScore(name, float(samples[0]), interval(samples, 0.95, 0.0, 1.0), more))
     return found
 
 

@@ -28,7 +28,7 @@ from .._render.underlay import ShownPicture, shown_pictures
 from ..errors import SpectralToolkitError
 from ..solvers import solve
 from .connected import Connected, most_connected
-from .labels import Labels, Scored, scores_beside
+from .labels import Labels, LabelScore, scores_beside
 from .state import Facts, State, moved
 from .view import MODEL, Inputs, LiveModel, quantities_of
 from .views import SEGMENTS, VIEWS
@@ -105,7 +105,7 @@ class Side:
     labels: np.ndarray | None = None
     categories: Sequence[str] = ()
     nearest: pd.DataFrame | None = None
-    scores: Sequence[Scored] = ()
+    scores: Sequence[LabelScore] = ()
 
     def scaling(self, components: int | Sequence[int]) -> np.ndarray:
         """The values from which the ends of colours are taken: images that are solved as one share their colours."""
@@ -372,7 +372,7 @@ class Session:
             ),
         )
 
-    def _scores(self, state: State, question: Question, whole: xr.Dataset) -> Sequence[Scored]:
+    def _scores(self, state: State, question: Question, whole: xr.Dataset) -> Sequence[LabelScore]:
         assert self.labels is not None
         images = slice(None) if question.image is None else slice(question.image, question.image + 1)
         labels = self.labels.on((whole.sizes["y"], whole.sizes["x"]))[images]

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from .._analysis.regions import instances, segment
-from .._analysis.regions.label_maps import matched
+from .._analysis.regions.matching import renumbered
 from .._analysis.trust import suggests_groups, token_norms
 from .._render.colour import DIVERGING, SEQUENTIAL
 from .._render.composite import (
@@ -231,14 +231,22 @@ def _labels_tile(shown: ShownState, side: Side, labels: np.ndarray, **settings: 
 
 
 def _segment_tiles(shown: ShownState, side: Side) -> list[Tile]:
-    """Segments; those of a second setting have the colours of the segments of the first that they overlap most."""
+    """Segments; those of a second setting have the numbers of the segments of the first that they overlap most."""
     first = shown.sides[0]
     if side is first:
         return _labels_tile(shown, side, side.data)
-    names = matched(*(one.whole_data if one.whole_data is not None else one.data[None] for one in (side, first)))
-    tile = _labels_tile(shown, side, side.data)[0]
-    coloured = np.where(side.data < 0, -1, names[side.data])
-    return [replace(tile, colours=label_colours(coloured, shown.state.opacity))]
+    if side.whole_data is None or first.whole_data is None:
+        return _labels_tile(shown, side, renumbered(side.data[None], first.data[None])[0])
+    place = shown.state.image if side.question.image is None else 0
+    return _labels_tile(shown, side, renumbered(side.whole_data, first.whole_data)[place])
+
+
+def _segments_code(program: Program, sides: Sequence[CodedSide]) -> list[str]:
+    side = sides[0]
+    computed = f"st.segment({side.eig}, {program.state.n_segments!r})"
+    return _labels_code(
+        program, side, "segments", f"st.match_segments({computed}, segments)" if side.suffix else computed
+    )
 
 
 def _instance_masks(state: State, side: Side) -> tuple[np.ndarray, np.ndarray]:
@@ -311,9 +319,7 @@ SEGMENTS = register(
         "segments",
         "Segments",
         "The patches sorted into segments by all eigenvectors at once.",
-        lambda program, sides: _labels_code(
-            program, sides[0], "segments", f"st.segment({sides[0].eig}, {program.state.n_segments!r})"
-        ),
+        _segments_code,
         _segment_tiles,
         data=lambda inputs: _segments(inputs.whole, inputs.state.n_segments),
         heading=_segments_heading,

@@ -71,7 +71,7 @@ class _Entry:
     path: str = ""
     sha256: str = ""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # Functions bound to an image cannot be pickled: a file is opened again, and everything else is pickled as
         # pixels.
         facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("read", "content")}
@@ -152,7 +152,7 @@ class Images(Described, Sequence[np.ndarray]):
 
 
 @computing
-def load_images(source: Any) -> Images:
+def load_images(source: object) -> Images:
     """Make a lazy sequence of RGB images from files, arrays and other objects that hold images.
 
     Parameters
@@ -242,7 +242,7 @@ def _path_entries(text: str) -> Iterator[_Entry]:
         yield replace(_file_entry(file), file=file.absolute())
 
 
-def _entry_again(source: Path | np.ndarray, facts: dict[str, Any]) -> _Entry:
+def _entry_again(source: Path | np.ndarray, facts: dict[str, object]) -> _Entry:
     """Make an entry from a pickle, as a worker of a DataLoader receives it."""
     return replace(_file_entry(source) if isinstance(source, Path) else _array_entry(source, ""), **facts)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import SpectralToolkitError, StoreError, UnwritableError, first_line
 
@@ -40,7 +40,7 @@ _REMAINS = re.compile(rf"\..*\.{_MACHINE}-(\d+)-[^.]*")
 """Names of the folders of `beside`: the target, the machine, the process, and a few random letters."""
 
 
-def local_path(value: Any, name: str = "path", *, error: type[SpectralToolkitError] = StoreError) -> Path:
+def local_path(value: object, name: str = "path", *, error: type[SpectralToolkitError] = StoreError) -> Path:
     """A path that a user gave, on this machine, with ``~`` expanded.
 
     Parameters
@@ -86,7 +86,7 @@ def local_path(value: Any, name: str = "path", *, error: type[SpectralToolkitErr
     return path
 
 
-def writable_path(value: Any, name: str = "path", *, error: type[SpectralToolkitError] = StoreError) -> Path:
+def writable_path(value: object, name: str = "path", *, error: type[SpectralToolkitError] = StoreError) -> Path:
     """A path to write to, as `local_path`, with links resolved.
 
     Raises

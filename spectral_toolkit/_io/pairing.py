@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def picture_order(available: Sequence[str], wanted: Sequence[str], what: str, *,
 
 
 def paired_pictures(
-    images: Any, names: Sequence[str], hashes: Sequence[str], what: str, chosen: Sequence[int] | None = None
+    images: object, names: Sequence[str], hashes: Sequence[str], what: str, chosen: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
     """Pixels of the images that belong to a result, one at a time, as `picture_order` finds them.
 
@@ -90,7 +90,7 @@ def paired_pictures(
         yield np.asarray(pixels)
 
 
-def image_hashes(of: Any, names: Sequence[str]) -> list[str]:
+def image_hashes(of: object, names: Sequence[str]) -> list[str]:
     """Hashes of images, in the order of ``names``, as a result records them; empty where it does not.
 
     Parameters
@@ -152,12 +152,12 @@ def refuse_other_images(
             )
 
 
-def are_named(pictures: Any) -> bool:
+def are_named(pictures: object) -> bool:
     """Whether images carry their names: a tree, Dataset or DataArray with the coordinate ``image``."""
     return "image" in getattr(pictures, "coords", ())
 
 
-def analysed_box(coords: Mapping[Any, xr.DataArray], index: int) -> Box | None:
+def analysed_box(coords: Mapping[Hashable, xr.DataArray], index: int) -> Box | None:
     """The box of one image, from the coordinates of a result; None where there is no box."""
     if any(name not in coords for name in BOX):
         return None
@@ -165,7 +165,7 @@ def analysed_box(coords: Mapping[Any, xr.DataArray], index: int) -> Box | None:
     return (top, left, bottom, right) if bottom > top and right > left else None
 
 
-def analysed_part(pixels: np.ndarray, box: Box, coords: Mapping[Any, xr.DataArray], index: int) -> np.ndarray:
+def analysed_part(pixels: np.ndarray, box: Box, coords: Mapping[Hashable, xr.DataArray], index: int) -> np.ndarray:
     """Cut out the box, which is in pixels of the original; ``pixels`` may be a smaller copy."""
     height, width = pixels.shape[:2]
     vertical, horizontal = (
@@ -179,7 +179,7 @@ def analysed_part(pixels: np.ndarray, box: Box, coords: Mapping[Any, xr.DataArra
     return cut if cut.size else pixels
 
 
-def _hash(value: Any) -> str:
+def _hash(value: object) -> str:
     """A hash as text; empty for the placeholder of a missing value where results were concatenated."""
     return str(value) if isinstance(value, str) else ""
 

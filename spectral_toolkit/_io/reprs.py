@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import Any
 
 _LONGEST = 60  # characters of one fact on a line
 _LONGEST_CELL = 300  # characters of one fact in a table
@@ -14,7 +13,7 @@ _STYLE = "font:13px system-ui,sans-serif;text-align:left"
 class Described:
     """An object whose repr shows what `_facts` returns, in order, and never raises, whatever state the object is in."""
 
-    def _facts(self) -> Mapping[str, Any]:
+    def _facts(self) -> Mapping[str, object]:
         """Facts by name; the first is the name or class of the object. They must be quick and load nothing."""
         return {}
 
@@ -25,7 +24,7 @@ class Described:
         others = ", ".join(f"{name} {shortened(value, _LONGEST)}" for name, value in facts[1:])
         return f"<{' '.join([type(self).__name__, *first])}{': ' if others else ''}{others}>"
 
-    def __init_subclass__(cls, **settings: Any) -> None:
+    def __init_subclass__(cls, **settings: object) -> None:
         super().__init_subclass__(**settings)
         cls.__repr__ = Described.__repr__  # the repr of a dataclass would show all of its fields
 
@@ -43,7 +42,7 @@ class Described:
         )
         return f"<div style='{_STYLE}'><b>{escape(type(self).__name__)}</b><table>{rows}</table></div>"
 
-    def _known(self) -> Mapping[str, Any]:
+    def _known(self) -> Mapping[str, object]:
         """The facts, or none for an incomplete object, so that its repr still helps to find the error."""
         try:
             return {name: value for name, value in self._facts().items() if value not in (None, "")}
@@ -51,7 +50,7 @@ class Described:
             return {}
 
 
-def shortened(value: Any, longest: int) -> str:
+def shortened(value: object, longest: int) -> str:
     """A value as one line of text, shortened with dots; names may come from anywhere.
 
     Examples

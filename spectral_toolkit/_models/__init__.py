@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -31,9 +30,6 @@ __all__ = ["SUPPORTED", "LayerShape", "Model", "Processing", "bundled_models", "
 
 SUPPORTED = tuple(family.describe() for family in (*families.FAMILIES, *denoisers.FAMILIES))
 """One line per supported family, from the table; the documentation prints them."""
-
-
-_IDLE = re.compile(r"^(pooler|head)\.|(^|\.)mask_token$")
 
 
 @computing
@@ -251,7 +247,7 @@ def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str
     """Check the weights that the checkpoint lacks: a pooler or a mask token, which no layer sees, may be missing."""
     prefix = next((f"{name}." for name, part in model.module.named_modules() if part is model.tower and name), "")
     inside = {name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
-    needed = sorted(name for name in inside if not _IDLE.search(name))
+    needed = sorted(loading.needed(inside))
     if needed:
         raise loading.not_found(
             source,

@@ -51,6 +51,8 @@ def calls_of(part: torch.nn.Module) -> tuple[Call, ...]:
         return (side_by_side,)
     if "aspect_ratio_ids" in known:
         return (one_tile,)
+    if "prompt_pixel_values" in known:
+        return (prompted,)
     if "flattened_patches" in known:
         return (flattened,)
     if "pixel_position_ids" in known:
@@ -68,8 +70,11 @@ def calls_of(part: torch.nn.Module) -> tuple[Call, ...]:
 
 
 def calls_beside_text(part: torch.nn.Module) -> tuple[Call, ...]:
-    """How to call a part whose one transformer reads images and text alike (ViLT, LayoutLMv3)."""
-    return (beside_text,) if {"input_ids", "pixel_values"} <= {*parameters_of(part)} else ()
+    """How to call a part whose one transformer reads images and text alike (ViLT, LayoutLMv3, NeoMME)."""
+    if not {"input_ids", "pixel_values"} <= {*parameters_of(part)}:
+        return ()
+    marks = {"document_token_id", "image_token_id"}
+    return (on_a_page,) if marks <= {*vars(getattr(part, "config", object()))} else (beside_text,)
 
 
 # --- whole images ----------------------------------------------------------------------------------------------------
@@ -94,10 +99,20 @@ def beside_text(part: torch.nn.Module, values: Tensor) -> Any:
     """Images beside the shortest text: one token, the same for every image."""
     n, device, known = len(values), values.device, parameters_of(part)
     text = {name: _tokens(part, n, device, name) for name in _TEXT if name in known}
-    if "bbox" in known:  # where the text stands on a page
+    if "visual_bbox" in known:  # a patch on which text stands becomes one token with it: let it be the first (UDOP)
+        size, patch = config_size(part) or (224, 224), patch_of(part)
+        box = torch.tensor([0, 0, patch / size[1], patch / size[0]], device=device)
+        text["bbox"] = box.expand(n, 1, 4)
+    elif "bbox" in known:  # where the text stands on a page
         text["bbox"] = torch.zeros((n, 1, 4), dtype=torch.long, device=device)
     with _InOrder():
         return named(part, values, **text)
+
+
+def prompted(part: torch.nn.Module, values: Tensor) -> Any:
+    """The lower half of each strip, with the upper half as its prompt, of which nothing is marked (SegGPT)."""
+    prompt, image = values.chunk(2, 2)
+    return part(pixel_values=image, prompt_pixel_values=prompt, prompt_masks=torch.zeros_like(prompt))
 
 
 class _InOrder(TorchFunctionMode):
@@ -226,6 +241,23 @@ def rows_of_patches(part: torch.nn.Module, values: Tensor) -> Any:
     return part(cut, pixel_position_ids=places.expand(len(values), -1, -1))
 
 
+def on_a_page(part: torch.nn.Module, values: Tensor) -> Any:
+    """Cut-out patches as rows of numbers, channels last, for tokens of text that hold their places (NeoMME)."""
+    config: Any = part.config
+    patches, rows, columns = _cut_out(values, patch_of(part))
+    n, device = len(values), values.device
+    marks = torch.tensor([config.document_token_id, config.image_token_id], device=device)
+    tokens = torch.cat([marks, marks[1:].expand(rows * columns)])
+    before = torch.arange(2, device=device)[:, None].expand(2, 2)
+    places = torch.cat([before, 2 + _places(rows, columns).flatten(0, 1).to(device)])
+    return part(
+        input_ids=tokens.expand(n, -1),
+        attention_mask=torch.ones((n, len(tokens)), dtype=torch.long, device=device),
+        position_ids=places.T[:, None].expand(2, n, -1),
+        pixel_values=patches.permute(0, 2, 3, 1).flatten(1),
+    )
+
+
 def _places(rows: int, columns: int) -> Tensor:
     """Row and column of each patch, of shape (rows, columns, 2)."""
     return torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), -1)
@@ -249,7 +281,16 @@ def flattened(part: torch.nn.Module, values: Tensor) -> Any:
     return part(flattened_patches=patches, attention_mask=torch.ones_like(patches[..., 0]))
 
 
-CUTTING = (packed, packed_blocks, packed_images, packed_in_a_batch, side_by_side, rows_of_patches, flattened)
+CUTTING = (
+    packed,
+    packed_blocks,
+    packed_images,
+    packed_in_a_batch,
+    side_by_side,
+    rows_of_patches,
+    flattened,
+    on_a_page,
+)
 """The ways of calling that cut patches out themselves."""
 
 

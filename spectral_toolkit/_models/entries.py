@@ -25,6 +25,7 @@ from .calling import (
     pair,
     parameters_of,
     patch_of,
+    prompted,
 )
 from .processing import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Processing
 
@@ -120,6 +121,8 @@ def _entry(module: torch.nn.Module, name: str, part: torch.nn.Module, call: Call
     processing = processing_of(module, part)
     if size is None and call in CUTTING:  # they take any size, and name their largest
         sizes = _whole_patches(sizes, part)
+    if call is prompted:
+        processing = replace(processing, frames=2)
     if isinstance(call, Clip):
         processing = replace(processing, frames=call.steps)
         if size is None:
@@ -147,11 +150,16 @@ def _parts(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
         for name, part in module.named_modules()
         if name and isinstance(part, PreTrainedModel) and _sees_images(part)
     ]
-    yield from sorted(towers, key=lambda item: item[0].count("."))
+    yield from sorted(towers, key=lambda item: ("video" in item[0], item[0].count(".")))
     for wanted in _TOWERS if isinstance(module, PreTrainedModel) else (*_TOWERS, *_PARTS):
         for name, part in module.named_modules():
             if name.rpartition(".")[2] == wanted:
                 yield name, part
+
+
+def sightless(module: torch.nn.Module) -> bool:
+    """Whether a model of images and text was made without its vision part."""
+    return getattr(getattr(module, "config", None), "vision_config", "no such setting") is None
 
 
 def _sees_images(part: PreTrainedModel) -> bool:

@@ -191,9 +191,12 @@ def unsupported(name: str, reason: str = "is not a supported model") -> Unsuppor
 
 
 def find_tower(module: torch.nn.Module) -> tuple[Family, torch.nn.Module] | None:
-    """The part of a model that sees images, with its line of the table; the outermost if several match."""
+    """The part of a model that sees images, with its line of the table; the outermost if several match.
+
+    One for clips (Video-LLaVA) comes after those for images.
+    """
     by_tower = {family.tower: family for family in FAMILIES}
-    for part in module.modules():
+    for _, part in sorted(module.named_modules(), key=lambda item: "video" in item[0]):
         for base in type(part).__mro__:
             if base.__name__ in by_tower and isinstance(part, PreTrainedModel):
                 return by_tower[base.__name__], part

@@ -20,7 +20,7 @@ import torch
 from .._compute.random_state import drawing
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError, first_line
-from .entries import Entry, Told
+from .entries import Entry, Told, sightless
 from .model import Model, device_of, dtype_of, evaluating, prefix_of
 from .passes import Prober
 from .probing import NotProvenError
@@ -173,6 +173,11 @@ def make(
             )
         except NotProvenError as error:
             reasons.append(f"{entry.name or type(entry.tower).__name__}: {error}")
+    if sightless(module):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} cannot be captured: its configuration has no vision part (vision_config=None), "
+            "so it reads text alone. Make it from a configuration with one."
+        )
     raise UnsupportedModelError(
         f"{type(module).__name__} cannot be captured: "
         f"{'; '.join(dict.fromkeys(reasons)) or 'no part of it takes images'}. "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from .folder_settings import check_settings, one_line, read_settings_file, unrea
 WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
 """The folder of the models that come with the package; each is an ordinary transformers folder."""
 
+_IDLE = re.compile(r"^(pooler|head)\.|(^|\.)mask_token$")
 _PROBE_SECONDS = 10.0
 
 
@@ -116,8 +118,8 @@ def fetch(
             try_out(source, lambda: _class_of(config)(copy.deepcopy(config)), weights, "config.json")
         module, info = _fetch_weights(source, location, config, dtype, safetensors_only, common)
         settings = read_settings(location, source, revision=revision, local_files_only=local)
-    commit = getattr(config, "_commit_hash", None) or revision or ""
-    return Loaded(module, settings, str(commit), frozenset(info.get("missing_keys", ())))
+        commit = _commit(location, common) or revision or ""
+    return Loaded(module, settings, commit, frozenset(info.get("missing_keys", ())))
 
 
 def read_settings(location: str, source: str | None = None, **options: Any) -> dict[str, Any] | None:
@@ -141,6 +143,12 @@ def _file(location: str, name: str, options: dict[str, Any]) -> Path | None:
     except (OSError, ValueError):  # there is no such model, or it cannot be reached: reported when it is loaded
         return None
     return None if found is None else Path(found)
+
+
+def _commit(location: str, options: dict[str, Any]) -> str:
+    """The commit of a model from the hub, as its cache records it; newer versions of transformers do not tell."""
+    path = _file(location, "config.json", options)
+    return path.parent.name if path is not None and path.parent.parent.name == "snapshots" else ""
 
 
 def _weights_here(source: str, folder: Path) -> Shapes | None:
@@ -288,9 +296,13 @@ def _fetch_weights(
     try:
         module, info = (AutoModel if remote else _class_of(config)).from_pretrained(location, **options)
         saved_from = _named_class(config)
-        if _elsewhere(info) and saved_from is not None and saved_from is not type(module):
-            # AutoModel's class does not find every weight that was saved under the name of a part (LightOnOCR).
-            return saved_from.from_pretrained(location, **options)
+        lacks = needed(info["missing_keys"])
+        if lacks and not remote and saved_from is not None and saved_from is not type(module):
+            # AutoModel's class does not find every weight that was saved under the name of a part (LightOnOCR), or only
+            # once for several parts (UDOP).
+            own, own_info = saved_from.from_pretrained(location, **options)
+            if len(needed(own_info["missing_keys"])) < len(lacks):
+                return own, own_info
         return module, info
     except OSError as error:
         if safetensors_only and "safetensors" in str(error):
@@ -313,9 +325,9 @@ def _fetch_weights(
         raise unreadable(source, f"cannot be loaded ({one_line(error)})") from error
 
 
-def _elsewhere(info: dict[str, Any]) -> bool:
-    """Whether weights that a module lacks came with it under a longer name."""
-    return any(there.endswith(f".{name}") for name in info["missing_keys"] for there in info["unexpected_keys"])
+def needed(missing: Iterable[str]) -> list[str]:
+    """Those of the missing weights that layers depend on: they do not on a pooler or a mask token."""
+    return [name for name in missing if not _IDLE.search(name)]
 
 
 def _explain(source: str, error: BaseException) -> ModelNotFoundError:

@@ -177,7 +177,7 @@ class Model(Described, ABC):
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     quantities: tuple[str, ...] = ("query", "key", "value", "token")
-    """The quantities that a capture can record; models with rotary positions add more."""
+    """The quantities that a capture can record; `has` knows of those, too, that take a pass to find."""
     images_at_once: ClassVar[int | None] = None
     """The largest batch that the model can take; None where there is no limit."""
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
@@ -235,6 +235,10 @@ class Model(Described, ABC):
             self.module.to(device)
         if dtype is not None:
             self.module.to(dtype)
+
+    def has(self, quantity: str) -> bool:
+        """Whether a capture can record a quantity; one before rotary positions may have to be looked for."""
+        return quantity in self.quantities
 
     @property
     def device(self) -> torch.device:

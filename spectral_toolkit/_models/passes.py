@@ -31,7 +31,7 @@ def as_tokens(tensor: Tensor, axes: str) -> Tensor:
     return tensor.reshape(tensor.shape[0], -1, tensor.shape[-1])
 
 
-class _Enough(BaseException):
+class Enough(BaseException):
     """Ends a pass early; not an Exception, so that no module takes it for an error of its own."""
 
 
@@ -108,13 +108,13 @@ class Prober:
             if number in keep:
                 seen.kept[number] = _looked_at(out[0].flatten(1).T)
                 if len(seen.kept) == len(keep):
-                    raise _Enough
+                    raise Enough
             if injected is None or number not in injected:
                 return out
             # In a random direction and as strong as the map itself, so that it is seen through any normalisation.
             direction = torch.as_tensor(_directions(out.shape[1])[:, 0], dtype=out.dtype, device=out.device)
             size = (math.sqrt(out.shape[1]) * out.std()).clamp(min=torch.finfo(out.dtype).tiny)
-            where = torch.as_tensor(injected[number], dtype=out.dtype, device=out.device)
+            where = torch.tensor(injected[number], dtype=out.dtype, device=out.device)
             return out + size * direction[:, None, None] * where
 
         def listen(call: Call) -> None:
@@ -122,14 +122,14 @@ class Prober:
             seen.modules.append(call.module)
             seen.shapes.append(tuple(one.shape for one in tensors))
             seen.values.append(tuple(_looked_at(one) for one in tensors))
-            seen.biases.append(_sketch(call.bias))
+            seen.biases.append(_sketch(call.bias) if only is None else None)  # those of whole passes are compared
             if call.linear:
                 seen.linear.add(call.module)
             if only is not None and len(seen.modules) >= only:
-                raise _Enough
+                raise Enough
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.suppress(_Enough))
+            stack.enter_context(contextlib.suppress(Enough))
             for name in self.hooked:
 
                 def note(_module: Any, _args: Any, output: Any, name: str = name) -> None:

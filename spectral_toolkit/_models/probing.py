@@ -83,6 +83,8 @@ class Layout:
     """Numbers of the maps of features by which the queries of modules were told, where pixels did not tell them."""
     linear: set[str] = field(default_factory=set)
     """Modules that attend without a softmax."""
+    channels: set[str] = field(default_factory=set)
+    """Modules that are left out because they attend between channels."""
 
 
 def prove(prober: Prober) -> Layout:
@@ -118,6 +120,7 @@ def prove(prober: Prober) -> Layout:
         biased=biased,
         sources=search.sources,
         linear=base.linear,
+        channels=search.closed,
     )
 
 
@@ -180,8 +183,11 @@ def _why_none(reasons: dict[str, str]) -> str:
 
 
 def _share_moved(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> float:
-    """How far the queries of two images are apart, in squares, as a share of their own size."""
-    return float(distance(one[0], other[0]).sum() / max(np.square(one[0]).sum(), 1e-300))
+    """How far the queries, keys or values of two images are apart at most, in squares, as a share of their own size."""
+    return max(
+        float(distance(first, second).sum() / max(np.square(first).sum(), 1e-300))
+        for first, second in zip(one, other, strict=True)
+    )
 
 
 def moved_tokens(distance: np.ndarray) -> np.ndarray:
@@ -286,7 +292,7 @@ class Proof:
         grids: list[Grid] = []
         calls = self.groups[module]
         total = sum(int(self._moved(module, call, place).sum()) for call in calls)
-        for heads in _possible_heads(self.base.shapes[calls[0]][place]):
+        for heads in _possible_heads(self._moved(module, calls[0], place).shape[:-1], self._rows(module, place)):
             for fewer in range(token_maps.MOST_WHOLE + 1):
                 n = total // heads - fewer
                 likely = token_maps.likely_grids(n, self.prober.size) if n >= 4 and total % heads == 0 else []
@@ -294,6 +300,11 @@ class Proof:
                 if likely:
                     break
         return grids[:_MOST_GRIDS]
+
+    def _rows(self, module: str, place: int) -> int:
+        """How many entries along the first axis of a module's first call depend on the image."""
+        moved = self._moved(module, self.groups[module][0], place)
+        return int(moved.any(tuple(range(1, moved.ndim))).sum())
 
     def _moved(self, module: str, call: int, place: int) -> np.ndarray:
         """Which tokens depend on the image; in linear attention a head may have cut all of a token off."""
@@ -347,6 +358,8 @@ class Proof:
             raise NotProvenError(
                 f"its queries are in {maps['query'].n_windows} windows and its keys in {maps['key'].n_windows}"
             )
+        if maps["query"].grid == maps["key"].grid and not np.array_equal(maps["query"].window, maps["key"].window):
+            raise NotProvenError("its queries see the keys of other windows than their own, as from image to image")
         heads = {
             _n_heads(self.base.shapes[call][place], part.axes)
             for place, quantity in enumerate(QUANTITIES)
@@ -413,14 +426,16 @@ class Proof:
                 self.reasons.pop(module, None)
 
 
-def _possible_heads(shape: Sequence[int]) -> list[int]:
-    """How many heads the axes in front of (token, channel) may hold, likely ones first."""
-    front = shape[:-2]
+def _possible_heads(front: Sequence[int], rows: int) -> list[int]:
+    """How many heads the axes in front of (token, channel) may hold, likely ones first.
+
+    ``rows`` entries of the first axis depend on the image: heads are among these, not among what stands beside them.
+    """
     if len(front) == 2:
         return [int(front[1])]
     if len(front) > 2:
         return list(dict.fromkeys([*(int(side) for side in front[1:]), 1]))
-    first = int(front[0]) if front else 1
+    first = rows if front else 1
     return [heads for heads in range(first, 0, -1) if first % heads == 0]
 
 

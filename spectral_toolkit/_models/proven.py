@@ -10,7 +10,7 @@ import re
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from .arranging import arranged, by_image, places_of, put_back
 from .block_outputs import prove_outputs
 from .entries import Told
 from .model import UNROTATED, LayerShape, Model, Recorder, Windows, as_written, device_of, evaluating, prefix_of
-from .passes import Prober, as_tokens, first_tensor
+from .passes import Enough, Prober, as_tokens, first_tensor
 from .probing import QUANTITIES, Layer, Layout, NotProvenError, assume, prove
 from .rehearsing import rehearsed, rehearsing
 from .stand_in import is_empty, stand_in
@@ -60,8 +60,8 @@ class ProvenModel(Model):
     told: Told = field(default_factory=Told)
     _layouts: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False)
     _started: list[int] = field(default_factory=list, repr=False)
-    _origins: dict[str, dict[str, Origin]] = field(default_factory=dict, repr=False)
-    """For each module, where its unrotated queries and keys come from; empty where they are not rotated."""
+    _origins: dict[str, dict[str, Origin]] | None = field(default=None, repr=False)
+    """For each module, where its unrotated queries and keys come from; empty where not all are rotated."""
     _stand_in: torch.nn.Module | None = field(default=None, repr=False)
     """What is proven in place of a tower that has no weights yet."""
 
@@ -78,8 +78,6 @@ class ProvenModel(Model):
         self._prove_outputs(self.own, layout, names)
         if any(module not in layout.outputs for module in layout.layers):
             self.quantities = tuple(one for one in self.quantities if one != "token")
-        if self._find_origins():
-            self.quantities = (*self.quantities, *UNROTATED)
         longest = max((layer.maps["query"].special for layer in layout.layers.values()), key=len)
         self.special_tokens = self._labels(len(longest))
 
@@ -126,23 +124,37 @@ class ProvenModel(Model):
         """The blocks of the layers, in another tower of the same make."""
         return {layer: tower.get_submodule(name_of(self.tower, block)) for layer, block in self.blocks.items()}
 
-    def _find_origins(self) -> bool:
-        """Look where every layer's queries and keys are rotated, in one pass; whether they all are."""
+    def has(self, quantity: str) -> bool:
+        # Rotations cost a pass to find, so they are looked for when somebody asks for them.
+        return bool(self._unrotated) if quantity in UNROTATED else super().has(quantity)
+
+    @property
+    def _unrotated(self) -> dict[str, dict[str, Origin]]:
+        if self._origins is None:
+            found = self._find_origins()
+            self._origins = found if all(map(found.get, self.layout(self.own).layers)) else {}
+        return self._origins
+
+    def _find_origins(self) -> dict[str, dict[str, Origin]]:
+        """Where the queries and keys of layers are rotated, found in one pass that ends at the first that are not."""
+        found: dict[str, dict[str, Origin]] = {}
         layout, tower, operations = self.layout(self.own), self._proven, Operations()
 
         def listen(call: Call) -> None:
-            # One layer that is not rotated decides: the others need not be looked at.
-            if all(self._origins.values()) and call.module in layout.layers and call.module not in self._origins:
-                self._origins[call.module] = unrotated.find(operations, call)
+            if call.module in layout.layers and call.module not in found:
+                found[call.module] = unrotated.find(operations, call)
+                if not found[call.module]:
+                    raise Enough
 
         prober = self._prober(self.own)
         with (
+            suppress(Enough),
             evaluating((tower,), 0, device_of(tower)),
             watching(tower, listen),
             operations.following(tower, list(layout.layers)),
         ):
             prober.forward(prober.base[None])
-        return all(self._origins.get(module) for module in layout.layers)
+        return found
 
     @abstractmethod
     def _prober(self, size: tuple[int, int], tower: torch.nn.Module | None = None) -> Prober:
@@ -175,7 +187,7 @@ class ProvenModel(Model):
         found, reason = None, None
         try:
             found = prove(self._prober(size))
-            if not found.left_out:
+            if set(found.left_out) <= found.channels:  # attention between channels will not turn out to be over patches
                 return found
         except NotProvenError as error:
             reason = error
@@ -269,7 +281,8 @@ class ProvenModel(Model):
         size = getattr(recorder, "size", self.own)
         layout = self._layout(size)
         before = any(quantity in recorder.quantities for quantity in UNROTATED)
-        kept = {name: frozenset(one.operation for one in found.values()) for name, found in self._origins.items()}
+        origins = self._unrotated if before else {}
+        kept = {name: frozenset(one.operation for one in found.values()) for name, found in origins.items()}
         operations = Operations(kept)
 
         def is_edited(module: str) -> bool:
@@ -304,7 +317,7 @@ class ProvenModel(Model):
                 del self._started[:-1]
                 waiting.clear()
             calls = waiting[call.module]
-            calls.append((call, unrotated.taken(operations, call, self._origins[call.module]) if before else {}))
+            calls.append((call, unrotated.taken(operations, call, origins[call.module]) if before else {}))
             found = layout.layers[call.module]
             if len(calls) % len(found.calls) == 0:
                 _record(recorder, layer, found, calls[-len(found.calls) :], self._started[-1])
@@ -357,13 +370,13 @@ def _arranged_bias(calls: Sequence[Call], layer: Layer, n: int) -> Tensor | None
         front = call.query.shape[:-2]
         bias = call.query.new_zeros(()) if call.bias is None else call.bias
         parts.append(by_image(bias.expand(*front, call.query.shape[-2], call.key.shape[-2]), part, n))
-    queries, keys = layer.maps["query"], layer.maps["key"]
-    if queries.n_windows == 1 and len(parts) == 1:
-        whole = parts[0].squeeze(2) if parts[0].shape[2] == 1 else None
-        if whole is None:
-            return None
-        rows, columns = (torch.as_tensor(places_of(one), device=whole.device) for one in (queries, keys))
-        return whole[:, :, rows][..., columns]
+    if layer.maps["query"].n_windows == 1 and len(parts) == 1:
+        number = int(_window_rows(layer)[0])  # there may be others, in which no patch is
+        rows, columns = (
+            torch.as_tensor(places_of(layer.maps[one]) - number * layer.parts[one][0].n_tokens, device=parts[0].device)
+            for one in ("query", "key")
+        )
+        return parts[0][:, :, number][:, :, rows][..., columns]
     rows, columns = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
     padded = [torch.nn.functional.pad(one, (0, columns - one.shape[-1], 0, rows - one.shape[-2])) for one in parts]
     every = torch.cat(padded, 2)

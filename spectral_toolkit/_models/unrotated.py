@@ -141,8 +141,8 @@ def taken(operations: Operations, call: Call, origins: Mapping[str, Origin]) -> 
         one = None if result is None else list(_views(result, rotated, operations.tokens[call.module]))[origin.view]
         if one is None or not _as_long(one * origin.ratio, rotated, origin.pairing):
             raise ActivationsError(
-                f"The {quantity} of {call.module!r} before rotation is not computed as it was when the model was "
-                f"loaded: capture {quantity!r} alone."
+                f"The {quantity} of {call.module!r} before rotation is not computed as it was when its rotation was "
+                f"found: capture {quantity!r} alone."
             )
         tensors[unrotated] = one * origin.ratio
     operations.tokens[call.module] += call.query.shape[-2]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -11,9 +11,6 @@ import xarray as xr
 from .._io.pairing import analysed_box, analysed_part, first_names, image_hashes, paired_pictures
 from ..errors import SpectralToolkitError
 from .composite import shrink
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def result_names(result: xr.Dataset | xr.DataArray) -> list[str]:
     return [str(index) for index in range(result.sizes["image"])]
 
 
-def choose_images(result: xr.Dataset | xr.DataArray, image: Any = None) -> list[int]:
+def choose_images(result: xr.Dataset | xr.DataArray, image: object = None) -> list[int]:
     """Positions of the images asked for: None for all, or a name, a position, or several of these."""
     names = result_names(result)
     if image is None:
@@ -74,7 +71,7 @@ def choose_images(result: xr.Dataset | xr.DataArray, image: Any = None) -> list[
     if isinstance(image, slice):
         image = range(len(names))[image]
     try:
-        wanted = [image] if isinstance(image, str | int | np.integer) else list(image)
+        wanted = list(image) if isinstance(image, Iterable) and not isinstance(image, str) else [image]
     except TypeError:
         wanted = [image]  # refused below
     positions = []
@@ -92,7 +89,7 @@ def choose_images(result: xr.Dataset | xr.DataArray, image: Any = None) -> list[
 
 
 def shown_pictures(
-    images: Any, result: xr.Dataset | xr.DataArray, image: Any = None, max_side: int | None = None
+    images: object, result: xr.Dataset | xr.DataArray, image: object = None, max_side: int | None = None
 ) -> Iterator[ShownPicture]:
     """Yield the images under a result, one at a time.
 

@@ -7,7 +7,7 @@ draws from the bottom; `_FRAME` inverts its axis, and that is the only place whe
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import holoviews as hv
 import numpy as np
@@ -95,13 +95,13 @@ def even_titles(titles: Sequence[str], width: int) -> list[str]:
     return ["\n".join(lines + ["\u00a0"] * (n_lines - len(lines))) for lines in broken]
 
 
-def arranged(views: Sequence[Any], columns: int) -> hv.Layout:
+def arranged(views: Sequence[hv.core.Dimensioned], columns: int) -> hv.Layout:
     """Several overlays, with ``columns`` of them in a row."""
     # Every image keeps its own colours and cursor: axes of one name would otherwise be linked and rescaled together.
     return styled(hv.Layout(list(views)).cols(columns), shared_axes=False, title="")  # the slider shows it
 
 
-def styled(element: _Styled, **options: Any) -> _Styled:
+def styled(element: _Styled, **options: object) -> _Styled:
     """Options for Bokeh, whichever backend is current."""
     element.opts(backend="bokeh", **options)
     return element

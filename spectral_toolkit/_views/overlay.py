@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import holoviews as hv
 import numpy as np
@@ -58,7 +58,7 @@ _BESIDE = 74  # pixels for a colour bar with its numbers, and for the space betw
 
 @computing
 def overlay(
-    images: Any,
+    images: object,
     eig: xr.Dataset | xr.DataArray | Mapping[str, xr.Dataset | xr.DataArray],
     *,
     image: int | str | Sequence[int | str] | None = None,
@@ -72,7 +72,7 @@ def overlay(
     width: int | None = None,
     columns: int | None = None,
     max_side: int | None = None,
-    marked: Any = None,
+    marked: object = None,
 ) -> hv.Overlay | hv.HoloMap | hv.Layout:
     """Draw eigenvectors, segments, instances or any other result over the images from which they were computed.
 
@@ -180,7 +180,7 @@ def overlay(
         layout, component, components, opacity, smooth, threshold, _checked_like(like), width, columns, len(named) > 1
     )
     load_bokeh()
-    views: list[Any] = []
+    views: list[hv.Overlay | hv.HoloMap] = []
     n_pictures = 0
     for name, result in named.items():
         marks = Marked(marked, str(name))
@@ -211,7 +211,7 @@ def overlay(
 
 def _draw_eigenvectors(
     pictures: Iterable[ShownPicture], eig: xr.Dataset, look: _Look, marked: Marked, width: int
-) -> list[Any]:
+) -> Sequence[hv.Overlay | hv.HoloMap]:
     """The overlays of one result, in the order in which they are shown."""
     style = _Style(look.opacity, look.smooth, look.threshold, look.like, width, marked)
     if look.layout == "grid":

@@ -99,7 +99,7 @@ def draw_field(
 class Marked:
     """Patches to frame: rows and columns, or booleans (image, y, x), or a mapping from names of results to these."""
 
-    given: Any
+    given: object
     name: str
 
     def of(self, index: int) -> list[tuple[int, int]]:
@@ -170,7 +170,7 @@ def _title(field: Field, shown: ShownPicture) -> str:
     return " · ".join(part for part in (shown.name, field.name, f"{affinity} {what}".strip()) if part)
 
 
-def check_part(images: Any, field: Field) -> None:
+def check_part(images: object, field: Field) -> None:
     """Refuse a map of whole images over pixels of which the model saw only a part."""
     if not isinstance(images, xr.DataTree) or analysed_box(field.array.coords, 0) is not None:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 from bokeh.models import (
+    ColorBar,
     FactorRange,
     GridPlot,
     ImageRGBA,
@@ -32,9 +33,9 @@ from .._compute.arguments import flag, number, whole
 from .._compute.settings import computing
 from .._io.outputs import writable_path, write_whole
 from ..errors import SpectralToolkitError, StoreError
-from .still_picture import Parts, bokeh_figure, cell_colours, ink_of, resolved
+from .still_picture import BokehPart, Parts, Row, bokeh_figure, cell_colours, ink_of, resolved
 
-FORMATS: dict[str, dict[str, Any]] = {
+FORMATS: dict[str, dict[str, None]] = {
     ".pdf": {"CreationDate": None},
     ".svg": {"Date": None},
     ".png": {"Software": None},
@@ -66,15 +67,16 @@ _MARKERS = {
     "x": "x",
 }
 _MANY = 500
-_Row = dict[str, Any]
 _Get = Callable[[str], Any]
+_At = Callable[[Any], float]
+_Style = dict[str, Any]
 _DASHES = {"dashed": "--", "dotted": ":", "dotdash": "-."}
 _ALIGNED = {"middle": "center"}
 
 
 @computing
 def save_figure(
-    view: Any,
+    view: object,
     path: str | os.PathLike[str],
     *,
     width: float | None = None,
@@ -162,7 +164,7 @@ def save_figure(
 class _Panel:
     """One Bokeh figure, its place among the others, and the pixels around its frame."""
 
-    figure: Any
+    figure: BokehPart
     row: int
     column: int
 
@@ -203,7 +205,7 @@ class _Panel:
         return self.top + self.frame[1] + self.bottom
 
 
-def _panels(view: Any) -> list[_Panel]:
+def _panels(view: object) -> list[_Panel]:
     if isinstance(view, hv.HoloMap) or (isinstance(view, hv.core.Dimensioned) and _has_slider(view)):
         raise SpectralToolkitError(
             "The view has a slider, and a figure for a paper has none: choose what is shown, as in "
@@ -224,7 +226,7 @@ def _panels(view: Any) -> list[_Panel]:
     return [_Panel(figure, 0, place) for place, figure in enumerate(drawn.select({"type": Plot}))]
 
 
-def _has_slider(view: Any) -> bool:
+def _has_slider(view: hv.core.Dimensioned) -> bool:
     return bool(view.traverse(lambda one: one, [lambda one: isinstance(one, hv.HoloMap) and bool(one.kdims)]))
 
 
@@ -268,7 +270,7 @@ class _Drawing:
         for number_, bar in enumerate(panel.parts.bars):
             self.bar(bar, panel.left + panel.frame[0] + _SPACE + number_ * _BAR)
 
-    def axis(self, which: str, axis: Any, extent: Any, side: str) -> None:
+    def axis(self, which: str, axis: BokehPart | None, extent: BokehPart, side: str) -> None:
         own = self.axes.xaxis if which == "x" else self.axes.yaxis
         for one in ("bottom", "top") if which == "x" else ("left", "right"):
             self.axes.spines[one].set(visible=axis is not None and one == side, linewidth=self.point, color=_INK)
@@ -293,7 +295,7 @@ class _Drawing:
         sizes = {"labelsize": 9 * self.point, "width": self.point, "length": 4 * self.point, "pad": 4 * self.point}
         axis.set_tick_params(color=_INK, labelcolor=_INK, **sizes)
 
-    def bar(self, bar: Any, left: float) -> None:
+    def bar(self, bar: ColorBar, left: float) -> None:
         from matplotlib.cm import ScalarMappable
         from matplotlib.colorbar import Colorbar
         from matplotlib.colors import ListedColormap, Normalize
@@ -311,8 +313,8 @@ class _Drawing:
         if bar.title:
             axes.set_title(str(bar.title), fontsize=9 * self.point, color=_INK)
 
-    def marks(self, renderer: Any) -> None:
-        glyph: Any = renderer.glyph
+    def marks(self, renderer: BokehPart) -> None:
+        glyph: BokehPart = renderer.glyph
         data = {name: list(column) for name, column in renderer.data_source.data.items()}
         if isinstance(glyph, Line):  # its columns are one line
             names = (getattr(one, "field", one) for one in (glyph.x, glyph.y))
@@ -332,11 +334,11 @@ class _Drawing:
         for row in rows:
             draw(self, glyph, row, lambda name, row=row: resolved(getattr(glyph, name), row))
 
-    def along(self, values: Any, side: str) -> list[float]:
+    def along(self, values: Iterable[object], side: str) -> list[float]:
         at = self.x_at if side == "x" else self.y_at
         return [at(value) for value in values]
 
-    def rectangle(self, glyph: Any, row: _Row, get: _Get) -> None:
+    def rectangle(self, glyph: BokehPart, row: Row, get: _Get) -> None:
         from matplotlib.patches import Rectangle
 
         if isinstance(glyph, Quad):
@@ -348,14 +350,14 @@ class _Drawing:
             bottom, top = (y + part * half[1] / 2 for part in (-1, 1))
         self.axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, **self.surface(glyph, row)))
 
-    def segment(self, glyph: Any, row: _Row, get: _Get) -> None:
+    def segment(self, glyph: BokehPart, row: Row, get: _Get) -> None:
         x, y = self.along((get("x0"), get("x1")), "x"), self.along((get("y0"), get("y1")), "y")
         self.axes.plot(x, y, solid_capstyle="projecting", **self.stroke(glyph, row))
 
-    def path(self, glyph: Any, row: _Row, get: _Get) -> None:
+    def path(self, glyph: BokehPart, row: Row, get: _Get) -> None:
         self.axes.plot(self.along(get("xs"), "x"), self.along(get("ys"), "y"), **self.stroke(glyph, row))
 
-    def point_mark(self, glyph: Any, row: _Row, get: _Get) -> None:
+    def point_mark(self, glyph: BokehPart, row: Row, get: _Get) -> None:
         marker, style = _MARKERS.get(str(get("marker")), "o"), self.surface(glyph, row)
         face = style["edgecolor"] if marker in ("+", "x") else style["facecolor"]
         self.axes.plot(
@@ -369,7 +371,7 @@ class _Drawing:
             zorder=3,
         )
 
-    def many_points(self, glyph: Any, rows: Sequence[_Row]) -> None:
+    def many_points(self, glyph: BokehPart, rows: Sequence[Row]) -> None:
         """Points of one form in one go, as a cloud has thousands."""
         from matplotlib.colors import to_rgba
 
@@ -386,7 +388,7 @@ class _Drawing:
             zorder=3,
         )
 
-    def text(self, glyph: Any, row: _Row, get: _Get) -> None:
+    def text(self, glyph: BokehPart, row: Row, get: _Get) -> None:
         size = re.fullmatch(r"([\d.]+)\s*(px|pt|em)?", str(get("text_font_size")).lower())
         pixels = float(size[1]) * {"px": 1.0, "em": 16.0}.get(size[2], 1 / _POINTS) if size else 16.0
         across, upwards = get("text_align"), get("text_baseline")
@@ -400,7 +402,7 @@ class _Drawing:
             zorder=4,
         )
 
-    def image(self, glyph: Any, row: _Row, get: _Get) -> None:
+    def image(self, glyph: BokehPart, row: Row, get: _Get) -> None:
         cells = cell_colours(glyph, np.asarray(get("image"))).astype(float) / 255
         cells[..., 3] *= get("global_alpha")
         x, y = float(get("x")), float(get("y"))
@@ -408,13 +410,13 @@ class _Drawing:
         # "none" keeps every cell as one pixel of the file, which viewers draw with sharp edges.
         self.axes.imshow(cells, extent=extent, origin="lower", aspect="auto", interpolation="none")
 
-    def stroke(self, glyph: Any, row: _Row) -> dict[str, Any]:
+    def stroke(self, glyph: BokehPart, row: Row) -> _Style:
         dashes = resolved(getattr(glyph, "line_dash", "solid"), row)
         style = _DASHES.get(dashes, "-") if isinstance(dashes, str) else "--" if dashes else "-"
         wide = float(resolved(glyph.line_width, row)) * self.point
         return {"color": ink_of(glyph, row, "line") or "none", "linewidth": wide, "linestyle": style, "zorder": 2}
 
-    def surface(self, glyph: Any, row: _Row) -> dict[str, Any]:
+    def surface(self, glyph: BokehPart, row: Row) -> _Style:
         return {
             "facecolor": ink_of(glyph, row, "fill") or "none",
             "edgecolor": ink_of(glyph, row, "line") or "none",
@@ -422,7 +424,7 @@ class _Drawing:
         }
 
 
-_MARKS: dict[Any, Callable[[_Drawing, Any, _Row, _Get], None]] = {
+_MARKS: dict[type | tuple[type, ...], Callable[[_Drawing, BokehPart, Row, _Get], None]] = {
     (Quad, Rect): _Drawing.rectangle,
     Segment: _Drawing.segment,
     MultiLine: _Drawing.path,
@@ -432,13 +434,13 @@ _MARKS: dict[Any, Callable[[_Drawing, Any, _Row, _Get], None]] = {
 }
 
 
-def _limits(extent: Any) -> tuple[float, float]:
+def _limits(extent: BokehPart) -> tuple[float, float]:
     if isinstance(extent, FactorRange):
         return (-0.5, len(extent.factors) - 0.5)
     return (float(extent.start), float(extent.end))
 
 
-def _positions(extent: Any) -> Callable[[Any], float]:
+def _positions(extent: BokehPart) -> _At:
     """From a value of a range to its number on the axis."""
     if not isinstance(extent, FactorRange):
         return float

@@ -8,9 +8,9 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import holoviews as hv
 import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
@@ -69,18 +69,18 @@ def side_by_side(pictures: Sequence[Image.Image], columns: int = 1) -> Image.Ima
     return whole
 
 
-_noted: list[list[Any]] = []
+_noted: list[list[BokehPart]] = []
 """For every display in progress, the figures that were drawn for it."""
 
 
-def has_still(plot: Any, _element: object) -> None:
+def has_still(plot: BokehPart, _element: object) -> None:
     """For HoloViews' option ``hooks``: the notebook keeps a still image of this figure."""
     if _noted and not any(one is plot.state for one in _noted[-1]):
         _noted[-1].append(plot.state)
 
 
 @contextmanager
-def noting_figures() -> Iterator[list[Any]]:
+def noting_figures() -> Iterator[list[BokehPart]]:
     """Collect the figures with that hook that HoloViews draws meanwhile."""
     _noted.append([])
     try:
@@ -89,7 +89,7 @@ def noting_figures() -> Iterator[list[Any]]:
         _noted.pop()
 
 
-def still_png(figures: Sequence[Any], columns: int) -> str:
+def still_png(figures: Sequence[BokehPart], columns: int) -> str:
     """An image of figures in this many columns, as base64; empty if there are no figures, or unknown marks in them."""
     if not figures or not all(isinstance(mark.glyph, _KNOWN) for one in figures for mark in one.renderers):
         return ""
@@ -97,10 +97,20 @@ def still_png(figures: Sequence[Any], columns: int) -> str:
     return base64.b64encode(small_png(whole)).decode("ascii")
 
 
+class BokehPart(Protocol):
+    """A figure of Bokeh or a part of one, of whose properties the annotations say little."""
+
+    def __getattr__(self, name: str) -> Any: ...
+
+
+Row: TypeAlias = Mapping[str, object]
+"""One mark: a value from every column of its source."""
+
+
 class Parts:
     """What there is around the frame of a figure: title, colour bars, and the axes that are seen."""
 
-    def __init__(self, figure: Any) -> None:
+    def __init__(self, figure: BokehPart) -> None:
         self.title = [line for line in str(figure.title.text or "").split("\n") if line.strip()]
         self.bars = [one for one in figure.right if isinstance(one, ColorBar)]
         self.across, self.upwards = (
@@ -109,7 +119,7 @@ class Parts:
         self.above = self.across is not None and self.across in figure.above
 
 
-def figure_picture(figure: Any) -> Image.Image:
+def figure_picture(figure: BokehPart) -> Image.Image:
     """Draw a figure as it is now: its title, its marks in their frame, its axes, and its colour bar."""
     font = ImageFont.load_default(22)
     size = (figure.frame_width, figure.frame_height)
@@ -145,7 +155,7 @@ def figure_picture(figure: Any) -> Image.Image:
     return drawn
 
 
-def bokeh_figure(view: Any) -> Any:
+def bokeh_figure(view: object) -> Any:
     """Turn a view into a Bokeh figure, without loading BokehJS into the page: `offline` does that.
 
     HoloViews' plot, which is only needed to make the figure, registers a callback for the end of Bokeh's current
@@ -180,18 +190,26 @@ def chart_uri(view: View, shown: ShownState) -> str:
     return f"data:image/png;base64,{base64.b64encode(small_png(figure_picture(figure))).decode('ascii')}"
 
 
+_Font: TypeAlias = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _Scale = Callable[..., float]
 """Convert places of a range, and how far they are beyond it, to pixels."""
 
 
-def _scaled(extent: Any, begin: float, end: float) -> _Scale:
+def _scaled(extent: BokehPart, begin: float, end: float) -> _Scale:
     if isinstance(extent, FactorRange):  # each name has the same space
         names = [str(name) for name in extent.factors]
         return lambda name, more=0.0: begin + (names.index(str(name)) + 0.5 + more) / len(names) * (end - begin)
     return lambda value, more=0.0: begin + (value + more - extent.start) / (extent.end - extent.start) * (end - begin)
 
 
-def _draw_axis_up(draw: Any, axis: Any, extent: Any, at: _Scale, frame: Sequence[float], font: Any) -> None:
+def _draw_axis_up(
+    draw: ImageDraw.ImageDraw,
+    axis: BokehPart,
+    extent: BokehPart,
+    at: _Scale,
+    frame: Sequence[float],
+    font: _Font,
+) -> None:
     left, top, _, bottom = frame
     draw.line([(left, top), (left, bottom)], fill=_INK, width=2)
     if isinstance(extent, FactorRange):
@@ -204,7 +222,13 @@ def _draw_axis_up(draw: Any, axis: Any, extent: Any, at: _Scale, frame: Sequence
 
 
 def _draw_axis_across(
-    draw: Any, axis: Any, extent: Any, at: _Scale, frame: Sequence[float], font: Any, above: bool
+    draw: ImageDraw.ImageDraw,
+    axis: BokehPart,
+    extent: BokehPart,
+    at: _Scale,
+    frame: Sequence[float],
+    font: _Font,
+    above: bool,
 ) -> None:
     left, top, right, bottom = frame
     if isinstance(extent, FactorRange):
@@ -222,7 +246,7 @@ def _draw_axis_across(
         draw.text(place, text, fill=_INK, font=font, anchor=anchor, align="center")
 
 
-def _draw_bar(drawn: Image.Image, mapper: Any, place: tuple[int, int, int], font: Any) -> None:
+def _draw_bar(drawn: Image.Image, mapper: Any, place: tuple[int, int, int], font: _Font) -> None:
     """The colours from the highest downwards, with numbers at both ends and in the middle."""
     left, top, height = place
     colours = [ImageColor.getrgb(colour) for colour in reversed(mapper.palette)]
@@ -236,7 +260,7 @@ def _draw_bar(drawn: Image.Image, mapper: Any, place: tuple[int, int, int], font
         draw.text((left + 30, top + part * height), text, fill=_INK, font=font, anchor=anchor)
 
 
-def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_Scale, _Scale], font: Any) -> None:
+def _draw_mark(drawn: Image.Image, glyph: BokehPart, row: Row, at: tuple[_Scale, _Scale], font: _Font) -> None:
     draw = ImageDraw.Draw(drawn, "RGBA")  # colours are blended with what is there
     x_at, y_at = at
 
@@ -282,7 +306,7 @@ def _draw_mark(drawn: Image.Image, glyph: Any, row: dict[str, Any], at: tuple[_S
         drawn.paste(laid, (round(min(x0, x1)), round(min(y0, y1))), laid)
 
 
-def resolved(setting: Any, row: dict[str, Any]) -> Any:
+def resolved(setting: object, row: Row) -> Any:
     """A property of a mark: one value for all, or a column, perhaps through a colour map."""
     if isinstance(setting, Value):
         return setting.value
@@ -293,13 +317,13 @@ def resolved(setting: Any, row: dict[str, Any]) -> Any:
     return row.get(setting, setting) if isinstance(setting, str) else setting
 
 
-def ink_of(glyph: Any, row: dict[str, Any], name: str) -> tuple[str, float] | None:
+def ink_of(glyph: BokehPart, row: Row, name: str) -> tuple[str, float] | None:
     """Colour and opacity of the ``fill``, ``line`` or ``text`` of a mark; None for nothing."""
     alpha, code = (resolved(getattr(glyph, f"{name}_{what}"), row) for what in ("alpha", "color"))
     return None if code in (None, _CLEAR) or not alpha else (code, float(alpha))
 
 
-def cell_colours(glyph: Any, values: np.ndarray) -> np.ndarray:
+def cell_colours(glyph: BokehPart, values: np.ndarray) -> np.ndarray:
     """Colours (y, x, 4) of an image."""
     if isinstance(glyph, ImageRGBA):
         return np.ascontiguousarray(values).view(np.uint8).reshape(*values.shape, 4).copy()
@@ -308,7 +332,7 @@ def cell_colours(glyph: Any, values: np.ndarray) -> np.ndarray:
     return np.array([table.get(code, (0, 0, 0, 0)) for code in codes.flat], np.uint8).reshape(*values.shape, 4)
 
 
-def _mapped(values: np.ndarray, mapper: Any) -> np.ndarray:
+def _mapped(values: np.ndarray, mapper: BokehPart) -> np.ndarray:
     """Codes of the colours of numbers; NaN has the code for no colour."""
     places = (values - mapper.low) / (mapper.high - mapper.low) * len(mapper.palette)
     places = np.clip(np.nan_to_num(places), 0, len(mapper.palette) - 1).astype(int)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,7 +15,9 @@ from .._render.colour import DIVERGING, SEQUENTIAL, css_gradient
 _TEMPLATES = "templates"
 
 
-def render(name: str, *, title: str, styles: tuple[str, ...] = (), scripts: tuple[str, ...] = (), **values: Any) -> str:
+def render(
+    name: str, *, title: str, styles: tuple[str, ...] = (), scripts: tuple[str, ...] = (), **values: object
+) -> str:
     """Render ``name``.html.j2 with ``values``.
 
     Its style is our design, that of all pages, and then ``name``.css, its script ``name``.js, or those given.

@@ -60,8 +60,8 @@ def scores(
     table = st.to_dataframe(found)
     write_whole(out, table.to_csv(index=False, lineterminator="\n").encode())
     joint = table[(table["layer"] == "joint") & table["measure"].isin(("where", "what", "where_plain"))]
-    for row in joint.itertuples():
-        typer.echo(f"{row.kind:<6}{row.measure:<12}{row.value:.3f}  ({row.low:.3f} to {row.high:.3f})")
+    for row in joint.to_dict("records"):
+        typer.echo("{kind:<6}{measure:<12}{value:.3f}  ({low:.3f} to {high:.3f})".format(**row))
     typer.echo(f"{len(table)} rows -> {out.resolve()}")
     if found.attrs.get("notes"):
         typer.echo(found.attrs["notes"])

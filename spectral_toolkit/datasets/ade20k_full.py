@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -76,7 +75,7 @@ def _names(path: Path) -> dict[int, str]:
     """The names of an image's objects by the number of their class."""
     try:
         # Some of these files are not in UTF-8; what is read here is.
-        record: Any = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        record = json.loads(path.read_text(encoding="utf-8", errors="replace"))
         return {int(one["name_ndx"]): str(one["name"]) for one in record["annotation"]["object"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def open_panoptic(root: Path, split: str) -> LabelledImages:
     home = existing(root, f"images/{split}" if split else "images", split or "train2017", what="the images")
     maps = existing(root, f"annotations/{stem}", stem, what="the maps of segments")
     try:
-        record: Any = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
         names = {int(one["id"]): str(one["name"]) for one in record["categories"]}
         things = {int(one["id"]) for one in record["categories"] if one["isthing"]}
         pictures = {one["id"]: str(one["file_name"]) for one in record["images"]}
@@ -76,6 +75,6 @@ def open_panoptic(root: Path, split: str) -> LabelledImages:
     return LabelledImages(files, tuple(names.values()), title="COCO panoptic")
 
 
-def _segment(part: Mapping[str, Any]) -> tuple[int, int, bool]:
+def _segment(part: Mapping[str, str | int]) -> tuple[int, int, bool]:
     """The number of a segment, its category, and whether it is a crowd."""
     return int(part["id"]), int(part["category_id"]), bool(part.get("iscrowd", 0))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .._compute.arguments import shown
 from .._compute.settings import computing
-from .._io.images import load_images
+from .._io.images import Images, load_images
 from .._io.label_files import paired_files
 from ..errors import DatasetError
 from .labelled import LabelledFile, LabelledImages
@@ -23,7 +22,7 @@ USUAL_VOID = 255
 
 @computing
 def folder(
-    images: Any,
+    images: object,
     labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     categories: Sequence[str] | Mapping[int, str] | None = None,
     *,
@@ -93,7 +92,7 @@ def folder(
     return LabelledImages(found, names, title="a folder", images=pictures)
 
 
-def _files(given: Any, name: str, pictures: Any) -> list[Path]:
+def _files(given: object, name: str, pictures: Images) -> list[Path]:
     patterns = [given] if isinstance(given, str | os.PathLike) else given
     if not isinstance(patterns, list | tuple) or not all(isinstance(one, str | os.PathLike) for one in patterns):
         raise DatasetError(f"{name}={shown(given)} is not understood: give a folder, a pattern, or a list of these.")
@@ -111,7 +110,7 @@ def _void(ignore: int | Iterable[int] | None) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
-def _categories(given: Any) -> tuple[dict[int, int], tuple[str, ...]]:
+def _categories(given: object) -> tuple[dict[int, int], tuple[str, ...]]:
     numbers = list(given) if isinstance(given, Mapping) else None
     texts = list(given.values()) if isinstance(given, Mapping) else given
     if isinstance(texts, str) or not isinstance(texts, Iterable):

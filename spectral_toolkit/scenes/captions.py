@@ -30,7 +30,7 @@ _NOUNS = {
 }
 
 
-def parse_caption(caption: str) -> np.ndarray:
+def parse_caption(caption: object) -> np.ndarray:
     """Count the objects that a caption names.
 
     Parameters

@@ -15,7 +15,7 @@ not to rows.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,20 +23,23 @@ import torch
 from . import PATCH
 from .captions import WIDTH, encode_captions
 
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+
 MEAN, STD = 0.5, 0.5
 PERIODS = (5.0, 24.0)
 """The numbers of patches within which the fastest and the slowest pair of channels turn once."""
 GOLDEN = (5**0.5 - 1) / 2
 
 
-def build(layers: int, heads: int, width: int) -> Any:
+def build(layers: int, heads: int, width: int) -> FluxTransformer2DModel:
     """Build a new ``FluxTransformer2DModel`` whose blocks start as plain transformer blocks, whatever the noise."""
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     channels = width // heads
     turning = (channels - channels // 8) // 2  # pairs of channels
-    axes: Any = (channels - 2 * turning, *[2] * turning)
-    model: Any = FluxTransformer2DModel(
+    made_by: Any = FluxTransformer2DModel  # annotated as if there were always three axes
+    model = made_by(
         patch_size=1,
         in_channels=3 * PATCH**2,
         num_layers=layers,
@@ -46,7 +49,7 @@ def build(layers: int, heads: int, width: int) -> Any:
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         guidance_embeds=False,
-        axes_dims_rope=axes,
+        axes_dims_rope=(channels - 2 * turning, *[2] * turning),
     )
     for block in model.transformer_blocks:
         for norm in (block.norm1, block.norm1_context):
@@ -100,13 +103,13 @@ def place_ids(grid: tuple[int, int], model: torch.nn.Module) -> torch.Tensor:
 
 
 def predict(
-    model: Any,
+    model: torch.nn.Module,
     noisy: torch.Tensor,
     level: torch.Tensor,
     counts: np.ndarray,
     grid: tuple[int, int],
     places: torch.Tensor | None = None,
-) -> Any:
+) -> torch.Tensor:
     """Predict, as tokens, the clean image behind ``noisy`` tokens at noise ``level`` (image,) in 0..1.
 
     ``places`` are the patches that the tokens stand for, row by row, if they are not all patches.

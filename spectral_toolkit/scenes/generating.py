@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._compute.arguments import number, whole
 from .._compute.settings import computing
 from ..errors import SpectralToolkitError
 
 if TYPE_CHECKING:
+    import torch
     import xarray
 
 
@@ -61,7 +62,7 @@ def generate(caption: str = "", n: int = 4, *, seed: int = 0, steps: int = 30, g
     return sampled(model, caption, n, seed=seed, steps=steps, guidance=guidance)
 
 
-def sampled(model: Any, caption: str, n: int, *, seed: int, steps: int, guidance: float) -> xarray.Dataset:
+def sampled(model: torch.nn.Module, caption: str, n: int, *, seed: int, steps: int, guidance: float) -> xarray.Dataset:
     """Generate images as `generate` does, with a transformer that is loaded already."""
     import numpy as np
     import torch

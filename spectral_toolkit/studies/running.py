@@ -156,6 +156,8 @@ def run_study(
         written = {page.with_name(one): text for one, (_, text) in tables.files(record, page.stem).items()}
         for place, text in written.items():
             write_whole(place, text.encode())
+        for place in set(tables.paths(page)) - written.keys():
+            place.unlink(missing_ok=True)  # of an earlier run, which had scores
         write_whole(page, html.encode())
         write_whole(numbers_path, dumped(record))  # last: where the page exists, the study is complete
         cache.keep_only(set(contents.values()))

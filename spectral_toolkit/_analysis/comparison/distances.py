@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 
@@ -84,7 +82,7 @@ def subspace_distance(
     notes = [note for name, eig in (("a", a), ("b", b)) if (note := _open_end(eig, k, name))]
     once = both.first.joint or both.first.single
     dims = () if once else ("image",)
-    coords: dict[str, Any] = {"rank": np.arange(1, k + 1)}
+    coords: dict[str, object] = {"rank": np.arange(1, k + 1)}
     if not once:
         coords |= {"image": np.array(both.first.names), **hash_coordinate(both.first.hashes)}
     measures = _measures(angles)
@@ -161,13 +159,14 @@ def layer_distances(
     dims = tuple(map(str, first["geodesic"].dims))
     names = [np.array(graph.layers, dtype=object).astype(str) for graph in (a, b)]
     depths = [np.arange(len(graph.layers)) for graph in (a, b)]
+    coords: dict[str, object] = {}
+    coords: dict[str, object] = {"layer": names[0], "depth": ("layer", depths[0])}
     if pairs == "same":
         own = ("layer",)
-        coords: dict[str, Any] = {"layer": names[0], "other_layer": ("layer", names[1]), "depth": ("layer", depths[0])}
+        coords["other_layer"] = ("layer", names[1])
     else:
         own = ("layer", "other_layer")
-        coords = {"layer": names[0], "other_layer": names[1]}
-        coords |= {"depth": ("layer", depths[0]), "other_depth": ("other_layer", depths[1])}
+        coords |= {"other_layer": names[1], "other_depth": ("other_layer", depths[1])}
     if dims:
         coords |= {name: first[name].variable for name in ("image", IMAGE_HASH) if name in first.coords}
     shape = (len(answers),) if pairs == "same" else (len(answers), len(others))
@@ -228,6 +227,6 @@ def _open_end(eig: xr.Dataset, k: int, name: str) -> str:
     return f"The first {k} eigenvectors of {name} end inside a group of equal eigenvalues in {n_open} of {len(gap)}."
 
 
-def _settings(k: int, inner: str | LayerGraph, grid: tuple[int, int], notes: list[str]) -> dict[str, Any]:
+def _settings(k: int, inner: str | LayerGraph, grid: tuple[int, int], notes: list[str]) -> dict[str, object]:
     kind = f"degrees of {inner!r}" if isinstance(inner, LayerGraph) else inner
     return {"n_eigenvectors": k, "inner": kind, "grid": f"{grid[0]}x{grid[1]}", "notes": " ".join(notes)}

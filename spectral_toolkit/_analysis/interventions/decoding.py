@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ class Decoded:
     circular: bool
 
 
-def seen_in(tree: Any, name: str, labels: Any) -> GivenOut:
+def seen_in(tree: object, name: str, labels: object) -> GivenOut:
     """What a tree of ``st.intervene`` holds."""
     if not isinstance(tree, xr.DataTree) or "final_token" not in tree.data_vars:
         raise ActivationsError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +23,9 @@ _RANK = 1e-10
 @computing
 def remove(
     eigenvectors: xr.Dataset,
-    components: Any,
-    quantity: Any,
-    layers: Any = "all",
+    components: object,
+    quantity: object,
+    layers: object = "all",
     keep: bool = False,
     *,
     graph: LayerGraph | None = None,

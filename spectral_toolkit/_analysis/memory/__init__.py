@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import psutil
@@ -73,14 +73,14 @@ class MemoryEstimate:
 
 @computing
 def estimate_memory(
-    model: Any,
-    images: Any,
+    model: object,
+    images: object,
     *,
-    layers: Any = "all",
-    quantities: Any = ("query", "key", "value"),
+    layers: object = "all",
+    quantities: str | Sequence[str] = ("query", "key", "value"),
     size: int | tuple[int, int] | None = None,
     batch_size: int = 8,
-    store: Any = None,
+    store: object = None,
     kind: str = "qk",
     kernel: str | None = None,
 ) -> MemoryEstimate:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import scaled_dot_product_attention
@@ -22,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-def peak_bytes(prepare: Callable[[Callable[[torch.nn.Module], torch.nn.Module]], Callable[[], Any]]) -> int:
+def peak_bytes(prepare: Callable[[Callable[[torch.nn.Module], torch.nn.Module]], Callable[[], object]]) -> int:
     """Return the largest number of bytes that a pass holds at once besides weights and inputs.
 
     Parameters
@@ -61,7 +62,7 @@ def peak_bytes(prepare: Callable[[Callable[[torch.nn.Module], torch.nn.Module]],
     return live.peak
 
 
-def _caches() -> list[Any]:
+def _caches() -> list[functools._lru_cache_wrapper[Any]]:
     kind = type(functools.lru_cache(len))
     return [found for found in gc.get_objects() if type(found) is kind]
 
@@ -74,7 +75,13 @@ class _Live(TorchDispatchMode):
         self.peak = 0
         self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         output = func(*args, **(kwargs or {}))
         # Views, and operations in place, allocate nothing.
         if not any(returned.alias_info is not None for returned in func._schema.returns):

@@ -24,12 +24,13 @@ from .arguments import (
 from .embedding import MOST, Embedding, embed
 from .found_instances import instances_of, parts_by_kmeans
 from .kmeans import segment_by_kmeans
+from .matching import match_segments
 from .pixels import refine
 from .segments_by_cuts import THRESHOLD, parts_by_cuts, segment_by_cuts
 from .thresholds import cut_costs
 from .trees import hierarchy, limit_note, recut, written
 
-__all__ = ["METHODS", "cut_costs", "hierarchy", "instances", "recut", "refine", "segment"]
+__all__ = ["METHODS", "cut_costs", "hierarchy", "instances", "match_segments", "recut", "refine", "segment"]
 
 
 @computing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 from ..._affinity.layer_graph import LayerGraph
 from ..._compute import arguments
@@ -95,7 +95,14 @@ def checked_number(n_segments: object, method: str) -> int | str:
     return arguments.choice("n_segments", n_segments, choices, also=also, error=RegionsError)
 
 
-def embedding_options(options: dict[str, object]) -> dict[str, Any]:
+class EmbeddingOptions(TypedDict):
+    """Options of `embedding.embed`."""
+
+    components: object
+    weighted: bool
+
+
+def embedding_options(options: dict[str, object]) -> EmbeddingOptions:
     """Return the options of :func:`~spectral_toolkit._analysis.regions.embedding.embed`, with their defaults."""
     weighted = arguments.flag("weighted", options.get("weighted", True), error=RegionsError)
     return {"components": options.get("components"), "weighted": weighted}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -49,8 +48,8 @@ class Embedding:
     names: list[str]
     hashes: list[str]
     gaps: Float[np.ndarray, "images components"] | None
-    coords: dict[str, Any]
-    attrs: dict[str, Any]
+    coords: dict[str, object]
+    attrs: dict[str, object]
     notes: list[str] = field(default_factory=list)
 
 
@@ -70,7 +69,7 @@ def most_tried(where: list[str]) -> str:
     return f"More than {MOST} segments are only tried if asked for, and {MOST} were chosen in {listed(where)}."
 
 
-def embed(eig: xr.Dataset, components: int | None = None, weighted: bool = True) -> Embedding:
+def embed(eig: xr.Dataset, components: object = None, weighted: bool = True) -> Embedding:
     """Read the result of :func:`spectral_toolkit.solve`.
 
     Distances between weighted rows are those that the joint affinity sees: with B X = 1, the affinity relative to the
@@ -216,7 +215,7 @@ def _gaps(eig: xr.Dataset, values: np.ndarray | None, n_images: int) -> np.ndarr
     return gaps
 
 
-def _coords(eig: xr.Dataset, vectors: xr.DataArray, isolated: np.ndarray) -> dict[str, Any]:
+def _coords(eig: xr.Dataset, vectors: xr.DataArray, isolated: np.ndarray) -> dict[str, object]:
     kept = {
         str(name): coordinate.variable
         for name, coordinate in vectors.coords.items()
@@ -225,7 +224,7 @@ def _coords(eig: xr.Dataset, vectors: xr.DataArray, isolated: np.ndarray) -> dic
     return {**kept, "isolated": (("image", "y", "x"), isolated)}
 
 
-def _provenance(eig: xr.Dataset) -> dict[str, Any]:
+def _provenance(eig: xr.Dataset) -> dict[str, object]:
     """Return what the eigenvectors say about themselves; how they were solved is put under names of its own."""
     kept = ("affinity", "kernel", "kernel_options", "layers", "weights", "heads", "scope")
     return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -23,7 +22,7 @@ MIDDLE = 0.8
 
 
 @computing
-def refine(segments: xr.DataArray, images: Any, *, margin: float = 0.5, beta: float = 500.0) -> xr.DataArray:
+def refine(segments: xr.DataArray, images: object, *, margin: float = 0.5, beta: float = 500.0) -> xr.DataArray:
     """Refine segments or masks from patches to pixels.
 
     Every pixel begins with the label of the patch that its centre lies in. Pixels deeper than ``margin`` inside their
@@ -166,7 +165,7 @@ def certain(codes: Int[np.ndarray, "y_px x_px"], grid: tuple[int, int], margin: 
     return depth >= np.minimum(margin, MIDDLE * deepest)[parts]
 
 
-def _checked(segments: Any) -> xr.DataArray:
+def _checked(segments: object) -> xr.DataArray:
     for dims, kinds in ((("image", "y", "x"), "iu"), (("image", "instance", "y", "x"), "b")):
         if isinstance(segments, xr.DataArray) and set(segments.dims) == set(dims) and segments.dtype.kind in kinds:
             return segments.transpose(*dims)
@@ -185,7 +184,7 @@ def _names(segments: xr.DataArray) -> list[str]:
     return [f"image_{index}" for index in range(segments.sizes["image"])]
 
 
-def _pictures(segments: xr.DataArray, names: list[str], images: Any) -> Iterator[np.ndarray]:
+def _pictures(segments: xr.DataArray, names: list[str], images: object) -> Iterator[np.ndarray]:
     """Iterate over the analysed part of every image."""
     for index, pixels in enumerate(paired_pictures(images, names, image_hashes(segments, names), "segments")):
         box = analysed_box(segments.coords, index)

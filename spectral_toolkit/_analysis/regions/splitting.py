@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -77,7 +76,7 @@ def fitted(
     rows: Float[np.ndarray, "cells components"],
     k: int,
     of: Float[np.ndarray, "others components"] | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> Int[np.ndarray, " labelled"]:
     """Return the labels that scikit-learn's k-means finds, of its rows or of others."""
     with warnings.catch_warnings(), serial(len(rows) <= SERIAL_ROWS):

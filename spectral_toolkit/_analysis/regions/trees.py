@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,9 @@ from ...errors import RegionsError
 from .cutting import Tree
 from .embedding import most_tried, titles
 from .label_maps import NO_SEGMENT
+
+_Entry: TypeAlias = dict[str, Any]
+"""One tree as JSON holds it."""
 
 
 def written(
@@ -155,7 +158,7 @@ def recut(segments: xr.DataArray, threshold: float) -> xr.DataArray:
         found[images] = len(kept["shown"])
         kept_entries.append(kept)
     options, tree = json.loads(segments.attrs["options"]), json.dumps(kept_entries)
-    own: dict[str, Any] = {} if joint else {"tree": ("image", np.arange(len(kept_entries)))}
+    own: dict[str, object] = {} if joint else {"tree": ("image", np.arange(len(kept_entries)))}
     # Where less is left than the largest number that is tried, that number is no longer the one chosen.
     notes = segments.attrs["notes"]
     if before := limit_note(segments.attrs["tree"], options["threshold"]):
@@ -177,7 +180,7 @@ def _is_one_of_several(segments: object) -> bool:
     return isinstance(segments, xr.DataArray) and "image" not in segments.dims
 
 
-def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], list[int]]:
+def _pruned(entry: _Entry, threshold: float) -> tuple[_Entry, list[int]]:
     """Return the nodes that are kept, and the new label for every old one.
 
     Both are numbered by all patches, whichever are there.
@@ -214,7 +217,7 @@ def _pruned(entry: dict[str, Any], threshold: float) -> tuple[dict[str, Any], li
     }, [name[node_of[label]] for label in range(len(entry["shown"]))]
 
 
-def _entries(segments: xr.DataArray) -> list[dict[str, Any]]:
+def _entries(segments: xr.DataArray) -> list[_Entry]:
     """Return the trees of the images that are there, in their order; one for all if they were cut as one."""
     text = getattr(segments, "attrs", {}).get("tree")
     if text is None:

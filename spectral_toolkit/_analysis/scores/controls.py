@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,9 +78,9 @@ def shuffle_labels(labels: xr.DataArray, *, seed: int = 0) -> xr.DataArray:
     return ordered.copy(data=shuffled(ordered.to_numpy(), seed))
 
 
-def _as_noised(denoiser: Any, attrs: Mapping[Any, Any], draws: Any) -> Any:
+def _as_noised(denoiser: Any, attrs: Mapping[str, Any], draws: Mapping[Any, xr.DataArray]) -> Model:
     """Set a denoiser to the timesteps, noise samples and prompt of a capture, some of which may have been selected."""
-    told: dict[str, Any] = {"timesteps": [int(step) for step in np.atleast_1d(draws["timestep"].values)]}
+    told: dict[str, object] = {"timesteps": [int(step) for step in np.atleast_1d(draws["timestep"].values)]}
     if "noise" in draws:
         told["n_draws"] = int(draws["noise"].values.max()) + 1
     if "noise_seed" in attrs:
@@ -89,10 +90,16 @@ def _as_noised(denoiser: Any, attrs: Mapping[Any, Any], draws: Any) -> Any:
     return denoiser.at(**told)
 
 
-def untrained_tree(activations: xr.DataTree, model: Any, seed: int, **storing: Any) -> tuple[xr.DataTree | None, str]:
+def untrained_tree(
+    activations: xr.DataTree,
+    model: object,
+    seed: int,
+    store: str | os.PathLike[str] | None = None,
+    batch_size: int = 8,
+) -> tuple[xr.DataTree | None, str]:
     """Return the same capture by the same architecture with new random weights, and a note about it.
 
-    ``storing`` are further arguments of ``st.capture``: ``store``, ``batch_size``.
+    ``store`` and ``batch_size`` are those of ``st.capture``.
     """
     if model is None:
         return None, "The untrained model was not scored, because model= was not given."
@@ -110,7 +117,7 @@ def untrained_tree(activations: xr.DataTree, model: Any, seed: int, **storing: A
         return None, f"The untrained model was not scored. {error}"
     quantities = list(json.loads(activations.attrs["quantities"])) if "quantities" in activations.attrs else None
     if quantities is None:
-        quantities = [str(name) for name in activations.children[layers[0]].data_vars if name in trained.quantities]
+        quantities = [str(name) for name in activations.children[layers[0]].data_vars if trained.has(name)]
     size = (activations.sizes["y_px"], activations.sizes["x_px"])
     draws = activations.children[layers[0]].coords
     if "timestep" in draws:
@@ -123,7 +130,8 @@ def untrained_tree(activations: xr.DataTree, model: Any, seed: int, **storing: A
         size=size,
         seed=seed,
         progress=False,
-        **storing,
+        store=store,
+        batch_size=batch_size,
     )
     # It was shown the captured pixels, but its patches lie where those of the model do in the original images.
     root = tree.to_dataset(inherit=False).assign_coords(image_coordinates(activations))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 
@@ -28,7 +26,7 @@ _UNSURE = (
 
 
 @computing
-def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ignore: Any = None) -> xr.Dataset:
+def evaluate(segments: object, labels: object, *, n_categories: int | None = None, ignore: object = None) -> xr.Dataset:
     """Score segments by labels, over all images jointly: at the patches, or at the pixels of label maps.
 
     Label maps are read one at a time, and only counts are kept, so that thousands of images fit.
@@ -84,7 +82,8 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
     (0.75, 'pixels')
     """
     found, left_out = _integers(segments), checked_ignore(ignore)
-    named = [x["image"].values.astype(str) for x in (segments, labels) if "image" in getattr(x, "coords", ())]
+    coords = [getattr(one, "coords", {}) for one in (segments, labels)]
+    named = [one["image"].values.astype(str) for one in coords if "image" in one]
     if len(named) == 2 and not np.array_equal(*named):
         raise SpectralToolkitError(
             "segments and labels name other images, or in another order: reorder one with .sel(image=...)."
@@ -117,7 +116,7 @@ def evaluate(segments: Any, labels: Any, *, n_categories: int | None = None, ign
     warn_of_no_label(np.flatnonzero(table.any(0)))
     table, oracle = _grown(table, (len(table), n_categories)), _grown(oracle, (n_categories, n_categories))
     notes = [_ALONE] if len(found) > 1 and getattr(segments, "attrs", {}).get("scope") == "image" else []
-    agreed = float(segments["agreement"].mean()) if "agreement" in getattr(segments, "coords", ()) else None
+    agreed = float(coords[0]["agreement"].mean()) if "agreement" in coords[0] else None
     if agreed is not None and agreed < UNSURE:  # it is NaN for single segments
         notes.append(_UNSURE.format(agreed))
     scores = {name: score.segments(table) for name, score in SCORES.items() if score.segments is not None}
@@ -139,7 +138,7 @@ def _grown(table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.pad(table, [(0, max(0, new - old)) for new, old in zip(shape, table.shape, strict=True)])
 
 
-def _analysed(one: np.ndarray, segments: Any, index: int, name: str, grid: tuple[int, ...]) -> np.ndarray:
+def _analysed(one: np.ndarray, segments: object, index: int, name: str, grid: tuple[int, ...]) -> np.ndarray:
     """Return the part of a label map that the segments cover."""
     one = analysed_map(one, getattr(segments, "coords", {}), index, name)
     if one.shape[0] < grid[0] or one.shape[1] < grid[1]:
@@ -150,7 +149,7 @@ def _analysed(one: np.ndarray, segments: Any, index: int, name: str, grid: tuple
     return one
 
 
-def _integers(value: Any) -> np.ndarray:
+def _integers(value: object) -> np.ndarray:
     if isinstance(value, xr.DataArray) and {"image", "y", "x"} == set(value.dims):
         value = value.transpose("image", "y", "x")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,10 @@ def finest_grid(activations: xr.DataTree) -> tuple[int, int]:
 @computing
 def prepare_labels(
     activations: xr.DataTree,
-    labels: Any,
+    labels: object,
     *,
     grid: tuple[int, int] | None = None,
-    ignore: Any = None,
+    ignore: object = None,
 ) -> xr.DataArray:
     """Resample label maps to the patches of a capture.
 
@@ -110,7 +110,7 @@ def prepare_labels(
     return xr.DataArray(cells, coords, ("image", "y", "x"), name="label", attrs=attrs)
 
 
-def checked_ignore(ignore: Any) -> tuple[int, ...]:
+def checked_ignore(ignore: object) -> tuple[int, ...]:
     """Return the labels to leave out besides -1, as whole numbers.
 
     Raises
@@ -120,13 +120,14 @@ def checked_ignore(ignore: Any) -> tuple[int, ...]:
     """
     if ignore is None:
         return ()
-    values: list[Any] = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str) else [ignore]
-    if any(isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) for value in values):
+    values = list(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str) else [ignore]
+    whole = [int(one) for one in values if isinstance(one, numbers.Integral) and not isinstance(one, bool | np.bool_)]
+    if len(whole) != len(values):
         raise SpectralToolkitError(
             f"ignore={ignore!r} is not understood: give the label that means 'no label', such as 255, or several, such "
             "as (0, 255)."
         )
-    return tuple(dict.fromkeys(int(value) for value in values))
+    return tuple(dict.fromkeys(whole))
 
 
 def without(labels: np.ndarray, left_out: Sequence[int]) -> np.ndarray:
@@ -148,7 +149,7 @@ def warn_of_no_label(labels: np.ndarray) -> None:
         )
 
 
-def _maps(labels: Any, activations: xr.DataTree, names: list[str], left_out: Sequence[int]) -> Iterator[np.ndarray]:
+def _maps(labels: object, activations: xr.DataTree, names: list[str], left_out: Sequence[int]) -> Iterator[np.ndarray]:
     maps = as_maps(labels, len(names))
     if isinstance(labels, xr.DataArray):
         given = [str(name) for name in labels["image"].values] if "image" in labels.coords else names
@@ -215,7 +216,7 @@ def checked_map(one: np.ndarray, name: str, left_out: Sequence[int]) -> np.ndarr
 
 def analysed_map(
     one: np.ndarray,
-    coords: Mapping[Any, xr.DataArray],
+    coords: Mapping[Hashable, xr.DataArray],
     index: int,
     name: str,
     captured: tuple[int, int] | None = None,

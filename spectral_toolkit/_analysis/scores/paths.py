@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import xarray as xr
@@ -32,14 +32,14 @@ JOINT = "joint"
 @computing
 def pathways(
     activations: xr.DataTree,
-    labels: Any = None,
+    labels: object = None,
     *,
     kinds: str | Sequence[str] = ("qk", "vv"),
     n_eigenvectors: int = 15,
     kernel: str | None = None,
-    ignore: Any = None,
+    ignore: object = None,
     controls: bool = True,
-    model: Any = None,
+    model: object = None,
     n_bootstrap: int = 200,
     confidence: float = 0.95,
     seed: int = 0,
@@ -159,7 +159,7 @@ def pathways(
     if controls:
         fresh, reason = untrained_tree(activations, model, seed)
         notes.append(reason)
-    options: dict[str, Any] = {"kernel": kernel, "device": device}
+    options: _Options = {"kernel": kernel, "device": device}
     total = len(kinds) * (len(layers) + 1) + (0 if not controls else 1 + len(kinds) * (fresh is not None))
     with tqdm(total=total, desc="pathways", disable=not progress) as bar:
         for at, kind in enumerate(kinds):
@@ -258,13 +258,18 @@ def all_scores(scored: Scored, confidence: float) -> dict[str, tuple[float, floa
     return found
 
 
+class _Options(TypedDict):
+    kernel: str | None
+    device: str
+
+
 def _solved(
     activations: xr.DataTree,
     kind: str,
     grid: tuple[int, int],
     n_eigenvectors: int,
     seed: int,
-    options: dict[str, Any],
+    options: _Options,
     joint_only: bool = False,
 ) -> Iterator[tuple[str, xr.Dataset]]:
     """Solve jointly, then every layer separately; one graph is used, so that neighbours are searched for once."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -67,11 +67,11 @@ class Bundle(Described):
     activations: xr.DataTree
     eigenvectors: dict[str, xr.Dataset] = field(default_factory=dict)
     pictures: Images | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+    provenance: dict[str, object] = field(default_factory=dict)
     written_by: str = ""
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         return {
             "model": self.provenance.get("model"),
             "images": few(image_names(self.activations)),
@@ -92,10 +92,10 @@ def save_bundle(
     activations: xr.DataTree,
     *,
     eigenvectors: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
-    images: Any = None,
+    images: object = None,
     float16: bool = True,
     only: Literal["view", "all"] = "view",
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     max_side: int = 512,
     overwrite: bool = False,
 ) -> Path:
@@ -217,7 +217,7 @@ def load_bundle(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> 
         raise damaged(target, first_line(error)) from error
 
 
-def _assembled(manifest: dict[str, Any], groups: dict[str, xr.Dataset]) -> Bundle:
+def _assembled(manifest: dict[str, object], groups: dict[str, xr.Dataset]) -> Bundle:
     layers, keys, names = (_names(manifest, entry) for entry in ("layers", "eigenvectors", "pictures"))
     settings = manifest.get("settings", {})
     if not isinstance(settings, dict):
@@ -256,7 +256,7 @@ def _assembled(manifest: dict[str, Any], groups: dict[str, xr.Dataset]) -> Bundl
     )
 
 
-def _names(manifest: dict[str, Any], entry: str) -> list[str]:
+def _names(manifest: dict[str, object], entry: str) -> list[str]:
     names = manifest.get(entry, [])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{entry} are not a list of names")
@@ -282,7 +282,7 @@ def _pixels(dataset: xr.Dataset) -> np.ndarray:
     return pixels.values
 
 
-def _shown(images: Any, activations: xr.DataTree, max_side: int) -> dict[str, np.ndarray]:
+def _shown(images: object, activations: xr.DataTree, max_side: int) -> dict[str, np.ndarray]:
     """Original images by their name in the activations, reduced to ``max_side``."""
     from PIL import Image
 
@@ -296,7 +296,7 @@ def _shown(images: Any, activations: xr.DataTree, max_side: int) -> dict[str, np
     return shown
 
 
-def _checked_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+def _checked_settings(settings: Mapping[str, object] | None) -> dict[str, object]:
     import json
 
     try:
@@ -307,7 +307,7 @@ def _checked_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
         ) from error
 
 
-def _checked_path(path: Any) -> Path:
+def _checked_path(path: object) -> Path:
     return local_path(path, error=BundleError)
 
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -63,7 +62,7 @@ def to_files(groups: Mapping[str, xr.Dataset]) -> dict[str, bytes]:
     for group, dataset in groups.items():
         prepared = dataset.assign({name: _plain(dataset[name], str(name)) for name in dataset.variables})
         prepared.attrs = {str(name): _jsonable(value) for name, value in dataset.attrs.items()}
-        encoding: dict[Any, dict[str, Any]] = {
+        encoding: dict[Hashable, dict[str, object]] = {
             name: {
                 "compressors": (Crc32cCodec(),),
                 "filters": None,
@@ -88,16 +87,16 @@ class _Array:
     """The metadata of one array; ``chunk`` is the name of the file with its numbers."""
 
     chunk: str
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     dims: tuple[str, ...]
-    attrs: dict[str, Any]
+    attrs: dict[str, object]
 
 
 @dataclass(frozen=True)
 class _ArrayGroup:
     arrays: dict[str, _Array]
-    attrs: dict[str, Any]
+    attrs: dict[str, object]
 
 
 def memory_of(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> int:
@@ -150,7 +149,7 @@ def from_files(described: Mapping[str, bytes], chunks: dict[str, bytearray]) -> 
 def _groups(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[str, _ArrayGroup]:
     wanted: set[str] = set()
     arrays: dict[str, dict[str, _Array]] = {}
-    attributes: dict[str, dict[str, Any]] = {}
+    attributes: dict[str, dict[str, object]] = {}
     for name, data in described.items():
         if name != _METADATA and not name.endswith(f"/{_METADATA}"):
             continue
@@ -170,8 +169,7 @@ def _groups(described: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[st
             group, _, last = node.rpartition("/")
             arrays.setdefault(group, {})[last] = array
         elif metadata.get("node_type") == "group":
-            _check_keys(name, metadata, _GROUP_KEYS)
-            attributes[node] = metadata.get("attributes", {})
+            attributes[node] = _checked_attributes(name, metadata, _GROUP_KEYS)
         else:
             raise ValueError(f"{name} is neither an array nor a group")
     if stray := set(sizes) - wanted:
@@ -206,8 +204,8 @@ def _values(array: _Array, data: bytearray) -> np.ndarray:
     return content.view(array.dtype).reshape(array.shape)
 
 
-def _checked_array(node: str, name: str, metadata: dict[str, Any]) -> _Array:
-    _check_keys(name, metadata, _ARRAY_KEYS)
+def _checked_array(node: str, name: str, metadata: dict[str, object]) -> _Array:
+    attributes = _checked_attributes(name, metadata, _ARRAY_KEYS)
     if metadata.get("storage_transformers", []) != []:
         raise ValueError(f"{name} holds more than a bundle needs")
     shape = metadata.get("shape")
@@ -234,17 +232,17 @@ def _checked_array(node: str, name: str, metadata: dict[str, Any]) -> _Array:
     if not _plain_codecs(metadata.get("codecs")):
         raise ValueError(f"{name} is coded by {str(metadata.get('codecs'))[:80]}, which bundles do not use")
     chunk = "/".join([node, "c", *["0"] * len(shape)])
-    return _Array(chunk, dtype, tuple(shape), tuple(names), metadata.get("attributes", {}))
+    return _Array(chunk, dtype, tuple(shape), tuple(names), attributes)
 
 
-def _plain_codecs(codecs: Any) -> bool:
+def _plain_codecs(codecs: object) -> bool:
     if not isinstance(codecs, list) or len(codecs) != 2:
         return False
     plain = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
     return codecs[0] in plain and codecs[1] == {"name": "crc32c"}
 
 
-def _text_bytes(data_type: Any) -> int:
+def _text_bytes(data_type: object) -> int:
     """Bytes of one entry of fixed-length text; 0 for anything else."""
     if not isinstance(data_type, dict) or set(data_type) != {"name", "configuration"}:
         return 0
@@ -257,14 +255,16 @@ def _text_bytes(data_type: Any) -> int:
     return length if length % 4 == 0 and length <= _MAX_TEXT else 0
 
 
-def _check_keys(name: str, metadata: dict[str, Any], allowed: set[str]) -> None:
+def _checked_attributes(name: str, metadata: dict[str, object], allowed: set[str]) -> dict[str, object]:
     if set(metadata) - allowed:
         raise ValueError(f"{name} holds more than a bundle needs")
-    if not isinstance(metadata.get("attributes", {}), dict):
+    attributes = metadata.get("attributes", {})
+    if not isinstance(attributes, dict):
         raise ValueError(f"{name} has attributes that are not a mapping")
+    return attributes
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
 
 
@@ -301,7 +301,7 @@ def _is_odd(text: str) -> bool:
     return "\0" in text or len(text) * 4 > _MAX_TEXT or any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: object) -> object:
     """Attributes as JSON, with arrays as lists; values that JSON cannot write become text."""
     if isinstance(value, np.ndarray | np.generic):
         return _jsonable(value.tolist())

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn, TypedDict
 
 from ...errors import BundleError, first_line
 from ..outputs import placed
@@ -32,6 +32,11 @@ MAX_FILES = 50_000
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 MemoryOf = Callable[[Mapping[str, bytes], Mapping[str, int]], int]
+
+
+class _Entry(TypedDict):
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # equal content gives equal bytes
 
 def read_members(
     path: Path, max_bytes: float, memory_of: MemoryOf
-) -> tuple[dict[str, Any], dict[str, bytes], dict[str, bytearray]]:
+) -> tuple[dict[str, object], dict[str, bytes], dict[str, bytearray]]:
     """Read the manifest, the JSON files, and all other files that it names, each with the declared size and hash.
 
     Parameters
@@ -81,8 +86,7 @@ def read_members(
             if (listed := _JSON_SWELLS * container.check(MANIFEST, None)) > max_bytes:
                 raise _too_large(path, listed, max_bytes)
             data = container.read(MANIFEST, None)
-            manifest = _checked_manifest(path, data)
-            entries: dict[str, Any] = manifest["files"]
+            manifest, entries = _checked_manifest(path, data)
             sizes = {name: entry["bytes"] for name, entry in entries.items()}
             json_bytes = len(data) + sum(size for name, size in sizes.items() if _is_json(name))
             if (total := sum(sizes.values())) > max_bytes:
@@ -108,7 +112,7 @@ def read_members(
         raise damaged(path, first_line(error)) from error
 
 
-def write_members(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes], *, overwrite: bool) -> None:
+def write_members(path: Path, manifest: Mapping[str, object], members: Mapping[str, bytes], *, overwrite: bool) -> None:
     """Write a zip file where the name ends in ``.zip``, or a folder, beside the target, and then move it into place.
 
     Raises
@@ -160,16 +164,16 @@ def damaged(path: Path, reason: str) -> BundleError:
     )
 
 
-def parse_json(data: bytes | bytearray) -> Any:
+def parse_json(data: bytes | bytearray) -> object:
     """Read JSON, and refuse NaN, repeated keys, and nesting that would end in a crash."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):
             raise ValueError("a JSON object names a key twice")
         return found
 
-    def refuse(text: str) -> Any:
+    def refuse(text: str) -> NoReturn:
         raise ValueError(f"JSON has no {text}")
 
     try:
@@ -184,30 +188,29 @@ def _is_ours(path: Path) -> bool:
     try:
         if path.is_file():
             with zipfile.ZipFile(path) as archive, archive.open(MANIFEST) as file:
-                return _is_manifest(parse_json(file.read(MAX_MANIFEST_BYTES)))
-        manifest = parse_json((path / MANIFEST).read_bytes())
-        if not _is_manifest(manifest):
+                return _listed(parse_json(file.read(MAX_MANIFEST_BYTES))) is not None
+        listed = _listed(parse_json((path / MANIFEST).read_bytes()))
+        if listed is None:
             return False
         present = {found.relative_to(path).as_posix() for found in path.rglob("*") if not found.is_dir()}
-        return present <= {MANIFEST, *manifest["files"]}
+        return present <= {MANIFEST, *listed}
     except Exception:  # anything that cannot be read is not ours
         return False
 
 
-def _is_manifest(manifest: Any) -> bool:
-    return (
-        isinstance(manifest, dict)
-        and manifest.get("format") == FORMAT
-        and isinstance(manifest.get("files"), dict)
-        and isinstance(manifest.get("version"), int)
-    )
+def _listed(manifest: object) -> dict[str, object] | None:
+    """The files that a manifest lists; None where it is not the manifest of a bundle."""
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        return None
+    files = manifest.get("files")
+    return files if isinstance(files, dict) and isinstance(manifest.get("version"), int) else None
 
 
 def _is_json(name: str) -> bool:
     return name.endswith(".json")
 
 
-def _checked_manifest(path: Path, data: bytearray) -> dict[str, Any]:
+def _checked_manifest(path: Path, data: bytearray) -> tuple[dict[str, object], dict[str, _Entry]]:
     try:
         manifest = parse_json(data)
     except ValueError as error:
@@ -233,10 +236,10 @@ def _checked_manifest(path: Path, data: bytearray) -> dict[str, Any]:
         size = entry.get("bytes") if isinstance(entry, dict) else None
         if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(entry.get("sha256"), str):
             raise damaged(path, f"{MANIFEST} gives no size and hash for {_short(name)}")
-    return manifest
+    return manifest, files
 
 
-def _verified(path: Path, name: str, container: _Container, entries: Mapping[str, Any]) -> bytearray:
+def _verified(path: Path, name: str, container: _Container, entries: Mapping[str, _Entry]) -> bytearray:
     data = container.read(name, entries[name]["bytes"])
     if _sha256(data) != entries[name]["sha256"]:
         raise damaged(path, f"{_short(name)} does not have the hash in {MANIFEST}")
@@ -276,7 +279,7 @@ def _zip(path: Path, max_bytes: float) -> Iterator[_Container]:
             yield _Container(check, lambda name, _: _inflate(path, archive, infos[name]))
 
 
-def _check_end_record(path: Path, file: Any, max_bytes: float) -> None:
+def _check_end_record(path: Path, file: BinaryIO, max_bytes: float) -> None:
     """Check the list of files before the library reads it into memory; our zip files never exceed 4 GB."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END.size - 2**16))
@@ -394,5 +397,5 @@ def _sha256(data: bytes | bytearray) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _short(name: Any) -> str:
+def _short(name: object) -> str:
     return repr(str(name)[:80])

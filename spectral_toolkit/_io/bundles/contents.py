@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -178,10 +177,10 @@ def _texts(coordinate: xr.DataArray) -> list[str]:
     return [str(name) for name in coordinate.values]
 
 
-def _parsed(text: Any) -> Any:
+def _parsed(text: object) -> object:
     try:
-        return json.loads(text)
-    except (TypeError, ValueError):
+        return json.loads(text) if isinstance(text, str | bytes | bytearray) else None
+    except ValueError:
         return None
 
 

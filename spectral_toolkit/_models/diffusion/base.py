@@ -40,7 +40,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -48,12 +48,27 @@ import torch
 from ..._compute.random_state import drawing
 from ..._compute.settings import computing
 from ...errors import SpectralToolkitError, UnsupportedModelError
-from ..model import Done, Model, Recorder
+from ..model import Done, Recorder
+from ..processing import Processing
 from .encoding import decode, encode, latent_factor, overflows
 from .noising import BETWEEN, N_TIMESTEPS, drawn_timesteps, noise_of, noised, steps_of, unnoised
+from .protocols import Autoencoder, Config, Configured, Inputs, Pipeline, config_of
 from .recording import WatchedModel
 
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+class Parts(TypedDict):
+    """What every denoiser is made from."""
+
+    name: str
+    processor: Processing
+    revision: str
+    module: torch.nn.Module
+    tower: torch.nn.Module
+    pipeline: Pipeline | None
+    vae: Autoencoder | None
+    scheduler: Configured
 
 
 class FurtherInputsError(UnsupportedModelError):
@@ -85,16 +100,16 @@ class DiffusionModel(WatchedModel):
         Determines the timesteps drawn and, with an image's bytes, its noise.
     """
 
-    pipeline: Any = None
-    vae: Any = None
-    scheduler: Any = None
+    pipeline: Pipeline | None = None
+    vae: Autoencoder | None = None
+    scheduler: Configured = field(kw_only=True)
     prompt: str = ""
     between: tuple[int, int] = BETWEEN
     n_timesteps: int = N_TIMESTEPS
     chosen: tuple[int, ...] | None = None
     n_draws: int = 1
     noise_seed: int = 0
-    _told: dict[Any, Any] | None = field(default=None, repr=False)
+    _told: dict[tuple[int, int], Inputs] | None = field(default=None, repr=False)
 
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "diffusers")
 
@@ -106,7 +121,12 @@ class DiffusionModel(WatchedModel):
                 "is nothing to capture."
             )
 
-    def _facts(self) -> dict[str, Any]:
+    @property
+    def config(self) -> Config:
+        """The settings of the denoiser."""
+        return config_of(self.tower)
+
+    def _facts(self) -> dict[str, object]:
         timesteps = ", ".join(map(str, self.timesteps))
         return {**super()._facts(), "timesteps": timesteps, "draws": self.n_draws, "prompt": self.prompt}
 
@@ -117,19 +137,19 @@ class DiffusionModel(WatchedModel):
         raise UnsupportedModelError(f"{type(self).__name__} names no layers.")
 
     @property
-    def sampling(self) -> dict[str, Any]:
+    def sampling(self) -> Inputs:
         """Further arguments of its pipeline, so that it sees as many tokens while sampling as in a capture."""
         return {}
 
-    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
+    def conditioning(self, size: tuple[int, int]) -> Inputs:
         """The denoiser's inputs besides latents and timestep, for one image."""
         return {}
 
-    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: Inputs) -> torch.Tensor:
         """One forward pass of the denoiser."""
         raise UnsupportedModelError(f"{type(self).__name__} cannot be run.")
 
-    def read_prompt(self, prompt: Any) -> str:
+    def read_prompt(self, prompt: object) -> str:
         """A prompt as it is kept; raises ``SpectralToolkitError`` where it cannot be read."""
         if not isinstance(prompt, str):
             raise SpectralToolkitError(f"prompt={prompt!r} is not a text: give one text for all images.")
@@ -162,7 +182,7 @@ class DiffusionModel(WatchedModel):
         n_draws: int | None = None,
         prompt: str | int | None = None,
         seed: int | None = None,
-    ) -> Any:
+    ) -> Self:
         """The same model at other timesteps, with another prompt or other noise; arguments of None change nothing.
 
         Parameters
@@ -278,7 +298,7 @@ class DiffusionModel(WatchedModel):
 
     @property
     def parts(self) -> tuple[torch.nn.Module, ...]:
-        encoders = () if self.vae is None else (self.vae,)
+        encoders = (self.vae,) if isinstance(self.vae, torch.nn.Module) else ()
         return (self.tower, *encoders, *self.text_encoders)
 
     def move(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
@@ -294,7 +314,7 @@ class DiffusionModel(WatchedModel):
     def own_size(self) -> tuple[int, int]:
         if self.processor.size is not None:
             return self.processor.size
-        own = getattr(self.tower.config, "sample_size", None)
+        own = getattr(self.config, "sample_size", None)
         if own is None:
             raise SpectralToolkitError(
                 f"The configuration of {self.name} names no image size: give one, such as size=512."
@@ -316,13 +336,13 @@ class DiffusionModel(WatchedModel):
             for name, tensor in part.state_dict().items():
                 yield f"{number}.{name.replace('_orig_mod.', '')}", tensor
 
-    def untrained_tower(self) -> Any:
+    def untrained_tower(self) -> torch.nn.Module:
         """The denoiser before its training."""
-        tower: Any = self.tower
-        return type(tower).from_config(tower.config)
+        made_by: Any = type(self.tower)
+        return made_by.from_config(self.config)
 
     @computing
-    def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
+    def untrained(self, seed: int) -> tuple[Self, tuple[str, ...]]:
         with drawing(seed):
             fresh = self.untrained_tower()
         _move(fresh.eval(), self.device, self.dtype)
@@ -342,17 +362,16 @@ class DiffusionModel(WatchedModel):
 
     def latents(self, pixels: np.ndarray) -> torch.Tensor:
         """Images as the VAE encodes them: the mean of its distribution, scaled as in the denoiser's training."""
+        assert self.vae is not None
         return encode(self.vae, self.processor, pixels).to(self.device, self.dtype)
 
-    def encoded_prompt(self, **settings: Any) -> Any:
+    def encoded_prompt(self, **settings: object) -> Sequence[torch.Tensor]:
         """The prompt, encoded by the pipeline's own text encoders; guidance is off."""
+        assert self.pipeline is not None
         return self.pipeline.encode_prompt(prompt=self.prompt, device=self.device, num_images_per_prompt=1, **settings)
 
-    def clean(self, given: Any, noisy: torch.Tensor, timestep: int) -> torch.Tensor | None:
+    def clean(self, predicted: torch.Tensor, noisy: torch.Tensor, timestep: int) -> torch.Tensor | None:
         """The clean latents (image, channel, y, x) that a pass of the denoiser predicts; None where it is not known."""
-        predicted = first_of(given)
-        if predicted is None:
-            return None
         if predicted.dim() == 5 and 1 in predicted.shape[1:3]:  # one frame
             predicted = predicted.squeeze(2 if predicted.shape[2] == 1 else 1)
         if predicted.shape[0] != noisy.shape[0] or predicted.shape[2:] != noisy.shape[2:]:
@@ -361,10 +380,10 @@ class DiffusionModel(WatchedModel):
         return unnoised(self.scheduler, noisy, predicted[:, : noisy.shape[1]], timestep)
 
     def denoised(
-        self, given: Any, noisy: torch.Tensor, timestep: int, size: tuple[int, int]
+        self, predicted: torch.Tensor, noisy: torch.Tensor, timestep: int, size: tuple[int, int]
     ) -> dict[str, torch.Tensor]:
         """The clean image of ``size`` that a pass predicts, as an output by name; none where it is not known."""
-        latents = self.clean(given, noisy, timestep)
+        latents = self.clean(predicted, noisy, timestep)
         values = None if latents is None else decode(self.vae, latents)
         return {} if values is None else {"denoised": self.processor.shown(values).permute(0, 2, 3, 1)}
 
@@ -381,26 +400,30 @@ class DiffusionModel(WatchedModel):
                 noise = np.stack([noise_of(picture, numbers, tuple(clean.shape[1:])) for picture in pixels])
                 noisy = noised(self.scheduler, clean, torch.from_numpy(noise).to(clean), timestep)
                 begin((first, draw))
-                given = self.denoise(noisy, timestep, conditioning)
+                predicted = self.denoise(noisy, timestep, conditioning)
                 if done is not None:
-                    done(self.denoised(given, noisy, timestep, size))
+                    done(self.denoised(predicted, noisy, timestep, size))
 
-    def forward(self, pixels: np.ndarray) -> Any:
+    def forward(self, pixels: np.ndarray) -> None:
         self.run(pixels, lambda place: None)
 
-    def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
+    def one_pass(
+        self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]
+    ) -> Callable[[], object]:
         size = (pixels.shape[1], pixels.shape[2])
         told = {size: self.conditioning(size)}  # encoding one prompt is quick
         other = self.at(timesteps=self.timesteps[0], n_draws=1)
         other.tower = convert(self.tower)
         if self.vae is not None:
             # A VAE that overflows in half precision computes in single precision.
-            other.vae = convert(copy.deepcopy(self.vae).float() if overflows(self.vae) else self.vae)
+            vae: Any = self.vae
+            vae = convert(copy.deepcopy(vae).float() if overflows(vae) else vae)
+            other.vae = vae
         other._told = told
         return lambda: other.forward(pixels)
 
 
-def first_of(given: Any) -> torch.Tensor | None:
+def first_of(given: object) -> torch.Tensor | None:
     """The first tensor in what a denoiser gives out."""
     if isinstance(given, torch.Tensor):
         return given
@@ -408,7 +431,10 @@ def first_of(given: Any) -> torch.Tensor | None:
     return next((found for one in values if (found := first_of(one)) is not None), None)
 
 
-def _shallow(model: DiffusionModel) -> Any:
+M = TypeVar("M", bound=DiffusionModel)
+
+
+def _shallow(model: M) -> M:
     """A copy that shares everything, without searching for layers again."""
     other = copy.copy(model)
     other._told = None
@@ -423,29 +449,29 @@ def _move(part: torch.nn.Module, device: torch.device | None, dtype: torch.dtype
         part.to(dtype)
 
 
-def _repeated(value: Any, n: int) -> Any:
+def _repeated(value: object, n: int) -> object:
     if isinstance(value, dict):
         return {key: _repeated(inner, n) for key, inner in value.items()}
     return value.repeat(n, *[1] * (value.dim() - 1)) if isinstance(value, torch.Tensor) else value
 
 
-def _settings(config: Any) -> dict[str, Any]:
-    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+def _settings(config: Any) -> dict[str, object]:
+    values: dict[str, object] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     return {key: value for key, value in values.items() if not key.startswith("_")}
 
 
-def _checked_timesteps(timesteps: Any, total: int) -> tuple[int, ...]:
+def _checked_timesteps(timesteps: object, total: int) -> tuple[int, ...]:
     given = list(timesteps) if isinstance(timesteps, Sequence | np.ndarray) else [timesteps]
-    whole = [isinstance(t, int | np.integer) and not isinstance(t, bool) and 0 <= t < total for t in given]
-    if not given or not all(whole) or len(set(given)) != len(given):
+    whole = [int(t) for t in given if isinstance(t, int | np.integer) and not isinstance(t, bool) and 0 <= t < total]
+    if not given or len(set(whole)) != len(given):
         raise SpectralToolkitError(
             f"timesteps={timesteps!r} is not understood: expected one whole number from 0 to {total - 1}, or several "
             "different ones."
         )
-    return tuple(int(t) for t in given)
+    return tuple(whole)
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def _whole(name: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise SpectralToolkitError(f"{name}={value!r} is not a whole number of at least {least}.")
     return int(value)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ...errors import SpectralToolkitError
 from .patches import PatchModel
+from .protocols import Inputs
 
 
 @dataclass
@@ -35,8 +35,7 @@ class DiTModel(PatchModel):
     @property
     def classes(self) -> int:
         """Number of classes; the null class has the next number."""
-        config: Any = self.tower.config
-        return config.num_embeds_ada_norm
+        return self.config.num_embeds_ada_norm
 
     @property
     def labels(self) -> dict[str, int]:
@@ -51,11 +50,11 @@ class DiTModel(PatchModel):
     def text(self) -> str:
         return "a class" if self.prompt else "the null class"
 
-    def read_prompt(self, prompt: Any) -> str:
+    def read_prompt(self, prompt: object) -> str:
         self.number_of(prompt)
         return str(prompt)
 
-    def number_of(self, prompt: Any) -> int:
+    def number_of(self, prompt: object) -> int:
         """The number of a class by its name or number; that of no class for an empty prompt."""
         labels = self.labels
         if prompt == "":
@@ -72,9 +71,9 @@ class DiTModel(PatchModel):
             "or an empty text for no class."
         )
 
-    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
+    def conditioning(self, size: tuple[int, int]) -> Inputs:
         return {"class_labels": torch.tensor([self.number_of(self.prompt)], device=self.device)}
 
-    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: Inputs) -> torch.Tensor:
         times = torch.full((len(latents),), timestep, device=latents.device)
         return self.tower(latents, times, return_dict=False, **conditioning)[0]

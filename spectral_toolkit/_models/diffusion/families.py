@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from .base import DiffusionModel
 from .dit import DiTModel
 from .flux import FluxModel
 from .pixart import PixArtModel
+from .protocols import Settings
 from .sd3 import SD3Model
 from .unets import UNetModel, is_xl
 
@@ -39,7 +39,7 @@ class DiffusionFamily:
     component: str
     model: type[DiffusionModel]
     layers: str
-    fits: Callable[[Any], bool] = lambda config: True
+    fits: Callable[[Settings], bool] = lambda config: True
 
     def describe(self) -> str:
         """One line for the documentation."""
@@ -80,7 +80,7 @@ def supported() -> str:
     return f"of diffusers, pipelines and denoisers of {known}, and any other denoiser whose tokens are patches"
 
 
-def find_family(class_names: list[str], config: Any) -> DiffusionFamily | None:
+def find_family(class_names: list[str], config: Settings) -> DiffusionFamily | None:
     """The line for a denoiser whose class and its bases have these names; None where there is none."""
     for given in class_names:
         name = OLDER_NAMES.get(given, {}).get(config.get("norm_type"), given)

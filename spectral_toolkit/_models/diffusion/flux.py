@@ -8,7 +8,7 @@ all have one position, are special tokens, ``text_0`` and so on. Latents are pac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.nn.functional import pixel_shuffle
@@ -19,7 +19,9 @@ from .encoding import latent_factor
 from .forms import packed
 from .noising import steps_of
 from .patches import PatchModel
+from .protocols import Inputs
 from .recording import WatchedModel
+from .watching import Rotary
 
 OWN_CELLS = 128
 """Latent positions, in each direction, of an image of diffusers' default size; the configuration names no size."""
@@ -27,7 +29,7 @@ TEXT_LENGTH = {True: 512, False: 256}
 """Tokens of a prompt as T5 reads it, for FLUX.1 dev, which takes a guidance, and for schnell, which takes no more."""
 
 
-def blocks_of(tower: Any) -> tuple[str, ...]:
+def blocks_of(tower: torch.nn.Module) -> tuple[str, ...]:
     """Names of a Flux transformer's blocks in order of execution."""
     kinds = ("transformer_blocks", "single_transformer_blocks")
     return tuple(f"{kind}.{index}" for kind in kinds for index in range(len(getattr(tower, kind))))
@@ -42,16 +44,15 @@ class FluxBlocks(WatchedModel):
     def block_of(self, layer: str) -> torch.nn.Module:
         return self.tower.get_submodule(layer)
 
-    def token_of(self, layer: str, output: Any) -> torch.Tensor:
+    def token_of(self, layer: str, output: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return torch.cat(output, 1)
 
-    def unrotated(self, part: torch.Tensor, rotary: Any) -> torch.Tensor:
+    def unrotated(self, part: torch.Tensor, rotary: Rotary | None) -> torch.Tensor:
         from diffusers.models.embeddings import apply_rotary_emb
 
-        cosines, sines = rotary
-        opposite: Any = (cosines, -sines)
-        back: Any = apply_rotary_emb(part, opposite, sequence_dim=2)
-        return back
+        assert rotary is not None
+        turn: Any = apply_rotary_emb  # annotated as if it took and gave something else
+        return turn(part, (rotary[0], -rotary[1]), sequence_dim=2)
 
 
 @dataclass
@@ -72,7 +73,7 @@ class FluxModel(FluxBlocks, PatchModel):
         self.quantities = (*Model.quantities, *UNROTATED)
         super().__post_init__()
 
-    def at(self, *, guidance: float | None = None, **settings: Any) -> Any:
+    def at(self, *, guidance: float | None = None, **settings: Any) -> Self:
         """As `DiffusionModel.at`, with ``guidance``: a number of at least 0 for a distilled model."""
         other = super().at(**settings)
         if guidance is not None:
@@ -87,8 +88,7 @@ class FluxModel(FluxBlocks, PatchModel):
 
     @property
     def _guided(self) -> bool:
-        config: Any = self.tower.config
-        return bool(config.guidance_embeds)
+        return bool(self.config.guidance_embeds)
 
     @property
     def provenance(self) -> dict[str, str | int | float]:
@@ -115,11 +115,11 @@ class FluxModel(FluxBlocks, PatchModel):
         return all(getattr(self.pipeline, name, None) is not None for name in names)
 
     @property
-    def sampling(self) -> dict[str, Any]:
+    def sampling(self) -> Inputs:
         return {"max_sequence_length": len(self.special_tokens)}
 
-    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
-        config: Any = self.tower.config
+    def conditioning(self, size: tuple[int, int]) -> Inputs:
+        config = self.config
         length = len(self.special_tokens)
         if self.reads_prompts:
             states, pooled = self.encoded_prompt(prompt_2=None, max_sequence_length=length)[:2]
@@ -130,12 +130,12 @@ class FluxModel(FluxBlocks, PatchModel):
             "pooled_projections": pooled.to(self.device, self.dtype),
         }
 
-    def clean(self, given: Any, noisy: torch.Tensor, timestep: int) -> torch.Tensor | None:
+    def clean(self, predicted: torch.Tensor, noisy: torch.Tensor, timestep: int) -> torch.Tensor | None:
         rows, columns = (side // 2 for side in noisy.shape[2:])
-        unpacked = pixel_shuffle(given.transpose(1, 2).unflatten(2, (rows, columns)), 2)
+        unpacked = pixel_shuffle(predicted.transpose(1, 2).unflatten(2, (rows, columns)), 2)
         return super().clean(unpacked, noisy, timestep)
 
-    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: Inputs) -> torch.Tensor:
         grid = (latents.shape[2] // 2, latents.shape[3] // 2)
         places = torch.stack([torch.zeros(grid), *torch.meshgrid(*map(torch.arange, grid), indexing="ij")], -1)
         return self.tower(

@@ -5,10 +5,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
+
+from .protocols import Settings, config_of
+
+Packed: TypeAlias = Tensor | list[Tensor]
+"""Latents as a denoiser takes them."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one pass shows to a denoiser.
+
+    ``picture`` is the image (1, 3, height, width) from -1 to 1, ``clean`` its latents, ``noisy`` those with noise.
+    """
+
+    noisy: Tensor
+    clean: Tensor
+    picture: Tensor
+    timestep: int
 
 
 @dataclass(frozen=True)
@@ -26,7 +45,7 @@ class Form:
     """
 
     name: str
-    pack: Callable[[Tensor], Any]
+    pack: Callable[[Tensor], Packed]
     side: int = 1
 
 
@@ -72,42 +91,41 @@ _BY_CLASS = {
 }
 
 
-def class_names(tower: Any) -> list[str]:
+def class_names(tower: torch.nn.Module) -> list[str]:
     """The name of a denoiser's class, and of those that it is made from."""
     return [base.__name__ for base in type(tower).__mro__]
 
 
-def form_of(tower: Any, channels: int) -> Form:
+def form_of(tower: torch.nn.Module, channels: int) -> Form:
     """The form that a denoiser takes, whose latents have so many channels."""
-    classes = class_names(tower)
+    classes, config = class_names(tower), config_of(tower)
     for name in classes:
         if name in _BY_CLASS:
-            return _repeated(_in_tokens(_BY_CLASS[name], tower, channels), tower)
+            return _repeated(_in_tokens(_BY_CLASS[name], config, channels), config)
     if {"img_ids", "img_shapes"} & set(inspect.signature(tower.forward).parameters):
-        return _in_tokens(PACKED, tower, channels)
+        return _in_tokens(PACKED, config, channels)
     three = any("3D" in name or "Motion" in name or "I2VGen" in name or "Cosmos" in name for name in classes)
     return FRAME if three else IMAGE
 
 
-def _repeated(form: Form, tower: Any) -> Form:
+def _repeated(form: Form, config: Settings) -> Form:
     """One frame as often as the denoiser makes one token of."""
-    count = int(tower.config.get("patch_size_t") or 1)
+    count = int(config.get("patch_size_t") or 1)
     if form is not FRAME_FIRST or count == 1:
         return form
     return Form(f"{count} times the same frame", lambda latents: latents[:, None].repeat(1, count, 1, 1, 1))
 
 
-def _in_tokens(form: Form, tower: Any, channels: int) -> Form:
+def _in_tokens(form: Form, config: Settings, channels: int) -> Form:
     """Tokens of 2 x 2 positions, unless a token has as many channels as a position."""
-    if form is PACKED and in_channels(tower) in (channels, 2 * channels):
+    if form is PACKED and in_channels(config) in (channels, 2 * channels):
         return FLAT
     return form
 
 
-def in_channels(tower: Any) -> int:
+def in_channels(config: Settings) -> int:
     """Channels that a denoiser takes."""
-    config = tower.config
     for name in ("in_channels", "in_visual_dim", "in_dim", "latent_channel"):
-        if config.get(name):
-            return int(config[name])
+        if found := config.get(name):
+            return int(found)
     return 0

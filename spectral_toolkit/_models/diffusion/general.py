@@ -1,4 +1,4 @@
-"""Any denoiser of diffusers: its attention is watched, and where patches stand among its tokens is proven.
+"""A denoiser of diffusers of any class: its attention is watched, and where patches stand among its tokens is proven.
 
 The families with a class of their own (`families.py`) are told apart by what is known of them; of all others this is
 enough: how they are called. A pipeline calls its denoiser itself (`pipelines.py`), a denoiser alone is called by the
@@ -13,23 +13,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol, Self, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import SpectralToolkitError, UnsupportedModelError, first_line
+from ..entries import Told
 from ..model import Done, Recorder, device_of, dtype_of
 from ..passes import Prober
 from ..probing import NotProvenError
 from ..proven import ProvenModel
-from .base import DiffusionModel
+from .base import DiffusionModel, Parts, first_of
 from .encoding import latent_channels, latent_factor, pixel_channels
-from .forms import Form, form_of
+from .forms import Form, Shown, form_of
 from .inputs import Asked, UnknownInputError, arguments
 from .noising import noise_of, noised, steps_of, told_time
 from .pipelines import ByPipeline, component_of
+from .protocols import config_of
 from .unet_maps import MapProber
 
 _ADVICE = (
@@ -40,19 +42,6 @@ OWN_CELLS = 128
 """Latent positions, in each direction, of an image by default, where no configuration names a size."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What one pass shows to a denoiser.
-
-    ``picture`` is the image (1, 3, height, width) from -1 to 1, ``clean`` its latents, ``noisy`` those with noise.
-    """
-
-    noisy: Tensor
-    clean: Tensor
-    picture: Tensor
-    timestep: int
-
-
 class Way(Protocol):
     """How a denoiser is called."""
 
@@ -61,7 +50,7 @@ class Way(Protocol):
         """Where its text comes from."""
         ...
 
-    def prepare(self, model: GeneralDenoiser, shown: Shown) -> Callable[[torch.nn.Module], Any]:
+    def prepare(self, model: GeneralDenoiser, shown: Shown) -> Callable[[torch.nn.Module], object]:
         """One pass of a denoiser, ready to be made."""
         ...
 
@@ -70,10 +59,10 @@ class Way(Protocol):
 class AsTold:
     """Called as the caller says."""
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
     text: str = "as given by the caller"
 
-    def prepare(self, model: GeneralDenoiser, shown: Shown) -> Callable[[torch.nn.Module], Any]:
+    def prepare(self, model: GeneralDenoiser, shown: Shown) -> Callable[[torch.nn.Module], object]:
         return lambda tower: self.function(tower, shown.noisy, shown.timestep)
 
 
@@ -84,7 +73,7 @@ class ByName:
     form: Form
     text: str = "zeros, as there is no text encoder"
 
-    def prepare(self, model: GeneralDenoiser, shown: Shown) -> Callable[[torch.nn.Module], Any]:
+    def prepare(self, model: GeneralDenoiser, shown: Shown) -> Callable[[torch.nn.Module], object]:
         asked = Asked(
             model.tower,
             self.form,
@@ -126,10 +115,10 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         factor = latent_factor(self.vae)
         if self.processor.size is not None:
             return self.processor.size
-        config: Any = self.tower.config
+        config = self.config
         own = config.get("sample_size") or getattr(self.pipeline, "default_sample_size", None)
         if own is None and config.get("sample_height") and config.get("sample_width"):
-            own = (config["sample_height"], config["sample_width"])
+            own = (config.sample_height, config.sample_width)
         height, width = own if isinstance(own, (tuple, list)) else (own or OWN_CELLS,) * 2
         return (int(height) * factor, int(width) * factor)
 
@@ -159,7 +148,7 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         picture = torch.zeros(1, 3, *size, dtype=precision, device=device)
         cells = (size[0] // factor, size[1] // factor)
 
-        def forward(pixels: np.ndarray) -> Any:
+        def forward(pixels: np.ndarray) -> None:
             if len(pixels) != 1:
                 raise NotProvenError("one image at a time")
             values = torch.from_numpy(pixels.transpose(0, 3, 1, 2)).to(device, precision) / 127.5 - 1
@@ -174,9 +163,9 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
     @property
     def latent_channels(self) -> int:
         """Channels of the latents of an image."""
-        return pixel_channels(self.tower) if self.vae is None else latent_channels(self.vae)
+        return pixel_channels(self.config) if self.vae is None else latent_channels(self.vae)
 
-    def _call(self, tower: torch.nn.Module, shown: Shown) -> Any:
+    def _call(self, tower: torch.nn.Module, shown: Shown) -> object:
         assert self.way is not None
         self._started.append(1)
         return self.way.prepare(self, shown)(tower)
@@ -197,9 +186,10 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
                     noise = torch.from_numpy(noise_of(one[0], numbers, tuple(clean.shape[1:])))[None]
                     noisy = noised(self.scheduler, clean, noise.to(clean), timestep)
                     begin((first, draw))
-                    given = self._call(self.tower, Shown(noisy, clean, picture, timestep))
+                    found = first_of(self._call(self.tower, Shown(noisy, clean, picture, timestep)))
                     if done is not None:
-                        done(self.denoised(given, noisy, timestep, (one.shape[1], one.shape[2])))
+                        size = (one.shape[1], one.shape[2])
+                        done({} if found is None else self.denoised(found, noisy, timestep, size))
 
     @property
     def parts(self) -> tuple[torch.nn.Module, ...]:
@@ -213,7 +203,9 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         if isinstance(self.way, ByPipeline):
             self.way.forget()
 
-    def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
+    def one_pass(
+        self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]
+    ) -> Callable[[], object]:
         height, width = pixels.shape[1:3]
         factor = latent_factor(self.vae)
         cells = torch.zeros(1, self.latent_channels, height // factor, width // factor)
@@ -252,9 +244,8 @@ class GeneralDenoiser(ProvenModel, DiffusionModel):
         assert self.way is not None
         return self.way.text
 
-    def untrained(self, seed: int) -> Any:
-        other: Any
-        other, kept = DiffusionModel.untrained(self, seed)
+    def untrained(self, seed: int) -> tuple[Self, tuple[str, ...]]:
+        other, kept = super().untrained(seed)
         other.blocks = self.blocks_in(other.tower)
         other._started = []
         return other, kept
@@ -266,7 +257,7 @@ def _colours(n: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(n).standard_normal((n, 3)) / 2)
 
 
-def make(**about: Any) -> GeneralDenoiser:
+def make(told: Told, **about: Unpack[Parts]) -> GeneralDenoiser:
     """A denoiser of no known family, or one that takes more than its family knows of.
 
     Raises
@@ -274,17 +265,17 @@ def make(**about: Any) -> GeneralDenoiser:
     UnsupportedModelError
         If its attention cannot be seen, its call is not known, or its tokens cannot be shown to be patches.
     """
-    tower, vae, call = about["tower"], about["vae"], about["told"].call
+    tower, vae = about["tower"], about["vae"]
     component = component_of(about["pipeline"], tower)
     way: Way
-    if call is not None:
-        way = AsTold(call)
+    if told.call is not None:
+        way = AsTold(told.call)
     elif component is not None:
         way = ByPipeline(component)
     else:
-        way = ByName(form_of(tower, pixel_channels(tower) if vae is None else latent_channels(vae)))
+        way = ByName(form_of(tower, pixel_channels(config_of(tower)) if vae is None else latent_channels(vae)))
     try:
-        return GeneralDenoiser(way=way, **about)
+        return GeneralDenoiser(family=f"any denoiser ({type(tower).__name__})", told=told, way=way, **about)
     except UnknownInputError as error:
         raise UnsupportedModelError(f"{about['name']} cannot be shown an image: {error}. {_ADVICE}") from error
     except (SpectralToolkitError, torch.OutOfMemoryError):

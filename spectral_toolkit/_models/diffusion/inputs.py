@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModelError
-from .forms import IMAGE, PACKED, Form, class_names, in_channels
+from .forms import IMAGE, PACKED, Form, Packed, class_names, in_channels
+from .protocols import Config, Inputs, config_of, whole_number
 
 TEXT_LENGTH = 77
 """Tokens of zeros in place of a prompt."""
@@ -48,7 +48,7 @@ class Asked:
     ``picture`` is the image (1, 3, height, width) from -1 to 1, ``clean`` its latents without noise.
     """
 
-    tower: Any
+    tower: torch.nn.Module
     form: Form
     latents: Tensor
     clean: Tensor
@@ -57,8 +57,8 @@ class Asked:
     steps: int
 
     @cached_property
-    def config(self) -> Any:
-        return self.tower.config
+    def config(self) -> Config:
+        return config_of(self.tower)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -93,9 +93,6 @@ class Asked:
             )
         return int(found[-1] if isinstance(found, (list, tuple)) else found)
 
-    def setting(self, name: str, default: Any = None) -> Any:
-        return self.config.get(name, default)
-
     @property
     def share(self) -> float:
         return self.timestep / self.steps
@@ -118,11 +115,11 @@ def _text(asked: Asked) -> Tensor:
 
 
 def _guidance(asked: Asked) -> Tensor | None:
-    return asked.numbers(1.0)[0] if asked.setting("guidance_embeds") else None
+    return asked.numbers(1.0)[0] if asked.config.get("guidance_embeds") else None
 
 
 def _axes(asked: Asked) -> int:
-    return len(asked.setting("axes_dims_rope") or asked.setting("axes_dims") or (0, 0, 0))
+    return len(asked.config.get("axes_dims_rope") or asked.config.get("axes_dims") or (0, 0, 0))
 
 
 def _image_ids(asked: Asked) -> Tensor:
@@ -144,14 +141,14 @@ def _text_ids(asked: Asked) -> Tensor:
     return ids.to(asked.latents)
 
 
-def _added(asked: Asked) -> dict[str, Any] | None:
+def _added(asked: Asked) -> Mapping[str, Tensor | None] | None:
     """What SDXL, Kandinsky and PixArt take besides a text."""
-    kind = asked.setting("addition_embed_type")
+    kind = asked.config.get("addition_embed_type")
     height, width = asked.size
     if kind == "text_time":
         count = 6
-        rest = asked.setting("projection_class_embeddings_input_dim")
-        pooled = rest - count * asked.setting("addition_time_embed_dim")
+        rest = asked.config.get("projection_class_embeddings_input_dim")
+        pooled = rest - count * asked.config.get("addition_time_embed_dim")
         return {
             "text_embeds": asked.zeros(pooled),
             "time_ids": asked.numbers(height, width, 0, 0, height, width),
@@ -161,13 +158,14 @@ def _added(asked: Asked) -> dict[str, Any] | None:
         if kind == "image_hint":
             told["hint"] = asked.picture
         if kind == "text_image":
-            text = asked.tower.add_embedding.text_proj.in_features
+            embedding = asked.tower.get_submodule("add_embedding")
+            image, text = (embedding.get_submodule(name) for name in ("image_proj", "text_proj"))
             told = {
-                "image_embeds": asked.zeros(asked.tower.add_embedding.image_proj.in_features),
-                "text_embeds": asked.zeros(text),
+                "image_embeds": asked.zeros(whole_number(image, "in_features")),
+                "text_embeds": asked.zeros(whole_number(text, "in_features")),
             }
         return told
-    if asked.setting("encoder_hid_dim_type") in ("image_proj", "text_image_proj"):
+    if asked.config.get("encoder_hid_dim_type") in ("image_proj", "text_image_proj"):
         return {"image_embeds": asked.zeros(asked.width("encoder_hid_dim", "cross_attention_dim"))}
     if hasattr(asked.tower, "use_additional_conditions"):
         none = not asked.tower.use_additional_conditions
@@ -179,7 +177,7 @@ def _added(asked: Asked) -> dict[str, Any] | None:
 
 
 def _classes(asked: Asked) -> Tensor | None:
-    kind, count = asked.setting("class_embed_type"), asked.setting("num_class_embeds")
+    kind, count = asked.config.get("class_embed_type"), asked.config.get("num_class_embeds")
     if kind in ("projection", "simple_projection"):
         return asked.zeros(asked.width("projection_class_embeddings_input_dim"))
     if kind == "timestep" or count is not None:
@@ -187,7 +185,7 @@ def _classes(asked: Asked) -> Tensor | None:
     return None
 
 
-def _hunyuan_rotary(asked: Asked) -> Any:
+def _hunyuan_rotary(asked: Asked) -> tuple[Tensor, ...]:
     from diffusers.models.embeddings import get_2d_rotary_pos_embed
 
     rows, columns = asked.patches
@@ -197,7 +195,7 @@ def _hunyuan_rotary(asked: Asked) -> Any:
     height, width = (round(base * side / large) for side in (rows, columns))
     start = (round((base - height) / 2), round((base - width) / 2))
     found = get_2d_rotary_pos_embed(
-        asked.tower.inner_dim // asked.tower.num_heads,
+        whole_number(asked.tower, "inner_dim") // whole_number(asked.tower, "num_heads"),
         (start, (start[0] + height, start[1] + width)),
         (rows, columns),
         device=asked.latents.device,
@@ -213,13 +211,13 @@ def _lumina_rotary(asked: Asked) -> Tensor:
     return get_2d_rotary_pos_embed_lumina(head, 384, 384, linear_factor=1.0, ntk_factor=1.0)
 
 
-def _video_rotary(asked: Asked) -> Any:
-    if not asked.setting("use_rotary_positional_embeddings"):
+def _video_rotary(asked: Asked) -> object:
+    if not asked.config.get("use_rotary_positional_embeddings"):
         return None
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
     rows, columns = asked.patches
-    if asked.setting("patch_size_t"):  # CogVideoX 1.5
+    if asked.config.get("patch_size_t"):  # CogVideoX 1.5
         limits = (
             asked.config.sample_height // asked.config.patch_size,
             asked.config.sample_width // asked.config.patch_size,
@@ -252,11 +250,11 @@ def _spatial_ids(asked: Asked, length: int) -> Tensor:
 
 
 def _pooled(asked: Asked) -> Tensor | None:
-    width = asked.setting("pooled_projection_dim") or asked.setting("in_text_dim2")
+    width = asked.config.get("pooled_projection_dim") or asked.config.get("in_text_dim2")
     return asked.zeros(int(width)) if width else None
 
 
-Argument = Callable[[Asked], Any]
+Argument = Callable[[Asked], object]
 
 _ARGUMENTS: dict[str, Argument] = {
     **dict.fromkeys(("timestep", "timesteps", "t"), _time),
@@ -266,12 +264,12 @@ _ARGUMENTS: dict[str, Argument] = {
     "cap_feats": lambda asked: [_text(asked)[0]],
     "text_lens": lambda asked: torch.tensor([TEXT_LENGTH], device=asked.latents.device),
     "encoder_hidden_states_t5": lambda asked: (
-        asked.zeros(TEXT_LENGTH, asked.config.text_embed_dim_t5) if asked.setting("text_embed_dim_t5") else None
+        asked.zeros(TEXT_LENGTH, asked.config.text_embed_dim_t5) if asked.config.get("text_embed_dim_t5") else None
     ),
     "encoder_hidden_states_2": lambda asked: (
-        asked.zeros(TEXT_LENGTH, asked.width("text_embed_2_dim")) if asked.setting("text_embed_2_dim") else None
+        asked.zeros(TEXT_LENGTH, asked.width("text_embed_2_dim")) if asked.config.get("text_embed_2_dim") else None
     ),
-    "encoder_attention_mask_2": lambda asked: asked.ones(TEXT_LENGTH) if asked.setting("text_embed_2_dim") else None,
+    "encoder_attention_mask_2": lambda asked: asked.ones(TEXT_LENGTH) if asked.config.get("text_embed_2_dim") else None,
     **dict.fromkeys(
         ("encoder_attention_mask", "encoder_hidden_states_mask", "text_embedding_mask", "encoder_mask"),
         lambda asked: asked.ones(TEXT_LENGTH),
@@ -300,13 +298,13 @@ def _own_condition(asked: Asked) -> Tensor:
     return (asked.picture + 1) / 2
 
 
-def _own_latents(asked: Asked) -> Any:
+def _own_latents(asked: Asked) -> Packed:
     return asked.form.pack(asked.clean)
 
 
 def _sparse_condition(asked: Asked) -> Tensor:
     """Latents or the image, as the configuration says, and a mask: everything of the image is given."""
-    simple = asked.setting("use_simplified_condition_embedding")
+    simple = asked.config.get("use_simplified_condition_embedding")
     shown = asked.clean if simple else _own_condition(asked)
     return shown[:, : asked.config.conditioning_channels]
 
@@ -340,6 +338,7 @@ def _ideogram_indicator(asked: Asked) -> Tensor:
 
 def _behind_text(asked: Asked) -> Tensor:
     tokens = asked.form.pack(asked.latents)
+    assert isinstance(tokens, Tensor)
     return torch.cat([asked.zeros(TEXT_LENGTH, tokens.shape[-1]), tokens], 1)
 
 
@@ -491,7 +490,7 @@ _OWN["LatteTransformer3DModel"] = {"encoder_attention_mask": lambda asked: None}
 """The same for one class."""
 
 
-def arguments(asked: Asked) -> dict[str, Any]:
+def arguments(asked: Asked) -> Inputs:
     """Every argument of a denoiser's forward, by name.
 
     Raises
@@ -501,7 +500,7 @@ def arguments(asked: Asked) -> dict[str, Any]:
     """
     own = {name: value for base in reversed(class_names(asked.tower)) for name, value in _OWN.get(base, {}).items()}
     known = {**_ARGUMENTS, **own}
-    found: dict[str, Any] = {}
+    found: Inputs = {}
     unknown = []
     parameters = inspect.signature(asked.tower.forward).parameters
     latents = next((name for name in _LATENTS if name in parameters), None)
@@ -534,7 +533,7 @@ def with_further_channels(asked: Asked) -> Tensor:
         If it is not known what the further channels hold.
     """
     noisy, clean = asked.latents, asked.clean
-    n, wanted = noisy.shape[1], in_channels(asked.tower) // (4 if asked.form is PACKED else 1)
+    n, wanted = noisy.shape[1], in_channels(asked.config) // (4 if asked.form is PACKED else 1)
     if wanted in (n, 0):
         return noisy
     factor = asked.picture.shape[-1] // noisy.shape[-1]
@@ -553,6 +552,6 @@ def with_further_channels(asked: Asked) -> Tensor:
             return torch.cat([noisy, torch.ones_like(noisy[:, :1]), torch.zeros_like(noisy)], 1)
         return torch.cat([noisy, torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])], 1)
     raise UnknownInputError(
-        f"{type(asked.tower).__name__} takes {in_channels(asked.tower)} channels, and its VAE gives {n}: what the "
+        f"{type(asked.tower).__name__} takes {in_channels(asked.config)} channels, and its VAE gives {n}: what the "
         "further ones hold is not known here"
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 
@@ -24,10 +24,12 @@ from ..folder_settings import check_settings, one_line, read_settings_file
 from ..loading import not_found, quiet
 from ..processing import HALF, Processing
 from . import general
-from .base import DiffusionModel, FurtherInputsError
+from .base import DiffusionModel, FurtherInputsError, Parts
 from .encoding import sees_pixels
 from .families import DiffusionFamily, find_family, supported
+from .forms import class_names
 from .noising import check_scheduler
+from .protocols import Arguments, Pipeline, Settings, config_of
 from .refused import refuse_class, refuse_others
 
 _NEEDED = (
@@ -42,19 +44,21 @@ _TOWERS = ("unet", "transformer", "decoder")
 _ENCODERS = ("vae", "movq", "vqvae", "vqgan")
 """Names that pipelines give to what encodes images."""
 
+T = TypeVar("T")
 
-def is_of_diffusers(source: Any) -> bool:
+
+def is_of_diffusers(source: object) -> TypeGuard[Pipeline | torch.nn.Module]:
     """Whether a live object is a pipeline or a model of diffusers, perhaps compiled."""
     bases = type(getattr(source, "_orig_mod", source)).__mro__
     return any(base.__module__.partition(".")[0] == "diffusers" for base in bases)
 
 
 def from_object(
-    source: Any,
+    source: Pipeline | torch.nn.Module,
     processing: Callable[[Processing], Processing],
     *,
-    vae: Any = None,
-    scheduler: Any = None,
+    vae: object = None,
+    scheduler: object = None,
     name: str = "",
     revision: str = "",
     told: Told | None = None,
@@ -63,40 +67,41 @@ def from_object(
     told = told or Told()
     _check_installed("A model of diffusers")
     # A pipeline is not a module.
-    pipeline = None if isinstance(source, torch.nn.Module) else source
-    if pipeline is None:
-        tower = _uncompiled(source)
+    if isinstance(source, torch.nn.Module):
+        pipeline, tower = None, _uncompiled(source)
     else:
+        pipeline = source
         given = [getattr(pipeline, component, None) for component in _TOWERS]
         tower = next((_uncompiled(module) for module in given if module is not None), None)
     label = name or _origin(pipeline, tower) or type(source).__name__
     if tower is None:
         raise unsupported(type(source).__name__)
     refuse_others(tower, label)
-    family = find_family([base.__name__ for base in type(tower).__mro__], tower.config)
-    vae = None if vae is None and sees_pixels(tower, pipeline) else _part("vae", vae, pipeline, label)
-    scheduler = _part("scheduler", scheduler, pipeline, label)
-    check_scheduler(scheduler)
+    family = find_family(class_names(tower), config_of(tower))
+    alone = vae is None and sees_pixels(config_of(tower), pipeline)
+    encoder = None if alone else _part("vae", vae, pipeline, label)
+    noising = _part("scheduler", scheduler, pipeline, label)
+    check_scheduler(noising)
     own = Processing(HALF, HALF, resample="lanczos", source="of diffusers: -1 to 1, by the Lanczos filter")
     shown = processing(own)
     if told.size is not None:
         height, width = (told.size, told.size) if isinstance(told.size, int) else told.size
         shown = replace(shown, size=(int(height), int(width)))
-    about: dict[str, Any] = {
+    about: Parts = {
         "name": label,
         "processor": shown,
         "revision": revision,
         "module": tower,
         "tower": tower,
         "pipeline": pipeline,
-        "vae": _uncompiled(vae),
-        "scheduler": scheduler,
+        "vae": _uncompiled(encoder),
+        "scheduler": noising,
     }
     shows_more = getattr(pipeline, "controlnet", None) is not None or "Kontext" in type(pipeline).__name__
     overridden = replace(told, size=None).overrides or shows_more
     model = None if overridden else _of_family(family, about)
     if model is None:
-        model = general.make(family=f"any denoiser ({type(tower).__name__})", told=told, **about)
+        model = general.make(told, **about)
     if not model.reads_prompts and model.takes_text:
         warnings.warn(
             f"{label} came without tokenizer or text encoder: it gets zeros instead of a prompt. Load the whole "
@@ -124,14 +129,14 @@ def from_name(
     revision: str | None,
     trust_remote_code: bool,
     safetensors_only: bool,
-    vae: Any = None,
-    scheduler: Any = None,
+    vae: object = None,
+    scheduler: object = None,
     told: Told | None = None,
 ) -> DiffusionModel:
     """Load the pipeline or component from a folder, or by its name on the hub."""
     _check_installed(f"The model {source!r}")
-    common: dict[str, Any] = {"revision": revision, "local_files_only": local}
-    weights: dict[str, Any] = {
+    common: Arguments = {"revision": revision, "local_files_only": local}
+    weights: Arguments = {
         "torch_dtype": dtype or torch.float32,
         "use_safetensors": True if safetensors_only else None,
         "low_cpu_mem_usage": True,
@@ -141,10 +146,11 @@ def from_name(
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
         folder = Path(location)
         if not folder.is_dir():
-            folder = _download(location, weights["use_safetensors"], trust_remote_code, common)
+            folder = _download(location, dtype, weights["use_safetensors"], trust_remote_code, common)
         commit = folder.name if folder.parent.name == "snapshots" else revision or ""
         _check_files(source, folder)
         index = _json(folder / "model_index.json")
+        loaded: Any
         if index:
             loaded = _load_pipeline(source, folder, index, dtype, weights, trust_remote_code, safetensors_only)
         else:
@@ -157,7 +163,7 @@ def from_name(
     return model
 
 
-def _of_family(family: DiffusionFamily | None, about: dict[str, Any]) -> DiffusionModel | None:
+def _of_family(family: DiffusionFamily | None, about: Parts) -> DiffusionModel | None:
     """A denoiser of a known family; None where it takes more than that family knows of."""
     if family is None:
         return None
@@ -183,8 +189,14 @@ def _check_installed(what: str) -> None:
         ) from error
 
 
-def _download(name: str, use_safetensors: bool | None, trust_remote_code: bool, common: dict[str, Any]) -> Path:
-    """Fetch the needed files of a repository; return the snapshot folder."""
+def _download(
+    name: str, dtype: torch.dtype | None, use_safetensors: bool | None, trust_remote_code: bool, common: Arguments
+) -> Path:
+    """Fetch the needed files of a repository; return the snapshot folder.
+
+    Files of half precision have names of their own: they are fetched where half precision is asked for, or where a
+    repository has no others.
+    """
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from huggingface_hub import snapshot_download
 
@@ -193,22 +205,26 @@ def _download(name: str, use_safetensors: bool | None, trust_remote_code: bool, 
     except OSError:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*", "*.bin*"], **common))
     _tower_of(name, index)
-    return Path(
-        DiffusionPipeline.download(
-            name, use_safetensors=use_safetensors, trust_remote_code=trust_remote_code, **_unneeded(index), **common
-        )
-    )
+    options = {"use_safetensors": use_safetensors, "trust_remote_code": trust_remote_code, **_unneeded(index), **common}
+    order = ("fp16", None) if dtype == torch.float16 else (None, "fp16")
+    refused: list[Exception] = []
+    for variant in order:
+        try:
+            return Path(DiffusionPipeline.download(name, variant=variant, **options))
+        except (OSError, ValueError) as error:  # no files of these names
+            refused.append(error)
+    raise refused[order.index(None)]
 
 
 def _load_pipeline(
     source: str,
     folder: Path,
-    index: dict[str, Any],
+    index: dict[str, object],
     dtype: torch.dtype | None,
-    weights: dict[str, Any],
+    weights: Arguments,
     trust_remote_code: bool,
     safetensors_only: bool,
-) -> Any:
+) -> object:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     component, class_name = _tower_of(source, index)
@@ -216,8 +232,9 @@ def _load_pipeline(
     _check_known(source, class_name, config)
     needed = [name for name in index if name == component or name.startswith(_NEEDED)]
     for name in needed:
-        if isinstance(index[name], list) and (name == component or name.startswith("vae")):
-            _try_out(source, folder / name, str(index[name][1]))
+        entry = index[name]
+        if isinstance(entry, list) and (name == component or name.startswith("vae")):
+            _try_out(source, folder / name, str(entry[1]))
     if safetensors_only:
         for name in needed:
             _check_safe(source, folder / name)
@@ -235,7 +252,7 @@ def _load_pipeline(
     )
 
 
-def _load_component(source: str, folder: Path, weights: dict[str, Any], safetensors_only: bool) -> Any:
+def _load_component(source: str, folder: Path, weights: Arguments, safetensors_only: bool) -> object:
     from diffusers.models.auto_model import AutoModel
 
     config = _json(folder / "config.json")
@@ -247,7 +264,7 @@ def _load_component(source: str, folder: Path, weights: dict[str, Any], safetens
     return AutoModel.from_pretrained(str(folder), local_files_only=True, **weights)
 
 
-def _check_known(source: str, class_name: str, config: Any) -> None:
+def _check_known(source: str, class_name: str, config: Settings) -> None:
     """Refuse what is not a denoiser of diffusers before anything of it is loaded."""
     import diffusers
 
@@ -288,7 +305,7 @@ def _try_out(source: str, folder: Path, class_name: str) -> None:
         try_out(source, lambda: made_of.from_config(config), stored_shapes(source, folder), name)
 
 
-def _tower_of(source: str, index: dict[str, Any]) -> tuple[str, str]:
+def _tower_of(source: str, index: dict[str, object]) -> tuple[str, str]:
     """The name of the denoiser in a pipeline, and its class."""
     for component in _TOWERS:
         entry = index.get(component)
@@ -297,7 +314,7 @@ def _tower_of(source: str, index: dict[str, Any]) -> tuple[str, str]:
     raise unsupported(f"{source!r} ({index.get('_class_name')})")
 
 
-def _unneeded(index: dict[str, Any]) -> dict[str, Any]:
+def _unneeded(index: dict[str, object]) -> Arguments:
     """Components that are not loaded, such as a safety checker."""
     components = [name for name, entry in index.items() if isinstance(entry, list | tuple)]
     left = {name: None for name in components if name not in _TOWERS and not name.startswith(_NEEDED)}
@@ -329,7 +346,7 @@ def _explained(source: str) -> Iterator[None]:
         raise not_found(source, f"cannot be loaded by diffusers ({one_line(error)})") from error
 
 
-def _part(what: str, given: Any, pipeline: Any, label: str) -> Any:
+def _part(what: str, given: object, pipeline: Pipeline | None, label: str) -> Any:
     """The VAE or the scheduler that was given, or the pipeline's own."""
     names = _ENCODERS if what == "vae" else (what,)
     own = (getattr(pipeline, name, None) for name in names)
@@ -348,11 +365,11 @@ def _part(what: str, given: Any, pipeline: Any, label: str) -> Any:
     return found
 
 
-def _uncompiled(module: Any) -> Any:
+def _uncompiled(module: T) -> T:
     return getattr(module, "_orig_mod", module)
 
 
-def _origin(pipeline: Any, tower: Any) -> str:
+def _origin(pipeline: object, tower: object) -> str:
     for part in (pipeline, tower):
         origin = getattr(getattr(part, "config", None), "_name_or_path", "")
         if origin:
@@ -360,7 +377,7 @@ def _origin(pipeline: Any, tower: Any) -> str:
     return ""
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> dict[str, object]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import SpectralToolkitError, UnsupportedModelError
+from .protocols import Configured
 
 BETWEEN = (0, 250)
 """By default, timesteps are drawn from this range of 1000, which is that of the source paper."""
@@ -17,7 +18,7 @@ N_TIMESTEPS = 4
 """How many are drawn by default, which is our choice: more give smoother affinities and larger captures."""
 
 
-def steps_of(scheduler: Any) -> int:
+def steps_of(scheduler: Configured) -> int:
     """Number of timesteps with which the model was trained."""
     return int(scheduler.config.num_train_timesteps)
 
@@ -47,7 +48,7 @@ def noise_of(picture: np.ndarray, numbers: tuple[int, ...], shape: tuple[int, ..
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def check_scheduler(scheduler: Any) -> None:
+def check_scheduler(scheduler: Configured) -> None:
     """Raise ``UnsupportedModelError`` unless it is known how the scheduler adds noise during training."""
     if not hasattr(scheduler, "alphas_cumprod") and not _flows(scheduler) and not _of_sigmas(scheduler):
         raise UnsupportedModelError(
@@ -56,7 +57,7 @@ def check_scheduler(scheduler: Any) -> None:
         )
 
 
-def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+def noised(scheduler: Configured, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
     """Latents as the denoiser saw them at ``timestep`` during training.
 
     Schedulers differ in how they remove noise, but not in how they add it: a flow mixes linearly, and all others are
@@ -69,13 +70,10 @@ def noised(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep:
     if _flows(scheduler):
         level = timestep / steps_of(scheduler)
         return (1 - level) * latents + level * noise
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    training: Any = DDPMScheduler.from_config(scheduler.config)
-    return training.add_noise(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
+    return _training(scheduler).add_noise(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
 
 
-def unnoised(scheduler: Any, noisy: torch.Tensor, predicted: torch.Tensor, timestep: int) -> torch.Tensor | None:
+def unnoised(scheduler: Configured, noisy: torch.Tensor, predicted: torch.Tensor, timestep: int) -> torch.Tensor | None:
     """The clean latents that follow from a prediction; None where it is not known what is predicted.
 
     The opposite of `noised`: a flow predicts noise minus latents, all others what their scheduler says.
@@ -84,10 +82,7 @@ def unnoised(scheduler: Any, noisy: torch.Tensor, predicted: torch.Tensor, times
         return None
     if _flows(scheduler):
         return noisy - timestep / steps_of(scheduler) * predicted
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    training: Any = DDPMScheduler.from_config(scheduler.config)
-    kept = float(training.alphas_cumprod[timestep])
+    kept = float(_training(scheduler).alphas_cumprod[timestep])
     signal, noise = kept**0.5, (1 - kept) ** 0.5
     kinds = {
         "epsilon": (noisy - noise * predicted) / signal,
@@ -97,7 +92,13 @@ def unnoised(scheduler: Any, noisy: torch.Tensor, predicted: torch.Tensor, times
     return kinds.get(scheduler.config.get("prediction_type", "epsilon"))
 
 
-def told_time(scheduler: Any, timestep: int) -> float:
+def _training(scheduler: Configured) -> Any:
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    return DDPMScheduler.from_config(scheduler.config)
+
+
+def told_time(scheduler: Configured, timestep: int) -> float:
     """What a denoiser is given of a timestep: its number, or a function of the amount of noise."""
     if not _of_sigmas(scheduler):
         return timestep
@@ -105,19 +106,19 @@ def told_time(scheduler: Any, timestep: int) -> float:
     return 1000 * told if "Consistency" in type(scheduler).__name__ else told
 
 
-def _of_sigmas(scheduler: Any) -> bool:
+def _of_sigmas(scheduler: Configured) -> bool:
     """Whether the amount of noise has no upper limit, as in Karras et al. 2022 (EDM, consistency models)."""
     return scheduler.config.get("sigma_data") is not None and scheduler.config.get("sigma_max") is not None
 
 
-def _sigma(scheduler: Any, timestep: int) -> float:
+def _sigma(scheduler: Configured, timestep: int) -> float:
     """The amount of noise at a timestep: from the least at 0 to the most at the last."""
     config = scheduler.config
     low, high = (value ** (1 / (config.get("rho") or 7.0)) for value in (config.sigma_min, config.sigma_max))
     return float((low + timestep / (steps_of(scheduler) - 1) * (high - low)) ** (config.get("rho") or 7.0))
 
 
-def _flows(scheduler: Any) -> bool:
+def _flows(scheduler: Configured) -> bool:
     config = scheduler.config
     return (
         hasattr(scheduler, "scale_noise")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..model import LayerShape
 from .base import DiffusionModel
 from .encoding import latent_factor
+from .protocols import whole_number
 
 
 @dataclass
@@ -17,8 +17,7 @@ class PatchModel(DiffusionModel):
     """A denoiser that cuts latents into patches; a family defines its layers and its inputs."""
 
     def __post_init__(self) -> None:
-        config: Any = self.tower.config
-        self.check_channels(config.in_channels // self.packed**2)
+        self.check_channels(self.config.in_channels // self.packed**2)
         super().__post_init__()
 
     @property
@@ -32,17 +31,16 @@ class PatchModel(DiffusionModel):
 
     @property
     def patch_size(self) -> tuple[int, int]:
-        config: Any = self.tower.config
-        side = latent_factor(self.vae) * config.patch_size * self.packed
+        side = latent_factor(self.vae) * self.config.patch_size * self.packed
         return (side, side)
 
     def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
-        attention: Any = self.attention_of(layer)
-        tower: Any = self.tower
+        attention = self.attention_of(layer)
         height, width = self.patch_size
-        channels = attention.inner_dim // attention.heads
+        heads = whole_number(attention, "heads")
+        channels = whole_number(attention, "inner_dim") // heads
         grid = (size[0] // height, size[1] // width)
-        return LayerShape(grid, attention.heads, channels, channels, tower.inner_dim)
+        return LayerShape(grid, heads, channels, channels, whole_number(self.tower, "inner_dim"))
 
     def times(self, latents: torch.Tensor, timestep: float) -> torch.Tensor:
         """The timestep of every image, in the precision of the latents."""

@@ -22,7 +22,10 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import UnsupportedModelError
 from ..watching import unwatched
+from .base import DiffusionModel
+from .forms import Shown
 from .noising import steps_of, told_time
+from .protocols import Configured, Inputs, Pipeline
 
 _SIMPLE = (str, int, float, bool, type(None), torch.device, torch.dtype)
 
@@ -30,7 +33,7 @@ _SIMPLE = (str, int, float, bool, type(None), torch.device, torch.dtype)
 class _CalledError(BaseException):
     """Ends a pipeline where it calls its denoiser; not an Exception, so that nothing takes it for an error."""
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, args: tuple[object, ...], kwargs: Inputs) -> None:
         super().__init__()
         self.given, self.named = args, kwargs
 
@@ -41,13 +44,13 @@ class ByPipeline:
 
     component: str
     text: str = "the pipeline's text encoders"
-    _encoded: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _encoded: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     def forget(self) -> None:
         """Encode the prompt anew, as after a move."""
         self._encoded.clear()
 
-    def prepare(self, model: Any, shown: Any) -> Callable[[torch.nn.Module], Any]:
+    def prepare(self, model: DiffusionModel, shown: Shown) -> Callable[[torch.nn.Module], object]:
         args, kwargs = self.arguments(model, shown)
         first = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
         if first is not None and first.shape[0] != 1:
@@ -56,11 +59,13 @@ class ByPipeline:
                 "cannot be switched off in it: load the denoiser alone, with its VAE and scheduler"
             )
         dtype = shown.noisy.dtype
-        args, kwargs = _cast(args, dtype), _cast(kwargs, dtype)
-        return lambda tower: tower(*args, **kwargs)
+        cast = [_cast(one, dtype) for one in args]
+        named = {name: _cast(one, dtype) for name, one in kwargs.items()}
+        return lambda tower: tower(*cast, **named)
 
-    def arguments(self, model: Any, shown: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, model: DiffusionModel, shown: Shown) -> tuple[tuple[object, ...], Inputs]:
         """What the pipeline gives its denoiser for these latents."""
+        assert model.pipeline is not None
         pipeline = copy.copy(model.pipeline)
         parts = vars(pipeline)
         parts["scheduler"] = _at_one_timestep(model.scheduler, shown.timestep)
@@ -71,25 +76,25 @@ class ByPipeline:
         # Not the pipeline's own where the model has another one, such as untrained weights.
         tower = parts[self.component] = model.tower
 
-        def stop(_: Any, args: Any, kwargs: Any) -> None:
+        def stop(_: object, args: tuple[object, ...], kwargs: Inputs) -> None:
             raise _CalledError(args, kwargs)
 
         handle = tower.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
         try:
             pipeline.set_progress_bar_config(disable=True)
             with unwatched(), _GivenNoise(shown.noisy):
-                pipeline(**_settings(model, shown))
+                pipeline(**_settings(type(pipeline), model, shown))
         except _CalledError as call:
             return call.given, call.named
         finally:
             handle.remove()
         raise UnsupportedModelError(f"{type(model.pipeline).__name__} did not call its denoiser")
 
-    def _remembered(self, pipeline: Any) -> Any:
+    def _remembered(self, pipeline: Pipeline) -> Callable[..., object]:
         """The encoding of a prompt, kept where it depends on nothing but texts and numbers."""
         own = pipeline.encode_prompt
 
-        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        def encode_prompt(*args: object, **kwargs: object) -> object:
             simple = all(_is_simple(one) for one in (*args, *kwargs.values()))
             key = repr((args, sorted(kwargs.items(), key=lambda item: item[0]))) if simple else None
             if key is None:
@@ -102,11 +107,11 @@ class ByPipeline:
         return encode_prompt
 
 
-def _is_simple(value: Any) -> bool:
+def _is_simple(value: object) -> bool:
     return all(map(_is_simple, value)) if isinstance(value, (list, tuple)) else isinstance(value, _SIMPLE)
 
 
-def _cast(values: Any, dtype: torch.dtype) -> Any:
+def _cast(values: object, dtype: torch.dtype) -> object:
     """Double precision where a proof asks for it; everything else as the pipeline gave it."""
     if dtype != torch.float64:
         return values
@@ -119,7 +124,7 @@ def _cast(values: Any, dtype: torch.dtype) -> Any:
     return values
 
 
-def component_of(pipeline: Any, tower: torch.nn.Module) -> str | None:
+def component_of(pipeline: Pipeline | None, tower: torch.nn.Module) -> str | None:
     """The name of the denoiser in a pipeline that can prepare its call; None where that is not possible.
 
     A pipeline without some of its text encoders cannot, and one that reads neither a prompt nor an image need not.
@@ -136,7 +141,7 @@ def component_of(pipeline: Any, tower: torch.nn.Module) -> str | None:
 
 # --- what a pipeline is asked ----------------------------------------------------------------------------------------
 
-_ALWAYS: dict[str, Any] = {
+_ALWAYS: Inputs = {
     "num_inference_steps": 1,
     "guidance_scale": 1.0,
     "true_cfg_scale": 1.0,
@@ -152,13 +157,13 @@ _IMAGES = ("image", "control_image", "conditioning_image", "image_list", "images
 _PICTURES = ("mask_image", "control_mask")
 
 
-def _settings(model: Any, shown: Any) -> dict[str, Any]:
+def _settings(kind: type[Pipeline], model: DiffusionModel, shown: Shown) -> Inputs:
     """The arguments of a pipeline: one step without guidance, of the size of the image."""
     height, width = shown.picture.shape[-2:]
     bytes_ = ((shown.picture[0].permute(1, 2, 0).float().cpu().numpy() + 1) * 127.5).clip(0, 255).round()
     image = Image.fromarray(bytes_.astype(np.uint8))
     # Everything is to be painted, so that a model for inpainting sees nothing of the image but what noise leaves.
-    known: dict[str, Any] = {
+    known: Inputs = {
         **_ALWAYS,
         "prompt": model.prompt,
         "height": height,
@@ -169,14 +174,13 @@ def _settings(model: Any, shown: Any) -> dict[str, Any]:
         "max_area": height * width,
         "hint": (shown.picture + 1) / 2,
     }
-    config: Any = model.tower.config
-    width_of_images = config.get("encoder_hid_dim") or config.get("cross_attention_dim")
+    width_of_images = model.config.get("encoder_hid_dim") or model.config.get("cross_attention_dim")
     if isinstance(width_of_images, int):
         none = torch.zeros(1, width_of_images, dtype=model.dtype, device=model.device)
         known |= {"image_embeds": none, "negative_image_embeds": none}
-    settings: dict[str, Any] = {}
+    settings: Inputs = {}
     unknown = []
-    for name, parameter in inspect.signature(type(model.pipeline).__call__).parameters.items():
+    for name, parameter in inspect.signature(kind.__call__).parameters.items():
         if name == "self" or parameter.kind is parameter.VAR_KEYWORD:
             continue
         optional = name in ("image_embeds", "negative_image_embeds") and parameter.default is not parameter.empty
@@ -185,27 +189,25 @@ def _settings(model: Any, shown: Any) -> dict[str, Any]:
         elif parameter.default is parameter.empty:
             unknown.append(name)
     if unknown:
-        raise UnsupportedModelError(
-            f"{type(model.pipeline).__name__} asks for {', '.join(unknown)}, whose content is not known here"
-        )
+        raise UnsupportedModelError(f"{kind.__name__} asks for {', '.join(unknown)}, whose content is not known here")
     return settings
 
 
-def _at_one_timestep(scheduler: Any, timestep: int) -> Any:
+def _at_one_timestep(scheduler: Configured, timestep: int) -> Configured:
     """A copy of a scheduler that has one timestep, and leaves latents as they are."""
-    other = copy.copy(scheduler)
+    other: Any = copy.copy(scheduler)
     dtype = getattr(getattr(scheduler, "timesteps", None), "dtype", torch.float32)
     told = torch.tensor([told_time(scheduler, timestep)])
     share = timestep / steps_of(scheduler)
 
     def set_timesteps(
         self: Any,
-        num_inference_steps: Any = None,
-        device: Any = None,
-        timesteps: Any = None,
-        sigmas: Any = None,
-        mu: Any = None,
-        **_: Any,
+        num_inference_steps: object = None,
+        device: torch.device | str | None = None,
+        timesteps: object = None,
+        sigmas: object = None,
+        mu: object = None,
+        **_: object,
     ) -> None:
         self.timesteps = told.to(device, dtype)
         self.num_inference_steps = 1
@@ -229,10 +231,17 @@ class _GivenNoise(TorchFunctionMode):
         super().__init__()
         self.latents = latents
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func not in (torch.randn, torch.randn_like) or out.numel() != self.latents.numel():
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Inputs | None = None,
+    ) -> object:
+        out = func(*args, **(kwargs or {}))
+        if func not in (torch.randn, torch.randn_like) or not isinstance(out, Tensor):
+            return out
+        if out.numel() != self.latents.numel():
             return out
         if _drawn_by_vae():
             return torch.zeros_like(out)

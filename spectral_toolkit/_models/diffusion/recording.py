@@ -11,7 +11,7 @@ import torch
 
 from ...errors import UnsupportedModelError
 from ..model import UNROTATED, Model, Recorder, edit_all
-from .watching import Seen, watching
+from .watching import Rotary, Seen, watching
 
 
 @dataclass
@@ -34,7 +34,7 @@ class WatchedModel(Model):
         """The residual stream (image, token, feature) from a block's output, in the same order."""
         return output[0] if isinstance(output, tuple) else output
 
-    def unrotated(self, part: torch.Tensor, rotary: Any) -> torch.Tensor:
+    def unrotated(self, part: torch.Tensor, rotary: Rotary | None) -> torch.Tensor:
         """Queries or keys before the rotation by ``rotary``, in the model's own order of tokens."""
         raise UnsupportedModelError(f"{self.name} ({self.family}) has no rotary positions.")
 
@@ -94,7 +94,7 @@ class WatchedModel(Model):
         return own.index_copy(-2, places.flatten(), ordered.to(own))
 
     def _token_hook(self, recorder: Recorder, layer: str) -> Callable[..., None]:
-        def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
+        def hook(module: torch.nn.Module, args: object, output: object) -> None:
             recorder.record(layer, "token", self.token_of(layer, output).detach())
 
         return hook

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...errors import UnsupportedModelError
 
 _SOUND = "its tokens are moments of a sound, which have no place in an image"
@@ -36,7 +34,7 @@ _REASONS = {
 }
 
 
-def refuse_others(tower: Any, label: str) -> None:
+def refuse_others(tower: object, label: str) -> None:
     """Raise `UnsupportedModelError` if a denoiser has no tokens that are patches."""
     refuse_class(type(tower).__name__, label)
 

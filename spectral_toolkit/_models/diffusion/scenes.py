@@ -21,6 +21,7 @@ from ..processing import Processing
 from .base import DiffusionModel
 from .flux import FluxBlocks, blocks_of
 from .noising import steps_of
+from .protocols import Inputs
 
 
 @dataclass
@@ -39,9 +40,9 @@ class ScenesDiffusionModel(FluxBlocks, DiffusionModel):
     def find_layers(self) -> tuple[str, ...]:
         return blocks_of(self.tower)
 
-    def read_prompt(self, prompt: Any) -> str:
+    def read_prompt(self, prompt: object) -> str:
         parse_caption(prompt)
-        return prompt
+        return str(prompt)
 
     @property
     def reads_prompts(self) -> bool:
@@ -60,12 +61,12 @@ class ScenesDiffusionModel(FluxBlocks, DiffusionModel):
         return self.processor.size or (96, 96)
 
     def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
-        config: Any = self.tower.config
+        config = self.config
         heads, channels = config.num_attention_heads, config.attention_head_dim
         return LayerShape((size[0] // PATCH, size[1] // PATCH), heads, channels, channels, heads * channels)
 
-    def untrained_tower(self) -> Any:
-        config: Any = self.tower.config
+    def untrained_tower(self) -> torch.nn.Module:
+        config = self.config
         heads = config.num_attention_heads
         return flow.build(config.num_layers, heads, heads * config.attention_head_dim)
 
@@ -74,18 +75,19 @@ class ScenesDiffusionModel(FluxBlocks, DiffusionModel):
         return flow.to_tokens(self.processor.normalise(pixels, self.device, self.dtype))
 
     def denoised(
-        self, given: Any, noisy: torch.Tensor, timestep: int, size: tuple[int, int]
+        self, predicted: torch.Tensor, noisy: torch.Tensor, timestep: int, size: tuple[int, int]
     ) -> dict[str, torch.Tensor]:
-        values = flow.to_pixels(given, (size[0] // PATCH, size[1] // PATCH))
+        values = flow.to_pixels(predicted, (size[0] // PATCH, size[1] // PATCH))
         return {"denoised": self.processor.shown(values).permute(0, 2, 3, 1)}
 
-    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
+    def conditioning(self, size: tuple[int, int]) -> Inputs:
         return {"counts": parse_caption(self.prompt), "grid": (size[0] // PATCH, size[1] // PATCH)}
 
-    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: Inputs) -> torch.Tensor:
         level = torch.full((len(latents),), timestep / steps_of(self.scheduler)).to(latents)
-        counts = np.tile(conditioning["counts"], (len(latents), 1))
-        return flow.predict(self.tower, latents, level, counts, conditioning["grid"])
+        own: Any = conditioning
+        counts = np.tile(own["counts"], (len(latents), 1))
+        return flow.predict(self.tower, latents, level, counts, own["grid"])
 
 
 def load_scenes_diffusion(folder: Path, device: torch.device, dtype: torch.dtype | None) -> ScenesDiffusionModel:

@@ -15,6 +15,7 @@ import torch
 
 from ...errors import SpectralToolkitError
 from .patches import PatchModel
+from .protocols import Inputs
 from .watching import Seen
 
 T5_LENGTH = 256
@@ -33,12 +34,11 @@ class SD3Model(PatchModel):
         return tuple(name for name in self.attentions("") if name.rpartition(".")[2] in ("attn", "attn2"))
 
     def special_tokens_of(self, layer: str, quantity: str, size: tuple[int, int] | None = None) -> tuple[str, ...]:
-        block: Any = self.block_of(layer)
-        alone = layer.endswith(".attn2") or (quantity == "token" and block.context_pre_only)
+        alone = layer.endswith(".attn2") or (quantity == "token" and bool(self.block_of(layer).context_pre_only))
         return () if alone else self.special_tokens
 
     def check_size(self, size: tuple[int, int]) -> None:
-        config: Any = self.tower.config
+        config = self.config
         largest = (config.pos_embed_max_size or max(size)) * self.patch_size[0]
         if max(size) > largest:
             raise SpectralToolkitError(
@@ -53,7 +53,7 @@ class SD3Model(PatchModel):
         parts = (torch.cat([part[..., -n:, :], part[..., :-n, :]], -2) for part in (seen.query, seen.key, seen.value))
         return replace(seen, **dict(zip(("query", "key", "value"), parts, strict=True)))
 
-    def token_of(self, layer: str, output: Any) -> torch.Tensor:
+    def token_of(self, layer: str, output: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         text, patches = output
         return torch.cat([text, patches], 1) if self.special_tokens_of(layer, "token") else patches
 
@@ -76,10 +76,10 @@ class SD3Model(PatchModel):
     def reads_prompts(self) -> bool:
         return len(self.missing_encoders) < 3
 
-    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
+    def conditioning(self, size: tuple[int, int]) -> Inputs:
         if self._reader("") and self._reader("_2"):
             # diffusers itself uses zeros where there is no T5.
-            every = {"prompt_2": None, "prompt_3": None, "max_sequence_length": T5_LENGTH}
+            every: Inputs = {"prompt_2": None, "prompt_3": None, "max_sequence_length": T5_LENGTH}
             states, _, pooled, _ = self.encoded_prompt(**every, do_classifier_free_guidance=False)
         else:
             states, pooled = self._pieces()
@@ -88,7 +88,7 @@ class SD3Model(PatchModel):
 
     def _pieces(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Text states where a CLIP is missing, which the pipeline cannot compute: zeros take its place."""
-        config: Any = self.tower.config
+        config = self.config
         states = self.zeros(len(self.special_tokens), config.joint_attention_dim)
         pooled = self.zeros(config.pooled_projection_dim)
         for ending in ("", "_2"):
@@ -105,8 +105,8 @@ class SD3Model(PatchModel):
         return states, pooled
 
     def _ids(self, tokenizer: Any, length: int) -> torch.Tensor:
-        settings: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         return tokenizer([self.prompt], max_length=length, **settings).input_ids.to(self.device)
 
-    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: Inputs) -> torch.Tensor:
         return self.tower(latents, timestep=self.times(latents, timestep), return_dict=False, **conditioning)[0]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from ..passes import Prober
 from ..probing import NotProvenError
 from ..token_maps import Grid
 from ..watching import Call, watching
+from .protocols import Inputs
 
 _WHOLE = ("SDCascadeAttnBlock",)
 """Parts that give attention their map twice, as queries and among the keys, so that the part's own map counts."""
@@ -41,12 +41,12 @@ class MapProber(Prober):
     ``forward`` runs the model on anything.
     """
 
-    def __init__(self, root: torch.nn.Module, forward: Callable[[], Any], size: Grid) -> None:
+    def __init__(self, root: torch.nn.Module, forward: Callable[[], object], size: Grid) -> None:
         super().__init__(root, self._shown, size)
         self._plain = forward
         self._maps = _maps_before_attention(root, forward, size)
 
-    def _shown(self, pixels: np.ndarray) -> Any:
+    def _shown(self, pixels: np.ndarray) -> object:
         if len(pixels) != 1:
             raise NotProvenError("one image at a time")
         with ExitStack() as stack:
@@ -76,18 +76,19 @@ def _signs(found: _Map) -> np.ndarray:
     return rng.choice([-1.0, 1.0], (math.ceil(found.channels / 2), *found.grid))
 
 
-def _replacing(values: Tensor) -> Callable[..., Any]:
-    def hook(_part: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        def new(one: Any) -> Any:
-            fits = isinstance(one, Tensor) and one.dim() == 4 and one.shape[1:] == values.shape[1:]
-            return values.to(one).expand_as(one) if fits else one
+def _replacing(values: Tensor) -> Callable[[object, tuple[object, ...], Inputs], tuple[tuple[object, ...], Inputs]]:
+    def hook(_part: object, args: tuple[object, ...], kwargs: Inputs) -> tuple[tuple[object, ...], Inputs]:
+        def new(one: object) -> object:
+            if isinstance(one, Tensor) and one.dim() == 4 and one.shape[1:] == values.shape[1:]:
+                return values.to(one).expand_as(one)
+            return one
 
         return tuple(map(new, args)), {name: new(one) for name, one in kwargs.items()}
 
     return hook
 
 
-def _maps_before_attention(root: torch.nn.Module, forward: Callable[[], Any], size: Grid) -> dict[str, _Map]:
+def _maps_before_attention(root: torch.nn.Module, forward: Callable[[], object], size: Grid) -> dict[str, _Map]:
     """The innermost part around each module that calls attention that a feature map enters, by its name."""
     entered: dict[str, _Map] = {}
     callers: list[str] = []
@@ -122,7 +123,7 @@ def _noting(root: torch.nn.Module, entered: dict[str, _Map]) -> Iterator[None]:
     with ExitStack() as stack:
         for name, part in root.named_modules():
 
-            def note(_part: Any, args: Any, kwargs: Any, name: str = name) -> None:
+            def note(_part: object, args: tuple[object, ...], kwargs: Inputs, name: str = name) -> None:
                 given = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
                 if given is not None and given.dim() == 4 and given.is_floating_point():
                     entered[name] = _Map((int(given.shape[2]), int(given.shape[3])), int(given.shape[1]))

@@ -7,19 +7,19 @@ up. Cross-attention to the prompt (``attn2``) is not captured.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ...errors import UnsupportedModelError
 from ..model import LayerShape
 from .base import DiffusionModel, FurtherInputsError
+from .protocols import Config, Inputs, Settings, whole_number
 
 TEXT_LENGTH = 77
 """Number of tokens to which CLIP pads a prompt."""
 
 
-def is_xl(config: Any) -> bool:
+def is_xl(config: Settings) -> bool:
     """Whether a UNet also takes sizes and a pooled prompt, like SDXL."""
     return config.get("addition_embed_type") == "text_time"
 
@@ -33,7 +33,7 @@ class UNetModel(DiffusionModel):
         super().__post_init__()
 
     def _refuse_others(self) -> None:
-        config: Any = self.tower.config
+        config = self.config
         self.check_channels(config.in_channels)
         needs = {
             "class_embed_type": (None,),
@@ -62,8 +62,7 @@ class UNetModel(DiffusionModel):
 
     @property
     def _halvings(self) -> int:
-        tower: Any = self.tower
-        return sum(block.downsamplers is not None for block in tower.down_blocks)
+        return sum(block.downsamplers is not None for block in _blocks(self.tower, "down_blocks"))
 
     @property
     def size_step(self) -> tuple[int, int]:
@@ -73,7 +72,7 @@ class UNetModel(DiffusionModel):
 
     @property
     def reads_prompts(self) -> bool:
-        if not is_xl(self.tower.config):
+        if not is_xl(self.config):
             return super().reads_prompts
         # The pooled prompt comes from the second encoder, which is the only one of the refiner.
         first, second = (
@@ -83,24 +82,23 @@ class UNetModel(DiffusionModel):
         return all(second) and first[0] == first[1]
 
     def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
-        attention: Any = self.attention_of(layer)
+        attention = self.attention_of(layer)
         cell = self.patch_size[0] * 2 ** self._level(layer)
-        channels = attention.inner_dim // attention.heads
-        return LayerShape((size[0] // cell, size[1] // cell), attention.heads, channels, channels, attention.out_dim)
+        heads, inner, out = (whole_number(attention, name) for name in ("heads", "inner_dim", "out_dim"))
+        return LayerShape((size[0] // cell, size[1] // cell), heads, inner // heads, inner // heads, out)
 
     def _level(self, layer: str) -> int:
         """How often the image has been halved before the layer."""
-        tower: Any = self.tower
         stage, place = layer.split(".")[:2]
         if stage == "down_blocks":
-            return sum(block.downsamplers is not None for block in tower.down_blocks[: int(place)])
+            return sum(block.downsamplers is not None for block in _blocks(self.tower, stage)[: int(place)])
         doublings = 0
         if stage == "up_blocks":
-            doublings = sum(block.upsamplers is not None for block in tower.up_blocks[: int(place)])
+            doublings = sum(block.upsamplers is not None for block in _blocks(self.tower, stage)[: int(place)])
         return self._halvings - doublings
 
-    def conditioning(self, size: tuple[int, int]) -> dict[str, Any]:
-        config: Any = self.tower.config
+    def conditioning(self, size: tuple[int, int]) -> Inputs:
+        config = self.config
         pooled = None
         if self.reads_prompts:
             encoded = self.encoded_prompt(do_classifier_free_guidance=False)
@@ -108,14 +106,14 @@ class UNetModel(DiffusionModel):
             pooled = encoded[2] if is_xl(config) else None
         else:
             states = torch.zeros(1, TEXT_LENGTH, _text_width(config), device=self.device)
-        told: dict[str, Any] = {"encoder_hidden_states": states.to(self.device, self.dtype)}
+        told: Inputs = {"encoder_hidden_states": states.to(self.device, self.dtype)}
         if is_xl(config):
             told["added_cond_kwargs"] = self._sizes_and_pooled(size, pooled)
         return told
 
     def _sizes_and_pooled(self, size: tuple[int, int], pooled: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """SDXL's further inputs: the size of the image, no cropping, and the wanted size."""
-        config: Any = self.tower.config
+        config = self.config
         # The refiner takes one number instead of the wanted size: the aesthetic score of the image.
         base, refiner = [*size, 0, 0, *size], [*size, 0, 0, 6.0]
         width = config.addition_time_embed_dim
@@ -134,14 +132,18 @@ class UNetModel(DiffusionModel):
         ids = torch.tensor([numbers], dtype=self.dtype, device=self.device)
         return {"text_embeds": pooled.to(self.device, self.dtype), "time_ids": ids}
 
-    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: dict[str, Any]) -> Any:
+    def denoise(self, latents: torch.Tensor, timestep: int, conditioning: Inputs) -> torch.Tensor:
         return self.tower(latents, timestep, return_dict=False, **conditioning)[0]
 
 
-def _is_self(attention: Any) -> bool:
+def _blocks(tower: torch.nn.Module, stage: str) -> list[torch.nn.Module]:
+    return list(tower.get_submodule(stage).children())
+
+
+def _is_self(attention: torch.nn.Module) -> bool:
     return not attention.is_cross_attention
 
 
-def _text_width(config: Any) -> int:
+def _text_width(config: Config) -> int:
     width = config.get("encoder_hid_dim") or config.cross_attention_dim
     return int(width[0] if isinstance(width, tuple | list) else width)

@@ -13,19 +13,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from ...errors import SpectralToolkitError, UnsupportedModelError
+from .protocols import Arguments, whole_number
 
 _PROJECTING = ("AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor", "AttnProcessorNPU")
 """Processors of diffusers that do not use PyTorch's function; all of them project like their base class."""
 
 _PARTS = ("query", "key", "value")
 _COMPUTES_ITSELF = "computes attention by code of its own, which cannot be watched"
+
+
+Rotary: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of the angles by which positions turn queries and keys."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Seen:
     value: torch.Tensor
     scale: float
     bias: torch.Tensor | None = None
-    rotary: Any = None
+    rotary: Rotary | None = None
 
 
 Listener = Callable[[Seen], Seen]
@@ -59,7 +64,7 @@ def watching(listeners: Mapping[torch.nn.Module, Listener], name: str) -> Iterat
     UnsupportedModelError
         When a module is called, if its processor cannot be watched.
     """
-    own: dict[torch.nn.Module, Any] = {}
+    own: dict[torch.nn.Module, object] = {}
     try:
         for module, listener in listeners.items():
             # Libraries that offload models also keep a forward of their own there.
@@ -76,15 +81,17 @@ def watching(listeners: Mapping[torch.nn.Module, Listener], name: str) -> Iterat
                 object.__setattr__(module, "forward", before)
 
 
-def _watched(module: Any, forward: Callable[..., Any], listener: Listener, name: str) -> Callable[..., Any]:
-    def watched(*args: Any, **kwargs: Any) -> Any:
+def _watched(
+    module: torch.nn.Module, forward: Callable[..., object], listener: Listener, name: str
+) -> Callable[..., object]:
+    def watched(*args: Any, **kwargs: Any) -> object:
         processor = type(getattr(module, "processor", None))
         if processor.__name__ in _PROJECTING and processor.__module__.startswith("diffusers."):
             seen = _projected(module, *args, **kwargs)
             with _projecting(module, seen, listener(seen)):
                 return forward(*args, **kwargs)
 
-        def see(call: dict[str, Any]) -> dict[str, Any]:
+        def see(call: Arguments) -> Arguments:
             seen = replace(_seen(module, call, name), rotary=kwargs.get("image_rotary_emb"))
             return _replaced(call, seen, listener(seen))
 
@@ -103,20 +110,26 @@ def _watched(module: Any, forward: Callable[..., Any], listener: Listener, name:
 class _Noting(TorchFunctionMode):
     """Shows the arguments of scaled dot product attention in its context to ``see``, and passes on what it returns."""
 
-    def __init__(self, see: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    def __init__(self, see: Callable[[Arguments], Arguments]) -> None:
         super().__init__()
         self.see, self.calls = see, 0
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Arguments | None = None,
+    ) -> object:
         if func is not scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        call: dict[str, Any] = dict(zip(names, args, strict=False)) | (kwargs or {})
+        call: Arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
         return func(**(self.see(call) if self.calls == 1 else call))
 
 
-def _replaced(call: dict[str, Any], seen: Seen, edited: Seen) -> dict[str, Any]:
+def _replaced(call: Arguments, seen: Seen, edited: Seen) -> Arguments:
     """The arguments of a call, with what takes the place of its queries, keys and values."""
     changed = {part: getattr(edited, part) for part in _PARTS if getattr(edited, part) is not getattr(seen, part)}
     if {"key", "value"} & set(changed) and call.get("enable_gqa"):  # they have every query head now
@@ -126,21 +139,24 @@ def _replaced(call: dict[str, Any], seen: Seen, edited: Seen) -> dict[str, Any]:
 
 
 @contextmanager
-def _projecting(module: Any, seen: Seen, edited: Seen) -> Iterator[None]:
+def _projecting(module: torch.nn.Module, seen: Seen, edited: Seen) -> Iterator[None]:
     """Let the projections of a module give out what takes the place of queries, keys and values."""
     with ExitStack() as stack:
-        for part, projection in zip(_PARTS, (module.to_q, module.to_k, module.to_v), strict=True):
+        for part, name in zip(_PARTS, ("to_q", "to_k", "to_v"), strict=True):
             if (new := getattr(edited, part)) is not getattr(seen, part):
                 given = new.transpose(1, 2).flatten(2)
-                hook = projection.register_forward_hook(lambda _part, _args, out, given=given: given.reshape(out.shape))
-                stack.callback(hook.remove)
+                stack.callback(module.get_submodule(name).register_forward_hook(_giving(given)).remove)
         yield
 
 
-def _seen(module: Any, call: dict[str, Any], name: str) -> Seen:
+def _giving(given: torch.Tensor) -> Callable[[torch.nn.Module, object, torch.Tensor], torch.Tensor]:
+    return lambda _part, _args, out: given.reshape(out.shape)
+
+
+def _seen(module: torch.nn.Module, call: Arguments, name: str) -> Seen:
     query, key, value = (call[part].detach() for part in ("query", "key", "value"))
     if query.dim() == 3:  # heads are part of the batch
-        query, key, value = (part.unflatten(0, (-1, module.heads)) for part in (query, key, value))
+        query, key, value = (part.unflatten(0, (-1, whole_number(module, "heads"))) for part in (query, key, value))
     if key.shape[-2] != query.shape[-2]:
         what = f"lets {query.shape[-2]} tokens attend to {key.shape[-2]}, some of which are not from the image"
         raise _refused(type(getattr(module, "processor", None)), name, what)
@@ -157,7 +173,7 @@ def _projected(
     encoder_hidden_states: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     temb: torch.Tensor | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> Seen:
     """Queries, keys and values as diffusers' plain processors compute them."""
     if module.spatial_norm is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..._explorer.cloud import CloudData
-from ..._explorer.labels import Scored, label_name
+from ..._explorer.labels import LabelScore, label_name
 from ..._explorer.session import Side
 from ..._explorer.state import State
 from ..._explorer.views import VIEWS
@@ -66,7 +66,7 @@ def _chips(named: Sequence[tuple[str, str]]) -> str:
     return f'<p class="st-key">{chips}</p>'
 
 
-def _scores(scores: Sequence[Scored]) -> str:
+def _scores(scores: Sequence[LabelScore]) -> str:
     pairs = []
     for one in scores:
         between = "" if one.interval is None else f" <small>{one.interval[0]:.2f} to {one.interval[1]:.2f}</small>"
