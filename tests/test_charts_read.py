@@ -64,7 +64,7 @@ def test_the_bracket_of_equal_eigenvalues_lies_below_its_points() -> None:
 
 def test_segments_of_two_settings_are_matched_in_colour(explorer) -> None:
     slow = np.array([[[0, 0, 0, 1], [2, 2, 1, 1], [3, 3, -1, 1]]])
-    reference = np.array([[[5, 5, 2, 0], [1, 1, 0, 0], [1, 1, 1, 0]]])
+    reference = np.array([[[5, 5, 2, 0], [1, 1, 0, 0], [1, 0, 1, 0]]])
     assert matched(slow, reference).tolist() == [5, 0, 1, 6]
     assert matched(np.array([[[0, 1]]]), np.array([[[1, 1, 0, 0], [1, 1, 0, 0]]])).tolist() == [1, 0]
     explorer.set(view="segments", compare=True, other_affinity="qk", other_kernel="softmax", n_segments=4)

@@ -127,9 +127,9 @@ def test_what_two_cannot_do_is_said(explorer, tmp_path) -> None:
     for wrong in ([FIRST], [FIRST, SECOND, FIRST]):
         with pytest.raises(SpectralToolkitError, match=f"{len(wrong)} sources were given"):
             st.Explorer(wrong)
-    other = SECOND.copy()
+    other = xr.DataTree(SECOND.to_dataset().assign_coords(image=["a", "b"]), children=dict(SECOND.children))
     with pytest.raises(SpectralToolkitError, match="are of different images"):
-        st.Explorer([FIRST, other.assign_coords(image=["a", "b"])])
+        st.Explorer([FIRST, other])
     with pytest.raises(SpectralToolkitError, match="timestep=0 has no meaning here"):
         explorer.set(timestep=0)
 

@@ -49,7 +49,8 @@ def matched(labels: Int[np.ndarray, "images y x"], reference: Int[np.ndarray, "i
     np.add.at(overlap, (labels[both], beside[both]), 1)
     names = np.full(n, -1)
     mine, theirs = linear_sum_assignment(overlap, maximize=True)
-    names[mine] = theirs
+    shared = overlap[mine, theirs] > 0  # a pair without overlap is none
+    names[mine[shared]] = theirs[shared]
     names[names < 0] = m + np.arange(np.count_nonzero(names < 0))
     return names
 
