@@ -27,11 +27,14 @@ class DeviceKind:
         Whether it computes in float64.
     sums_segments
         Whether torch sums segments of rows on it.
+    has_eigh
+        Whether torch solves symmetric eigenproblems on it.
     """
 
     count: Callable[[], int]
     has_double: bool = True
     sums_segments: bool = True
+    has_eigh: bool = True
 
 
 def _cuda_devices() -> int:
@@ -48,7 +51,7 @@ def _mps_devices() -> int:
 
 DEVICE_KINDS = {
     "cuda": DeviceKind(_cuda_devices),
-    "mps": DeviceKind(_mps_devices, has_double=False, sums_segments=False),
+    "mps": DeviceKind(_mps_devices, has_double=False, sums_segments=False, has_eigh=False),
     "cpu": DeviceKind(lambda: 1),
 }
 """Every kind of device that we compute on, by its name in torch; "auto" takes the first that is here."""
@@ -107,6 +110,30 @@ def working_dtype(device: torch.device) -> torch.dtype:
     import torch
 
     return torch.float64 if has_double(device) else torch.float32
+
+
+ON_HOST = 512
+"""Symmetric eigenproblems up to this size are solved by the CPU: a GPU takes longer for them, and stalls meanwhile."""
+
+
+def eigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of symmetric matrices, as ``torch.linalg.eigh``, wherever it is done.
+
+    Examples
+    --------
+    >>> import torch
+    >>> eigh(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))[0].tolist()
+    [1.0, 3.0]
+    """
+    import torch
+
+    device = matrix.device
+    if device.type == "cpu" or (DEVICE_KINDS[device.type].has_eigh and matrix.shape[-1] > ON_HOST):
+        return torch.linalg.eigh(matrix)
+    values, vectors = torch.linalg.eigh(matrix.cpu().double())
+    # One transfer instead of two.
+    both = torch.cat([values[..., None, :], vectors], dim=-2).to(device=device, dtype=matrix.dtype)
+    return both[..., 0, :], both[..., 1:, :]
 
 
 SERIAL_CELLS = 576
