@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spectral_toolkit._views.widget import Explorer
 
 # Doctests are looked for in every module, and two that are called conftest cannot both be imported for that.
-collect_ignore = ["conftest.py", "browser/conftest.py"]
+collect_ignore = ["conftest.py", "browser/conftest.py", "device/conftest.py"]
 
 # Before anything imports them: annotated shapes and types of the numerical parts are checked at every call. The public
 # functions are left out: what they say of a wrong type is theirs to test.

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy import sparse
 from torch import Tensor
 
+from .._compute.devices import working_dtype
 from .neighbours import Neighbours
 from .operators import AddingOperator
 from .sparse_rows import SparseRows
@@ -36,7 +37,7 @@ class SparseOperator:
         self._matrix = SparseRows(ends, columns, values, len(ends) - 1)
         self.n_bytes = sum(x.numel() * x.element_size() for x in (ends, columns, values))
         total = np.asarray(matrix.astype(np.float64).sum(axis=1)).reshape(1, -1)
-        self.degree = torch.as_tensor(total).to(device=device, dtype=_precise(device))
+        self.degree = torch.as_tensor(total).to(device=device, dtype=working_dtype(device))
 
     @classmethod
     def from_heads(cls, heads: Sequence[Neighbours], device: torch.device) -> SparseOperator:
@@ -69,7 +70,7 @@ class StoredFactorOperator(AddingOperator):
         self.factors = factors
         self.n = n
         self.n_bytes = 0
-        self.degree = self.matmul(torch.ones(1, 1, n, dtype=_precise(device), device=device))[:, 0].clamp_min(0.0)
+        self.degree = self.matmul(torch.ones(1, 1, n, dtype=working_dtype(device), device=device))[:, 0].clamp_min(0.0)
 
     def add_to(
         self, total: Float[Tensor, "1 k n"], x: Float[Tensor, "1 k n"], factor: Tensor | float, *, exact: bool
@@ -92,7 +93,3 @@ class StoredFactorOperator(AddingOperator):
         left, right = (torch.cat(parts).to(self.degree.dtype) for parts in zip(*sides, strict=True))
         product = left @ right.T
         return ((product + product.T) / 2)[None]
-
-
-def _precise(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from scipy import sparse
 from torch import Tensor
 
+from .._compute.devices import working_dtype
 from .._compute.processes import all_gather_rows, all_reduce
 from .dataset_operators import edges
 from .neighbours import Neighbours
@@ -39,7 +40,7 @@ class ShardedSparseOperator:
             self._blocks.append((slice(nodes.start + rows.start, nodes.start + rows.stop), total))
         own_bytes = sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for _, m in self._blocks)
         self.n_bytes = _of_the_largest(own_bytes, device)
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = working_dtype(device)
         self.degree = self.matmul(torch.ones(1, 1, n, dtype=dtype, device=device))[:, 0]
 
     def matmul(self, x: Float[Tensor, "1 k n"], *, exact: bool = True) -> Float[Tensor, "1 k n"]:
@@ -63,7 +64,7 @@ class ShardedFactorOperator:
         sides = (left,) if left is right else (left, right)
         own_bytes = sum(side.numel() * side.element_size() for side in sides)
         self.n_bytes = _of_the_largest(own_bytes, left.device)
-        dtype = torch.float32 if left.device.type == "mps" else torch.float64
+        dtype = working_dtype(left.device)
         self.degree = self.matmul(torch.ones(1, 1, n, dtype=dtype, device=left.device))[:, 0].clamp_min(0.0)
 
     def matmul(self, x: Float[Tensor, "1 k n"], *, exact: bool = True) -> Float[Tensor, "1 k n"]:

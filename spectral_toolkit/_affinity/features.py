@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from .._compute.devices import has_double
 from .._io.activations import DRAWS, UNROTATED, image_names
 from ..errors import ActivationsError, StoreError, first_line
 from .resampling import Grid
@@ -71,7 +72,7 @@ class LayerFeatures:
 
     def doubled(self) -> LayerFeatures:
         """Return the same in double precision, where the device has it."""
-        if self.left.device.type == "mps":
+        if not has_double(self.left.device):
             return self
         left = self.left.double()
         return replace(
@@ -287,7 +288,7 @@ def _tensor(
             f"{variable.name!r} of layer {layer!r} holds NaN or infinity in image {image_names(activations)[index]!r}: "
             "leave the image or the layer out, or capture again in float32."
         )
-    dtype = torch.float64 if values.dtype == np.float64 and device.type != "mps" else torch.float32
+    dtype = torch.float64 if values.dtype == np.float64 and has_double(device) else torch.float32
     if not values.flags.writeable:
         values = values.copy()
     return torch.as_tensor(values).to(device=device, dtype=dtype)

@@ -9,6 +9,7 @@ from scipy import sparse
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from .._compute.devices import working_dtype
 from .resampling import Grid
 
 
@@ -77,7 +78,5 @@ def _stencil(free: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
     counts = np.array([len(found) for found in nearest])
     cells = torch.as_tensor(np.repeat(isolated, counts))
     neighbours = torch.as_tensor(sources[np.concatenate(list(nearest)).astype(np.int64)])
-    weights = torch.as_tensor(np.repeat(1.0 / counts, counts), dtype=torch.float32)
-    if free.device.type != "mps":
-        weights = torch.as_tensor(np.repeat(1.0 / counts, counts))
+    weights = torch.as_tensor(np.repeat(1.0 / counts, counts), dtype=working_dtype(free.device))
     return cells.to(free.device), neighbours.to(free.device), weights.to(free.device)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .._compute.devices import working_dtype
+from .._compute.devices import has_double, working_dtype
 
 Rows = Callable[[int, int], Tensor]
 """Rows ``start:stop`` of an affinity before symmetrising, shape (images, stop - start, n)."""
@@ -244,7 +244,7 @@ def _exact(x: Tensor) -> Tensor:
 
 def _row_sums(matrix: Tensor) -> Tensor:
     """Degrees in float64, exact to the last bits: they must agree with the products, or constants drift."""
-    if matrix.device.type == "mps":
+    if not has_double(matrix.device):
         return matrix.sum(dim=-1)
     # Tiles that fit in a CPU's caches make this ten times faster than converting everything at once.
     step = max(1, 2**19 // matrix[:, 0].numel())

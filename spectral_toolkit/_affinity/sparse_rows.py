@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .._compute.devices import DEVICE_KINDS
+
 GATHERED = 2**26
 """Numbers that are gathered at once where rows are summed by us."""
 
@@ -33,10 +35,10 @@ class SparseRows:
     def __init__(
         self, ends: Int[Tensor, " rows+1"], columns: Int[Tensor, " entries"], values: Float[Tensor, " entries"], n: int
     ) -> None:
-        if values.device.type not in ("cpu", "cuda"):  # other devices have neither of the two products
+        if not DEVICE_KINDS[values.device.type].sums_segments:  # nor a product of compressed rows
             ends, columns, values = ends.cpu(), columns.cpu(), values.cpu()
         self.ends, self.columns, self.values, self.n = ends, columns, values, n
-        self._whole = None if values.is_cuda else _whole(ends, columns, values, n)
+        self._whole = None if values.device.type != "cpu" else _whole(ends, columns, values, n)
 
     def __matmul__(self, x: Float[Tensor, "n k"]) -> Float[Tensor, "rows k"]:
         if self._whole is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import SpectralToolkitError
@@ -12,6 +13,48 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import torch
+
+
+@dataclass(frozen=True)
+class DeviceKind:
+    """What a kind of device has, and what we must do without on it.
+
+    Attributes
+    ----------
+    count
+        How many of them are here.
+    has_double
+        Whether it computes in float64.
+    sums_segments
+        Whether torch sums segments of rows on it.
+    has_eigh
+        Whether torch solves symmetric eigenproblems on it.
+    """
+
+    count: Callable[[], int]
+    has_double: bool = True
+    sums_segments: bool = True
+    has_eigh: bool = True
+
+
+def _cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _mps_devices() -> int:
+    import torch
+
+    return int(torch.backends.mps.is_available())
+
+
+DEVICE_KINDS = {
+    "cuda": DeviceKind(_cuda_devices),
+    "mps": DeviceKind(_mps_devices, has_double=False, sums_segments=False, has_eigh=False),
+    "cpu": DeviceKind(lambda: 1),
+}
+"""Every kind of device that we compute on, by its name in torch; "auto" takes the first that is here."""
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -35,32 +78,62 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     import torch
 
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(next(name for name, kind in DEVICE_KINDS.items() if kind.count()))
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise SpectralToolkitError(
             f"device={device!r} is not a device name: use 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'."
         ) from error
-    present = {
-        "cpu": lambda: True,
-        "cuda": lambda: (resolved.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available,
-    }.get(resolved.type)
-    if present is None or not present():
+    kind = DEVICE_KINDS.get(resolved.type)
+    if kind is None or (resolved.index or 0) >= kind.count():
         raise SpectralToolkitError(
             f"device={str(device)!r} is not available on this machine: use device='auto' or 'cpu'."
         )
     return resolved
 
 
+def has_double(device: torch.device) -> bool:
+    """Whether the device computes in float64, which MPS does not.
+
+    Examples
+    --------
+    >>> import torch
+    >>> has_double(torch.device("cpu")), has_double(torch.device("mps"))
+    (True, False)
+    """
+    return DEVICE_KINDS[device.type].has_double
+
+
 def working_dtype(device: torch.device) -> torch.dtype:
-    """Precision of spectral solves: float64, or float32 on MPS, which has no float64."""
+    """Precision of spectral solves: float64, or float32 where the device has no float64."""
     import torch
 
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float64 if has_double(device) else torch.float32
+
+
+ON_HOST = 512
+"""Symmetric eigenproblems up to this size are solved by the CPU: a GPU takes longer for them, and stalls meanwhile."""
+
+
+def eigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of symmetric matrices, as ``torch.linalg.eigh``, wherever it is done.
+
+    Examples
+    --------
+    >>> import torch
+    >>> eigh(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))[0].tolist()
+    [1.0, 3.0]
+    """
+    import torch
+
+    device = matrix.device
+    if device.type == "cpu" or (DEVICE_KINDS[device.type].has_eigh and matrix.shape[-1] > ON_HOST):
+        return torch.linalg.eigh(matrix)
+    values, vectors = torch.linalg.eigh(matrix.cpu().double())
+    # One transfer instead of two.
+    both = torch.cat([values[..., None, :], vectors], dim=-2).to(device=device, dtype=matrix.dtype)
+    return both[..., 0, :], both[..., 1:, :]
 
 
 SERIAL_CELLS = 576

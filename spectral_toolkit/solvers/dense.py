@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .._affinity.pencil import JointPencil
+from .._compute.devices import eigh
 from ..errors import SolverError
 from .davidson import RitzPairs
 
@@ -38,7 +39,7 @@ def dense_pairs(pencil: JointPencil, k: int) -> RitzPairs:
             vectors[image, :count, cells] = found[1][0]
     mass_vectors = vectors @ mass
     residual = (vectors @ affinity - mu[..., None] * mass_vectors).norm(dim=2) / mass_vectors.norm(dim=2)
-    return RitzPairs(pencil.agreed(mu), pencil.agreed(vectors), pencil.agreed(residual), 0)
+    return RitzPairs(pencil.agreed(mu).cpu(), pencil.agreed(vectors), pencil.agreed(residual).cpu(), 0)
 
 
 def _solve(affinity: Float[Tensor, "images n n"], mass: Float[Tensor, "images n n"], k: int) -> tuple[Tensor, Tensor]:
@@ -55,6 +56,6 @@ def _solve(affinity: Float[Tensor, "images n n"], mass: Float[Tensor, "images n 
     affinity = affinity - 3.0 * mass_one @ mass_one.transpose(-1, -2) / total
     half = torch.linalg.solve_triangular(factor, affinity, upper=False)
     standard = torch.linalg.solve_triangular(factor, half.transpose(-1, -2), upper=False)
-    mu, rotated = torch.linalg.eigh((standard + standard.transpose(-1, -2)) / 2)
+    mu, rotated = eigh((standard + standard.transpose(-1, -2)) / 2)
     vectors = torch.linalg.solve_triangular(factor.transpose(-1, -2), rotated.flip(-1)[..., :k], upper=True)
     return mu.flip(-1)[:, :k], vectors.transpose(-1, -2)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
+from ..._compute.devices import has_double, working_dtype
 from ..features import LayerFeatures
 from ..operators import Rows
 from .exact_cosine import cosines_above
@@ -24,7 +25,7 @@ def unit_vectors(x: torch.Tensor) -> torch.Tensor:
     Dividing by the largest entry first keeps squares from overflowing or vanishing. The length is a double where the
     device has one, so that the vectors, once rounded, do not depend on the order of the sum.
     """
-    careful = x if x.device.type == "mps" else x.double()
+    careful = x.to(working_dtype(x.device))
     tiny = torch.finfo(x.dtype).tiny
     careful = careful / careful.abs().amax(dim=-1, keepdim=True).clamp_min(tiny)
     return (careful / careful.norm(dim=-1, keepdim=True).clamp_min(tiny)).to(x.dtype)
@@ -90,7 +91,7 @@ def _between(values: torch.Tensor, low: float, high: float) -> tuple[torch.Tenso
     """Rows and columns of the values between the two; by NumPy on a CPU, where it is several times as fast."""
     if values.device.type != "cpu":
         row, column = ((values > low) & (values < high)).nonzero(as_tuple=True)
-        return (row.cpu(), column.cpu()) if values.device.type == "mps" else (row, column)
+        return (row, column) if has_double(values.device) else (row.cpu(), column.cpu())
     array = values.numpy()
     limits = array.dtype.type(low), array.dtype.type(high)
     found = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..._compute.devices import has_double
+
 ROUNDING = 1e-5
 """The relative error an affinity may have in the precision of the activations; above it, double precision is used."""
 DOUBLE_ROUNDING = 1e-6
@@ -14,7 +16,7 @@ AT_THRESHOLD = 2.0**-40
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
     """Convert to double precision; on the CPU where the device has none."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
+    return (x if has_double(x.device) else x.cpu()).double()
 
 
 def careful_images(size: torch.Tensor, dtype: torch.dtype) -> list[list[int]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..._compute.devices import has_double
 from ..features import LayerFeatures
 from ..operators import Rows
 from .heads import sum_over_heads
@@ -69,7 +70,8 @@ def _centred(left: torch.Tensor, right: torch.Tensor, bandwidth: float) -> _Cent
     """
     # A power of two rounds nothing, and keeps the centre from overflowing; what is left around the centre is then
     # scaled to 1, so that no square vanishes.
-    exponent = torch.frexp(torch.maximum(_largest(left), _largest(right))).exponent
+    largest = torch.maximum(_largest(left), _largest(right))
+    exponent = torch.frexp(largest if has_double(left.device) else largest.cpu()).exponent.to(left.device)
     is_symmetric = left is right
     right = torch.ldexp(right, -exponent)
     centre = right.mean(dim=2, keepdim=True)
