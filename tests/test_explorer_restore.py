@@ -92,7 +92,7 @@ def test_figures_say_what_was_solved_and_what_is_missing(tmp_path, monkeypatch) 
     panels = module._panels(view)
     assert [len(one.parts.bars) for one in panels] == [1, 1]
     limit = float(np.abs(explorer._answer.sides[0].eig.eigenvector.values[..., 0]).max())
-    assert panels[0].parts.bars[0].color_mapper.high == pytest.approx(limit, rel=0.3)
+    assert panels[0].parts.bars[0].color_mapper.properties_with_values()["high"] == pytest.approx(limit, rel=0.3)
     for name, ending in (("segments", ".svg"), ("spectrum", ".svg"), ("layers", ".pdf"), ("heads", ".pdf")):
         explorer.set(view=name)
         assert Path(explorer.save_figure(tmp_path / f"{name}{ending}")).stat().st_size > 1000

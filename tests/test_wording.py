@@ -47,7 +47,11 @@ NOTEBOOK_CELL = (
     r"(notebook|study|table|code|output|markdown)('s)?\s+cells?|cells? of (a|the|this) (notebook|table|study)"
     r"|cell's output|run (the|this|all)( \w+)? cells?|cells? (below|above)|cell=|'cells'"  # the last two name arguments
 )
-HOLOVIEWS = ("spectral_toolkit/_views/elements.py",)  # the element of an image is called "Picture"
+PHOTOGRAPHS = ("docs/how-to/command-line.md", "docs/index.md", "docs/start/tutorial.md", "docs/make_gallery.py")
+HOLOVIEWS = (
+    "spectral_toolkit/_views/elements.py",
+    "spectral_toolkit/_views/widget/still_view.py",
+)  # the element of an image is called "Picture"
 NAMES_OF_CATEGORIES = ("spectral_toolkit/datasets/coco_stuff.py",)
 STUDIES = ("spectral_toolkit/studies", "spectral_toolkit/_views/study", "spectral_toolkit/_views/templates/study")
 
@@ -55,7 +59,9 @@ RULES = (
     # Models and images.
     Rule("pictures?", "image", unless=r"bundle\.pictures", allowed=HOLOVIEWS),
     Rule(
-        "photos?|photographs?", "image, unless a camera took it", allowed=(*ABOUT_WORDS, "docs/how-to/command-line.md")
+        "photos?|photographs?",
+        "image, unless a camera took it",
+        allowed=(*ABOUT_WORDS, *PHOTOGRAPHS),
     ),
     Rule("cells", "patches; 'notebook cells', 'study cells'", unless=NOTEBOOK_CELL, allowed=(*STUDIES, "docs/labs.md")),
     Rule(

@@ -104,7 +104,7 @@ class Kernel(NamedRow):
     searches: bool = field(default=False, kw_only=True)
     in_menu: bool = True
     attention: bool = False
-    columns: Callable[..., object] | None = field(default=None, kw_only=True)
+    columns: Callable[..., Tensor] | None = field(default=None, kw_only=True)
     positive: bool = False
 
     def __post_init__(self) -> None:

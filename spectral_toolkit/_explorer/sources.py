@@ -71,7 +71,7 @@ class SeveralSessions(Session):
         self.facts = replace(self.facts, kinds=kinds, quantities=self.facts.quantities & facts.quantities)
 
     def session(self, place: int, timestep: int | None) -> Session:
-        """What answers for one of the captures at one timestep, or over all of them."""
+        """The session of one of the captures at one timestep, or over all of them."""
         if place == 0 and timestep is None:
             return self
         key = (place, timestep)
@@ -116,7 +116,7 @@ class SeveralSessions(Session):
         super().close()
 
     def second(self, state: State) -> tuple[Session, State]:
-        """What answers for the second setting, and the state in which it shows that setting alone."""
+        """The session of the second setting, and the state in which it shows that setting alone."""
         session = self.session(len(self._trees) - 1, state.other_timestep)
         weights = by_depth(state.weights, self.facts, session.facts)
         if state.other_layers != "same":
@@ -177,7 +177,7 @@ def open_session(
     other: xr.DataTree | None = None,
     other_live: LiveModel | None = None,
 ) -> Session:
-    """What answers an explorer: of one capture, of two, or of one with several timesteps."""
+    """The session of an explorer: of one capture, of two, or of one with several timesteps."""
     if other is None and not _timesteps(activations):
         return Session(activations, device, pictures, labels, live)
     return SeveralSessions(activations, device, pictures, labels, live, other=other, other_live=other_live)

@@ -47,7 +47,7 @@ def contrast(kind: str, kinds: tuple[str, ...]) -> str:
 
 
 def first_state(state: object, scope: str | None, session: Session) -> State:
-    """The state in which an explorer begins; two captures are compared by one affinity unless told otherwise."""
+    """The state in which an explorer begins; two captures are compared by one affinity by default."""
     first = as_state(state)
     if state is None and session.facts.sources > 1:
         kind = first.affinity if first.affinity in session.facts.kinds else session.facts.kinds[0]

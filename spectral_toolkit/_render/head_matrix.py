@@ -24,7 +24,7 @@ _LETTERS = 12
 
 
 @dataclass(frozen=True)
-class Cell:
+class HeadMap:
     """One map, and its place in the image in pixels from the top left."""
 
     kind: str
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeadMatrix:
-    """The image, uint8 (y, x, 4), clear where there is no map; its cells; and its parts.
+    """The image, uint8 (y, x, 4), clear where there is no map; its maps; and its parts.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class HeadMatrix:
     """
 
     colours: np.ndarray
-    cells: list[Cell]
+    cells: list[HeadMap]
     columns: dict[str, float]
     blocks: dict[str, float]
     words: list[tuple[float, float, str]]
@@ -67,7 +67,7 @@ class HeadMatrix:
         """Width and height."""
         return self.colours.shape[1], self.colours.shape[0]
 
-    def hit(self, x: float, y: float) -> tuple[Cell, tuple[float, float]] | None:
+    def hit(self, x: float, y: float) -> tuple[HeadMap, tuple[float, float]] | None:
         """The map at a place of the image, and the place in it as fractions (down, across)."""
         for cell in self.cells:
             if cell.left <= x < cell.right and cell.top <= y < cell.bottom:
@@ -111,7 +111,7 @@ def head_matrix(maps: xr.Dataset, sort: str = "depth") -> HeadMatrix:
                     _averaged(one, (high, wide)), highest, 1.0
                 )
                 shown = float(entropy[k, j, head])
-                cells.append(Cell(kind, layer, head, shown, left, top, left + wide, top + high))
+                cells.append(HeadMap(kind, layer, head, shown, left, top, left + wide, top + high))
         if not any(cell.kind == kind for cell in cells):
             why = next((one for one in maps.attrs.get("left_out", ())), "It cannot be compared in this way.")
             text = "\n".join(textwrap.wrap(f"{kind.upper()}: {why}", max(20, size[1] // _LETTERS)))

@@ -65,7 +65,7 @@ def heads_chart(maps: xr.Dataset, sort: str = "depth") -> hv.Overlay:
 
 
 def elements(matrix: HeadMatrix) -> list[Any]:
-    """The image, its cells for the cursor, and what is said in the place of missing maps."""
+    """The image, its maps for the cursor, and what is said in the place of missing maps."""
     tall, wide = matrix.colours.shape[:2]
     kdims = [hv.Dimension("x", range=(0, wide)), hv.Dimension("y", range=(0, tall))]
     channels = [*hv.RGB.vdims, hv.RGB.alpha_dimension]

@@ -57,8 +57,7 @@ _INTERRUPTED = {
     "capture": "run the same command again, and it resumes after the last batch that was written",
     "solve": "run the same command again: neighbours that were found are read, and with --checkpoint the gradient "
     "method resumes; nothing was written to --out",
-    "report": "run the same command again: a study (--config) resumes at the cell where it stopped, and a report "
-    "begins anew",
+    "report": "run the same command again: a study (--config) resumes where it stopped, and a report begins anew",
 }
 _BEGINS_ANEW = "nothing was written, so run the same command again"
 

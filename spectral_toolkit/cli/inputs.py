@@ -52,7 +52,7 @@ def say_loading() -> None:
 
 
 def refuse_before_study(config: Path, check: Path | None, out: Path | None, *, overwrite: bool) -> None:
-    """Say what is missing, or in the way, before anything is loaded; the rest is told when the study is read."""
+    """Say what is missing, or in the way, before anything is loaded; the rest is said when the study is read."""
     for option, path in (("--config", config), ("--check", check)):
         if path is not None and not local_path(path, option).is_file():
             what = "the YAML file of a study, such as docs/study.yaml" if option == "--config" else "a study's JSON"

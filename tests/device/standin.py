@@ -304,6 +304,14 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: object) ->
     return _poisoned(torch.empty_strided(size, stride, dtype=dtype or torch.get_default_dtype()))
 
 
+def _made_by(make: Any) -> Any:
+    def made(*args: Any, **kwargs: Any) -> StandIn:
+        DEVICE.operations[make.overloadpacket.__name__] += 1
+        return StandIn(make(*args, **{key: value for key, value in kwargs.items() if key in ("dtype", "layout")}))
+
+    return made
+
+
 def _copy_from(source: Any, to: Any, non_blocking: bool = False) -> Any:
     """Copies that torch makes for itself, of indices given as lists."""
     return _copy(None, "copy_", (to, source), {})
@@ -323,6 +331,9 @@ def _register() -> Any:
     library.impl("empty.memory_format", _empty, "PrivateUse1")
     library.impl("empty_strided", _empty_strided, "PrivateUse1")
     library.impl("_copy_from", _copy_from, "PrivateUse1")
+    # Torch would make these by changing the shape of an empty tensor.
+    for make in (aten.arange.default, aten.arange.start, aten.arange.start_step, aten.eye.default, aten.eye.m):
+        library.impl(make.name().removeprefix("aten::"), _made_by(make), "PrivateUse1")
     return library
 
 

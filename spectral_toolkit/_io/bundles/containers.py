@@ -34,7 +34,7 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 MemoryOf = Callable[[Mapping[str, bytes], Mapping[str, int]], int]
 
 
-class _Entry(TypedDict):
+class _ZipEntry(TypedDict):
     bytes: int
     sha256: str
 
@@ -210,7 +210,7 @@ def _is_json(name: str) -> bool:
     return name.endswith(".json")
 
 
-def _checked_manifest(path: Path, data: bytearray) -> tuple[dict[str, object], dict[str, _Entry]]:
+def _checked_manifest(path: Path, data: bytearray) -> tuple[dict[str, object], dict[str, _ZipEntry]]:
     try:
         manifest = parse_json(data)
     except ValueError as error:
@@ -239,7 +239,7 @@ def _checked_manifest(path: Path, data: bytearray) -> tuple[dict[str, object], d
     return manifest, files
 
 
-def _verified(path: Path, name: str, container: _Container, entries: Mapping[str, _Entry]) -> bytearray:
+def _verified(path: Path, name: str, container: _Container, entries: Mapping[str, _ZipEntry]) -> bytearray:
     data = container.read(name, entries[name]["bytes"])
     if _sha256(data) != entries[name]["sha256"]:
         raise damaged(path, f"{_short(name)} does not have the hash in {MANIFEST}")

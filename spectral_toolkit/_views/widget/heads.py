@@ -23,7 +23,7 @@ from bokeh.models import (
 from ..._explorer.head_view import sort_of
 from ..._explorer.session import ShownState
 from ..._explorer.state import moved
-from ..._render.head_matrix import Cell, HeadMatrix, head_matrix
+from ..._render.head_matrix import HeadMap, HeadMatrix, head_matrix
 from ..._render.marks import short_names
 from ..heads_chart import CELL_COLUMNS, TIPS, axes, cell_columns, elements, frame, heads_chart
 from ..still_picture import bokeh_figure
@@ -33,14 +33,14 @@ from .tiles import TilePlace, image_columns
 _LARGE = 420  # screen pixels of the large map's figure
 _POINT = """
     // The map under the cursor, or the one that was kept; only the place that the large figure shows changes.
-    const {data} = cells, found = cb_data.index.indices;
+    const {data} = maps, found = cb_data.index.indices;
     const at = found.length ? found[0] : data.kept.indexOf(1);
     if (at < 0 || large.tags[1] === at) return;
     large.tags = ["st-ink", at];
     const [left, top, right, bottom] = ["left", "top", "right", "bottom"].map((side) => data[side][at]);
     large.x_range.setv({start: left, end: right});
     large.y_range.setv({start: bottom, end: top});
-    picture.data = {...picture.data, x: [left], y: [top], dw: [right - left], dh: [bottom - top]};
+    beneath.data = {...beneath.data, x: [left], y: [top], dw: [right - left], dh: [bottom - top]};
     const {grid} = frames.tags[0], [row, column] = frames.tags[0].patch;
     const wide = (right - left) / grid[1], high = (bottom - top) / grid[0];
     frames.data = {left: [left + column * wide], right: [left + (column + 1) * wide],
@@ -98,7 +98,7 @@ class HeadsShown:
             self._keep(kept, shown.small, side.data.attrs["patch"])
             self._title.text = _caption(kept, short[kept.layer])
 
-    def _keep(self, cell: Cell, picture: np.ndarray, patch: Sequence[int]) -> None:
+    def _keep(self, cell: HeadMap, picture: np.ndarray, patch: Sequence[int]) -> None:
         """Show one map large."""
         wide, high = (cell.right - cell.left) / self._grid[1], (cell.bottom - cell.top) / self._grid[0]
         place = TilePlace(cell.left, cell.top, cell.right - cell.left, cell.bottom - cell.top, self._grid)
@@ -128,9 +128,9 @@ class HeadsShown:
         self._make_large(aspect)
         point = CustomJS(
             args={
-                "cells": self._cells,
+                "maps": self._cells,
                 "large": self._large,
-                "picture": self._picture,
+                "beneath": self._picture,
                 "frames": self._frames,
                 "title": self._title,
             },
@@ -143,7 +143,7 @@ class HeadsShown:
         self._box.children = [figure, self._large]
 
     def _make_large(self, aspect: float) -> None:
-        """The same image again, of which one map is seen, over the photo."""
+        """The same image again, of which one map is seen, over the image below."""
         dot = np.zeros((2, 2), np.uint8)
         places = ([0.25, 0.75], [0.25, 0.75])
         below = hv.RGB((*places, dot, dot, dot), bounds=(0, 0, 1, 1), group="Image")
@@ -180,7 +180,7 @@ class HeadsShown:
             self._tapped(head_map=cell.key, patch=moved(patch, self._grid, self._own))
 
 
-def _caption(cell: Cell, short: str) -> str:
+def _caption(cell: HeadMap, short: str) -> str:
     return f"{cell.kind.upper()}, layer {short}, head {cell.head}\nentropy {cell.entropy:.2f}"
 
 
