@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from explorer_fixtures import capture_of, press
+from test_explorer_sources import renamed
 
 import spectral_toolkit as st
 from spectral_toolkit._explorer import session as session_module
@@ -55,8 +56,7 @@ def test_activations_that_have_moved_are_asked_for(tmp_path) -> None:
         st.Explorer.restore(path)
     for there in (tmp_path / "elsewhere.zarr", TREE):
         st.Explorer.restore(path, activations=there, synchronous=True, device="cpu").close()
-    root = TREE.to_dataset().assign_coords(image=["x", "y"])
-    other = xr.DataTree(root, children=dict(TREE.children))
+    other = renamed(TREE, ["x", "y"])
     with pytest.raises(SpectralToolkitError, match="saved with other images"):
         st.Explorer.restore(path, activations=other)
     with pytest.raises(StoreError, match="holds no explorer"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..errors import SpectralToolkitError
 
@@ -116,6 +116,13 @@ ON_HOST = 512
 """Symmetric eigenproblems up to this size are solved by the CPU: a GPU takes longer for them, and stalls meanwhile."""
 
 
+def _eigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    values, vectors = torch.linalg.eigh(matrix)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return cast("torch.Tensor", values), cast("torch.Tensor", vectors)
+
+
 def eigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues, ascending, and eigenvectors of symmetric matrices, as ``torch.linalg.eigh``, wherever it is done.
 
@@ -129,8 +136,8 @@ def eigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     device = matrix.device
     if device.type == "cpu" or (DEVICE_KINDS[device.type].has_eigh and matrix.shape[-1] > ON_HOST):
-        return torch.linalg.eigh(matrix)
-    values, vectors = torch.linalg.eigh(matrix.cpu().double())
+        return _eigh(matrix)
+    values, vectors = _eigh(matrix.cpu().double())
     # One transfer instead of two.
     both = torch.cat([values[..., None, :], vectors], dim=-2).to(device=device, dtype=matrix.dtype)
     return both[..., 0, :], both[..., 1:, :]

@@ -313,8 +313,8 @@ def resolved(setting: object, row: Row) -> Any:
     if isinstance(setting, Field):
         found = row[setting.field]
         mapper: Any = setting.transform
-        is_mapped = isinstance(mapper, LinearColorMapper)
-        return _mapped(np.array([found], dtype=float), setting.transform)[0] if is_mapped else found
+        is_mapped = isinstance(setting.transform, LinearColorMapper)
+        return _mapped(np.array([found], dtype=float), mapper)[0] if is_mapped else found
     return row.get(setting, setting) if isinstance(setting, str) else setting
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .._affinity.pencil import JointPencil
+from .._compute.devices import eigh
 from ..errors import SolverError
 
 N_GUARD = 4
@@ -183,7 +184,7 @@ class _Subspace:
     def ritz(self) -> tuple[Float[Tensor, "images m"], Float[Tensor, "images m m"]]:
         """Return the Ritz values, descending, and the rotation whose rows give their vectors."""
         projected = self._projected[:, : self.width, : self.width]
-        mu, rotation = torch.linalg.eigh((projected + projected.transpose(-1, -2)) / 2)
+        mu, rotation = eigh((projected + projected.transpose(-1, -2)) / 2)
         return mu.flip(-1), rotation.flip(-1).transpose(-1, -2)
 
     def restart(self, mu: Tensor, rotation: Tensor, width: int) -> None:
@@ -234,7 +235,7 @@ def _orthonormalise(
         gram = (gram + gram.transpose(-1, -2)) / 2
         length = gram.diagonal(dim1=1, dim2=2)
         scale = torch.where(length > 0, length.clamp_min(limits.tiny).rsqrt(), 0.0)
-        theta, rotation = torch.linalg.eigh(scale[:, :, None] * gram * scale[:, None, :])
+        theta, rotation = eigh(scale[:, :, None] * gram * scale[:, None, :])
         largest = theta[:, -1:].clamp_min(limits.tiny)
         lost = theta <= 100 * limits.eps * largest
         inverse_root = theta.clamp_min(limits.tiny).rsqrt().masked_fill(lost, 0.0)

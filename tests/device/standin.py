@@ -97,7 +97,7 @@ class StandIn(torch.Tensor):
 
     raw: torch.Tensor
     block: Block
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     @staticmethod
     def __new__(cls, raw: torch.Tensor, block: Block | None = None) -> StandIn:

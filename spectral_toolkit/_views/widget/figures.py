@@ -254,7 +254,7 @@ class LayersShown:
     @staticmethod
     def still(shown: ShownState, layers: Sequence[str]) -> Any:
         """The same as a view of HoloViews."""
-        return layers_chart(_named(shown), shown.state.component, list(layers))
+        return layers_chart(_named(shown), shown.state.component, _all_layers(shown, layers))
 
     def __init__(self, tapped: Tapped) -> None:
         self.chart = LayersChart()
@@ -264,7 +264,12 @@ class LayersShown:
     def show(self, shown: ShownState, layers: Sequence[str]) -> None:
         """Draw the cut values of the chosen component."""
         with self.widget.together():
-            self.chart.show(_named(shown), shown.state.component, layers)
+            self.chart.show(_named(shown), shown.state.component, _all_layers(shown, layers))
+
+
+def _all_layers(shown: ShownState, layers: Sequence[str]) -> list[str]:
+    """The layers of the first capture, and those of a second one that have other names."""
+    return list(dict.fromkeys([*layers, *(str(name) for side in shown.sides for name in side.eig["layer"].values)]))
 
 
 def chart_of(view: View, tapped: Tapped) -> Any:
