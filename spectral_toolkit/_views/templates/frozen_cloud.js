@@ -102,7 +102,7 @@ function drawCloud(canvas, points, some) {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, wide, high);
     context.fillStyle = ink;
-    context.font = "12px sans-serif";
+    context.font = "12px system-ui";
     context.fillText(`eigenvector ${head.components[cloud.across]} →`, 28, high - 8);
     context.save();
     context.rotate(-Math.PI / 2);
