@@ -102,7 +102,7 @@ def test_no_number_of_groups_is_read_from_a_row_of_equal_eigenvalues(comms: type
     for node in tree.children.values():
         node.dataset["value"].values[...] = 1.0
     explorer = Explorer(tree, device="cpu", state=State(affinity="vv", compare=False, view="spectrum"))
-    assert spectrum(explorer).chart._words.data["text"] == []
+    assert spectrum(explorer).chart._words.data["text"] == ["VV: no gap that suggests a number of segments"]
     explorer.set(affinity="qk")
     assert "segments" in spectrum(explorer).chart._words.data["text"][0]
     explorer.close()

@@ -18,7 +18,7 @@ import spectral_toolkit as st
 from spectral_toolkit._explorer.start import freezing_settings
 from spectral_toolkit._render.tile import Tile
 from spectral_toolkit._views.widget import Explorer, State, save
-from spectral_toolkit._views.widget import explorer as explorer_module
+from spectral_toolkit._views.widget import saving as explorer_module
 from spectral_toolkit._views.widget.tiles import TilePlace
 from spectral_toolkit.errors import SpectralToolkitError
 

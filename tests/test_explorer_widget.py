@@ -77,7 +77,11 @@ CONTROLS = {
     "view spectrum": ({}, lambda e: setattr(e._controls.view, "value", "spectrum"), {"view": "spectrum"}),
     "view layers": ({}, lambda e: setattr(e._controls.view, "value", "layers"), {"view": "layers"}),
     "view segments": ({}, lambda e: setattr(e._controls.view, "value", "segments"), {"view": "segments"}),
-    "view instances": ({}, lambda e: setattr(e._controls.view, "value", "instances"), {"view": "instances"}),
+    "view instances": (
+        {},
+        lambda e: setattr(e._controls.view, "value", "instances"),
+        {"view": "instances", "options": {"least_score": 0.0}},
+    ),
     "n_segments": (
         {"view": "segments"},
         lambda e: setattr(e._controls.n_segments, "value", 7),
@@ -141,7 +145,15 @@ FIELDS = {
 
 def test_the_table_of_fields_is_complete() -> None:
     # Views have sliders of their own: tests/test_outside.py registers one.
-    assert {*FIELDS, "options"} == set(State.__dataclass_fields__)
+    assert {*FIELDS, *ELSEWHERE, "options"} == set(State.__dataclass_fields__)
+
+
+ELSEWHERE = {
+    *("axes", "projection", "coloured", "selection"),  # tests/test_explorer_cloud.py
+    "outlined",  # tests/test_explorer_labels.py
+    "head_map",  # tests/test_heads_view.py
+    *("other_component", "timestep", "other_timestep"),  # tests/test_explorer_sources.py
+}
 
 
 @pytest.mark.parametrize("name", FIELDS)

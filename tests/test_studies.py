@@ -104,7 +104,7 @@ def test_what_is_missing_and_what_is_no_yaml(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(StudyError, match=re.escape(message)):
             read_study(path)
-    with pytest.raises(StudyError, match="There is no file"):
+    with pytest.raises(StudyError, match="is not a file: give the YAML file of a study"):
         read_study(tmp_path / "other.yaml")
 
 
@@ -402,7 +402,7 @@ def test_what_does_not_go_together_on_the_command_line(tmp_path: Path, capsys: p
         (["--config", str(config), "--check", str(other), "--out", "x.html"], "--out means nothing to --check"),
         (["--config", str(config), "--check", str(other)], "holds no numbers of a study"),
         (["--config", str(config), "--out", "x.txt"], "ends in .html"),
-        (["--config", str(tmp_path / "no.yaml")], "There is no file"),
+        (["--config", str(tmp_path / "no.yaml")], "is not a file: give the YAML file of a study"),
         (["--images", "scenes:1"], "Missing option '--model'"),
         ([], "Missing option '--model'"),
     ):

@@ -62,7 +62,7 @@ def test_the_page_shows_controls_and_doubts(controlled: st.studies.StudyResult) 
     shown = ("where", "what", "matched_miou", "overclustered_miou")
     n_doubted = sum(values[name]["beats_controls"] is False for name in shown)
     scores = page[page.index('id="summary"') : page.index('id="evaluations"')]
-    assert scores.count('class="artefact"') == n_doubted
+    assert scores.count('class="artefact"') == 2 * n_doubted, "in the table, and in the figure"
     share = values["image_share"]["value"]
     assert scores.count(f"Image share {share:.3f}") == sum(share > values[name]["value"] for name in shown)
     assert values["image_share"]["beats_controls"] is None

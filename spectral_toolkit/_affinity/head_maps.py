@@ -79,7 +79,7 @@ def head_maps(
     >>> activations = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
     >>> maps = st.head_maps(activations, (5, 4))
     >>> dict(maps.affinity.sizes)
-    {'kind': 2, 'layer': 6, 'head': 3, 'y': 12, 'x': 12}
+    {'kind': 2, 'layer': 6, 'head': 4, 'y': 12, 'x': 12}
     """
     check_tree(activations)
     chosen = [kinds] if isinstance(kinds, str) else list(kinds)

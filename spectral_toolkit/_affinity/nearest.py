@@ -48,7 +48,7 @@ def nearest(graph: LayerGraph, cell: tuple[int, int], image: int | str = 0, *, n
     >>> activations = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, layers=[0, 1], progress=False)
     >>> table = nearest(st.affinity(activations, "vv", device="cpu"), (2, 3), n=3)
     >>> table["layer"].unique().tolist(), table["rank"].tolist()[:3], float(table["relative"][0])
-    (['all layers', 'layer.0', 'layer.1'], [1, 2, 3], 1.0)
+    (['all layers', 'model.layer.0', 'model.layer.1'], [1, 2, 3], 1.0)
     """
     if not isinstance(graph, LayerGraph):
         raise AffinityError(f"graph is a {type(graph).__name__}: give what st.affinity returned.")

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from .._compute.arguments import choice
+from .._compute.settings import computing
 from ..errors import SpectralToolkitError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _OF_LAYERS = ("layer_share", "layer_mass")
 _OF_EIGENVECTORS = {"eigenvalues": _OF_COMPONENTS, "layers": _OF_LAYERS, "patches": ("eigenvector",)}
 
 
+@computing
 def to_dataframe(result: Any, of: str | None = None) -> pd.DataFrame:
     """Give any result as a tidy table: one observation a row, with named columns.
 

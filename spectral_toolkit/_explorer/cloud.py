@@ -98,7 +98,7 @@ def inside(at: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
 
     Examples
     --------
-    >>> at = np.array([[0.5, 0.5], [2.0, 0.5]])
+    >>> at = np.array([[0.5, 0.6], [2.0, 0.5]])
     >>> inside(at, {"type": "rect", "x0": 0, "x1": 1, "y0": 1, "y1": 0}).tolist()
     [True, False]
     >>> inside(at, {"type": "poly", "x": [0, 3, 3], "y": [0, 0, 3]}).tolist()

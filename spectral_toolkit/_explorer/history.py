@@ -38,7 +38,7 @@ class History:
         same, at = self._last
         now = self.clock()
         self.after.clear()
-        if differ != same or now - at > _TOGETHER or not self.before:
+        if differ != same or now - at > _TOGETHER or not self.before or "selection" in differ:  # a lasso is no drag
             self.before = [*self.before[1 - MOST :], old]
         self._last = (differ, now)
 

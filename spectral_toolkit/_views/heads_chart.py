@@ -49,7 +49,7 @@ def heads_chart(maps: xr.Dataset, sort: str = "depth") -> hv.Overlay:
     >>> activations = st.capture("scenes", st.scenes.sample(1, seed=0).pixels, progress=False)
     >>> view = st.heads_chart(st.head_maps(activations, (5, 4)), sort="entropy")
     >>> len(view.Heads.I)
-    36
+    48
     """
     if not isinstance(maps, xr.Dataset) or not {"affinity", "entropy"} <= set(maps.data_vars):
         raise SpectralToolkitError(

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser
 from real_jupyter import Jupyter, complaints, notebook
 from test_explorer_browser import Bench
-from watched_page import pixels
+from watched_page import pixels, shot
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -54,7 +54,7 @@ def test_a_box_chooses_patches(bench: Bench) -> None:
     page = bench.page
     page.wait_for_timeout(1000)
     cloud = bench.explorer.locator(".bk-Figure:visible").first
-    cloud.scroll_into_view_if_needed()
+    shot(cloud)  # of what stands there next, if it is just drawn anew
     box = cloud.bounding_box()
     assert box is not None
     frame = page.evaluate(
@@ -86,7 +86,6 @@ def test_a_box_chooses_patches(bench: Bench) -> None:
     # What is lit in the page: those patches of the first image of the strip keep its colours, the others are darker.
     bench.wait(lambda: page.evaluate(TAG % ("chosen", "one.inner_width")) is not None, "The lit images")
     lit = bench.explorer.locator(".st-choosing .bk-Figure:visible").first
-    lit.scroll_into_view_if_needed()
     names, counts = np.unique(chosen["image"], return_counts=True)
     first = names[np.argsort(-counts, kind="stable")[0]]
     own = {tuple(one) for one, name in zip(chosen["place"], chosen["image"], strict=True) if name == first}

@@ -448,6 +448,7 @@ def test_a_head_is_seen_large_under_the_cursor_and_kept_by_a_tap(bench: Bench) -
     bench.explorer.get_by_text("Every layer and head").first.wait_for()
     figures = bench.explorer.locator(".bk-Figure:visible")
     bench.wait(lambda: figures.count() == 2, "The matrix, and a large map beside it")
+    bench.wait(lambda: figures.first.bounding_box() is not None, "The matrix where it stays")
     matrix, first = figures.first.bounding_box(), shot(figures.nth(1))
     assert matrix is not None
     at = matrix["x"] + 0.7 * matrix["width"], matrix["y"] + 0.75 * matrix["height"]

@@ -102,7 +102,7 @@ def test_anybody_can_read_and_reach_it(
     assert [(one["id"], [node["html"][:90] for node in one["nodes"]]) for one in results.response["violations"]] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     # The table may be wider than the page and scrolls in its frame: its words and the names of rows stay in sight.
-    frame = page.locator(".wide")
+    frame = page.locator(".wide").filter(has=page.locator("table.summary"))
     frame.evaluate("one => one.scrollLeft = one.scrollWidth")
     edges = frame.bounding_box()
     assert edges is not None

@@ -58,7 +58,7 @@ from .recording import WatchedModel
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
-class Parts(TypedDict):
+class PipelineParts(TypedDict):
     """What every denoiser is made from."""
 
     name: str

@@ -25,7 +25,7 @@ from ..model import Done, Recorder, device_of, dtype_of
 from ..passes import Prober
 from ..probing import NotProvenError
 from ..proven import ProvenModel
-from .base import DiffusionModel, Parts, first_of
+from .base import DiffusionModel, PipelineParts, first_of
 from .encoding import latent_channels, latent_factor, pixel_channels
 from .forms import Form, Shown, form_of
 from .inputs import Asked, UnknownInputError, arguments
@@ -257,7 +257,7 @@ def _colours(n: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(n).standard_normal((n, 3)) / 2)
 
 
-def make(told: Told, **about: Unpack[Parts]) -> GeneralDenoiser:
+def make(told: Told, **about: Unpack[PipelineParts]) -> GeneralDenoiser:
     """A denoiser of no known family, or one that takes more than its family knows of.
 
     Raises

@@ -24,7 +24,7 @@ from ..folder_settings import check_settings, one_line, read_settings_file
 from ..loading import not_found, quiet
 from ..processing import HALF, Processing
 from . import general
-from .base import DiffusionModel, FurtherInputsError, Parts
+from .base import DiffusionModel, FurtherInputsError, PipelineParts
 from .encoding import sees_pixels
 from .families import DiffusionFamily, find_family, supported
 from .forms import class_names
@@ -87,7 +87,7 @@ def from_object(
     if told.size is not None:
         height, width = (told.size, told.size) if isinstance(told.size, int) else told.size
         shown = replace(shown, size=(int(height), int(width)))
-    about: Parts = {
+    about: PipelineParts = {
         "name": label,
         "processor": shown,
         "revision": revision,
@@ -163,7 +163,7 @@ def from_name(
     return model
 
 
-def _of_family(family: DiffusionFamily | None, about: Parts) -> DiffusionModel | None:
+def _of_family(family: DiffusionFamily | None, about: PipelineParts) -> DiffusionModel | None:
     """A denoiser of a known family; None where it takes more than that family knows of."""
     if family is None:
         return None
