@@ -104,7 +104,7 @@ def test_what_is_missing_and_what_is_no_yaml(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(StudyError, match=re.escape(message)):
             read_study(path)
-    with pytest.raises(StudyError, match="is not a file: give the YAML file of a study"):
+    with pytest.raises(StudyError, match="There is no file"):
         read_study(tmp_path / "other.yaml")
 
 
