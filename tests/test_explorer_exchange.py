@@ -96,6 +96,22 @@ def test_its_code_draws_the_same(
     np.testing.assert_allclose(view.Map.I.dimension_values("value", flat=False), wanted, atol=1e-6)
 
 
+def test_what_no_edit_changes_is_run_once(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spectral_toolkit._explorer import exchange as module
+
+    runs: list[object] = []
+
+    def counted(model: Any, images: Any, edits: Any, **settings: Any) -> Any:
+        runs.append(edits)
+        return st.intervene(model, images, edits, **settings)
+
+    monkeypatch.setattr(module, "intervene", counted)
+    explorer.set(view="exchange", options={"donor": 1})  # of two settings: both plain passes, and an edit of each
+    assert [one == () for one in runs] == [True, True, False, False]
+    explorer.set(options={"donor": 1, "first_layer": 2})
+    assert [one == () for one in runs[4:]] == [False, False]
+
+
 def test_activations_alone_offer_no_such_view(explorer: Explorer, comms: Any) -> None:
     assert "exchange" in [option[1] for option in explorer._controls.view.options]
     saved = Explorer(explorer.activations, synchronous=True, device="cpu")

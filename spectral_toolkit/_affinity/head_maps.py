@@ -11,6 +11,7 @@ import xarray as xr
 
 from .._compute.settings import computing
 from .._io.activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
+from .._io.grids import on_grid
 from ..errors import ActivationsError, AffinityError
 from . import affinity, checked_layers
 from .features import KINDS
@@ -108,7 +109,7 @@ def head_maps(
         place = chosen.index(kind), names.index(layer)
         sizes[(slice(None), *place)] = values.shape[1:]
         entropy[place][: len(values)] = _entropy(values)
-        maps[place][: len(values)] = _repeated(values, grid)
+        maps[place][: len(values)] = on_grid(values, grid)
     known = {name: one[index] for name, one in image_coordinates(activations).items()}
     attrs: dict[str, Any] = {
         "patch": list(cell),
@@ -166,14 +167,6 @@ def _refuse_none(
     if not found:
         reason = next(reasons[key] for key in reasons if key[0] == kinds[0])
         raise ActivationsError(reason)
-
-
-def _repeated(values: np.ndarray, grid: Grid) -> np.ndarray:
-    """Maps (heads, y, x) on a finer grid, where every patch has the value of the one that its centre lies in."""
-    rows, columns = (
-        (2 * np.arange(fine) + 1) * own // (2 * fine) for fine, own in zip(grid, values.shape[1:], strict=True)
-    )
-    return values[:, rows[:, None], columns]
 
 
 def _entropy(rows: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from .._compute.arguments import whole
 from .._compute.settings import computing
+from .._io.grids import moved
 from ..errors import AffinityError
 from .layer_graph import LayerGraph
 from .rows import affinity_row
@@ -67,8 +68,7 @@ def nearest_in(
         values = np.array(row.values, dtype=float)
         several = values.ndim == 3
         values = values if several else values[None]
-        own = [(2 * at + 1) * size // (2 * of) for at, size, of in zip(cell, values.shape[1:], grid, strict=True)]
-        values[image if several else 0, own[0], own[1]] = -1.0
+        values[(image if several else 0, *moved(cell, grid, values.shape[1:]))] = -1.0
         order = np.argsort(-values.ravel(), kind="stable")[:n]
         order = order[values.ravel()[order] > 0]
         place, down, across = np.unravel_index(order, values.shape)

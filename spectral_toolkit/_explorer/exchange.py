@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from .._affinity.features import KINDS
 from .._analysis.interventions import resemblance
@@ -62,11 +63,18 @@ def _whose(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     live = inputs.live
     assert live is not None
     asked = _asked(inputs.state, str(inputs.eig.attrs["affinity"]), len(live.images), live.layers)
-    own, theirs = (live.images[place : place + 1] for place in (inputs.state.image, asked.donor))
-    edit = exchange(asked.quantities, theirs, list(asked.layers), mirrored=asked.mirrored)
-    plain, donor, edited = (
-        intervene(live.model, images, edits, size=live.size, **_FEW)
-        for images, edits in ((own, ()), (theirs, ()), (own, edit))
+
+    def given_out(place: int, edits: Any = ()) -> xr.DataTree:
+        return intervene(live.model, live.images[place : place + 1], edits, size=live.size, **_FEW)
+
+    # What comes out without an edit is the same for every range of layers, and for both settings.
+    plain, donor = (
+        inputs.kept(("plain", place), lambda place=place: given_out(place))
+        for place in (inputs.state.image, asked.donor)
+    )
+    theirs = live.images[asked.donor : asked.donor + 1]
+    edited = given_out(
+        inputs.state.image, exchange(asked.quantities, theirs, list(asked.layers), mirrored=asked.mirrored)
     )
     after, before = (resemblance(one, plain, donor, mirrored=asked.mirrored).values[0] for one in (edited, plain))
     return after, before

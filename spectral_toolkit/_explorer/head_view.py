@@ -9,9 +9,9 @@ import xarray as xr
 
 from .._affinity.features import KINDS
 from .._affinity.head_maps import head_maps
+from .._io.grids import moved
 from .._render.colour import SEQUENTIAL
 from .._render.head_matrix import SORTS
-from .grids import moved
 from .recipe import call
 from .view import Inputs, Slider, View
 

@@ -13,6 +13,7 @@ from .._analysis.scores.labels import finest_grid
 from .._analysis.scores.paths import interval, scored_vectors
 from .._analysis.scores.variance import about_intervals, resamples, variance_shares
 from .._compute.arguments import shown as in_short
+from .._io.grids import on_grid
 from .._render.composite import with_opacity
 from .._render.patch_colours import numbered_colours
 from .._render.tile import Tile
@@ -66,11 +67,10 @@ class Labels:
         """Labels (image, y, x) on a grid, -1 where there is none."""
         if grid not in self._on:
             given = self._maps
-            on_grid = isinstance(given, xr.DataArray) and {"y", "x"} <= set(given.dims)
-            if on_grid and (given.sizes["y"], given.sizes["x"]) != grid:  # of another grid: its nearest patches
+            of_patches = isinstance(given, xr.DataArray) and {"y", "x"} <= set(given.dims)
+            if of_patches and (given.sizes["y"], given.sizes["x"]) != grid:  # of another grid: its nearest patches
                 own = prepare_labels(self._activations, given, grid=(given.sizes["y"], given.sizes["x"])).values
-                y, x = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(grid, own.shape[1:], strict=True))
-                self._on[grid] = own[:, y[:, None], x]
+                self._on[grid] = on_grid(own, grid)
             else:
                 self._on[grid] = prepare_labels(self._activations, given, grid=grid).values
         return self._on[grid]

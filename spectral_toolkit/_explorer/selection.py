@@ -11,6 +11,7 @@ import xarray as xr
 
 from .._compute.arguments import shown
 from .._io.activations import patch_centres
+from .._io.grids import on_grid
 from ..errors import SpectralToolkitError
 
 Patches = tuple[tuple[int, int, int], ...]
@@ -73,8 +74,7 @@ def chosen_mask(patches: Patches | np.ndarray, image: int, here: Sequence[int], 
         rows = np.asarray(patches)
         rows = rows[rows[:, 0] == image]
         mask[rows[:, 1], rows[:, 2]] = True
-    y, x = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(there, here, strict=True))
-    return mask[y[:, None], x]
+    return on_grid(mask, there)
 
 
 def as_table(patches: Patches, names: Sequence[str], eig: xr.Dataset, segments: np.ndarray, first: int) -> pd.DataFrame:

@@ -346,6 +346,7 @@ class Session:
             lambda: self._means(grid, images),
             None if known is None else lambda: known.on(grid)[images],
             self._live,
+            self._kept_or_made,
         )
 
     def segments(self, state: State, question: Question, whole: xr.Dataset) -> np.ndarray:

@@ -13,9 +13,9 @@ import xarray as xr
 from .._analysis.comparison import align, subspace_distance
 from .._compute.settings import computing
 from .._io.activations import image_names
+from .._io.grids import moved
 from .._io.pairing import image_hashes, refuse_other_images
 from ..errors import ComparisonError, SpectralToolkitError
-from .grids import moved
 from .labels import Labels
 from .session import MissingError, Session, ShownState, Side, costs_of
 from .state import Facts, State

@@ -14,10 +14,10 @@ from .._affinity.presets import PRESETS as NAMED
 from .._affinity.presets import preset_weights
 from .._affinity.table import KERNELS, SCOPES, check_combination
 from .._analysis.cloud import PROJECTIONS
+from .._io.grids import moved as moved
 from .._render.composite import check_threshold
 from .._render.patch_colours import COLOURINGS
 from ..errors import SpectralToolkitError
-from .grids import moved as moved
 from .selection import Patches, checked_selection
 from .view import MODEL, checked_options, offered
 from .views import VIEWS

@@ -119,6 +119,9 @@ class Inputs:
     live
         The model and its images, as a :class:`~spectral_toolkit.views.LiveModel`; None where saved activations are
         explored. A view that needs it says so by ``needs=("model",)``.
+    kept
+        A function of a key and of a function without arguments: it returns what the latter does, which is computed
+        once and kept for other settings, too.
     """
 
     state: State
@@ -131,6 +134,7 @@ class Inputs:
     means: Callable[[], np.ndarray] | None = None
     labels: Callable[[], np.ndarray] | None = None
     live: LiveModel | None = None
+    kept: Callable[[Hashable, Callable[[], Any]], Any] = field(default=lambda key, make: make())
 
 
 def _all_eigenvectors(state: State, side: Side) -> str:

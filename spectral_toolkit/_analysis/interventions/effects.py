@@ -21,8 +21,6 @@ NEARER = "nearer place"
 """The property that asks only which of two places is nearer to the decoded position."""
 EDITED, BEFORE, SHUFFLED = "edited", "before", "donor shuffled"
 """What stands in the dimension ``control`` for the edit itself, for the images before it, and for donors of others."""
-
-
 _TIE = 1e-9
 """Squared patches by which two distances must differ to be told apart: rounding decides nothing."""
 

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Int
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
+from ..._io.grids import on_grid
+
 NO_SEGMENT = -1
 """The label where none can be given: every patch of the image is isolated."""
 
@@ -39,10 +41,7 @@ def matched(labels: Int[np.ndarray, "images y x"], reference: Int[np.ndarray, "i
     >>> matched(np.array([[[0, 0, 1, 2]]]), np.array([[[1, 1, 0, 0]]])).tolist()
     [1, 0, 2]
     """
-    rows, columns = (
-        (2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(labels.shape[1:], reference.shape[1:], strict=True)
-    )
-    beside = reference[:, rows[:, None], columns]
+    beside = on_grid(reference, labels.shape[1:])
     n, m = int(labels.max(initial=-1)) + 1, int(reference.max(initial=-1)) + 1
     both = (labels >= 0) & (beside >= 0)
     overlap = np.zeros((n, m))

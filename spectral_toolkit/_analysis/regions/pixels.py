@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 from scipy import ndimage
 
 from ..._compute.settings import computing
+from ..._io.grids import on_grid
 from ..._io.pairing import analysed_box, analysed_part, image_hashes, paired_pictures
 from ...errors import RegionsError
 from .adjacency import connected_parts
@@ -122,10 +123,7 @@ def enlarge(labels: Int[np.ndarray, "y x"], size: tuple[int, int]) -> Int[np.nda
     >>> enlarge(np.array([[1, 2, 3]]), (1, 5)).tolist()
     [[1, 1, 2, 3, 3]]
     """
-    rows, columns = (
-        (2 * np.arange(pixels) + 1) * cells // (2 * pixels) for pixels, cells in zip(size, labels.shape, strict=True)
-    )
-    return labels[np.ix_(rows, columns)]
+    return on_grid(labels, size)
 
 
 def walk(

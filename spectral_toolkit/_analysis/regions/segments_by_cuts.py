@@ -7,6 +7,7 @@ from jaxtyping import Int
 
 from ..._affinity.layer_graph import LayerGraph
 from ..._affinity.resampling import Grid
+from ..._io.grids import on_grid
 from ..._io.pairing import refuse_other_images
 from ...errors import RegionsError
 from .cutting import Tree, cut_recursively
@@ -110,5 +111,4 @@ def _each(labels: np.ndarray, free: np.ndarray, grid: Grid) -> tuple[np.ndarray,
 
 def _shown(labels: Int[np.ndarray, " cells"], grid: Grid, shown: Grid) -> Int[np.ndarray, " others"]:
     """Return, for every shown patch, the label of the patch in which its centre lies."""
-    rows, columns = ((2 * np.arange(there) + 1) * here // (2 * there) for here, there in zip(grid, shown, strict=True))
-    return labels.reshape(grid)[np.ix_(rows, columns)].ravel()
+    return on_grid(labels.reshape(grid), shown).ravel()
