@@ -164,11 +164,21 @@ def load_checkpoint(task: Task, path: Path, changed: dict[str, Any] | None = Non
     return run
 
 
+def in_a_sentence(recipe: Any) -> str:
+    """What every page says that shows the model."""
+    return (
+        f"By an ordinary recipe: {recipe.steps:,} steps of AdamW on {recipe.n_scenes:,} generated scenes, one weight "
+        f"decay ({recipe.weight_decay:g}) for all matrices, seed {recipe.seed}; no term of the loss names queries, "
+        "keys, values, layers or positions."
+    )
+
+
 def export(task: Task, run: Run, folder: Path, facts: dict[str, Any] | None = None) -> None:
     """Write the model, and how it came about beside it in ``training.json``; ``facts`` are added to the record."""
     folder.mkdir(parents=True, exist_ok=True)
     own = task.export(run, folder)
     record = {
+        "in_a_sentence": in_a_sentence(run.recipe),
         "recipe": asdict(run.recipe),
         "steps": run.step,
         "minutes": round(run.seconds / 60, 1),

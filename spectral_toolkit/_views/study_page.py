@@ -298,6 +298,7 @@ def study_html(
             ("Images", ", ".join(f"{one['label']} ({one['n']})" for one in record["pictures"])),
             ("Layers", "; ".join(choice["label"] for choice in study["layers"])),
             ("Seed", str(study["seed"])),
+            *((f"{model['label']} trained", model["training"]) for model in record["models"] if model.get("training")),
         ],
         groups=list(groups),
         rows=rows,
