@@ -212,6 +212,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         if state is not None:
             self._state = state
             self._controls.show(state)
+            self._controls.channel.tell(link=state.to_link(self._session.facts.layers))
             self._refresh()
         for button, states in ((self._undo, self._history.before), (self._redo, self._history.after)):
             if button.disabled == bool(states):
@@ -449,6 +450,9 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
                 return
             changes["threshold"] = lowest
         try:
+            if "link" in changes:  # the app was opened, or reloaded, by a link that holds a state
+                self.state = State.from_link(changes["link"])
+                return
             facts = self._session.facts
             self.state = fitting(changed(self._state, as_asked(self._state, changes, facts), facts), self._session)
         except SpectralToolkitError as error:

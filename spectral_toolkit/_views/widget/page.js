@@ -11,6 +11,9 @@ const attach = (root) => {
   const $ = (selector) => root.querySelector(selector);
   const $$ = (selector) => [...root.querySelectorAll(selector)];
   let waiting = [], number = 0;
+  // A page of Voila shows one notebook: its address follows what its first explorer shows, and brings that back.
+  const config = document.getElementById("jupyter-config-data");
+  const linked = document.querySelector(".st-explorer") === root && "kernelId" in JSON.parse(config?.textContent || "{}");
 
   const send = () => {
     const input = $(".st-said input");
@@ -31,6 +34,9 @@ const attach = (root) => {
     const done = waiting.filter((one) => one.number <= heard);
     waiting = waiting.filter((one) => one.number > heard);
     for (const {then} of done) then?.();
+    if (linked && told.link && !waiting.some(({what}) => what.link)) {
+      history.replaceState(null, "", `#state=${encodeURIComponent(told.link)}`);
+    }
     if (told.weights && !waiting.some(({what}) => what.weights)) Object.entries(told.weights).forEach(show);
   };
 
@@ -132,6 +138,8 @@ const attach = (root) => {
     event.stopPropagation();
   }, true);
 
+  const link = linked && new URLSearchParams(location.hash.slice(1)).get("state");
+  if (link) say({link});
   new MutationObserver(hear).observe($(".st-told"), {childList: true, subtree: true});
   hear();
 };
