@@ -23,7 +23,7 @@ from ..._explorer.history import History
 from ..._explorer.kept import open_kept, save_session
 from ..._explorer.labels import Labels
 from ..._explorer.session import Session, ShownState, questions, wanted
-from ..._explorer.source import open_sources
+from ..._explorer.source import Source, open_sources
 from ..._explorer.sources import SeveralSessions, open_session
 from ..._explorer.sources_code import sources_code
 from ..._explorer.start import first_state, fitting, freezing_settings, refuse_two, state_of
@@ -37,6 +37,7 @@ from ..frozen_page import FrozenPage, freeze
 from ..save_figure import save_figure
 from ..still_picture import side_by_side
 from . import save, words
+from .adding import Adding
 from .boxes import auto, box, close_whole, inside
 from .choosing import Choosing
 from .controls import Controls
@@ -53,7 +54,7 @@ PATIENCE = 0.15
 """How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
 
 
-class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
+class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
 
     Every control has a field in `state`: assigning another state moves the controls and the image.
@@ -177,6 +178,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         )
         # Pages have a thread of their own: they take a minute, and use nothing from which results are computed.
         self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
+        self._adder: Worker[Callable[[], Source]] = Worker(_run, self._added, synchronous=self._synchronous)
         self._still = Still(self._name)
         self._controls = Controls(session.facts, self._on_change, self._name)
         self._pictures = ExplorerFigures(self._on_change)
@@ -365,6 +367,8 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         if sys.is_finalizing():  # ipywidgets closes what is left when Python ends, after the modules this would need
             return
         self._end()
+        if self._dropped is not None:
+            self._dropped.cleanup()
         self.unobserve_all()
         if self.comm is not None:
             self.layout.close()
@@ -377,6 +381,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         self._still.close()
         self._worker.close()
         self._page_maker.close()
+        self._adder.close()
         live = [widget for _, made in self._figures() for widget in made]
         for widget in [*live, *inside(self)]:
             close_whole(widget)
@@ -443,6 +448,9 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         """Change the state as the user asked for with a control or a tap."""
         if "go" in changes:
             (self.undo if changes["go"] == "back" else self.redo)()
+            return
+        if "images" in changes or "too_large" in changes:
+            self._add_said(**changes)
             return
         if changes.pop("lowest_cut", False):
             lowest = self._lowest_cut()
@@ -589,5 +597,5 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
             )
 
 
-def _run(action: Callable[[], str], _check: object) -> str:
+def _run(action: Callable[[], Any], _check: object) -> Any:
     return action()

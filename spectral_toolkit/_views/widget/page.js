@@ -138,6 +138,26 @@ const attach = (root) => {
     event.stopPropagation();
   }, true);
 
+  // --- image files that are dropped
+  const mostBytes = 6 * 2 ** 20;  // in all: what a notebook's connection carries at once
+  const read = (file) => new Promise((done) => {
+    const reader = new FileReader();
+    reader.onload = () => done({name: file.name, content: reader.result});
+    reader.readAsDataURL(file);
+  });
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) root.addEventListener(kind, async (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    root.classList.toggle("is-dropping", kind === "dragenter" || kind === "dragover");
+    const files = kind === "drop" ? [...event.dataTransfer.files] : [];
+    if (!files.length) return;
+    const bytes = files.reduce((sum, file) => sum + file.size, 0);
+    if (bytes > mostBytes) say({too_large: bytes});
+    // What was sent stays in the page until something else is said.
+    else say({images: await Promise.all(files.map(read))}, () => say({}));
+  }, true);
+
   const link = linked && new URLSearchParams(location.hash.slice(1)).get("state");
   if (link) say({link});
   new MutationObserver(hear).observe($(".st-told"), {childList: true, subtree: true});

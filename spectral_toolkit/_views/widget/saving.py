@@ -46,7 +46,7 @@ class Saving:
         self._code = widgets.Textarea(
             layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code to select and copy."
         )
-        row = box("st-wrapped", buttons[0], self._path, *buttons[1:])
+        row = box("st-wrapped", buttons[0], self._path, *buttons[1:], self._add_button())
         self._done = widgets.HTML()
         return box("st-saving", row, self._done, self._code)
 
