@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page
 from real_jupyter import Jupyter, complaints, notebook, serving
 from watched_page import pixels, shot
@@ -472,6 +475,29 @@ def test_a_reloaded_page_shows_what_is_now(bench: Bench, solve: Callable[..., np
     bench.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
     bench.page.wait_for_selector(".st-explorer .bk-Figure:visible")
     bench.wait_for_colours(solve("kk"))
+
+
+def test_a_dropped_photo_is_captured_and_the_page_goes_on(bench: Bench) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(st.scenes.sample(1, seed=9).pixels.values[0]).save(stream, "PNG")
+    dropped = bench.page.evaluate_handle(
+        """(content) => {
+            const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0)), files = new DataTransfer();
+            files.items.add(new File([bytes], "cat.png", {type: "image/png"}));
+            return files;
+        }""",
+        base64.b64encode(stream.getvalue()).decode(),
+    )
+    before = bench.picture()
+    bench.explorer.dispatch_event("drop", {"dataTransfer": dropped})
+    bench.explorer.get_by_text("Added cat.png.").wait_for()
+    bench.wait(lambda: apart(bench.picture(), before) > 5, "The new image")
+    # What the page says is still heard, once, and what Python says is still seen.
+    bench.weigh(0, 0, 0.0)
+    bench.wait(lambda: bench.weights()[0] == 0, "A weight that was set")
+    bench.button("Undo").click()
+    bench.wait(lambda: bench.weights()[0] == 1, "A weight that was taken back")
+    assert bench.explorer.locator(".st-thumbs button").count() == 5
 
 
 def test_nothing_left_the_machine_and_nothing_went_wrong(bench: Bench) -> None:

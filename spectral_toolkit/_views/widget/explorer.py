@@ -180,7 +180,10 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
         self._adder: Worker[Callable[[], Source]] = Worker(_run, self._added, synchronous=self._synchronous)
         self._still = Still(self._name)
+        before: Controls | None = getattr(self, "_controls", None)
         self._controls = Controls(session.facts, self._on_change, self._name)
+        if before is not None:
+            self._controls.channel.continue_from(before.channel)
         self._pictures = ExplorerFigures(self._on_change)
         self._rows: Rows | None = None
         self._connected: ConnectedFigures | None = None

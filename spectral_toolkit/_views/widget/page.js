@@ -3,8 +3,8 @@
 const page = Math.random().toString(36).slice(2);
 
 const attach = (root) => {
-  if (root.dataset.attached) return;
-  root.dataset.attached = page;
+  // The explorer was filled anew, by a bundle or with more images: what listens goes on, on its new parts.
+  if (root.spectralToolkitListen) return root.spectralToolkitListen();
   // Otherwise keys that are meant for the explorer are shortcuts of JupyterLab, too.
   root.setAttribute("data-lm-suppress-shortcuts", "true");
   root.tabIndex = -1;
@@ -160,8 +160,13 @@ const attach = (root) => {
 
   const link = linked && new URLSearchParams(location.hash.slice(1)).get("state");
   if (link) say({link});
-  new MutationObserver(hear).observe($(".st-told"), {childList: true, subtree: true});
-  hear();
+  const observer = new MutationObserver(hear);
+  root.spectralToolkitListen = () => {
+    observer.disconnect();
+    observer.observe($(".st-told"), {childList: true, subtree: true});
+    hear();
+  };
+  root.spectralToolkitListen();
 };
 
 // --- Bokeh draws words into images of its own, which know nothing of the page's theme
