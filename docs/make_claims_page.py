@@ -42,6 +42,8 @@ def claimed() -> dict[str, str]:
         "best-vv": best("scenes", "vv", "what"),
         "control-where": controls("where", ("untrained model", "raw pixels")),
         "control-what": controls("what", ("untrained model", "raw pixels", "shuffled labels")),
+        "absolute-best-qk": best("scenes-absolute", "qk", "where"),
+        "absolute-best-vv": best("scenes-absolute", "vv", "where"),
         "absolute-qk": joint("scenes-absolute", "qk", "where"),
         "absolute-vv": joint("scenes-absolute", "vv", "where"),
         "absolute-what": joint("scenes-absolute", "vv", "what"),
