@@ -11,7 +11,6 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +70,7 @@ class Processing:
     frames: int = 1
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], defaults: Processing, source: str) -> Processing:
+    def from_settings(cls, settings: Mapping[str, object], defaults: Processing, source: str) -> Processing:
         """Read the settings of a transformers image processor; missing settings come from ``defaults``."""
         mean = _per_channel("image_mean", settings.get("image_mean"), defaults.mean)
         std = _per_channel("image_std", settings.get("image_std"), defaults.std)
@@ -125,7 +124,7 @@ class Processing:
         return ((values.to(torch.float32) * std + mean) / (255 * self.rescale_factor)).clamp(0, 1)
 
 
-def settings_of(processor: Any) -> Mapping[str, Any]:
+def settings_of(processor: object) -> Mapping[str, object]:
     """The settings of a live processor (an image processor, or a processor that holds one), or a dictionary of them."""
     inner = getattr(processor, "image_processor", processor)
     settings = inner if isinstance(inner, Mapping) else inner.to_dict() if hasattr(inner, "to_dict") else {}
@@ -147,7 +146,7 @@ def settings_of(processor: Any) -> Mapping[str, Any]:
     return settings
 
 
-def _per_channel(name: str, value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+def _per_channel(name: str, value: object, default: tuple[float, ...]) -> tuple[float, ...]:
     if value is None:
         return default
     try:
@@ -165,7 +164,7 @@ def _per_channel(name: str, value: Any, default: tuple[float, ...]) -> tuple[flo
     return tuple(values.tolist())
 
 
-def _factor(value: Any, default: float) -> float:
+def _factor(value: object, default: float) -> float:
     try:
         factor = default if value is None else float(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -175,7 +174,7 @@ def _factor(value: Any, default: float) -> float:
     return factor
 
 
-def _filter_name(value: Any, default: str) -> str:
+def _filter_name(value: object, default: str) -> str:
     if value is None:
         return default
     # Numbers are PIL's; names are PIL's or torchvision's, whose enumeration has them as values.
@@ -186,7 +185,7 @@ def _filter_name(value: Any, default: str) -> str:
     raise _bad("resample", value, f"expected one of {', '.join(known.name.lower() for known in Image.Resampling)}")
 
 
-def _fixed_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+def _fixed_size(settings: Mapping[str, object]) -> tuple[int, int] | None:
     """The size that the processor always produces, if there is one."""
     size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
     if isinstance(size, int):
@@ -204,5 +203,5 @@ def _fixed_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     return (sides[0], sides[1])
 
 
-def _bad(name: str, value: Any, expected: str) -> SpectralToolkitError:
+def _bad(name: str, value: object, expected: str) -> SpectralToolkitError:
     return SpectralToolkitError(f"The processor's {name}={value!r} cannot be used: {expected}.")
