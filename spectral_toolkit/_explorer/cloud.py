@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -93,7 +93,7 @@ def all_places(eig: xr.Dataset, data: CloudData, components: Sequence[int]) -> t
     return places(eig, every, components, "components"), every
 
 
-def inside(at: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
+def inside(at: np.ndarray, geometry: Mapping[str, object]) -> np.ndarray:
     """Which points lie in a box or in a lasso, as Bokeh tells of them.
 
     Examples
@@ -150,7 +150,7 @@ def _code(program: Program, sides: Sequence[CodedSide]) -> list[str]:
     state = program.state
     lines, shown = [], []
     for side in sides:
-        settings: dict[str, Any] = {
+        settings: dict[str, object] = {
             "components": state.axes if state.projection == "components" else None,
             "projection": state.projection,
             "colour": state.coloured,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -43,7 +43,7 @@ class Labels:
         Names of the categories; None takes those that the maps bring with them.
     """
 
-    def __init__(self, activations: xr.DataTree, maps: Any, categories: Sequence[str] | None = None) -> None:
+    def __init__(self, activations: xr.DataTree, maps: object, categories: Sequence[str] | None = None) -> None:
         held = getattr(maps, "attrs", {}).get("categories", ())
         if isinstance(maps, xr.Dataset):
             if "label" not in maps:
