@@ -1,0 +1,42 @@
+"""What the parts of an explorer ask of the whole, which is `Explorer`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from ..._explorer.session import Session, ShownState
+from ..._explorer.state import State
+from ..._explorer.worker import Worker
+from .figures import ExplorerFigures
+from .offline import Loader, Stage
+
+
+class Held:
+    """The session, its state and what is shown of it, for classes from which the explorer is put together."""
+
+    _session: Session
+    _state: State
+    _answer: ShownState | None
+    _pictures: ExplorerFigures
+    _chosen_stage: Stage
+    _loader: Loader
+    _page_maker: Worker[Callable[[], str], str]
+
+    if TYPE_CHECKING:
+
+        @property
+        def activations(self) -> xr.DataTree: ...
+        def set(self, **changes: object) -> None: ...
+        def code(self) -> str: ...
+        def save(self, path: str | os.PathLike[str]) -> Path: ...
+        def save_bundle(self, path: str | os.PathLike[str]) -> Path: ...
+        def save_figure(self, path: str) -> str: ...
+        def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None: ...
+        def _end(self) -> None: ...
+        def _on_change(self, **changes: object) -> None: ...
+        def _require_current(self) -> None: ...
