@@ -90,21 +90,8 @@ def _remark(entry: Mapping[str, Any]) -> str:
             f" The noise level {noise['chosen']:g} was chosen on {noise['scenes']} other scenes, of seed "
             f"{noise['seed']}, {noise['how']}."
         )
-    if entry.get("aligned_with"):
-        remark += f" During training its features were aligned with those of {entry['aligned_with']}."
-    if entry.get("decayed"):
-        decay = entry["decayed"]
-        remark += (
-            f" The weight decay during training was {decay['queries']:g} for query matrices, {decay['keys']:g} for "
-            f"key matrices and {decay['others']:g} for all others"
-        )
-        if entry.get("positions") == "absolute":
-            remark += ". Here position is a part of the content, and attending to it costs as much."
-        else:
-            remark += (
-                ". Attending by position costs less under this decay than attending by content, which pushes QK "
-                "towards where."
-            )
+    if entry.get("trained"):
+        remark += f" How the model was trained: {entry['trained']}"
     return remark
 
 

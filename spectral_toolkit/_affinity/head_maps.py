@@ -12,14 +12,13 @@ import xarray as xr
 from .._compute.settings import computing
 from .._io.activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
 from .._io.grids import on_grid
-from ..errors import ActivationsError, AffinityError
+from ..errors import ActivationsError
 from . import affinity, checked_layers
-from .features import KINDS
 from .head_rows import head_rows
 from .layer_graph import LayerGraph
 from .resampling import Grid
 from .rows import checked_cell
-from .table import kernels_of
+from .table import kernels_of, several_kinds
 
 
 @computing
@@ -83,9 +82,7 @@ def head_maps(
     {'kind': 2, 'layer': 6, 'head': 4, 'y': 12, 'x': 12}
     """
     check_tree(activations)
-    chosen = [kinds] if isinstance(kinds, str) else list(kinds)
-    if not chosen:
-        raise AffinityError(f"kinds is empty: give one or more of {', '.join(KINDS)}.")
+    chosen = several_kinds(kinds)
     names = checked_layers(layers, layer_names(activations))
     graphs, reasons = _graphs(activations, chosen, names, kernels_of(kernel, chosen), mask, device)
     grid: Grid = max((graph.members[0].grid for graph in graphs.values()), key=lambda one: one[0] * one[1])

@@ -137,7 +137,9 @@ def load_model(
     elif isinstance(source, str) and source == "scenes-diffusion":
         from .diffusion.scenes import load_scenes_diffusion
 
-        return load_scenes_diffusion(loading.WEIGHTS / source, resolve_device(device), precision)
+        model = load_scenes_diffusion(loading.WEIGHTS / source, resolve_device(device), precision)
+        model.training = loading.training_sentence(source)
+        return model
     elif isinstance(source, (str, os.PathLike)):
         return _from_name(
             os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only, around, told
@@ -206,6 +208,7 @@ def _from_name(
     else:
         processing = _as_made
     model = families.build(loaded.module, processing, told, name=_short(source), revision=loaded.revision)
+    model.training = loading.training_sentence(source)
     model.unused_weights = _unused(model, source, loaded.missing)
     model.tower.to(target)
     model.module.eval()

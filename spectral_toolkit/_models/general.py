@@ -115,7 +115,7 @@ class GeneralModel(ProvenModel):
         tower = module.get_submodule(prefix_of(self.module, self.tower).removesuffix("."))
         other = copy.copy(self)
         other.module, other.tower, other._hash, other._started = module, tower, None, []
-        other.blocks = self.blocks_in(tower)
+        other.blocks, other.training = self.blocks_in(tower), ""
         return other, kept
 
 

@@ -84,6 +84,13 @@ def training_record(name: str) -> Path:
     return WEIGHTS / name / "training.json"
 
 
+def training_sentence(name: str) -> str:
+    """How a bundled model was trained, in one sentence; an empty string for other models."""
+    if name not in bundled_models():
+        return ""
+    return str(json.loads(training_record(name).read_text(encoding="utf-8"))["in_a_sentence"])
+
+
 def not_found(name: str, why: str) -> ModelNotFoundError:
     """The error for a model that cannot be loaded, with three remedies."""
     bundled = ", ".join(repr(model) for model in bundled_models()) or "none in this installation"

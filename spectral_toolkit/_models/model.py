@@ -161,6 +161,8 @@ class Model(Described, ABC):
         The image settings in use.
     revision
         Commit of the weights on the hub, or an empty string.
+    training
+        How a bundled model was trained, in one sentence; an empty string for all others.
     """
 
     name: str
@@ -171,6 +173,7 @@ class Model(Described, ABC):
     layers: tuple[str, ...] = ()
     special_tokens: tuple[str, ...] = ()
     revision: str = ""
+    training: str = ""
     unused_weights: frozenset[str] = frozenset()
     """Weights of the tower that were not in the checkpoint and that no layer depends on, such as a pooler."""
     _hash: tuple[object, str] | None = field(default=None, repr=False)
@@ -194,6 +197,7 @@ class Model(Described, ABC):
             "parameters": f"{sum(one.numel() for one in parameters):,}",
             "on": "" if first is None else f"{first.device}, {str(first.dtype).removeprefix('torch.')}",
             "revision": self.revision,
+            "trained": self.training,
         }
 
     def __getstate__(self) -> dict[str, object]:

@@ -156,7 +156,7 @@ class EncoderModel(Model):
         module.to(self.device, self.dtype).eval()
         tower = module.get_submodule(prefix_of(outer, self.tower).removesuffix("."))
         # Layers must find their modules again, and the hash of the trained weights must not be copied.
-        own = {"attentions": {}, "blocks": {}, "quantities": Model.quantities, "_hash": None}
+        own = {"attentions": {}, "blocks": {}, "quantities": Model.quantities, "_hash": None, "training": ""}
         return replace(self, module=module, tower=tower, **own), tuple(kept)
 
     @contextmanager

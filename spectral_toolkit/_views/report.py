@@ -35,7 +35,7 @@ def report(
     images: object = None,
     path: str | os.PathLike[str] = "report.html",
     *,
-    affinities: Sequence[str] = ("qk", "vv"),
+    kinds: str | Sequence[str] = ("qk", "vv"),
     kernel: str | Mapping[str, str] | None = None,
     heads: str = "mean",
     scope: str = "image",
@@ -64,7 +64,7 @@ def report(
     path
         The file to write. Its folder is created if needed, and an earlier page of this package under that name is
         replaced.
-    affinities
+    kinds
         Kinds of affinity to show side by side.
     kernel
         One kernel for all affinities, or a mapping from kind to kernel; None takes the default of each kind.
@@ -100,14 +100,12 @@ def report(
     # Imported here, so that rendering results from a file does not wait for models and solvers.
     from .._affinity import affinity
     from .._affinity.features import KINDS
-    from .._affinity.table import check_combination, kernels_of
+    from .._affinity.table import check_combination, kernels_of, several_kinds
     from .._explorer.source import open_source
     from .._models import Model, load_model
     from ..solvers import solve
 
-    kinds = [affinities] if isinstance(affinities, str) else list(affinities)
-    if not kinds:
-        raise SpectralToolkitError("affinities=() is empty: give at least one affinity, such as ('qk', 'vv').")
+    kinds = several_kinds(kinds)
     target, kernels = _target(path), kernels_of(kernel, kinds)
     for kind, chosen in kernels.items():
         check_combination(kind, chosen, heads, scope, {})

@@ -344,6 +344,7 @@ def _facts(
         ("Patches", f"{eig.sizes['y']} × {eig.sizes['x']}"),
         ("Solved", scope),
         ("Seed", str(eig.attrs.get("seed", attrs.get("seed", "")))),
+        ("Trained", str(attrs.get("training", ""))),
     ]
     return [(name, value) for name, value in facts if value]
 

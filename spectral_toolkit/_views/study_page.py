@@ -303,6 +303,7 @@ def study_html(
             ("Images", ", ".join(f"{one['label']} ({one['n']})" for one in record["pictures"])),
             ("Layers", "; ".join(str(choice["label"]) for choice in study["layers"])),
             ("Seed", str(study["seed"])),
+            *((f"{model['label']} trained", model["training"]) for model in record["models"] if model.get("training")),
         ],
         groups=list(groups),
         rows=rows,

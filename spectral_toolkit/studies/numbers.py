@@ -42,7 +42,12 @@ def study_record(plan: StudyPlan, numbers: Sequence[NumbersRecord]) -> StudyReco
         facts = group.capture
         models.setdefault(
             group.model.label,
-            {"label": group.model.label, "name": facts["model"], **{name: facts[name] for name in _PROVENANCE}},
+            {
+                "label": group.model.label,
+                "name": facts["model"],
+                **{name: facts[name] for name in _PROVENANCE},
+                **({"training": facts["training"]} if "training" in facts else {}),
+            },
         )
         opened = group.opened
         sets.setdefault(

@@ -360,6 +360,7 @@ class DiffusionModel(WatchedModel):
         other = _shallow(self)
         other.module = other.tower = fresh
         other._hash = None
+        other.training = ""
         return other, ()
 
     @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from ..._affinity.presets import PRESETS
-from ..._affinity.table import SCOPES
+from ..._affinity.table import SCOPES, several_kinds
 from ..._compute.arguments import choice
 from ..._compute.settings import computing
 from ..._explorer.precomputed import Content, precompute
@@ -85,7 +85,7 @@ def freeze(
     path: str | os.PathLike[str] | None = None,
     *,
     scope: str = "image",
-    kinds: Sequence[str] = ("qk", "vv"),
+    kinds: str | Sequence[str] = ("qk", "vv"),
     presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
     kernel: str | Mapping[str, str] | None = None,
     n_eigenvectors: int = 10,
@@ -175,7 +175,7 @@ def freeze(
     content = precompute(
         activations,
         scope=choice("scope", scope, SCOPES),
-        kinds=kinds,
+        kinds=several_kinds(kinds),
         presets=presets,
         kernel=kernel,
         n_eigenvectors=n_eigenvectors,

@@ -109,6 +109,7 @@ def _facts(content: Content, attrs: dict[str, object]) -> list[tuple[str, str]]:
         ("Layers", str(len(content.layers))),
         ("Eigenvectors", str(content.settings[0].eig.sizes["component"])),
         ("Solved", "all images as one" if content.scope == "dataset" else "each image alone"),
+        *([("Trained", str(attrs["training"]))] if attrs.get("training") else []),
     ]
 
 
