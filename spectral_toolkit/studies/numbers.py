@@ -16,7 +16,7 @@ from typing import cast
 import zarr
 
 from .._io.outputs import STUDY_FORMAT, whole_store
-from .._views.study_record import NumbersRecord, PicturesRecord, StudyRecord
+from .._views.study_record import NumbersRecord, PicturesRecord, SettingsRecord, StudyRecord
 from ..errors import StudyError
 from .plan import Cell, StudyPlan, arithmetic, code_sha256, versions
 

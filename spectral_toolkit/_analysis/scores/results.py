@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -20,7 +19,7 @@ from .variance import about_intervals, resamples
 @computing
 def eigenvector_scores(
     eig: xr.Dataset,
-    labels: Any = None,
+    labels: object = None,
     *,
     ignore: object = None,
     n_bootstrap: int = 200,

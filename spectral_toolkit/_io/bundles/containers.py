@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypedDict
+from typing import BinaryIO, NoReturn, Protocol, TypedDict
 
 from ...errors import BundleError, first_line
 from ..outputs import placed
@@ -320,7 +320,15 @@ def _inflate(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> byt
     return data
 
 
-def _fill(data: bytearray, file: Any) -> bool:
+class _Readable(Protocol):
+    """A file that is being read."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def _fill(data: bytearray, file: _Readable) -> bool:
     """Read a file into memory of its size, piece by piece; return whether it has exactly that size."""
     place, view = 0, memoryview(data)
     while place < len(data) and (n_bytes := file.readinto(view[place : place + _PIECE])):

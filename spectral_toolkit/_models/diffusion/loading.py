@@ -333,7 +333,7 @@ def _tower_of(source: str, index: dict[str, object]) -> tuple[str, str]:
 def _unneeded(index: dict[str, object]) -> dict[str, object]:
     """Components that are not loaded, such as a safety checker."""
     components = [name for name, entry in index.items() if isinstance(entry, list | tuple)]
-    left = {name: None for name in components if name not in _TOWERS and not name.startswith(_NEEDED)}
+    left: dict[str, object] = {name: None for name in components if name not in _TOWERS and not name.startswith(_NEEDED)}
     return {**left, "requires_safety_checker": False} if "safety_checker" in left else left
 
 
