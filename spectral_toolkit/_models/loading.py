@@ -100,8 +100,8 @@ def not_found(name: str, why: str) -> ModelNotFoundError:
     )
 
 
-class _Where(TypedDict):
-    """Of which revision, and from where, transformers takes files."""
+class Where(TypedDict):
+    """Of which revision, and from where, files are taken."""
 
     revision: NotRequired[str | None]
     local_files_only: bool
@@ -113,7 +113,7 @@ class _Info(TypedDict):
     missing_keys: NotRequired[list[str]]
 
 
-class _Asked(_Where):
+class _Asked(Where):
     """The same, and whether code that comes with a model may run."""
 
     trust_remote_code: bool
@@ -149,7 +149,7 @@ def fetch(
     return Loaded(module, settings, commit, frozenset(info.get("missing_keys", ())))
 
 
-def read_settings(location: str, source: str | None = None, **options: Unpack[_Where]) -> dict[str, object] | None:
+def read_settings(location: str, source: str | None = None, **options: Unpack[Where]) -> dict[str, object] | None:
     """The image settings kept beside a model, or None where there are none."""
     path = _file(location, "preprocessor_config.json", options)
     if path is not None:
@@ -163,7 +163,7 @@ def read_settings(location: str, source: str | None = None, **options: Unpack[_W
     return settings
 
 
-def _file(location: str, name: str, options: _Where) -> Path | None:
+def _file(location: str, name: str, options: Where) -> Path | None:
     """A file from a folder, or from the hub's cache if it is there or can be fetched."""
     try:
         found = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **options)
@@ -172,7 +172,7 @@ def _file(location: str, name: str, options: _Where) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _commit(location: str, options: _Where) -> str:
+def _commit(location: str, options: Where) -> str:
     """The commit of a model from the hub, as its cache records it; newer versions of transformers do not tell."""
     path = _file(location, "config.json", options)
     return path.parent.name if path is not None and path.parent.parent.name == "snapshots" else ""
@@ -255,7 +255,7 @@ def _probe(source: str, revision: str | None) -> ModelSource:
 
 
 def _fetch_config(source: str, location: str, common: _Asked) -> PreTrainedConfig:
-    where: _Where = {"revision": common.get("revision"), "local_files_only": common["local_files_only"]}
+    where: Where = {"revision": common.get("revision"), "local_files_only": common["local_files_only"]}
     if (path := _file(location, "config.json", where)) is not None:
         check_settings(source, path, frozenset(family.model_type for family in families.FAMILIES))
     try:

@@ -21,7 +21,7 @@ from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModel
 from ..building import stored_shapes, try_out
 from ..entries import Told
 from ..folder_settings import check_settings, one_line, read_settings_file
-from ..loading import not_found, quiet
+from ..loading import Where, not_found, quiet
 from ..processing import HALF, Processing
 from ..untyped import Settings, config_of, untyped
 from . import general
@@ -52,13 +52,6 @@ def is_of_diffusers(source: object) -> TypeGuard[Pipeline | torch.nn.Module]:
     """Whether a live object is a pipeline or a model of diffusers, perhaps compiled."""
     bases = type(getattr(source, "_orig_mod", source)).__mro__
     return any(base.__module__.partition(".")[0] == "diffusers" for base in bases)
-
-
-class _Where(TypedDict):
-    """Of which revision, and from where, diffusers takes files."""
-
-    revision: str | None
-    local_files_only: bool
 
 
 class _Weights(TypedDict):
@@ -151,7 +144,7 @@ def from_name(
 ) -> DiffusionModel:
     """Load the pipeline or component from a folder, or by its name on the hub."""
     _check_installed(f"The model {source!r}")
-    common: _Where = {"revision": revision, "local_files_only": local}
+    common: Where = {"revision": revision, "local_files_only": local}
     weights: _Weights = {
         "torch_dtype": dtype or torch.float32,
         "use_safetensors": True if safetensors_only else None,
@@ -206,7 +199,7 @@ def _check_installed(what: str) -> None:
 
 
 def _download(
-    name: str, dtype: torch.dtype | None, use_safetensors: bool | None, trust_remote_code: bool, common: _Where
+    name: str, dtype: torch.dtype | None, use_safetensors: bool | None, trust_remote_code: bool, common: Where
 ) -> Path:
     """Fetch the needed files of a repository; return the snapshot folder.
 
@@ -333,7 +326,9 @@ def _tower_of(source: str, index: dict[str, object]) -> tuple[str, str]:
 def _unneeded(index: dict[str, object]) -> dict[str, object]:
     """Components that are not loaded, such as a safety checker."""
     components = [name for name, entry in index.items() if isinstance(entry, list | tuple)]
-    left: dict[str, object] = {name: None for name in components if name not in _TOWERS and not name.startswith(_NEEDED)}
+    left: dict[str, object] = {
+        name: None for name in components if name not in _TOWERS and not name.startswith(_NEEDED)
+    }
     return {**left, "requires_safety_checker": False} if "safety_checker" in left else left
 
 

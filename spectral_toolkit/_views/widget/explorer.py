@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import ipywidgets as widgets
 import xarray as xr
@@ -41,6 +41,7 @@ from .boxes import auto, box, close_whole, inside
 from .choosing import Choosing
 from .controls import Controls
 from .figures import ConnectedFigures, ExplorerFigures, Rows
+from .held import ExplorerSettings
 from .live import LiveFigure
 from .offline import Loader, Stage
 from .save import sheet
@@ -52,19 +53,6 @@ from .unpicklable import Unpicklable
 
 PATIENCE = 0.15
 """How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
-
-
-class ExplorerSettings(TypedDict, total=False):
-    """Keyword arguments of `Explorer` that restore and bundles take, too."""
-
-    state: State | Mapping[str, object] | None
-    scope: str | None
-    labels: object
-    categories: Sequence[str] | None
-    seed: int
-    device: str
-    progress: bool
-    synchronous: bool
 
 
 class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):

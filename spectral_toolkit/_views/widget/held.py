@@ -1,11 +1,11 @@
-"""What the parts of an explorer ask of the whole, which is `Explorer`."""
+"""What the parts of an explorer ask of the whole, which is `Explorer`, and what it is made with."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import xarray as xr
 
@@ -14,6 +14,19 @@ from ..._explorer.state import State
 from ..._explorer.worker import Worker
 from .figures import ExplorerFigures
 from .offline import Loader, Stage
+
+
+class ExplorerSettings(TypedDict, total=False):
+    """Keyword arguments of `Explorer` that restore and bundles take, too."""
+
+    state: State | Mapping[str, object] | None
+    scope: str | None
+    labels: object
+    categories: Sequence[str] | None
+    seed: int
+    device: str
+    progress: bool
+    synchronous: bool
 
 
 class Held:
