@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -178,7 +178,7 @@ class DatasetGraph(LayerGraph):
         """The settings that decide which neighbours are searched for."""
         options = dict(self.recipe.options)
         within, across = (int(options.get(name, 50)) for name in ("within", "across"))
-        return {"within": within, "across": across, "threshold": options.get("threshold", 0.1)}
+        return {"within": within, "across": across, "threshold": cast("float", options.get("threshold", 0.1))}
 
     @property
     def _place(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -58,7 +59,7 @@ def neighbour_embedding(values: Float[np.ndarray, "points components"], seed: in
         return np.zeros((len(values), 2), np.float32)
     perplexity = min(30.0, (len(values) - 1) / 3)
     # A deterministic start, scaled as Kobak & Berens (2019) recommend: the seed then matters little.
-    init = values[:, : min(2, values.shape[1])].astype(np.float32)
+    init: Any = values[:, : min(2, values.shape[1])].astype(np.float32)
     init = np.pad(init, ((0, 0), (0, 2 - init.shape[1])))
     init = 1e-4 * init / max(float(init.std()), 1e-12)
     with serial(), warnings.catch_warnings():

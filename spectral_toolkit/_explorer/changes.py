@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from .._affinity.table import KERNELS
 from .selection import moved_selection
@@ -12,7 +13,7 @@ from .state import Facts, State, checked_weights, moved
 from .view import offered
 
 
-def as_asked(state: State, asked: Mapping[str, object], facts: Facts) -> dict[str, object]:
+def as_asked(state: State, asked: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     """Fields of the state, from what a control asked for: a preset, some weights, or the value of one view's slider."""
     weights = dict(state.weights or {})
     changes = dict(asked)
@@ -39,7 +40,7 @@ def as_asked(state: State, asked: Mapping[str, object], facts: Facts) -> dict[st
     return changes
 
 
-def changed(before: State, changes: Mapping[str, object], facts: Facts) -> State:
+def changed(before: State, changes: Mapping[str, Any], facts: Facts) -> State:
     """A state with some fields changed, and with the changes that follow unless they are given, too."""
     state = replace(before, **changes)
     asked = "affinity" in changes or changes.get("compare")

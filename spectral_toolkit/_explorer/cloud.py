@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import xarray as xr
@@ -106,7 +106,9 @@ def inside(at: np.ndarray, geometry: Mapping[str, object]) -> np.ndarray:
     """
     x, y = at.T
     if geometry["type"] == "rect":
-        (left, right), (low, high) = (sorted((geometry[f"{side}0"], geometry[f"{side}1"])) for side in "xy")
+        (left, right), (low, high) = (
+            sorted(cast("float", geometry[f"{side}{end}"]) for end in (0, 1)) for side in "xy"
+        )
         return (x >= left) & (x <= right) & (y >= low) & (y <= high)
     xs, ys = (np.asarray(geometry[side], float) for side in "xy")
     found = np.zeros(len(at), dtype=bool)

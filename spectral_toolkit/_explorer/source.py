@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, cast
 
 import xarray as xr
 
@@ -12,7 +12,7 @@ from .._capture import capture
 from .._io.activations import layer_names
 from .._io.bundles import Bundle
 from .._io.images import load_images
-from .._models import load_model
+from .._models import Model, load_model
 from ..errors import SpectralToolkitError
 from .recipe import picture_expression
 from .view import LiveModel
@@ -76,7 +76,7 @@ def open_source(source: object, images: object, **settings: Unpack[Capturing]) -
         )
     expression = picture_expression(images)
     images = load_images(images)
-    model = source if hasattr(source, "quantities") else load_model(source)
+    model = cast("Model", source) if hasattr(source, "quantities") else load_model(source)
     quantities = tuple(name for name in QUANTITIES if name in model.quantities)
     captured = capture(model, images, **{"quantities": quantities, **settings})
     live = LiveModel(model, images, tuple(layer_names(captured)), settings.get("size"))

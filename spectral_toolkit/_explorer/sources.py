@@ -180,7 +180,7 @@ def open_session(
     return SeveralSessions(activations, device, pictures, labels, live, other=other, other_live=other_live)
 
 
-def by_depth(weights: object, mine: Facts, theirs: Facts) -> dict[str, float]:
+def by_depth(weights: Mapping[str, float] | None, mine: Facts, theirs: Facts) -> dict[str, float]:
     """The same weights for the layers of another model: those of the same names, or of the same relative depth."""
     weights = dict.fromkeys(mine.layers, 1.0) if weights is None else weights
     if set(mine.layers) == set(theirs.layers):

@@ -33,7 +33,7 @@ def sources_code(session: SeveralSessions, state: State, pictures: str | None, b
 
 
 def _program(
-    state: State, session: object, timestep: int | None, pictures: str | None, bundle: str | None
+    state: State, session: Session, timestep: int | None, pictures: str | None, bundle: str | None
 ) -> list[str]:
     attrs = {str(name): value for name, value in session.activations.attrs.items()}
     lines = as_code(replace(state, timestep=None), session.facts, attrs, pictures, bundle).splitlines()

@@ -90,11 +90,10 @@ def fitting(state: State, session: Session) -> State:
         changes["other_affinity"] = facts.kinds[-1]
     rows, columns = facts.grid_of(weights)
     most = facts.most_eigenvectors(state)
-    if state.n_eigenvectors > most:
-        changes["n_eigenvectors"] = most
+    fitting = min(state.n_eigenvectors, most)
+    changes["n_eigenvectors"], changes["component"] = fitting, min(state.component, fitting)
     if state.other_component is not None:
-        changes["other_component"] = min(state.other_component, changes.get("n_eigenvectors", state.n_eigenvectors))
-    changes["component"] = min(state.component, changes.get("n_eigenvectors", state.n_eigenvectors))
+        changes["other_component"] = min(state.other_component, fitting)
     if state.patch is not None and not (state.patch[0] < rows and state.patch[1] < columns):
         changes["patch"] = None
     return replace(state, **changes)

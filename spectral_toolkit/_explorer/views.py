@@ -225,8 +225,8 @@ register(
 # --- segments and instances -------------------------------------------------------------------------------------------
 
 
-def _labels_tile(shown: ShownState, side: Side, labels: np.ndarray, **settings: object) -> list[Tile]:
-    colours = label_colours(labels, shown.state.opacity, **settings)
+def _labels_tile(shown: ShownState, side: Side, labels: np.ndarray, unlabelled: bool = True) -> list[Tile]:
+    colours = label_colours(labels, shown.state.opacity, unlabelled=unlabelled)
     return [Tile(colours, labels.astype(float), shown.picture.pixels, framed=_tapped(side))]
 
 

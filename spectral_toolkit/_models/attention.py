@@ -121,7 +121,7 @@ def _ungrouped(module: torch.nn.Module) -> torch.nn.Module:
     if getattr(module, "num_key_value_groups", 1) == 1:
         return module
     other = copy.copy(module)  # shares all weights; the module itself stays as it is
-    setattr(other, "num_key_value_groups", 1)  # noqa: B010
+    untyped(other).num_key_value_groups = 1
     return other
 
 

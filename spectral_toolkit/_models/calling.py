@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from .untyped import config_of, untyped
+from .untyped import config_of
 
 Call = Callable[[torch.nn.Module, Tensor], object]
 _SIDES = ("target_sizes", "tgt_sizes")
@@ -25,7 +26,7 @@ MOST_PATCHES = 4096
 def named_for_images(part: PreTrainedModel | type[PreTrainedModel]) -> bool:
     """Whether the main input of a model of transformers, or of a class, is an image."""
     names: object = part.main_input_name
-    names = [names] if isinstance(names, str) else [*untyped(names)] if names else []
+    names = [names] if isinstance(names, str) else [*cast("Iterable[object]", names)] if names else []
     return any(str(name).startswith(("pixel", "image", "flattened_patches")) for name in names)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack, cast
 
 import torch
 import transformers
@@ -285,8 +285,8 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
         If the installed transformers has neither.
     """
     if type(config) in MODEL_MAPPING:
-        found = untyped(MODEL_MAPPING[type(config)])
-        return found[0] if isinstance(found, tuple) else found
+        found = MODEL_MAPPING[type(config)]
+        return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)
     if (named := _named_class(config)) is not None:
         return named
     raise ValueError(f"transformers {transformers.__version__} has no model for a {type(config).__name__}")

@@ -11,12 +11,14 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..errors import SpectralToolkitError
+from .untyped import untyped
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -127,7 +129,7 @@ class Processing:
 def settings_of(processor: object) -> Mapping[str, object]:
     """The settings of a live processor (an image processor, or a processor that holds one), or a dictionary of them."""
     inner = getattr(processor, "image_processor", processor)
-    settings = inner if isinstance(inner, Mapping) else inner.to_dict() if hasattr(inner, "to_dict") else {}
+    settings = inner if isinstance(inner, Mapping) else untyped(inner).to_dict() if hasattr(inner, "to_dict") else {}
     if inner is processor and isinstance(inner, Mapping) and not {*_FROM_FILE} & {*inner}:
         # A dictionary written by hand; those that come with models contain many settings that are ignored.
         if misspelt := [name for name in inner if name not in (*_KNOWN, *_WITHOUT_MEANING)]:
@@ -166,7 +168,7 @@ def _per_channel(name: str, value: object, default: tuple[float, ...]) -> tuple[
 
 def _factor(value: object, default: float) -> float:
     try:
-        factor = default if value is None else float(value)
+        factor = default if value is None else float(cast("float", value))
     except (TypeError, ValueError, OverflowError) as error:
         raise _bad("rescale_factor", value, "expected a number, usually 1/255") from error
     if not 0 < factor < float("inf"):

@@ -10,13 +10,15 @@ class Untyped(Protocol):
 
     def __getattr__(self, name: str) -> Any: ...
 
+    def __setattr__(self, name: str, value: object, /) -> None: ...
+
     def __call__(self, *args: object, **options: object) -> Any: ...
 
 
 class Settings(Protocol):
     """Settings by name, as a configuration file holds them."""
 
-    def get(self, name: str, default: object = None, /) -> Any: ...
+    def get(self, name: str, default: Any = None, /) -> Any: ...
 
 
 class Config(Untyped, Settings, Protocol):

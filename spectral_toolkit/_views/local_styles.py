@@ -114,7 +114,7 @@ def use_local_styles() -> None:
 
         def components(
             self, obj: object, fmt: str | None = None, comm: bool = True, **options: object
-        ) -> tuple[dict[str, object], object]:
+        ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
             send_where_missing()
             # Beside a figure that fills its notebook cell there is no room for sliders.
             if isinstance(obj, Dimensioned):
@@ -123,7 +123,7 @@ def use_local_styles() -> None:
             drawing = self.instance(widget_location="top_left") if fitting and not self.widget_location else self
             with noting_figures() as figures:
                 data, metadata = kind.components(drawing, obj, fmt, comm, **options)
-            shown: dict[str, object] = dict(data or {})
+            shown: dict[str, str] = dict(data or {})
             still = still_png(figures, getattr(obj, "_max_cols", 1))
             for mime, content in shown.items():
                 if isinstance(content, str):

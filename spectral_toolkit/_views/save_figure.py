@@ -308,8 +308,8 @@ class _Drawing:
             own.set_visible(False)
             return
         if side == "top":
-            own.tick_top()
-            own.set_label_position("top")
+            self.axes.xaxis.tick_top()
+            self.axes.xaxis.set_label_position("top")
         names = {value: str(text) for value, text in axis.major_label_overrides.items()}
         fixed = getattr(axis.ticker, "ticks", None)
         if isinstance(extent, FactorRange):
@@ -426,7 +426,8 @@ class _Drawing:
         pixels = float(size[1]) * {"px": 1.0, "em": 16.0}.get(size[2], 1 / _POINTS) if size else 16.0
         across, upwards = str(mark.get("text_align")), str(mark.get("text_baseline"))
         self.axes.text(
-            *(*self.along(mark, "x"), *self.along(mark, "y", side="y")),
+            self.along(mark, "x")[0],
+            self.along(mark, "y", side="y")[0],
             str(mark.get("text")),
             ha=across if across in ("right", "center") else "left",
             va=_ALIGNED.get(upwards, upwards) if upwards in ("top", "bottom", "middle") else "center",

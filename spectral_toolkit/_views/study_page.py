@@ -303,7 +303,11 @@ def study_html(
             ("Images", ", ".join(f"{one['label']} ({one['n']})" for one in record["pictures"])),
             ("Layers", "; ".join(str(choice["label"]) for choice in study["layers"])),
             ("Seed", str(study["seed"])),
-            *((f"{model['label']} trained", model["training"]) for model in record["models"] if model.get("training")),
+            *(
+                (f"{model['label']} trained", str(model["training"]))
+                for model in record["models"]
+                if model.get("training")
+            ),
         ],
         groups=list(groups),
         rows=rows,
@@ -393,7 +397,7 @@ def _evaluations(
     )
     without = any("controls" not in found for _, found in evaluated)
     caption += " Controls were left out (controls: false)." if without else ""
-    said = dict.fromkeys(str(found["notes"]) for _, found in evaluated if found.get("notes"))
+    said = dict.fromkeys(notes for _, found in evaluated if (notes := found.get("notes")))
     return Evaluations(columns, rows, others, " ".join([caption, *said]))
 
 

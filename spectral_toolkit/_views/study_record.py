@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypeAlias, TypedDict
 
+from .._analysis.trust import Level
+
 CellName: TypeAlias = Literal["model", "pictures", "affinity", "layers"]
 Measure: TypeAlias = Literal[
     "assigned_miou", "matched_accuracy", "matched_miou", "overclustered_miou", "overclustered_accuracy"
 ]
 CELL_NAMES: tuple[CellName, ...] = ("model", "pictures", "affinity", "layers")
 """What tells study cells apart."""
+
+
+class TrustRecord(TypedDict):
+    """A statement on how far to believe a result."""
+
+    level: Level
+    text: str
 
 
 class AnswerRecord(TypedDict):
@@ -24,7 +33,7 @@ class AnswerRecord(TypedDict):
     layer_share: dict[str, list[float | None]]
     layer_mass: dict[str, list[float | None]]
     isolated_cells: int
-    trust: list[dict[str, str]]
+    trust: list[TrustRecord]
 
 
 class Estimate(TypedDict):
@@ -146,6 +155,7 @@ class SettingsRecord(TypedDict):
     scope: str
     seed: int
     n_eigenvectors: int
+    show: int
     scores: NotRequired[bool]
     layers: list[dict[str, object]]
     affinities: list[dict[str, object]]

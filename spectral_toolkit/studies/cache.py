@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import cast
 
 import xarray as xr
 
@@ -77,7 +78,7 @@ class Cache:
         except (OSError, ValueError, KeyError):
             shutil.rmtree(self.cell(content), ignore_errors=True)
             return None
-        return numbers
+        return cast("NumbersRecord", numbers)
 
     def eigenvectors(self, content: str) -> xr.Dataset:
         """The result of a cell that exists."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def compute_cell(
     neighbours: Path,
     controls: StudyControls | None = None,
     prepared: dict[tuple[int, int], xr.DataArray] | None = None,
-) -> tuple[xr.Dataset, dict[str, object]]:
+) -> tuple[xr.Dataset, NumbersRecord]:
     """Solve one cell and gather its numbers.
 
     Parameters
@@ -132,7 +132,7 @@ def _settings(eig: xr.Dataset, cell: Cell) -> dict[str, object]:
     }
 
 
-def answers(eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> list[dict[str, object]]:
+def answers(eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> list[AnswerRecord]:
     """Numbers of every image, or one entry with ``image: null`` where all images were solved as one problem."""
     if "image" not in eig["eigenvalue"].dims:
         return [_answer(None, eig, outlying)]
@@ -159,7 +159,7 @@ def _answer(image: str | None, eig: xr.Dataset, outlying: Mapping[str, xr.DataAr
         "layer_share": by_layer("layer_share"),
         "layer_mass": by_layer("layer_mass"),
         "isolated_cells": int(eig["isolated"].sum()),
-        "trust": [asdict(statement) for statement in trust_statements(eig, outlying=outlying)],
+        "trust": [{"level": one.level, "text": one.text} for one in trust_statements(eig, outlying=outlying)],
     }
 
 

@@ -50,19 +50,19 @@ def study_record(plan: StudyPlan, numbers: Sequence[NumbersRecord]) -> StudyReco
             },
         )
         opened = group.opened
-        sets.setdefault(
-            group.pictures.label,
-            {
-                "label": group.pictures.label,
-                "n": len(opened.pictures),
-                "names": list(opened.pictures.names),
-                "sizes": [list(size) for size in opened.pictures.sizes],
-                "sha256": opened.pictures.sha256,
-                "labels_sha256": opened.labels_sha256,
-                **({"layout": opened.layout} if opened.layout else {}),
-                **({"categories": list(opened.categories)} if opened.categories else {}),
-            },
-        )
+        images: PicturesRecord = {
+            "label": group.pictures.label,
+            "n": len(opened.pictures),
+            "names": list(opened.pictures.names),
+            "sizes": [list(size) for size in opened.pictures.sizes],
+            "sha256": opened.pictures.sha256,
+            "labels_sha256": opened.labels_sha256,
+        }
+        if opened.layout:
+            images["layout"] = opened.layout
+        if opened.categories:
+            images["categories"] = list(opened.categories)
+        sets.setdefault(group.pictures.label, images)
     names = group_names(plan.cells)
     return {
         "format": STUDY_FORMAT,

@@ -17,7 +17,7 @@ from .._capture import capture
 from .._compute.settings import computing
 from .._io.outputs import writable_path, write_whole
 from .._models.model import Model
-from .._views.study_record import StudyRecord
+from .._views.study_record import NumbersRecord, StudyRecord
 from ..errors import SpectralToolkitError, StoreError, StudyError, UnwritableError
 from . import tables
 from .cache import Cache, open_answer
@@ -169,9 +169,9 @@ def run_study(
 
 def compute(
     plan: StudyPlan, cache: Cache, *, progress: bool = True, tell: Tell = lambda line: None
-) -> tuple[list[dict[str, object]], int]:
+) -> tuple[list[NumbersRecord], int]:
     """Numbers of all cells in order, and how many of them came from the cache."""
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, NumbersRecord] = {}
     for cell in plan.cells:
         if (known := cache.numbers(cell.content_sha256)) is not None:
             found[cell.content_sha256] = known
@@ -183,7 +183,7 @@ def compute(
 
 
 def _compute_missing(
-    plan: StudyPlan, cache: Cache, found: dict[str, dict[str, object]], done: int, progress: bool, tell: Tell
+    plan: StudyPlan, cache: Cache, found: dict[str, NumbersRecord], done: int, progress: bool, tell: Tell
 ) -> None:
     n_cells = len(plan.cells)
     loaded: tuple[str, Model | None] = ("", None)

@@ -61,7 +61,7 @@ def _score_rows(cell: CellRecord) -> list[dict[str, object]]:
     return rows
 
 
-_SOLVED: tuple[Literal[eigenvalue, eigengap, residual, converged], ...] = (
+_SOLVED: tuple[Literal["eigenvalue", "eigengap", "residual", "converged"], ...] = (
     "eigenvalue",
     "eigengap",
     "residual",

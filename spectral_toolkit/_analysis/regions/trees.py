@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TypedDict
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -19,17 +19,8 @@ from .cutting import Tree
 from .embedding import most_tried, titles
 from .label_maps import NO_SEGMENT
 
-
-class _Entry(TypedDict):
-    """One tree as JSON holds it; of every number that is shown, how many patches, and the position of the first."""
-
-    of: list[str]
-    sha256: list[str]
-    shown: list[list[int]]
-    parent: list[int]
-    cut: list[float | None]
-    size: list[int]
-    label: list[int]
+_Entry: TypeAlias = dict[str, Any]
+"""One tree as JSON holds it."""
 
 
 def written(
@@ -46,7 +37,7 @@ def written(
     names, hashes
         Names and hashes of the images.
     """
-    entries: list[_Entry] = []
+    entries = []
     for place, (tree, own) in enumerate(zip(trees, numbers, strict=True)):
         label = dict(zip(tree.leaves(), own, strict=True))
         images = slice(place, place + 1) if len(trees) == len(names) else slice(None)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Protocol, TypedDict
+from typing import BinaryIO, NoReturn, Protocol, TypedDict, cast
 
 from ...errors import BundleError, first_line
 from ..outputs import placed
@@ -315,7 +315,7 @@ def _check_entry(path: Path, info: zipfile.ZipInfo) -> None:
 def _inflate(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytearray:
     data = bytearray(info.file_size)
     with archive.open(info) as file:
-        if not _fill(data, file):
+        if not _fill(data, cast("_Readable", file)):
             raise damaged(path, f"{_short(info.filename)} is longer or shorter than it declares")
     return data
 
@@ -369,7 +369,7 @@ def _checked_size(root: Path, name: str, expected: int | None) -> int:
 def _read_file(root: Path, name: str, size: int | None) -> bytearray:
     data = bytearray(_checked_size(root, name, size))
     with (root / name).open("rb") as file:
-        if not _fill(data, file):
+        if not _fill(data, cast("_Readable", file)):
             raise damaged(root, f"{_short(name)} changed while it was being read")
     return data
 

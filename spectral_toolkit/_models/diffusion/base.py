@@ -37,10 +37,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, TypedDict, TypeVar
+from typing import ClassVar, Self, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -428,8 +428,8 @@ class DiffusionModel(WatchedModel):
         other.tower = convert(self.tower)
         if self.vae is not None:
             # A VAE that overflows in half precision computes in single precision.
-            vae = untyped(self.vae)
-            other.vae = untyped(convert(copy.deepcopy(vae).float() if overflows(self.vae) else vae))
+            vae = cast("torch.nn.Module", self.vae)
+            other.vae = cast("Autoencoder", convert(copy.deepcopy(vae).float() if overflows(self.vae) else vae))
         other._told = told
         return lambda: other.forward(pixels)
 
@@ -467,7 +467,9 @@ def _repeated(value: object, n: int) -> object:
 
 
 def _settings(config: object) -> dict[str, object]:
-    values: dict[str, object] = untyped(config).to_dict() if hasattr(config, "to_dict") else dict(untyped(config))
+    values: dict[str, object] = (
+        untyped(config).to_dict() if hasattr(config, "to_dict") else {**cast("Mapping[str, object]", config)}
+    )
     return {key: value for key, value in values.items() if not key.startswith("_")}
 
 

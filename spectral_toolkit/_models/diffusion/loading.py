@@ -210,7 +210,7 @@ def _download(
     from huggingface_hub import snapshot_download
 
     try:
-        index: Settings = DiffusionPipeline.load_config(name, **common)
+        index = untyped(DiffusionPipeline).load_config(name, **common)
     except OSError:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*", "*.bin*"], **common))
     _tower_of(name, index)

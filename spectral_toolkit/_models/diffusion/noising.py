@@ -95,7 +95,7 @@ def unnoised(scheduler: Configured, noisy: torch.Tensor, predicted: torch.Tensor
 def _training(scheduler: Configured) -> Untyped:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    return untyped(DDPMScheduler.from_config(untyped(scheduler.config)))
+    return untyped(DDPMScheduler).from_config(scheduler.config)
 
 
 def told_time(scheduler: Configured, timestep: int) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from ..untyped import Config, Untyped
+from ..untyped import Untyped
 
 Inputs: TypeAlias = dict[str, object]
 """Inputs of a denoiser by name, besides latents and timestep; they are passed on as they are."""
@@ -20,7 +20,7 @@ class Configured(Protocol):
     """A part that has settings, such as a scheduler."""
 
     @property
-    def config(self) -> Config: ...
+    def config(self) -> Any: ...
 
 
 class Autoencoder(Configured, Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ class WatchedModel(Model):
         """What the softmax saw, with special tokens first and then patches row by row."""
         return seen
 
-    def token_of(self, layer: str, output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def token_of(self, layer: str, output: Any) -> torch.Tensor:
         """The residual stream (image, token, feature) from a block's output, in the same order."""
         return output[0] if isinstance(output, tuple) else output
 

@@ -122,7 +122,7 @@ class TileFigure:
         shown = tuple((id(picture), place) for picture, place in below)
         if shown != self._shown:  # images are large and seldom change
             self._shown = shown
-            self._pictures.data = image_columns([(p, place) for p, place in below if p is not None])
+            fill(self._pictures, image_columns([(p, place) for p, place in below if p is not None]))
         self._colours.data = {
             **image_columns([(tile.colours, place) for tile, place in zip(tiles, self.places, strict=True)]),
             **_values(tiles),

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from html import escape
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import tornado.web
 from jupyter_server.base.handlers import APIHandler
@@ -27,7 +27,7 @@ _ON_START: ContextVar[Callable[[str], None] | None] = ContextVar("on_start", def
 class Kernels(AsyncMappingKernelManager):
     """Kernels, each of which is known to its page from the beginning."""
 
-    async def start_kernel(self, **settings: object) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def start_kernel(self, **settings: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Start a kernel, and inform the page that asked for it."""
         kernel = await super().start_kernel(**settings)
         tell = _ON_START.get()
@@ -112,18 +112,18 @@ class App(Voila):
         super().setup_template_dirs()
         self.template_paths = [str(TEMPLATE), *self.template_paths]
 
-    def init_settings(self) -> dict[str, object]:
+    def init_settings(self) -> dict[str, Any]:
         """Voila's settings, with the open pages."""
-        settings: dict[str, object] = super().init_settings()
+        settings = super().init_settings()
         self.pages = Pages(self.kernel_manager, most=self.most_pages, idle_minutes=self.idle_minutes)
         self.tidying = PeriodicCallback(self.pages.tidy, 1000 * TIDY_SECONDS)
         self.tidying.start()
         return {**settings, "spectral_toolkit_pages": self.pages}
 
-    def init_handlers(self) -> list[tuple[object, ...]]:
+    def init_handlers(self) -> list[Any]:
         """Voila's handlers, some of them replaced by ours."""
         base = str(self.server_url).rstrip("/")
-        voilas: list[tuple[object, ...]] = super().init_handlers()
+        voilas: list[Any] = super().init_handlers()
         own = [
             (rf"{base}/api/kernels/{_KERNEL}/channels", SocketHandler),
             (rf"{base}/voila/api/shutdown/{_KERNEL}", LeavingHandler),
