@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -108,7 +107,7 @@ def head_maps(
         entropy[place][: len(values)] = _entropy(values)
         maps[place][: len(values)] = on_grid(values, grid)
     known = {name: one[index] for name, one in image_coordinates(activations).items()}
-    attrs: dict[str, Any] = {
+    attrs: dict[str, object] = {
         "patch": list(cell),
         "kernels": json.dumps({kind: graph.recipe.kernel for (kind, _), graph in graphs.items()}),
         "left_out": list(dict.fromkeys(reasons.values())),
@@ -158,7 +157,7 @@ def _graphs(
 
 
 def _refuse_none(
-    kinds: Sequence[str], found: Mapping[tuple[str, str], Any], reasons: Mapping[tuple[str, str], str]
+    kinds: Sequence[str], found: Mapping[tuple[str, str], object], reasons: Mapping[tuple[str, str], str]
 ) -> None:
     """Raise the model's own reason where nothing at all can be shown."""
     if not found:

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NotRequired, Protocol, TypedDict, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,20 @@ _NEAREST = 10
 _KEPT_ANSWERS = 48
 _LAYERS_SHARE = 0.6  # of the progress bar, for making the layers' operators; the rest is the solve
 _MAX_SIDE = 512  # pixels of the longer side of an image on the page
+
+
+class _Settings(TypedDict):
+    """Arguments of ``st.affinity``."""
+
+    kernel: str | None
+    device: str
+    mask: NotRequired[Mapping[str, xr.DataArray]]
+
+
+class Get(Protocol):
+    """Returns what ``make`` does, which is computed once for a key, or raises an error where it is not there yet."""
+
+    def __call__(self, key: Hashable, make: Callable[[Check], _Value], /) -> _Value: ...
 
 
 @dataclass(frozen=True)
@@ -181,7 +195,7 @@ class Session:
         self,
         activations: xr.DataTree,
         device: str = "auto",
-        pictures: Any = None,
+        pictures: object = None,
         labels: Labels | None = None,
         live: LiveModel | None = None,
     ) -> None:
@@ -212,7 +226,7 @@ class Session:
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
-        self._graphs: OrderedDict[tuple[Any, ...], LayerGraph] = OrderedDict()
+        self._graphs: OrderedDict[tuple[object, ...], LayerGraph] = OrderedDict()
         self._results: OrderedDict[Hashable, Any] = OrderedDict()
         self._latest: dict[Hashable, xr.Dataset] = {}
 
@@ -289,7 +303,7 @@ class Session:
         self.activations = self.pictures = xr.DataTree()
         self.live = None
 
-    def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
+    def _compose(self, state: State, get: Get) -> ShownState:
         sides, view = [], VIEWS[state.view]
         for question in questions(state, self.facts):
             whole, trust = get(("solve", question), lambda check, q=question: self._solved(q, check))
@@ -360,7 +374,7 @@ class Session:
     def known_segments(self, state: State, question: Question) -> np.ndarray | None:
         """The same if they have been computed before, otherwise None."""
         try:
-            return self._found(("data", SEGMENTS, question, SEGMENTS.key(state), None), lambda _: _never)
+            return self._found(("data", SEGMENTS, question, SEGMENTS.key(state), None), lambda _: np.empty(0))
         except MissingError:
             return None
 
@@ -424,8 +438,8 @@ class Session:
             found |= {one.name: row.reshape(one.grid) for one, row in zip(graph.members, rows, strict=True)}
         return found
 
-    def _settings(self, question: Question) -> dict[str, Any]:
-        settings: dict[str, Any] = {"kernel": question.kernel, "device": self.device}
+    def _settings(self, question: Question) -> _Settings:
+        settings: _Settings = {"kernel": question.kernel, "device": self.device}
         if question.mask_outliers and question.image is not None:
             settings["mask"] = self._outlying(question.image)
         return settings
@@ -447,7 +461,7 @@ class Session:
         )
         return next(iter(shown_pictures(self.pictures, names, image, max_side=_MAX_SIDE)))
 
-    def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> Any:
+    def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> _Value:
         with self._lock:
             if key not in self._results:
                 raise MissingError
@@ -493,5 +507,5 @@ def _grid(node: xr.DataTree) -> tuple[int, int]:
     return node.sizes["y"], node.sizes["x"]
 
 
-def _boxes(activations: xr.DataTree) -> dict[str, Any]:
+def _boxes(activations: xr.DataTree) -> dict[str, object]:
     return dict(image_coordinates(activations))

@@ -7,7 +7,6 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
 
 from .._affinity.features import KINDS
 from .._affinity.presets import PRESETS as NAMED
@@ -139,7 +138,7 @@ class State:
         other = self.other_component
         return replace(self, component=min(other, self.n_eigenvectors)) if place and other is not None else self
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The state as plain Python values that JSON can hold."""
         return json.loads(json.dumps(asdict(self)))
 
@@ -183,7 +182,7 @@ class State:
         return cls.from_dict(values)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> State:
+    def from_dict(cls, values: Mapping[str, object]) -> State:
         """Read a state from what `to_dict` returned; fields that are left out keep their defaults.
 
         Raises

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import ipywidgets as widgets
 import xarray as xr
@@ -22,11 +22,11 @@ from ..._explorer.code import as_code
 from ..._explorer.history import History
 from ..._explorer.kept import open_kept, save_session
 from ..._explorer.labels import Labels
-from ..._explorer.session import Session, ShownState, questions, wanted
+from ..._explorer.session import Question, Session, ShownState, questions, wanted
 from ..._explorer.source import Source, open_sources
 from ..._explorer.sources import SeveralSessions, open_session
 from ..._explorer.sources_code import sources_code
-from ..._explorer.start import first_state, fitting, freezing_settings, refuse_two, state_of
+from ..._explorer.start import PageSettings, first_state, fitting, freezing_settings, refuse_two, state_of
 from ..._explorer.state import State, as_state, checked
 from ..._explorer.views import VIEWS
 from ..._explorer.worker import Worker
@@ -42,6 +42,8 @@ from .boxes import auto, box, close_whole, inside
 from .choosing import Choosing
 from .controls import Controls
 from .figures import ConnectedFigures, ExplorerFigures, Rows
+from .held import ExplorerSettings
+from .live import LiveFigure
 from .offline import Loader, Stage
 from .save import sheet
 from .saving import Saving
@@ -116,21 +118,21 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
 
     def __init__(
         self,
-        source: Any,
-        images: Any = None,
+        source: object,
+        images: object = None,
         *,
-        state: State | Mapping[str, Any] | None = None,
+        state: State | Mapping[str, object] | None = None,
         scope: str | None = None,
-        labels: Any = None,
+        labels: object = None,
         categories: Sequence[str] | None = None,
-        layers: Any = "all",
+        layers: str | Sequence[str | int] = "all",
         size: int | tuple[int, int] | None = None,
         batch_size: int = 8,
         seed: int = 0,
         device: str = "auto",
         progress: bool = True,
         synchronous: bool = False,
-        solved: Sequence[tuple[Any, xr.Dataset]] = (),
+        solved: Sequence[tuple[Question, xr.Dataset]] = (),
     ) -> None:
         opened, *beside = open_sources(
             source, images, layers=layers, size=size, batch_size=batch_size, seed=seed, progress=progress
@@ -147,7 +149,7 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         self._start(session, opened.expression, chosen)
 
     @classmethod
-    def from_bundle(cls, path: str | os.PathLike[str], **settings: Any) -> Explorer:
+    def from_bundle(cls, path: str | os.PathLike[str], **settings: Unpack[ExplorerSettings]) -> Explorer:
         """Explore what `save_bundle` saved, without a model, a GPU or a network.
 
         Parameters
@@ -173,12 +175,12 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         self.add_class(self._name)
         self._answer: ShownState | None = None
         self._asked: object = None
-        self._worker: Worker[State] = Worker(
+        self._worker: Worker[State, ShownState] = Worker(
             session.answer, self._deliver, report=self._progress, synchronous=self._synchronous
         )
         # Pages have a thread of their own: they take a minute, and use nothing from which results are computed.
-        self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
-        self._adder: Worker[Callable[[], Source]] = Worker(_run, self._added, synchronous=self._synchronous)
+        self._page_maker: Worker[Callable[[], str], str] = Worker(_run, self._page_made, synchronous=self._synchronous)
+        self._adder: Worker[Callable[[], Source], Source] = Worker(_run, self._added, synchronous=self._synchronous)
         self._still = Still(self._name)
         before: Controls | None = getattr(self, "_controls", None)
         self._controls = Controls(session.facts, self._on_change, self._name)
@@ -200,7 +202,7 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         return self._state
 
     @state.setter
-    def state(self, state: State | Mapping[str, Any]) -> None:
+    def state(self, state: State | Mapping[str, object]) -> None:
         wanted_now = checked(as_state(state), self._session.facts)
         self._history.add(self._state, wanted_now)
         self._go_to(wanted_now)
@@ -223,7 +225,7 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
             if button.disabled == bool(states):
                 button.disabled = not states
 
-    def set(self, **changes: Any) -> None:
+    def set(self, **changes: object) -> None:
         """Change some fields of the state, such as ``explorer.set(affinity="vv", component=2)``."""
         unknown = [name for name in changes if name not in State.__dataclass_fields__]
         if unknown:
@@ -297,7 +299,9 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         return place
 
     @classmethod
-    def restore(cls, path: str | os.PathLike[str], *, activations: Any = None, **settings: Any) -> Explorer:
+    def restore(
+        cls, path: str | os.PathLike[str], *, activations: object = None, **settings: Unpack[ExplorerSettings]
+    ) -> Explorer:
         """Explore what `save` saved, after a restart of the kernel: nothing is captured or solved again.
 
         Parameters
@@ -327,7 +331,7 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
             path, self.activations, eigenvectors=answers, images=pictures, settings=self._state.to_dict()
         )
 
-    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> FrozenPage:
+    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Unpack[PageSettings]) -> FrozenPage:
         """Make a frozen page, which can be explored without Python or a network; see ``st.freeze``.
 
         Parameters
@@ -337,9 +341,11 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         **settings
             Keyword arguments of ``st.freeze``; the defaults are what the explorer shows now.
         """
-        return freeze(self.activations, path=path, **{**freezing_settings(self._state, self._session), **settings})
+        return freeze(self.activations, path=path, **(freezing_settings(self._state, self._session) | settings))
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, **kwargs: object
+    ) -> dict[str, object]:
         """Display a still image, for pages that cannot show a widget, and the widget, with nothing in its place."""
         self._still.show(self._drawn)
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
@@ -352,7 +358,7 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
             shown.append(sheet(self._rows.panels()))
         return side_by_side(shown)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         if not getattr(self, "_open", False):
             return {"state": "closed"}
         facts, state = self._session.facts, self._state
@@ -447,7 +453,7 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         )
         return [self._style, self._fit, self._loader, box("st-body", self._controls.left(), main)]
 
-    def _on_change(self, **changes: Any) -> None:
+    def _on_change(self, **changes: object) -> None:
         """Change the state as the user asked for with a control or a tap."""
         if "go" in changes:
             (self.undo if changes["go"] == "back" else self.redo)()
@@ -546,14 +552,14 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         self._stale(False)
         self._still.follow(self._drawn)
 
-    def _figures(self) -> list[tuple[Stage, list[Any]]]:
+    def _figures(self) -> list[tuple[Stage, list[LiveFigure]]]:
         """Every part of the page that shows figures, and those made so far."""
         stages = {self._connected_stage: self._connected, self._rows_stage: self._rows}
         stages[self._chosen_stage] = self._chosen_figures
         below = [(stage, [] if one is None else [one.widget]) for stage, one in stages.items()]
         return [(self._stage, self._pictures.widgets), *below]
 
-    def _display(self, shown: list[Any]) -> None:
+    def _display(self, shown: list[LiveFigure]) -> None:
         for stage, made in self._figures():
             for widget in made:
                 display = None if any(widget is one for one in shown) else "none"

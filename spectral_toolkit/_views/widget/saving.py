@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from typing import Any
 
 import ipywidgets as widgets
 
@@ -18,12 +17,13 @@ from ...errors import SpectralToolkitError
 from ..frozen_page import freeze
 from . import save, words
 from .boxes import auto, box
+from .held import Held
 
 
-class Saving:
+class Saving(Held):
     """The part of `Explorer` that is about these buttons; ``self`` is the explorer."""
 
-    def _buttons(self: Any) -> widgets.VBox:
+    def _buttons(self) -> widgets.VBox:
         self._path = widgets.Text(
             value="explorer", description="File", tooltip=wording.TIPS["path"], layout=widgets.Layout(width="240px")
         )
@@ -50,13 +50,13 @@ class Saving:
         self._done = widgets.HTML()
         return box("st-saving", row, self._done, self._code)
 
-    def _copy_code(self: Any) -> str:
+    def _copy_code(self) -> str:
         self._code.value = self.code()
         self._code.layout.display = None
         self._loader.copy(self._code.value)
         return "The code is below, and on the clipboard if the browser allows it."
 
-    def _save_html(self: Any) -> None:
+    def _save_html(self) -> None:
         path = save.free_path(self._path.value, ".html")
         activations, settings = self.activations, freezing_settings(self._state, self._session)
 
@@ -68,21 +68,21 @@ class Saving:
         self._tell("The page is being made, which may take a minute. You can continue meanwhile.")
         self._page_maker.ask(make)
 
-    def _page_made(self: Any, _asked: object, text: str | None, error: Exception | None) -> None:
+    def _page_made(self, _asked: object, text: str | None, error: Exception | None) -> None:
         self._html_button.disabled, self._html_button.description = False, "Save HTML"
         self._tell(text or words.reason(error), "error" if error else "ok")
 
-    def _save(self: Any) -> str:
+    def _save(self) -> str:
         path = self.save(self._path.value)
         return f"{save.saved(path)} After a restart of the kernel, st.Explorer.restore opens it without a new capture."
 
-    def _save_bundle(self: Any) -> str:
+    def _save_bundle(self) -> str:
         path = save.free_path(self._path.value, ".zip")
         return (
             f"{save.saved(self.save_bundle(path))} Open it with st.Explorer.from_bundle or with the button Load bundle."
         )
 
-    def _load_bundle(self: Any) -> str:
+    def _load_bundle(self) -> str:
         path = local_path(self._path.value.strip())
         if not path.exists() and path.with_name(f"{path.name}.zip").exists():
             path = path.with_name(f"{path.name}.zip")
@@ -95,7 +95,7 @@ class Saving:
         self._path.value = text
         return f"Opened {path}."
 
-    def _try(self: Any, action: Callable[[], str | None]) -> None:
+    def _try(self, action: Callable[[], str | None]) -> None:
         self._tell("One moment ...")  # the page receives it before the work begins
         try:
             text = action()
@@ -105,6 +105,6 @@ class Saving:
             if text is not None:
                 self._tell(text)
 
-    def _tell(self: Any, text: str, kind: str = "ok") -> None:
+    def _tell(self, text: str, kind: str = "ok") -> None:
         """Show the outcome of a button."""
         self._done.value = f'<span class="st-{kind}">{html.escape(text)}</span>'

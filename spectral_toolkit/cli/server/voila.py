@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tornado.web
 from jupyter_server.base.handlers import APIHandler
@@ -54,7 +54,7 @@ class PageHandler(TornadoVoilaHandler):
             self.finish(f"{title}<p style='font:16px system-ui;margin:3em'>{escape(self.pages.full)}</p>")
             return
         _ON_START.set(lambda kernel: self.pages.started(self, kernel))
-        shown: Any = super().get(path)
+        shown = cast("Awaitable[None]", super().get(path))
         await shown
 
     def on_finish(self) -> None:
@@ -112,18 +112,18 @@ class App(Voila):
         super().setup_template_dirs()
         self.template_paths = [str(TEMPLATE), *self.template_paths]
 
-    def init_settings(self) -> Any:
+    def init_settings(self) -> dict[str, Any]:
         """Voila's settings, with the open pages."""
-        settings: Any = super().init_settings()
+        settings = super().init_settings()
         self.pages = Pages(self.kernel_manager, most=self.most_pages, idle_minutes=self.idle_minutes)
         self.tidying = PeriodicCallback(self.pages.tidy, 1000 * TIDY_SECONDS)
         self.tidying.start()
         return {**settings, "spectral_toolkit_pages": self.pages}
 
-    def init_handlers(self) -> Any:
+    def init_handlers(self) -> list[Any]:
         """Voila's handlers, some of them replaced by ours."""
         base = str(self.server_url).rstrip("/")
-        voilas: Any = super().init_handlers()
+        voilas: list[Any] = super().init_handlers()
         own = [
             (rf"{base}/api/kernels/{_KERNEL}/channels", SocketHandler),
             (rf"{base}/voila/api/shutdown/{_KERNEL}", LeavingHandler),
@@ -133,5 +133,5 @@ class App(Voila):
         return [*own, *others]
 
 
-def _is_ours(handler: Any) -> bool:
+def _is_ours(handler: tornado.web.RequestHandler) -> bool:
     return is_own_origin(handler.request.headers.get("Origin"), handler.request.headers.get("Host"))
