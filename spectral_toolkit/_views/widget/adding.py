@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ipywidgets as widgets
 
@@ -22,15 +21,16 @@ from ..._explorer.state import checked
 from ...errors import SpectralToolkitError
 from . import words
 from .boxes import auto
+from .held import Held
 
 
-class Adding:
+class Adding(Held):
     """The part of `Explorer` that takes further images; ``self`` is the explorer."""
 
     _dropped: tempfile.TemporaryDirectory[str] | None = None
     """Files that came from the page: images are read when they are needed, so they stay as long as the explorer."""
 
-    def add_images(self: Any, images: Any) -> None:
+    def add_images(self, images: object) -> None:
         """Capture further images with the explorer's model, and show the first of them.
 
         The same happens to image files that are dropped onto the explorer, or chosen with *Add images*.
@@ -48,13 +48,13 @@ class Adding:
         """
         self._take(add_images(self._session, images))
 
-    def _add_button(self: Any) -> widgets.FileUpload:
+    def _add_button(self) -> widgets.FileUpload:
         button = widgets.FileUpload(
             accept="image/*", multiple=True, description="Add images", tooltip=wording.TIPS["add"], layout=auto()
         )
 
-        def chosen(change: Mapping[str, Any]) -> None:
-            files = [(str(one["name"]), bytes(one["content"])) for one in change["new"]]
+        def chosen(_change: object) -> None:
+            files = [(str(one["name"]), bytes(one["content"])) for one in button.value]
             if files:
                 button.value = ()  # the content would stay in the page, and in a saved notebook
                 self._add_files(files)
@@ -62,26 +62,27 @@ class Adding:
         button.observe(chosen, "value")
         return button
 
-    def _add_said(self: Any, images: Sequence[Mapping[str, Any]] = (), too_large: float = 0) -> None:
+    def _add_said(self, said: Mapping[str, object]) -> None:
         """Add files that were dropped: the page sends name and content, the latter as a data URL."""
-        if too_large:
+        if isinstance(size := said.get("too_large"), int | float):
             self._tell(
-                f"The files have {too_large / 2**20:.0f} MB, and a page sends at most 6 MB at once: drop fewer, or "
-                "call explorer.add_images(path).",
+                f"The files have {size / 2**20:.0f} MB, and a page sends at most 6 MB at once: drop fewer, or call "
+                "explorer.add_images(path).",
                 "error",
             )
             return
+        images = said.get("images")
         try:
             contents = [
                 (str(one["name"]), base64.b64decode(str(one["content"]).partition(",")[2], validate=True))
-                for one in images
+                for one in (images if isinstance(images, list) else ())
             ]
         except (KeyError, TypeError, binascii.Error):
             self._tell("The files did not arrive whole: drop them once more, or use Add images.", "error")
         else:
             self._add_files(contents)
 
-    def _add_files(self: Any, files: Sequence[tuple[str, bytes]]) -> None:
+    def _add_files(self, files: Sequence[tuple[str, bytes]]) -> None:
         if self._dropped is None:
             self._dropped = tempfile.TemporaryDirectory(prefix="spectral-toolkit-images-")
         folder = Path(tempfile.mkdtemp(dir=self._dropped.name))
@@ -97,7 +98,7 @@ class Adding:
         # The files go when the explorer is closed, so copied code does not name them.
         self._adder.ask(lambda: replace(add_images(session, paths), expression=None))
 
-    def _added(self: Any, _asked: object, source: Source | None, error: Exception | None) -> None:
+    def _added(self, _asked: object, source: Source | None, error: Exception | None) -> None:
         if source is None:
             folder = re.escape(self._dropped.name) if self._dropped is not None else "$"
             self._tell(re.sub(rf"{folder}[\\/][^\\/]+[\\/]\d+[\\/]", "", words.reason(error)), "error")
@@ -107,7 +108,7 @@ class Adding:
         except SpectralToolkitError as refused:
             self._tell(str(refused), "error")
 
-    def _take(self: Any, source: Source) -> None:
+    def _take(self, source: Source) -> None:
         """Go on with more images: the state stays, but for the image, and undo goes back beyond the change."""
         before, history, text = self._state, self._history, self._path.value
         n_before = len(self._session.facts.images)

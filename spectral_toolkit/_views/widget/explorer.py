@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 import ipywidgets as widgets
 import xarray as xr
@@ -22,18 +22,17 @@ from ..._explorer.code import as_code
 from ..._explorer.history import History
 from ..._explorer.kept import open_kept, save_session
 from ..._explorer.labels import Labels
-from ..._explorer.session import Question, Session, ShownState, questions, wanted
+from ..._explorer.session import Question, Session, ShownState, wanted
 from ..._explorer.source import Source, open_sources
 from ..._explorer.sources import SeveralSessions, open_session
 from ..._explorer.sources_code import sources_code
-from ..._explorer.start import PageSettings, first_state, fitting, freezing_settings, refuse_two, state_of
+from ..._explorer.start import first_state, fitting, refuse_two, state_of
 from ..._explorer.state import State, as_state, checked
 from ..._explorer.views import VIEWS
 from ..._explorer.worker import Worker
-from ..._io.bundles import load_bundle, save_bundle
+from ..._io.bundles import load_bundle
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
-from ..frozen_page import FrozenPage, freeze
 from ..save_figure import save_figure
 from ..still_picture import side_by_side
 from . import save, words
@@ -51,6 +50,8 @@ from .still import Still
 from .still_view import still_view
 from .styles import fit, sheet_of_styles
 from .unpicklable import Unpicklable
+
+Made = TypeVar("Made")
 
 PATIENCE = 0.15
 """How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
@@ -320,29 +321,6 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         explorer._source, explorer._bundle = kept.expression, kept.bundle
         return explorer
 
-    def save_bundle(self, path: str | os.PathLike[str]) -> Path:
-        """Save activations, eigenvectors of all images, the images and the state; see ``st.save_bundle``."""
-        refuse_two(self._session)
-        answers = {}
-        for question, suffix in zip(questions(self._state, self._session.facts), ("", "_other"), strict=False):
-            answers[f"{question.affinity}{suffix}"] = self._session.solved_for_all(question)
-        pictures = None if self._session.pictures is self.activations else self._session.pictures
-        return save_bundle(
-            path, self.activations, eigenvectors=answers, images=pictures, settings=self._state.to_dict()
-        )
-
-    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Unpack[PageSettings]) -> FrozenPage:
-        """Make a frozen page, which can be explored without Python or a network; see ``st.freeze``.
-
-        Parameters
-        ----------
-        path
-            Where to write it; None only returns the page, for a notebook to show.
-        **settings
-            Keyword arguments of ``st.freeze``; the defaults are what the explorer shows now.
-        """
-        return freeze(self.activations, path=path, **(freezing_settings(self._state, self._session) | settings))
-
     def _repr_mimebundle_(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, **kwargs: object
     ) -> dict[str, object]:
@@ -459,7 +437,7 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
             (self.undo if changes["go"] == "back" else self.redo)()
             return
         if "images" in changes or "too_large" in changes:
-            self._add_said(**changes)
+            self._add_said(changes)
             return
         if changes.pop("lowest_cut", False):
             lowest = self._lowest_cut()
@@ -468,7 +446,7 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
             changes["threshold"] = lowest
         try:
             if "link" in changes:  # the app was opened, or reloaded, by a link that holds a state
-                self.state = State.from_link(changes["link"])
+                self.state = State.from_link(str(changes["link"]))
                 return
             facts = self._session.facts
             self.state = fitting(changed(self._state, as_asked(self._state, changes, facts), facts), self._session)
@@ -606,5 +584,5 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
             )
 
 
-def _run(action: Callable[[], Any], _check: object) -> Any:
+def _run(action: Callable[[], Made], _check: object) -> Made:
     return action()
