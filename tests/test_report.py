@@ -389,7 +389,7 @@ def test_report_wants_an_affinity_and_a_file(tmp_path: Path) -> None:
 
 def test_a_list_of_weights_goes_by_the_order_in_which_layers_are_given(tmp_path: Path) -> None:
     model = st.load_model("scenes", device="cpu")
-    options: dict[str, Any] = {"affinities": ("vv",), "n_eigenvectors": 2, "device": "cpu", "progress": False}
+    options: dict[str, Any] = {"kinds": ("vv",), "n_eigenvectors": 2, "device": "cpu", "progress": False}
     for name, layers, weights in (("a.html", [-1, 0], [1, 0.5]), ("b.html", [0, -1], [0.5, 1])):
         path = st.report(model, pictures(), tmp_path / name, layers=layers, weights=weights, **options)
         assert '"weights": "[0.5, 1.0]"' in path.read_text()

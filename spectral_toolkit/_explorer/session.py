@@ -209,7 +209,7 @@ class Session:
         self.pictures = activations if pictures is None else pictures
         self.device = device
         self.labels = labels
-        self._live = live
+        self.live = live
         layers = tuple(layer_names(activations))
         held = quantities_of(activations, layers)
         kinds = tuple(kind for kind, needed in KINDS.items() if set(needed) <= held)
@@ -301,7 +301,7 @@ class Session:
             self._results.clear()
             self._latest.clear()
         self.activations = self.pictures = xr.DataTree()
-        self._live = None
+        self.live = None
 
     def _compose(self, state: State, get: Get) -> ShownState:
         sides, view = [], VIEWS[state.view]
@@ -359,7 +359,7 @@ class Session:
             lambda: self.segments(state, question, whole),
             lambda: self._means(grid, images),
             None if known is None else lambda: known.on(grid)[images],
-            self._live,
+            self.live,
             self._kept_or_made,
         )
 

@@ -8,7 +8,6 @@ import re
 import secrets
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Playwright
+from preloaded import PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
 BENIGN = (
@@ -97,10 +97,9 @@ def serving(folder: Path, app: str = "lab") -> Iterator[Jupyter]:
     log = (folder / "jupyter.log").open("w")
     server = subprocess.Popen(
         [
-            sys.executable,
+            *PYTHON,
             "-m",
-            "jupyter",
-            app,
+            "jupyterlab" if app == "lab" else "notebook",
             "--no-browser",
             "--allow-root",
             "--ServerApp.ip=127.0.0.1",

@@ -38,6 +38,11 @@ class Channel(widgets.VBox):
         if self._board.value != value:
             self._board.value = value
 
+    def continue_from(self, other: Channel) -> None:
+        """Take the place of another channel of the same page, which has heard some of what the page has said."""
+        self._last = other._last  # shared, as the other may be in the middle of a message
+        self.tell()
+
     def _on_said(self, change: Mapping[str, object]) -> None:
         if not change["new"]:
             return

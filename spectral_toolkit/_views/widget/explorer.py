@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 import ipywidgets as widgets
 import xarray as xr
@@ -22,21 +22,21 @@ from ..._explorer.code import as_code
 from ..._explorer.history import History
 from ..._explorer.kept import open_kept, save_session
 from ..._explorer.labels import Labels
-from ..._explorer.session import Question, Session, ShownState, questions, wanted
-from ..._explorer.source import open_sources
+from ..._explorer.session import Question, Session, ShownState, wanted
+from ..._explorer.source import Source, open_sources
 from ..._explorer.sources import SeveralSessions, open_session
 from ..._explorer.sources_code import sources_code
-from ..._explorer.start import PageSettings, first_state, fitting, freezing_settings, refuse_two, state_of
+from ..._explorer.start import first_state, fitting, refuse_two, state_of
 from ..._explorer.state import State, as_state, checked
 from ..._explorer.views import VIEWS
 from ..._explorer.worker import Worker
-from ..._io.bundles import load_bundle, save_bundle
+from ..._io.bundles import load_bundle
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
-from ..frozen_page import FrozenPage, freeze
 from ..save_figure import save_figure
 from ..still_picture import side_by_side
 from . import save, words
+from .adding import Adding
 from .boxes import auto, box, close_whole, inside
 from .choosing import Choosing
 from .controls import Controls
@@ -51,11 +51,13 @@ from .still_view import still_view
 from .styles import fit, sheet_of_styles
 from .unpicklable import Unpicklable
 
+Made = TypeVar("Made")
+
 PATIENCE = 0.15
 """How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
 
 
-class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
+class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
 
     Every control has a field in `state`: assigning another state moves the controls and the image.
@@ -179,8 +181,12 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         )
         # Pages have a thread of their own: they take a minute, and use nothing from which results are computed.
         self._page_maker: Worker[Callable[[], str], str] = Worker(_run, self._page_made, synchronous=self._synchronous)
+        self._adder: Worker[Callable[[], Source], Source] = Worker(_run, self._added, synchronous=self._synchronous)
         self._still = Still(self._name)
+        before: Controls | None = getattr(self, "_controls", None)
         self._controls = Controls(session.facts, self._on_change, self._name)
+        if before is not None:
+            self._controls.channel.continue_from(before.channel)
         self._pictures = ExplorerFigures(self._on_change)
         self._rows: Rows | None = None
         self._connected: ConnectedFigures | None = None
@@ -214,6 +220,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         if state is not None:
             self._state = state
             self._controls.show(state)
+            self._controls.channel.tell(link=state.to_link(self._session.facts.layers))
             self._refresh()
         for button, states in ((self._undo, self._history.before), (self._redo, self._history.after)):
             if button.disabled == bool(states):
@@ -314,29 +321,6 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         explorer._source, explorer._bundle = kept.expression, kept.bundle
         return explorer
 
-    def save_bundle(self, path: str | os.PathLike[str]) -> Path:
-        """Save activations, eigenvectors of all images, the images and the state; see ``st.save_bundle``."""
-        refuse_two(self._session)
-        answers = {}
-        for question, suffix in zip(questions(self._state, self._session.facts), ("", "_other"), strict=False):
-            answers[f"{question.affinity}{suffix}"] = self._session.solved_for_all(question)
-        pictures = None if self._session.pictures is self.activations else self._session.pictures
-        return save_bundle(
-            path, self.activations, eigenvectors=answers, images=pictures, settings=self._state.to_dict()
-        )
-
-    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Unpack[PageSettings]) -> FrozenPage:
-        """Make a frozen page, which can be explored without Python or a network; see ``st.freeze``.
-
-        Parameters
-        ----------
-        path
-            Where to write it; None only returns the page, for a notebook to show.
-        **settings
-            Keyword arguments of ``st.freeze``; the defaults are what the explorer shows now.
-        """
-        return freeze(self.activations, path=path, **(freezing_settings(self._state, self._session) | settings))
-
     def _repr_mimebundle_(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, **kwargs: object
     ) -> dict[str, object]:
@@ -370,6 +354,8 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         if sys.is_finalizing():  # ipywidgets closes what is left when Python ends, after the modules this would need
             return
         self._end()
+        if self._dropped is not None:
+            self._dropped.cleanup()
         self.unobserve_all()
         if self.comm is not None:
             self.layout.close()
@@ -382,6 +368,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         self._still.close()
         self._worker.close()
         self._page_maker.close()
+        self._adder.close()
         live = [widget for _, made in self._figures() for widget in made]
         for widget in [*live, *inside(self)]:
             close_whole(widget)
@@ -449,12 +436,18 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         if "go" in changes:
             (self.undo if changes["go"] == "back" else self.redo)()
             return
+        if "images" in changes or "too_large" in changes:
+            self._add_said(changes)
+            return
         if changes.pop("lowest_cut", False):
             lowest = self._lowest_cut()
             if lowest is None:
                 return
             changes["threshold"] = lowest
         try:
+            if "link" in changes:  # the app was opened, or reloaded, by a link that holds a state
+                self.state = State.from_link(str(changes["link"]))
+                return
             facts = self._session.facts
             self.state = fitting(changed(self._state, as_asked(self._state, changes, facts), facts), self._session)
         except SpectralToolkitError as error:
@@ -591,5 +584,5 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
             )
 
 
-def _run(action: Callable[[], str], _check: object) -> str:
+def _run(action: Callable[[], Made], _check: object) -> Made:
     return action()

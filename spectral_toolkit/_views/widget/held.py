@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+import ipywidgets as widgets
 import xarray as xr
 
+from ..._explorer.history import History
 from ..._explorer.session import Session, ShownState
+from ..._explorer.source import Source
 from ..._explorer.state import State
 from ..._explorer.worker import Worker
 from .figures import ExplorerFigures
@@ -39,6 +42,9 @@ class Held:
     _chosen_stage: Stage
     _loader: Loader
     _page_maker: Worker[Callable[[], str], str]
+    _adder: Worker[Callable[[], Source], Source]
+    _history: History
+    _path: widgets.Text
 
     if TYPE_CHECKING:
 
@@ -47,7 +53,9 @@ class Held:
         def set(self, **changes: object) -> None: ...
         def code(self) -> str: ...
         def save(self, path: str | os.PathLike[str]) -> Path: ...
-        def save_bundle(self, path: str | os.PathLike[str]) -> Path: ...
+        def _add_button(self) -> widgets.FileUpload: ...
+        def _tell(self, text: str, kind: str = "ok") -> None: ...
+        def _go_to(self, state: State | None) -> None: ...
         def save_figure(self, path: str) -> str: ...
         def _start(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None: ...
         def _end(self) -> None: ...

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Unpack
 
 import ipywidgets as widgets
 
 from ..._explorer import wording
+from ..._explorer.session import questions
 from ..._explorer.sources import open_session
-from ..._explorer.start import fitting, freezing_settings, state_of
+from ..._explorer.start import PageSettings, fitting, freezing_settings, refuse_two, state_of
 from ..._explorer.state import checked
-from ..._io.bundles import load_bundle
+from ..._io.bundles import load_bundle, save_bundle
 from ..._io.outputs import local_path
 from ...errors import SpectralToolkitError
-from ..frozen_page import freeze
+from ..frozen_page import FrozenPage, freeze
 from . import save, words
 from .boxes import auto, box
 from .held import Held
@@ -22,6 +26,29 @@ from .held import Held
 
 class Saving(Held):
     """The part of `Explorer` that is about these buttons; ``self`` is the explorer."""
+
+    def save_bundle(self, path: str | os.PathLike[str]) -> Path:
+        """Save activations, eigenvectors of all images, the images and the state; see ``st.save_bundle``."""
+        refuse_two(self._session)
+        answers = {}
+        for question, suffix in zip(questions(self._state, self._session.facts), ("", "_other"), strict=False):
+            answers[f"{question.affinity}{suffix}"] = self._session.solved_for_all(question)
+        pictures = None if self._session.pictures is self.activations else self._session.pictures
+        return save_bundle(
+            path, self.activations, eigenvectors=answers, images=pictures, settings=self._state.to_dict()
+        )
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Unpack[PageSettings]) -> FrozenPage:
+        """Make a frozen page, which can be explored without Python or a network; see ``st.freeze``.
+
+        Parameters
+        ----------
+        path
+            Where to write it; None only returns the page, for a notebook to show.
+        **settings
+            Keyword arguments of ``st.freeze``; the defaults are what the explorer shows now.
+        """
+        return freeze(self.activations, path=path, **(freezing_settings(self._state, self._session) | settings))
 
     def _buttons(self) -> widgets.VBox:
         self._path = widgets.Text(
@@ -46,7 +73,7 @@ class Saving(Held):
         self._code = widgets.Textarea(
             layout=widgets.Layout(width="98%", height="220px", display="none"), tooltip="The code to select and copy."
         )
-        row = box("st-wrapped", buttons[0], self._path, *buttons[1:])
+        row = box("st-wrapped", buttons[0], self._path, *buttons[1:], self._add_button())
         self._done = widgets.HTML()
         return box("st-saving", row, self._done, self._code)
 
