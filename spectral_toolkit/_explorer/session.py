@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, Protocol, TypedDict, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -41,14 +41,6 @@ _NEAREST = 10
 _KEPT_ANSWERS = 48
 _LAYERS_SHARE = 0.6  # of the progress bar, for making the layers' operators; the rest is the solve
 _MAX_SIDE = 512  # pixels of the longer side of an image on the page
-
-
-class _Settings(TypedDict):
-    """Arguments of ``st.affinity``."""
-
-    kernel: str | None
-    device: str
-    mask: NotRequired[Mapping[str, xr.DataArray]]
 
 
 class Get(Protocol):
@@ -438,8 +430,8 @@ class Session:
             found |= {one.name: row.reshape(one.grid) for one, row in zip(graph.members, rows, strict=True)}
         return found
 
-    def _settings(self, question: Question) -> _Settings:
-        settings: _Settings = {"kernel": question.kernel, "device": self.device}
+    def _settings(self, question: Question) -> dict[str, Any]:
+        settings: dict[str, Any] = {"kernel": question.kernel, "device": self.device}
         if question.mask_outliers and question.image is not None:
             settings["mask"] = self._outlying(question.image)
         return settings

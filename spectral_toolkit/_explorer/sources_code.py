@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .code import as_code
+from .session import Session
 from .sources import TIMESTEP, SeveralSessions
 from .state import State
 

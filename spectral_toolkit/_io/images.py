@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from PIL import Image
@@ -188,7 +188,7 @@ def load_images(source: object) -> Images:
     return Images(entries)
 
 
-def _entries(source: object) -> Iterator[_Entry]:
+def _entries(source: Any) -> Iterator[_Entry]:
     if isinstance(source, Images):
         yield from source._named()
     elif isinstance(source, (str, os.PathLike)):
@@ -314,7 +314,7 @@ def _original_sha256(picture: xr.DataArray, size: tuple[int, ...]) -> str:
     return str(known[IMAGE_HASH])
 
 
-def _array_entries(source: object) -> Iterator[_Entry]:
+def _array_entries(source: Any) -> Iterator[_Entry]:
     slack = HALF_LEVEL
     torch = sys.modules.get("torch")  # a tensor exists only where torch is loaded
     if torch is not None and isinstance(source, torch.Tensor):

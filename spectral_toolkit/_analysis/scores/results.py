@@ -78,7 +78,7 @@ def eigenvector_scores(
         named = [
             x["image"].values.astype(str)
             for x in (eig, labels)
-            if isinstance(x, xr.Dataset | xr.DataArray) and "image" in x.coords
+            if isinstance(x, xr.Dataset | xr.DataArray) and "image" in getattr(x, "coords", ())
         ]
         # If the names are entirely different, or missing, the order counts, as in st.prepare_labels.
         if len(named) == 2 and not np.array_equal(named[0], named[1]) and set(named[0]) & set(named[1]):

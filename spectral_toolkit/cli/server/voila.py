@@ -112,18 +112,18 @@ class App(Voila):
         super().setup_template_dirs()
         self.template_paths = [str(TEMPLATE), *self.template_paths]
 
-    def init_settings(self) -> dict[str, Any]:
+    def init_settings(self) -> Any:
         """Voila's settings, with the open pages."""
-        settings = super().init_settings()
+        settings: Any = super().init_settings()
         self.pages = Pages(self.kernel_manager, most=self.most_pages, idle_minutes=self.idle_minutes)
         self.tidying = PeriodicCallback(self.pages.tidy, 1000 * TIDY_SECONDS)
         self.tidying.start()
         return {**settings, "spectral_toolkit_pages": self.pages}
 
-    def init_handlers(self) -> list[Any]:
+    def init_handlers(self) -> Any:
         """Voila's handlers, some of them replaced by ours."""
         base = str(self.server_url).rstrip("/")
-        voilas: list[Any] = super().init_handlers()
+        voilas: Any = super().init_handlers()
         own = [
             (rf"{base}/api/kernels/{_KERNEL}/channels", SocketHandler),
             (rf"{base}/voila/api/shutdown/{_KERNEL}", LeavingHandler),
