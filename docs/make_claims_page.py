@@ -19,6 +19,14 @@ def claimed() -> dict[str, str]:
     def joint(model: str, kind: str, score: str) -> str:
         return f"{scores[model]['full']['scores'][kind]['joint'][score][0]:.2f}"
 
+    def best(model: str, kind: str, score: str) -> str:
+        rows, roles = (scores[model]["full"][name] for name in ("scores", "roles"))
+        return f"{max(row[score][0] for name, row in rows[kind].items() if roles[name] == 'layer'):.2f}"
+
+    def controls(score: str, names: tuple[str, ...]) -> str:
+        found = [scores["scenes"]["full"]["scores"][kind][name][score][0] for kind in ("qk", "vv") for name in names]
+        return f"{max(found):.2f}"
+
     def each(exchange: str, control: str, outcome: str) -> str:
         shares = [_row(one["rows"], EXCHANGES[exchange], control)[outcome][0] for one in interventions.values()]
         *first, last = [f"{share:.2f}" for share in shares]
@@ -30,8 +38,15 @@ def claimed() -> dict[str, str]:
         "where-vv": joint("scenes", "vv", "where"),
         "what-qk": joint("scenes", "qk", "what"),
         "what-vv": joint("scenes", "vv", "what"),
+        "best-qk": best("scenes", "qk", "where"),
+        "best-vv": best("scenes", "vv", "what"),
+        "control-where": controls("where", ("untrained model", "raw pixels")),
+        "control-what": controls("what", ("untrained model", "raw pixels", "shuffled labels")),
+        "absolute-best-qk": best("scenes-absolute", "qk", "where"),
+        "absolute-best-vv": best("scenes-absolute", "vv", "where"),
         "absolute-qk": joint("scenes-absolute", "qk", "where"),
         "absolute-vv": joint("scenes-absolute", "vv", "where"),
+        "absolute-what": joint("scenes-absolute", "vv", "what"),
         "values-moved": each("values", "edited", "category moved"),
         "values-chance": each("values", "donor shuffled", "category moved"),
         "position-before": f"{max(row['position kept'][0] for row in unedited):.2f}",

@@ -1,6 +1,6 @@
 """How the bundled models were trained: ``python docs/make_models_page.py``.
 
-Renders the tables of docs/models.md from the records beside the weights, and draws docs/images/generated.png.
+Renders the table of docs/models.md from the records beside the weights, and draws docs/images/generated.png.
 """
 
 from __future__ import annotations
@@ -24,72 +24,18 @@ def records() -> dict[str, dict[str, Any]]:
 
 
 def recipes(found: dict[str, dict[str, Any]]) -> str:
-    """How long each model was trained, in how many runs, and by which command in the end."""
-    lines = [
-        "| model | parameters | steps | minutes of a busy core | runs | last command |",
-        "|---|---|---|---|---|---|",
+    """How every model was trained, and how long."""
+    lines = ["| model | how it was trained | parameters | minutes of a busy core |", "|---|---|---|---|"]
+    lines += [
+        f"| `{name}` | {record['in_a_sentence']} | {record['parameters']:,} | {record['minutes']:.0f} |"
+        for name, record in found.items()
     ]
-    for name, record in found.items():
-        # Earlier commands of a record may have options that no longer exist: they are history, not instructions.
-        commands = record["commands"]
-        lines.append(
-            f"| `{name}` | {record['parameters']:,} | {record['steps']:,} | {record['minutes']:.0f} | {len(commands)} "
-            f"| `{commands[-1]}` |"
-        )
-    return "\n".join(lines)
-
-
-AIMS: dict[str, dict[str, float]] = {
-    "scenes": {
-        "QK where": 0.9,
-        "QK where / VV where": 50,
-        "VV what": 0.3,
-        "VV what / QK what": 20,
-        "VV over-clustered mIoU": 0.6,
-        "VV over-clustered mIoU / the better of raw pixels and untrained": 2,
-        "VV matched mIoU": 0.3,
-    },
-    "scenes-diffusion": {"QK where": 0.4, "QK where / VV where": 20, "VV what": 0.12, "VV what / QK what": 3},
-}
-"""What training aimed at, all layers jointly, for the published scores."""
-
-
-def reached(scores: dict[str, Any]) -> dict[str, float]:
-    """The published numbers that `AIMS` names; without controls, those that need none."""
-    joint = {kind: {name: values[0] for name, values in rows["joint"].items()} for kind, rows in scores.items()}
-    qk, vv = joint["qk"], joint["vv"]
-    numbers = {
-        "QK where": qk["where"],
-        "QK where / VV where": qk["where"] / vv["where"],
-        "VV what": vv["what"],
-        "VV what / QK what": vv["what"] / qk["what"],
-        "VV over-clustered mIoU": vv["overclustered_miou"],
-        "VV matched mIoU": vv["matched_miou"],
-    }
-    controls = [row for row in ("raw pixels", "untrained model") if row in scores["vv"]]
-    if controls:
-        most = max(scores["vv"][row]["overclustered_miou"][0] for row in controls)
-        numbers["VV over-clustered mIoU / the better of raw pixels and untrained"] = vv["overclustered_miou"] / most
-    return numbers
-
-
-def aims() -> str:
-    """What was aimed at, and what the published scores are."""
-    published = json.loads((DOCS / "scores.json").read_text())
-    lines = ["| model | all layers jointly | aim: above | published | |", "|---|---|---|---|---|"]
-    for name, wanted in AIMS.items():
-        entry = published[name]
-        numbers = reached(entry["full"]["scores"])
-        for what, aim in wanted.items():
-            shown = f"{numbers[what]:,.0f}" if numbers[what] >= 100 else f"{numbers[what]:.3g}"
-            verdict = "reached" if numbers[what] > aim else "**not reached**"
-            lines.append(f"| `{name}` | {what} | {aim:g} | {shown} | {verdict} |")
     return "\n".join(lines)
 
 
 def page(text: str, found: dict[str, dict[str, Any]]) -> str:
-    """docs/models.md with its tables made again."""
-    return filled(text, {"recipes": recipes(found), "aims": aims()})
+    """docs/models.md with its table made again."""
+    return filled(text, {"recipes": recipes(found)})
 
 
 CAPTIONS = ("a house and two trees", "two rings and a star", "a fish", "three flowers", "")

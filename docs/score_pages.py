@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> str:
     lines = [
         f"## {name}\n",
         f"Measured on {full['scenes']} scenes of seed {full['seed']} with kernel {full['kernel']}; the intervals are "
-        f"95 % intervals over images. {full['notes']}{_remark(entry)}\n",
+        f"95 % intervals over images. {_once(full['notes'])}{_remark(entry)}\n",
         f"![Where and what of every layer of {name}]({picture_path(name)})\n",
     ]
     for kind, rows in full["scores"].items():
@@ -82,6 +83,11 @@ def _summary(published: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _once(notes: str) -> str:
+    """Every sentence once: the notes are those of several runs."""
+    return " ".join(dict.fromkeys(re.split(r"(?<=\.) ", notes)))
+
+
 def _remark(entry: Mapping[str, Any]) -> str:
     remark = ""
     if "noise" in entry:
@@ -90,21 +96,8 @@ def _remark(entry: Mapping[str, Any]) -> str:
             f" The noise level {noise['chosen']:g} was chosen on {noise['scenes']} other scenes, of seed "
             f"{noise['seed']}, {noise['how']}."
         )
-    if entry.get("aligned_with"):
-        remark += f" During training its features were aligned with those of {entry['aligned_with']}."
-    if entry.get("decayed"):
-        decay = entry["decayed"]
-        remark += (
-            f" The weight decay during training was {decay['queries']:g} for query matrices, {decay['keys']:g} for "
-            f"key matrices and {decay['others']:g} for all others"
-        )
-        if entry.get("positions") == "absolute":
-            remark += ". Here position is a part of the content, and attending to it costs as much."
-        else:
-            remark += (
-                ". Attending by position costs less under this decay than attending by content, which pushes QK "
-                "towards where."
-            )
+    if entry.get("trained"):
+        remark += f" How the model was trained: {entry['trained']}"
     return remark
 
 

@@ -240,15 +240,11 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
             continue
         _tell(f"{title}: {n_scenes} scenes, {', '.join(kinds_of(model))}")
         full = measure(model, n_scenes, kept=places.kept, say=True)
-        aligned = (record.get("aligned_with") or {}).get("model")
-        decayed = _decays(record.get("recipe", {}))
         published[name] = {
             "full": full,
             "quick": quick,
             **({} if noise is None else {"noise": noise}),
-            **({"aligned_with": aligned} if aligned else {}),
-            **({"decayed": decayed} if decayed else {}),
-            **({"positions": positions} if (positions := record.get("recipe", {}).get("positions")) else {}),
+            **({"trained": record["in_a_sentence"]} if record else {}),
         }
         places.docs.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(published, indent=1) + "\n")
@@ -257,13 +253,6 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
         _tell(f"{title}: done, {seconds:.0f} s of processor time for {n_scenes} scenes")
     render(published, places.docs)
     return published
-
-
-def _decays(recipe: dict[str, Any]) -> dict[str, float]:
-    """By how much queries, keys and all others decayed, where that is not the same."""
-    others = recipe.get("weight_decay", 0.0)
-    queries, keys = (recipe.get(f"{part}_decay", 0.0) or others for part in ("query", "key"))
-    return {} if queries == keys == others else {"queries": queries, "keys": keys, "others": others}
 
 
 def _tell(message: str) -> None:

@@ -42,8 +42,10 @@ LIBRARIES = (
     "pydantic",
     "jupyter_client",
     "nbformat",
-    "bokeh.models",
-    "PIL.Image",
+    "bokeh.plotting",
+    "colorcet",
+    "matplotlib.cm",
+    "PIL.ImageDraw",
 )
 AFRESH = ("tqdm.auto", "tqdm.autonotebook", "tqdm.notebook")
 """They look for a notebook when they are imported, so that each process imports them for itself."""

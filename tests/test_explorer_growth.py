@@ -19,6 +19,13 @@ from spectral_toolkit._views.widget import Explorer
 KINDS = ("spectral_toolkit", "bokeh", "holoviews", "ipywidgets", "param", "pandas", "xarray", "comm.")
 
 
+@pytest.fixture(autouse=True)
+def _only_what_is_new() -> None:
+    """Of the millions of objects that are there, none is looked at."""
+    gc.collect()
+    gc.freeze()
+
+
 def counted() -> Counter[str]:
     for _ in range(3):  # what a finalizer lets go of is found by the next round
         gc.collect()

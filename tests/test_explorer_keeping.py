@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 import spectral_toolkit as st
 from spectral_toolkit._explorer.start import freezing_settings
 from spectral_toolkit._render.tile import Tile
+from spectral_toolkit._views.still_picture import bokeh_figure
 from spectral_toolkit._views.widget import Explorer, State, save
 from spectral_toolkit._views.widget import saving as explorer_module
 from spectral_toolkit._views.widget.tiles import TilePlace
@@ -24,8 +26,17 @@ from spectral_toolkit.errors import SpectralToolkitError
 
 
 @pytest.mark.parametrize("view", ["component", "grid", "rgb", "segments", "instances", "norms"])
-def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path: Path) -> None:
+def test_saved_figures_are_what_is_shown(
+    view: str, explorer: Explorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     explorer.set(view=view, patch=(2, 3))
+    drawn: list[Any] = []  # HoloViews takes seconds, and gives the SVG and the PDF the same
+
+    def once(view: Any) -> Any:
+        drawn[:] = drawn or [bokeh_figure(view)]
+        return drawn[0]
+
+    monkeypatch.setattr(import_module("spectral_toolkit._views.save_figure"), "bokeh_figure", once)
     picture: Any = Image.open(explorer.save_figure(str(tmp_path / "figure.png")))
     assert min(picture.size) > 250
     assert picture.convert("L").getextrema()[1] > picture.convert("L").getextrema()[0]
@@ -33,7 +44,12 @@ def test_saved_figures_are_what_is_shown(view: str, explorer: Explorer, tmp_path
     assert "<svg" in svg
     assert svg.count("<image") >= 2
     assert Path(explorer.save_figure(str(tmp_path / "figure.pdf"))).read_bytes().startswith(b"%PDF")
-    assert Path(explorer.save_figure(str(tmp_path / "figure.png"))).name == "figure-2.png"
+
+
+def test_a_figure_that_is_there_is_kept(explorer: Explorer, tmp_path: Path) -> None:
+    assert [Path(explorer.save_figure(str(tmp_path / "figure.png"))).name for _ in range(3)] == [
+        "figure.png", "figure-2.png", "figure-3.png",
+    ]  # fmt: skip
 
 
 def test_a_saved_figure_shows_the_cut(explorer: Explorer, tmp_path: Path) -> None:

@@ -33,6 +33,23 @@ def test_a_state_survives_json(session: Session) -> None:
     assert State.from_dict(json.loads(json.dumps(state.to_dict()))) == state
 
 
+def test_a_state_survives_a_link(session: Session) -> None:
+    state = checked(State(affinity="vv", weights={"block.1": 0.5}, patch=(2, 3), n_segments=4), session.facts)
+    assert State.from_link(state.to_link(session.facts.layers)) == state
+    first = checked(State(), session.facts)
+    assert first.to_link(session.facts.layers) == "{}", "what is as at first takes no room"
+    assert checked(State.from_link("{}"), session.facts) == first
+    many = tuple((0, y, x) for y in range(15) for x in range(15))
+    assert "selection" not in replace(state, selection=many).to_link()
+    assert State.from_link(replace(state, selection=many[:9]).to_link()).selection == many[:9]
+
+
+@pytest.mark.parametrize("link", ["", '{"affinity":"v', "[1]", "null", "3"])
+def test_a_link_that_was_cut_off_is_refused(link: str) -> None:
+    with pytest.raises(SpectralToolkitError, match=r"cannot be read: copy it once more"):
+        State.from_link(link)
+
+
 def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(SpectralToolkitError, match="The state has no 'colour': its fields are image, scope, affinity"):
         State.from_dict({"colour": 1})

@@ -54,7 +54,7 @@ def lines_of_the_page(repository: Path) -> str:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str, Any]:
-    """What a process found that ran the cases, and then the lines of the page with the hub still there."""
+    """What a process found that ran the lines of the page, as its reader does, and then the cases."""
     folder = tmp_path_factory.mktemp("hub")
     lines = lines_of_the_page(repository)
     names = re.findall(r'load_model\("([\w./-]+)"', lines)
@@ -83,13 +83,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str,
     with served(repositories) as address:
         given |= {"HF_ENDPOINT": address, "HF_HOME": str(folder / "home"), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
         given |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
-        code = CASES % {"names": names}
-        shown = f"import spectral_toolkit as st\n{lines}"
-        for program in (code, shown.replace("size=224", "size=16")):
-            done = subprocess.run(
-                [sys.executable, "-c", program], cwd=folder, env=given, capture_output=True, text=True, timeout=280
-            )
-            assert done.returncode == 0, done.stderr[-2000:]
+        shown = f"import spectral_toolkit as st\n{lines}".replace("size=224", "size=16")
+        program = f"{shown}\n{CASES % {'names': names}}"
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=folder, env=given, capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((folder / "found.json").read_text())
     return {"names": names, "found": found, "repositories": repositories}
 

@@ -58,12 +58,17 @@ def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[tuple[str, nbfor
     ]
 
 
-@pytest.fixture
-def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One course of all labs, with one gradebook, as a class has it."""
+    folder = tmp_path_factory.mktemp("class") / "course"
+    MAKE_COURSE.make_course(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_settings_of_ipython(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    MAKE_COURSE.make_course(tmp_path / "course")
-    return tmp_path / "course"
 
 
 @pytest.fixture(scope="session")
@@ -255,11 +260,8 @@ def test_students_version_is_up_to_date_and_the_solution_earns_every_point(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_an_unsolved_lab_fails_at_every_graded_cell(
-    name: str, tmp_path: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unsolved_lab_fails_at_every_graded_cell(name: str, tmp_path: Path, bundles: Path) -> None:
     """What the button Validate tells a student who has not begun."""
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     shutil.copy(LABS / f"{name}.ipynb", tmp_path)
     copy_bundles(bundles, tmp_path)
     config = Config()

@@ -118,7 +118,8 @@ def test_by_shifted_cosine_a_fitted_picture_gets_its_own_eigenvectors(kind: str,
 
 def test_pictures_of_one_kind_are_laid_where_a_joint_solve_puts_them() -> None:
     scenes = st.scenes.sample(16, seed=3)
-    acts = st.capture("scenes", scenes.pixels, quantities=("query", "key"), progress=False)
+    # The middle layers hold positions most clearly, so that new images say something about every eigenvector.
+    acts = st.capture("scenes", scenes.pixels, layers=slice(2, 5), quantities=("query", "key"), progress=False)
     graph = of_dataset(part(acts, *range(12)), "qk")
     eig = st.solve(graph, 4)
     found = st.project(part(acts, *range(12, 16)), eig, graph)

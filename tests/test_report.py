@@ -364,26 +364,22 @@ def without_times(record: str) -> dict:
 def test_report_of_scenes_knows_where_they_come_from(tmp_path: Path) -> None:
     model = st.load_model("scenes", device="cpu")
     scenes = st.scenes.sample(2, seed=5).pixels
-    path = st.report(
-        model, scenes, tmp_path / "a.html", affinities="vv", n_eigenvectors=2, device="cpu", progress=False
-    )
+    path = st.report(model, scenes, tmp_path / "a.html", kinds="vv", n_eigenvectors=2, device="cpu", progress=False)
     assert "st.load_images(st.scenes.sample(2, seed=5, size=(96, 96)).pixels)" in unescape(path.read_text())
-    path = st.report(
-        model, scenes[1:], tmp_path / "b.html", affinities="vv", n_eigenvectors=2, device="cpu", progress=False
-    )
+    path = st.report(model, scenes[1:], tmp_path / "b.html", kinds="vv", n_eigenvectors=2, device="cpu", progress=False)
     assert "open_datatree('activations.zarr'" in unescape(path.read_text())
 
 
 def test_report_wants_an_affinity_and_a_file(tmp_path: Path) -> None:
     model = st.load_model("scenes", device="cpu")
-    with pytest.raises(SpectralToolkitError, match=r"affinities=\(\) is empty"):
-        st.report(model, pictures(), tmp_path / "a.html", affinities=())
+    with pytest.raises(SpectralToolkitError, match=r"kinds=\(\) is empty"):
+        st.report(model, pictures(), tmp_path / "a.html", kinds=())
     with pytest.raises(SpectralToolkitError, match="is a folder"):
         st.report(model, pictures(), tmp_path)
     with pytest.raises(SpectralToolkitError, match="path=3 is not a path"):
         st.report(model, pictures(), 3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SpectralToolkitError, match="kernel names 'v'"):
-        st.report(model, pictures(), tmp_path / "a.html", affinities=("vv",), kernel={"v": "rbf"})
+        st.report(model, pictures(), tmp_path / "a.html", kinds=("vv",), kernel={"v": "rbf"})
     theirs = tmp_path / "mine.html"
     theirs.write_text("<p>not ours</p>")
     with pytest.raises(SpectralToolkitError, match="is not a page of spectral-toolkit, so it was left alone"):
@@ -393,7 +389,7 @@ def test_report_wants_an_affinity_and_a_file(tmp_path: Path) -> None:
 
 def test_a_list_of_weights_goes_by_the_order_in_which_layers_are_given(tmp_path: Path) -> None:
     model = st.load_model("scenes", device="cpu")
-    options: dict[str, Any] = {"affinities": ("vv",), "n_eigenvectors": 2, "device": "cpu", "progress": False}
+    options: dict[str, Any] = {"kinds": ("vv",), "n_eigenvectors": 2, "device": "cpu", "progress": False}
     for name, layers, weights in (("a.html", [-1, 0], [1, 0.5]), ("b.html", [0, -1], [0.5, 1])):
         path = st.report(model, pictures(), tmp_path / name, layers=layers, weights=weights, **options)
         assert '"weights": "[0.5, 1.0]"' in path.read_text()
@@ -407,7 +403,7 @@ def test_an_affinity_that_does_not_exist_is_refused_before_anything_is_captured(
     monkeypatch.setattr("spectral_toolkit._explorer.source.capture", lambda *_, **__: pytest.fail("it was captured"))
     pixels = np.zeros((1, 96, 96, 3), np.uint8)
     with pytest.raises(AffinityError, match="kind='qv' is not offered"):
-        st.report("scenes", pixels, tmp_path / "a.html", affinities=("vv", "qv"), progress=False)
+        st.report("scenes", pixels, tmp_path / "a.html", kinds=("vv", "qv"), progress=False)
     with pytest.raises(AffinityError, match="kernel='softmax' works on qk only"):
-        st.report("scenes", pixels, tmp_path / "a.html", affinities="vv", kernel="softmax", progress=False)
+        st.report("scenes", pixels, tmp_path / "a.html", kinds="vv", kernel="softmax", progress=False)
     assert not list(tmp_path.iterdir())

@@ -271,11 +271,11 @@ def test_encoding_all_patches_is_the_model_itself(positions):
     pixels = torch.randn(2, 3, 32, 32)
     run.model.eval()
     every = torch.arange(16).expand(2, -1)
-    _, tokens = backbones.encode(run.model, pixels, every, every[:, :0])
+    tokens = backbones.encode(run.model, pixels, every, every[:, :0])
     torch.testing.assert_close(tokens, run.model(pixels).last_hidden_state)
     # Order does not matter, and a masked patch is the model's own masked patch.
     shuffled = torch.randperm(16).expand(2, -1)
-    _, tokens = backbones.encode(run.model, pixels, shuffled[:, :9], shuffled[:, 9:])
+    tokens = backbones.encode(run.model, pixels, shuffled[:, :9], shuffled[:, 9:])
     mask = torch.zeros(2, 16, dtype=torch.bool)
     mask[:, shuffled[0, 9:]] = True
     expected = run.model(pixels, bool_masked_pos=mask).last_hidden_state
@@ -335,76 +335,34 @@ def test_the_schedule_warms_up_holds_and_falls():
     assert (np.diff(rates[recipe.warmup :]) <= 0).all()
 
 
-@pytest.mark.parametrize("positions", backbones.BUILDERS)
-def test_matrices_of_queries_and_keys_decay_on_their_own_and_biases_do_not(positions):
-    shape = {"size": 32, "width": 16, "layers": 2, "heads": 2, "positions": positions}
-    recipe = scenes_training.Recipe(**shape, weight_decay=0.25, query_decay=8, key_decay=4, slow=0.5)
+@pytest.mark.parametrize(
+    ("task", "recipe"),
+    [
+        (scenes_training.TASK, scenes_training.Recipe(positions="rotary")),
+        (scenes_training.TASK, scenes_training.Recipe(positions="absolute")),
+        (diffusion.TASK, diffusion.Recipe()),
+    ],
+    ids=["rotary", "absolute", "diffusion"],
+)
+def test_one_weight_decay_for_all_matrices_and_none_for_the_rest(task, recipe):
+    """Nothing in a recipe may press queries, keys or values towards what the models are meant to test."""
+    run = shared.start(task, recipe)
+    found = {id(value): group for group in run.optimizer.param_groups for value in group["params"]}
+    assert len(found) == len(run.parameters())
+    for name, value in run.parameters().items():
+        is_matrix = value.ndim > 1 and name.endswith(".weight")
+        assert found[id(value)]["weight_decay"] == (recipe.weight_decay if is_matrix else 0), name
+        assert found[id(value)]["lr"] == recipe.learning_rate, name
+
+
+def test_what_is_asked_names_no_quantity_and_no_layer():
+    recipe = scenes_training.Recipe(size=32, width=16, layers=3, heads=2, batch=2)
     run = shared.start(scenes_training.TASK, recipe)
-    decays = {id(value): group["weight_decay"] for group in run.optimizer.param_groups for value in group["params"]}
-    found = {name: decays[id(value)] for name, value in run.parameters().items()}
-    for part, decay in (("q_proj", 8), ("k_proj", 4)):
-        assert [name for name, own in found.items() if own == decay] == [
-            name for name in found if name.endswith(f"{part}.weight")
-        ]
-        assert sum(decay == own for own in found.values()) == 2
-    assert {decay for name, decay in found.items() if name.endswith("bias")} == {0}
-    assert {decay for name, decay in found.items() if name.endswith("v_proj.weight")} == {0.25}
-
-
-@pytest.mark.parametrize("recipe", [scenes_training.Recipe(), diffusion.Recipe()], ids=["scenes", "scenes-diffusion"])
-def test_all_matrices_decay_alike_unless_told_otherwise(recipe):
-    """Checkpoints from before there was a choice go on as they were."""
-    task = scenes_training.TASK if isinstance(recipe, scenes_training.Recipe) else diffusion.TASK
-    groups = shared.start(task, recipe).optimizer.param_groups
-    for slowed in (True, False):
-        assert {group["weight_decay"] for group in groups if group["slowed"] == slowed} == {0, recipe.weight_decay}
-
-
-def test_every_lower_layer_may_be_asked_for_the_caption():
-    run = shared.start(
-        scenes_training.TASK, scenes_training.Recipe(size=32, width=16, layers=6, heads=2, batch=2, early=0.5)
-    )
     pictures, captions = series.render_series(0, 0, 2, 32)
+    assert set(scenes_training.losses(run, pictures, captions, np.random.default_rng(0))) == {"pixels"}
     run.progress = 0.9
     terms = scenes_training.losses(run, pictures, captions, np.random.default_rng(0))
-    assert {name for name in terms if "layer" in name} == {"caption_layer0", "caption_layer1", "caption_layer2"}
-
-
-@pytest.mark.parametrize("positions", backbones.BUILDERS)
-def test_values_of_every_layer_may_be_asked_for_the_caption(positions):
-    recipe = scenes_training.Recipe(
-        size=32, width=16, layers=3, heads=2, batch=2, positions=positions, values=0.5, steps=2
-    )
-    run = shared.start(scenes_training.TASK, recipe)
-    pictures, captions = series.render_series(0, 0, 2, 32)
-    run.progress = 0.9
-    before = {name: value.clone() for name, value in run.parameters().items()}
-    terms = shared.train_step(scenes_training.TASK, run, pictures, captions)
-    assert {name for name in terms if "values" in name} == {f"caption_values{layer}" for layer in range(3)}
-    projections = backbones.value_projections(run.model).values()
-    assert [module.out_features for module in projections] == [16] * 3
-    assert not any(module._forward_hooks for module in projections)
-    for name, value in run.parameters().items():
-        if name.startswith("value_heads"):
-            assert not torch.equal(value, before[name]), name
-
-
-def test_value_heads_see_directions_of_each_head_and_not_lengths():
-    torch.manual_seed(0)
-    heads = objectives.ValueHeads(width=6, n_layers=2, n_heads=2, n_categories=4)
-    values = [torch.randn(2, 5, 6) for _ in range(2)]
-    found = heads(values)
-    for layer, logits in enumerate(found):
-        linear = heads.layers[layer]
-        assert isinstance(linear, torch.nn.Linear)
-        for image in range(2):
-            for patch in range(5):
-                parts = values[layer][image, patch].split(3)
-                direction = torch.cat([part / part.norm() * 3**0.5 for part in parts])
-                torch.testing.assert_close(logits[image, patch], linear.weight @ direction + linear.bias)
-    lengths = torch.tensor([2.0, 2, 2, 0.1, 0.1, 0.1])
-    for logits, same in zip(found, heads([value * lengths for value in values]), strict=True):
-        torch.testing.assert_close(logits, same)
+    assert set(terms) == {"pixels", "gradients", "caption_picture", "caption_patches"}
 
 
 # -------------------------------------------------------------------------------------------------- bundled weights

@@ -173,11 +173,13 @@ def test_labels_of_an_answer_that_is_there_are_of_its_images() -> None:
 
 def test_a_row_is_what_the_scores_of_its_result_are() -> None:
     acts, labels = planted(4)
-    found = st.pathways(acts, labels, kinds="vv", n_eigenvectors=2, controls=False, **QUICK)
+    found = st.pathways(acts, labels, kinds="vv", n_eigenvectors=2, **QUICK)
     graph = st.affinity(acts, "vv", scope="dataset", device="cpu")
     alone = graph.reweight({layer: float(layer == graph.layers[0]) for layer in graph.layers})
-    for row, one in (("joint", graph), (graph.layers[0], alone)):
-        scores = eigenvector_scores(st.solve(one, 2), st.prepare_labels(acts, labels), n_bootstrap=QUICK["n_bootstrap"])
+    own = st.prepare_labels(acts, labels)
+    others = controls.shuffle_labels(own)
+    for row, one, of in (("joint", graph, own), (graph.layers[0], alone, own), ("shuffled labels", graph, others)):
+        scores = eigenvector_scores(st.solve(one, 2), of, n_bootstrap=QUICK["n_bootstrap"])
         xr.testing.assert_allclose(
             found.sel(kind="vv", layer=row)[list(scores)].drop_vars(["kind", "layer", "role"]), scores
         )

@@ -15,6 +15,8 @@ from spectral_toolkit._render import composite
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"></script><script>document.title='taken'</script>"
 
+STANDARDS = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice")
+
 
 class Watched:
     """A page with everything that it asked for or complained about."""
@@ -55,6 +57,15 @@ def shot(locator: Locator, seconds: float = 60.0) -> bytes:
 def pixels(locator: Locator) -> np.ndarray:
     """Colours of an element as it looks now, of shape (height, width, 3)."""
     return np.asarray(Image.open(io.BytesIO(shot(locator))).convert("RGB")).astype(int)
+
+
+def barriers(page: Page, rules: tuple[str, ...] = STANDARDS, within: str | None = None) -> list[tuple[str, list[str]]]:
+    """What keeps anybody from reading or reaching a page, by axe: rules, and where they are broken."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    # Otherwise axe describes every node that is in order as well, which takes most of its time.
+    found = Axe().run(page, context=within, options={"runOnly": list(rules), "resultTypes": ["violations"]})
+    return [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found.response["violations"]]
 
 
 def expected(eig: xr.Dataset, image: int, component: int) -> np.ndarray:

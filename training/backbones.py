@@ -79,14 +79,7 @@ def build(positions: str, **shape: int) -> Any:
     return backbone
 
 
-def value_projections(backbone: Any) -> dict[str, torch.nn.Module]:
-    """The linear maps to the values of each layer by their names, in order."""
-    return {n: module for n, module in backbone.named_modules() if n.endswith(("v_proj", "attention.value"))}
-
-
-def encode(
-    backbone: Any, pixels: torch.Tensor, seen: torch.Tensor, asked: torch.Tensor
-) -> tuple[list[torch.Tensor], torch.Tensor]:
+def encode(backbone: Any, pixels: torch.Tensor, seen: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
     """Run a backbone on a part of the patches.
 
     Seen patches enter with their content, asked ones as the model's mask token at their place; all others are left
@@ -101,8 +94,8 @@ def encode(
 
     Returns
     -------
-    tuple
-        Tokens after each layer (not normalised), and at the end (normalised): special tokens, seen, asked.
+    torch.Tensor
+        Tokens after the last layer, normalised: special tokens, seen, asked.
     """
     embeddings = backbone.embeddings
     # One has a convolution for its patches, the other a module around it.
@@ -124,8 +117,6 @@ def encode(
         first, patches = first + table[0], patches + table[1:][places]
     registers = embeddings.register_tokens.expand(n_images, -1, -1)
     tokens = torch.cat([first.expand(n_images, -1, -1), registers, patches], dim=1)
-    after = []
     for layer in backbone.model.layer if rotary else backbone.encoder.layer:
         tokens = layer(tokens, **arguments)
-        after.append(tokens)
-    return after, (backbone.norm if rotary else backbone.layernorm)(tokens)
+    return (backbone.norm if rotary else backbone.layernorm)(tokens)

@@ -1,17 +1,15 @@
 """Trains the bundled generative model ``scenes-diffusion`` on one CPU core.
 
-    python -m training.diffusion --out runs/scenes-diffusion --minutes 60
+    python -m training.diffusion --out runs/scenes-diffusion
 
-`flow` says what the model is. It learns to see the clean picture behind noise, told (mostly) which kinds of things are
-in it and how many, never where. With ``--align`` all blocks but the last are also asked, by one linear map each, for
-what the bundled model ``scenes`` sees in the clean picture (representation alignment, Yu et al. 2025,
-https://arxiv.org/abs/2410.06940); the maps are not part of the finished model.
+`flow` says what the model is. It learns to see the clean image behind noise, told (mostly) which kinds of objects are
+in it and how many, never where. The recipe is an ordinary one: AdamW, one weight decay for all matrices, one loss, and
+nothing that names queries, keys, values, blocks or positions.
 Every draw of a step comes from the seed and the step's number alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,13 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from spectral_toolkit import scenes
 from spectral_toolkit.scenes import PATCH
 from spectral_toolkit.scenes.flow import MEAN, STD, build, predict, to_tokens
 from training import shared
-from training.shared import Run, Task, varied, watching
-
-WEIGHTS = Path(scenes.__file__).parent / "weights"
+from training.shared import Run, Task, varied
 
 
 @dataclass(frozen=True)
@@ -38,12 +33,9 @@ class Recipe:
     n_scenes: int = 10_000
     size: int = 96
     batch: int = 32
-    steps: int = 4_000
+    steps: int = 8_000
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
-    query_decay: float = 0.0  # weight decay of the matrices of patches' queries; 0: as of all others
-    key_decay: float = 0.0  # and of patches' keys
-    slow: float = 1.0  # of the learning rate is what they learn at after the hold
     warmup: int = 100
     falls_from: float = 0.5  # share of the run after which the learning rate falls
     width: int = 128
@@ -55,19 +47,10 @@ class Recipe:
     no_caption: float = 0.25  # share of pictures without their caption
     keep: float = 0.5  # share of the patches that a step shows: cheaper, and a thing is seldom seen whole
     average: float = 0.995  # of the weights that are kept in the end
-    align: float = 0.0  # weight of the alignment of each block but the last with the bundled model `scenes`
-    bfloat16: bool = False  # matrix products in training; six to ten times slower where the processor has no such unit
 
 
-def _build(recipe: Recipe) -> tuple[dict[str, torch.nn.Module], Any]:
-    modules: dict[str, torch.nn.Module] = {"model": build(recipe.layers, recipe.heads, recipe.width)}
-    if not recipe.align:
-        return modules, None
-    from transformers import AutoModel
-
-    teacher = AutoModel.from_pretrained(WEIGHTS / "scenes").eval().requires_grad_(False)
-    maps = {str(b): torch.nn.Linear(recipe.width, teacher.config.hidden_size) for b in range(recipe.layers - 1)}
-    return modules | {"maps": torch.nn.ModuleDict(maps)}, teacher
+def _build(recipe: Recipe) -> dict[str, torch.nn.Module]:
+    return {"model": build(recipe.layers, recipe.heads, recipe.width)}
 
 
 def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -84,22 +67,11 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
     noise = torch.from_numpy(rng.standard_normal(clean.shape).astype(np.float32))
     counts = captions * (rng.random(n) >= recipe.no_caption)[:, None]
 
-    maps: Any = run.modules.get("maps", {})
-    blocks = {block: run.model.transformer_blocks[int(block)] for block in maps}
-    with watching(blocks) as seen, torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-        t = level[:, None, None]
-        answer = predict(run.model, (1 - t) * clean + t * noise, level, counts, grid, kept)
-    # The error of the velocity is that of the clean picture over t.
-    error = (answer.float() - clean).square().mean((1, 2))
-    terms = {"velocity": (error * (level**-2).clamp(max=recipe.heaviest)).mean()}
-    if seen:
-        with torch.no_grad():
-            truth = run.teacher((values - 0.5) / 0.25).last_hidden_state[:, -n_patches:][:, kept].float()
-            truth = truth - truth.mean((0, 1))
-        for block, (_, tokens) in seen.items():
-            likeness = torch.nn.functional.cosine_similarity(maps[block](tokens.float()), truth, dim=-1)
-            terms[f"align_block{block}"] = recipe.align * (1 - likeness).mean()
-    return terms
+    t = level[:, None, None]
+    answer = predict(run.model, (1 - t) * clean + t * noise, level, counts, grid, kept)
+    # The error of the velocity is that of the clean image over t.
+    error = (answer - clean).square().mean((1, 2))
+    return {"velocity": (error * (level**-2).clamp(max=recipe.heaviest)).mean()}
 
 
 def _export(run: Run, folder: Path) -> dict[str, Any]:
@@ -117,11 +89,7 @@ def _export(run: Run, folder: Path) -> dict[str, Any]:
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    facts: dict[str, Any] = {"stored_as": "float16", "versions": {"diffusers": version("diffusers")}}
-    if run.recipe.align:
-        digest = hashlib.sha256((WEIGHTS / "scenes" / "model.safetensors").read_bytes()).hexdigest()
-        facts["aligned_with"] = {"model": "scenes", "weights_file_sha256": digest}
-    return facts
+    return {"stored_as": "float16", "versions": {"diffusers": version("diffusers")}}
 
 
 TASK = Task(
@@ -132,8 +100,6 @@ TASK = Task(
     losses=losses,
     hold=lambda recipe: recipe.falls_from,
     export=_export,
-    queries="to_q",
-    keys="to_k",
 )
 
 if __name__ == "__main__":

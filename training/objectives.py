@@ -35,28 +35,8 @@ class Heads(nn.Module):
         self.pixels = nn.Linear(width, patch * patch)
         self.gradients = nn.Linear(width, CELLS_PER_SIDE**2 * N_ORIENTATIONS)
         self.picture = nn.Linear(width, n_categories * MOST_COUNTED)
-        self.patches_middle = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_categories))
+        nn.Linear(width, n_categories)  # dropped; its draws come before those of the next one in the bundled weights
         self.patches_last = nn.Linear(width, n_categories)
-
-
-class ValueHeads(nn.Module):
-    """Read-outs of the values of every layer, thrown away after training.
-
-    They see the direction of each head's value, not its length: what affinities of values compare.
-    """
-
-    def __init__(self, width: int, n_layers: int, n_heads: int, n_categories: int) -> None:
-        super().__init__()
-        self.n_heads = n_heads
-        self.layers = nn.ModuleList(nn.Linear(width, n_categories) for _ in range(n_layers))
-
-    def forward(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Logits ``(image, patch, category)`` of values ``(image, patch, width)``, layer by layer."""
-        logits = []
-        for layer, found in zip(self.layers, values, strict=True):
-            each = found.unflatten(-1, (self.n_heads, -1))
-            logits.append(layer((functional.normalize(each, dim=-1) * each.shape[-1] ** 0.5).flatten(-2)))
-        return logits
 
 
 def grey(pictures: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,11 @@
     python -m training.scenes --out runs/scenes
     python -m training.scenes --out runs/scenes-absolute --positions absolute
 
-`backbones` says what they are: twins but for where positions enter. `objectives` says what they are asked. Every draw
-of a step comes from the seed and the step's number alone, so both see the same pictures, and a run that was interrupted
-and resumed gives the weights of one that was not (as long as the length is given in steps; a length in minutes depends
-on the machine).
+`backbones` says what they are: twins but for where positions enter. `objectives` says what they are asked. The recipe
+is an ordinary one, and the same for both: AdamW, one weight decay for all matrices, and no term that names queries,
+keys, values, layers or positions. Every draw of a step comes from the seed and the step's number alone, so both see the
+same images, and a run that was interrupted and resumed gives the weights of one that was not (as long as the length is
+given in steps; a length in minutes depends on the machine).
 """
 
 from __future__ import annotations
@@ -22,17 +23,16 @@ import torch
 from spectral_toolkit.scenes import PATCH
 from spectral_toolkit.scenes.compose import CATEGORIES
 from training import shared
-from training.backbones import build, encode, value_projections
+from training.backbones import build, encode
 from training.objectives import (
     Heads,
-    ValueHeads,
     caption_loss_patches,
     caption_loss_picture,
     grey,
     patch_gradients,
     patch_pixels,
 )
-from training.shared import Run, Task, varied, watching
+from training.shared import Run, Task, varied
 
 # Pixels in 0..1 are shifted and scaled by these before they enter the model.
 MEAN, STD = 0.5, 0.25
@@ -61,25 +61,16 @@ class Recipe:
     registers: int = 4
     positions: str = "rotary"
     patches: float = 1.0  # weight of the captions asked of patches
-    early: float = 0.0  # weight, beside that of `patches`, of the captions asked of the first half of the layers
-    values: float = 0.0  # weight of the captions asked of the values of each layer
-    slow: float = 1.0  # of the learning rate is what queries and keys learn at in the second phase
-    query_decay: float = 0.0  # weight decay of the matrices of the queries; 0: as of all others
-    key_decay: float = 0.0  # and of the keys
-    bfloat16: bool = False  # matrix products in training; six to ten times slower where the processor has no such unit
     shift: float = 0.7  # the mean colour of every patch is moved by up to this
     grain: float = 0.25  # standard deviation of the noise added to pixels, up to this
 
 
-def _build(recipe: Recipe) -> tuple[dict[str, torch.nn.Module], None]:
+def _build(recipe: Recipe) -> dict[str, torch.nn.Module]:
     shape = {name: getattr(recipe, name) for name in ("size", "width", "layers", "heads", "registers")}
-    modules: dict[str, torch.nn.Module] = {
+    return {
         "backbone": build(recipe.positions, **shape),
         "heads": Heads(recipe.width, PATCH, len(CATEGORIES)),
     }
-    if recipe.values:
-        modules["value_heads"] = ValueHeads(recipe.width, recipe.layers, recipe.heads, len(CATEGORIES))
-    return modules, None
 
 
 def augment(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
@@ -128,10 +119,7 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
     mix = PIXEL_MIX if first else CAPTION_MIXES[rng.choice(len(CAPTION_MIXES), p=CAPTION_ODDS)]
     seen, asked = draw_places(rng, len(augmented), n_patches, mix)
     shifted = (disturb(augmented, rng, recipe.shift, recipe.grain) - MEAN) / STD
-    projections = value_projections(backbone) if recipe.values else {}
-    with watching(projections) as values, torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-        after, last = encode(backbone, shifted, seen, asked)
-    after, last = [tokens.float() for tokens in after], last.float()
+    last = encode(backbone, shifted, seen, asked)
     n_special = 1 + recipe.registers
     n_shown = n_special + seen.shape[1]
     hidden = last[:, n_shown:]
@@ -148,17 +136,8 @@ def losses(run: Run, pictures: np.ndarray, captions: np.ndarray, rng: np.random.
         "caption_picture": caption_loss_picture(heads.picture(last[:, 0]), counts),
     }
     if recipe.patches:
-        # What one layer gives is what the next one's values are made of.
-        for layer, tokens in enumerate(after[: (len(after) + 1) // 2] if recipe.early else ()):
-            named = heads.patches_middle(tokens[:, n_special:])
-            asked_early = recipe.early * recipe.patches * caption_loss_patches(named, counts, mix[0])
-            terms[f"caption_layer{layer}"] = asked_early
-        named_last = heads.patches_last(last[:, n_special:])
-        terms["caption_patches"] = recipe.patches * caption_loss_patches(named_last, counts, mix[0])
-    if recipe.values:
-        shown = [found.float()[:, n_special:n_shown] for found in values.values()]
-        for layer, named in enumerate(run.modules["value_heads"](shown)):
-            terms[f"caption_values{layer}"] = recipe.values * caption_loss_patches(named, counts, mix[0])
+        named = heads.patches_last(last[:, n_special:])
+        terms["caption_patches"] = recipe.patches * caption_loss_patches(named, counts, mix[0])
     return terms
 
 
@@ -193,8 +172,6 @@ TASK = Task(
     losses=losses,
     hold=lambda recipe: recipe.first_phase,
     export=_export,
-    queries="q_proj",
-    keys="k_proj",
 )
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -38,14 +37,12 @@ class Run:
 
     ``modules`` are what is trained, by the name that stands before their parameters in a checkpoint; the first is the
     model. ``averaged`` are its weights averaged over the last steps, empty where the recipe has no ``average``.
-    ``teacher`` is a model that is only looked at.
     """
 
     recipe: Any
     modules: dict[str, torch.nn.Module]
     optimizer: torch.optim.AdamW
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
-    teacher: Any = None
     step: int = 0
     seconds: float = 0.0
     progress: float = 0.0  # share of the run that is behind us, 0..1
@@ -68,21 +65,17 @@ class Run:
 class Task:
     """What one training module is about.
 
-    ``build`` gives the modules of a recipe and its teacher; ``losses`` the terms of a step; ``hold`` the share of a
-    recipe's run after which the learning rate falls; ``export`` writes the finished model and returns facts for its
-    record. Parameters whose name holds ``queries`` or ``keys`` learn at ``recipe.slow`` times the rate from there on,
-    and matrices among them decay by ``recipe.query_decay`` or ``recipe.key_decay`` all along, where that is not 0.
+    ``build`` gives the modules of a recipe; ``losses`` the terms of a step; ``hold`` the share of a recipe's run after
+    which the learning rate falls; ``export`` writes the finished model and returns facts for its record.
     """
 
     program: str
     about: str
     recipe: type
-    build: Callable[[Any], tuple[dict[str, torch.nn.Module], Any]]
+    build: Callable[[Any], dict[str, torch.nn.Module]]
     losses: Callable[[Run, np.ndarray, np.ndarray, np.random.Generator], dict[str, torch.Tensor]]
     hold: Callable[[Any], float]
     export: Callable[[Run, Path], dict[str, Any]]
-    queries: str
-    keys: str
 
 
 def varied(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
@@ -94,36 +87,16 @@ def varied(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
     return values.gather(1, swapped[:, :, None, None].expand_as(values))
 
 
-@contextmanager
-def watching(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[str, Any]]:
-    """Within it, what each module gives is kept under its name."""
-    given: dict[str, Any] = {}
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: given.__setitem__(name, output))
-        for name, module in modules.items()
-    ]
-    try:
-        yield given
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def start(task: Task, recipe: Any) -> Run:
     """Build everything from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    modules, teacher = task.build(recipe)
-    run = Run(recipe, modules, torch.optim.AdamW([torch.zeros(1)]), teacher=teacher)
+    run = Run(recipe, task.build(recipe), torch.optim.AdamW([torch.zeros(1)]))
     # Matrices alone fall towards zero: what they are not needed for, biases, tokens and positions do.
-    decays = {task.queries: recipe.query_decay, task.keys: recipe.key_decay}
-    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    groups: dict[float, list[torch.nn.Parameter]] = {recipe.weight_decay: [], 0.0: []}
     for name, value in run.parameters().items():
-        is_matrix = value.ndim > 1 and name.endswith(".weight")
-        own = next((decay for part, decay in decays.items() if part in name), None)
-        decay = (own or recipe.weight_decay) if is_matrix else 0.0
-        groups.setdefault((decay, own is not None), []).append(value)
+        groups[recipe.weight_decay if value.ndim > 1 and name.endswith(".weight") else 0.0].append(value)
     run.optimizer = torch.optim.AdamW(
-        [{"params": values, "weight_decay": decay, "slowed": slowed} for (decay, slowed), values in groups.items()],
+        [{"params": values, "weight_decay": decay} for decay, values in groups.items()],
         lr=recipe.learning_rate,
         betas=(0.9, 0.95),
     )
@@ -145,7 +118,7 @@ def train_step(task: Task, run: Run, pictures: np.ndarray, captions: np.ndarray)
     chosen = rng.integers(0, len(pictures), run.recipe.batch)
     rate = learning_rate(task, run.recipe, run.step, run.progress)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate * (run.recipe.slow if group["slowed"] and run.progress >= task.hold(run.recipe) else 1.0)
+        group["lr"] = rate
     terms = task.losses(run, pictures[chosen], captions[chosen], rng)
     run.optimizer.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()
@@ -160,18 +133,13 @@ def train_step(task: Task, run: Run, pictures: np.ndarray, captions: np.ndarray)
     return {name: value.item() for name, value in terms.items()} | {"learning_rate": rate}
 
 
-def save_checkpoint(run: Run, path: Path, *, moments: torch.dtype = torch.float32) -> None:
-    """Write everything a later run needs to go on, in one safetensors file, all or nothing.
-
-    ``moments`` is the type of the optimiser's moments: in bfloat16 the file is smaller, and a resumed run goes on from
-    rounded moments.
-    """
+def save_checkpoint(run: Run, path: Path) -> None:
+    """Write everything a later run needs to go on, in one safetensors file, all or nothing."""
     tensors = {f"averaged.{name}": value for name, value in run.averaged.items()}
     for name, value in run.parameters().items():
         tensors[f"weight.{name}"] = value.detach()
         for key, state in run.optimizer.state.get(value, {}).items():
-            state = torch.as_tensor(state)
-            tensors[f"optimizer.{key}.{name}"] = state.to(moments) if state.ndim else state
+            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(state)
     facts = {"recipe": asdict(run.recipe)} | {key: getattr(run, key) for key in KEPT}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -180,30 +148,29 @@ def save_checkpoint(run: Run, path: Path, *, moments: torch.dtype = torch.float3
 
 
 def load_checkpoint(task: Task, path: Path, changed: dict[str, Any] | None = None) -> Run:
-    """Read a run back; ``changed`` replaces entries of its recipe that do not change the shape of the model.
-
-    Modules beside the model that the change brings in, such as the maps of an alignment, start afresh.
-    """
+    """Read a run back; ``changed`` replaces entries of its recipe that do not change the shape of the model."""
     with safe_open(path, framework="pt") as stored:
         facts = json.loads(stored.metadata()["run"])
         run = start(task, task.recipe(**(facts["recipe"] | (changed or {}))))
         names = set(stored.keys())
-        fresh = {
-            module
-            for module in list(run.modules)[1:]
-            if not any(name.startswith(f"weight.{module}.") for name in names)
-        }
         for name, value in run.parameters().items():
-            if name.split(".")[0] in fresh:
-                continue
             value.data.copy_(stored.get_tensor(f"weight.{name}"))
             states = {key: f"optimizer.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
             if states["step"] in names:
-                run.optimizer.state[value] = {key: stored.get_tensor(state).float() for key, state in states.items()}
+                run.optimizer.state[value] = {key: stored.get_tensor(state) for key, state in states.items()}
         run.averaged = {name: stored.get_tensor(f"averaged.{name}") for name in run.averaged}
     for key in KEPT:
         setattr(run, key, facts[key])
     return run
+
+
+def in_a_sentence(recipe: Any) -> str:
+    """What every page says that shows the model."""
+    return (
+        f"By an ordinary recipe: {recipe.steps:,} steps of AdamW on {recipe.n_scenes:,} generated scenes, one weight "
+        f"decay ({recipe.weight_decay:g}) for all matrices, seed {recipe.seed}; no term of the loss names queries, "
+        "keys, values, layers or positions."
+    )
 
 
 def export(task: Task, run: Run, folder: Path, facts: dict[str, Any] | None = None) -> None:
@@ -211,6 +178,7 @@ def export(task: Task, run: Run, folder: Path, facts: dict[str, Any] | None = No
     folder.mkdir(parents=True, exist_ok=True)
     own = task.export(run, folder)
     record = {
+        "in_a_sentence": in_a_sentence(run.recipe),
         "recipe": asdict(run.recipe),
         "steps": run.step,
         "minutes": round(run.seconds / 60, 1),

@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -47,6 +47,14 @@ def too_fine(cells: Mapping[str, int]) -> tuple[str, ...]:
     """
     fine = tuple(layer for layer, n in cells.items() if n > MOST_CELLS)
     return () if len(fine) == len(cells) else fine
+
+
+class WantedNeighbours(TypedDict):
+    """The settings that decide which neighbours are searched for."""
+
+    within: int
+    across: int
+    threshold: float
 
 
 class DatasetGraph(LayerGraph):
@@ -165,11 +173,11 @@ class DatasetGraph(LayerGraph):
         return table
 
     @property
-    def wanted_neighbours(self) -> dict[str, Any]:
+    def wanted_neighbours(self) -> WantedNeighbours:
         """The settings that decide which neighbours are searched for."""
         options = dict(self.recipe.options)
-        counts = {name: int(options.get(name, 50)) for name in ("within", "across")}
-        return {**counts, "threshold": options.get("threshold", 0.1)}
+        within, across = (int(options.get(name, 50)) for name in ("within", "across"))
+        return {"within": within, "across": across, "threshold": cast("float", options.get("threshold", 0.1))}
 
     @property
     def _place(self) -> Path:

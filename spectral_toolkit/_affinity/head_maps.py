@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,14 +11,13 @@ import xarray as xr
 from .._compute.settings import computing
 from .._io.activations import check_tree, image_coordinates, image_names, layer_names, patch_centres
 from .._io.grids import on_grid
-from ..errors import ActivationsError, AffinityError
+from ..errors import ActivationsError
 from . import affinity, checked_layers
-from .features import KINDS
 from .head_rows import head_rows
 from .layer_graph import LayerGraph
 from .resampling import Grid
 from .rows import checked_cell
-from .table import kernels_of
+from .table import kernels_of, several_kinds
 
 
 @computing
@@ -83,9 +81,7 @@ def head_maps(
     {'kind': 2, 'layer': 6, 'head': 4, 'y': 12, 'x': 12}
     """
     check_tree(activations)
-    chosen = [kinds] if isinstance(kinds, str) else list(kinds)
-    if not chosen:
-        raise AffinityError(f"kinds is empty: give one or more of {', '.join(KINDS)}.")
+    chosen = several_kinds(kinds)
     names = checked_layers(layers, layer_names(activations))
     graphs, reasons = _graphs(activations, chosen, names, kernels_of(kernel, chosen), mask, device)
     grid: Grid = max((graph.members[0].grid for graph in graphs.values()), key=lambda one: one[0] * one[1])
@@ -111,7 +107,7 @@ def head_maps(
         entropy[place][: len(values)] = _entropy(values)
         maps[place][: len(values)] = on_grid(values, grid)
     known = {name: one[index] for name, one in image_coordinates(activations).items()}
-    attrs: dict[str, Any] = {
+    attrs: dict[str, object] = {
         "patch": list(cell),
         "kernels": json.dumps({kind: graph.recipe.kernel for (kind, _), graph in graphs.items()}),
         "left_out": list(dict.fromkeys(reasons.values())),
@@ -161,7 +157,7 @@ def _graphs(
 
 
 def _refuse_none(
-    kinds: Sequence[str], found: Mapping[tuple[str, str], Any], reasons: Mapping[tuple[str, str], str]
+    kinds: Sequence[str], found: Mapping[tuple[str, str], object], reasons: Mapping[tuple[str, str], str]
 ) -> None:
     """Raise the model's own reason where nothing at all can be shown."""
     if not found:

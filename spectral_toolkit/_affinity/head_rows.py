@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -118,7 +117,7 @@ def _of_window(features: LayerFeatures, windows: WindowPlaces, number: int) -> t
 
 
 def _row(
-    kernel: Kernel, options: Mapping[str, Any], features: LayerFeatures, vector: Float[Tensor, " n"]
+    kernel: Kernel, options: Mapping[str, object], features: LayerFeatures, vector: Float[Tensor, " n"]
 ) -> Float[Tensor, "heads n"]:
     """(W + W') / 2 times a vector that is zero at nearly all patches."""
     assert kernel.prepare is not None

@@ -105,6 +105,13 @@ def default_kernel(kind: str, scope: str = "image") -> str:
     return "softmax" if kind == "qk" else "cosine"
 
 
+def several_kinds(kinds: str | Sequence[str]) -> list[str]:
+    """One kind of affinity or several, as a list; refuses none at all."""
+    if not kinds:
+        raise AffinityError(f"kinds={kinds!r} is empty: give one or more of {', '.join(KINDS)}.")
+    return [kinds] if isinstance(kinds, str) else list(kinds)
+
+
 def kernels_of(kernel: str | Mapping[str, str] | None, kinds: Sequence[str]) -> dict[str, str | None]:
     """Return the kernel of each kind, from one kernel for all or from a mapping; None is the default.
 

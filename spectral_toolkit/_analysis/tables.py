@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -25,7 +25,7 @@ _OF_EIGENVECTORS = {"eigenvalues": _OF_COMPONENTS, "layers": _OF_LAYERS, "patche
 
 
 @computing
-def to_dataframe(result: Any, of: str | None = None) -> pd.DataFrame:
+def to_dataframe(result: object, of: str | None = None) -> pd.DataFrame:
     """Give any result as a tidy table: one observation a row, with named columns.
 
     Parameters

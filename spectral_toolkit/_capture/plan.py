@@ -164,6 +164,7 @@ class Plan:
             "seed": self.seed,
             "pictures_sha256": self.pictures.sha256,
             "names_sha256": hashlib.sha256("\n".join(self.pictures.names).encode()).hexdigest(),
+            **({"training": model.training} if model.training else {}),
             **model.provenance,
             "versions": _versions(model.libraries),
         }

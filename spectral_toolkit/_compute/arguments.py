@@ -10,7 +10,7 @@ import math
 import numbers
 import reprlib
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeGuard, TypeVar
 
 from ..errors import SpectralToolkitError
 
@@ -45,7 +45,7 @@ def type_of(value: object) -> str:
 
 
 def whole(
-    name: str, value: Any, least: int = 0, most: int = LARGEST, *, why: str = "", error: Error = SpectralToolkitError
+    name: str, value: object, least: int = 0, most: int = LARGEST, *, why: str = "", error: Error = SpectralToolkitError
 ) -> int:
     """A whole number from ``least`` to ``most``; ``why`` says where the bounds come from.
 
@@ -57,8 +57,8 @@ def whole(
     Traceback (most recent call last):
     spectral_toolkit.errors.SpectralToolkitError: n_segments=0 is out of range: expected a whole number of at least 1.
     """
-    is_whole = _is_number(value) and (_is_integral(value) or float(value).is_integer())
-    if not is_whole or not least <= int(value) <= most:
+    is_whole = _is_number(value) and (isinstance(value, numbers.Integral) or float(value).is_integer())
+    if not _is_number(value) or not is_whole or not least <= int(value) <= most:
         is_technical = most >= 2**31 - 1 and not (_is_number(value) and value > most)
         bounds = f"of at least {least}" if is_technical else f"from {least} to {most}"
         raise error(f"{name}={shown(value)} is out of range: expected a whole number {bounds}{why}.")
@@ -67,7 +67,7 @@ def whole(
 
 def number(
     name: str,
-    value: Any,
+    value: object,
     *,
     least: float | None = None,
     most: float | None = None,
@@ -116,15 +116,13 @@ def number(
     raise error(f"{name}={shown(value)} is out of range: expected {expected}{why}.")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _is_integral(value: object) -> bool:
-    return isinstance(value, numbers.Integral)
-
-
-def choice(name: str, value: Any, known: Iterable[str], *, also: str = "", error: Error = SpectralToolkitError) -> str:
+def choice(
+    name: str, value: object, known: Iterable[str], *, also: str = "", error: Error = SpectralToolkitError
+) -> str:
     """One of the names that exist; ``also`` says what else would do.
 
     Examples
@@ -146,7 +144,7 @@ def flag(name: str, value: object, *, also: str = "", error: Error = SpectralToo
     return value
 
 
-def grid(name: str, value: Any, *, error: Error = SpectralToolkitError) -> tuple[int, int]:
+def grid(name: str, value: object, *, error: Error = SpectralToolkitError) -> tuple[int, int]:
     """Rows and columns, each at least 1.
 
     Examples
@@ -161,7 +159,7 @@ def grid(name: str, value: Any, *, error: Error = SpectralToolkitError) -> tuple
 
 
 def instance(
-    name: str, value: Any, kind: type[T], give: str, *, has: str = "", error: Error = SpectralToolkitError
+    name: str, value: object, kind: type[T], give: str, *, has: str = "", error: Error = SpectralToolkitError
 ) -> T:
     """A value of a type that has the variable ``has``; ``give`` says where one comes from.
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch.backends import cuda, cudnn, mha, mkldnn
@@ -57,15 +57,30 @@ def _flushes_denormals() -> bool:
     return smallest / 2 == 0.0
 
 
+class _Held(Protocol):
+    """Something of the process that is set to our value, and set back afterwards."""
+
+    def take(self) -> Any: ...
+
+    def write(self, before: Any, /) -> object: ...
+
+    def is_held(self) -> bool: ...
+
+
+T = TypeVar("T")
+_Before: TypeAlias = tuple[str | None, bool | None, list[tuple[tuple[str, str], str]]]
+"""The older switches of products and of convolutions, and the values by backend and operation."""
+
+
 @dataclass(frozen=True)
-class _Setting:
+class _Setting(Generic[T]):
     """One setting of the whole process: how it is read and set, and the value that we want."""
 
-    read: Callable[[], Any]
-    write: Callable[[Any], object]
-    own: Any
+    read: Callable[[], T]
+    write: Callable[[T], object]
+    own: T
 
-    def take(self) -> Any:
+    def take(self) -> T | None:
         """Set our value; return the earlier one, or None where nothing had to be done."""
         before = self.read()
         if before == self.own:
@@ -84,7 +99,7 @@ class _Precision:
     The switches must agree with the values, or torch refuses to read them.
     """
 
-    def take(self) -> Any:
+    def take(self) -> _Before | None:
         matmul, convolution = _told(torch.get_float32_matmul_precision), _told(lambda: cudnn.allow_tf32)
         before = []
         for backend, operation in PRECISIONS:
@@ -103,7 +118,7 @@ class _Precision:
             cudnn.allow_tf32 = False
         return (matmul, convolution, before) if before else None
 
-    def write(self, before: Any) -> None:
+    def write(self, before: _Before) -> None:
         matmul, convolution, values = before
         if matmul in ("high", "medium"):
             torch.set_float32_matmul_precision(matmul)
@@ -116,7 +131,7 @@ class _Precision:
         return True
 
 
-def _told(read: Callable[[], Any]) -> Any:
+def _told(read: Callable[[], T]) -> T | None:
     """Read an older switch; return None where it contradicts the values and torch refuses to read it."""
     try:
         return read()
@@ -130,17 +145,17 @@ class _Process:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._running = 0
-        self._before: list[tuple[_Setting | _Precision, Any]] = []
+        self._before: list[tuple[_Held, Any]] = []
 
     @functools.cached_property
-    def _settings(self) -> list[_Setting | _Precision]:
+    def _settings(self) -> list[_Held]:
         def deterministic() -> tuple[bool, bool]:
             return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
         def set_deterministic(both: tuple[bool, bool]) -> None:
             torch.use_deterministic_algorithms(both[0], warn_only=both[1])
 
-        def switch(module: Any, name: str, own: bool) -> _Setting:
+        def switch(module: object, name: str, own: bool) -> _Setting[bool]:
             return _Setting(lambda: getattr(module, name), lambda value: setattr(module, name, value), own)
 
         return [

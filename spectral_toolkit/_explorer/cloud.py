@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import xarray as xr
@@ -93,7 +93,7 @@ def all_places(eig: xr.Dataset, data: CloudData, components: Sequence[int]) -> t
     return places(eig, every, components, "components"), every
 
 
-def inside(at: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
+def inside(at: np.ndarray, geometry: Mapping[str, object]) -> np.ndarray:
     """Which points lie in a box or in a lasso, as Bokeh tells of them.
 
     Examples
@@ -106,7 +106,9 @@ def inside(at: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
     """
     x, y = at.T
     if geometry["type"] == "rect":
-        (left, right), (low, high) = (sorted((geometry[f"{side}0"], geometry[f"{side}1"])) for side in "xy")
+        (left, right), (low, high) = (
+            sorted(cast("float", geometry[f"{side}{end}"]) for end in (0, 1)) for side in "xy"
+        )
         return (x >= left) & (x <= right) & (y >= low) & (y <= high)
     xs, ys = (np.asarray(geometry[side], float) for side in "xy")
     found = np.zeros(len(at), dtype=bool)
@@ -150,7 +152,7 @@ def _code(program: Program, sides: Sequence[CodedSide]) -> list[str]:
     state = program.state
     lines, shown = [], []
     for side in sides:
-        settings: dict[str, Any] = {
+        settings: dict[str, object] = {
             "components": state.axes if state.projection == "components" else None,
             "projection": state.projection,
             "colour": state.coloured,

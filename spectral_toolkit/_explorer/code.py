@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from .._compute.settings import computing
 from .recipe import call, capture_lines
@@ -68,7 +67,7 @@ class Program:
     images: str
 
     @computing
-    def overlay(self, shown: str, settings: Mapping[str, Any], **raw: str) -> str:
+    def overlay(self, shown: str, settings: Mapping[str, object], **raw: str) -> str:
         """A call of ``st.overlay``; ``raw`` are arguments that are expressions, too."""
         if self.state.scope == "dataset" and "(one)" not in shown:  # the results are of all images
             settings = {"image": self.state.image, **settings}
@@ -76,7 +75,7 @@ class Program:
 
 
 def as_code(
-    state: State, facts: Facts, attrs: Mapping[str, Any], pictures: str | None, bundle: str | None = None
+    state: State, facts: Facts, attrs: Mapping[str, object], pictures: str | None, bundle: str | None = None
 ) -> str:
     """The program; its last lines show what the explorer shows.
 
@@ -135,7 +134,7 @@ def _solving(program: Program, side: CodedSide) -> list[str]:
     state, facts, question, suffix = program.state, program.facts, side.question, side.suffix
     weights = dict(question.weights)
     whole = question.image is None
-    settings: dict[str, Any] = {"kernel": question.kernel, "scope": "dataset" if whole else None}
+    settings: dict[str, object] = {"kernel": question.kernel, "scope": "dataset" if whole else None}
     source = "activations" if whole else "one"
     raw = {"mask": "mask"} if question.mask_outliers else {}
     fewer = None if len(weights) == len(facts.layers) else list(weights)

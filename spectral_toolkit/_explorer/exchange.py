@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -30,8 +30,6 @@ _DONOR = Slider(
 )
 _FIRST = Slider("first_layer", "From layer", "The first layer in which they are exchanged.", 1, 99, 1)
 _LAST = Slider("last_layer", "To layer", "The last layer in which they are exchanged.", 1, 99, 99)
-_FEW: dict[str, Any] = {"layers": -1, "quantities": "value", "progress": False}
-"""Only what the model gives out is shown, so hardly anything is recorded."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,17 @@ def _whose(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     assert live is not None
     asked = _asked(inputs.state, str(inputs.eig.attrs["affinity"]), len(live.images), live.layers)
 
-    def given_out(place: int, edits: Any = ()) -> xr.DataTree:
-        return intervene(live.model, live.images[place : place + 1], edits, size=live.size, **_FEW)
+    def given_out(place: int, edits: object = ()) -> xr.DataTree:
+        # Only what the model gives out is shown, so hardly anything is recorded.
+        return intervene(
+            live.model,
+            live.images[place : place + 1],
+            edits,
+            size=live.size,
+            layers=-1,
+            quantities="value",
+            progress=False,
+        )
 
     # What comes out without an edit is the same for every range of layers, and for both settings.
     plain, donor = (

@@ -11,13 +11,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
 from .._io.activations import image_names, layer_names
 from .._io.bundles import load_bundle
-from .._io.images import load_images
+from .._io.images import Images, load_images
 from .._io.outputs import local_path, write_store
 from .._io.pairing import image_hashes
 from ..errors import SpectralToolkitError, StoreError, first_line
@@ -33,7 +32,7 @@ class Kept:
     """What a store holds, with the activations opened."""
 
     activations: xr.DataTree
-    images: Any
+    images: object
     expression: str | None
     state: State
     results: list[tuple[Question, xr.Dataset]]
@@ -60,7 +59,7 @@ def save_session(path: Path, session: Session, state: State, expression: str | N
     write_store(xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **nodes}), path)
 
 
-def open_kept(path: Any, activations: Any = None) -> Kept:
+def open_kept(path: object, activations: object = None) -> Kept:
     """Read what `save_session` wrote.
 
     Parameters
@@ -122,13 +121,13 @@ def source_of(activations: xr.DataTree) -> str | None:
     return str(Path(path).resolve()) if same else None
 
 
-def _facts(tree: xr.DataTree) -> Any:
+def _facts(tree: xr.DataTree) -> tuple[object, ...]:
     names = image_names(tree)
     layers = layer_names(tree)
     return names, list(image_hashes(tree, names)), {name: _shapes(tree.children[name]) for name in layers}
 
 
-def _shapes(node: xr.DataTree) -> Mapping[str, Any]:
+def _shapes(node: xr.DataTree) -> Mapping[str, object]:
     return {str(name): (values.shape, values.dtype) for name, values in node.data_vars.items()}
 
 
@@ -144,7 +143,7 @@ def _check(eig: xr.Dataset, activations: xr.DataTree, place: str) -> None:
         )
 
 
-def _images(expression: str | None) -> Any:
+def _images(expression: str | None) -> Images | None:
     """The images by their paths, where these are known and still there; otherwise those in the activations."""
     try:
         paths = ast.literal_eval(expression or "")

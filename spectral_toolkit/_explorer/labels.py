@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from .._analysis.scores.paths import interval, scored_vectors
 from .._analysis.scores.variance import about_intervals, resamples, variance_shares
 from .._compute.arguments import shown as in_short
 from .._io.grids import on_grid
+from .._models.untyped import untyped
 from .._render.composite import with_opacity
 from .._render.patch_colours import numbered_colours
 from .._render.tile import Tile
@@ -43,7 +44,7 @@ class Labels:
         Names of the categories; None takes those that the maps bring with them.
     """
 
-    def __init__(self, activations: xr.DataTree, maps: Any, categories: Sequence[str] | None = None) -> None:
+    def __init__(self, activations: xr.DataTree, maps: object, categories: Sequence[str] | None = None) -> None:
         held = getattr(maps, "attrs", {}).get("categories", ())
         if isinstance(maps, xr.Dataset):
             if "label" not in maps:
@@ -53,7 +54,7 @@ class Labels:
                 )
             maps = maps["label"]
         elif hasattr(maps, "labels") and hasattr(maps, "categories"):
-            maps, held = maps.labels, maps.categories
+            maps, held = untyped(maps).labels, untyped(maps).categories
         if isinstance(categories, str) or not isinstance(categories, Sequence | np.ndarray | None):
             raise SpectralToolkitError(
                 f"categories={in_short(categories)} are not names: give a list, in which label 0 is the first."
@@ -67,10 +68,11 @@ class Labels:
         """Labels (image, y, x) on a grid, -1 where there is none."""
         if grid not in self._on:
             given = self._maps
-            of_patches = isinstance(given, xr.DataArray) and {"y", "x"} <= set(given.dims)
-            if of_patches and (given.sizes["y"], given.sizes["x"]) != grid:  # of another grid: its nearest patches
-                own = prepare_labels(self._activations, given, grid=(given.sizes["y"], given.sizes["x"])).values
-                self._on[grid] = on_grid(own, grid)
+            own = grid
+            if isinstance(given, xr.DataArray) and {"y", "x"} <= set(given.dims):
+                own = given.sizes["y"], given.sizes["x"]
+            if own != grid:  # its nearest patches
+                self._on[grid] = on_grid(prepare_labels(self._activations, given, grid=own).values, grid)
             else:
                 self._on[grid] = prepare_labels(self._activations, given, grid=grid).values
         return self._on[grid]

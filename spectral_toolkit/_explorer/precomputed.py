@@ -53,7 +53,7 @@ class Setting:
     eig: xr.Dataset
     rows: np.ndarray | None
     trust: list[list[Statement]]
-    data: dict[str, Sequence[Any]] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def _check_number(n_eigenvectors: int, preset: str, graph: LayerGraph) -> None:
         )
 
 
-def _page_data(eig: xr.Dataset, n_segments: int | str, seed: int) -> dict[str, Any]:
+def _page_data(eig: xr.Dataset, n_segments: int | str, seed: int) -> dict[str, np.ndarray]:
     return {view.name: view.page_data(eig, n_segments, seed) for view in VIEWS.values() if view.page_data is not None}
 
 

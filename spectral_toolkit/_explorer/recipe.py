@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -38,11 +38,11 @@ def solve_lines(eig: xr.Dataset, name: str, activations: str = "activations") ->
 def figure_recipe(
     key: str,
     eig: xr.Dataset,
-    attrs: Mapping[str, Any],
+    attrs: Mapping[str, object],
     image: str | None,
     *,
     pictures: str | None,
-    loading: Mapping[str, Any] | None = None,
+    loading: Mapping[str, object] | None = None,
     heading: Sequence[str] = (),
 ) -> str:
     """A program that makes the figures of one result: those of one image, or of all images solved as one problem.
@@ -81,7 +81,7 @@ def figure_recipe(
 _CLASS = re.compile(r"[A-Z]\w*(Model|Pipeline|For[A-Z]\w+|Backbone)")
 
 
-def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str, Any] | None = None) -> list[str]:
+def capture_lines(attrs: Mapping[str, object], pictures: str, loading: Mapping[str, object] | None = None) -> list[str]:
     """Lines of code that load the model and the images and capture ``activations``, with the recorded settings.
 
     ``loading`` holds more keyword arguments of ``st.load_model``; its ``source`` replaces the recorded name.
@@ -111,7 +111,7 @@ def capture_lines(attrs: Mapping[str, Any], pictures: str, loading: Mapping[str,
     return lines
 
 
-def noise_lines(attrs: Mapping[str, Any], name: str) -> list[str]:
+def noise_lines(attrs: Mapping[str, object], name: str) -> list[str]:
     """For a denoiser, the line of code that shows it the recorded noise; none for other models."""
     timesteps = _listed(attrs, "timesteps")
     if not timesteps:
@@ -122,11 +122,11 @@ def noise_lines(attrs: Mapping[str, Any], name: str) -> list[str]:
 
 def recipe(
     solved: Mapping[str, xr.Dataset],
-    attrs: Mapping[str, Any],
+    attrs: Mapping[str, object],
     *,
     title: str,
     pictures: str | None = None,
-    appearance: Mapping[str, Any] | None = None,
+    appearance: Mapping[str, object] | None = None,
 ) -> str:
     """A program that makes a report again.
 
@@ -182,7 +182,7 @@ def _weights(eig: xr.Dataset) -> dict[str, float] | None:
     return {str(name): float(weight) for name, weight in zip(eig.coords["layer"].values, weights, strict=True)}
 
 
-def _listed(attrs: Mapping[str, Any], name: str) -> list[Any] | None:
+def _listed(attrs: Mapping[str, object], name: str) -> list[object] | None:
     """A list that an attribute holds as JSON; None where there is none."""
     value = attrs.get(name)
     if isinstance(value, str):
@@ -193,7 +193,7 @@ def _listed(attrs: Mapping[str, Any], name: str) -> list[Any] | None:
     return list(value) if isinstance(value, list | tuple | np.ndarray) else None
 
 
-def spelled(value: Any, indent: int = 0) -> str:
+def spelled(value: object, indent: int = 0) -> str:
     """A value as Python writes it, with one item per line where a list or mapping is longer than a line."""
     text = repr(value)
     if indent + len(text) <= _LINE or not isinstance(value, list | dict):
@@ -210,7 +210,7 @@ class _Name(str):
 
 
 def call(
-    function: str, arguments: Sequence[str], settings: Mapping[str, Any], raw: Mapping[str, str] | None = None
+    function: str, arguments: Sequence[str], settings: Mapping[str, object], raw: Mapping[str, str] | None = None
 ) -> str:
     """One call, on as many lines as keep it readable; ``raw`` holds arguments that are names."""
     # The names come from a file that anyone may have written, so anything that is not a name is refused here.
@@ -225,12 +225,12 @@ def call(
     return "\n".join([f"{function}(", *lines, ")"])
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Python's own numbers: ``np.int64(0)`` would not run without NumPy's name."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def picture_expression(images: Any) -> str | None:
+def picture_expression(images: object) -> str | None:
     """A Python expression for the images, if their origin is known."""
     if isinstance(images, str | os.PathLike):
         return repr(os.fspath(images))

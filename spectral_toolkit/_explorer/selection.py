@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -198,9 +197,9 @@ def _from_array(array: xr.DataArray, names: Sequence[str], grid: tuple[int, int]
     return in_order(np.stack([np.asarray(images, dtype=int)[image], row, column], axis=1))
 
 
-def _positions(given: Sequence[Any], names: Sequence[str]) -> list[int]:
+def _positions(given: Sequence[object], names: Sequence[str]) -> list[int]:
     """Positions of images, by their names or their positions."""
-    known: dict[Any, int] = {**{place: place for place in range(len(names))}, **{n: p for p, n in enumerate(names)}}
+    known: dict[object, int] = {**{place: place for place in range(len(names))}, **{n: p for p, n in enumerate(names)}}
     found = []
     for one in given:
         if isinstance(one, bool) or not isinstance(one, str | float | np.integer | int) or one not in known:

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,12 @@ _NEAREST = 10
 _KEPT_ANSWERS = 48
 _LAYERS_SHARE = 0.6  # of the progress bar, for making the layers' operators; the rest is the solve
 _MAX_SIDE = 512  # pixels of the longer side of an image on the page
+
+
+class Get(Protocol):
+    """Returns what ``make`` does, which is computed once for a key, or raises an error where it is not there yet."""
+
+    def __call__(self, key: Hashable, make: Callable[[Check], _Value], /) -> _Value: ...
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ class Session:
         self,
         activations: xr.DataTree,
         device: str = "auto",
-        pictures: Any = None,
+        pictures: object = None,
         labels: Labels | None = None,
         live: LiveModel | None = None,
     ) -> None:
@@ -195,7 +201,7 @@ class Session:
         self.pictures = activations if pictures is None else pictures
         self.device = device
         self.labels = labels
-        self._live = live
+        self.live = live
         layers = tuple(layer_names(activations))
         held = quantities_of(activations, layers)
         kinds = tuple(kind for kind, needed in KINDS.items() if set(needed) <= held)
@@ -212,7 +218,7 @@ class Session:
         )
         # These are filled on a background thread and read on the main one.
         self._lock = threading.Lock()
-        self._graphs: OrderedDict[tuple[Any, ...], LayerGraph] = OrderedDict()
+        self._graphs: OrderedDict[tuple[object, ...], LayerGraph] = OrderedDict()
         self._results: OrderedDict[Hashable, Any] = OrderedDict()
         self._latest: dict[Hashable, xr.Dataset] = {}
 
@@ -287,9 +293,9 @@ class Session:
             self._results.clear()
             self._latest.clear()
         self.activations = self.pictures = xr.DataTree()
-        self._live = None
+        self.live = None
 
-    def _compose(self, state: State, get: Callable[[Hashable, Callable[[Check], Any]], Any]) -> ShownState:
+    def _compose(self, state: State, get: Get) -> ShownState:
         sides, view = [], VIEWS[state.view]
         for question in questions(state, self.facts):
             whole, trust = get(("solve", question), lambda check, q=question: self._solved(q, check))
@@ -345,7 +351,7 @@ class Session:
             lambda: self.segments(state, question, whole),
             lambda: self._means(grid, images),
             None if known is None else lambda: known.on(grid)[images],
-            self._live,
+            self.live,
             self._kept_or_made,
         )
 
@@ -360,7 +366,7 @@ class Session:
     def known_segments(self, state: State, question: Question) -> np.ndarray | None:
         """The same if they have been computed before, otherwise None."""
         try:
-            return self._found(("data", SEGMENTS, question, SEGMENTS.key(state), None), lambda _: _never)
+            return self._found(("data", SEGMENTS, question, SEGMENTS.key(state), None), lambda _: np.empty(0))
         except MissingError:
             return None
 
@@ -447,7 +453,7 @@ class Session:
         )
         return next(iter(shown_pictures(self.pictures, names, image, max_side=_MAX_SIDE)))
 
-    def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> Any:
+    def _found(self, key: Hashable, make: Callable[[Check], _Value]) -> _Value:
         with self._lock:
             if key not in self._results:
                 raise MissingError
@@ -493,5 +499,5 @@ def _grid(node: xr.DataTree) -> tuple[int, int]:
     return node.sizes["y"], node.sizes["x"]
 
 
-def _boxes(activations: xr.DataTree) -> dict[str, Any]:
+def _boxes(activations: xr.DataTree) -> dict[str, object]:
     return dict(image_coordinates(activations))

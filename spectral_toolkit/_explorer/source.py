@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, Unpack, cast
 
 import xarray as xr
 
@@ -11,13 +12,24 @@ from .._capture import capture
 from .._io.activations import layer_names
 from .._io.bundles import Bundle
 from .._io.images import load_images
-from .._models import load_model
+from .._models import Model, load_model
 from ..errors import SpectralToolkitError
 from .recipe import picture_expression
 from .view import LiveModel
 
 QUANTITIES = ("query", "key", "value", "token")
 """The quantities that are captured for a view, where the model has them."""
+
+
+class Capturing(TypedDict, total=False):
+    """Keyword arguments of ``st.capture``."""
+
+    layers: str | Sequence[str | int]
+    quantities: str | Sequence[str]
+    size: int | tuple[int, int] | None
+    batch_size: int
+    seed: int
+    progress: bool
 
 
 @dataclass(frozen=True)
@@ -27,12 +39,12 @@ class Source:
     """
 
     activations: xr.DataTree
-    images: Any
+    images: object
     expression: str | None = None
     live: LiveModel | None = None
 
 
-def open_source(source: Any, images: Any, **settings: Any) -> Source:
+def open_source(source: object, images: object, **settings: Unpack[Capturing]) -> Source:
     """Return activations and images, captured now if a model is given.
 
     Parameters
@@ -64,14 +76,14 @@ def open_source(source: Any, images: Any, **settings: Any) -> Source:
         )
     expression = picture_expression(images)
     images = load_images(images)
-    model = source if hasattr(source, "quantities") else load_model(source)
+    model = cast("Model", source) if hasattr(source, "quantities") else load_model(source)
     quantities = tuple(name for name in QUANTITIES if name in model.quantities)
     captured = capture(model, images, **{"quantities": quantities, **settings})
     live = LiveModel(model, images, tuple(layer_names(captured)), settings.get("size"))
     return Source(captured, images, expression, live)
 
 
-def open_sources(source: Any, images: Any, **settings: Any) -> list[Source]:
+def open_sources(source: object, images: object, **settings: Unpack[Capturing]) -> list[Source]:
     """Return what `open_source` gives for one source, or for each of two in a list.
 
     Raises
@@ -89,5 +101,5 @@ def open_sources(source: Any, images: Any, **settings: Any) -> list[Source]:
     return [first, second]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return repr(value) if isinstance(value, str) else f"(a {type(value).__name__})"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -17,15 +16,13 @@ from .._io.grids import moved
 from .._io.pairing import image_hashes, refuse_other_images
 from ..errors import ComparisonError, SpectralToolkitError
 from .labels import Labels
-from .session import MissingError, Session, ShownState, Side, costs_of
+from .session import Get, MissingError, Session, ShownState, Side, costs_of
 from .state import Facts, State
 from .view import LiveModel
 from .views import VIEWS
 from .worker import Check
 
 TIMESTEP = "timestep"
-
-_Get = Callable[[Hashable, Callable[[Check], Any]], Any]
 
 
 class SeveralSessions(Session):
@@ -38,7 +35,7 @@ class SeveralSessions(Session):
         self,
         activations: xr.DataTree,
         device: str = "auto",
-        pictures: Any = None,
+        pictures: object = None,
         labels: Labels | None = None,
         live: LiveModel | None = None,
         *,
@@ -136,7 +133,7 @@ class SeveralSessions(Session):
             alone = replace(alone, view=State.view, threshold=None)
         return session, replace(alone, component=min(alone.component, most))
 
-    def _joined(self, state: State, get: Callable[[Session, State], ShownState], own: _Get) -> ShownState:
+    def _joined(self, state: State, get: Callable[[Session, State], ShownState], own: Get) -> ShownState:
         first = self.session(0, state.timestep)
         shown = get(first, replace(state, compare=False))
         names = self._names(state)
@@ -171,7 +168,7 @@ class SeveralSessions(Session):
 def open_session(
     activations: xr.DataTree,
     device: str,
-    pictures: Any,
+    pictures: object,
     labels: Labels | None = None,
     live: LiveModel | None = None,
     other: xr.DataTree | None = None,
@@ -183,7 +180,7 @@ def open_session(
     return SeveralSessions(activations, device, pictures, labels, live, other=other, other_live=other_live)
 
 
-def by_depth(weights: Any, mine: Facts, theirs: Facts) -> dict[str, float]:
+def by_depth(weights: Mapping[str, float] | None, mine: Facts, theirs: Facts) -> dict[str, float]:
     """The same weights for the layers of another model: those of the same names, or of the same relative depth."""
     weights = dict.fromkeys(mine.layers, 1.0) if weights is None else weights
     if set(mine.layers) == set(theirs.layers):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from .code import as_code
+from .session import Session
 from .sources import TIMESTEP, SeveralSessions
 from .state import State
 
@@ -33,7 +33,9 @@ def sources_code(session: SeveralSessions, state: State, pictures: str | None, b
     return "\n".join([*lines, *second[:-1], *ending]) + "\n"
 
 
-def _program(state: State, session: Any, timestep: int | None, pictures: str | None, bundle: str | None) -> list[str]:
+def _program(
+    state: State, session: Session, timestep: int | None, pictures: str | None, bundle: str | None
+) -> list[str]:
     attrs = {str(name): value for name, value in session.activations.attrs.items()}
     lines = as_code(replace(state, timestep=None), session.facts, attrs, pictures, bundle).splitlines()
     if timestep is not None:

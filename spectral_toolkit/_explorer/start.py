@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict
 
 from .._affinity.presets import PRESETS, preset_weights
 from .._compute.warned import outside
@@ -14,6 +15,29 @@ from .session import Session
 from .sources import open_session
 from .state import State, as_state, checked, moved
 from .views import VIEWS
+
+
+class PageSettings(TypedDict, total=False):
+    """Keyword arguments of ``st.freeze``."""
+
+    images: object
+    scope: str
+    kinds: Sequence[str]
+    presets: Sequence[str] | Mapping[str, Mapping[str, float]]
+    kernel: str | Mapping[str, str] | None
+    n_eigenvectors: int
+    regions: bool
+    n_segments: int | str
+    row_bytes: int
+    device: str
+    seed: int
+    start: Mapping[str, object] | None
+    options: Mapping[str, float] | None
+    opacity: float
+    max_side: int
+    title: str | None
+    height: int
+    progress: bool
 
 
 def state_of(bundle: Bundle) -> State:
@@ -59,18 +83,17 @@ def fitting(state: State, session: Session) -> State:
     """A user's change, with everything else brought into range: no control may lead to an error."""
     facts = session.facts
     weights = state.weights if state.weights is not None else dict.fromkeys(facts.layers, 1.0)
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     if state.affinity not in facts.kinds and state == State(affinity=state.affinity):
         changes["affinity"] = facts.kinds[0]
     if state.other_affinity not in facts.kinds:
         changes["other_affinity"] = facts.kinds[-1]
     rows, columns = facts.grid_of(weights)
     most = facts.most_eigenvectors(state)
-    if state.n_eigenvectors > most:
-        changes["n_eigenvectors"] = most
+    fitting = min(state.n_eigenvectors, most)
+    changes["n_eigenvectors"], changes["component"] = fitting, min(state.component, fitting)
     if state.other_component is not None:
-        changes["other_component"] = min(state.other_component, changes.get("n_eigenvectors", state.n_eigenvectors))
-    changes["component"] = min(state.component, changes.get("n_eigenvectors", state.n_eigenvectors))
+        changes["other_component"] = min(state.other_component, fitting)
     if state.patch is not None and not (state.patch[0] < rows and state.patch[1] < columns):
         changes["patch"] = None
     return replace(state, **changes)
@@ -85,7 +108,7 @@ def refuse_two(session: Session) -> None:
         )
 
 
-def freezing_settings(state: State, session: Session) -> dict[str, Any]:
+def freezing_settings(state: State, session: Session) -> PageSettings:
     """Arguments of ``st.freeze`` for a page that begins in the explorer's present state."""
     if state.mask_outliers:
         raise SpectralToolkitError(

@@ -7,7 +7,6 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
 
 from .._affinity.features import KINDS
 from .._affinity.presets import PRESETS as NAMED
@@ -27,6 +26,8 @@ MAX_WEIGHT = 2.0
 MAX_EIGENVECTORS = 24
 MAX_SEGMENTS = 12
 MAX_HEADS = 4096
+MOST_LINKED = 200
+"""Chosen patches that a link still holds; more would make it too long for what links are pasted into."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,51 @@ class State:
         other = self.other_component
         return replace(self, component=min(other, self.n_eigenvectors)) if place and other is not None else self
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The state as plain Python values that JSON can hold."""
         return json.loads(json.dumps(asdict(self)))
 
+    def to_link(self, layers: Sequence[str] = ()) -> str:
+        """The state as short JSON: what differs from the defaults, and no selection of many patches.
+
+        Parameters
+        ----------
+        layers
+            Names of all layers: weights that are 1 for each of them are the default.
+
+        Examples
+        --------
+        >>> State(affinity="vv", component=3).to_link()
+        '{"affinity":"vv","component":3}'
+        """
+        first, now = State().to_dict(), self.to_dict()
+        if len(self.selection) > MOST_LINKED:
+            now["selection"] = first["selection"]
+        if self.weights == dict.fromkeys(layers, 1.0):
+            now["weights"] = None
+        return json.dumps({name: value for name, value in now.items() if value != first[name]}, separators=(",", ":"))
+
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> State:
+    def from_link(cls, link: str) -> State:
+        """Read a state from what `to_link` returned.
+
+        Raises
+        ------
+        SpectralToolkitError
+            If it is no such text.
+        """
+        try:
+            values = json.loads(link)
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            raise SpectralToolkitError(
+                f"The link holds the state {link[:80]!r}, which cannot be read: copy it once more, whole."
+            )
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> State:
         """Read a state from what `to_dict` returned; fields that are left out keep their defaults.
 
         Raises

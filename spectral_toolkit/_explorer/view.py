@@ -6,11 +6,12 @@ import math
 import numbers
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import xarray as xr
 
+from .._models.untyped import untyped
 from .._render.tile import Tile
 from .._table import NamedRow, NamedTable
 from ..errors import SpectralToolkitError
@@ -18,9 +19,12 @@ from ..errors import SpectralToolkitError
 if TYPE_CHECKING:
     from .._affinity import LayerGraph
     from .._io.images import Images
+    from .._models.model import Model
     from .code import CodedSide, Program
     from .session import ShownState, Side
     from .state import State
+
+T = TypeVar("T")
 
 MODEL = "model"
 """What a view needs that runs the model again: an explorer of saved activations does not offer it."""
@@ -85,14 +89,24 @@ class LiveModel:
         The size at which they were captured, as ``st.capture`` takes it.
     """
 
-    model: Any
+    model: Model
     images: Images
     layers: tuple[str, ...]
     size: int | tuple[int, int] | None
 
     def at(self, timestep: float) -> LiveModel:
         """The same denoiser, at one of its timesteps."""
-        return replace(self, model=self.model.at(timesteps=int(timestep)))
+        return replace(self, model=untyped(self.model).at(timesteps=int(timestep)))
+
+
+class Keep(Protocol):
+    """Returns what ``make`` does, which is computed once for a key."""
+
+    def __call__(self, key: Hashable, make: Callable[[], T], /) -> T: ...
+
+
+def _made_again(key: Hashable, make: Callable[[], T], /) -> T:
+    return make()
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,7 @@ class Inputs:
     means: Callable[[], np.ndarray] | None = None
     labels: Callable[[], np.ndarray] | None = None
     live: LiveModel | None = None
-    kept: Callable[[Hashable, Callable[[], Any]], Any] = field(default=lambda key, make: make())
+    kept: Keep = field(default=_made_again)
 
 
 def _all_eigenvectors(state: State, side: Side) -> str:
@@ -216,7 +230,7 @@ class View(NamedRow):
     hint: str
     code: Callable[[Program, Sequence[CodedSide]], Sequence[str]]
     tiles: Callable[[ShownState, Side], Sequence[Tile]] | None = None
-    chart: Callable[[ShownState], Any] | str | None = None
+    chart: Callable[[ShownState], object] | str | None = None
     data: Callable[[Inputs], Any] | None = None
     common: bool = False
     depends: Callable[[State], Hashable] | None = None

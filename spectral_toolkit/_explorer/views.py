@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -225,8 +225,8 @@ register(
 # --- segments and instances -------------------------------------------------------------------------------------------
 
 
-def _labels_tile(shown: ShownState, side: Side, labels: np.ndarray, **settings: Any) -> list[Tile]:
-    colours = label_colours(labels, shown.state.opacity, **settings)
+def _labels_tile(shown: ShownState, side: Side, labels: np.ndarray, unlabelled: bool = True) -> list[Tile]:
+    colours = label_colours(labels, shown.state.opacity, unlabelled=unlabelled)
     return [Tile(colours, labels.astype(float), shown.picture.pixels, framed=_tapped(side))]
 
 
@@ -360,7 +360,7 @@ register(
 # --- charts -----------------------------------------------------------------------------------------------------------
 
 
-def _chart_code(program: Program, function: str, sides: Sequence[CodedSide], **settings: Any) -> list[str]:
+def _chart_code(program: Program, function: str, sides: Sequence[CodedSide], **settings: object) -> list[str]:
     results = ", ".join(f"{side.label!r}: {side.eig}" for side in sides)
     return [call(function, ["{" + results + "}"], {"component": program.state.component, **settings})]
 
@@ -451,7 +451,7 @@ VIEWS.complete()
 # --- what they share --------------------------------------------------------------------------------------------------
 
 
-def _appearance(state: State) -> dict[str, Any]:
+def _appearance(state: State) -> dict[str, object]:
     return {"opacity": state.opacity, "smooth": state.smooth or None}
 
 

@@ -85,6 +85,7 @@ TIPS = {
     "html": "Save a page that can be explored without Python or a network.",
     "bundle": "Save activations, eigenvectors and images, to be opened again without the model.",
     "load": "Open a bundle that was saved before.",
+    "add": "Capture further images with the same model; files can also be dropped onto the explorer.",
     "path": "The file to save to or load from; each button adds its own ending where there is none.",
     "undo": "Go back to what was set before the last change.",
     "redo": "Take back what was undone last.",

@@ -6,11 +6,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from .._compute.settings import own_settings
 
 Request = TypeVar("Request")
+Found = TypeVar("Found")
 
 Check = Callable[..., None]
 """A computation calls this now and then, with the share that is done, 0..1, where it is known. It raises
@@ -23,7 +24,7 @@ class CancelledError(Exception):
     """The request was replaced by a newer one, or stopped by the user."""
 
 
-class Worker(Generic[Request]):
+class Worker(Generic[Request, Found]):
     """Runs ``compute(request, check)`` and passes the outcome to ``deliver(request, answer, error)``.
 
     Where an event loop runs, as in a notebook, a thread computes and the loop delivers, because widgets may only be
@@ -33,8 +34,8 @@ class Worker(Generic[Request]):
 
     def __init__(
         self,
-        compute: Callable[[Request, Check], Any],
-        deliver: Callable[[Request, Any, Exception | None], None],
+        compute: Callable[[Request, Check], Found],
+        deliver: Callable[[Request, Found | None, Exception | None], None],
         *,
         report: Callable[[float], None] | None = None,
         synchronous: bool = False,
@@ -48,7 +49,7 @@ class Worker(Generic[Request]):
         self._stopped = False
         self._loop = None if synchronous else _running_loop()
         self._thread: threading.Thread | None = None
-        self._outcome: tuple[int, Request, Any, Exception | None] | None = None
+        self._outcome: tuple[int, Request, Found | None, Exception | None] | None = None
 
     def ask(self, request: Request, patience: float = 0.0) -> None:
         """Compute this, and forget all earlier requests.

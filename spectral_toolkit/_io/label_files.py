@@ -51,7 +51,7 @@ def paired_files(
     nested = set(places) & {place for entries in by_stem.values() for place, _ in entries}
     given = f"the {len(files)} files of {', '.join(map(repr, patterns))}"
     taken: dict[Path, tuple[tuple[str, ...], str]] = {}
-    chosen = []
+    chosen: list[Path] = []
     for name, path, place in zip(names, paths, places, strict=True):
         entries = by_stem.get(Path(path or name).stem, [])
         fitting = [one for own, one in entries if not nested or own == place]

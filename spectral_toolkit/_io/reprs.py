@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 
 _LONGEST = 60  # characters of one fact on a line
+_SENTENCE = 150  # characters above which a fact is no fact for a line
 _LONGEST_CELL = 300  # characters of one fact in a table
 _STYLE = "font:13px system-ui,sans-serif;text-align:left"
 
@@ -21,7 +22,9 @@ class Described:
         """All facts on one line; a class may define a line of its own."""
         facts = list(self._known().items())
         first = [shortened(value, _LONGEST) for _, value in facts[:1]]
-        others = ", ".join(f"{name} {shortened(value, _LONGEST)}" for name, value in facts[1:])
+        # A sentence has its place in the table, where there is room for it.
+        short = [(name, value) for name, value in facts[1:] if len(str(value)) <= _SENTENCE]
+        others = ", ".join(f"{name} {shortened(value, _LONGEST)}" for name, value in short)
         return f"<{' '.join([type(self).__name__, *first])}{': ' if others else ''}{others}>"
 
     def __init_subclass__(cls, **settings: object) -> None:

@@ -10,7 +10,7 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import torch
 from transformers import PreTrainedConfig
@@ -32,20 +32,27 @@ SUPPORTED = tuple(family.describe() for family in (*families.FAMILIES, *denoiser
 """One line per supported family, from the table; the documentation prints them."""
 
 
+class _Around(TypedDict):
+    """Parts of a pipeline that a denoiser alone has not."""
+
+    vae: object
+    scheduler: object
+
+
 @computing
 def load_model(
-    source: Any,
+    source: object,
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
-    processor: Any = None,
-    vae: Any = None,
-    scheduler: Any = None,
+    processor: object = None,
+    vae: object = None,
+    scheduler: object = None,
     trust_remote_code: bool = False,
     safetensors_only: bool = True,
     tower: str | None = None,
-    call: Callable[[torch.nn.Module, torch.Tensor], Any] | None = None,
+    call: Callable[[torch.nn.Module, torch.Tensor], object] | None = None,
     size: int | tuple[int, int] | None = None,
     grid: tuple[int, int] | None = None,
     special_tokens: Sequence[str] | None = None,
@@ -119,7 +126,7 @@ def load_model(
     """
     precision = _dtype(dtype)
     told = Told(tower, call, size, grid, special_tokens)
-    around = {"vae": vae, "scheduler": scheduler}
+    around: _Around = {"vae": vae, "scheduler": scheduler}
     if not isinstance(device, (str, torch.device)):
         raise SpectralToolkitError(f"device={device!r} is not a device: use 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.")
     if isinstance(source, Model):
@@ -130,7 +137,9 @@ def load_model(
     elif isinstance(source, str) and source == "scenes-diffusion":
         from .diffusion.scenes import load_scenes_diffusion
 
-        return load_scenes_diffusion(loading.WEIGHTS / source, resolve_device(device), precision)
+        model = load_scenes_diffusion(loading.WEIGHTS / source, resolve_device(device), precision)
+        model.training = loading.training_sentence(source)
+        return model
     elif isinstance(source, (str, os.PathLike)):
         return _from_name(
             os.fspath(source), device, precision, revision, processor, trust_remote_code, safetensors_only, around, told
@@ -138,7 +147,7 @@ def load_model(
     elif diffusion_loading.is_of_diffusers(source):
         processing = _as_made if processor is None else partial(_given, processor=processor)
         model = diffusion_loading.from_object(source, processing, revision=revision or "", told=told, **around)
-        around = {}
+        around = {"vae": None, "scheduler": None}
     elif isinstance(source, torch.nn.Module):
         model = _from_module(source, revision, processor, told)
     else:
@@ -156,10 +165,10 @@ def _from_name(
     device: str | torch.device,
     dtype: torch.dtype | None,
     revision: str | None,
-    processor: Any,
+    processor: object,
     trust_remote_code: bool,
     safetensors_only: bool,
-    around: dict[str, Any],
+    around: _Around,
     told: Told,
 ) -> Model:
     target = resolve_device(device)
@@ -199,6 +208,7 @@ def _from_name(
     else:
         processing = _as_made
     model = families.build(loaded.module, processing, told, name=_short(source), revision=loaded.revision)
+    model.training = loading.training_sentence(source)
     model.unused_weights = _unused(model, source, loaded.missing)
     model.tower.to(target)
     model.module.eval()
@@ -210,7 +220,7 @@ def _short(source: str) -> str:
     return source if "/" not in source or not os.path.isdir(source) else os.path.basename(os.path.abspath(source))
 
 
-def _from_module(module: torch.nn.Module, revision: str | None, processor: Any, told: Told) -> Model:
+def _from_module(module: torch.nn.Module, revision: str | None, processor: object, told: Told) -> Model:
     # A compiled module wraps the module whose parts have names.
     module = getattr(module, "_orig_mod", module)
     origin = _noted(module, "_name_or_path")
@@ -239,7 +249,7 @@ def _as_made(defaults: Processing) -> Processing:
     return defaults
 
 
-def _given(defaults: Processing, processor: Any) -> Processing:
+def _given(defaults: Processing, processor: object) -> Processing:
     return Processing.from_settings(settings_of(processor), defaults, "given by the caller")
 
 
@@ -256,7 +266,7 @@ def _unused(model: Model, source: str, missing: frozenset[str]) -> frozenset[str
     return frozenset(inside)
 
 
-def _check_around(around: dict[str, Any], model: str) -> None:
+def _check_around(around: _Around, model: str) -> None:
     for name, given in around.items():
         if given is not None:
             raise SpectralToolkitError(
@@ -265,7 +275,7 @@ def _check_around(around: dict[str, Any], model: str) -> None:
             )
 
 
-def _hint(source: Any) -> str:
+def _hint(source: object) -> str:
     """What to do with objects of transformers that are close to a model."""
     if isinstance(getattr(source, "model", None), torch.nn.Module):
         return "; pass its model, as in pipe.model"

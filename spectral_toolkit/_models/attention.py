@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import SpectralToolkitError, UnsupportedModelError
+from .untyped import untyped
 from .watching.calls import additive
 
 NAME = "spectral_toolkit"
@@ -64,13 +65,24 @@ def delegate(own: str | None) -> str:
     return "sdpa" if "flash" in own or "flex" in own or own.startswith("paged|") else own
 
 
-def _own(config: Any) -> str | None:
+class AttentionConfig(Protocol):
+    """A configuration of transformers, as the attention interface keeps its setting there."""
+
+    _attn_implementation: str | None
+    _attn_implementation_internal: str | None
+
+
+def _config(module: torch.nn.Module) -> AttentionConfig:
+    return untyped(module).config
+
+
+def _own(config: AttentionConfig) -> str | None:
     """The setting of a configuration outside captures."""
     state = _switched.get(id(config))
     return state.own if state else config._attn_implementation
 
 
-def _delegated(config: Any) -> str:
+def _delegated(config: AttentionConfig) -> str:
     return delegate(_own(config))
 
 
@@ -80,14 +92,15 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    **kwargs: Any,
-) -> Any:
+    **kwargs: object,
+) -> object:
     # A model that shares its configuration with one that is being captured also comes here, and computes as usual.
-    call = _calls.get(id(module)) or _Call(_delegated(module.config), None)
+    call = _calls.get(id(module)) or _Call(_delegated(_config(module)), None)
     if call.listener is not None:
-        scale = kwargs.get("scaling")
-        scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
-        position_bias = kwargs.get("position_bias")
+        scaling, position_bias = cast(
+            "tuple[float | None, torch.Tensor | None]", (kwargs.get("scaling"), kwargs.get("position_bias"))
+        )
+        scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
         bias = additive(attention_mask, query.dtype)
         if position_bias is not None:
             bias = position_bias if bias is None else bias + position_bias
@@ -107,12 +120,12 @@ def _ungrouped(module: torch.nn.Module) -> torch.nn.Module:
     """An attention module for keys and values that have every query head."""
     if getattr(module, "num_key_value_groups", 1) == 1:
         return module
-    other: Any = copy.copy(module)  # shares all weights; the module itself stays as it is
-    other.num_key_value_groups = 1
+    other = copy.copy(module)  # shares all weights; the module itself stays as it is
+    untyped(other).num_key_value_groups = 1
     return other
 
 
-def _function(module: torch.nn.Module, own: str) -> Callable[..., Any]:
+def _function(module: torch.nn.Module, own: str) -> Callable[..., object]:
     if own != "eager":
         return ALL_ATTENTION_FUNCTIONS[own]
     # "eager" is not in the registry, because every modelling file has its own.
@@ -126,8 +139,8 @@ def _function(module: torch.nn.Module, own: str) -> Callable[..., Any]:
     )
 
 
-def _mask(*args: Any, **kwargs: Any) -> Any:
-    return AttentionMaskInterface()[_delegated(kwargs["config"])](*args, **kwargs)
+def _mask(*args: object, config: AttentionConfig, **kwargs: object) -> object:
+    return AttentionMaskInterface()[_delegated(config)](*args, config=config, **kwargs)
 
 
 AttentionInterface.register(NAME, _attention)
@@ -135,7 +148,7 @@ AttentionMaskInterface.register(NAME, _mask)
 
 
 @contextmanager
-def listening(tower: Any, listeners: dict[torch.nn.Module, Listener]) -> Iterator[None]:
+def listening(tower: torch.nn.Module, listeners: dict[torch.nn.Module, Listener]) -> Iterator[None]:
     """Switch ``tower`` to the observing attention function, and restore its own setting whatever happens.
 
     Parameters
@@ -171,7 +184,9 @@ def listening(tower: Any, listeners: dict[torch.nn.Module, Listener]) -> Iterato
             _put_back(configs)
 
 
-def _switch(tower: Any, configs: list[Any], listeners: dict[torch.nn.Module, Listener]) -> list[int]:
+def _switch(
+    tower: torch.nn.Module, configs: list[AttentionConfig], listeners: dict[torch.nn.Module, Listener]
+) -> list[int]:
     """Switch the configurations over, and return the attention modules that belong to this capture."""
     own = {id(config): _own(config) for config in configs}
     if NAME in own.values() or any(id(module) in _calls for module in listeners):
@@ -182,8 +197,8 @@ def _switch(tower: Any, configs: list[Any], listeners: dict[torch.nn.Module, Lis
     for config in configs:
         _switched.setdefault(id(config), _Switched(own[id(config)])).captures += 1
     try:
-        tower.set_attn_implementation(NAME)
-        if tower.config._attn_implementation == NAME:
+        untyped(tower).set_attn_implementation(NAME)
+        if _config(tower)._attn_implementation == NAME:
             # The switch does not reach a copied block, or a tower to which another model gave its own configuration.
             for config in (getattr(module, "config", None) for module in listeners):
                 if config is not None and id(config) in own:
@@ -192,7 +207,7 @@ def _switch(tower: Any, configs: list[Any], listeners: dict[torch.nn.Module, Lis
         _put_back(configs)
         raise
     calls = {
-        id(module): _Call(delegate(own[id(module.config)]), listeners.get(module))
+        id(module): _Call(delegate(own[id(_config(module))]), listeners.get(module))
         for module in tower.modules()
         if id(getattr(module, "config", None)) in own
     }
@@ -200,7 +215,7 @@ def _switch(tower: Any, configs: list[Any], listeners: dict[torch.nn.Module, Lis
     return list(calls)
 
 
-def _put_back(configs: list[Any]) -> None:
+def _put_back(configs: list[AttentionConfig]) -> None:
     for config in configs:
         state = _switched[id(config)]
         state.captures -= 1
@@ -211,23 +226,23 @@ def _put_back(configs: list[Any]) -> None:
             del _switched[id(config)]
 
 
-def _configs(tower: torch.nn.Module) -> list[Any]:
+def _configs(tower: torch.nn.Module) -> list[AttentionConfig]:
     """Every configuration object in the tower, including nested ones, each once."""
-    found: dict[int, Any] = {}
-    waiting = [module.config for module in tower.modules() if hasattr(module, "config")]
+    found: dict[int, AttentionConfig] = {}
+    waiting: list[AttentionConfig | None] = [_config(module) for module in tower.modules() if hasattr(module, "config")]
     while waiting:
         config = waiting.pop()
-        if id(config) in found or not hasattr(config, "_attn_implementation_internal"):
+        if config is None or id(config) in found or not hasattr(config, "_attn_implementation_internal"):
             continue
         found[id(config)] = config
         waiting += [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
     return list(found.values())
 
 
-def implementation(modules: Iterable[Any]) -> str:
+def implementation(modules: Iterable[torch.nn.Module]) -> str:
     """The implementation that computes in attention ``modules`` during a capture, for the provenance."""
     names = {}
-    for own in (_own(module.config) for module in modules):
+    for own in (_own(_config(module)) for module in modules):
         used = delegate(own)
         names[str(used) if used == own or own is None else f"{used} (in place of {own})"] = None
     return ", ".join(names)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +30,7 @@ def few_modules() -> Iterator[None]:
     """Stop the building of modules in this thread at `MAX_MODULES`."""
     n_modules, thread = 0, threading.get_ident()
 
-    def count(module: Any, name: str, part: Any) -> None:
+    def count(module: object, name: str, part: object) -> None:
         nonlocal n_modules
         n_modules += threading.get_ident() == thread
         if n_modules > MAX_MODULES:
@@ -88,7 +87,7 @@ def try_out(source: str, make: Callable[[], torch.nn.Module], stored: Shapes | N
         )
 
 
-def stored_shapes(source: str, folder: Path, index: Mapping[str, Any] | None = None) -> Shapes | None:
+def stored_shapes(source: str, folder: Path, index: Mapping[str, object] | None = None) -> Shapes | None:
     """Shapes of the weights in the safetensors files of a folder, from their headers; None where there are none.
 
     Parameters

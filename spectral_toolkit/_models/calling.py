@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-Call = Callable[[torch.nn.Module, Tensor], Any]
+from .untyped import config_of
+
+Call = Callable[[torch.nn.Module, Tensor], object]
 _SIDES = ("target_sizes", "tgt_sizes")
 _IMAGES = ("pixel_values", "pixel_values_videos")
 _GRIDS = ("grid_thw", "image_grid_thw")
@@ -23,8 +25,8 @@ MOST_PATCHES = 4096
 
 def named_for_images(part: PreTrainedModel | type[PreTrainedModel]) -> bool:
     """Whether the main input of a model of transformers, or of a class, is an image."""
-    names: Any = part.main_input_name
-    names = [names] if isinstance(names, str) else list(names or ())
+    names: object = part.main_input_name
+    names = [names] if isinstance(names, str) else [*cast("Iterable[object]", names)] if names else []
     return any(str(name).startswith(("pixel", "image", "flattened_patches")) for name in names)
 
 
@@ -80,22 +82,22 @@ def calls_beside_text(part: torch.nn.Module) -> tuple[Call, ...]:
 # --- whole images ----------------------------------------------------------------------------------------------------
 
 
-def positional(part: torch.nn.Module, values: Tensor) -> Any:
+def positional(part: torch.nn.Module, values: Tensor) -> object:
     """Images as the only argument."""
     return part(values)
 
 
-def named(part: torch.nn.Module, values: Tensor, **more: Any) -> Any:
+def named(part: torch.nn.Module, values: Tensor, **more: object) -> object:
     """Images by their name in transformers, and whatever else is needed."""
     known = parameters_of(part)
-    inputs: dict[str, Any] = {next((name for name in _IMAGES if name in known), "pixel_values"): values, **more}
+    inputs: dict[str, object] = {next((name for name in _IMAGES if name in known), "pixel_values"): values, **more}
     inputs |= _needed(part, len(values), values.device, set(inputs))
     if "interpolate_pos_encoding" in known and tuple(values.shape[-2:]) != config_size(part):
         inputs["interpolate_pos_encoding"] = True
     return part(**inputs)
 
 
-def beside_text(part: torch.nn.Module, values: Tensor) -> Any:
+def beside_text(part: torch.nn.Module, values: Tensor) -> object:
     """Images beside the shortest text: one token, the same for every image."""
     n, device, known = len(values), values.device, parameters_of(part)
     text = {name: _tokens(part, n, device, name) for name in _TEXT if name in known}
@@ -109,7 +111,7 @@ def beside_text(part: torch.nn.Module, values: Tensor) -> Any:
         return named(part, values, **text)
 
 
-def prompted(part: torch.nn.Module, values: Tensor) -> Any:
+def prompted(part: torch.nn.Module, values: Tensor) -> object:
     """The lower half of each strip, with the upper half as its prompt, of which nothing is marked (SegGPT)."""
     prompt, image = values.chunk(2, 2)
     return part(pixel_values=image, prompt_pixel_values=prompt, prompt_masks=torch.zeros_like(prompt))
@@ -118,18 +120,29 @@ def prompted(part: torch.nn.Module, values: Tensor) -> Any:
 class _InOrder(TorchFunctionMode):
     """Where a model draws a random order of all its patches, as ViLT does, their own order is one of them."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is torch.multinomial and not kwargs and len(args) == 2:
             weights, n = args
-            if weights.ndim == 1 and len(weights) == n and bool((weights == weights[:1]).all()):
-                return torch.arange(n, device=weights.device)
+            if (
+                isinstance(weights, Tensor)
+                and weights.ndim == 1
+                and len(weights) == n
+                and bool((weights == weights[:1]).all())
+            ):
+                return torch.arange(len(weights), device=weights.device)
         return func(*args, **kwargs)
 
 
-def _needed(part: torch.nn.Module, n: int, device: torch.device, given: set[str]) -> dict[str, Any]:
+def _needed(part: torch.nn.Module, n: int, device: torch.device, given: set[str]) -> dict[str, object]:
     """Values for the arguments without a default that are not images."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, one in parameters_of(part).items():
         if one.default is not one.empty or one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL) or name in given:
             continue
@@ -144,7 +157,7 @@ def _needed(part: torch.nn.Module, n: int, device: torch.device, given: set[str]
 
 def _tokens(part: torch.nn.Module, n: int, device: torch.device, name: str) -> Tensor:
     """One token of text for each image; a task, which OneFormer pads to one length, has as many as it asks for."""
-    config: Any = getattr(part, "config", None)
+    config: object = getattr(part, "config", None)
     length = int(getattr(config, "task_seq_len", 1)) if name == "task_inputs" else 1
     return torch.zeros((n, length), dtype=torch.long, device=device)
 
@@ -162,13 +175,13 @@ def _cut_out(values: Tensor, patch: int, merge: int = 1) -> tuple[Tensor, int, i
 
 def patch_of(part: torch.nn.Module) -> int:
     """Pixels along a side of a patch."""
-    patch: Any = getattr(getattr(part, "config", None), "patch_size", 16)
+    patch: int | list[int] | tuple[int, ...] = getattr(getattr(part, "config", None), "patch_size", 16)
     return int(patch[-1] if isinstance(patch, (list, tuple)) else patch)
 
 
 def merged(part: torch.nn.Module) -> int:
     """How many patches along a side are merged into one token of the language model."""
-    config: Any = getattr(part, "config", None)
+    config: object = getattr(part, "config", None)
     for name in ("spatial_merge_size", "merge_size", "pooling_kernel_size"):
         merge = getattr(config, name, None)
         if isinstance(merge, (list, tuple)) and merge:
@@ -180,8 +193,8 @@ def merged(part: torch.nn.Module) -> int:
 
 def tubelet_of(part: torch.nn.Module) -> int:
     """How many frames of a clip one token stands for."""
-    config: Any = getattr(part, "config", None)
-    size: Any = getattr(config, "tubelet_size", None)
+    config: object = getattr(part, "config", None)
+    size: object = getattr(config, "tubelet_size", None)
     if isinstance(size, (list, tuple)) and size:
         return int(size[0])
     if isinstance(size, int):
@@ -190,32 +203,32 @@ def tubelet_of(part: torch.nn.Module) -> int:
     return next((int(one) for name in names if (one := getattr(config, name, 0))), 1)
 
 
-def packed(part: torch.nn.Module, values: Tensor) -> Any:
+def packed(part: torch.nn.Module, values: Tensor) -> object:
     """Cut-out patches as rows of numbers, and how many there are along each side."""
     patches, rows, columns = _cut_out(values, patch_of(part), merged(part))
     frames = patches[:, :, None].expand(-1, -1, tubelet_of(part), -1, -1)
     return _with_sizes(part, frames.flatten(1), len(values), rows, columns)
 
 
-def packed_blocks(part: torch.nn.Module, values: Tensor) -> Any:
+def packed_blocks(part: torch.nn.Module, values: Tensor) -> object:
     """Patches cut out with those that they will be merged with, channels last, and counted as such (Inkling)."""
     blocks, rows, columns = _cut_out(values, patch_of(part) * merged(part))
     return _with_sizes(part, blocks.permute(0, 2, 3, 1), len(values), rows, columns)
 
 
-def packed_images(part: torch.nn.Module, values: Tensor) -> Any:
+def packed_images(part: torch.nn.Module, values: Tensor) -> object:
     """Cut-out patches as small images, row by row, for a tower that embeds them with a convolution (MoonViT)."""
     patches, rows, columns = _cut_out(values, patch_of(part))
     return _with_sizes(part, patches, len(values), rows, columns)
 
 
-def packed_in_a_batch(part: torch.nn.Module, values: Tensor) -> Any:
+def packed_in_a_batch(part: torch.nn.Module, values: Tensor) -> object:
     """The same, in a batch of one."""
     patches, rows, columns = _cut_out(values, patch_of(part))
     return _with_sizes(part, patches[None], len(values), rows, columns)
 
 
-def _with_sizes(part: torch.nn.Module, patches: Tensor, n: int, rows: int, columns: int) -> Any:
+def _with_sizes(part: torch.nn.Module, patches: Tensor, n: int, rows: int, columns: int) -> object:
     known = list(parameters_of(part))
     name = next(one for one in _GRIDS if one in known)
     first = next(one for one in known if one != name)
@@ -223,7 +236,7 @@ def _with_sizes(part: torch.nn.Module, patches: Tensor, n: int, rows: int, colum
     return part(**inputs, **_needed(part, n, patches.device, set(inputs)))
 
 
-def side_by_side(part: torch.nn.Module, values: Tensor) -> Any:
+def side_by_side(part: torch.nn.Module, values: Tensor) -> object:
     """Cut-out patches beside each other in one low image, and how many there are along each side (MiniCPM-V)."""
     patches, rows, columns = _cut_out(values, patch_of(part))
     name = next(one for one in _SIDES if one in parameters_of(part))
@@ -231,7 +244,7 @@ def side_by_side(part: torch.nn.Module, values: Tensor) -> Any:
     return part(patches.permute(1, 2, 0, 3).flatten(2)[None], **{name: sizes})
 
 
-def rows_of_patches(part: torch.nn.Module, values: Tensor) -> Any:
+def rows_of_patches(part: torch.nn.Module, values: Tensor) -> object:
     """Cut-out patches as rows of numbers, channels last, for each image (Molmo), with their places (Gemma 4)."""
     patches, rows, columns = _cut_out(values, patch_of(part))
     cut = patches.permute(0, 2, 3, 1).reshape(len(values), rows * columns, -1)
@@ -241,9 +254,9 @@ def rows_of_patches(part: torch.nn.Module, values: Tensor) -> Any:
     return part(cut, pixel_position_ids=places.expand(len(values), -1, -1))
 
 
-def on_a_page(part: torch.nn.Module, values: Tensor) -> Any:
+def on_a_page(part: torch.nn.Module, values: Tensor) -> object:
     """Cut-out patches as rows of numbers, channels last, for tokens of text that hold their places (NeoMME)."""
-    config: Any = part.config
+    config = config_of(part)
     patches, rows, columns = _cut_out(values, patch_of(part))
     n, device = len(values), values.device
     marks = torch.tensor([config.document_token_id, config.image_token_id], device=device)
@@ -263,16 +276,16 @@ def _places(rows: int, columns: int) -> Tensor:
     return torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), -1)
 
 
-def one_tile(part: torch.nn.Module, values: Tensor) -> Any:
+def one_tile(part: torch.nn.Module, values: Tensor) -> object:
     """Each image as the only tile of the only image of a prompt; the other tiles are masked (Llama 3.2)."""
-    config: Any = getattr(part, "config", None)
+    config: object = getattr(part, "config", None)
     n_tiles = int(getattr(config, "max_num_tiles", 1))
     tiles = torch.nn.functional.pad(values[:, None, None], (0, 0) * 3 + (0, n_tiles - 1))
     mask = (torch.arange(n_tiles, device=values.device) == 0).long().expand(len(values), 1, n_tiles)
     return part(tiles, aspect_ratio_ids=mask[..., 0], aspect_ratio_mask=mask)
 
 
-def flattened(part: torch.nn.Module, values: Tensor) -> Any:
+def flattened(part: torch.nn.Module, values: Tensor) -> object:
     """Cut-out patches row by row, each after the numbers of its row and column, as Pix2Struct takes them."""
     patches, rows, columns = _cut_out(values, patch_of(part))
     cut = patches.permute(0, 2, 3, 1).reshape(len(values), rows, columns, -1)
@@ -299,7 +312,7 @@ CUTTING = (
 
 def frames_of(part: torch.nn.Module) -> int:
     """How many frames a model of clips was trained on; 0 for a model of images."""
-    config: Any = getattr(part, "config", None)
+    config: object = getattr(part, "config", None)
     taken = {*_IMAGES} & {*parameters_of(part)}
     if not isinstance(part, PreTrainedModel) or not taken:
         return 0
@@ -322,7 +335,7 @@ class Clip:
     steps: int
     loose: bool = False
 
-    def __call__(self, part: torch.nn.Module, values: Tensor) -> Any:
+    def __call__(self, part: torch.nn.Module, values: Tensor) -> object:
         n, channels, height, width = values.shape
         frames = values.reshape(n, channels, self.steps, height // self.steps, width).transpose(1, 2)
         frames = frames.repeat_interleave(tubelet_of(part), 1)
@@ -345,7 +358,7 @@ def _clips(part: torch.nn.Module, frames: int) -> Iterator[Clip]:
 
 def config_size(part: torch.nn.Module) -> tuple[int, int] | None:
     """The size (height, width) that a configuration names."""
-    config: Any = getattr(part, "config", None)
+    config: object = getattr(part, "config", None)
     for one in (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)):
         for name in ("image_size", "crop_size"):
             size = pair(getattr(one, name, None))
@@ -354,16 +367,13 @@ def config_size(part: torch.nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def pair(value: Any, least: int = 2) -> tuple[int, int] | None:
+def pair(value: object, least: int = 2) -> tuple[int, int] | None:
     """Two whole numbers of at least ``least``, also as one number or as {"height": ..., "width": ...}."""
-    if isinstance(value, dict):
-        value = (value.get("height"), value.get("width"))
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return (value, value)
-    if (
-        isinstance(value, (list, tuple))
-        and len(value) == 2
-        and all(isinstance(one, int) and one >= least for one in value)
-    ):
-        return (value[0], value[1])
+    sides = (value.get("height"), value.get("width")) if isinstance(value, dict) else value
+    if isinstance(sides, int) and not isinstance(sides, bool) and sides >= least:
+        return (sides, sides)
+    if isinstance(sides, (list, tuple)) and len(sides) == 2:
+        high, wide = sides
+        if isinstance(high, int) and isinstance(wide, int) and high >= least and wide >= least:
+            return (high, wide)
     return None

@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Required, TypedDict, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -177,8 +177,8 @@ def sizes_of(module: torch.nn.Module, part: torch.nn.Module) -> tuple[Size, ...]
             found.append(pair(getattr(one, name, None)))
     found += _sizes_of_positions(part)
     settings = timm_settings(part)
-    if settings and len(settings.get("input_size") or ()) == 3:
-        found.append((int(settings["input_size"][1]), int(settings["input_size"][2])))
+    if settings and len(size := settings.get("input_size") or ()) == 3:
+        found.append((int(size[1]), int(size[2])))
     return tuple(dict.fromkeys([*(size for size in found if size is not None), *_USUAL]))
 
 
@@ -208,11 +208,20 @@ def _sizes_of_positions(part: torch.nn.Module) -> list[Size]:
     return found
 
 
-def timm_settings(part: torch.nn.Module) -> dict[str, Any] | None:
+class TimmSettings(TypedDict, total=False):
+    """What is read of the settings that timm keeps."""
+
+    input_size: Sequence[int]
+    mean: Required[Sequence[float]]
+    std: Required[Sequence[float]]
+    interpolation: str
+
+
+def timm_settings(part: torch.nn.Module) -> TimmSettings | None:
     """The settings of pretraining that timm keeps on its models."""
     inner = getattr(part, "timm_model", part)
     settings = getattr(inner, "pretrained_cfg", None) or getattr(inner, "default_cfg", None)
-    return settings if isinstance(settings, dict) and "mean" in settings else None
+    return cast("TimmSettings", settings) if isinstance(settings, dict) and "mean" in settings else None
 
 
 def processing_of(module: torch.nn.Module, part: torch.nn.Module) -> Processing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -17,6 +16,7 @@ from .model import Model
 from .packed import PixtralModel, Siglip2Model
 from .processing import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Processing
 from .transformers_encoders import EncoderModel
+from .untyped import Config, config_of
 
 _IMAGENET = Processing(IMAGENET_MEAN, IMAGENET_STD)
 _CLIP = Processing(CLIP_MEAN, CLIP_STD)
@@ -57,8 +57,8 @@ class Family:
     model_type: str
     attention: str
     processing: Processing
-    special: Callable[[Any], tuple[str, ...]]
-    sizes: str | Callable[[Any], str] = "interpolated"
+    special: Callable[[Config], tuple[str, ...]]
+    sizes: str | Callable[[Config], str] = "interpolated"
     rotary: bool = False
     model: type[EncoderModel] = EncoderModel
     note: str = ""
@@ -71,23 +71,23 @@ class Family:
         return f"{self.label} (`{self.tower}`): {'; '.join(facts)}"
 
 
-def _none(config: Any) -> tuple[str, ...]:
+def _none(config: Config) -> tuple[str, ...]:
     return ()
 
 
-def _cls(config: Any) -> tuple[str, ...]:
+def _cls(config: Config) -> tuple[str, ...]:
     return ("cls",)
 
 
-def _cls_distillation(config: Any) -> tuple[str, ...]:
+def _cls_distillation(config: Config) -> tuple[str, ...]:
     return ("cls", "distillation")
 
 
-def _cls_registers(config: Any) -> tuple[str, ...]:
+def _cls_registers(config: Config) -> tuple[str, ...]:
     return ("cls", *(f"register_{index}" for index in range(config.num_register_tokens)))
 
 
-def _aimv2_sizes(config: Any) -> str:
+def _aimv2_sizes(config: Config) -> str:
     return "any" if config.is_native else "own"
 
 
@@ -215,12 +215,12 @@ _OF_IMAGES = (
 """Settings of which a model of images has at least one, at any depth."""
 
 
-def config_sees_images(config: Any) -> bool:
+def config_sees_images(config: object) -> bool:
     """Whether a configuration speaks of images, at any depth; asked before its weights are fetched."""
     return any(getattr(part, name, None) is not None for part in _configs(config) for name in _OF_IMAGES)
 
 
-def _configs(config: Any) -> Iterator[Any]:
+def _configs(config: object) -> Iterator[object]:
     yield config
     for name in getattr(config, "sub_configs", {}):
         inner = getattr(config, name, None)
@@ -229,7 +229,12 @@ def _configs(config: Any) -> Iterator[Any]:
 
 
 def build(
-    module: torch.nn.Module, processing: Callable[[Processing], Processing], told: entries.Told, **about: Any
+    module: torch.nn.Module,
+    processing: Callable[[Processing], Processing],
+    told: entries.Told,
+    *,
+    name: str,
+    revision: str = "",
 ) -> Model:
     """Wrap a live module as its family requires; ``processing`` turns the family's image settings into the model's.
 
@@ -237,9 +242,9 @@ def build(
     """
     found = find_tower(module if told.tower is None else entries.part_named(module, told.tower))
     if found is None or told.overrides:
-        return general.make(module, entries.find(module, told), processing, told, **about)
+        return general.make(module, entries.find(module, told), processing, told, name=name, revision=revision)
     family, tower = found
-    config: Any = tower.config
+    config = config_of(tower)
     if (n_channels := getattr(config, "num_channels", 3)) != 3:
         raise UnsupportedModelError(
             f"{type(tower).__name__} takes images of {n_channels} channels; expected 3: images are read as RGB."
@@ -253,5 +258,6 @@ def build(
         attention_class=family.attention,
         sizes=family.sizes if isinstance(family.sizes, str) else family.sizes(config),
         rotary=family.rotary,
-        **about,
+        name=name,
+        revision=revision,
     )

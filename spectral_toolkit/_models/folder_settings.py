@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers.activations import ACT2FN
@@ -44,7 +43,7 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def read_settings_file(source: str, path: Path, name: str = "") -> dict[str, Any]:
+def read_settings_file(source: str, path: Path, name: str = "") -> dict[str, object]:
     """The object in a JSON file.
 
     Raises
@@ -74,7 +73,7 @@ def read_settings_file(source: str, path: Path, name: str = "") -> dict[str, Any
 
 def check_settings(
     source: str, path: Path, towers: frozenset[str] = frozenset(), *, name: str = "", plain: bool = True
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Read a file of settings, and check those with a known meaning.
 
     Parameters
@@ -120,7 +119,7 @@ def check_settings(
     return settings
 
 
-def _expected(name: str, value: Any) -> str:
+def _expected(name: str, value: object) -> str:
     """What a setting should be, where it is something else; otherwise empty."""
     if value is None:
         return ""
@@ -141,12 +140,13 @@ def _expected(name: str, value: Any) -> str:
     return ""
 
 
-def _numbers(value: Any) -> list[int]:
+def _numbers(value: object) -> list[int]:
     values = value if isinstance(value, list) else [value]
-    return values if all(isinstance(one, int) for one in values) else []
+    whole = [one for one in values if isinstance(one, int)]
+    return whole if len(whole) == len(values) else []
 
 
-def _objects(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(settings: dict[str, object], prefix: str = "") -> Iterator[tuple[str, dict[str, object]]]:
     """An object and those inside it, with the prefixes of their names."""
     yield prefix, settings
     for name, value in settings.items():
@@ -154,7 +154,7 @@ def _objects(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _objects(value, f"{prefix}{name}.")
 
 
-def _values(found: Any) -> Iterator[tuple[str, Any, int]]:
+def _values(found: object) -> Iterator[tuple[str, object, int]]:
     """Every value with its name and depth, without recursion."""
     waiting = [("", found, 0)]
     while waiting:
@@ -171,6 +171,6 @@ def _constant(text: str) -> float:
     return math.inf if text == "Infinity" else -math.inf
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

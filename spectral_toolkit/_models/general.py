@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from .entries import Entry, Told, sightless
 from .model import Model, device_of, dtype_of, evaluating, prefix_of
 from .passes import Prober
 from .probing import NotProvenError
+from .processing import Processing
 from .proven import ProvenModel
 from .stand_in import is_empty, stand_in
 from .watching import watching
@@ -88,12 +88,12 @@ class GeneralModel(ProvenModel):
         seen = self._proven if tower is None else tower
         return Prober(seen, lambda pixels: self._run(seen, pixels, dtype_of(seen)), size)
 
-    def _run(self, tower: torch.nn.Module, pixels: np.ndarray, dtype: torch.dtype) -> Any:
+    def _run(self, tower: torch.nn.Module, pixels: np.ndarray, dtype: torch.dtype) -> object:
         assert self.entry is not None
         values = self.processor.normalise(pixels, device_of(tower), dtype)
         return self.entry.call(tower, values)
 
-    def forward(self, pixels: np.ndarray) -> Any:
+    def forward(self, pixels: np.ndarray) -> object:
         self._started.append(len(pixels))
         return self._run(self.tower, pixels, self.dtype)
 
@@ -115,7 +115,7 @@ class GeneralModel(ProvenModel):
         tower = module.get_submodule(prefix_of(self.module, self.tower).removesuffix("."))
         other = copy.copy(self)
         other.module, other.tower, other._hash, other._started = module, tower, None, []
-        other.blocks = self.blocks_in(tower)
+        other.blocks, other.training = self.blocks_in(tower), ""
         return other, kept
 
 
@@ -142,7 +142,13 @@ def _draw_again(module: torch.nn.Module) -> tuple[str, ...]:
 
 
 def make(
-    module: torch.nn.Module, entries: Iterable[Entry], processor: Callable[[Any], Any], told: Told, **about: Any
+    module: torch.nn.Module,
+    entries: Iterable[Entry],
+    processor: Callable[[Processing], Processing],
+    told: Told,
+    *,
+    name: str,
+    revision: str,
 ) -> GeneralModel:
     """The first way in that leads to attention over patches.
 
@@ -169,7 +175,8 @@ def make(
                 own=size,
                 told=told,
                 _stand_in=None if proven is entry.tower else proven,
-                **about,
+                name=name,
+                revision=revision,
             )
         except NotProvenError as error:
             reasons.append(f"{entry.name or type(entry.tower).__name__}: {error}")
@@ -185,7 +192,7 @@ def make(
     )
 
 
-def _first_size(entry: Entry, settings: Any) -> tuple[tuple[int, int] | None, str]:
+def _first_size(entry: Entry, settings: Processing) -> tuple[tuple[int, int] | None, str]:
     """The first size of images that a way in takes; or None, and why it refuses the first."""
     refusals = []
     device, dtype = device_of(entry.tower), dtype_of(entry.tower)

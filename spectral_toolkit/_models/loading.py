@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, Unpack, cast
 
 import torch
 import transformers
@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging as progress
 from transformers.utils.hub import cached_file
@@ -36,6 +36,7 @@ from . import families
 from .building import Shapes, stored_shapes, try_out
 from .calling import named_for_images
 from .folder_settings import check_settings, one_line, read_settings_file, unreadable
+from .untyped import untyped
 
 WEIGHTS = Path(__file__).parent.parent / "scenes" / "weights"
 """The folder of the models that come with the package; each is an ordinary transformers folder."""
@@ -59,7 +60,7 @@ class Loaded:
     """A model fetched from disk or the hub, with what came beside it."""
 
     module: torch.nn.Module
-    settings: dict[str, Any] | None
+    settings: dict[str, object] | None
     revision: str
     missing: frozenset[str]
 
@@ -83,6 +84,13 @@ def training_record(name: str) -> Path:
     return WEIGHTS / name / "training.json"
 
 
+def training_sentence(name: str) -> str:
+    """How a bundled model was trained, in one sentence; an empty string for other models."""
+    if name not in bundled_models():
+        return ""
+    return str(json.loads(training_record(name).read_text(encoding="utf-8"))["in_a_sentence"])
+
+
 def not_found(name: str, why: str) -> ModelNotFoundError:
     """The error for a model that cannot be loaded, with three remedies."""
     bundled = ", ".join(repr(model) for model in bundled_models()) or "none in this installation"
@@ -92,17 +100,36 @@ def not_found(name: str, why: str) -> ModelNotFoundError:
     )
 
 
+class Where(TypedDict):
+    """Of which revision, and from where, files are taken."""
+
+    revision: NotRequired[str | None]
+    local_files_only: bool
+
+
+class _Info(TypedDict):
+    """What transformers says of the weights that it read."""
+
+    missing_keys: NotRequired[list[str]]
+
+
+class _Asked(Where):
+    """The same, and whether code that comes with a model may run."""
+
+    trust_remote_code: bool
+
+
 def fetch(
     place: ModelSource,
     *,
     revision: str | None,
-    dtype: Any,
+    dtype: torch.dtype | None,
     trust_remote_code: bool,
     safetensors_only: bool,
 ) -> Loaded:
     """Load the transformers model from its place."""
     source, location, local = place.source, place.location, place.local
-    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
+    common: _Asked = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": local}
     with quiet(), bars(shown=not local):
         config = _fetch_config(source, location, common)
         weights = _weights_here(source, Path(location)) if local else None
@@ -122,7 +149,7 @@ def fetch(
     return Loaded(module, settings, commit, frozenset(info.get("missing_keys", ())))
 
 
-def read_settings(location: str, source: str | None = None, **options: Any) -> dict[str, Any] | None:
+def read_settings(location: str, source: str | None = None, **options: Unpack[Where]) -> dict[str, object] | None:
     """The image settings kept beside a model, or None where there are none."""
     path = _file(location, "preprocessor_config.json", options)
     if path is not None:
@@ -136,7 +163,7 @@ def read_settings(location: str, source: str | None = None, **options: Any) -> d
     return settings
 
 
-def _file(location: str, name: str, options: dict[str, Any]) -> Path | None:
+def _file(location: str, name: str, options: Where) -> Path | None:
     """A file from a folder, or from the hub's cache if it is there or can be fetched."""
     try:
         found = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **options)
@@ -145,7 +172,7 @@ def _file(location: str, name: str, options: dict[str, Any]) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _commit(location: str, options: dict[str, Any]) -> str:
+def _commit(location: str, options: Where) -> str:
     """The commit of a model from the hub, as its cache records it; newer versions of transformers do not tell."""
     path = _file(location, "config.json", options)
     return path.parent.name if path is not None and path.parent.parent.name == "snapshots" else ""
@@ -227,8 +254,8 @@ def _probe(source: str, revision: str | None) -> ModelSource:
     return ModelSource(source, source, False, library)
 
 
-def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
-    where = {name: common[name] for name in ("revision", "local_files_only")}
+def _fetch_config(source: str, location: str, common: _Asked) -> PreTrainedConfig:
+    where: Where = {"revision": common.get("revision"), "local_files_only": common["local_files_only"]}
     if (path := _file(location, "config.json", where)) is not None:
         check_settings(source, path, frozenset(family.model_type for family in families.FAMILIES))
     try:
@@ -249,7 +276,7 @@ def _fetch_config(source: str, location: str, common: dict[str, Any]) -> Any:
         raise unreadable(source, f"has a config.json that transformers cannot use ({one_line(error)})") from error
 
 
-def _class_of(config: Any) -> Any:
+def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class of transformers for a configuration: that of `AutoModel`, or else the one that it names itself.
 
     Raises
@@ -259,13 +286,13 @@ def _class_of(config: Any) -> Any:
     """
     if type(config) in MODEL_MAPPING:
         found = MODEL_MAPPING[type(config)]
-        return found[0] if isinstance(found, tuple) else found
+        return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)
     if (named := _named_class(config)) is not None:
         return named
     raise ValueError(f"transformers {transformers.__version__} has no model for a {type(config).__name__}")
 
 
-def _named_class(config: Any) -> Any:
+def _named_class(config: object) -> type[PreTrainedModel] | None:
     """The class that a configuration says it was saved from; None where the installed transformers has none."""
     for name in getattr(config, "architectures", None) or ():
         found = getattr(transformers, str(name), None)
@@ -274,7 +301,7 @@ def _named_class(config: Any) -> Any:
     return None
 
 
-def _takes_images(config: Any) -> bool:
+def _takes_images(config: PreTrainedConfig) -> bool:
     """Whether the main input of a configuration's class is an image; some settings do not say so (timm's)."""
     try:
         return named_for_images(_class_of(config))
@@ -283,8 +310,13 @@ def _takes_images(config: Any) -> bool:
 
 
 def _fetch_weights(
-    source: str, location: str, config: Any, dtype: Any, safetensors_only: bool, common: dict[str, Any]
-) -> tuple[torch.nn.Module, dict[str, Any]]:
+    source: str,
+    location: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype | None,
+    safetensors_only: bool,
+    common: _Asked,
+) -> tuple[torch.nn.Module, _Info]:
     remote = common["trust_remote_code"] and getattr(config, "auto_map", None)
     options = {
         "config": config,
@@ -294,13 +326,13 @@ def _fetch_weights(
         **common,
     }
     try:
-        module, info = (AutoModel if remote else _class_of(config)).from_pretrained(location, **options)
+        module, info = untyped(AutoModel if remote else _class_of(config)).from_pretrained(location, **options)
         saved_from = _named_class(config)
         lacks = needed(info["missing_keys"])
         if lacks and not remote and saved_from is not None and saved_from is not type(module):
             # AutoModel's class does not find every weight that was saved under the name of a part (LightOnOCR), or only
             # once for several parts (UDOP).
-            own, own_info = saved_from.from_pretrained(location, **options)
+            own, own_info = untyped(saved_from).from_pretrained(location, **options)
             if len(needed(own_info["missing_keys"])) < len(lacks):
                 return own, own_info
         return module, info

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ class MaskedAutoencoderModel(EncoderModel):
         finally:
             self.config.mask_ratio = ratio
 
-    def inputs(self, pixels: np.ndarray) -> dict[str, Any]:
+    def inputs(self, pixels: np.ndarray) -> dict[str, object]:
         inputs = super().inputs(pixels)
         n_patches = (pixels.shape[1] // self.patch_size[0]) * (pixels.shape[2] // self.patch_size[1])
         # The model keeps patches in the order of this noise: increasing noise leaves them row by row.

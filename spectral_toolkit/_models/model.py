@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -161,6 +161,8 @@ class Model(Described, ABC):
         The image settings in use.
     revision
         Commit of the weights on the hub, or an empty string.
+    training
+        How a bundled model was trained, in one sentence; an empty string for all others.
     """
 
     name: str
@@ -171,9 +173,10 @@ class Model(Described, ABC):
     layers: tuple[str, ...] = ()
     special_tokens: tuple[str, ...] = ()
     revision: str = ""
+    training: str = ""
     unused_weights: frozenset[str] = frozenset()
     """Weights of the tower that were not in the checkpoint and that no layer depends on, such as a pooler."""
-    _hash: tuple[Any, str] | None = field(default=None, repr=False)
+    _hash: tuple[object, str] | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     quantities: tuple[str, ...] = ("query", "key", "value", "token")
@@ -183,7 +186,7 @@ class Model(Described, ABC):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     """Libraries whose versions belong to the provenance."""
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         parameters = list(self.tower.parameters())
         first = parameters[0] if parameters else None
         return {
@@ -194,13 +197,14 @@ class Model(Described, ABC):
             "parameters": f"{sum(one.numel() for one in parameters):,}",
             "on": "" if first is None else f"{first.device}, {str(first.dtype).removeprefix('torch.')}",
             "revision": self.revision,
+            "trained": self.training,
         }
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # A lock belongs to one object in one process: copies and pickles get a lock of their own.
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state, _lock=threading.RLock())
 
     @property
@@ -283,7 +287,7 @@ class Model(Described, ABC):
         """Let every ``forward`` inside the context report to ``recorder``, and leave no trace afterwards."""
 
     @abstractmethod
-    def forward(self, pixels: np.ndarray) -> Any:
+    def forward(self, pixels: np.ndarray) -> object:
         """Run the tower on bytes (image, height, width, 3) of a size that passed ``check_size``."""
 
     def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
@@ -321,7 +325,9 @@ class Model(Described, ABC):
             If it is not known how that many are seen together.
         """
 
-    def one_pass(self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]) -> Callable[[], Any]:
+    def one_pass(
+        self, pixels: np.ndarray, convert: Callable[[torch.nn.Module], torch.nn.Module]
+    ) -> Callable[[], object]:
         """Make one forward pass over ``pixels`` with copies of the modules that ``convert`` makes.
 
         The copies may be without numbers; small inputs are computed here.
@@ -432,7 +438,7 @@ _HEADS = frozenset({"head", "heads", "fc", "classifier", "linear_head", "cls_hea
 """Names of the parts of classifiers that give out logits."""
 
 
-def class_scores(module: torch.nn.Module, given: Any) -> dict[str, torch.Tensor]:
+def class_scores(module: torch.nn.Module, given: object) -> dict[str, torch.Tensor]:
     """The logits (image, class) in what a module gives out, or no output at all.
 
     A plain matrix counts where the module has a linear head of that width: pooled features are no logits.
@@ -528,6 +534,6 @@ def evaluating(modules: Sequence[torch.nn.Module], seed: int, device: torch.devi
                 present |= before
 
 
-def _plain_values(part: torch.nn.Module) -> dict[str, Any]:
+def _plain_values(part: torch.nn.Module) -> dict[str, object]:
     """Numbers, names and sizes that a module keeps as attributes, whether it is being trained among them."""
     return {name: value for name, value in vars(part).items() if isinstance(value, (int, float, str, tuple))}

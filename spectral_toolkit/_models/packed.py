@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class Siglip2Model(EncoderModel):
         side = math.isqrt(self.config.num_patches) * self.config.patch_size
         return (side, side)
 
-    def inputs(self, pixels: np.ndarray) -> dict[str, Any]:
+    def inputs(self, pixels: np.ndarray) -> dict[str, object]:
         values = self.processor.normalise(pixels, self.device, self.dtype)
         n, channels, height, width = values.shape
         (rows, columns), patch = (height // self.patch_size[0], width // self.patch_size[1]), self.config.patch_size

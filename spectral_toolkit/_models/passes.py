@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +79,7 @@ class Prober:
     ``forward`` runs the module on bytes (image, height, width, 3).
     """
 
-    def __init__(self, root: torch.nn.Module, forward: Callable[[np.ndarray], Any], size: Grid, seed: int = 0):
+    def __init__(self, root: torch.nn.Module, forward: Callable[[np.ndarray], object], size: Grid, seed: int = 0):
         self.root, self.forward, self.size = root, forward, size
         rng = np.random.default_rng(seed)
         self.base, self.other = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2))
@@ -132,7 +131,7 @@ class Prober:
             stack.enter_context(contextlib.suppress(Enough))
             for name in self.hooked:
 
-                def note(_module: Any, _args: Any, output: Any, name: str = name) -> None:
+                def note(_module: object, _args: object, output: object, name: str = name) -> None:
                     found = first_tensor(output)
                     if found is not None and name not in seen.outputs:
                         seen.output_shapes[name] = found.shape
@@ -152,7 +151,7 @@ class Prober:
         return np.where(chosen[..., None], self.other, self.base)
 
 
-def first_tensor(output: Any) -> Tensor | None:
+def first_tensor(output: object) -> Tensor | None:
     """The hidden states among what a module gives out: the tensor itself, or the first one inside."""
     if isinstance(output, Tensor):
         return output if output.ndim in (3, 4) and output.is_floating_point() else None

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ _MOST_GRIDS = 3
 SHARES = ((0.0, 1.0), (0.0, 0.0), (0.25, 0.25), (0.5, 0.5))
 """Which part of each patch is changed, along both axes, as shares of its side: all of it, or one pixel. Where windows
 of convolutions overlap, one pixel of each patch lies in no other window: mostly the first."""
+
+
+Told: TypeAlias = tuple[int, int, np.ndarray, np.ndarray]
+"""Axis and bit of a question, and how far every token moved with the bit's patches, and with all others."""
 
 
 @dataclass(frozen=True)
@@ -379,7 +383,7 @@ class Proof:
             shift = token_maps.halvings(grid, asked)
             assert shift is not None
             parts: list[CallPart] = []
-            told: list[Any] = []
+            told: list[Told] = []
             cells, clear, touched = [], [], []
             for call in self.groups[module]:
                 told = [
@@ -443,12 +447,12 @@ def _n_heads(shape: Sequence[int], axes: Axes) -> int:
     return axes.folded * math.prod(shape[axis] for axis in axes.heads)
 
 
-def _decode_joined(told: list[Any], axes: Axes, shift: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def _decode_joined(told: list[Told], axes: Axes, shift: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The patch of each token (window, token): heads see the same tokens, and what they say together is clearer."""
     return token_maps.decode(_joined(told, axes), shift, grid)
 
 
-def _joined(told: list[Any], axes: Axes) -> list[Any]:
+def _joined(told: list[Told], axes: Axes) -> list[Told]:
     return [(axis, bit, *(token_maps.flattened(one, axes).sum(0) for one in (on, off))) for axis, bit, on, off in told]
 
 
@@ -477,7 +481,7 @@ def _joined_map(cells: list[np.ndarray], clear: list[np.ndarray], moved: list[np
     lengths = [len(row) for group in cells for row in group]
     longest = max(lengths)
 
-    def padded(groups: list[np.ndarray], fill: Any) -> np.ndarray:
+    def padded(groups: list[np.ndarray], fill: float) -> np.ndarray:
         return np.stack(
             [np.pad(row, (0, longest - len(row)), constant_values=fill) for group in groups for row in group]
         )

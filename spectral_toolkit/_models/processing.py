@@ -11,13 +11,14 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..errors import SpectralToolkitError
+from .untyped import untyped
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -71,7 +72,7 @@ class Processing:
     frames: int = 1
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], defaults: Processing, source: str) -> Processing:
+    def from_settings(cls, settings: Mapping[str, object], defaults: Processing, source: str) -> Processing:
         """Read the settings of a transformers image processor; missing settings come from ``defaults``."""
         mean = _per_channel("image_mean", settings.get("image_mean"), defaults.mean)
         std = _per_channel("image_std", settings.get("image_std"), defaults.std)
@@ -125,10 +126,10 @@ class Processing:
         return ((values.to(torch.float32) * std + mean) / (255 * self.rescale_factor)).clamp(0, 1)
 
 
-def settings_of(processor: Any) -> Mapping[str, Any]:
+def settings_of(processor: object) -> Mapping[str, object]:
     """The settings of a live processor (an image processor, or a processor that holds one), or a dictionary of them."""
     inner = getattr(processor, "image_processor", processor)
-    settings = inner if isinstance(inner, Mapping) else inner.to_dict() if hasattr(inner, "to_dict") else {}
+    settings = inner if isinstance(inner, Mapping) else untyped(inner).to_dict() if hasattr(inner, "to_dict") else {}
     if inner is processor and isinstance(inner, Mapping) and not {*_FROM_FILE} & {*inner}:
         # A dictionary written by hand; those that come with models contain many settings that are ignored.
         if misspelt := [name for name in inner if name not in (*_KNOWN, *_WITHOUT_MEANING)]:
@@ -147,7 +148,7 @@ def settings_of(processor: Any) -> Mapping[str, Any]:
     return settings
 
 
-def _per_channel(name: str, value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+def _per_channel(name: str, value: object, default: tuple[float, ...]) -> tuple[float, ...]:
     if value is None:
         return default
     try:
@@ -165,9 +166,9 @@ def _per_channel(name: str, value: Any, default: tuple[float, ...]) -> tuple[flo
     return tuple(values.tolist())
 
 
-def _factor(value: Any, default: float) -> float:
+def _factor(value: object, default: float) -> float:
     try:
-        factor = default if value is None else float(value)
+        factor = default if value is None else float(cast("float", value))
     except (TypeError, ValueError, OverflowError) as error:
         raise _bad("rescale_factor", value, "expected a number, usually 1/255") from error
     if not 0 < factor < float("inf"):
@@ -175,7 +176,7 @@ def _factor(value: Any, default: float) -> float:
     return factor
 
 
-def _filter_name(value: Any, default: str) -> str:
+def _filter_name(value: object, default: str) -> str:
     if value is None:
         return default
     # Numbers are PIL's; names are PIL's or torchvision's, whose enumeration has them as values.
@@ -186,7 +187,7 @@ def _filter_name(value: Any, default: str) -> str:
     raise _bad("resample", value, f"expected one of {', '.join(known.name.lower() for known in Image.Resampling)}")
 
 
-def _fixed_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+def _fixed_size(settings: Mapping[str, object]) -> tuple[int, int] | None:
     """The size that the processor always produces, if there is one."""
     size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
     if isinstance(size, int):
@@ -204,5 +205,5 @@ def _fixed_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     return (sides[0], sides[1])
 
 
-def _bad(name: str, value: Any, expected: str) -> SpectralToolkitError:
+def _bad(name: str, value: object, expected: str) -> SpectralToolkitError:
     return SpectralToolkitError(f"The processor's {name}={value!r} cannot be used: {expected}.")

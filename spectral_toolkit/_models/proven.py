@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from .block_outputs import prove_outputs
 from .entries import Told
 from .model import UNROTATED, LayerShape, Model, Recorder, Windows, as_written, device_of, evaluating, prefix_of
 from .passes import Enough, Prober, as_tokens, first_tensor
-from .probing import QUANTITIES, Layer, Layout, NotProvenError, assume, prove
+from .probing import QUANTITIES, Layer, Layout, NotProvenError, Outputs, assume, prove
 from .rehearsing import rehearsed, rehearsing
 from .stand_in import is_empty, stand_in
 from .unrotated import Operations, Origin
@@ -54,7 +53,7 @@ class ProvenModel(Model):
     """
 
     own: tuple[int, int] = (224, 224)
-    blocks: dict[str, Any] = field(default_factory=dict, repr=False)
+    blocks: dict[str, torch.nn.Module] = field(default_factory=dict, repr=False)
     modules: dict[str, str] = field(default_factory=dict, repr=False)
     left_out: dict[str, str] = field(default_factory=dict)
     told: Told = field(default_factory=Told)
@@ -120,7 +119,7 @@ class ProvenModel(Model):
         left_out = {"left_out": "; ".join(self.left_out)} if self.left_out else {}
         return {**super().provenance, **left_out}
 
-    def blocks_in(self, tower: torch.nn.Module) -> dict[str, Any]:
+    def blocks_in(self, tower: torch.nn.Module) -> dict[str, torch.nn.Module]:
         """The blocks of the layers, in another tower of the same make."""
         return {layer: tower.get_submodule(name_of(self.tower, block)) for layer, block in self.blocks.items()}
 
@@ -422,10 +421,10 @@ def _windows(layer: Layer) -> Windows | None:
     )
 
 
-def _token_hook(keep: Callable[[Tensor], None], output: Any) -> Callable[..., None]:
+def _token_hook(keep: Callable[[Tensor], None], output: Outputs) -> Callable[..., None]:
     places = torch.as_tensor(places_of(output.map))
 
-    def hook(module: torch.nn.Module, args: Any, given: Any) -> None:
+    def hook(module: torch.nn.Module, args: object, given: object) -> None:
         tensor = first_tensor(given)
         assert tensor is not None
         tokens = as_tokens(tensor, output.axes)

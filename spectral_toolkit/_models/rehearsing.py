@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import takewhile
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ Edit = Callable[[str, list[Call]], Factors]
 """From a module and its calls in a rehearsal to other factors of their operations."""
 
 
-def rehearsed(root: torch.nn.Module, run: Callable[[], Any], modules: Iterable[str]) -> dict[str, list[str]]:
+def rehearsed(root: torch.nn.Module, run: Callable[[], object], modules: Iterable[str]) -> dict[str, list[str]]:
     """For each module to be rehearsed, those of ``modules`` that call attention in it; no two hold one another.
 
     ``run`` makes one pass of ``root``.
@@ -58,7 +57,7 @@ def rehearsing(
 ) -> Iterator[None]:
     """Edit what the calls of attention see while the context is open, where the present pass is edited."""
 
-    def rehearse(part: Any, args: Any, kwargs: Any, *, modules: list[str]) -> None:
+    def rehearse(part: torch.nn.Module, args: object, kwargs: object, *, modules: list[str]) -> None:
         factors: Factors = {}
         for module in filter(is_edited, modules):  # each with the edits of those before it
             calls: list[Call] = []
@@ -75,7 +74,7 @@ def rehearsing(
             factors |= edit(module, [call for call in calls if call.module == module])
         watch.factors, watch.count = factors, 0
 
-    def settle(part: Any, *_: Any) -> None:
+    def settle(part: object, *_: object) -> None:
         if watch.factors:
             raise UnsupportedModelError(
                 f"{type(part).__name__} computes its attention in another way when it is run again, so it cannot be "

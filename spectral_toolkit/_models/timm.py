@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from ..errors import ModelNotFoundError, UnsupportedModelError, first_line
+from .untyped import untyped
 
 
-def load(name: str, revision: str | None, safetensors_only: bool) -> Any:
+def load(name: str, revision: str | None, safetensors_only: bool) -> torch.nn.Module:
     """Load a model with timm.
 
     Raises
@@ -23,7 +25,7 @@ def load(name: str, revision: str | None, safetensors_only: bool) -> Any:
         If timm does not find the model, or its weights are in a format that can run code.
     """
     try:
-        timm: Any = importlib.import_module("timm")
+        timm = untyped(importlib.import_module("timm"))
     except Exception as error:  # torchvision raises whatever its compiled part raises
         raise UnsupportedModelError(
             f"{name!r} is a model of timm, which cannot be imported ({first_line(error)}): install it with pip install "

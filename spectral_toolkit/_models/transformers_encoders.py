@@ -8,10 +8,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from .._compute.settings import computing
 from ..errors import SpectralToolkitError, UnsupportedModelError
 from . import attention
 from .model import UNROTATED, Done, LayerShape, Model, Recorder, as_written, class_scores, edit_all, prefix_of
+from .untyped import Config, config_of, untyped
 
 _NOT_COMPUTED = ("transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")
 """Settings of a configuration that change no number, or that are recorded separately."""
@@ -45,8 +45,8 @@ class EncoderModel(Model):
     attention_class: str = ""
     sizes: str = "own"
     rotary: bool = False
-    attentions: dict[str, Any] = field(default_factory=dict, repr=False)
-    blocks: dict[str, Any] = field(default_factory=dict, repr=False)
+    attentions: dict[str, torch.nn.Module] = field(default_factory=dict, repr=False)
+    blocks: dict[str, torch.nn.Module] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         prefix = prefix_of(self.module, self.tower)
@@ -65,8 +65,8 @@ class EncoderModel(Model):
             self.quantities = (*self.quantities, *UNROTATED)
 
     @property
-    def config(self) -> Any:
-        return self.tower.config
+    def config(self) -> Config:
+        return config_of(self.tower)
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -115,7 +115,7 @@ class EncoderModel(Model):
             )
 
     def layer_shape(self, layer: str, size: tuple[int, int]) -> LayerShape:
-        part = self.attentions[layer]
+        part = untyped(self.attentions[layer])
         heads = getattr(part, "num_heads", None) or part.num_attention_heads
         # Not from the projections, because a user's adapters may be in their place.
         return LayerShape(
@@ -137,14 +137,14 @@ class EncoderModel(Model):
 
     @computing
     def untrained(self, seed: int) -> tuple[Model, tuple[str, ...]]:
-        outer: Any = self.module
+        outer = self.module
         if not hasattr(outer, "config"):
             raise UnsupportedModelError(
                 f"{type(outer).__name__} has no configuration, so it cannot be built with fresh weights: load the "
                 "transformers model inside it."
             )
         with drawing(seed):
-            module = type(outer)(copy.deepcopy(outer.config))
+            module = untyped(type(outer))(copy.deepcopy(config_of(outer)))
         learned, kept = dict(outer.named_parameters()), []
         with torch.no_grad():
             for name, parameter in module.named_parameters():
@@ -156,7 +156,7 @@ class EncoderModel(Model):
         module.to(self.device, self.dtype).eval()
         tower = module.get_submodule(prefix_of(outer, self.tower).removesuffix("."))
         # Layers must find their modules again, and the hash of the trained weights must not be copied.
-        own = {"attentions": {}, "blocks": {}, "quantities": Model.quantities, "_hash": None}
+        own = {"attentions": {}, "blocks": {}, "quantities": Model.quantities, "_hash": None, "training": ""}
         return replace(self, module=module, tower=tower, **own), tuple(kept)
 
     @contextmanager
@@ -177,7 +177,7 @@ class EncoderModel(Model):
             stack.enter_context(attention.listening(self.tower, listeners))
             yield
 
-    def forward(self, pixels: np.ndarray) -> Any:
+    def forward(self, pixels: np.ndarray) -> object:
         return self.tower(**self.inputs(pixels))
 
     def run(self, pixels: np.ndarray, begin: Callable[[tuple[int, ...]], None], done: Done | None = None) -> None:
@@ -197,9 +197,9 @@ class EncoderModel(Model):
         finally:
             handle.remove()
 
-    def inputs(self, pixels: np.ndarray) -> dict[str, Any]:
+    def inputs(self, pixels: np.ndarray) -> dict[str, object]:
         """The tower's arguments for bytes (image, height, width, 3)."""
-        inputs: dict[str, Any] = {"pixel_values": self.processor.normalise(pixels, self.device, self.dtype)}
+        inputs: dict[str, object] = {"pixel_values": self.processor.normalise(pixels, self.device, self.dtype)}
         # On the trained grid this interpolates nothing; it only lets the model accept an image without the remainder.
         if self.sizes == "interpolated" and pixels.shape[1:3] != self._size:
             inputs["interpolate_pos_encoding"] = True
@@ -227,20 +227,20 @@ def _listener(recorder: Recorder, layer: str) -> attention.Listener:
 
 
 def _token_hook(recorder: Recorder, layer: str) -> Callable[..., None]:
-    def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
+    def hook(module: torch.nn.Module, args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         recorder.record(layer, "token", output[0] if isinstance(output, tuple) else output)
 
     return hook
 
 
 def _projection_hook(recorder: Recorder, layer: str, quantity: str, channels: int) -> Callable[..., None]:
-    def hook(module: torch.nn.Module, args: Any, output: torch.Tensor) -> None:
+    def hook(module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
         recorder.record(layer, quantity, output.unflatten(-1, (-1, channels)).transpose(1, 2))
 
     return hook
 
 
-def _computing(settings: Any) -> Any:
+def _computing(settings: object) -> object:
     """A configuration, including nested ones, without names, versions and settings of the attention library."""
     if not isinstance(settings, dict):
         return settings
@@ -251,7 +251,7 @@ def _computing(settings: Any) -> Any:
     }
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, (list, tuple)):
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(value, Sequence):
         return (int(value[0]), int(value[1]))
     return (int(value), int(value))

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,14 +71,25 @@ class Operations(TorchFunctionMode):
         self.tokens: dict[str, int] = {}
         """For each module, how many tokens its calls had so far: it may cut them into windows, a call each."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         if self.within:
             name = self.within[-1]
             place = self.counts[name]
             self.counts[name] = place + 1
-            kept = isinstance(out, Tensor) and out.is_floating_point() and out.ndim > 1
-            if kept and out.numel() <= self.largest[name] and (self.wanted is None or place in self.wanted[name]):
+            if (
+                isinstance(out, Tensor)
+                and out.is_floating_point()
+                and out.ndim > 1
+                and out.numel() <= self.largest[name]
+                and (self.wanted is None or place in self.wanted[name])
+            ):
                 results = self.results[name]
                 results[place] = out
                 if len(results) > _MOST_OPERATIONS:
@@ -93,14 +103,14 @@ class Operations(TorchFunctionMode):
         with ExitStack() as stack:
             for name in names:
 
-                def enter(_: Any, args: Any, kwargs: Any, name: str = name) -> None:
+                def enter(_: object, args: tuple[object, ...], kwargs: dict[str, object], name: str = name) -> None:
                     if threading.get_ident() == owner:
                         given = [one.numel() for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
                         self.largest[name] = _LARGEST * max(given, default=math.inf)
                         self.counts[name], self.results[name], self.tokens[name] = 0, {}, 0
                         self.within.append(name)
 
-                def leave(*_: Any, name: str = name) -> None:
+                def leave(*_: object, name: str = name) -> None:
                     if threading.get_ident() == owner:
                         self.within.pop()
                         self.results[name] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import holoviews as hv
 import numpy as np
@@ -28,7 +27,7 @@ BARS = ("left", "right", "bottom", "top", "ink", "name", "share", "mass", "of")
 WORDS = ("x", "y", "text", "ink")
 """What is said of a result is in its colour, above all marks, so that it lies over none."""
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, list[object]]
 Range = tuple[float, float]
 _SIZE = {
     "width": 640,
@@ -193,7 +192,7 @@ def _of_first(values: xr.DataArray) -> xr.DataArray:
     return values.isel(image=0) if "image" in values.dims else values
 
 
-def _add(table: Columns, row: Sequence[Any]) -> None:
+def _add(table: Columns, row: Sequence[object]) -> None:
     for key, value in zip(table, row, strict=True):
         table[key].append(value)
 

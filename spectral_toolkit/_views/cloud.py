@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import holoviews as hv
 import numpy as np
@@ -27,15 +26,15 @@ _CHOSEN, _EDGE = "#d55e00", "#808080"
 
 @computing
 def cloud(
-    images: Any,
+    images: object,
     eig: xr.Dataset,
     *,
     components: Sequence[int] | None = None,
     projection: str = "components",
     colour: str = "pixels",
-    labels: Any = None,
-    segments: Any = None,
-    selected: Any = None,
+    labels: object = None,
+    segments: object = None,
+    selected: object = None,
     most: int | None = None,
     seed: int = 0,
 ) -> hv.Points:
@@ -147,7 +146,7 @@ def cloud(
 
 
 def _colours(
-    images: Any, eig: xr.Dataset, by: str, shape: tuple[int, int, int], labels: Any, segments: Any
+    images: object, eig: xr.Dataset, by: str, shape: tuple[int, int, int], labels: object, segments: object
 ) -> np.ndarray:
     if by == "pixels":
         if images is None:
@@ -172,6 +171,6 @@ def _colours(
     return colours_of_patches(by, shape, **{argument: numbers.astype(int)})  # pyright: ignore[reportArgumentType]
 
 
-def _chosen(selected: Any, names: Sequence[str], shape: tuple[int, int, int]) -> np.ndarray:
+def _chosen(selected: object, names: Sequence[str], shape: tuple[int, int, int]) -> np.ndarray:
     patches = np.asarray(from_python(selected, names, shape[1:], only=0 if shape[0] == 1 else None)).reshape(-1, 3)
     return np.stack([chosen_mask(patches, image, shape[1:], shape[1:]) for image in range(shape[0])])

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import holoviews as hv
+
+if TYPE_CHECKING:
+    from holoviews.plotting.bokeh import ElementPlot
 
 PAGE = 900
 """The width, in screen pixels, that figures are made for: a notebook cell on a small screen, beside the file list."""
@@ -63,13 +66,13 @@ _SCRIPT = """
 """
 
 
-def fits(plot: Any, _element: object) -> None:
+def fits(plot: ElementPlot, _element: object) -> None:
     """For HoloViews' option ``hooks``: this figure keeps its shape when it is made smaller."""
     plot.state.tags = [_FITS]
     plot.state.output_backend = BACKEND
 
 
-def fits_as_high(plot: Any, _element: object) -> None:
+def fits_as_high(plot: ElementPlot, _element: object) -> None:
     """For HoloViews' option ``hooks``: this figure keeps its height when it is made narrower."""
     plot.state.tags = [_FITS, _AS_HIGH]
     plot.state.output_backend = BACKEND

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import holoviews as hv
 import numpy as np
@@ -64,7 +64,7 @@ def heads_chart(maps: xr.Dataset, sort: str = "depth") -> hv.Overlay:
     return styled(view, frame_width=width, frame_height=height, title=title, hooks=[fits, has_still], **axes(matrix))
 
 
-def elements(matrix: HeadMatrix) -> list[Any]:
+def elements(matrix: HeadMatrix) -> list[hv.Element]:
     """The image, its maps for the cursor, and what is said in the place of missing maps."""
     tall, wide = matrix.colours.shape[:2]
     kdims = [hv.Dimension("x", range=(0, wide)), hv.Dimension("y", range=(0, tall))]
@@ -82,7 +82,7 @@ def elements(matrix: HeadMatrix) -> list[Any]:
     ]
 
 
-def cell_columns(matrix: HeadMatrix) -> dict[str, list[Any]]:
+def cell_columns(matrix: HeadMatrix) -> dict[str, Sequence[object]]:
     """Places and names of all maps."""
     rows = [
         (one.left, one.top, one.right, one.bottom, one.kind.upper(), one.layer, one.head, one.entropy)
@@ -91,7 +91,7 @@ def cell_columns(matrix: HeadMatrix) -> dict[str, list[Any]]:
     return dict(zip(CELL_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
 
 
-def axes(matrix: HeadMatrix) -> dict[str, Any]:
+def axes(matrix: HeadMatrix) -> dict[str, object]:
     """Layers from left to right, kinds from the top."""
     wide, tall = matrix.size
     return {

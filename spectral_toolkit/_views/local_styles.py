@@ -19,7 +19,6 @@ import json
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import holoviews as hv
 from holoviews.core import Dimensioned
@@ -113,17 +112,19 @@ def use_local_styles() -> None:
     class LocalStyles(kind):
         has_local_styles = True
 
-        def components(self, view: Any, *arguments: Any, **options: Any) -> Any:
+        def components(
+            self, obj: object, fmt: str | None = None, comm: bool = True, **options: object
+        ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
             send_where_missing()
             # Beside a figure that fills its notebook cell there is no room for sliders.
-            if isinstance(view, Dimensioned):
-                initialize_dynamic(view)  # what it will draw is not known in advance
-            fitting = isinstance(view, Dimensioned) and is_fitting(view)
+            if isinstance(obj, Dimensioned):
+                initialize_dynamic(obj)  # what it will draw is not known in advance
+            fitting = isinstance(obj, Dimensioned) and is_fitting(obj)
             drawing = self.instance(widget_location="top_left") if fitting and not self.widget_location else self
             with noting_figures() as figures:
-                data, metadata = kind.components(drawing, view, *arguments, **options)
-            shown: dict[str, Any] = dict(data or {})
-            still = still_png(figures, getattr(view, "_max_cols", 1))
+                data, metadata = kind.components(drawing, obj, fmt, comm, **options)
+            shown: dict[str, str] = dict(data or {})
+            still = still_png(figures, getattr(obj, "_max_cols", 1))
             for mime, content in shown.items():
                 if isinstance(content, str):
                     text = with_word_on_bokeh(with_local_styles(content))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import holoviews as hv
 import numpy as np
@@ -108,7 +108,7 @@ class Marked:
         return list(_patches(given, index))
 
 
-def _patches(given: Any, index: int) -> Iterator[tuple[int, int]]:
+def _patches(given: object, index: int) -> Iterator[tuple[int, int]]:
     if given is None:
         return
     if isinstance(given, xr.DataArray) and given.dtype.kind == "b" and {"y", "x"} <= set(given.dims):
@@ -116,7 +116,7 @@ def _patches(given: Any, index: int) -> Iterator[tuple[int, int]]:
         yield from ((int(row), int(column)) for row, column in np.argwhere(mask[index]))
         return
     try:
-        for row, column in given:
+        for row, column in cast("Iterable[tuple[int, int]]", given):
             yield int(row), int(column)
     except (TypeError, ValueError) as error:
         raise SpectralToolkitError(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
@@ -23,6 +23,7 @@ from .report_data import Caption, build_page, kind_of, provenance
 from .templating import render
 
 if TYPE_CHECKING:
+    from .._affinity.layer_graph import Weights
     from .._models import Model
 
 _NEEDED = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group", "isolated")
@@ -30,15 +31,15 @@ _NEEDED = ("eigenvalue", "residual", "converged", "eigengap", "degenerate_group"
 
 @computing
 def report(
-    source: Any,
-    images: Any = None,
+    source: object,
+    images: object = None,
     path: str | os.PathLike[str] = "report.html",
     *,
-    affinities: Sequence[str] = ("qk", "vv"),
+    kinds: str | Sequence[str] = ("qk", "vv"),
     kernel: str | Mapping[str, str] | None = None,
     heads: str = "mean",
     scope: str = "image",
-    weights: Mapping[str, float] | Sequence[float] | None = None,
+    weights: Weights = None,
     layers: str | Sequence[str | int] = "all",
     size: int | tuple[int, int] | None = None,
     n_eigenvectors: int = 10,
@@ -63,7 +64,7 @@ def report(
     path
         The file to write. Its folder is created if needed, and an earlier page of this package under that name is
         replaced.
-    affinities
+    kinds
         Kinds of affinity to show side by side.
     kernel
         One kernel for all affinities, or a mapping from kind to kernel; None takes the default of each kind.
@@ -99,14 +100,12 @@ def report(
     # Imported here, so that rendering results from a file does not wait for models and solvers.
     from .._affinity import affinity
     from .._affinity.features import KINDS
-    from .._affinity.table import check_combination, kernels_of
+    from .._affinity.table import check_combination, kernels_of, several_kinds
     from .._explorer.source import open_source
     from .._models import Model, load_model
     from ..solvers import solve
 
-    kinds = [affinities] if isinstance(affinities, str) else list(affinities)
-    if not kinds:
-        raise SpectralToolkitError("affinities=() is empty: give at least one affinity, such as ('qk', 'vv').")
+    kinds = several_kinds(kinds)
     target, kernels = _target(path), kernels_of(kernel, kinds)
     for kind, chosen in kernels.items():
         check_combination(kind, chosen, heads, scope, {})
@@ -147,11 +146,11 @@ def report(
     )
 
 
-def _by_name(weights: Any, layers: Any, model: Model) -> Any:
+def _by_name(weights: Weights, layers: str | Sequence[str | int], model: Model) -> Weights:
     """A list of weights as a mapping, where the layers were not named in order of depth."""
     from .._capture.plan import choose_layers
 
-    if weights is None or isinstance(weights, Mapping) or not isinstance(layers, list | tuple):
+    if weights is None or isinstance(weights, Mapping) or isinstance(layers, str):
         return weights
     named = [name for layer in layers for name in choose_layers(model, [layer])]
     if named == list(choose_layers(model, layers)):
@@ -170,7 +169,7 @@ def render_report(
     solved: Mapping[str, xr.Dataset],
     path: str | os.PathLike[str] = "report.html",
     *,
-    images: Any = None,
+    images: object = None,
     title: str | None = None,
     opacity: float = 0.7,
     max_side: int = 512,
@@ -237,7 +236,7 @@ def report_html(
     activations: xr.DataTree | None,
     solved: Mapping[str, xr.Dataset],
     *,
-    images: Any = None,
+    images: object = None,
     title: str | None = None,
     opacity: float = 0.7,
     max_side: int = 512,
@@ -288,7 +287,7 @@ def _tables(solved: Mapping[str, xr.Dataset]) -> dict[str, tuple[str, str]]:
     return files
 
 
-def _figure(key: str, eig: xr.Dataset, attrs: Mapping[str, Any], pictures: str | None, image: str | None) -> str:
+def _figure(key: str, eig: xr.Dataset, attrs: Mapping[str, object], pictures: str | None, image: str | None) -> str:
     return figure_recipe(key, eig, attrs, image, pictures=pictures)
 
 

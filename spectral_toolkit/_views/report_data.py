@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -145,7 +145,7 @@ class Page:
     facts: list[tuple[str, str]]
     provenance: list[tuple[str, str]]
     layers: list[tuple[str, str]]
-    record: dict[str, Any] = field(repr=False)
+    record: dict[str, object] = field(repr=False)
 
     @property
     def backgrounds(self) -> dict[str, list[int]]:
@@ -156,7 +156,7 @@ class Page:
 def build_page(
     activations: xr.DataTree | None,
     solved: Mapping[str, xr.Dataset],
-    images: Any,
+    images: object,
     title: str,
     max_side: int,
     *,
@@ -211,7 +211,7 @@ def backgrounds(cards: Sequence[Card]) -> dict[str, list[int]]:
     return found
 
 
-def provenance(activations: xr.DataTree | None, eig: xr.Dataset) -> dict[str, Any]:
+def provenance(activations: xr.DataTree | None, eig: xr.Dataset) -> dict[str, object]:
     """Attributes of the activations, from the tree itself or from what a result records of them."""
     if activations is not None:
         return {str(name): value for name, value in activations.attrs.items()}
@@ -307,7 +307,7 @@ def _statistics(eig: xr.Dataset, index: int | None, activations: xr.DataTree | N
     )
 
 
-def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any], caption: Caption) -> ResultCard:
+def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, object], caption: Caption) -> ResultCard:
     attrs = eig.attrs
     kernel = str(attrs.get("kernel", ""))
     settings = [kernel and f"{kernel} kernel", _said(attrs, "heads", "heads: {}"), _said(attrs, "method", "{} solver")]
@@ -329,12 +329,12 @@ def _answer(key: str, eig: xr.Dataset, activations_attrs: Mapping[str, Any], cap
     )
 
 
-def _said(attrs: Mapping[str, Any], name: str, words: str) -> str:
+def _said(attrs: Mapping[str, object], name: str, words: str) -> str:
     return words.format(attrs[name]) if attrs.get(name) not in (None, "") else ""
 
 
 def _facts(
-    attrs: Mapping[str, Any], eig: xr.Dataset, n_images: int, layers: list[tuple[str, str]]
+    attrs: Mapping[str, object], eig: xr.Dataset, n_images: int, layers: list[tuple[str, str]]
 ) -> list[tuple[str, str]]:
     scope = "all images as one problem" if eig.attrs.get("scope") == "dataset" else "each image alone"
     facts = [
@@ -344,6 +344,7 @@ def _facts(
         ("Patches", f"{eig.sizes['y']} × {eig.sizes['x']}"),
         ("Solved", scope),
         ("Seed", str(eig.attrs.get("seed", attrs.get("seed", "")))),
+        ("Trained", str(attrs.get("training", ""))),
     ]
     return [(name, value) for name, value in facts if value]
 
@@ -360,7 +361,7 @@ def _layer_facts(activations: xr.DataTree | None) -> list[tuple[str, str]]:
     return facts
 
 
-def attribute_rows(attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
+def attribute_rows(attrs: Mapping[str, object]) -> list[tuple[str, str]]:
     """Names and values of attributes as text, with JSON spread over lines."""
     rows = []
     for name, value in attrs.items():
@@ -379,7 +380,7 @@ def _spread(text: str) -> str:
         return text
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: object) -> object:
     """The same value in types that JSON knows; numbers that JSON cannot write become None."""
     if isinstance(value, dict):
         return {str(key): _jsonable(item) for key, item in value.items()}

@@ -9,31 +9,35 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, SupportsFloat, TypedDict, cast
 
 import holoviews as hv
-import numpy as np
 from bokeh.models import (
+    Axis,
     ColorBar,
     FactorRange,
+    GlyphRenderer,
     GridPlot,
     ImageRGBA,
     Line,
+    LinearColorMapper,
     MultiLine,
     Plot,
     Quad,
+    Range,
     Rect,
     Scatter,
     Segment,
     Text,
 )
 from bokeh.models import Image as Cells
+from bokeh.models.glyph import Glyph
 
 from .._compute.arguments import flag, number, whole
 from .._compute.settings import computing
 from .._io.outputs import writable_path, write_whole
 from ..errors import SpectralToolkitError, StoreError
-from .still_picture import BokehPart, Parts, Row, bokeh_figure, cell_colours, ink_of, resolved
+from .still_picture import Mark, Parts, bokeh_model, columns_of, ends, limits, marks_of, plots_in, sorts_of
 
 FORMATS: dict[str, dict[str, None]] = {
     ".pdf": {"CreationDate": None},
@@ -67,9 +71,26 @@ _MARKERS = {
     "x": "x",
 }
 _MANY = 500
-_Get = Callable[[str], Any]
-_At = Callable[[Any], float]
-_Style = dict[str, Any]
+_At = Callable[[object], float]
+
+
+class _Surface(TypedDict):
+    """How a face and its edge are drawn, as matplotlib takes it."""
+
+    facecolor: tuple[str, float] | str
+    edgecolor: tuple[str, float] | str
+    linewidth: float
+
+
+class _Style(TypedDict):
+    """How a line is drawn, as matplotlib takes it."""
+
+    color: tuple[str, float] | str
+    linewidth: float
+    linestyle: str
+    zorder: int
+
+
 _DASHES = {"dashed": "--", "dotted": ":", "dotdash": "-."}
 _ALIGNED = {"middle": "center"}
 
@@ -138,8 +159,8 @@ def save_figure(
             "Figures for papers need matplotlib: install it with pip install 'spectral-toolkit[figures]'."
         ) from error
     panels = _panels(view)
-    settings: Any = {**matplotlib.rcParamsDefault, **_SETTINGS}
-    with matplotlib.rc_context(settings):
+    settings = {**matplotlib.rcParamsDefault, **_SETTINGS}
+    with matplotlib.rc_context(settings):  # pyright: ignore[reportArgumentType]
         columns, rows = ([0.0] * (1 + max(getattr(one, side) for one in panels)) for side in ("column", "row"))
         for one in panels:
             columns[one.column] = max(columns[one.column], one.width)
@@ -157,6 +178,10 @@ def save_figure(
     return target
 
 
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis as MplAxis
+    from matplotlib.figure import Figure
+
 # --- what there is to draw -------------------------------------------------------------------------------------------
 
 
@@ -164,14 +189,14 @@ def save_figure(
 class _Panel:
     """One Bokeh figure, its place among the others, and the pixels around its frame."""
 
-    figure: BokehPart
+    figure: Plot
     row: int
     column: int
 
     @property
     def frame(self) -> tuple[float, float]:
-        size = (self.figure.frame_width, self.figure.frame_height)
-        return size if all(size) else _CHART
+        wide, high = self.figure.frame_width, self.figure.frame_height
+        return (wide, high) if wide and high else _CHART
 
     @cached_property
     def parts(self) -> Parts:
@@ -212,20 +237,23 @@ def _panels(view: object) -> list[_Panel]:
             "st.overlay(..., component=2), or draw all side by side with layout='grid'."
         )
     if isinstance(view, Plot | GridPlot):
-        drawn: Any = view
+        drawn = view
     elif isinstance(view, hv.core.Dimensioned):
-        drawn = bokeh_figure(view)
+        drawn = bokeh_model(view)
     else:
         raise SpectralToolkitError(
             f"view={type(view).__name__} cannot be saved: expected what st.overlay, st.heat_map or another function "
             "that draws returned."
         )
-    grids = [drawn] if isinstance(drawn, GridPlot) else list(drawn.select({"type": GridPlot}))
+    grids = (
+        [drawn]
+        if isinstance(drawn, GridPlot)
+        else [one for one in drawn.select({"type": GridPlot}) if isinstance(one, GridPlot)]
+    )
     if grids:
-        placed: Any = grids[0].children
-        return [_Panel(figure, row, column) for figure, row, column, *_ in placed if figure is not None]
-    figures: Any = drawn.select({"type": Plot})
-    return [_Panel(figure, 0, place) for place, figure in enumerate(figures)]
+        placed = grids[0].children
+        return [_Panel(figure, row, column) for figure, row, column, *_ in placed if isinstance(figure, Plot)]
+    return [_Panel(figure, 0, place) for place, figure in enumerate(plots_in(drawn))]
 
 
 def _has_slider(view: hv.core.Dimensioned) -> bool:
@@ -243,22 +271,22 @@ class _Drawing:
     """
 
     def __init__(
-        self, figure: Any, panel: _Panel, corner: tuple[float, float], size: tuple[float, float], factor: float
+        self, figure: Figure, panel: _Panel, corner: tuple[float, float], size: tuple[float, float], factor: float
     ) -> None:
         self.figure, self.panel, self.corner, self.size = figure, panel, corner, size
         self.point = _POINTS * factor
         self.axes = figure.add_axes(self.place(panel.left, panel.top, *panel.frame))
         self.x_at, self.y_at = _positions(panel.figure.x_range), _positions(panel.figure.y_range)
 
-    def place(self, left: float, top: float, width: float, height: float) -> list[float]:
+    def place(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
         """Shares of the whole figure, counted from below, as matplotlib has them."""
         left, top = self.corner[0] + left, self.corner[1] + top
-        return [left / self.size[0], 1 - (top + height) / self.size[1], width / self.size[0], height / self.size[1]]
+        return left / self.size[0], 1 - (top + height) / self.size[1], width / self.size[0], height / self.size[1]
 
     def draw(self) -> None:
         panel = self.panel
         self.axes.set_facecolor("none")
-        for renderer in panel.figure.renderers:
+        for renderer in sorts_of(panel.figure):
             if renderer.visible:
                 self.marks(renderer)
         self.axes.set_xlim(*_limits(panel.figure.x_range))
@@ -272,7 +300,7 @@ class _Drawing:
         for number_, bar in enumerate(panel.parts.bars):
             self.bar(bar, panel.left + panel.frame[0] + _SPACE + number_ * _BAR)
 
-    def axis(self, which: str, axis: BokehPart | None, extent: BokehPart, side: str) -> None:
+    def axis(self, which: str, axis: Axis | None, extent: Range, side: str) -> None:
         own = self.axes.xaxis if which == "x" else self.axes.yaxis
         for one in ("bottom", "top") if which == "x" else ("left", "right"):
             self.axes.spines[one].set(visible=axis is not None and one == side, linewidth=self.point, color=_INK)
@@ -280,8 +308,8 @@ class _Drawing:
             own.set_visible(False)
             return
         if side == "top":
-            own.tick_top()
-            own.set_label_position("top")
+            self.axes.xaxis.tick_top()
+            self.axes.xaxis.set_label_position("top")
         names = {value: str(text) for value, text in axis.major_label_overrides.items()}
         fixed = getattr(axis.ticker, "ticks", None)
         if isinstance(extent, FactorRange):
@@ -293,35 +321,38 @@ class _Drawing:
         self.ticks(own)
         own.set_label_text(str(axis.axis_label or ""), fontsize=10 * self.point, color=_INK)
 
-    def ticks(self, axis: Any) -> None:
-        sizes = {"labelsize": 9 * self.point, "width": self.point, "length": 4 * self.point, "pad": 4 * self.point}
-        axis.set_tick_params(color=_INK, labelcolor=_INK, **sizes)
+    def ticks(self, axis: MplAxis) -> None:
+        point = self.point
+        axis.set_tick_params(
+            color=_INK, labelcolor=_INK, labelsize=9 * point, width=point, length=4 * point, pad=4 * point
+        )
 
     def bar(self, bar: ColorBar, left: float) -> None:
         from matplotlib.cm import ScalarMappable
         from matplotlib.colorbar import Colorbar
         from matplotlib.colors import ListedColormap, Normalize
 
-        mapper: Any = bar.color_mapper
+        mapper = bar.color_mapper
+        assert isinstance(mapper, LinearColorMapper)
+        low, high = limits(mapper)
         axes = self.figure.add_axes(self.place(left, self.panel.top, 10, self.panel.frame[1]))
-        drawn: Any = Colorbar(
-            axes, ScalarMappable(Normalize(mapper.low, mapper.high), ListedColormap(list(mapper.palette)))
-        )
+        drawn = Colorbar(axes, ScalarMappable(Normalize(low, high), ListedColormap(list(mapper.palette))))
         drawn.outline.set_visible(False)
+        assert drawn.solids is not None
         drawn.solids.set(rasterized=False, edgecolor="face")  # viewers would draw the joints of its colours as lines
-        values = [mapper.low, (mapper.low + mapper.high) / 2, mapper.high]
+        values = [low, (low + high) / 2, high]
         drawn.set_ticks(values, labels=[f"{value:.2g}" for value in values])
         self.ticks(axes.yaxis)
         if bar.title:
             axes.set_title(str(bar.title), fontsize=9 * self.point, color=_INK)
 
-    def marks(self, renderer: BokehPart) -> None:
-        glyph: BokehPart = renderer.glyph
-        data = {name: list(column) for name, column in renderer.data_source.data.items()}
+    def marks(self, renderer: GlyphRenderer[Glyph]) -> None:
+        glyph = renderer.glyph
         if isinstance(glyph, Line):  # its columns are one line
-            names = (getattr(one, "field", one) for one in (glyph.x, glyph.y))
-            x, y = (self.along(data[name], side) for name, side in zip(names, "xy", strict=True))
-            self.axes.plot(x, y, **self.stroke(glyph, {}))
+            names = (str(getattr(one, "field", one)) for one in (glyph.x, glyph.y))
+            data = columns_of(renderer)
+            x, y = (data[name] for name in names)
+            self.axes.plot([*map(self.x_at, x)], [*map(self.y_at, y)], **self.stroke(Mark(glyph, {})))
             return
         draw = next((method for kinds, method in _MARKS.items() if isinstance(glyph, kinds)), None)
         if draw is None:
@@ -329,104 +360,105 @@ class _Drawing:
                 f"The view has a {type(glyph).__name__}, which cannot be drawn for a paper: use points, lines, "
                 "rectangles, text and images, or save it with holoviews.save."
             )
-        rows = [dict(zip(data, values, strict=True)) for values in zip(*data.values(), strict=True)]
-        if isinstance(glyph, Scatter) and len(rows) > _MANY:
-            self.many_points(glyph, rows)
+        found = marks_of(renderer)
+        if isinstance(glyph, Scatter) and len(found) > _MANY:
+            self.many_points(found)
             return
-        for row in rows:
-            draw(self, glyph, row, lambda name, row=row: resolved(getattr(glyph, name), row))
+        for mark in found:
+            draw(self, mark)
 
-    def along(self, values: Iterable[object], side: str) -> list[float]:
+    def along(self, mark: Mark, *names: str, side: str = "x") -> list[float]:
         at = self.x_at if side == "x" else self.y_at
-        return [at(value) for value in values]
+        return [at(mark.get(name)) for name in names]
 
-    def rectangle(self, glyph: BokehPart, row: Row, get: _Get) -> None:
+    def rectangle(self, mark: Mark) -> None:
         from matplotlib.patches import Rectangle
 
-        if isinstance(glyph, Quad):
-            left, right = self.along((get("left"), get("right")), "x")
-            bottom, top = self.along((get("bottom"), get("top")), "y")
+        if isinstance(mark.glyph, Quad):
+            left, right = self.along(mark, "left", "right")
+            bottom, top = self.along(mark, "bottom", "top", side="y")
         else:
-            (x,), (y,), half = self.along([get("x")], "x"), self.along([get("y")], "y"), (get("width"), get("height"))
-            left, right = (x + part * half[0] / 2 for part in (-1, 1))
-            bottom, top = (y + part * half[1] / 2 for part in (-1, 1))
-        self.axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, **self.surface(glyph, row)))
+            (x,), (y,) = self.along(mark, "x"), self.along(mark, "y", side="y")
+            left, right = (x + part * mark.number("width") / 2 for part in (-1, 1))
+            bottom, top = (y + part * mark.number("height") / 2 for part in (-1, 1))
+        self.axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, **self.surface(mark)))
 
-    def segment(self, glyph: BokehPart, row: Row, get: _Get) -> None:
-        x, y = self.along((get("x0"), get("x1")), "x"), self.along((get("y0"), get("y1")), "y")
-        self.axes.plot(x, y, solid_capstyle="projecting", **self.stroke(glyph, row))
+    def segment(self, mark: Mark) -> None:
+        x, y = self.along(mark, "x0", "x1"), self.along(mark, "y0", "y1", side="y")
+        self.axes.plot(x, y, solid_capstyle="projecting", **self.stroke(mark))
 
-    def path(self, glyph: BokehPart, row: Row, get: _Get) -> None:
-        self.axes.plot(self.along(get("xs"), "x"), self.along(get("ys"), "y"), **self.stroke(glyph, row))
+    def path(self, mark: Mark) -> None:
+        x, y = (cast("Iterable[object]", mark.get(name)) for name in ("xs", "ys"))
+        self.axes.plot([*map(self.x_at, x)], [*map(self.y_at, y)], **self.stroke(mark))
 
-    def point_mark(self, glyph: BokehPart, row: Row, get: _Get) -> None:
-        marker, style = _MARKERS.get(str(get("marker")), "o"), self.surface(glyph, row)
+    def point_mark(self, mark: Mark) -> None:
+        marker, style = _MARKERS.get(str(mark.get("marker")), "o"), self.surface(mark)
         face = style["edgecolor"] if marker in ("+", "x") else style["facecolor"]
         self.axes.plot(
-            self.along([get("x")], "x"),
-            self.along([get("y")], "y"),
+            self.along(mark, "x"),
+            self.along(mark, "y", side="y"),
             marker,
-            markersize=float(get("size")) * self.point,
+            markersize=mark.number("size") * self.point,
             markerfacecolor=face,
             markeredgecolor=style["edgecolor"],
             markeredgewidth=style["linewidth"],
             zorder=3,
         )
 
-    def many_points(self, glyph: BokehPart, rows: Sequence[Row]) -> None:
+    def many_points(self, found: Sequence[Mark]) -> None:
         """Points of one form in one go, as a cloud has thousands."""
         from matplotlib.colors import to_rgba
 
-        get = [lambda name, row=row: resolved(getattr(glyph, name), row) for row in rows]
-        styles = [self.surface(glyph, row) for row in rows]
+        styles = [self.surface(mark) for mark in found]
         self.axes.scatter(
-            self.along([one("x") for one in get], "x"),
-            self.along([one("y") for one in get], "y"),
-            s=[(float(one("size")) * self.point) ** 2 for one in get],
+            [self.x_at(mark.get("x")) for mark in found],
+            [self.y_at(mark.get("y")) for mark in found],
+            s=[(mark.number("size") * self.point) ** 2 for mark in found],
             facecolors=[to_rgba(one["facecolor"]) for one in styles],
             edgecolors=[to_rgba(one["edgecolor"]) for one in styles],
             linewidths=[one["linewidth"] for one in styles],
-            marker=_MARKERS.get(str(get[0]("marker")), "o"),
+            marker=_MARKERS.get(str(found[0].get("marker")), "o"),
             zorder=3,
         )
 
-    def text(self, glyph: BokehPart, row: Row, get: _Get) -> None:
-        size = re.fullmatch(r"([\d.]+)\s*(px|pt|em)?", str(get("text_font_size")).lower())
+    def text(self, mark: Mark) -> None:
+        size = re.fullmatch(r"([\d.]+)\s*(px|pt|em)?", str(mark.get("text_font_size")).lower())
         pixels = float(size[1]) * {"px": 1.0, "em": 16.0}.get(size[2], 1 / _POINTS) if size else 16.0
-        across, upwards = get("text_align"), get("text_baseline")
+        across, upwards = str(mark.get("text_align")), str(mark.get("text_baseline"))
         self.axes.text(
-            *(*self.along([get("x")], "x"), *self.along([get("y")], "y")),
-            str(get("text")),
+            self.along(mark, "x")[0],
+            self.along(mark, "y", side="y")[0],
+            str(mark.get("text")),
             ha=across if across in ("right", "center") else "left",
             va=_ALIGNED.get(upwards, upwards) if upwards in ("top", "bottom", "middle") else "center",
-            color=ink_of(glyph, row, "text") or "none",
+            color=mark.ink("text") or "none",
             fontsize=pixels * self.point,
             zorder=4,
         )
 
-    def image(self, glyph: BokehPart, row: Row, get: _Get) -> None:
-        cells = cell_colours(glyph, np.asarray(get("image"))).astype(float) / 255
-        cells[..., 3] *= get("global_alpha")
-        x, y = float(get("x")), float(get("y"))
-        extent = (x, x + float(get("dw")), y, y + float(get("dh")))
+    def image(self, mark: Mark) -> None:
+        cells = mark.cells().astype(float) / 255
+        cells[..., 3] *= mark.number("global_alpha")
+        x, y = mark.number("x"), mark.number("y")
+        extent = (x, x + mark.number("dw"), y, y + mark.number("dh"))
         # "none" keeps every cell as one pixel of the file, which viewers draw with sharp edges.
         self.axes.imshow(cells, extent=extent, origin="lower", aspect="auto", interpolation="none")
 
-    def stroke(self, glyph: BokehPart, row: Row) -> _Style:
-        dashes = resolved(getattr(glyph, "line_dash", "solid"), row)
+    def stroke(self, mark: Mark) -> _Style:
+        dashes = mark.get("line_dash") if hasattr(mark.glyph, "line_dash") else "solid"
         style = _DASHES.get(dashes, "-") if isinstance(dashes, str) else "--" if dashes else "-"
-        wide = float(resolved(glyph.line_width, row)) * self.point
-        return {"color": ink_of(glyph, row, "line") or "none", "linewidth": wide, "linestyle": style, "zorder": 2}
+        wide = mark.number("line_width") * self.point
+        return {"color": mark.ink("line") or "none", "linewidth": wide, "linestyle": style, "zorder": 2}
 
-    def surface(self, glyph: BokehPart, row: Row) -> _Style:
+    def surface(self, mark: Mark) -> _Surface:
         return {
-            "facecolor": ink_of(glyph, row, "fill") or "none",
-            "edgecolor": ink_of(glyph, row, "line") or "none",
-            "linewidth": float(resolved(glyph.line_width, row)) * self.point,
+            "facecolor": mark.ink("fill") or "none",
+            "edgecolor": mark.ink("line") or "none",
+            "linewidth": mark.number("line_width") * self.point,
         }
 
 
-_MARKS: dict[type | tuple[type, ...], Callable[[_Drawing, BokehPart, Row, _Get], None]] = {
+_MARKS: dict[type | tuple[type, ...], Callable[[_Drawing, Mark], None]] = {
     (Quad, Rect): _Drawing.rectangle,
     Segment: _Drawing.segment,
     MultiLine: _Drawing.path,
@@ -436,15 +468,16 @@ _MARKS: dict[type | tuple[type, ...], Callable[[_Drawing, BokehPart, Row, _Get],
 }
 
 
-def _limits(extent: BokehPart) -> tuple[float, float]:
+def _limits(extent: Range) -> tuple[float, float]:
     if isinstance(extent, FactorRange):
         return (-0.5, len(extent.factors) - 0.5)
-    return (float(extent.start), float(extent.end))
+    start, end = ends(extent)
+    return (float(start), float(end))
 
 
-def _positions(extent: BokehPart) -> _At:
+def _positions(extent: Range) -> _At:
     """From a value of a range to its number on the axis."""
     if not isinstance(extent, FactorRange):
-        return float
+        return lambda value: float(cast("SupportsFloat", value))
     names = [str(one) for one in extent.factors]
     return lambda value: float(names.index(str(value)))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from .._analysis.scores.table import SCORES
+from .study_record import CELL_NAMES, CellRecord
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ class LayerFigure:
     rows: list[LayerRow]
 
 
-def score_dots(cells: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> list[Dots]:
+def score_dots(cells: Sequence[CellRecord], scores: Sequence[str]) -> list[Dots]:
     """One figure for each score, over the same scale as its numbers need."""
     figures = []
     for name in scores:
         found = [
             (number, cell, one)
             for number, cell in enumerate(cells)
-            if (one := ((cell.get("scores") or {}).get("values") or {}).get(name)) and one["value"] is not None
+            if (scored := cell.get("scores")) and (one := scored["values"].get(name)) and one["value"] is not None
         ]
         if not found:
             continue
@@ -87,7 +88,7 @@ def score_dots(cells: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> lis
                 most=f"{most:.1f}",
                 rows=[
                     Dot(
-                        label=" · ".join(str(cell[part]) for part in ("model", "pictures", "affinity", "layers")),
+                        label=" · ".join(str(cell[part]) for part in CELL_NAMES),
                         anchor=f"cell-{number}",
                         text=f"{score['value']:.3f}",
                         at=place(score["value"]) or 0.0,
@@ -103,7 +104,7 @@ def score_dots(cells: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> lis
     return figures
 
 
-def layer_figure(cells: Sequence[tuple[str, Any]]) -> LayerFigure:
+def layer_figure(cells: Sequence[tuple[str, xr.Dataset]]) -> LayerFigure:
     """The cut value of the first component in every layer, as a mean over images, for results by label."""
     means: dict[str, dict[str, float]] = {}
     for label, eig in cells:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import xarray as xr
 
@@ -12,6 +11,17 @@ from .._analysis.scores.judging import compare
 from .._analysis.scores.table import SCORES
 from .report_data import Caption, Card, Kind, Page, attribute_rows, backgrounds, build_page
 from .study_figures import Dots, LayerFigure, layer_figure, score_dots
+from .study_record import (
+    CELL_NAMES,
+    CellRecord,
+    Estimate,
+    EvaluationRecord,
+    Measure,
+    NumbersRecord,
+    ScoreRecord,
+    SettingsRecord,
+    StudyRecord,
+)
 from .templating import render
 
 IMAGE_SHARE = "image_share"
@@ -84,7 +94,7 @@ class ShownCell:
 
     label: str
     eig: xr.Dataset
-    numbers: Mapping[str, Any]
+    numbers: NumbersRecord
     caption: Caption
     recipe: str
 
@@ -128,7 +138,7 @@ class StudyPage:
     evaluations: Evaluations | None
     again: str
     provenance: list[tuple[str, list[tuple[str, str]]]]
-    record: dict[str, Any] = field(repr=False)
+    record: dict[str, object] = field(repr=False)
 
     @property
     def components(self) -> list[int]:
@@ -150,7 +160,7 @@ def shown_group(
     model: str,
     pictures: str,
     cells: Sequence[ShownCell],
-    images: Any,
+    images: object,
     *,
     number: int,
     first_card: int,
@@ -208,20 +218,22 @@ def _widest(gaps: Sequence[float | None]) -> int:
     return max(known)[1] if known else 0
 
 
-def _spread(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:.4g}" if len(values) == 1 else f"{low:.4g} to {high:.4g}"
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    low, high = min(known), max(known)
+    return f"{low:.4g}" if len(known) == 1 else f"{low:.4g} to {high:.4g}"
 
 
 def _score(
-    found: Mapping[str, Any] | None, name: str = "", beside: Mapping[str, Any] | None = None
+    found: ScoreRecord | Estimate | None, name: str = "", beside: Mapping[str, ScoreRecord] | None = None
 ) -> ScoreText | None:
     """One score, with the reason to doubt it, and with the image share where that is larger."""
     if found is None or found["value"] is None:
         return None
     low, high = found["low"], found["high"]
-    words = [found["verdict"]] if found.get("verdict") else []
-    share = (beside or {}).get(IMAGE_SHARE, {}).get("value")
+    words = [str(found.get("verdict"))] if found.get("verdict") else []
+    images = (beside or {}).get(IMAGE_SHARE)
+    share = None if images is None else images["value"]
     if name != IMAGE_SHARE and share is not None and share > found["value"]:
         words.append(f"Image share {share:.3f}")
     return ScoreText(
@@ -232,26 +244,19 @@ def _score(
     )
 
 
-def _controls(
-    values: Mapping[str, Mapping[str, Any]], scores: Sequence[str]
-) -> list[tuple[str, list[ScoreText | None]]]:
+def _controls(values: Mapping[str, ScoreRecord], scores: Sequence[str]) -> list[tuple[str, list[ScoreText | None]]]:
     """The controls of a study cell, each with its scores; a score is not compared with every control."""
-    names = dict.fromkeys(control for name in scores for control in values.get(name, {}).get("controls", {}))
+    found = {name: values[name].get("controls", {}) if name in values else {} for name in scores}
     return [
         (
             control,
-            [
-                _score(values.get(name, {}).get("controls", {}).get(control))
-                if control in SCORES[name].controls
-                else None
-                for name in scores
-            ],
+            [_score(found[name].get(control)) if control in SCORES[name].controls else None for name in scores],
         )
-        for control in names
+        for control in dict.fromkeys(control for own in found.values() for control in own)
     ]
 
 
-def scores_shown(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
+def scores_shown(numbers: Sequence[NumbersRecord]) -> list[str]:
     """Names of the scores that the table shows; the plain score only if a study cell has no labels for a better one.
 
     Examples
@@ -267,7 +272,7 @@ def scores_shown(numbers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def study_html(
-    record: Mapping[str, Any],
+    record: StudyRecord,
     groups: Sequence[ShownGroup],
     scores: Sequence[str],
     *,
@@ -294,10 +299,11 @@ def study_html(
         lede=f"{_counted(record['models'], 'model')} on {_counted(record['pictures'], 'set')} of images, "
         f"{_counted(study['affinities'], 'affinity', 'affinities')}: {_counted(rows, 'cell')}, solved {scope}.",
         facts=[
-            ("Models", ", ".join(model["label"] for model in record["models"])),
+            ("Models", ", ".join(str(model["label"]) for model in record["models"])),
             ("Images", ", ".join(f"{one['label']} ({one['n']})" for one in record["pictures"])),
-            ("Layers", "; ".join(choice["label"] for choice in study["layers"])),
+            ("Layers", "; ".join(str(choice["label"]) for choice in study["layers"])),
             ("Seed", str(study["seed"])),
+            *((f"{', '.join(labels)} trained", told) for told, labels in _trainings(record["models"]).items()),
         ],
         groups=list(groups),
         rows=rows,
@@ -331,11 +337,11 @@ def study_html(
     )
 
 
-def _counted(items: Sequence[Any], one: str, many: str = "") -> str:
+def _counted(items: Sequence[object], one: str, many: str = "") -> str:
     return f"{len(items)} {one if len(items) == 1 else many or one + 's'}"
 
 
-_MEASURES = {
+_MEASURES: dict[Measure, str] = {
     "assigned_miou": "mIoU, matched",
     "matched_accuracy": "accuracy, matched",
     "overclustered_miou": "mIoU, many to one",
@@ -345,9 +351,9 @@ _MEASURES = {
 
 
 def _evaluations(
-    cells: Sequence[Mapping[str, Any]], published: Sequence[tuple[str, float | None, float | None, str]]
+    cells: Sequence[CellRecord], published: Sequence[tuple[str, float | None, float | None, str]]
 ) -> Evaluations | None:
-    evaluated = [(cell, cell["evaluation"]) for cell in cells if cell.get("evaluation")]
+    evaluated = [(cell, found) for cell in cells if (found := cell.get("evaluation"))]
     if not evaluated:
         return None
     first = max((found for _, found in evaluated), key=lambda found: len(found["clusters"]))
@@ -358,7 +364,7 @@ def _evaluations(
     rows = []
     for cell, found in evaluated:
         controls = {name: _figures(one) for name, one in found.get("controls", {}).items()}
-        label = " · ".join(str(cell[name]) for name in ("model", "pictures", "affinity", "layers"))
+        label = " · ".join(str(cell[name]) for name in CELL_NAMES)
         own = _figures(found)
         beside = [
             {name: (one[at], None, None) for name, one in controls.items() if at < len(one)} for at in range(len(own))
@@ -387,11 +393,11 @@ def _evaluations(
     )
     without = any("controls" not in found for _, found in evaluated)
     caption += " Controls were left out (controls: false)." if without else ""
-    said = dict.fromkeys(str(found["notes"]) for _, found in evaluated if found.get("notes"))
+    said = dict.fromkeys(notes for _, found in evaluated if (notes := found.get("notes")))
     return Evaluations(columns, rows, others, " ".join([caption, *said]))
 
 
-def _figures(found: Mapping[str, Any]) -> list[float | None]:
+def _figures(found: EvaluationRecord) -> list[float | None]:
     """The numbers of one evaluation, in the order of the columns."""
     own = [found["regions"]["oracle_miou"], found["regions"]["oracle_accuracy"]]
     return own + [one[name] for one in found["clusters"] for name in _MEASURES]
@@ -405,10 +411,19 @@ def _filled(texts: Sequence[ScoreText | None], n: int) -> list[ScoreText | None]
     return [*texts, *[None] * (n - len(texts))]
 
 
-def _method(study: Mapping[str, Any]) -> str:
+def _trainings(models: Sequence[Mapping[str, object]]) -> dict[str, list[str]]:
+    """How bundled models were trained, and which of the models were trained so."""
+    told: dict[str, list[str]] = {}
+    for model in models:
+        if "training" in model:
+            told.setdefault(str(model["training"]), []).append(str(model["label"]))
+    return told
+
+
+def _method(study: SettingsRecord) -> str:
     """What was done, in two sentences."""
     scope = "each image alone" if study["scope"] == "image" else "all images of a set as one problem"
-    kinds = ", ".join(dict.fromkeys(one["kind"].upper().replace("_", " ") for one in study["affinities"]))
+    kinds = ", ".join(dict.fromkeys(str(one["kind"]).upper().replace("_", " ") for one in study["affinities"]))
     scored = (
         " and scored by how much of their variance position and category explain" if study.get("scores", True) else ""
     )
@@ -419,7 +434,7 @@ def _method(study: Mapping[str, Any]) -> str:
     )
 
 
-def _limits(record: Mapping[str, Any], scores: Sequence[str]) -> list[str]:
+def _limits(record: StudyRecord, scores: Sequence[str]) -> list[str]:
     """What these numbers do not say, a sentence each; only what is true of this study."""
     sets = ", ".join(f"{one['label']} ({_images(one['n'])})" for one in record["pictures"])
     limits = [
@@ -446,7 +461,7 @@ def _images(n: int) -> str:
     return f"{n} {'image' if n == 1 else 'images'}"
 
 
-def _caption(study: Mapping[str, Any], scores: Sequence[str]) -> str:
+def _caption(study: SettingsRecord, scores: Sequence[str]) -> str:
     text = "The first eigenvalue and the widest gap are over all images of the set."
     if not scores:
         return text
@@ -456,9 +471,9 @@ def _caption(study: Mapping[str, Any], scores: Sequence[str]) -> str:
     return f"{text} {where}{alone}, {intervals}."
 
 
-def _controls_in_words(scores: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> str:
+def _controls_in_words(scores: Sequence[str], cells: Sequence[CellRecord]) -> str:
     """Which controls stand beside the scores, and what they would show."""
-    labelled = [cell["scores"] for cell in cells if (cell.get("scores") or {}).get("labelled")]
+    labelled = [scored for cell in cells if (scored := cell.get("scores")) and scored["labelled"]]
     if any(one.get("controlled") for one in labelled):
         return (
             "Below each study cell of the table are its controls: the same scores of the untrained model, of raw "

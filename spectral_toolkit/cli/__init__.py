@@ -566,7 +566,7 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _show_our_warnings(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+def _show_our_warnings(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
     """One line for a warning of ours; deprecations inside libraries are of no use on a command line."""
     if rank() == 0 and Path(filename).is_relative_to(Path(__file__).parent.parent):
         print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -11,7 +11,7 @@ import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._compute.processes import launched
 from .._io.outputs import local_path, refuse_foreign
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import xarray as xr
+
+    from .._models import Model
 
 MAX_SCENES = 100_000  # 6 GB of pixels and labels; a larger number is a typing error
 MAX_LAYERS = 1000  # in one range of --layers; the deepest vision transformers have fewer than a hundred
@@ -147,7 +149,7 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def load_model(source: str, device: str) -> Any:
+def load_model(source: str, device: str) -> Model:
     """Call ``st.load_model`` without the progress bar for reading weights; downloads keep theirs."""
     import spectral_toolkit as st
 
@@ -163,7 +165,7 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
 
 
-def read_pictures(sources: list[str], seed: int) -> Any:
+def read_pictures(sources: list[str], seed: int) -> str | list[str] | xr.DataArray:
     """The images that ``--images`` stands for: generated scenes, or files, globs and folders that can be read."""
     import spectral_toolkit as st
 

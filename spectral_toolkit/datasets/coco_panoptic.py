@@ -61,7 +61,7 @@ def open_panoptic(root: Path, split: str) -> LabelledImages:
     place = {number: at for at, number in enumerate(names)}
     needed(((picture, home / picture) for picture, _, _ in entries), "file")
     needed(((picture, maps / labels) for picture, labels, _ in entries), "map of segments")
-    files = []
+    files: list[LabelledFile] = []
     for picture, labels, parts in sorted(entries, key=lambda entry: entry[0]):
         strange = [(number, category) for number, category, _ in parts if category not in place]
         if strange:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import xarray as xr
 
 from .._io.outputs import placed, quiet_zarr, unwritable
+from .._views.study_record import NumbersRecord
 from ..errors import StoreError
 
 _TAG = "CACHEDIR.TAG"
@@ -65,7 +66,7 @@ class Cache:
         """The folder of neighbours that searches in these activations have found."""
         return self.folder / "neighbours" / content
 
-    def numbers(self, content: str) -> dict[str, Any] | None:
+    def numbers(self, content: str) -> NumbersRecord | None:
         """The numbers of a cell; None if it does not exist or is damaged, in which case it is removed."""
         if not self.cell(content).exists():
             return None
@@ -77,13 +78,13 @@ class Cache:
         except (OSError, ValueError, KeyError):
             shutil.rmtree(self.cell(content), ignore_errors=True)
             return None
-        return numbers
+        return cast("NumbersRecord", numbers)
 
     def eigenvectors(self, content: str) -> xr.Dataset:
         """The result of a cell that exists."""
         return open_answer(self.store(content))
 
-    def put(self, content: str, eig: xr.Dataset, numbers: dict[str, Any]) -> None:
+    def put(self, content: str, eig: xr.Dataset, numbers: NumbersRecord) -> None:
         """Keep a finished cell: it is written under a temporary name, and then moved into place."""
         text = json.dumps({"content_sha256": content, **numbers}, allow_nan=False)
         with placed(self.cell(content), failed=lambda _, error: unwritable(self.folder, error)) as new, quiet_zarr():

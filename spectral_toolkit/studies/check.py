@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Literal, cast
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,14 @@ import xarray as xr
 from .._analysis.comparison.angles import principal_angles
 from .._compute.settings import computing
 from .._io.outputs import local_path
+from .._views.study_record import (
+    CELL_NAMES,
+    AnswerRecord,
+    CellRecord,
+    EvaluationRecord,
+    ScoresRecord,
+    StudyRecord,
+)
 from ..errors import StudyError, first_line
 from ..solvers.result import DEGENERATE_GAP
 from .cache import Cache, open_answer
@@ -28,8 +36,22 @@ from .plan import plan_study
 from .reading import read_study
 from .running import compute
 
-_CELL = ("model", "pictures", "affinity", "layers")
-_BY_LAYER = {"layer_share": "share of the eigenvalue", "layer_mass": "mass"}
+_PROVENANCE: tuple[Literal["versions", "arithmetic"], ...] = ("versions", "arithmetic")
+_NUMBERS: tuple[Literal["eigenvalue", "eigengap"], ...] = ("eigenvalue", "eigengap")
+_BY_COMPONENT: tuple[Literal["eigenvalue", "eigengap", "converged", "degenerate_group"], ...] = (
+    *_NUMBERS,
+    "converged",
+    "degenerate_group",
+)
+_SUBJECTS: dict[Literal["models", "pictures"], tuple[str, ...]] = {
+    "models": ("label",),
+    "pictures": ("label", "names", "sizes"),
+}
+"""What is compared of models and images, without what may differ."""
+_BY_LAYER: dict[Literal["layer_share", "layer_mass"], str] = {
+    "layer_share": "share of the eigenvalue",
+    "layer_mass": "mass",
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +70,8 @@ class Moved:
 
     where: str
     what: str
-    old: Any
-    new: Any
+    old: object
+    new: object
     difference: float | None
     tolerance: float | None
 
@@ -120,7 +142,7 @@ class Check:
 
 @computing
 def check_study(
-    config: str | os.PathLike[str] | Mapping[str, Any] | Study,
+    config: str | os.PathLike[str] | Mapping[str, object] | Study,
     old: str | os.PathLike[str],
     *,
     progress: bool = True,
@@ -169,7 +191,7 @@ def check_study(
     return check
 
 
-def _comparable(path: Path) -> dict[str, Any]:
+def _comparable(path: Path) -> StudyRecord:
     """Read the old numbers, and check before anything is computed that nothing is missing for the comparison."""
     before = read_record(path)
     try:
@@ -178,7 +200,7 @@ def _comparable(path: Path) -> dict[str, Any]:
             if not re.fullmatch(r"[\w-]+", cell["group"]):
                 raise ValueError("the name of a group")
             for answer in cell["answers"]:
-                if len({len(answer[name]) for name in ("eigenvalue", "eigengap", "converged", "degenerate_group")}) > 1:
+                if len({len(answer[name]) for name in _BY_COMPONENT}) > 1:
                     raise ValueError("lists of several lengths")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise StudyError(
@@ -196,8 +218,8 @@ def _working_folder(old: Path) -> Path:
 
 
 def compare(
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
+    before: StudyRecord,
+    after: StudyRecord,
     tolerances: Tolerances,
     *,
     eigenvectors: tuple[Callable[[str], xr.Dataset], Callable[[str], xr.Dataset]] | None = None,
@@ -226,20 +248,18 @@ def compare(
     )
 
 
-def _by_cell(record: Mapping[str, Any]) -> dict[tuple[str, ...], Mapping[str, Any]]:
-    return {tuple(str(cell.get(name)) for name in _CELL): cell for cell in record["cells"]}
+def _by_cell(record: StudyRecord) -> dict[tuple[str, ...], CellRecord]:
+    return {tuple(str(cell.get(name)) for name in CELL_NAMES): cell for cell in record["cells"]}
 
 
-def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _pairs(old: CellRecord, new: CellRecord) -> Iterator[tuple[str | None, AnswerRecord, AnswerRecord | None]]:
     """Results of the same image: its name, the old result, and the new result or None."""
     found = {answer["image"]: answer for answer in new["answers"]}
     for answer in old["answers"]:
         yield answer["image"], answer, found.get(answer["image"])
 
 
-def _compared_answers(
-    where: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerances: Tolerances
-) -> Iterator[Moved | None]:
+def _compared_answers(where: str, old: CellRecord, new: CellRecord, tolerances: Tolerances) -> Iterator[Moved | None]:
     """One item for everything compared, as in the functions below: None where it stayed within its tolerance."""
     for image, before, after in _pairs(old, new):
         place = where if image is None else f"{where} · {image}"
@@ -250,7 +270,7 @@ def _compared_answers(
         layers = {name: [layer for layer in before[name] if layer in after[name]] for name in _BY_LAYER}
         for layer in dict.fromkeys(layer for name in _BY_LAYER for layer in before[name] if layer not in layers[name]):
             yield Moved(place, f"layer {layer}", "there", "gone", None, None)
-        for name in ("eigenvalue", "eigengap"):
+        for name in _NUMBERS:
             for component, pair in enumerate(zip(before[name], after[name], strict=True), start=1):
                 yield _beyond(place, f"{name} {component}", pair[0], pair[1], tolerances.eigenvalue)
         for component, pair in enumerate(zip(before["converged"], after["converged"], strict=True), start=1):
@@ -268,41 +288,44 @@ def _compared_answers(
                     yield _beyond(place, what, pair[0], pair[1], tolerances.share)
 
 
-def _part(answer: Mapping[str, Any], name: str, layer: str, group: Sequence[int]) -> float | None:
+def _part(
+    answer: AnswerRecord, name: Literal["layer_share", "layer_mass"], layer: str, group: Sequence[int]
+) -> float | None:
     """Mean over components that cannot be told apart, as a fraction of 1, independent of the choice of vectors."""
-    values = [answer[name][layer][place] for place in group]
+    values = [value for place in group if (value := answer[name][layer][place]) is not None]
     totals = [sum(by_layer[place] or 0.0 for by_layer in answer[name].values()) for place in group]
-    if any(value is None for value in values) or not sum(totals) > 0:
+    if len(values) < len(group) or not sum(totals) > 0:
         return None
     return sum(values) / sum(totals)
 
 
 def _compared_scores(
     where: str,
-    old: Mapping[str, Any] | None,
-    new: Mapping[str, Any] | None,
+    old: ScoresRecord | None,
+    new: ScoresRecord | None,
     tolerance: float,
 ) -> Iterator[Moved | None]:
     if not old:
         return
-    found = (new or {}).get("values", {})
+    found = new["values"] if new else {}
     for name, value in old["values"].items():
-        now = found.get(name, {})
-        yield _beyond(where, f"score {name}", value["value"], now.get("value"), tolerance)
+        now = found.get(name)
+        yield _beyond(where, f"score {name}", value["value"], now and now["value"], tolerance)
         for control, was in value.get("controls", {}).items():
-            again = now.get("controls", {}).get(control, {}).get("value")
+            again = now.get("controls", {}).get(control) if now else None
+            again = again and again["value"]
             yield _beyond(where, f"score {name} of the control {control!r}", was["value"], again, tolerance)
 
 
 def _compared_evaluations(
-    where: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, tolerance: float
+    where: str, old: EvaluationRecord | None, new: EvaluationRecord | None, tolerance: float
 ) -> Iterator[Moved | None]:
     after = dict(_evaluation_numbers(new))
     for name, value in _evaluation_numbers(old):
         yield _beyond(where, f"evaluation {name}", value, after.get(name), tolerance)
 
 
-def _evaluation_numbers(found: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
+def _evaluation_numbers(found: EvaluationRecord | None) -> Iterator[tuple[str, object]]:
     """The numbers of an evaluation and of its controls, each with its name."""
     if not found:
         return
@@ -313,14 +336,14 @@ def _evaluation_numbers(found: Mapping[str, Any] | None) -> Iterator[tuple[str, 
         yield from ((f"{name} of the control {control!r}", value) for name, value in _evaluation_numbers(one))
 
 
-def _beyond(where: str, what: str, old: Any, new: Any, tolerance: float) -> Moved | None:
+def _beyond(where: str, what: str, old: object, new: object, tolerance: float) -> Moved | None:
     if old is None or new is None:
         return None if old is new else Moved(where, what, old, new, None, None)
-    difference = abs(float(new) - float(old))
+    difference = abs(float(cast("float", new)) - float(cast("float", old)))
     return None if difference <= tolerance else Moved(where, what, old, new, difference, tolerance)
 
 
-def _groups(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[int]]:
+def _groups(before: AnswerRecord, after: AnswerRecord) -> list[list[int]]:
     """Positions of components, grouped where either result cannot tell them apart.
 
     Examples
@@ -338,22 +361,22 @@ def _groups(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[in
     return groups
 
 
-def _is_settled(group: Sequence[int], before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def _is_settled(group: Sequence[int], before: AnswerRecord, after: AnswerRecord) -> bool:
     """Whether the computed components determine the space of a group: the last group may extend beyond them."""
     last = group[-1]
     if last + 1 < len(before["eigenvalue"]):
         return True
     for answer in (before, after):
         gap, value = answer["eigengap"][last], answer["eigenvalue"][last]
-        if gap is not None and gap <= DEGENERATE_GAP * max(value, 1e-12):
+        if gap is not None and gap <= DEGENERATE_GAP * max(value or 0.0, 1e-12):
             return False
     return True
 
 
 def _compared_spaces(
     where: str,
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
+    old: CellRecord,
+    new: CellRecord,
     eigenvectors: tuple[Callable[[str], xr.Dataset], Callable[[str], xr.Dataset]],
     tolerance: float,
     unsettled: list[str],
@@ -408,28 +431,28 @@ def sine_between(old: np.ndarray, new: np.ndarray) -> float:
     return float(np.sin(principal_angles(first, second, lambda columns: columns)[-1]))
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+def _changes(before: StudyRecord, after: StudyRecord) -> Iterator[str]:
     old, new = before["provenance"], after["provenance"]
-    for kind in ("versions", "arithmetic"):
-        was, now = old.get(kind, {}), new[kind]
+    for was, now in ((old.get(kind) or {}, new[kind]) for kind in _PROVENANCE):
         for name in dict.fromkeys([*was, *now]):
             if was.get(name) != now.get(name):
                 words = {"threads": "number of threads", "cpu": "instructions of the processor"}.get(name, name)
                 yield f"{words} {was.get(name, 'missing')} -> {now.get(name, 'missing')}"
     if old.get("code_sha256") != new["code_sha256"] and old.get("versions") == new["versions"]:
         yield "the toolkit's own code, under the same version"
-    for kind, ignored in (("models", ("label",)), ("pictures", ("label", "names", "sizes"))):
-        olds = {one.get("label"): one for one in before[kind]}
+    for kind, ignored in _SUBJECTS.items():
+        olds: dict[object, Mapping[str, object]] = {one.get("label"): one for one in before[kind]}
         for one in after[kind]:
             was = olds.get(one["label"])
             if was is None:
                 continue
             for name in one:
-                if name not in ignored and was.get(name) != one[name]:
+                if name not in ignored and was.get(name) != one.get(name):
                     words = {"sha256": "content", "weights_sha256": "weights", "config_sha256": "configuration"}
                     subject = f"{kind.removesuffix('s')} {one['label']!r}: {words.get(name, name)}"
-                    yield f"{subject} {_shown(was.get(name))} -> {_shown(one[name])}"
-    olds, news = before.get("study", {}), after["study"]
+                    yield f"{subject} {_shown(was.get(name))} -> {_shown(one.get(name))}"
+    settings: Mapping[str, object] = before.get("study", {})
+    news: Mapping[str, object] = after["study"]
     for name in news:
         # What is compared, shown or kept changes no number; models and images are compared above.
         if name not in (
@@ -442,15 +465,15 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[st
             "pictures",
             "layers",
             "affinities",
-        ) and (olds.get(name) != news[name]):
-            yield f"setting {name} {_shown(olds.get(name))} -> {_shown(news[name])}"
+        ) and (settings.get(name) != news[name]):
+            yield f"setting {name} {_shown(settings.get(name))} -> {_shown(news[name])}"
 
 
 def _range(group: Sequence[int]) -> str:
     return str(group[0] + 1) if len(group) == 1 else f"{group[0] + 1} to {group[-1] + 1}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = "missing" if value is None else str(value)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypedDict, cast
 
 from .._io.outputs import refuse_foreign, write_whole
 from ..errors import StoreError, StudyError, first_line
@@ -116,7 +116,15 @@ def claimed(study: Study, outputs: Sequence[Path], folder: Path, *, overwrite: b
         yield cache
 
 
-def identity(record: Mapping[str, Any]) -> dict[str, Any]:
+class Identity(TypedDict):
+    """What tells one study from others."""
+
+    title: object
+    models: list[str]
+    pictures: list[str]
+
+
+def identity(record: Mapping[str, object]) -> Identity:
     """The settings of a study that distinguish it from others.
 
     Examples
@@ -124,21 +132,25 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     >>> identity({"title": "Four scenes", "models": [{"label": "scenes"}], "pictures": [{"label": "made"}], "seed": 3})
     {'title': 'Four scenes', 'models': ['scenes'], 'pictures': ['made']}
     """
-    return {
-        "title": record.get("title"),
-        **{kind: [one["label"] for one in record.get(kind, ())] for kind in ("models", "pictures")},
-    }
+    models, pictures = (
+        [str(one["label"]) for one in cast("Sequence[Mapping[str, object]]", record.get(kind, ()))]
+        for kind in ("models", "pictures")
+    )
+    return {"title": record.get("title"), "models": models, "pictures": pictures}
 
 
-def _same(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _same(mine: Identity, other: Identity) -> bool:
     """Whether two identities belong to one study, which may have been edited since."""
     if mine["title"] != other["title"]:
         return False
     untitled = Study.model_fields["title"].default
-    return mine["title"] != untitled or all(set(mine[kind]) & set(other[kind]) for kind in ("models", "pictures"))
+    return mine["title"] != untitled or all(
+        set(own) & set(others)
+        for own, others in ((mine["models"], other["models"]), (mine["pictures"], other["pictures"]))
+    )
 
 
-def _owner(folder: Path) -> dict[str, Any] | None:
+def _owner(folder: Path) -> Identity | None:
     """The identity of the study whose cells are there; None where it was not recorded."""
     try:
         return identity(json.loads((folder / _OWNER).read_text(encoding="utf-8"))["study"])

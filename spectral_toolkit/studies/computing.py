@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,14 @@ from .._analysis.scores.judging import judge
 from .._analysis.scores.results import eigenvector_scores
 from .._analysis.scores.table import SCORES
 from .._analysis.trust import trust_statements
+from .._views.study_record import (
+    AnswerRecord,
+    Estimate,
+    EvaluationRecord,
+    NumbersRecord,
+    ScoreRecord,
+    ScoresRecord,
+)
 from ..solvers import solve
 from .config import Study
 from .controls import Solve, StudyControls
@@ -39,7 +47,7 @@ def compute_cell(
     neighbours: Path,
     controls: StudyControls | None = None,
     prepared: dict[tuple[int, int], xr.DataArray] | None = None,
-) -> tuple[xr.Dataset, dict[str, Any]]:
+) -> tuple[xr.Dataset, NumbersRecord]:
     """Solve one cell and gather its numbers.
 
     Parameters
@@ -73,12 +81,14 @@ def compute_cell(
     eig = solved(activations, study.scope, neighbours)
     own = partial(solved, activations, folder=neighbours)
     labelled = _Labelled(study, group, activations, own, solved, controls, {} if prepared is None else prepared)
-    return eig, {
+    numbers: NumbersRecord = {
         "settings": _settings(eig, cell),
         "answers": answers(eig, {name: outlying[name] for name in cell.layers if name in outlying}),
         "scores": _scores(labelled),
-        **_evaluation(labelled),
     }
+    if (evaluation := _evaluation(labelled)) is not None:
+        numbers["evaluation"] = evaluation
+    return eig, numbers
 
 
 def _solved(cell: Cell, study: Study, activations: xr.DataTree, scope: str, neighbours: Path) -> xr.Dataset:
@@ -101,7 +111,7 @@ def _solved(cell: Cell, study: Study, activations: xr.DataTree, scope: str, neig
     return eig
 
 
-def _settings(eig: xr.Dataset, cell: Cell) -> dict[str, Any]:
+def _settings(eig: xr.Dataset, cell: Cell) -> dict[str, object]:
     attrs = eig.attrs
     return {
         "affinity": attrs["affinity"],
@@ -122,30 +132,35 @@ def _settings(eig: xr.Dataset, cell: Cell) -> dict[str, Any]:
     }
 
 
-def answers(eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> list[dict[str, Any]]:
+def answers(eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> list[AnswerRecord]:
     """Numbers of every image, or one entry with ``image: null`` where all images were solved as one problem."""
     if "image" not in eig["eigenvalue"].dims:
-        return [{"image": None, **_answer(eig, outlying)}]
+        return [_answer(None, eig, outlying)]
     return [
-        {
-            "image": str(name),
-            **_answer(eig.isel(image=place), {layer: mask.isel(image=[place]) for layer, mask in outlying.items()}),
-        }
+        _answer(str(name), eig.isel(image=place), {layer: mask.isel(image=[place]) for layer, mask in outlying.items()})
         for place, name in enumerate(eig["image"].values)
     ]
 
 
-def _answer(eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> dict[str, Any]:
+def _answer(image: str | None, eig: xr.Dataset, outlying: Mapping[str, xr.DataArray]) -> AnswerRecord:
     layers = [str(name) for name in eig["layer"].values]
-    found: dict[str, Any] = {name: _numbers(eig[name]) for name in ("eigenvalue", "eigengap", "residual")}
-    found["converged"] = eig["converged"].values.tolist()
-    found["degenerate_group"] = eig["degenerate_group"].values.tolist()
-    for name in ("layer_share", "layer_mass"):
+
+    def by_layer(name: str) -> dict[str, list[float | None]]:
         values = eig[name].transpose("layer", "component")
-        found[name] = {layer: _numbers(values.isel(layer=place)) for place, layer in enumerate(layers)}
-    found["isolated_cells"] = int(eig["isolated"].sum())
-    found["trust"] = [asdict(statement) for statement in trust_statements(eig, outlying=outlying)]
-    return found
+        return {layer: _numbers(values.isel(layer=place)) for place, layer in enumerate(layers)}
+
+    return {
+        "image": image,
+        "eigenvalue": _numbers(eig["eigenvalue"]),
+        "eigengap": _numbers(eig["eigengap"]),
+        "residual": _numbers(eig["residual"]),
+        "converged": eig["converged"].values.tolist(),
+        "degenerate_group": eig["degenerate_group"].values.tolist(),
+        "layer_share": by_layer("layer_share"),
+        "layer_mass": by_layer("layer_mass"),
+        "isolated_cells": int(eig["isolated"].sum()),
+        "trust": [{"level": one.level, "text": one.text} for one in trust_statements(eig, outlying=outlying)],
+    }
 
 
 @dataclass(frozen=True)
@@ -172,7 +187,7 @@ class _Labelled:
         return self.prepared[grid]
 
 
-def _scores(cell: _Labelled) -> dict[str, Any] | None:
+def _scores(cell: _Labelled) -> ScoresRecord | None:
     """Scores over the set, from eigenvectors of all its images as one problem; None for a single image."""
     if not cell.study.scores or len(cell.group.opened.pictures) < 2:
         return None
@@ -182,13 +197,13 @@ def _scores(cell: _Labelled) -> dict[str, Any] | None:
         labels = cell.labels_at((joint.sizes["y"], joint.sizes["x"]))
     scores = eigenvector_scores(joint, labels, seed=cell.study.seed)
     names = [str(name) for name in scores if not str(name).endswith(("_low", "_high"))]
-    values: dict[str, Any] = {name: _estimate(scores, name) for name in names}
+    values: dict[str, ScoreRecord] = {name: {**_estimate(scores, name)} for name in names}
     notes = [str(scores.attrs["notes"])]
     if controls is not None and labels is not None:
         found, more = controls.scores(joint, labels, cell.solved)
         notes += more
         for name in names:
-            values[name] |= _controlled(name, values[name], found)
+            values[name] = _controlled(name, values[name], found)
     return {
         "kernel": joint.attrs["kernel"],
         "n_bootstrap": scores.attrs["n_bootstrap"],
@@ -200,12 +215,12 @@ def _scores(cell: _Labelled) -> dict[str, Any] | None:
     }
 
 
-def _evaluation(cell: _Labelled) -> dict[str, Any]:
-    """The evaluations of papers, with those of the controls; empty where none are asked for."""
+def _evaluation(cell: _Labelled) -> EvaluationRecord | None:
+    """The evaluations of papers, with those of the controls; None where none are asked for."""
     asked, opened = cell.study.evaluate, cell.group.opened
     labels = opened.labels
     if asked is None or labels is None:
-        return {}
+        return None
     first = cell.own("image")
     grid = (first.sizes["y"], first.sizes["x"])
     n_categories = len(opened.categories)
@@ -213,27 +228,27 @@ def _evaluation(cell: _Labelled) -> dict[str, Any]:
         cells = cell.labels_at(grid).values
         n_categories = max(2, len(np.unique(cells[cells >= 0])))
 
-    def evaluate(eigenvectors: Callable[[str], xr.Dataset]) -> dict[str, Any]:
+    def evaluate(eigenvectors: Callable[[str], xr.Dataset]) -> EvaluationRecord:
         return evaluated(eigenvectors, labels, asked, n_categories, opened.ignore, rounded)
 
     found = evaluate(cell.own)
     if cell.controls is not None:
         found["controls"], notes = cell.controls.evaluations(grid, cell.solved, evaluate)
         found["notes"] = " ".join(notes)
-    return {"evaluation": found}
+    return found
 
 
-def _estimate(scores: xr.Dataset, name: str) -> dict[str, float | None]:
-    ends = (rounded(float(scores[name + end])) for end in ("", "_low", "_high"))
-    return dict(zip(("value", "low", "high"), ends, strict=True))
+def _estimate(scores: xr.Dataset, name: str) -> Estimate:
+    value, low, high = (rounded(float(scores[name + end])) for end in ("", "_low", "_high"))
+    return {"value": value, "low": low, "high": high}
 
 
-def _controlled(name: str, found: Mapping[str, Any], scored: Mapping[str, xr.Dataset]) -> dict[str, Any]:
-    """What stands beside one score: the same of every control, and whether it is above them."""
+def _controlled(name: str, found: ScoreRecord, scored: Mapping[str, xr.Dataset]) -> ScoreRecord:
+    """A score with what stands beside it: the same of every control, and whether it is above them."""
     controls = {control: _estimate(scores, name) for control, scores in scored.items()}
     estimates = {control: (one["value"], one["low"], one["high"]) for control, one in controls.items()}
     verdict = judge(SCORES[name], (found["value"], found["low"], found["high"]), estimates)
-    return {"controls": controls, "beats_controls": verdict.beats, "verdict": verdict.words}
+    return {**found, "controls": controls, "beats_controls": verdict.beats, "verdict": verdict.words}
 
 
 def _numbers(values: xr.DataArray) -> list[float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar, cast
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, model_validator
 
@@ -55,28 +55,28 @@ def portable(text: str) -> str:
 PathText = Annotated[Text, PlainSerializer(portable)]
 Texts = Annotated[tuple[PathText, ...], BeforeValidator(listed)]
 IgnoredLabels = Annotated[tuple[Annotated[int, whole(-(2**31), 2**31 - 1)], ...], BeforeValidator(listed)]
-_NEEDED: Any = Field(default=None, validate_default=True)
+_NEEDED = Field(default=None, validate_default=True)
 """A key that must be there: without it, the message says what was expected."""
 _UNNAMED = "?"
 """A label for what is going to be refused."""
 
 
-def _clusters(value: Any) -> tuple[int | str, ...]:
+def _clusters(value: object) -> tuple[int | str, ...]:
     """Numbers of clusters, or the word for as many as there are categories."""
     for one in value if isinstance(value, list | tuple) else [value]:
         if one != CATEGORIES and (isinstance(one, bool) or not isinstance(one, int) or not 2 <= one <= 10_000):
             raise fault(f"{CATEGORIES}, or a whole number from 2 to 10000, or several of these")
-    return tuple(dict.fromkeys(listed(value)))
+    return tuple(dict.fromkeys(cast("list[int | str]", listed(value))))
 
 
-def _categories(value: Any) -> tuple[tuple[int, str], ...]:
+def _categories(value: object) -> tuple[tuple[int, str], ...]:
     """Numbers and names, from a list of names or a mapping."""
-    pairs: list[tuple[Any, Any]] = list(enumerate(listed(value)))
+    pairs: list[tuple[object, object]] = list(enumerate(listed(value)))
     if isinstance(value, dict):  # keys of a file are texts, whatever is written
         pairs = [(int(key) if isinstance(key, str) and key.isdecimal() else key, name) for key, name in value.items()]
     if not pairs or any(isinstance(number, bool) or not isinstance(number, int) for number, _ in pairs):
         raise fault("names in a list, or names by the numbers in the files")
-    names = tuple((int(number), text(name)) for number, name in pairs)
+    names = tuple((int(cast("int", number)), text(name)) for number, name in pairs)
     if len({name for _, name in names}) < len(names):
         raise fault("names that all differ")
     return names
@@ -110,11 +110,11 @@ class ModelChoice(Part):
     )
 
     @classmethod
-    def completed(cls, given: Any) -> Any:
+    def completed(cls, given: object) -> object:
         return {"source": given} if isinstance(given, str) else given
 
     @classmethod
-    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def filled(cls, given: dict[str, object]) -> dict[str, object]:
         source = given.get("source")
         return {"label": (isinstance(source, str) and portable(source)) or _UNNAMED, **given}
 
@@ -130,7 +130,7 @@ class ScenesChoice(Part):
     size: Annotated[int, whole(8, 8192)] = 96
 
     @classmethod
-    def completed(cls, given: Any) -> Any:
+    def completed(cls, given: object) -> object:
         return {"n": given} if isinstance(given, int) else given
 
     @model_validator(mode="after")
@@ -192,8 +192,8 @@ class PictureChoice(Part):
     ignore: IgnoredLabels = Field(default=(), exclude_if=lambda ignore: not ignore)
 
     @classmethod
-    def completed(cls, given: Any) -> Any:
-        label, content = given
+    def completed(cls, given: object) -> object:
+        label, content = cast("tuple[str, object]", given)
         if not isinstance(content, dict):
             content = {"files": content}
         elif "label" in content:
@@ -201,7 +201,7 @@ class PictureChoice(Part):
         return {**content, "label": label}
 
     @classmethod
-    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def filled(cls, given: dict[str, object]) -> dict[str, object]:
         sources = [name for name in ("files", "scenes", "dataset") if name in given]
         if len(sources) != 1:
             raise fault("either files, scenes or a dataset")
@@ -223,7 +223,7 @@ class PictureChoice(Part):
         return dict(self.categories)
 
 
-def _named_sets(value: Any) -> list[tuple[str, Any]]:
+def _named_sets(value: object) -> list[tuple[str, object]]:
     """Sets of images with their names: those of a mapping, or all paths of a list as one set."""
     if isinstance(value, dict):
         if not value:
@@ -232,7 +232,7 @@ def _named_sets(value: Any) -> list[tuple[str, Any]]:
     items = listed(value)
     if not all(isinstance(item, str) for item in items):
         raise fault("sets by name, such as {cats: 'cats/*.jpg'}, or paths")
-    return [(portable(items[0]) if len(items) == 1 else "pictures", items)]
+    return [(portable(str(items[0])) if len(items) == 1 else "pictures", items)]
 
 
 class AffinityChoice(Part):
@@ -252,11 +252,11 @@ class AffinityChoice(Part):
         return "kind", "label", "kernel", "heads", *dict.fromkeys(names)
 
     @classmethod
-    def completed(cls, given: Any) -> Any:
+    def completed(cls, given: object) -> object:
         return {"kind": given} if isinstance(given, str) else given
 
     @classmethod
-    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def filled(cls, given: dict[str, object]) -> dict[str, object]:
         numbers: dict[str, float] = {}
         for name in sorted(given.keys() - cls.model_fields.keys()):
             numbers[name] = not_negative(given.pop(name), name)
@@ -266,7 +266,7 @@ class AffinityChoice(Part):
         return {"label": label, **given, "options": tuple(numbers.items())}
 
 
-def _kernels(value: Any) -> dict[str, str]:
+def _kernels(value: object) -> dict[str, str]:
     """The kernel of every kind, from one for all or from a mapping."""
     if value is None:
         return {}
@@ -286,8 +286,8 @@ class LayerChoice(Part):
     layers: str | tuple[int | str, ...]
 
     @classmethod
-    def completed(cls, given: Any) -> Any:
-        label, item = given
+    def completed(cls, given: object) -> object:
+        label, item = cast("tuple[str | None, object]", given)
         if isinstance(item, str) and item in (*PRESETS, EACH):
             if label is not None and item == EACH:
                 raise fault(f"one choice; {EACH!r} means many, so write it in a list without a name")
@@ -297,7 +297,7 @@ class LayerChoice(Part):
             raise fault(f"{', '.join((*PRESETS, EACH))}, the name or number of a layer, or a list of these")
         expanded: list[int | str] = []
         for one in numbers:
-            expanded += _expanded(one)
+            expanded += _expanded(cast("int | str", one))
             if len(expanded) > MAX_LAYERS:
                 raise fault(f"at most {MAX_LAYERS} layers")
         return {"label": label or ", ".join(map(str, numbers)), "layers": tuple(expanded)}
@@ -318,7 +318,7 @@ def _expanded(item: int | str) -> list[int | str]:
     return list(range(first, last + 1))
 
 
-def _named_layers(value: Any) -> list[tuple[str | None, Any]]:
+def _named_layers(value: object) -> list[tuple[str | None, object]]:
     """Choices of layers with their names: each item of a list is one choice, and a mapping gives names to several."""
     if not isinstance(value, dict):
         return [(None, item) for item in listed(value)]
@@ -345,7 +345,7 @@ class EvaluationChoice(Part):
     clusters: Annotated[tuple[int | str, ...], BeforeValidator(_clusters)] = (CATEGORIES,)
 
     @classmethod
-    def completed(cls, given: Any) -> Any:
+    def completed(cls, given: object) -> object:
         return {} if given is True else given
 
 
@@ -372,7 +372,7 @@ class Tolerances(Part):
     subspace: NotNegative = 0.05
 
 
-def _tolerance(value: Any) -> float:
+def _tolerance(value: object) -> float:
     return finite(value, lambda found: 0 < found < 1, "a number between 0 and 1")
 
 
@@ -439,7 +439,7 @@ class Study(Part):
     folder: Path = Field(default=Path("."), exclude=True)
 
     @classmethod
-    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def filled(cls, given: dict[str, object]) -> dict[str, object]:
         if "folder" in given:
             raise unknown_key("folder", cls.keys(), cls.WHAT)
         for needed in ("models", "pictures"):
@@ -460,6 +460,6 @@ class Study(Part):
             chosen.append(one)
         return self.model_copy(update={"affinities": tuple(chosen)})
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """The study as plain data without paths of this machine: absolute paths keep their last part only."""
         return self.model_dump(mode="json")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
@@ -13,13 +12,14 @@ from .._affinity import affinity
 from .._analysis.scores.controls import pixel_tree, shuffle_labels
 from .._analysis.scores.results import eigenvector_scores
 from .._analysis.scores.score import PIXELS, SHUFFLED, UNTRAINED
+from .._views.study_record import EvaluationRecord
 from ..errors import SpectralToolkitError, first_line
 from ..solvers import solve
 from .config import Study
 
 Solve = Callable[[xr.DataTree, str, Path], xr.Dataset]
 """Solves a cell anew, from other activations, over images of a scope."""
-Evaluate = Callable[[Callable[[str], xr.Dataset]], dict[str, Any]]
+Evaluate = Callable[[Callable[[str], xr.Dataset]], EvaluationRecord]
 """Evaluates the eigenvectors that a function of the scope returns."""
 
 
@@ -45,7 +45,7 @@ class StudyControls:
     ):
         self._study, self._activations, self._make, self._folder = study, activations, untrained, neighbours
         self._pixels: dict[tuple[int, int], tuple[xr.Dataset | None, str]] = {}
-        self._pixels_evaluated: dict[tuple[int, int], tuple[dict[str, Any] | None, str]] = {}
+        self._pixels_evaluated: dict[tuple[int, int], tuple[EvaluationRecord | None, str]] = {}
 
     def scores(self, joint: xr.Dataset, labels: xr.DataArray, solved: Solve) -> tuple[dict[str, xr.Dataset], list[str]]:
         """The scores of every control, and notes about those that could not be scored.
@@ -76,9 +76,11 @@ class StudyControls:
         found[SHUFFLED] = self._scored(joint, shuffle_labels(labels, seed=self._study.seed))
         return found, [note for note in notes if note]
 
-    def evaluations(self, grid: tuple[int, int], solved: Solve, evaluate: Evaluate) -> tuple[dict[str, Any], list[str]]:
+    def evaluations(
+        self, grid: tuple[int, int], solved: Solve, evaluate: Evaluate
+    ) -> tuple[dict[str, EvaluationRecord], list[str]]:
         """The evaluations of the untrained model and of raw pixels, and notes about those that could not be made."""
-        found: dict[str, Any] = {}
+        found: dict[str, EvaluationRecord | None] = {}
         tree, note = self._untrained
         if tree is not None:
             found[UNTRAINED], note = _tried(
@@ -115,7 +117,9 @@ class StudyControls:
         return eigenvector_scores(eig, labels.values, seed=self._study.seed)
 
 
-def _tried(what: str, evaluate: Callable[[], dict[str, Any]], verb: str = "was") -> tuple[dict[str, Any] | None, str]:
+def _tried(
+    what: str, evaluate: Callable[[], EvaluationRecord], verb: str = "was"
+) -> tuple[EvaluationRecord | None, str]:
     """An evaluation, or None and a note where a control has no eigenvectors or segments."""
     try:
         return evaluate(), ""

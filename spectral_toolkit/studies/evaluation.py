@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from .._analysis.regions import segment
 from .._analysis.scores import evaluate
+from .._views.study_record import EvaluationRecord
 from .config import CATEGORIES, EvaluationChoice
-
-REGIONS = ("oracle_miou", "oracle_accuracy")
-CLUSTERS = ("assigned_miou", "matched_accuracy", "matched_miou", "overclustered_miou", "overclustered_accuracy")
 
 
 def evaluated(
@@ -23,7 +20,7 @@ def evaluated(
     n_categories: int,
     ignore: tuple[int, ...],
     rounded: Callable[[float], float | None],
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """Evaluate eigenvectors at the pixels of the label maps, which are read one at a time.
 
     Parameters
@@ -35,10 +32,19 @@ def evaluated(
     rounded
         A function that makes a number one of a JSON.
     """
-    regions = evaluate(segment(solved("image"), asked.regions), labels, ignore=ignore)
-    found: dict[str, Any] = {
+
+    def numbers(segments: xr.DataArray) -> tuple[xr.Dataset, Callable[[str], float | None]]:
+        scores = evaluate(segments, labels, ignore=ignore)
+        return scores, lambda name: rounded(float(scores[name]))
+
+    regions, of_regions = numbers(segment(solved("image"), asked.regions))
+    found: EvaluationRecord = {
         "n_pixels": int(regions.attrs["n_cells"]),
-        "regions": {"n": asked.regions, **{name: rounded(float(regions[name])) for name in REGIONS}},
+        "regions": {
+            "n": asked.regions,
+            "oracle_miou": of_regions("oracle_miou"),
+            "oracle_accuracy": of_regions("oracle_accuracy"),
+        },
         "clusters": [],
     }
     if len(labels) < 2:
@@ -46,6 +52,16 @@ def evaluated(
     joint = solved("dataset")
     for one in asked.clusters:
         n = n_categories if one == CATEGORIES else int(one)
-        scores = evaluate(segment(joint, n), labels, ignore=ignore)
-        found["clusters"].append({"asked": one, "n": n, **{name: rounded(float(scores[name])) for name in CLUSTERS}})
+        _, of_clusters = numbers(segment(joint, n))
+        found["clusters"].append(
+            {
+                "asked": one,
+                "n": n,
+                "assigned_miou": of_clusters("assigned_miou"),
+                "matched_accuracy": of_clusters("matched_accuracy"),
+                "matched_miou": of_clusters("matched_miou"),
+                "overclustered_miou": of_clusters("overclustered_miou"),
+                "overclustered_accuracy": of_clusters("overclustered_accuracy"),
+            }
+        )
     return found

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar, Protocol, SupportsFloat, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
@@ -33,14 +33,14 @@ def refusal(before: str, after: str, key: str = "", *, quoted: bool = False) -> 
     return PydanticCustomError("quoted" if quoted else "sentence", "see the context", context)
 
 
-def closest(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+def closest(name: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that was probably meant."""
     if not isinstance(name, str) or len(name) >= 80:
         return None
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A text that a file can hold."""
     if not isinstance(value, str) or not value.strip():
         raise fault("a text" + (", in quotes" if isinstance(value, bool | int | float) else ""))
@@ -49,7 +49,7 @@ def text(value: Any) -> str:
     return value
 
 
-def _yes(value: Any) -> bool:
+def _yes(value: object) -> bool:
     if not isinstance(value, bool):
         raise fault("true or false")
     return value
@@ -62,7 +62,7 @@ YesNo = Annotated[bool, PlainValidator(_yes)]
 def whole(least: int, most: int = 2**32 - 1) -> PlainValidator:
     """A whole number."""
 
-    def check(value: Any) -> int:
+    def check(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise fault(f"a whole number from {least} to {most}")
         return value
@@ -70,10 +70,10 @@ def whole(least: int, most: int = 2**32 - 1) -> PlainValidator:
     return PlainValidator(check)
 
 
-def finite(value: Any, fits: Callable[[float], bool], expected: str, key: str = "") -> float:
+def finite(value: object, fits: Callable[[float], bool], expected: str, key: str = "") -> float:
     """A finite number, also in quotes."""
     try:
-        found = math.nan if isinstance(value, bool) else float(value)
+        found = math.nan if isinstance(value, bool) else float(cast("SupportsFloat | str", value))
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found) or not fits(found):
@@ -81,7 +81,7 @@ def finite(value: Any, fits: Callable[[float], bool], expected: str, key: str = 
     return found
 
 
-def not_negative(value: Any, key: str = "") -> float:
+def not_negative(value: object, key: str = "") -> float:
     """A number of at least 0."""
     return finite(value, lambda found: found >= 0, "a number of at least 0", key)
 
@@ -89,7 +89,7 @@ def not_negative(value: Any, key: str = "") -> float:
 NotNegative = Annotated[float, PlainValidator(lambda value: not_negative(value))]
 
 
-def named(value: Any, known: Iterable[str], key: str = "") -> str:
+def named(value: object, known: Iterable[str], key: str = "") -> str:
     """One of the names that exist when the file is read."""
     if not isinstance(value, str) or value not in known:
         hint = f" (did you mean {close!r}?)" if (close := closest(value, known)) else ""
@@ -102,7 +102,7 @@ def one_of(known: Iterable[str]) -> PlainValidator:
     return PlainValidator(lambda value: named(value, known))
 
 
-def listed(value: Any) -> list[Any]:
+def listed(value: object) -> list[object]:
     """Several items, or one without a list."""
     items = value if isinstance(value, list | tuple) else [value]
     if not items or value is None:
@@ -110,7 +110,15 @@ def listed(value: Any) -> list[Any]:
     return list(items)
 
 
-def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
+class _Labelled(Protocol):
+    @property
+    def label(self) -> str: ...
+
+
+L = TypeVar("L", bound=_Labelled)
+
+
+def _distinct(items: tuple[L, ...]) -> tuple[L, ...]:
     for label, n_items in Counter(item.label for item in items).items():
         if n_items > 1:
             raise refusal("two items of ", f" have the label {shown(label)}: give one of them another label.")
@@ -135,18 +143,18 @@ class Part(BaseModel):
         return tuple(name for name in cls.model_fields if name not in cls.OWN)
 
     @classmethod
-    def completed(cls, given: Any) -> Any:
+    def completed(cls, given: object) -> object:
         """A short form written out; other values stay as they are."""
         return given
 
     @classmethod
-    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def filled(cls, given: dict[str, object]) -> dict[str, object]:
         """The content of a mapping of known keys, with what follows from it."""
         return given
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, given: Any) -> Any:
+    def _known(cls, given: object) -> object:
         given, known = cls.completed(given), cls.keys()
         if not isinstance(given, Mapping):
             raise fault(f"{cls.WHAT} with any of the keys {', '.join(known)}")
@@ -156,7 +164,7 @@ class Part(BaseModel):
         return cls.filled(dict(given))
 
 
-def unknown_key(name: Any, known: Iterable[str], what: str) -> PydanticCustomError:
+def unknown_key(name: object, known: Iterable[str], what: str) -> PydanticCustomError:
     """The refusal of a key that is not known."""
     hint = f"did you mean {close!r}? " if (close := closest(name, known, cutoff=0.5)) else ""
     after = f" is not a key of {what}: {hint}The keys are {', '.join(sorted(known))}."

@@ -11,11 +11,12 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import zarr
 
 from .._io.outputs import STUDY_FORMAT, whole_store
+from .._views.study_record import NumbersRecord, PicturesRecord, SettingsRecord, StudyRecord
 from ..errors import StudyError
 from .plan import Cell, StudyPlan, arithmetic, code_sha256, versions
 
@@ -24,7 +25,7 @@ SCHEMA = 1
 _PROVENANCE = ("family", "revision", "weights_sha256", "config_sha256", "dtype", "device", "attention", "processor")
 
 
-def study_record(plan: StudyPlan, numbers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def study_record(plan: StudyPlan, numbers: Sequence[NumbersRecord]) -> StudyRecord:
     """Everything that the JSON holds: ``numbers`` belong to ``plan.cells``, in the same order.
 
     Returns
@@ -35,32 +36,38 @@ def study_record(plan: StudyPlan, numbers: Sequence[Mapping[str, Any]]) -> dict[
         per model, set of images, affinity and choice of layers, with ``group`` (its name in the zarr store),
         ``settings``, ``answers`` (one per image, or one with ``image`` null) and ``scores``.
     """
-    models, sets = {}, {}
+    models: dict[str, dict[str, object]] = {}
+    sets: dict[str, PicturesRecord] = {}
     for group in plan.groups:
         facts = group.capture
         models.setdefault(
             group.model.label,
-            {"label": group.model.label, "name": facts["model"], **{name: facts[name] for name in _PROVENANCE}},
-        )
-        opened = group.opened
-        sets.setdefault(
-            group.pictures.label,
             {
-                "label": group.pictures.label,
-                "n": len(opened.pictures),
-                "names": list(opened.pictures.names),
-                "sizes": [list(size) for size in opened.pictures.sizes],
-                "sha256": opened.pictures.sha256,
-                "labels_sha256": opened.labels_sha256,
-                **({"layout": opened.layout} if opened.layout else {}),
-                **({"categories": list(opened.categories)} if opened.categories else {}),
+                "label": group.model.label,
+                "name": facts["model"],
+                **{name: facts[name] for name in _PROVENANCE},
+                **({"training": facts["training"]} if "training" in facts else {}),
             },
         )
+        opened = group.opened
+        images: PicturesRecord = {
+            "label": group.pictures.label,
+            "n": len(opened.pictures),
+            "names": list(opened.pictures.names),
+            "sizes": [list(size) for size in opened.pictures.sizes],
+            "sha256": opened.pictures.sha256,
+            "labels_sha256": opened.labels_sha256,
+        }
+        if opened.layout:
+            images["layout"] = opened.layout
+        if opened.categories:
+            images["categories"] = list(opened.categories)
+        sets.setdefault(group.pictures.label, images)
     names = group_names(plan.cells)
     return {
         "format": STUDY_FORMAT,
         "schema": SCHEMA,
-        "study": plan.study.record(),
+        "study": cast("SettingsRecord", plan.study.record()),
         "provenance": {"versions": versions(), "code_sha256": code_sha256(), "arithmetic": arithmetic(plan.study)},
         "models": list(models.values()),
         "pictures": list(sets.values()),
@@ -79,7 +86,7 @@ def study_record(plan: StudyPlan, numbers: Sequence[Mapping[str, Any]]) -> dict[
     }
 
 
-def dumped(record: Mapping[str, Any]) -> bytes:
+def dumped(record: StudyRecord) -> bytes:
     """The record as the bytes of a file; each list is one line, as one number per line would take ten times as much."""
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     flat = re.compile(r"\[\n\s+((?:[-\d.e+]+|null|true|false)(?:,\n\s+(?:[-\d.e+]+|null|true|false))*)\n\s+\]")
@@ -87,7 +94,7 @@ def dumped(record: Mapping[str, Any]) -> bytes:
     return (flat.sub(lambda match: "[" + re.sub(r"\s+", " ", match[1]) + "]", text) + "\n").encode()
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> StudyRecord:
     """Read the JSON of a study.
 
     Raises
@@ -120,7 +127,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise StudyError(
             f"{str(path)!r} has layout {record['schema']}, but this version reads up to {SCHEMA}: install a newer one."
         )
-    return record
+    return cast("StudyRecord", record)
 
 
 def group_names(cells: Sequence[Cell]) -> list[str]:

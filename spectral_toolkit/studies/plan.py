@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -63,7 +63,7 @@ class Cell:
     affinity: AffinityChoice
     choice: str
     layers: tuple[str, ...]
-    ingredients: dict[str, Any]
+    ingredients: dict[str, object]
 
     @property
     def content_sha256(self) -> str:
@@ -85,7 +85,7 @@ class Group:
     opened: PictureSet
     layers: tuple[str, ...]
     quantities: tuple[str, ...]
-    capture: dict[str, Any]
+    capture: dict[str, object]
     cells: tuple[Cell, ...]
 
     @property
@@ -232,7 +232,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def arithmetic(study: Study) -> dict[str, Any]:
+def arithmetic(study: Study) -> dict[str, object]:
     """The properties of this machine that determine how sums are rounded: equal values give equal bytes."""
     return {"threads": study.threads or torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
 
@@ -254,7 +254,7 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-def sha256_of(value: Any) -> str:
+def sha256_of(value: object) -> str:
     """Hash of plain data, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,7 +20,7 @@ _LAST_STEP = re.compile(r"(\[\d*\]|\.?[^.\[]*|.)\Z", re.DOTALL)
 
 
 @computing
-def read_study(source: str | os.PathLike[str] | Mapping[str, Any], *, folder: str | os.PathLike[str] = ".") -> Study:
+def read_study(source: str | os.PathLike[str] | Mapping[str, object], *, folder: str | os.PathLike[str] = ".") -> Study:
     """Read and check the description of a study.
 
     Parameters
@@ -55,12 +54,12 @@ def read_study(source: str | os.PathLike[str] | Mapping[str, Any], *, folder: st
     return study.model_copy(update={"folder": Path(folder)})
 
 
-def _sentence(error: ValidationError, content: Any, name: str, places: Places) -> StudyError:
+def _sentence(error: ValidationError, content: object, name: str, places: Places) -> StudyError:
     """What is wrong first, at the key and line where it stands."""
     first = error.errors(include_url=False, include_input=False)[0]
     context = first.get("ctx", {})
     steps = [*first["loc"], *([context["inside"]] if context.get("inside") else [])]
-    if steps[:1] == ["pictures"] and not isinstance(content["pictures"], dict):
+    if steps[:1] == ["pictures"] and isinstance(content, Mapping) and not isinstance(content["pictures"], dict):
         del steps[1:3]  # a list of paths is one set
     key, value = _found(content, steps)
     where = f"{name}{_place(key, places)}"
@@ -71,7 +70,7 @@ def _sentence(error: ValidationError, content: Any, name: str, places: Places) -
     return StudyError(f"{where}: {key or 'the whole'} is {said}: expected {context.get('expected', first['msg'])}.")
 
 
-def _found(content: Any, steps: Sequence[int | str]) -> tuple[str, Any]:
+def _found(content: object, steps: Sequence[int | str]) -> tuple[str, object]:
     """The path and the value of what was written, which may be shorter than what it stands for.
 
     Examples

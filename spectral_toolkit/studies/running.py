@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import xarray as xr
 
@@ -16,6 +16,8 @@ from .._analysis.trust import outlying_masks
 from .._capture import capture
 from .._compute.settings import computing
 from .._io.outputs import writable_path, write_whole
+from .._models.model import Model
+from .._views.study_record import NumbersRecord, StudyRecord
 from ..errors import SpectralToolkitError, StoreError, StudyError, UnwritableError
 from . import tables
 from .cache import Cache, open_answer
@@ -56,7 +58,7 @@ class StudyResult:
         Names of the cells in words, in order.
     """
 
-    record: dict[str, Any] = field(repr=False)
+    record: StudyRecord = field(repr=False)
     html: Path
     json: Path
     zarr: Path
@@ -92,7 +94,7 @@ class StudyResult:
 
 @computing
 def run_study(
-    config: str | os.PathLike[str] | Mapping[str, Any] | Study,
+    config: str | os.PathLike[str] | Mapping[str, object] | Study,
     out: str | os.PathLike[str] = "study.html",
     *,
     overwrite: bool = False,
@@ -167,9 +169,9 @@ def run_study(
 
 def compute(
     plan: StudyPlan, cache: Cache, *, progress: bool = True, tell: Tell = lambda line: None
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[NumbersRecord], int]:
     """Numbers of all cells in order, and how many of them came from the cache."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, NumbersRecord] = {}
     for cell in plan.cells:
         if (known := cache.numbers(cell.content_sha256)) is not None:
             found[cell.content_sha256] = known
@@ -181,19 +183,21 @@ def compute(
 
 
 def _compute_missing(
-    plan: StudyPlan, cache: Cache, found: dict[str, dict[str, Any]], done: int, progress: bool, tell: Tell
+    plan: StudyPlan, cache: Cache, found: dict[str, NumbersRecord], done: int, progress: bool, tell: Tell
 ) -> None:
     n_cells = len(plan.cells)
-    loaded: tuple[str, Any] = ("", None)
+    loaded: tuple[str, Model | None] = ("", None)
     for group in plan.groups:
         missing = [cell for cell in group.cells if cell.content_sha256 not in found]
         if missing:
             if loaded[0] != group.model.label:
                 loaded = ("", None)  # the previous model is freed first, because two may not fit
                 loaded = (group.model.label, load_study_model(group.model, plan.study))
-            activations = _captured(group, plan.study, loaded[1], cache, progress)
+            _, model = loaded
+            assert model is not None
+            activations = _captured(group, plan.study, model, cache, progress)
             outlying = outlying_masks(activations) if "token" in group.quantities else {}
-            controls = _controls(group, plan.study, loaded[1], activations, cache)
+            controls = _controls(group, plan.study, model, activations, cache)
             prepared: dict[tuple[int, int], xr.DataArray] = {}
             for cell in missing:
                 content = cell.content_sha256
@@ -214,7 +218,7 @@ def _compute_missing(
                 cache.forget_activations(content)
 
 
-def _controls(group: Group, study: Study, model: Any, activations: xr.DataTree, cache: Cache) -> StudyControls | None:
+def _controls(group: Group, study: Study, model: Model, activations: xr.DataTree, cache: Cache) -> StudyControls | None:
     """The controls of a group; None where none are asked for, or nothing is labelled."""
     if not study.controls or not (study.scores or study.evaluate) or group.opened.labels is None:
         return None
@@ -227,7 +231,7 @@ def _controls(group: Group, study: Study, model: Any, activations: xr.DataTree, 
     return StudyControls(study, activations, lambda: _made_again(store, untrained), neighbours)
 
 
-def _captured(group: Group, study: Study, model: Any, cache: Cache, progress: bool) -> xr.DataTree:
+def _captured(group: Group, study: Study, model: Model, cache: Cache, progress: bool) -> xr.DataTree:
     """Activations of a group, streamed to the cache, where an interrupted capture is resumed."""
     store = cache.activations(group.activations_sha256)
 

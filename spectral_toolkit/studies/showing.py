@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import xarray as xr
 
@@ -14,6 +13,7 @@ from .._explorer.recipe import call, capture_lines, figure_recipe, noise_lines, 
 from .._views.downloads import addresses
 from .._views.report_data import Caption, provenance
 from .._views.study_page import ShownCell, ShownGroup, scores_shown, shown_group, study_html
+from .._views.study_record import CellRecord, EvaluationRecord, ScoresRecord, StudyRecord
 from ..datasets import LAYOUTS
 from .config import Study, portable
 from .plan import Cell, Group, StudyPlan
@@ -30,7 +30,7 @@ _HEADING = ("# Run this in the folder of the study's file.",)
 
 def study_page(
     plan: StudyPlan,
-    record: Mapping[str, Any],
+    record: StudyRecord,
     answers: Mapping[str, xr.Dataset],
     *,
     command: str,
@@ -58,7 +58,7 @@ def study_page(
 
 def _page(
     plan: StudyPlan,
-    record: Mapping[str, Any],
+    record: StudyRecord,
     answers: Mapping[str, xr.Dataset],
     command: str,
     name: str,
@@ -105,7 +105,7 @@ def _page(
     )
 
 
-def _shown_cell(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Mapping[str, Any]) -> ShownCell:
+def _shown_cell(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: CellRecord) -> ShownCell:
     label = f"{cell.affinity.label} · {cell.choice}"
     attrs = provenance(None, eig)
     name = cell.affinity.kind
@@ -128,7 +128,7 @@ def _shown_cell(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Ma
     )
 
 
-def loading_of(group: Group, study: Study) -> dict[str, Any]:
+def loading_of(group: Group, study: Study) -> dict[str, object]:
     """How a recipe loads the model, besides what the activations record."""
     return {
         "source": portable(group.model.source),
@@ -137,22 +137,22 @@ def loading_of(group: Group, study: Study) -> dict[str, Any]:
     }
 
 
-def cell_recipe(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: Mapping[str, Any]) -> str:
+def cell_recipe(cell: Cell, group: Group, study: Study, eig: xr.Dataset, row: CellRecord) -> str:
     """Python code that makes the numbers of one cell, including its scores."""
     attrs, name = provenance(None, eig), cell.affinity.kind
     lines = [*_HEADING, "import spectral_toolkit as st", ""]
     lines += [*capture_lines(attrs, group.opened.expression, loading_of(group, study)), "", *solve_lines(eig, name)]
     names = ("eigenvalue", "eigengap", "residual")
     lines += [f"print({name}[{list(names)!r}].to_dataframe())"]
-    if row.get("evaluation"):
-        lines += ["", *_evaluation_lines(cell, group, study, row["evaluation"])]
-    if row.get("scores"):
-        lines += ["", *_score_lines(cell, group, study, attrs, name, row["scores"])]
+    if evaluation := row.get("evaluation"):
+        lines += ["", *_evaluation_lines(cell, group, study, evaluation)]
+    if scores := row.get("scores"):
+        lines += ["", *_score_lines(cell, group, study, attrs, name, scores)]
     return "\n".join(lines) + "\n"
 
 
 def _score_lines(
-    cell: Cell, group: Group, study: Study, attrs: Mapping[str, Any], name: str, scores: Mapping[str, Any]
+    cell: Cell, group: Group, study: Study, attrs: Mapping[str, object], name: str, scores: ScoresRecord
 ) -> list[str]:
     lines: list[str] = []
     joint = name
@@ -173,7 +173,7 @@ def _score_lines(
     return [*lines, *_control_lines(cell, study, attrs, joint)] if scores.get("controlled") else lines
 
 
-def _evaluation_lines(cell: Cell, group: Group, study: Study, found: Mapping[str, Any]) -> list[str]:
+def _evaluation_lines(cell: Cell, group: Group, study: Study, found: EvaluationRecord) -> list[str]:
     """Lines that evaluate segments as papers do, of each image alone and of the whole set."""
     ignored = f", ignore={group.opened.ignore!r}" if group.opened.ignore else ""
     lines = [f"maps = {group.opened.labels_expression}"]
@@ -190,7 +190,7 @@ def _evaluation_lines(cell: Cell, group: Group, study: Study, found: Mapping[str
     return lines
 
 
-def _control_lines(cell: Cell, study: Study, attrs: Mapping[str, Any], joint: str) -> list[str]:
+def _control_lines(cell: Cell, study: Study, attrs: Mapping[str, object], joint: str) -> list[str]:
     """Lines that make the controls beside the scores."""
     own = study.scope == "dataset"
     options = {"kernel": cell.affinity.kernel, **dict(cell.affinity.options)} if own else {}

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from .._compute.arguments import choice
 from .._io.outputs import LATEX_BEGINS
+from .._views.study_record import CellName, CellRecord, Estimate, ScoreRecord, StudyRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_CELL = {"model": "model", "pictures": "images", "affinity": "affinity", "layers": "layers"}
+_CELL: dict[CellName, str] = {"model": "model", "pictures": "images", "affinity": "affinity", "layers": "layers"}
 """What tells study cells apart, in the JSON and in a table."""
 
 
-def table(record: Mapping[str, Any], of: str = "scores") -> pd.DataFrame:
+def table(record: StudyRecord, of: str = "scores") -> pd.DataFrame:
     """One row for each number: of each score and each of its controls, or of each eigenvector of each image.
 
     Parameters
@@ -41,26 +41,40 @@ def table(record: Mapping[str, Any], of: str = "scores") -> pd.DataFrame:
     )
 
 
-def _named(cell: Mapping[str, Any]) -> dict[str, Any]:
+def _named(cell: CellRecord) -> dict[str, object]:
     return {column: cell[key] for key, column in _CELL.items()}
 
 
-def _score_rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for name, score in ((cell.get("scores") or {}).get("values") or {}).items():
-        for control, one in {"": score, **(score.get("controls") or {})}.items():
+def _values(cell: CellRecord) -> dict[str, ScoreRecord]:
+    scores = cell.get("scores")
+    return scores["values"] if scores else {}
+
+
+def _score_rows(cell: CellRecord) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for name, score in _values(cell).items():
+        estimates: dict[str, Estimate] = {"": score, **score.get("controls", {})}
+        for control, one in estimates.items():
             numbers = {column: one.get(column) for column in ("value", "low", "high")}
             beats = None if control else score.get("beats_controls")
             rows.append({"score": name, "control": control, **numbers, "beats_controls": beats})
     return rows
 
 
-def _eigenvalue_rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+_SOLVED: tuple[Literal["eigenvalue", "eigengap", "residual", "converged"], ...] = (
+    "eigenvalue",
+    "eigengap",
+    "residual",
+    "converged",
+)
+
+
+def _eigenvalue_rows(cell: CellRecord) -> list[dict[str, object]]:
     return [
         {
             "image": answer["image"] or "",
             "component": component,
-            **{name: answer[name][component - 1] for name in ("eigenvalue", "eigengap", "residual", "converged")},
+            **{name: answer[name][component - 1] for name in _SOLVED},
         }
         for answer in cell["answers"]
         for component in range(1, len(answer["eigenvalue"]) + 1)
@@ -74,14 +88,14 @@ TABLES = {
 """What a table is of, its columns after those that name the study cell, and its rows of one cell."""
 
 
-def csv(record: Mapping[str, Any], of: str = "scores") -> str:
+def csv(record: StudyRecord, of: str = "scores") -> str:
     """`table` as CSV."""
     return table(record, of).to_csv(index=False, lineterminator="\n")
 
 
-def files(record: Mapping[str, Any], name: str) -> dict[str, tuple[str, str]]:
+def files(record: StudyRecord, name: str) -> dict[str, tuple[str, str]]:
     """By file name: the type and the content of the tables of a study that is called ``name``."""
-    has_scores = any((cell.get("scores") or {}).get("values") for cell in record["cells"])
+    has_scores = any(_values(cell) for cell in record["cells"])
     found = {f"{name}-{of}.csv": ("text/csv", csv(record, of)) for of in TABLES if of != "scores" or has_scores}
     return {**found, f"{name}.tex": ("text/x-tex", latex(record))}
 
@@ -91,7 +105,7 @@ def paths(page: Path) -> list[Path]:
     return [page.with_name(name) for name in (*(f"{page.stem}-{of}.csv" for of in TABLES), f"{page.stem}.tex")]
 
 
-def latex(record: Mapping[str, Any]) -> str:
+def latex(record: StudyRecord) -> str:
     r"""The main table for a paper, with ``\usepackage{booktabs}``: one row for each study cell, one column a score.
 
     Scores that do not beat their controls are grey (``\usepackage{xcolor}``). Without scores, the columns are the first
@@ -99,8 +113,7 @@ def latex(record: Mapping[str, Any]) -> str:
     """
     rows = []
     for cell in record["cells"]:
-        values = (cell.get("scores") or {}).get("values") or {}
-        numbers = {_escaped(name): _interval(score) for name, score in values.items()}
+        numbers = {_escaped(name): _interval(score) for name, score in _values(cell).items()}
         rows.append({column: _escaped(str(text)) for column, text in _named(cell).items()} | (numbers or _solved(cell)))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [
@@ -116,14 +129,14 @@ def latex(record: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _solved(cell: Mapping[str, Any]) -> dict[str, str]:
-    first = [answer["eigenvalue"][0] for answer in cell["answers"]]
-    largest = max(max(answer["residual"]) for answer in cell["answers"])
+def _solved(cell: CellRecord) -> dict[str, str]:
+    first = [answer["eigenvalue"][0] or 0.0 for answer in cell["answers"]]
+    largest = max(value or 0.0 for answer in cell["answers"] for value in answer["residual"])
     return {"first eigenvalue": f"{sum(first) / len(first):.3f}", "largest residual": f"{largest:.1e}"}
 
 
-def _interval(score: Mapping[str, Any]) -> str:
-    value, low, high = (score.get(name) for name in ("value", "low", "high"))
+def _interval(score: ScoreRecord) -> str:
+    value, low, high = score["value"], score["low"], score["high"]
     if value is None:
         return "--"
     text = f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f}--{high:.3f})"

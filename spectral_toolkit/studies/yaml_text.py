@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import stat
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -36,7 +35,7 @@ _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?
 _UNPRINTABLE = yaml.reader.Reader.NON_PRINTABLE
 
 
-def read_yaml(path: Path) -> tuple[Any, Places]:
+def read_yaml(path: Path) -> tuple[object, Places]:
     """The content of a file of one document, and the places of its values.
 
     Raises
@@ -101,10 +100,10 @@ class _Builder:
     def __init__(self, name: str, loader: yaml.SafeLoader):
         self.places: Places = {}
         self._name, self._loader = name, loader
-        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._anchors: dict[str, tuple[object, int]] = {}
         self._n_values = 0
 
-    def document(self) -> Any:
+    def document(self) -> object:
         self._loader.get_event()  # the stream begins
         if isinstance(self._loader.get_event(), yaml.StreamEndEvent):
             return None
@@ -123,7 +122,7 @@ class _Builder:
         if self._n_values > MAX_VALUES:
             raise self._fail(event, f"more than {MAX_VALUES:,} values, with every alias expanded")
 
-    def _value(self, event: Any, path: str, depth: int) -> Any:
+    def _value(self, event: yaml.Event, path: str, depth: int) -> object:
         mark = event.start_mark
         self.places.setdefault(path, (mark.line + 1, mark.column + 1))
         if isinstance(event, yaml.AliasEvent):
@@ -132,6 +131,7 @@ class _Builder:
             content, n_values = self._anchors[event.anchor]
             self._count(event, n_values)
             return content
+        assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
         self._count(event, 1)
         before = self._n_values
         if event.tag is not None:
@@ -140,20 +140,21 @@ class _Builder:
         if depth > MAX_DEPTH:
             raise self._fail(event, f"lists and mappings nested more than {MAX_DEPTH} deep")
         if isinstance(event, yaml.SequenceStartEvent):
-            content: Any = []
+            content = items = list[object]()
             while not isinstance(inner := self._loader.get_event(), yaml.SequenceEndEvent):
-                content.append(self._value(inner, f"{path}[{len(content)}]", depth + 1))
+                items.append(self._value(inner, f"{path}[{len(items)}]", depth + 1))
         elif isinstance(event, yaml.MappingStartEvent):
             content = self._mapping(path, depth)
         else:
+            assert isinstance(event, yaml.ScalarEvent)
             content = self._scalar(event)
         if event.anchor is not None:
             self._anchors[event.anchor] = (content, 1 + self._n_values - before)
         return content
 
-    def _mapping(self, path: str, depth: int) -> dict[str, Any]:
-        content: dict[str, Any] = {}
-        merged: list[dict[str, Any]] = []
+    def _mapping(self, path: str, depth: int) -> dict[str, object]:
+        content: dict[str, object] = {}
+        merged: list[dict[str, object]] = []
         seen: set[str] = set()
         while not isinstance(event := self._loader.get_event(), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent) or event.tag is not None or event.anchor is not None:
@@ -169,8 +170,9 @@ class _Builder:
             if key != "<<" or event.style is not None:
                 content[key] = value
                 continue
-            merged = value if isinstance(value, list) else [value]
-            if not all(isinstance(one, dict) for one in merged):
+            given = value if isinstance(value, list) else [value]
+            merged = [one for one in given if isinstance(one, dict)]
+            if len(merged) < len(given):
                 raise self._fail(event, "<< takes an alias of a mapping, or a list of these")
         for one in merged:
             for (
@@ -180,7 +182,7 @@ class _Builder:
                 content.setdefault(key, value)
         return content
 
-    def _scalar(self, event: yaml.ScalarEvent) -> Any:
+    def _scalar(self, event: yaml.ScalarEvent) -> object:
         text = event.value
         if event.style is not None:
             return text

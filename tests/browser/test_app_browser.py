@@ -154,6 +154,28 @@ def test_the_explorer_as_an_app(app: Running, chromium: Browser) -> None:
     app.wait_for_kernels(0, PATIENCE)
 
 
+def test_the_address_holds_the_state(app: Running, chromium: Browser) -> None:
+    page = opened(chromium.new_page(), app)
+    page.get_by_role("button", name="Spectrum", exact=True).click()
+    page.wait_for_function("location.hash.includes('spectrum')", timeout=120_000)
+    link = page.url
+    page.close()
+    app.wait_for_kernels(0, PATIENCE)
+    other = chromium.new_page()
+    other.goto(link, timeout=240_000)
+    other.locator(".st-explorer").wait_for(timeout=240_000)
+    other.locator("button.mod-active", has_text="Spectrum").wait_for(timeout=120_000)
+    assert other.url == link
+    # A link that was cut off says so, and the explorer goes on as it began.
+    cut = chromium.new_page()
+    other.close()
+    app.wait_for_kernels(0, PATIENCE)
+    cut.goto(link[:-8], timeout=240_000)
+    cut.get_by_text("which cannot be read").wait_for(timeout=240_000)
+    cut.close()
+    app.wait_for_kernels(0, PATIENCE)
+
+
 def test_closed_and_reloaded_pages_leave_no_kernel(app: Running, chromium: Browser, chromium_path: str) -> None:
     first, second = (opened(chromium.new_page(), app) for _ in range(2))
     one_too_many = chromium.new_page()

@@ -193,7 +193,8 @@ def _each_alone(graph: LayerGraph, n_eigenvectors: int, tolerance: float, seed: 
 
 def _angles(both: Common, k: int, inner: str | LayerGraph) -> tuple[np.ndarray, np.ndarray]:
     """Return the principal angles (problem, k) and the overlap to expect by chance (problem)."""
-    angles, chance = [], []
+    angles: list[np.ndarray] = []
+    chance: list[float] = []
     for x, y, product, n_free in both.problems(inner):
         bases = [orthonormal(centred(vectors[:, :k], product), product) for vectors in (x, y)]
         if bases[0] is None or bases[1] is None:

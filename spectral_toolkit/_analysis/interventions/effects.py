@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -32,8 +31,8 @@ def effects(
     donors: xr.DataTree,
     *,
     reference: xr.DataTree,
-    labels: Mapping[str, Any] | None = None,
-    controls: Mapping[str, Any] | None = None,
+    labels: Mapping[str, object] | None = None,
+    controls: Mapping[str, object] | None = None,
     mirrored: bool = False,
     circular: bool = False,
     k: int = 15,
@@ -115,13 +114,13 @@ def effects(
             f"The number of donors is {donor.tokens.shape[0]} and that of images {own.tokens.shape[0]}: give one donor "
             "an image."
         )
-    look: dict[str, Any] = {"k": whole("k", k, 1), "circular": on_circle}
-    before = voted(own, other, **look)
+    nearest = whole("k", k, 1)
+    before = voted(own, other, k=nearest, circular=on_circle)
     # By edit and control: the plain tree, the edited one, the donors, how the patches were decoded.
     rows: dict[tuple[str, str], tuple[GivenOut, GivenOut, GivenOut, Decoded]] = {}
     for name, tree in several.items():
         after = seen_in(tree, f"edited[{name!r}]", None)
-        found = voted(after, other, **look)
+        found = voted(after, other, k=nearest, circular=on_circle)
         rows[name, EDITED] = own, after, donor, found
         rows[name, BEFORE] = own, own, donor, before
         rows[name, SHUFFLED] = own, after, donor.of_others(shuffled(np.arange(len(donor.tokens)), seed)), found
@@ -134,10 +133,10 @@ def effects(
                 )
             else:
                 first, second, third, fourth = own, seen_in(one, f"controls[{control!r}]", None), donor, other
-            rows[name, control] = first, second, third, voted(second, fourth, **look)
+            rows[name, control] = first, second, third, voted(second, fourth, k=nearest, circular=on_circle)
     weights = resamples(len(own.tokens), n_bootstrap, seed)
     return _table(rows, weights, turned, confidence, seed).assign_attrs(
-        k=look["k"],
+        k=nearest,
         mirrored=int(turned),
         n_bootstrap=n_bootstrap,
         confidence=float(confidence),
@@ -146,7 +145,7 @@ def effects(
     )
 
 
-def _labels_of(labels: Mapping[str, Any] | None) -> dict[str, Any]:
+def _labels_of(labels: Mapping[str, object] | None) -> dict[str, object]:
     if labels is None:
         return {}
     wanted = {"images", "donors", "reference"}
@@ -157,7 +156,7 @@ def _labels_of(labels: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(labels)
 
 
-def _by_edit(control: str, value: Any, several: Mapping[str, Any]) -> dict[str, Any]:
+def _by_edit(control: str, value: object, several: Mapping[str, object]) -> dict[str, object]:
     if isinstance(value, Mapping) and not isinstance(value, xr.DataTree):
         if not set(value) <= set(several):
             raise SpectralToolkitError(f"controls[{control!r}] names other edits than {', '.join(several)}.")
@@ -203,7 +202,7 @@ def _table(
                 samples = np.sqrt((weights @ squares) / weights.sum(1))
                 distances[name][(slice(None), *at)] = samples[0], *interval(samples, confidence, 0, 1)
     dims = ("edit", "control", "property", "outcome")
-    data: dict[str, Any] = {f"share{side}": (dims, shares[i]) for i, side in enumerate(sides)}
+    data: dict[str, object] = {f"share{side}": (dims, shares[i]) for i, side in enumerate(sides)}
     data["compared"] = (dims[:3], compared)
     for name, values in distances.items():
         if np.isfinite(values[0]).any():

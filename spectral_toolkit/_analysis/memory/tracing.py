@@ -11,7 +11,7 @@ import copy
 import functools
 import gc
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
 from torch._ops import OpOverload
@@ -62,7 +62,7 @@ def peak_bytes(prepare: Callable[[Callable[[torch.nn.Module], torch.nn.Module]],
     return live.peak
 
 
-def _caches() -> list[functools._lru_cache_wrapper[Any]]:
+def _caches() -> list[functools._lru_cache_wrapper[object]]:
     kind = type(functools.lru_cache(len))
     return [found for found in gc.get_objects() if type(found) is kind]
 
@@ -97,10 +97,18 @@ class _Live(TorchDispatchMode):
 class _FusedAttention(TorchFunctionMode):
     """Gives the shape of what the fused attention returns."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention:
-            query = args[0] if args else kwargs["query"]
-            value = args[2] if len(args) > 2 else kwargs["value"]
+            query, value = (
+                cast("torch.Tensor", args[place] if len(args) > place else kwargs[name])
+                for place, name in ((0, "query"), (2, "value"))
+            )
             return query.new_empty(*query.shape[:-1], value.shape[-1])
         return func(*args, **kwargs)

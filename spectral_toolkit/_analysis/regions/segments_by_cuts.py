@@ -40,7 +40,8 @@ def segment_by_cuts(
             labels[tree.cells[node]] = number
         whole = [filled(*both, grid) for both in zip(*_each(labels, free, grid), strict=True)]
         cut[image] = np.stack([_shown(one, grid, points.grid) for one in whole]), tree
-    trees, numbers = [], []
+    trees: list[Tree] = []
+    numbers: list[list[int]] = []
     labels = np.empty(points.free.shape, dtype=np.int64)
     for place, image in enumerate([0] if points.joint else images):
         own, tree = cut[image]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import cast
 
 import numpy as np
 import xarray as xr
@@ -17,6 +17,7 @@ from ..._io.activations import image_coordinates, image_names, layer_names
 from ..._io.images import load_images
 from ..._models import load_model
 from ..._models.model import Model
+from ..._models.untyped import untyped
 from ...errors import SpectralToolkitError, UnsupportedModelError
 
 
@@ -78,16 +79,17 @@ def shuffle_labels(labels: xr.DataArray, *, seed: int = 0) -> xr.DataArray:
     return ordered.copy(data=shuffled(ordered.to_numpy(), seed))
 
 
-def _as_noised(denoiser: Any, attrs: Mapping[str, Any], draws: Mapping[Any, xr.DataArray]) -> Model:
+def _as_noised(denoiser: Model, attrs: Mapping[str, object], draws: Mapping[Hashable, xr.DataArray]) -> Model:
     """Set a denoiser to the timesteps, noise samples and prompt of a capture, some of which may have been selected."""
     told: dict[str, object] = {"timesteps": [int(step) for step in np.atleast_1d(draws["timestep"].values)]}
     if "noise" in draws:
         told["n_draws"] = int(draws["noise"].values.max()) + 1
     if "noise_seed" in attrs:
-        told["seed"] = int(attrs["noise_seed"])
-    if attrs.get("prompt", denoiser.prompt) != denoiser.prompt:
+        told["seed"] = int(cast("int", attrs["noise_seed"]))
+    prompt = untyped(denoiser).prompt
+    if attrs.get("prompt", prompt) != prompt:
         told["prompt"] = attrs["prompt"]
-    return denoiser.at(**told)
+    return untyped(denoiser).at(**told)
 
 
 def untrained_tree(

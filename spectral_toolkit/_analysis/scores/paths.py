@@ -149,9 +149,11 @@ def pathways(
         )
     kernel_used = str(kernel)
 
-    def put(kinds_at: Sequence[int], row: str, eig: xr.Dataset, of: np.ndarray | None) -> None:
-        values, _ = scored_vectors(eig)
-        for name, found in all_scores(Scored(values, of, grid, weights, seed), confidence).items():
+    def of(eig: xr.Dataset) -> Scored:
+        return Scored(scored_vectors(eig)[0], cells, grid, weights, seed)
+
+    def put(kinds_at: Sequence[int], row: str, scored: Scored) -> None:
+        for name, found in all_scores(scored, confidence).items():
             for at in kinds_at:
                 table[name][:, at, rows.index(row)] = found
 
@@ -164,22 +166,23 @@ def pathways(
     with tqdm(total=total, desc="pathways", disable=not progress) as bar:
         for at, kind in enumerate(kinds):
             for row, eig in _solved(activations, kind, grid, n_eigenvectors, seed, options):
-                put([at], row, eig, cells)
+                scored = of(eig)
+                put([at], row, scored)
                 if row == JOINT and SHUFFLED in rows and cells is not None:
-                    put([at], SHUFFLED, eig, shuffled(cells, seed))
+                    put([at], SHUFFLED, scored.relabelled(shuffled(cells, seed)))
                 _note(notes, eig, kind, row)
                 kernel_used = str(eig.attrs["kernel"])
                 bar.update()
             if fresh is not None:
                 _, eig = next(_solved(fresh, kind, grid, n_eigenvectors, seed, options, joint_only=True))
-                put([at], UNTRAINED, eig, cells)
+                put([at], UNTRAINED, of(eig))
                 _note(notes, eig, kind, UNTRAINED)
                 bar.update()
         if controls:
             if "pixels" in activations.data_vars:
                 raw = pixel_tree(activations, grid)
                 _, eig = next(_solved(raw, "token", grid, n_eigenvectors, seed, options, joint_only=True))
-                put(range(len(kinds)), PIXELS, eig, cells)
+                put(range(len(kinds)), PIXELS, of(eig))
                 _note(notes, eig, "token", PIXELS)
             else:
                 notes.append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -20,7 +19,7 @@ from .variance import about_intervals, resamples
 @computing
 def eigenvector_scores(
     eig: xr.Dataset,
-    labels: Any = None,
+    labels: object = None,
     *,
     ignore: object = None,
     n_bootstrap: int = 200,
@@ -76,7 +75,11 @@ def eigenvector_scores(
                 f"labels have shape {cells.shape}, but the result has patches {(n_images, *grid)}: use "
                 "st.prepare_labels."
             )
-        named = [x["image"].values.astype(str) for x in (eig, labels) if "image" in getattr(x, "coords", ())]
+        named = [
+            x["image"].values.astype(str)
+            for x in (eig, labels)
+            if isinstance(x, xr.Dataset | xr.DataArray) and "image" in getattr(x, "coords", ())
+        ]
         # If the names are entirely different, or missing, the order counts, as in st.prepare_labels.
         if len(named) == 2 and not np.array_equal(named[0], named[1]) and set(named[0]) & set(named[1]):
             raise SpectralToolkitError(

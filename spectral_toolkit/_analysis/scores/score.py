@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -69,6 +69,12 @@ class Scored:
             found = partitions(flat, number, starts, self.seed).reshape(-1, *self.labels.shape)
             self._partitions[number, starts] = found
         return self._partitions[number, starts]
+
+    def relabelled(self, labels: np.ndarray) -> Scored:
+        """The same eigenvectors by other labels; partitions, which know of no labels but their number, are shared."""
+        other = replace(self, labels=labels)
+        other.__dict__["_partitions"] = self._partitions  # where a cached property is kept
+        return other
 
     @cached_property
     def _partitions(self) -> dict[tuple[int, int], np.ndarray]:

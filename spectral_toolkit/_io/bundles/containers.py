@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypedDict
+from typing import BinaryIO, NoReturn, Protocol, TypedDict, cast
 
 from ...errors import BundleError, first_line
 from ..outputs import placed
@@ -315,12 +315,20 @@ def _check_entry(path: Path, info: zipfile.ZipInfo) -> None:
 def _inflate(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytearray:
     data = bytearray(info.file_size)
     with archive.open(info) as file:
-        if not _fill(data, file):
+        if not _fill(data, cast("_Readable", file)):
             raise damaged(path, f"{_short(info.filename)} is longer or shorter than it declares")
     return data
 
 
-def _fill(data: bytearray, file: Any) -> bool:
+class _Readable(Protocol):
+    """A file that is being read."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def _fill(data: bytearray, file: _Readable) -> bool:
     """Read a file into memory of its size, piece by piece; return whether it has exactly that size."""
     place, view = 0, memoryview(data)
     while place < len(data) and (n_bytes := file.readinto(view[place : place + _PIECE])):
@@ -361,7 +369,7 @@ def _checked_size(root: Path, name: str, expected: int | None) -> int:
 def _read_file(root: Path, name: str, size: int | None) -> bytearray:
     data = bytearray(_checked_size(root, name, size))
     with (root / name).open("rb") as file:
-        if not _fill(data, file):
+        if not _fill(data, cast("_Readable", file)):
             raise damaged(root, f"{_short(name)} changed while it was being read")
     return data
 

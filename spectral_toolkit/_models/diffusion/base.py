@@ -37,10 +37,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, TypedDict, TypeVar
+from typing import ClassVar, Self, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -50,12 +50,24 @@ from ..._compute.settings import computing
 from ...errors import SpectralToolkitError, UnsupportedModelError
 from ..model import Done, Recorder
 from ..processing import Processing
+from ..untyped import Config, config_of, untyped
 from .encoding import decode, encode, latent_factor, overflows
 from .noising import BETWEEN, N_TIMESTEPS, drawn_timesteps, noise_of, noised, steps_of, unnoised
-from .protocols import Autoencoder, Config, Configured, Inputs, Pipeline, config_of
+from .protocols import Autoencoder, Configured, Inputs, Pipeline
 from .recording import WatchedModel
 
 _TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+class Chosen(TypedDict, total=False):
+    """Arguments of `DiffusionModel.at`."""
+
+    timesteps: int | Sequence[int] | None
+    between: tuple[int, int] | None
+    n_timesteps: int | None
+    n_draws: int | None
+    prompt: str | int | None
+    seed: int | None
 
 
 class PipelineParts(TypedDict):
@@ -338,8 +350,7 @@ class DiffusionModel(WatchedModel):
 
     def untrained_tower(self) -> torch.nn.Module:
         """The denoiser before its training."""
-        made_by: Any = type(self.tower)
-        return made_by.from_config(self.config)
+        return untyped(type(self.tower)).from_config(self.config)
 
     @computing
     def untrained(self, seed: int) -> tuple[Self, tuple[str, ...]]:
@@ -349,6 +360,7 @@ class DiffusionModel(WatchedModel):
         other = _shallow(self)
         other.module = other.tower = fresh
         other._hash = None
+        other.training = ""
         return other, ()
 
     @contextmanager
@@ -416,9 +428,8 @@ class DiffusionModel(WatchedModel):
         other.tower = convert(self.tower)
         if self.vae is not None:
             # A VAE that overflows in half precision computes in single precision.
-            vae: Any = self.vae
-            vae = convert(copy.deepcopy(vae).float() if overflows(vae) else vae)
-            other.vae = vae
+            vae = cast("torch.nn.Module", self.vae)
+            other.vae = cast("Autoencoder", convert(copy.deepcopy(vae).float() if overflows(self.vae) else vae))
         other._told = told
         return lambda: other.forward(pixels)
 
@@ -455,8 +466,10 @@ def _repeated(value: object, n: int) -> object:
     return value.repeat(n, *[1] * (value.dim() - 1)) if isinstance(value, torch.Tensor) else value
 
 
-def _settings(config: Any) -> dict[str, object]:
-    values: dict[str, object] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+def _settings(config: object) -> dict[str, object]:
+    values: dict[str, object] = (
+        untyped(config).to_dict() if hasattr(config, "to_dict") else {**cast("Mapping[str, object]", config)}
+    )
     return {key: value for key, value in values.items() if not key.startswith("_")}
 
 

@@ -10,7 +10,8 @@ import torch
 
 from ...errors import UnsupportedModelError
 from ..processing import Processing
-from .protocols import Autoencoder, Pipeline, Settings
+from ..untyped import Settings
+from .protocols import Autoencoder, Pipeline
 
 
 def latent_factor(vae: Autoencoder | None) -> int:

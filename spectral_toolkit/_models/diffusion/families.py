@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..untyped import Settings
 from .base import DiffusionModel
 from .dit import DiTModel
 from .flux import FluxModel
 from .pixart import PixArtModel
-from .protocols import Settings
 from .sd3 import SD3Model
 from .unets import UNetModel, is_xl
 

@@ -8,13 +8,15 @@ all have one position, are special tokens, ``text_0`` and so on. Latents are pac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self, Unpack
 
 import torch
 from torch.nn.functional import pixel_shuffle
 
 from ...errors import SpectralToolkitError
 from ..model import UNROTATED, Model
+from ..untyped import untyped
+from .base import Chosen
 from .encoding import latent_factor
 from .forms import packed
 from .noising import steps_of
@@ -51,7 +53,7 @@ class FluxBlocks(WatchedModel):
         from diffusers.models.embeddings import apply_rotary_emb
 
         assert rotary is not None
-        turn: Any = apply_rotary_emb  # annotated as if it took and gave something else
+        turn = untyped(apply_rotary_emb)  # annotated as if it took and gave something else
         return turn(part, (rotary[0], -rotary[1]), sequence_dim=2)
 
 
@@ -73,7 +75,7 @@ class FluxModel(FluxBlocks, PatchModel):
         self.quantities = (*Model.quantities, *UNROTATED)
         super().__post_init__()
 
-    def at(self, *, guidance: float | None = None, **settings: Any) -> Self:
+    def at(self, *, guidance: float | None = None, **settings: Unpack[Chosen]) -> Self:
         """As `DiffusionModel.at`, with ``guidance``: a number of at least 0 for a distilled model."""
         other = super().at(**settings)
         if guidance is not None:

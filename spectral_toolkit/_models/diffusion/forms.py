@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
 
-from .protocols import Settings, config_of
+from ..untyped import Settings, config_of
 
 Packed: TypeAlias = Tensor | list[Tensor]
 """Latents as a denoiser takes them."""

@@ -25,13 +25,13 @@ from ..model import Done, Recorder, device_of, dtype_of
 from ..passes import Prober
 from ..probing import NotProvenError
 from ..proven import ProvenModel
+from ..untyped import config_of
 from .base import DiffusionModel, PipelineParts, first_of
 from .encoding import latent_channels, latent_factor, pixel_channels
 from .forms import Form, Shown, form_of
 from .inputs import Asked, UnknownInputError, arguments
 from .noising import noise_of, noised, steps_of, told_time
 from .pipelines import ByPipeline, component_of
-from .protocols import config_of
 from .unet_maps import MapProber
 
 _ADVICE = (

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModelError
+from ..untyped import Config, config_of
 from .forms import IMAGE, PACKED, Form, Packed, class_names, in_channels
-from .protocols import Config, Inputs, config_of, whole_number
+from .protocols import Inputs, whole_number
 
 TEXT_LENGTH = 77
 """Tokens of zeros in place of a prompt."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import TypedDict, TypeGuard, TypeVar, cast
 
 import torch
 
@@ -21,15 +21,16 @@ from ...errors import ModelNotFoundError, SpectralToolkitError, UnsupportedModel
 from ..building import stored_shapes, try_out
 from ..entries import Told
 from ..folder_settings import check_settings, one_line, read_settings_file
-from ..loading import not_found, quiet
+from ..loading import Where, not_found, quiet
 from ..processing import HALF, Processing
+from ..untyped import Settings, config_of, untyped
 from . import general
 from .base import DiffusionModel, FurtherInputsError, PipelineParts
 from .encoding import sees_pixels
 from .families import DiffusionFamily, find_family, supported
 from .forms import class_names
 from .noising import check_scheduler
-from .protocols import Arguments, Pipeline, Settings, config_of
+from .protocols import Autoencoder, Configured, Pipeline
 from .refused import refuse_class, refuse_others
 
 _NEEDED = (
@@ -51,6 +52,14 @@ def is_of_diffusers(source: object) -> TypeGuard[Pipeline | torch.nn.Module]:
     """Whether a live object is a pipeline or a model of diffusers, perhaps compiled."""
     bases = type(getattr(source, "_orig_mod", source)).__mro__
     return any(base.__module__.partition(".")[0] == "diffusers" for base in bases)
+
+
+class _Weights(TypedDict):
+    """How diffusers loads weights."""
+
+    torch_dtype: torch.dtype
+    use_safetensors: bool | None
+    low_cpu_mem_usage: bool
 
 
 def from_object(
@@ -79,8 +88,8 @@ def from_object(
     refuse_others(tower, label)
     family = find_family(class_names(tower), config_of(tower))
     alone = vae is None and sees_pixels(config_of(tower), pipeline)
-    encoder = None if alone else _part("vae", vae, pipeline, label)
-    noising = _part("scheduler", scheduler, pipeline, label)
+    encoder = None if alone else cast("Autoencoder", _part("vae", vae, pipeline, label))
+    noising = cast("Configured", _part("scheduler", scheduler, pipeline, label))
     check_scheduler(noising)
     own = Processing(HALF, HALF, resample="lanczos", source="of diffusers: -1 to 1, by the Lanczos filter")
     shown = processing(own)
@@ -135,8 +144,8 @@ def from_name(
 ) -> DiffusionModel:
     """Load the pipeline or component from a folder, or by its name on the hub."""
     _check_installed(f"The model {source!r}")
-    common: Arguments = {"revision": revision, "local_files_only": local}
-    weights: Arguments = {
+    common: Where = {"revision": revision, "local_files_only": local}
+    weights: _Weights = {
         "torch_dtype": dtype or torch.float32,
         "use_safetensors": True if safetensors_only else None,
         "low_cpu_mem_usage": True,
@@ -150,7 +159,7 @@ def from_name(
         commit = folder.name if folder.parent.name == "snapshots" else revision or ""
         _check_files(source, folder)
         index = _json(folder / "model_index.json")
-        loaded: Any
+        loaded: Pipeline | torch.nn.Module
         if index:
             loaded = _load_pipeline(source, folder, index, dtype, weights, trust_remote_code, safetensors_only)
         else:
@@ -190,7 +199,7 @@ def _check_installed(what: str) -> None:
 
 
 def _download(
-    name: str, dtype: torch.dtype | None, use_safetensors: bool | None, trust_remote_code: bool, common: Arguments
+    name: str, dtype: torch.dtype | None, use_safetensors: bool | None, trust_remote_code: bool, common: Where
 ) -> Path:
     """Fetch the needed files of a repository; return the snapshot folder.
 
@@ -201,7 +210,7 @@ def _download(
     from huggingface_hub import snapshot_download
 
     try:
-        index: Any = DiffusionPipeline.load_config(name, **common)
+        index = untyped(DiffusionPipeline).load_config(name, **common)
     except OSError:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*", "*.bin*"], **common))
     _tower_of(name, index)
@@ -221,10 +230,10 @@ def _load_pipeline(
     folder: Path,
     index: dict[str, object],
     dtype: torch.dtype | None,
-    weights: Arguments,
+    weights: _Weights,
     trust_remote_code: bool,
     safetensors_only: bool,
-) -> object:
+) -> Pipeline:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     component, class_name = _tower_of(source, index)
@@ -242,7 +251,7 @@ def _load_pipeline(
     half = [path for name in needed for path in (folder / name).glob("*.fp16*.safetensors")]
     plain = [path for path in (folder / component).glob("*.safetensors") if ".fp16" not in path.name]
     variant = {"variant": "fp16"} if half and (dtype == torch.float16 or not plain) else {}
-    return DiffusionPipeline.from_pretrained(
+    return untyped(DiffusionPipeline).from_pretrained(
         str(folder),
         local_files_only=True,
         trust_remote_code=trust_remote_code,
@@ -252,7 +261,7 @@ def _load_pipeline(
     )
 
 
-def _load_component(source: str, folder: Path, weights: Arguments, safetensors_only: bool) -> object:
+def _load_component(source: str, folder: Path, weights: _Weights, safetensors_only: bool) -> torch.nn.Module:
     from diffusers.models.auto_model import AutoModel
 
     config = _json(folder / "config.json")
@@ -261,7 +270,7 @@ def _load_component(source: str, folder: Path, weights: Arguments, safetensors_o
     if safetensors_only:
         _check_safe(source, folder)
     _try_out(source, folder, class_name)
-    return AutoModel.from_pretrained(str(folder), local_files_only=True, **weights)
+    return untyped(AutoModel).from_pretrained(str(folder), local_files_only=True, **weights)
 
 
 def _check_known(source: str, class_name: str, config: Settings) -> None:
@@ -314,10 +323,12 @@ def _tower_of(source: str, index: dict[str, object]) -> tuple[str, str]:
     raise unsupported(f"{source!r} ({index.get('_class_name')})")
 
 
-def _unneeded(index: dict[str, object]) -> Arguments:
+def _unneeded(index: dict[str, object]) -> dict[str, object]:
     """Components that are not loaded, such as a safety checker."""
     components = [name for name, entry in index.items() if isinstance(entry, list | tuple)]
-    left = {name: None for name in components if name not in _TOWERS and not name.startswith(_NEEDED)}
+    left: dict[str, object] = {
+        name: None for name in components if name not in _TOWERS and not name.startswith(_NEEDED)
+    }
     return {**left, "requires_safety_checker": False} if "safety_checker" in left else left
 
 
@@ -346,7 +357,7 @@ def _explained(source: str) -> Iterator[None]:
         raise not_found(source, f"cannot be loaded by diffusers ({one_line(error)})") from error
 
 
-def _part(what: str, given: object, pipeline: Pipeline | None, label: str) -> Any:
+def _part(what: str, given: object, pipeline: Pipeline | None, label: str) -> object:
     """The VAE or the scheduler that was given, or the pipeline's own."""
     names = _ENCODERS if what == "vae" else (what,)
     own = (getattr(pipeline, name, None) for name in names)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
 
 import numpy as np
 import torch
 
 from ...errors import SpectralToolkitError, UnsupportedModelError
+from ..untyped import Untyped, untyped
 from .protocols import Configured
 
 BETWEEN = (0, 250)
@@ -92,10 +92,10 @@ def unnoised(scheduler: Configured, noisy: torch.Tensor, predicted: torch.Tensor
     return kinds.get(scheduler.config.get("prediction_type", "epsilon"))
 
 
-def _training(scheduler: Configured) -> Any:
+def _training(scheduler: Configured) -> Untyped:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    return DDPMScheduler.from_config(scheduler.config)
+    return untyped(DDPMScheduler).from_config(scheduler.config)
 
 
 def told_time(scheduler: Configured, timestep: int) -> float:

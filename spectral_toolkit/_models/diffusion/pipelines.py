@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -193,15 +193,23 @@ def _settings(kind: type[Pipeline], model: DiffusionModel, shown: Shown) -> Inpu
     return settings
 
 
+class _Scheduler(Protocol):
+    """What a scheduler keeps of the steps that it was told to take."""
+
+    timesteps: torch.Tensor
+    num_inference_steps: int
+    sigmas: torch.Tensor
+
+
 def _at_one_timestep(scheduler: Configured, timestep: int) -> Configured:
     """A copy of a scheduler that has one timestep, and leaves latents as they are."""
-    other: Any = copy.copy(scheduler)
+    other = copy.copy(scheduler)
     dtype = getattr(getattr(scheduler, "timesteps", None), "dtype", torch.float32)
     told = torch.tensor([told_time(scheduler, timestep)])
     share = timestep / steps_of(scheduler)
 
     def set_timesteps(
-        self: Any,
+        self: _Scheduler,
         num_inference_steps: object = None,
         device: torch.device | str | None = None,
         timesteps: object = None,

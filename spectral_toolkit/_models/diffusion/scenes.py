@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ...scenes import PATCH, flow
 from ...scenes.captions import TOKENS, parse_caption
 from ..model import UNROTATED, LayerShape, Model
 from ..processing import Processing
+from ..untyped import untyped
 from .base import DiffusionModel
 from .flux import FluxBlocks, blocks_of
 from .noising import steps_of
@@ -85,9 +86,8 @@ class ScenesDiffusionModel(FluxBlocks, DiffusionModel):
 
     def denoise(self, latents: torch.Tensor, timestep: int, conditioning: Inputs) -> torch.Tensor:
         level = torch.full((len(latents),), timestep / steps_of(self.scheduler)).to(latents)
-        own: Any = conditioning
-        counts = np.tile(own["counts"], (len(latents), 1))
-        return flow.predict(self.tower, latents, level, counts, own["grid"])
+        counts, grid = cast("tuple[np.ndarray, tuple[int, int]]", (conditioning["counts"], conditioning["grid"]))
+        return flow.predict(self.tower, latents, level, np.tile(counts, (len(latents), 1)), grid)
 
 
 def load_scenes_diffusion(folder: Path, device: torch.device, dtype: torch.dtype | None) -> ScenesDiffusionModel:
@@ -100,7 +100,9 @@ def load_scenes_diffusion(folder: Path, device: torch.device, dtype: torch.dtype
             "The model 'scenes-diffusion' needs diffusers, which is not installed: pip install "
             "'spectral-toolkit[diffusers]'."
         ) from error
-    tower: Any = FluxTransformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype or torch.float32)
+    tower: torch.nn.Module = untyped(FluxTransformer2DModel).from_pretrained(
+        folder / "transformer", torch_dtype=dtype or torch.float32
+    )
     record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     tower.to(device).eval()
     size = record["recipe"]["size"]

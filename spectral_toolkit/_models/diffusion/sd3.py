@@ -9,11 +9,11 @@ separate layer without special tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from ...errors import SpectralToolkitError
+from ..untyped import Untyped
 from .patches import PatchModel
 from .protocols import Inputs
 from .watching import Seen
@@ -63,7 +63,7 @@ class SD3Model(PatchModel):
     def _clip_length(self) -> int:
         return int(getattr(self.pipeline, "tokenizer_max_length", 77))
 
-    def _reader(self, ending: str) -> tuple[Any, Any] | None:
+    def _reader(self, ending: str) -> tuple[Untyped, Untyped] | None:
         found = (getattr(self.pipeline, name + ending, None) for name in ("tokenizer", "text_encoder"))
         tokenizer, encoder = found
         return None if tokenizer is None or encoder is None else (tokenizer, encoder)
@@ -104,7 +104,7 @@ class SD3Model(PatchModel):
             states[:, self._clip_length :] = reader[1](self._ids(reader[0], T5_LENGTH))[0]
         return states, pooled
 
-    def _ids(self, tokenizer: Any, length: int) -> torch.Tensor:
+    def _ids(self, tokenizer: Untyped, length: int) -> torch.Tensor:
         settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         return tokenizer([self.prompt], max_length=length, **settings).input_ids.to(self.device)
 

@@ -12,8 +12,9 @@ import torch
 
 from ...errors import UnsupportedModelError
 from ..model import LayerShape
+from ..untyped import Config, Settings
 from .base import DiffusionModel, FurtherInputsError
-from .protocols import Config, Inputs, Settings, whole_number
+from .protocols import Inputs, whole_number
 
 TEXT_LENGTH = 77
 """Number of tokens to which CLIP pads a prompt."""

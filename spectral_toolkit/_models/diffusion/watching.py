@@ -13,19 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Literal, NotRequired, TypeAlias, TypedDict, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from ...errors import SpectralToolkitError, UnsupportedModelError
-from .protocols import Arguments, whole_number
+from ..untyped import Untyped, untyped
+from .protocols import whole_number
 
 _PROJECTING = ("AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor", "AttnProcessorNPU")
 """Processors of diffusers that do not use PyTorch's function; all of them project like their base class."""
 
-_PARTS = ("query", "key", "value")
+_Part: TypeAlias = Literal["query", "key", "value"]
+_PARTS: tuple[_Part, _Part, _Part] = ("query", "key", "value")
 _COMPUTES_ITSELF = "computes attention by code of its own, which cannot be watched"
 
 
@@ -81,17 +83,32 @@ def watching(listeners: Mapping[torch.nn.Module, Listener], name: str) -> Iterat
                 object.__setattr__(module, "forward", before)
 
 
+class _Attention(TypedDict):
+    """Arguments of scaled dot product attention."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    attn_mask: NotRequired[torch.Tensor | None]
+    dropout_p: NotRequired[float]
+    is_causal: NotRequired[bool]
+    scale: NotRequired[float | None]
+    enable_gqa: NotRequired[bool]
+
+
 def _watched(
     module: torch.nn.Module, forward: Callable[..., object], listener: Listener, name: str
 ) -> Callable[..., object]:
-    def watched(*args: Any, **kwargs: Any) -> object:
+    project: Callable[..., Seen] = _projected
+
+    def watched(*args: object, **kwargs: object) -> object:
         processor = type(getattr(module, "processor", None))
         if processor.__name__ in _PROJECTING and processor.__module__.startswith("diffusers."):
-            seen = _projected(module, *args, **kwargs)
+            seen = project(untyped(module), *args, **kwargs)
             with _projecting(module, seen, listener(seen)):
                 return forward(*args, **kwargs)
 
-        def see(call: Arguments) -> Arguments:
+        def see(call: _Attention) -> _Attention:
             seen = replace(_seen(module, call, name), rotary=kwargs.get("image_rotary_emb"))
             return _replaced(call, seen, listener(seen))
 
@@ -110,7 +127,7 @@ def _watched(
 class _Noting(TorchFunctionMode):
     """Shows the arguments of scaled dot product attention in its context to ``see``, and passes on what it returns."""
 
-    def __init__(self, see: Callable[[Arguments], Arguments]) -> None:
+    def __init__(self, see: Callable[[_Attention], _Attention]) -> None:
         super().__init__()
         self.see, self.calls = see, 0
 
@@ -119,23 +136,30 @@ class _Noting(TorchFunctionMode):
         func: Callable[..., object],
         types: object,
         args: tuple[object, ...] = (),
-        kwargs: Arguments | None = None,
+        kwargs: dict[str, object] | None = None,
     ) -> object:
         if func is not scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        call: Arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
+        call = cast("_Attention", dict(zip(names, args, strict=False)) | (kwargs or {}))
         return func(**(self.see(call) if self.calls == 1 else call))
 
 
-def _replaced(call: Arguments, seen: Seen, edited: Seen) -> Arguments:
+def _replaced(call: _Attention, seen: Seen, edited: Seen) -> _Attention:
     """The arguments of a call, with what takes the place of its queries, keys and values."""
-    changed = {part: getattr(edited, part) for part in _PARTS if getattr(edited, part) is not getattr(seen, part)}
+    changed: dict[_Part, torch.Tensor] = {
+        part: getattr(edited, part) for part in _PARTS if getattr(edited, part) is not getattr(seen, part)
+    }
+    new = call.copy()
     if {"key", "value"} & set(changed) and call.get("enable_gqa"):  # they have every query head now
-        changed |= {"key": edited.key, "value": edited.value, "enable_gqa": False}
-        return call | changed
-    return call | {part: one.reshape(call[part].shape) for part, one in changed.items()}
+        for part in changed:
+            new[part] = changed[part]
+        new["key"], new["value"], new["enable_gqa"] = edited.key, edited.value, False
+        return new
+    for part, one in changed.items():
+        new[part] = one.reshape(call[part].shape)
+    return new
 
 
 @contextmanager
@@ -153,8 +177,8 @@ def _giving(given: torch.Tensor) -> Callable[[torch.nn.Module, object, torch.Ten
     return lambda _part, _args, out: given.reshape(out.shape)
 
 
-def _seen(module: torch.nn.Module, call: Arguments, name: str) -> Seen:
-    query, key, value = (call[part].detach() for part in ("query", "key", "value"))
+def _seen(module: torch.nn.Module, call: _Attention, name: str) -> Seen:
+    query, key, value = (call[part].detach() for part in _PARTS)
     if query.dim() == 3:  # heads are part of the batch
         query, key, value = (part.unflatten(0, (-1, whole_number(module, "heads"))) for part in (query, key, value))
     if key.shape[-2] != query.shape[-2]:
@@ -168,7 +192,7 @@ def _seen(module: torch.nn.Module, call: Arguments, name: str) -> Seen:
 
 
 def _projected(
-    module: Any,
+    module: Untyped,
     hidden_states: torch.Tensor,
     encoder_hidden_states: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,

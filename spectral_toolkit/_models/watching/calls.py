@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as functional
@@ -98,11 +98,11 @@ def watching(
             if isinstance(part, torch.jit.ScriptModule):
                 continue
 
-            def enter(*_: Any, name: str = name) -> None:
+            def enter(*_: object, name: str = name) -> None:
                 if threading.get_ident() == owner:
                     path.append((name, next(entered)))
 
-            def leave(*_: Any) -> None:
+            def leave(*_: object) -> None:
                 if threading.get_ident() == owner:
                     path.pop()
 
@@ -146,7 +146,9 @@ class Watch:
         self.count += 1
         return self.count, self.factors.pop(self.count, {})
 
-    def fused(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Any]:
+    def fused(
+        self, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Callable[[dict[str, Tensor]], products.Factors]]:
         """What one operation is to attend with, and its ``factors`` (see `Call`)."""
         place, new = self.next()
         used = (new.get("query", query), new.get("key", key), new.get("value", value))
@@ -172,12 +174,19 @@ class _Mode(TorchFunctionMode):
         super().__init__()
         self.watch, self.report, self.mute, self.maps = watch, report, mute, maps
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if getattr(_paused, "on", False):
             return func(*args, **kwargs)
         if func is functional.scaled_dot_product_attention:
-            return self._fused(*args, **kwargs)
+            fused: Callable[..., Tensor] = self._fused
+            return fused(*args, **kwargs)
         if func is functional.multi_head_attention_forward:
             with self:
                 return _unfused_forward(*args, **kwargs)
@@ -189,7 +198,7 @@ class _Mode(TorchFunctionMode):
         out = func(*args, **kwargs)
         if self.maps is not None and name in _OF_MAPS and isinstance(out, Tensor) and out.ndim == 4:
             return self.maps(out)
-        if products.follow(name, args, kwargs, out, self.report, place) and self.mute:
+        if products.follow(name, args, kwargs, out, self.report, place) and self.mute and isinstance(out, Tensor):
             return torch.zeros_like(out)
         return out
 
@@ -234,7 +243,7 @@ def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
-def _copy_of(function: Any) -> Any:
+def _copy_of(function: types.FunctionType) -> Callable[..., object]:
     """The same function that does not look again whether somebody watches: its parts are then watched one by one."""
     known = {**function.__globals__, "has_torch_function": lambda *_: False}
     copied = types.FunctionType(
@@ -244,7 +253,7 @@ def _copy_of(function: Any) -> Any:
     return copied
 
 
-_unfused_forward = _copy_of(functional.multi_head_attention_forward)
+_unfused_forward = _copy_of(cast("types.FunctionType", functional.multi_head_attention_forward))
 
 # --- functions of other libraries ------------------------------------------------------------------------------------
 
@@ -264,21 +273,36 @@ def _wrap_libraries(root: torch.nn.Module, stack: ExitStack, report: products.Fo
                 stack.callback(setattr, module, name, value)
 
 
-def _wrapped(function: Any, report: products.Found, mute: bool, watch: Watch) -> Any:
+class _Bias(Protocol):
+    """A mask of xformers, which is not made before it is needed."""
+
+    def materialize(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor: ...
+
+
+def _wrapped(
+    function: Callable[..., object], report: products.Found, mute: bool, watch: Watch
+) -> Callable[..., object]:
     def turned(one: Tensor) -> Tensor:
         return one.transpose(-3, -2) if one.ndim == 4 else one
 
-    def call(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def call(query: Tensor, key: Tensor, value: Tensor, *args: object, **kwargs: object) -> object:
         used, factors = watch.fused(turned(query), turned(key), turned(value))
         query, key, value = (turned(one) for one in used)
         out = torch.zeros_like(query[..., : value.shape[-1]]) if mute else function(query, key, value, *args, **kwargs)
         scale = kwargs.get("scale", kwargs.get("softmax_scale"))
         bias = kwargs.get("attn_bias", args[0] if args and isinstance(args[0], Tensor) else None)
         if not isinstance(bias, Tensor | None):
-            bias = bias.materialize((*used[0].shape[:-1], used[1].shape[-2]), dtype=query.dtype, device=query.device)
+            bias = cast("_Bias", bias).materialize(
+                (*used[0].shape[:-1], used[1].shape[-2]), dtype=query.dtype, device=query.device
+            )
         # Where torch calls us, our modes are at rest meanwhile: what a listener computes is not of the model.
         with torch._C.DisableTorchFunction():
-            report(*used, query.shape[-1] ** -0.5 if scale is None else float(scale), bias, factors=factors)
+            report(
+                *used,
+                float(scale) if isinstance(scale, int | float) else query.shape[-1] ** -0.5,
+                bias,
+                factors=factors,
+            )
         return out
 
     return call

@@ -9,9 +9,9 @@ attention whose weights are mixed between heads, for example, is not mistaken fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ Found = Callable[..., None]
 ``factors`` tells by what factors the call would have other queries, keys and values, given by name."""
 
 
-def note_of(value: Any) -> Product | Weights | None:
+def note_of(value: object) -> Product | Weights | None:
     """The note that a tensor carries."""
     return getattr(value, _NOTE, None) if isinstance(value, Tensor) else None
 
@@ -78,14 +78,14 @@ def is_product(name: str) -> bool:
 
 
 def replaced(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], factors: dict[str, Tensor]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    name: str, args: tuple[object, ...], kwargs: dict[str, object], factors: dict[str, Tensor]
+) -> tuple[tuple[object, ...], dict[str, object]]:
     """The arguments of a product with other factors."""
     left, right = factors.get("left"), factors.get("right")
     if name == "einsum":
-        equation, listed = args[0], len(args) == 2
-        operands = list(args[1] if listed else args[1:])
-        found = _einsum_factors(equation, *operands)
+        equation, listed = str(args[0]), len(args) == 2
+        operands = list(cast("Sequence[object]", args[1]) if listed else args[1:])
+        found = _einsum_factors(equation, operands[0], operands[1])
         assert found is not None
         for number, (new, order) in enumerate(zip((left, right), found.orders, strict=True)):
             if new is not None:
@@ -102,13 +102,15 @@ def replaced(
     return tuple(given), kwargs
 
 
-def follow(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, found: Found, place: int) -> bool:
+def follow(
+    name: str, args: tuple[object, ...], kwargs: dict[str, object], out: object, found: Found, place: int
+) -> bool:
     """Hand notes on through one operation; whether it completed a call of attention, whose values are ``out``."""
     if not isinstance(out, Tensor):
         return False
     if is_product(name):
         return _product(name, args, kwargs, out, found, place)
-    carrier = next((one for one in args if note_of(one) is not None), None)
+    carrier = next((one for one in args if isinstance(one, Tensor) and note_of(one) is not None), None)
     if carrier is None:
         return False
     note = note_of(carrier)
@@ -134,7 +136,7 @@ def follow(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, f
     return False
 
 
-def _scaled(note: Product, name: str, carrier: Tensor, args: tuple[Any, ...], out: Tensor) -> Product | None:
+def _scaled(note: Product, name: str, carrier: Tensor, args: tuple[object, ...], out: Tensor) -> Product | None:
     other = args[1] if args[0] is carrier else args[0]
     divides = name in _OVER
     if divides and args[0] is not carrier:
@@ -155,10 +157,12 @@ def _scaled(note: Product, name: str, carrier: Tensor, args: tuple[Any, ...], ou
     return replace(note, changed=True)
 
 
-def _product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, found: Found, place: int) -> bool:
+def _product(
+    name: str, args: tuple[object, ...], kwargs: dict[str, object], out: Tensor, found: Found, place: int
+) -> bool:
     added, alpha, in_order = False, 1.0, True
-    left: Any
-    right: Any
+    left: object
+    right: object
     if name == "einsum":
         operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
         if len(operands) != 2 or not isinstance(args[0], str):
@@ -169,8 +173,8 @@ def _product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tens
         left, right, in_order = factors.left, factors.right, factors.in_order
     elif name.startswith("baddbmm") and len(args) == 3:
         start, left, right = args
-        alpha = float(kwargs.get("alpha", 1))
-        added = float(kwargs.get("beta", 1)) != 0 and bool(torch.any(start != 0))
+        alpha = float(cast("float", kwargs.get("alpha", 1)))
+        added = kwargs.get("beta", 1) != 0 and bool(torch.any(cast("Tensor", start) != 0))
     else:
         left = args[0]
         right = args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
@@ -263,7 +267,7 @@ class _Einsum:
     orders: tuple[list[int], list[int]]
 
 
-def _einsum_factors(equation: str, left: Any, right: Any) -> _Einsum | None:
+def _einsum_factors(equation: str, left: object, right: object) -> _Einsum | None:
     equation = equation.replace(" ", "")
     if "..." in equation or "->" not in equation:
         return None

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from ..._affinity.presets import PRESETS
-from ..._affinity.table import SCOPES
+from ..._affinity.table import SCOPES, several_kinds
 from ..._compute.arguments import choice
 from ..._compute.settings import computing
 from ..._explorer.precomputed import Content, precompute
@@ -71,7 +71,7 @@ class FrozenPage:
             f"src='data:image/png;base64,{still}'></div>"
         )
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
         return {"text/html": self._repr_html_(), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
@@ -80,12 +80,12 @@ class FrozenPage:
 
 @computing
 def freeze(
-    source: Any,
-    images: Any = None,
+    source: object,
+    images: object = None,
     path: str | os.PathLike[str] | None = None,
     *,
     scope: str = "image",
-    kinds: Sequence[str] = ("qk", "vv"),
+    kinds: str | Sequence[str] = ("qk", "vv"),
     presets: Sequence[str] | Mapping[str, Mapping[str, float]] = PRESETS,
     kernel: str | Mapping[str, str] | None = None,
     n_eigenvectors: int = 10,
@@ -94,7 +94,7 @@ def freeze(
     row_bytes: int = 4 * 2**20,
     device: str = "auto",
     seed: int = 0,
-    start: Mapping[str, Any] | None = None,
+    start: Mapping[str, object] | None = None,
     options: Mapping[str, float] | None = None,
     opacity: float = 0.7,
     max_side: int = 512,
@@ -175,7 +175,7 @@ def freeze(
     content = precompute(
         activations,
         scope=choice("scope", scope, SCOPES),
-        kinds=kinds,
+        kinds=several_kinds(kinds),
         presets=presets,
         kernel=kernel,
         n_eigenvectors=n_eigenvectors,
@@ -203,10 +203,10 @@ def freeze(
     return made
 
 
-def _checked_start(start: Mapping[str, Any], content: Content, n_images: int) -> dict[str, Any]:
+def _checked_start(start: Mapping[str, object], content: Content, n_images: int) -> dict[str, object]:
     kinds, presets, eig = content.kinds, content.presets, content.settings[0].eig
     components = [int(number) for number in eig.coords["component"].values]
-    allowed: dict[str, Any] = {
+    allowed: dict[str, Sequence[object]] = {
         "image": range(n_images),
         "kind": kinds,
         "preset": presets,
@@ -219,7 +219,7 @@ def _checked_start(start: Mapping[str, Any], content: Content, n_images: int) ->
     }
     for name, value in start.items():
         if name == "threshold":
-            check_threshold(value)
+            check_threshold(value)  # pyright: ignore[reportArgumentType]
         if name in ("patch", "threshold"):
             continue
         if name not in allowed:
@@ -228,7 +228,7 @@ def _checked_start(start: Mapping[str, Any], content: Content, n_images: int) ->
             raise SpectralToolkitError(
                 f"start cannot have {name}={value!r}: use one of {', '.join(map(repr, list(allowed[name])[:12]))}."
             )
-    patch = start.get("patch")
+    patch = cast("tuple[int, int] | None", start.get("patch"))
     fits = patch is None or (len(patch) == 2 and 0 <= patch[0] < eig.sizes["y"] and 0 <= patch[1] < eig.sizes["x"])
     if not fits:
         raise SpectralToolkitError(
@@ -236,8 +236,8 @@ def _checked_start(start: Mapping[str, Any], content: Content, n_images: int) ->
         )
     position = [(patch[0] + 0.5) / eig.sizes["y"], (patch[1] + 0.5) / eig.sizes["x"]] if patch else None
     chosen = {"image": 0, "kind": kinds[0], "preset": presets[0], "component": components[0], "view": State.view}
-    chosen |= {"compare": False, "smooth": False, "threshold": None, **start, "patch": position}
-    beside = kinds[(kinds.index(chosen["kind"]) + 1) % len(kinds)]
+    chosen = {**chosen, "compare": False, "smooth": False, "threshold": None, **start, "patch": position}
+    beside = kinds[(kinds.index(str(chosen["kind"])) + 1) % len(kinds)]
     return {"other_kind": beside, "other_preset": chosen["preset"], **chosen}
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
 
 import numpy as np
+import xarray as xr
 from PIL import Image
 
 from ..._explorer.precomputed import Content
@@ -21,7 +21,9 @@ from .packing import pack
 _SHEET_WIDTH = 900  # pixels of the image that is shown where no script may run
 
 
-def document(content: Content, shown: list[ShownPicture], *, title: str, opacity: float, start: dict[str, Any]) -> str:
+def document(
+    content: Content, shown: list[ShownPicture], *, title: str, opacity: float, start: dict[str, object]
+) -> str:
     """The whole page."""
     first = content.settings[0].eig
     attrs = provenance(content.activations, first)
@@ -81,14 +83,14 @@ def contact_sheet(content: Content, shown: list[ShownPicture], opacity: float) -
     return buffer.getvalue()
 
 
-def first_colours(eig: Any, index: int) -> np.ndarray:
+def first_colours(eig: xr.Dataset, index: int) -> np.ndarray:
     """Colours of the first eigenvector of one image, uint8 (y, x, 3)."""
     number = int(eig.coords["component"].values[0])
     field = eig["eigenvector"].isel(image=index).sel(component=number).transpose("y", "x").values
     return colour_field(field, colour_limit(eig, index, number))
 
 
-def _thumbnail(content: Content, picture: ShownPicture) -> dict[str, Any]:
+def _thumbnail(content: Content, picture: ShownPicture) -> dict[str, object]:
     eig = content.settings[0].eig
     kind = kind_of(eig, content.kinds[0])
     return {
@@ -100,15 +102,16 @@ def _thumbnail(content: Content, picture: ShownPicture) -> dict[str, Any]:
     }
 
 
-def _facts(content: Content, attrs: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(content: Content, attrs: dict[str, object]) -> list[tuple[str, str]]:
     return [
         ("Model", str(attrs.get("model", "not recorded"))),
         ("Images", str(len(content.images))),
         ("Layers", str(len(content.layers))),
         ("Eigenvectors", str(content.settings[0].eig.sizes["component"])),
         ("Solved", "all images as one" if content.scope == "dataset" else "each image alone"),
+        *([("Trained", str(attrs["training"]))] if attrs.get("training") else []),
     ]
 
 
-def _own(attrs: dict[str, Any]) -> dict[str, Any]:
+def _own(attrs: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in attrs.items() if not str(name).startswith("activations_")}

@@ -11,7 +11,6 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -41,7 +40,7 @@ class Block:
         self._at = 0
         self._places: dict[bytes, int] = {}
 
-    def add(self, values: np.ndarray) -> dict[str, Any]:
+    def add(self, values: np.ndarray) -> dict[str, object]:
         """Add an array of uint8, if it is not there yet; return what is needed to find it again."""
         data = np.ascontiguousarray(values, dtype=np.uint8).tobytes()
         if data not in self._places:
@@ -50,7 +49,7 @@ class Block:
             self._at += len(data)
         return {"at": self._places[data], "shape": list(values.shape)}
 
-    def packed(self, head: Mapping[str, Any]) -> bytes:
+    def packed(self, head: Mapping[str, object]) -> bytes:
         """Pack the length of the head (4 bytes, little-endian), the head and the arrays, compressed by zlib."""
         text = json.dumps(head, separators=(",", ":"), allow_nan=False).encode()
         return zlib.compress(len(text).to_bytes(4, "little") + text + b"".join(self._parts), 9)
@@ -127,12 +126,12 @@ def _kind(content: Content, kind: str) -> dict[str, str]:
     }
 
 
-def _preset(content: Content, preset: str) -> dict[str, Any]:
+def _preset(content: Content, preset: str) -> dict[str, object]:
     weights = content.setting(content.kinds[0], preset).weights
     return {"name": preset, "weights": [round(weights[layer], 3) for layer in content.layers]}
 
 
-def _picture(content: Content, setting: Setting, picture: ShownPicture, block: Block) -> dict[str, Any]:
+def _picture(content: Content, setting: Setting, picture: ShownPicture, block: Block) -> dict[str, object]:
     """One image under one setting."""
     eig, index = setting.eig, picture.index
     numbers = [int(number) for number in eig.coords["component"].values]
@@ -140,7 +139,7 @@ def _picture(content: Content, setting: Setting, picture: ShownPicture, block: B
     fields = eig["eigenvector"].isel(image=index).transpose("component", "y", "x").values
     quantised = np.stack([quantised_field(field, limit) for field, limit in zip(fields, limits, strict=True)])
     isolated = np.argwhere(eig["isolated"].isel(image=index).transpose("y", "x").values)
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "fields": block.add(quantised),
         "limits": [_short(limit) for limit in limits],
         "numbers": {name: [_number(eig, name, index, number) for number in numbers] for name in _STATISTICS},
@@ -156,9 +155,10 @@ def _picture(content: Content, setting: Setting, picture: ShownPicture, block: B
     }  # fmt: skip
     if setting.rows is not None:
         found["rows"] = block.add(quantised_rows(setting.rows[index]))
+    drawn: dict[str, object] = {}
     for view in content.views():
         if view.page == "drawn":
-            found.setdefault("drawn", {})[view.name] = _drawn(content, setting, view, picture, block)
+            drawn[view.name] = _drawn(content, setting, view, picture, block)
         elif view.page_data is not None:
             values = setting.data[view.name][index]
             if content.scope == "dataset" and values.ndim == 2:  # a segment has one number in all images
@@ -166,10 +166,12 @@ def _picture(content: Content, setting: Setting, picture: ShownPicture, block: B
             elif values.ndim == 2:
                 values = _labels(values)
             found[view.name] = block.add(values if values.ndim == 2 else values[values.any(axis=(1, 2))])
-    return found
+    return {**found, "drawn": drawn} if drawn else found
 
 
-def _drawn(content: Content, setting: Setting, view: View, picture: ShownPicture, block: Block) -> Any:
+def _drawn(
+    content: Content, setting: Setting, view: View, picture: ShownPicture, block: Block
+) -> str | list[dict[str, object]]:
     """A view drawn beforehand: its tiles, or the address of an image of its chart."""
     index = picture.index
     state = content.state(setting, view, index)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import ipywidgets as widgets
 
 
-def close_whole(widget: Any) -> None:
+def close_whole(widget: widgets.Widget) -> None:
     """Close a widget with its layout and style, which are widgets too and would otherwise stay open."""
     widget.unobserve_all()
     for part in ("layout", "style"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import ipywidgets as widgets
 
@@ -20,9 +19,9 @@ _HIDDEN = {"display": "none"}
 class Channel(widgets.VBox):
     """Two hidden widgets: one that the page writes into, and one that it reads."""
 
-    def __init__(self, name: str, heard: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, name: str, heard: Callable[[Mapping[str, object]], None]) -> None:
         self._heard = heard
-        self._told: dict[str, Any] = {}
+        self._told: dict[str, object] = {}
         self._last: dict[str, int] = {}  # number of the last thing that each open page has said
         self._said = widgets.Text(layout=widgets.Layout(**_HIDDEN), tooltip="For the script of this page")
         self._said.add_class("st-said")
@@ -31,7 +30,7 @@ class Channel(widgets.VBox):
         self._board.add_class("st-told")
         super().__init__([self._said, self._board], layout=widgets.Layout(**_HIDDEN))
 
-    def tell(self, **facts: Any) -> None:
+    def tell(self, **facts: object) -> None:
         """Tell the page something that it keeps: only what differs is a message."""
         self._told.update(facts)
         board = json.dumps({**self._told, "heard": self._last})
@@ -39,10 +38,15 @@ class Channel(widgets.VBox):
         if self._board.value != value:
             self._board.value = value
 
-    def _on_said(self, change: Mapping[str, Any]) -> None:
+    def continue_from(self, other: Channel) -> None:
+        """Take the place of another channel of the same page, which has heard some of what the page has said."""
+        self._last = other._last  # shared, as the other may be in the middle of a message
+        self.tell()
+
+    def _on_said(self, change: Mapping[str, object]) -> None:
         if not change["new"]:
             return
-        message = json.loads(change["new"])
+        message = json.loads(str(change["new"]))
         page, said = str(message["page"]), message["said"]
         new = [(number, one) for number, one in said if number > self._last.get(page, 0)]
         if not new:

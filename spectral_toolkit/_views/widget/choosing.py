@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
+from bokeh.events import Event, Tap
 
 from ..._affinity.nearest import JOINT
 from ..._explorer import wording
 from ..._explorer.lit import lit_images, most_chosen
 from ..._explorer.selection import Patches, as_table, from_python, in_order
-from ..._explorer.session import ShownState, questions
+from ..._explorer.session import ShownState, Side, questions
 from ..._explorer.state import State
 from ..._render.marks import picture_uri, short_names
 from .boxes import auto, box, full_width
-from .cloud import image_variables
+from .cloud import CloudShown, image_variables
+from .held import Held
 from .live import LiveFigure
+from .parts import Tapped, place_of
 from .tiles import TileFigure
-
-if TYPE_CHECKING:
-    from ..._explorer.session import Side
 
 _WIDTH = 380  # in the units of the figure: its column is narrow, and captions shrink with it
 _CROP_SIDE = 192  # pixels of the longer side of an image from which crops under the cursor are cut
 _MOST_CROPS = 400
 
 
-class Choosing:
+class Choosing(Held):
     """The part of `Explorer` that is about chosen patches; ``self`` is the explorer."""
 
     @property
-    def selection(self: Any) -> pd.DataFrame:
+    def selection(self) -> pd.DataFrame:
         """The chosen patches: image, y, x, the eigenvectors, the segment, and row and column on the grid.
 
         Assign a DataFrame with the columns image, y and x, a boolean DataArray (image, y, x), such as
@@ -49,13 +49,13 @@ class Choosing:
         return as_table(state.selection, session.facts.images, whole, segments, first)
 
     @selection.setter
-    def selection(self: Any, given: object) -> None:
+    def selection(self, given: object) -> None:
         facts, state = self._session.facts, self._state
         grid = facts.grids_shown(state)[0]
         only = state.image if state.scope == "image" else None
         self.set(selection=from_python(given, facts.images, grid, only))
 
-    def _chooser(self: Any) -> widgets.VBox:
+    def _chooser(self) -> widgets.VBox:
         """What is said of the chosen patches, the ways to choose others, and the images with those chosen."""
         self._chosen_head, self._nearest_words = widgets.HTML(), widgets.HTML()
         self._of_segment = widgets.Dropdown(
@@ -76,7 +76,7 @@ class Choosing:
         line = box("st-wrapped", self._of_segment, self._to_nearest, self._to_none)
         return box("st-choosing", self._chosen_head, line, self._chosen_stage, self._crop_style)
 
-    def _show_chosen(self: Any, shown: ShownState) -> list[Any]:
+    def _show_chosen(self, shown: ShownState) -> list[LiveFigure]:
         """Bring all this up to date; gives the figures that are now to be seen."""
         state, side = shown.state, shown.sides[0]
         in_cloud = "axes" in wording.VIEWS[state.view].controls
@@ -108,14 +108,14 @@ class Choosing:
         self._chosen_figures.show(shown, pictures, images, counts, self._session.picture(images[0]).aspect)
         return [self._chosen_figures.widget]
 
-    def _segment_numbers(self: Any, side: Side) -> list[int] | None:
+    def _segment_numbers(self, side: Side) -> list[int] | None:
         """The segments of the view, where it has them."""
         state, session = self._state, self._session
         question = side.question
         found = session.known_segments(state, question)
         return None if found is None else sorted({int(one) for one in found.ravel().tolist()} - {-1})
 
-    def _segment_picked(self: Any, number: int | None) -> None:
+    def _segment_picked(self, number: int | None) -> None:
         if number is None or self._picking or self._answer is None:
             return
         side = self._answer.sides[0]
@@ -123,7 +123,7 @@ class Choosing:
         if found is not None:
             self._choose(_patches(found == number, side.question.image or 0))
 
-    def _nearest_patches(self: Any) -> Patches:
+    def _nearest_patches(self) -> Patches:
         """Those nearest to the patch, and the patch itself."""
         state = self._state
         if self._answer is None or state.patch is None or self._answer.sides[0].nearest is None:
@@ -134,10 +134,10 @@ class Choosing:
         found = zip(places, joint["row"].tolist(), joint["column"].tolist(), strict=True)
         return in_order([(state.image, *state.patch), *found])
 
-    def _choose(self: Any, patches: Patches) -> None:
+    def _choose(self, patches: Patches) -> None:
         self._on_change(selection=patches)
 
-    def _bring_crops(self: Any, shown: ShownState) -> None:
+    def _bring_crops(self, shown: ShownState) -> None:
         """Bring the images of the points into the page, once each."""
         state = shown.state
         wanted = [state.image] if state.scope == "image" else range(min(len(shown.names), _MOST_CROPS))
@@ -145,15 +145,14 @@ class Choosing:
         if new:
             self._crops |= {image: picture_uri(self._session.small(image, _CROP_SIDE)) for image in new}
             cloud = self._pictures.charts[wording.VIEWS[state.view]]
-            self._crop_style.value = image_variables(cloud.name, self._crops)
+            if isinstance(cloud, CloudShown):
+                self._crop_style.value = image_variables(cloud.name, self._crops)
 
 
 class ChosenFigures:
     """The images with chosen patches, those that have most first; a tap goes there."""
 
-    def __init__(self, tapped: Any) -> None:
-        from bokeh.events import Tap
-
+    def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
         self._images: Sequence[int] = ()
         self._grid = (1, 1)
@@ -164,7 +163,7 @@ class ChosenFigures:
     def show(
         self,
         shown: ShownState,
-        pictures: Sequence[Any],
+        pictures: Sequence[np.ndarray],
         images: Sequence[int],
         counts: Sequence[int],
         aspect: float,
@@ -177,15 +176,13 @@ class ChosenFigures:
             tips = [("patch (row, column)", "@row, @column")]
             self.figure.show(tiles, width=_WIDTH, aspect=aspect, columns=max(columns, 2), tooltips=tips)
 
-    def _on_tap(self, event: Any) -> None:
-        hit = self.figure.hit(event.x, event.y)
+    def _on_tap(self, event: Event) -> None:
+        hit = self.figure.hit(*place_of(event))
         if hit is not None and hit[0] < len(self._images):
             self._tapped(image=self._images[hit[0]], patch=hit[1])  # the tiles have the grid of the first setting
 
 
-def _patches(mask: Any, first: int) -> Patches:
-    import numpy as np
-
+def _patches(mask: np.ndarray, first: int) -> Patches:
     found = np.argwhere(mask)
     found[:, 0] += first
     return in_order(found)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 import holoviews as hv
 import numpy as np
-from bokeh.events import Reset, SelectionGeometry, Tap
+from bokeh.events import Event, Reset, SelectionGeometry, Tap
 from bokeh.layouts import row
-from bokeh.models import CustomJS, HoverTool, LassoSelectTool, Scatter
+from bokeh.models import HoverTool, LassoSelectTool, Plot, Scatter
 
 from ..._explorer.cloud import CloudData, Points, all_places, inside, patches_of, points
-from ..._explorer.selection import chosen_mask, in_order, moved_selection
+from ..._explorer.selection import Patches, chosen_mask, in_order, moved_selection
 from ..._explorer.session import ShownState, Side
-from ..._explorer.state import moved
+from ..._explorer.state import State, moved
 from ..._render.colour import hex_colours
-from ..still_picture import bokeh_figure
+from ..elements import styled
+from ..still_picture import bokeh_figure, ends
 from .boxes import full_width
 from .live import LiveFigure
+from .parts import Tapped, dress, fit_axes, marks, place_of, source_of, take_tools
 
 GAP = 24
 _WIDTH, _HEIGHT = 560, 440
@@ -30,15 +31,13 @@ _NEAR = 0.03  # how far from a point a tap may be, as a part of the cloud
 class CloudShown:
     """Clouds of one or two settings; a selection chooses patches, and a tap one patch."""
 
-    def __init__(self, tapped: Any) -> None:
+    def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
         self.name = f"st-images-{uuid.uuid4().hex[:8]}"  # a page may have clouds of several explorers
         self._shown: list[tuple[Side, CloudData, Points]] = []
         self._components: Sequence[int] = (1, 2)
         self.figures = (_drawn("cloud"), _drawn("other cloud"))
-        self._sources = [
-            next(r for r in one.renderers if isinstance(r.glyph, Scatter)).data_source for one in self.figures
-        ]
+        self._sources = [source_of(one, Scatter) for one in self.figures]
         for place, one in enumerate(self.figures):
             one.on_event(SelectionGeometry, lambda event, place=place: self._on_selected(place, event))
             one.on_event(Tap, lambda event, place=place: self._on_tap(place, event))
@@ -82,8 +81,9 @@ class CloudShown:
             if second.visible != (len(self._shown) > 1):
                 second.visible = len(self._shown) > 1
 
-    def _on_selected(self, place: int, event: Any) -> None:
-        if not event.final or place >= len(self._shown):
+    def _on_selected(self, place: int, event: Event) -> None:
+        assert isinstance(event, SelectionGeometry)
+        if event.geometry is None or not event.final or place >= len(self._shown):
             return
         side, data, _ = self._shown[place]
         at, numbers = all_places(side.whole, data, self._components)
@@ -93,12 +93,12 @@ class CloudShown:
         else:
             self._tapped(selection=in_order(found))
 
-    def _on_tap(self, place: int, event: Any) -> None:
+    def _on_tap(self, place: int, event: Event) -> None:
         if place >= len(self._shown):
             return
         figure, (_, data, found) = self.figures[place], self._shown[place]
-        size = [abs(one.end - one.start) for one in (figure.x_range, figure.y_range)]
-        away = np.hypot((found.at[:, 0] - event.x) / size[0], (found.at[:, 1] - event.y) / size[1])
+        size = [end - start for start, end in map(ends, (figure.x_range, figure.y_range))]
+        away = np.hypot(*((found.at - place_of(event)) / size).T)
         nearest = int(away.argmin())
         if away[nearest] <= _NEAR:
             cell = int(found.row[nearest]), int(found.column[nearest])
@@ -106,7 +106,7 @@ class CloudShown:
             self._tapped(image=int(found.image[nearest]), patch=moved(cell, data.shape[1:], first))
 
 
-def lit_points(selection: Any, found: Points, here: Sequence[int], there: Sequence[int]) -> list[int]:
+def lit_points(selection: Patches, found: Points, here: Sequence[int], there: Sequence[int]) -> list[int]:
     """Which of the points that are shown are chosen."""
     if not selection:
         return []
@@ -156,14 +156,13 @@ def _alike(before: Points, now: Points) -> bool:
     )
 
 
-def _fit(figure: Any, at: np.ndarray) -> None:
-    for axis, values in ((figure.x_range, at[:, 0]), (figure.y_range, at[:, 1])):
-        low, high = float(values.min()), float(values.max())
-        more = 0.05 * (high - low) or 1.0
-        axis.update(start=low - more, end=high + more, reset_start=low - more, reset_end=high + more)
+def _fit(figure: Plot, at: np.ndarray) -> None:
+    low, high = at.min(0).astype(float), at.max(0).astype(float)
+    more = [0.05 * wide or 1.0 for wide in (high - low).tolist()]
+    fit_axes(figure, *zip((low - more).tolist(), (high + more).tolist(), strict=True))
 
 
-def _name_axes(figure: Any, state: Any) -> None:
+def _name_axes(figure: Plot, state: State) -> None:
     names = [f"eigenvector {number}" for number in state.axes]
     if state.projection == "tsne":
         names = ["t-SNE, first axis", "t-SNE, second axis"]
@@ -172,9 +171,9 @@ def _name_axes(figure: Any, state: Any) -> None:
             axis.axis_label = name
 
 
-def _drawn(name: str) -> Any:
-    view = hv.Points([(0.0, 0.0)], group="Patches").opts(
-        backend="bokeh",
+def _drawn(name: str) -> Plot:
+    view = styled(
+        hv.Points([(0.0, 0.0)], group="Patches"),
         size=6,
         line_color=None,
         width=_WIDTH,
@@ -184,32 +183,28 @@ def _drawn(name: str) -> Any:
         active_tools=["box_select"],
         title="",
     )
-    drawn: Any = bokeh_figure(view)
-    (renderer,) = [one for one in drawn.renderers if isinstance(one.glyph, Scatter)]
+    drawn = bokeh_figure(view)
+    (renderer,) = marks(drawn, Scatter)
     quiet = {"line_color": "#808080", "line_alpha": 0.35, "line_width": 0.5}
     renderer.glyph.update(fill_color="ink", fill_alpha=0.85, **quiet)
     chosen, rest = (renderer.glyph.clone() for _ in range(2))
     chosen.update(fill_alpha=1.0, size=9, line_color="#d55e00", line_alpha=1.0, line_width=1.5)
     rest.update(fill_alpha=0.25, line_alpha=0.1)
     renderer.update(selection_glyph=chosen, nonselection_glyph=rest)
-    renderer.data_source.data = {one: [] for one in ("x", "y", "ink", "image", "row", "column", "name")}
-    drawn.toolbar.update(logo=None, active_scroll=None)  # otherwise a page that is scrolled past it zooms
-    drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool)]
+    source_of(drawn, Scatter).data = {one: [] for one in ("x", "y", "ink", "image", "row", "column", "name")}
+    drawn.toolbar.active_scroll = None  # otherwise a page that is scrolled past it zooms
+    take_tools(drawn, HoverTool)
     for tool in drawn.toolbar.tools:
         if isinstance(tool, LassoSelectTool):
             tool.continuous = False
     drawn.add_tools(HoverTool(renderers=[renderer], tooltips="", limit=1, description="The patch under the cursor"))
-    drawn.update(
+    dress(
+        drawn,
         name=name,
         toolbar_inner=False,  # beside the cloud, and never over it
         sizing_mode="scale_width",
-        outline_line_color=None,
-        background_fill_color=None,
-        border_fill_color=None,
-        tags=["st-ink"],
         styles={"flex": "1 1 0", "min-width": "0", "max-width": "var(--st-widest)"},
     )
-    drawn.js_on_change("inner_width", CustomJS(args={"figure": drawn}, code="window.spectralToolkitInk?.(figure)"))
     for grid in (drawn.xgrid[0], drawn.ygrid[0]):
         grid.update(grid_line_color="#808080", grid_line_alpha=0.2)
     return drawn

@@ -7,7 +7,7 @@ import html
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import ipywidgets as widgets
 import numpy as np
@@ -30,6 +30,9 @@ THUMB = 96  # pixels of the longer side of a small image
 MAX_THUMBS = 60
 NONE = "none"
 """What stands for None among the values of a menu, where ipywidgets takes None for no choice at all."""
+
+
+W = TypeVar("W", bound=widgets.DOMWidget)
 
 
 class Controls:
@@ -233,7 +236,7 @@ class Controls:
         _display(self.heads, state.patch is not None and state.affinity != "token" and state.scope == "image")
         _set(self.mask_outliers, disabled=not self.facts.has_tokens or state.scope == "dataset")
 
-    def _views(self) -> dict[str, Any]:
+    def _views(self) -> dict[str, object]:
         views = offered(self.facts.quantities)
         return {"options": [(view.title, view.name) for view in views], "tooltips": [view.hint for view in views]}
 
@@ -274,7 +277,7 @@ class Controls:
         widget.observe(lambda change: self._tell(option=(slider.name, _slid(change))), "value")
         return widget
 
-    def _tell(self, **changes: Any) -> None:
+    def _tell(self, **changes: object) -> None:
         if not self._muted:
             self._on_change(**changes)
 
@@ -286,7 +289,7 @@ class Controls:
         finally:
             self._muted -= 1
 
-    def _watched(self, name: str, widget: Any) -> Any:
+    def _watched(self, name: str, widget: W) -> W:
         widget.observe(lambda change: self._tell(**{name: _slid(change)}), "value")
         if name in wording.TIPS:
             widget.tooltip = wording.TIPS[name]
@@ -300,7 +303,7 @@ class Controls:
         box = widgets.Checkbox(description=label, indent=False, layout=widgets.Layout(width="auto"))
         return self._watched(name, box)
 
-    def _choice(self, name: str, options: list[tuple[str, Any]], label: str) -> widgets.Dropdown:
+    def _choice(self, name: str, options: Sequence[tuple[str, object]], label: str) -> widgets.Dropdown:
         return self._watched(name, widgets.Dropdown(options=options, description=label, layout=_wide()))
 
     def _timesteps(self, name: str) -> widgets.SelectionSlider:
@@ -316,7 +319,7 @@ class Controls:
         button.on_click(lambda _: self._tell(preset=name))
         return button
 
-    def _heard(self, said: Mapping[str, Any]) -> None:
+    def _heard(self, said: Mapping[str, object]) -> None:
         """What the page's script said; the state decides whether it is understood."""
         if said:
             self._tell(**said)
@@ -340,9 +343,9 @@ class Controls:
         )
         which = "other_affinity" if name.startswith("other") else "affinity"
 
-        def told(change: dict[str, Any]) -> None:
+        def told(change: Mapping[str, object]) -> None:
             kind = getattr(self, which).value
-            default = default_kernel(kind, self.scope.value)
+            default = default_kernel(kind, str(self.scope.value))
             self._tell(**{name: None if change["new"] == default else change["new"]})
 
         box.observe(told, "value")
@@ -366,7 +369,7 @@ class Controls:
             layout=widgets.Layout(width="430px", max_width="100%"),  # long, because its steps are small
         )
 
-        def moved(change: dict[str, Any]) -> None:
+        def moved(change: Mapping[str, object]) -> None:
             if self.is_cut.value:
                 self._tell(threshold=_slid(change))
 
@@ -422,7 +425,7 @@ class Controls:
         self._tell(image=place)
 
 
-def _slid(change: dict[str, Any]) -> Any:
+def _slid(change: Mapping[str, object]) -> object:
     """The value of a change, rounded: the page counts steps from a slider's minimum, and 0.34 is 0.3399999999999999.
 
     The page also sends such a value by itself whenever it is loaded; from a slider that is off it has no meaning.
@@ -433,7 +436,7 @@ def _slid(change: dict[str, Any]) -> Any:
     return round(value, 2) if isinstance(value, float) else value
 
 
-def _or_none(value: int | None) -> Any:
+def _or_none(value: int | None) -> object:
     return NONE if value is None else value
 
 
@@ -441,7 +444,7 @@ def _column(*parts: widgets.Widget) -> widgets.VBox:
     return box("st-column", *parts)
 
 
-def _across() -> dict[str, Any]:
+def _across() -> dict[str, object]:
     """Settings of a slider that is as wide as its column."""
     return {"layout": widgets.Layout(width="auto"), "style": {"description_width": "62px"}}
 
@@ -469,14 +472,14 @@ def _wide() -> widgets.Layout:
     return widgets.Layout(width="auto")
 
 
-def _set(widget: Any, **values: Any) -> None:
+def _set(widget: object, **values: object) -> None:
     """Assign only what differs, because every assignment is a message to the page."""
     for name, value in values.items():
         if getattr(widget, name) != value:
             setattr(widget, name, value)
 
 
-def _display(widget: Any, shown: bool) -> None:
+def _display(widget: widgets.DOMWidget, shown: bool) -> None:
     wanted = None if shown else "none"
     if widget.layout.display != wanted:
         widget.layout.display = wanted

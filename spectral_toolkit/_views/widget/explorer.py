@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, Unpack
 
 import ipywidgets as widgets
 import xarray as xr
@@ -22,25 +22,27 @@ from ..._explorer.code import as_code
 from ..._explorer.history import History
 from ..._explorer.kept import open_kept, save_session
 from ..._explorer.labels import Labels
-from ..._explorer.session import Session, ShownState, questions, wanted
-from ..._explorer.source import open_sources
+from ..._explorer.session import Question, Session, ShownState, wanted
+from ..._explorer.source import Source, open_sources
 from ..._explorer.sources import SeveralSessions, open_session
 from ..._explorer.sources_code import sources_code
-from ..._explorer.start import first_state, fitting, freezing_settings, refuse_two, state_of
+from ..._explorer.start import first_state, fitting, refuse_two, state_of
 from ..._explorer.state import State, as_state, checked
 from ..._explorer.views import VIEWS
 from ..._explorer.worker import Worker
-from ..._io.bundles import load_bundle, save_bundle
+from ..._io.bundles import load_bundle
 from ..._io.reprs import Described, few
 from ...errors import SpectralToolkitError
-from ..frozen_page import FrozenPage, freeze
 from ..save_figure import save_figure
 from ..still_picture import side_by_side
 from . import save, words
+from .adding import Adding
 from .boxes import auto, box, close_whole, inside
 from .choosing import Choosing
 from .controls import Controls
 from .figures import ConnectedFigures, ExplorerFigures, Rows
+from .held import ExplorerSettings
+from .live import LiveFigure
 from .offline import Loader, Stage
 from .save import sheet
 from .saving import Saving
@@ -49,11 +51,13 @@ from .still_view import still_view
 from .styles import fit, sheet_of_styles
 from .unpicklable import Unpicklable
 
+Made = TypeVar("Made")
+
 PATIENCE = 0.15
 """How many seconds a change waits for its result before the image is dimmed and the notebook continues."""
 
 
-class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
+class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
     """Explore what the layers of a model group together, in a notebook.
 
     Every control has a field in `state`: assigning another state moves the controls and the image.
@@ -115,21 +119,21 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
 
     def __init__(
         self,
-        source: Any,
-        images: Any = None,
+        source: object,
+        images: object = None,
         *,
-        state: State | Mapping[str, Any] | None = None,
+        state: State | Mapping[str, object] | None = None,
         scope: str | None = None,
-        labels: Any = None,
+        labels: object = None,
         categories: Sequence[str] | None = None,
-        layers: Any = "all",
+        layers: str | Sequence[str | int] = "all",
         size: int | tuple[int, int] | None = None,
         batch_size: int = 8,
         seed: int = 0,
         device: str = "auto",
         progress: bool = True,
         synchronous: bool = False,
-        solved: Sequence[tuple[Any, xr.Dataset]] = (),
+        solved: Sequence[tuple[Question, xr.Dataset]] = (),
     ) -> None:
         opened, *beside = open_sources(
             source, images, layers=layers, size=size, batch_size=batch_size, seed=seed, progress=progress
@@ -146,7 +150,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         self._start(session, opened.expression, chosen)
 
     @classmethod
-    def from_bundle(cls, path: str | os.PathLike[str], **settings: Any) -> Explorer:
+    def from_bundle(cls, path: str | os.PathLike[str], **settings: Unpack[ExplorerSettings]) -> Explorer:
         """Explore what `save_bundle` saved, without a model, a GPU or a network.
 
         Parameters
@@ -172,13 +176,17 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         self.add_class(self._name)
         self._answer: ShownState | None = None
         self._asked: object = None
-        self._worker: Worker[State] = Worker(
+        self._worker: Worker[State, ShownState] = Worker(
             session.answer, self._deliver, report=self._progress, synchronous=self._synchronous
         )
         # Pages have a thread of their own: they take a minute, and use nothing from which results are computed.
-        self._page_maker: Worker[Callable[[], str]] = Worker(_run, self._page_made, synchronous=self._synchronous)
+        self._page_maker: Worker[Callable[[], str], str] = Worker(_run, self._page_made, synchronous=self._synchronous)
+        self._adder: Worker[Callable[[], Source], Source] = Worker(_run, self._added, synchronous=self._synchronous)
         self._still = Still(self._name)
+        before: Controls | None = getattr(self, "_controls", None)
         self._controls = Controls(session.facts, self._on_change, self._name)
+        if before is not None:
+            self._controls.channel.continue_from(before.channel)
         self._pictures = ExplorerFigures(self._on_change)
         self._rows: Rows | None = None
         self._connected: ConnectedFigures | None = None
@@ -195,7 +203,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         return self._state
 
     @state.setter
-    def state(self, state: State | Mapping[str, Any]) -> None:
+    def state(self, state: State | Mapping[str, object]) -> None:
         wanted_now = checked(as_state(state), self._session.facts)
         self._history.add(self._state, wanted_now)
         self._go_to(wanted_now)
@@ -212,12 +220,13 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         if state is not None:
             self._state = state
             self._controls.show(state)
+            self._controls.channel.tell(link=state.to_link(self._session.facts.layers))
             self._refresh()
         for button, states in ((self._undo, self._history.before), (self._redo, self._history.after)):
             if button.disabled == bool(states):
                 button.disabled = not states
 
-    def set(self, **changes: Any) -> None:
+    def set(self, **changes: object) -> None:
         """Change some fields of the state, such as ``explorer.set(affinity="vv", component=2)``."""
         unknown = [name for name in changes if name not in State.__dataclass_fields__]
         if unknown:
@@ -291,7 +300,9 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         return place
 
     @classmethod
-    def restore(cls, path: str | os.PathLike[str], *, activations: Any = None, **settings: Any) -> Explorer:
+    def restore(
+        cls, path: str | os.PathLike[str], *, activations: object = None, **settings: Unpack[ExplorerSettings]
+    ) -> Explorer:
         """Explore what `save` saved, after a restart of the kernel: nothing is captured or solved again.
 
         Parameters
@@ -310,30 +321,9 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         explorer._source, explorer._bundle = kept.expression, kept.bundle
         return explorer
 
-    def save_bundle(self, path: str | os.PathLike[str]) -> Path:
-        """Save activations, eigenvectors of all images, the images and the state; see ``st.save_bundle``."""
-        refuse_two(self._session)
-        answers = {}
-        for question, suffix in zip(questions(self._state, self._session.facts), ("", "_other"), strict=False):
-            answers[f"{question.affinity}{suffix}"] = self._session.solved_for_all(question)
-        pictures = None if self._session.pictures is self.activations else self._session.pictures
-        return save_bundle(
-            path, self.activations, eigenvectors=answers, images=pictures, settings=self._state.to_dict()
-        )
-
-    def to_html(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> FrozenPage:
-        """Make a frozen page, which can be explored without Python or a network; see ``st.freeze``.
-
-        Parameters
-        ----------
-        path
-            Where to write it; None only returns the page, for a notebook to show.
-        **settings
-            Keyword arguments of ``st.freeze``; the defaults are what the explorer shows now.
-        """
-        return freeze(self.activations, path=path, **{**freezing_settings(self._state, self._session), **settings})
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, **kwargs: object
+    ) -> dict[str, object]:
         """Display a still image, for pages that cannot show a widget, and the widget, with nothing in its place."""
         self._still.show(self._drawn)
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
@@ -346,7 +336,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
             shown.append(sheet(self._rows.panels()))
         return side_by_side(shown)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         if not getattr(self, "_open", False):
             return {"state": "closed"}
         facts, state = self._session.facts, self._state
@@ -364,6 +354,8 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         if sys.is_finalizing():  # ipywidgets closes what is left when Python ends, after the modules this would need
             return
         self._end()
+        if self._dropped is not None:
+            self._dropped.cleanup()
         self.unobserve_all()
         if self.comm is not None:
             self.layout.close()
@@ -376,6 +368,7 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         self._still.close()
         self._worker.close()
         self._page_maker.close()
+        self._adder.close()
         live = [widget for _, made in self._figures() for widget in made]
         for widget in [*live, *inside(self)]:
             close_whole(widget)
@@ -438,10 +431,13 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         )
         return [self._style, self._fit, self._loader, box("st-body", self._controls.left(), main)]
 
-    def _on_change(self, **changes: Any) -> None:
+    def _on_change(self, **changes: object) -> None:
         """Change the state as the user asked for with a control or a tap."""
         if "go" in changes:
             (self.undo if changes["go"] == "back" else self.redo)()
+            return
+        if "images" in changes or "too_large" in changes:
+            self._add_said(changes)
             return
         if changes.pop("lowest_cut", False):
             lowest = self._lowest_cut()
@@ -449,6 +445,9 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
                 return
             changes["threshold"] = lowest
         try:
+            if "link" in changes:  # the app was opened, or reloaded, by a link that holds a state
+                self.state = State.from_link(str(changes["link"]))
+                return
             facts = self._session.facts
             self.state = fitting(changed(self._state, as_asked(self._state, changes, facts), facts), self._session)
         except SpectralToolkitError as error:
@@ -531,14 +530,14 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
         self._stale(False)
         self._still.follow(self._drawn)
 
-    def _figures(self) -> list[tuple[Stage, list[Any]]]:
+    def _figures(self) -> list[tuple[Stage, list[LiveFigure]]]:
         """Every part of the page that shows figures, and those made so far."""
         stages = {self._connected_stage: self._connected, self._rows_stage: self._rows}
         stages[self._chosen_stage] = self._chosen_figures
         below = [(stage, [] if one is None else [one.widget]) for stage, one in stages.items()]
         return [(self._stage, self._pictures.widgets), *below]
 
-    def _display(self, shown: list[Any]) -> None:
+    def _display(self, shown: list[LiveFigure]) -> None:
         for stage, made in self._figures():
             for widget in made:
                 display = None if any(widget is one for one in shown) else "none"
@@ -585,5 +584,5 @@ class Explorer(Unpicklable, Choosing, Saving, Described, widgets.VBox):
             )
 
 
-def _run(action: Callable[[], str], _check: object) -> str:
+def _run(action: Callable[[], Made], _check: object) -> Made:
     return action()

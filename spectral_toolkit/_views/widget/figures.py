@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
 
-from bokeh.events import Tap
+import holoviews as hv
+import xarray as xr
+from bokeh.events import Event, Tap
 from bokeh.layouts import group_tools, row
-from bokeh.models import CrosshairTool, GridPlot, HoverTool, SaveTool, Span, Toolbar
+from bokeh.models import CrosshairTool, GridPlot, HoverTool, Plot, SaveTool, Span, Toolbar
 from PIL import Image
 
 from ..._explorer import views, wording
@@ -21,18 +23,26 @@ from ..._table import located
 from ...errors import SpectralToolkitError
 from ..charts import layers_chart, spectrum_chart
 from ..fitting import fitting_columns
-from ..still_picture import bokeh_figure, figure_picture, side_by_side
+from ..still_picture import bokeh_model, figure_picture, side_by_side
 from .boxes import full_width
 from .charts import LayersChart, SpectrumChart
 from .live import LiveFigure
+from .parts import Tapped, only_plot, place_of
 from .save import SavedPanel, sheet
 from .tiles import CAPTION, TileFigure, read
 
 WIDTH = 560  # of one setting, in the units of its figure: the page makes it as wide as there is room
 GAP = 24  # screen pixels between two settings, as in the style of the words above and below them
 
-Tapped = Callable[..., None]
-"""Called with the fields of the state that a tap changes."""
+
+class Chart(Protocol):
+    """What draws a view that is not tiles over an image."""
+
+    widget: LiveFigure
+
+    def show(self, shown: ShownState, layers: Sequence[str]) -> None:
+        """Draw what the state shows of a result."""
+        ...
 
 
 class ExplorerFigures:
@@ -41,7 +51,7 @@ class ExplorerFigures:
     def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
         self._view: View | None = None
-        self.charts: dict[View, Any] = {}
+        self.charts: dict[View, Chart] = {}
         self._grid = (1, 1)
         self.figures = (TileFigure("first"), TileFigure("second"))
         first, second = (one.figure for one in self.figures)
@@ -60,11 +70,11 @@ class ExplorerFigures:
         self.widget = LiveFigure(framed, layout=full_width())
 
     @property
-    def widgets(self) -> list[Any]:
+    def widgets(self) -> list[LiveFigure]:
         """Everything that was made so far."""
         return [self.widget, *(chart.widget for chart in self.charts.values())]
 
-    def draw(self, view: View, shown: ShownState, layers: Sequence[str]) -> Any:
+    def draw(self, view: View, shown: ShownState, layers: Sequence[str]) -> LiveFigure:
         """Draw a view; return the widget that shows it.
 
         Raises
@@ -126,8 +136,8 @@ class ExplorerFigures:
         """What the figures show, as panels to be saved."""
         return [_panel(one, one.heading) for one in self.figures if one.figure.visible]
 
-    def _on_tap(self, one: TileFigure, event: Any) -> None:
-        hit = one.hit(event.x, event.y)
+    def _on_tap(self, one: TileFigure, event: Event) -> None:
+        hit = one.hit(*place_of(event))
         if hit is None:
             return
         index, cell = hit
@@ -166,8 +176,8 @@ class Rows:
         """What the figures show, as panels to be saved."""
         return [_panel(one, one.heading) for one in self.figures if one.figure.visible]
 
-    def _on_tap(self, one: TileFigure, event: Any) -> None:
-        hit = one.hit(event.x, event.y)
+    def _on_tap(self, one: TileFigure, event: Event) -> None:
+        hit = one.hit(*place_of(event))
         if hit is not None:
             self._tapped(patch=moved(hit[1], one.places[hit[0]].grid, self._grid))
 
@@ -195,8 +205,8 @@ class ConnectedFigures:
             if second.visible != (len(answer.sides) > 1):
                 second.visible = len(answer.sides) > 1
 
-    def _on_tap(self, place: int, event: Any) -> None:
-        hit = self.figures[place].hit(event.x, event.y)
+    def _on_tap(self, place: int, event: Event) -> None:
+        hit = self.figures[place].hit(*place_of(event))
         if hit is not None and hit[0] < len(self._shown[place].connected):
             found, own = self._shown[place].connected[hit[0]], self._shown[place].eig["eigenvector"].shape[1:3]
             first = self._shown[0].eig["eigenvector"].shape[1:3]
@@ -206,27 +216,27 @@ class ConnectedFigures:
 class Drawn:
     """A view that is not tiles over an image, from its row: HoloViews makes its figure anew whenever it is shown."""
 
-    def __init__(self, chart: Callable[[ShownState], Any]) -> None:
+    def __init__(self, chart: Callable[[ShownState], object]) -> None:
         self._chart = chart
         self._box = row(sizing_mode="stretch_width")
         self.widget = LiveFigure(self._box, layout=full_width())
 
     @property
-    def figure(self) -> Any:
+    def figure(self) -> Plot:
         """The figure, as Bokeh has it."""
-        return self._box.children[0]
+        return only_plot(self._box)
 
     def show(self, shown: ShownState, layers: Sequence[str]) -> None:
         """Draw what the state shows of a result."""
         with self.widget.together():
-            self._box.children = [bokeh_figure(self._chart(shown))]
+            self._box.children = [bokeh_model(self._chart(shown))]
 
 
 class SpectrumShown:
     """The chart of eigenvalues; a tap chooses a component."""
 
     @staticmethod
-    def still(shown: ShownState, layers: Sequence[str]) -> Any:
+    def still(shown: ShownState, layers: Sequence[str]) -> hv.Overlay:
         """The same as a view of HoloViews."""
         return spectrum_chart(_named(shown), shown.state.component)
 
@@ -238,8 +248,8 @@ class SpectrumShown:
         self.figure.on_event(Tap, self._on_tap)
         self.widget = LiveFigure(row(self.figure, sizing_mode="stretch_width"), layout=full_width())
 
-    def _on_tap(self, event: Any) -> None:
-        self._tapped(component=self.chart.hit(event.x, self._n))
+    def _on_tap(self, event: Event) -> None:
+        self._tapped(component=self.chart.hit(place_of(event)[0], self._n))
 
     def show(self, shown: ShownState, layers: Sequence[str]) -> None:
         """Draw the eigenvalues of every side."""
@@ -252,7 +262,7 @@ class LayersShown:
     """The chart of the cut value in each layer."""
 
     @staticmethod
-    def still(shown: ShownState, layers: Sequence[str]) -> Any:
+    def still(shown: ShownState, layers: Sequence[str]) -> hv.Overlay:
         """The same as a view of HoloViews."""
         return layers_chart(_named(shown), shown.state.component, _all_layers(shown, layers))
 
@@ -272,7 +282,7 @@ def _all_layers(shown: ShownState, layers: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*layers, *(str(name) for side in shown.sides for name in side.eig["layer"].values)]))
 
 
-def chart_of(view: View, tapped: Tapped) -> Any:
+def chart_of(view: View, tapped: Tapped) -> Chart:
     """What draws a view that is not tiles over an image: a class of ours, or the function of its row."""
     chart = located(view.chart)
     return chart(tapped) if isinstance(chart, type) else Drawn(chart)
@@ -293,6 +303,6 @@ def _columns(n_tiles: int, aspect: float) -> int:
     return min(range(columns, min(columns + 3, n_tiles + 1)), key=lambda n: (-n_tiles % n, n))
 
 
-def _named(answer: ShownState) -> dict[str, Any]:
+def _named(answer: ShownState) -> dict[str, xr.Dataset]:
     names = wording.side_names(answer.sides)
     return {name: side.eig for name, side in zip(names, answer.sides, strict=True)}

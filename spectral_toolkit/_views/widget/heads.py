@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import holoviews as hv
 import numpy as np
-from bokeh.events import Tap
+from bokeh.events import Event, Tap
 from bokeh.layouts import row
 from bokeh.models import (
     CustomJS,
     FixedTicker,
     HoverTool,
     ImageRGBA,
+    Plot,
     Quad,
     SaveTool,
     Text,
@@ -28,6 +28,7 @@ from ..._render.marks import short_names
 from ..heads_chart import CELL_COLUMNS, TIPS, axes, cell_columns, elements, frame, heads_chart
 from ..still_picture import bokeh_figure
 from .live import LiveFigure
+from .parts import Tapped, dress, fill, marks, only_plot, place_of, source_of, take_tools
 from .tiles import TilePlace, image_columns
 
 _LARGE = 420  # screen pixels of the large map's figure
@@ -55,11 +56,11 @@ class HeadsShown:
     is_wide = True
 
     @staticmethod
-    def still(shown: ShownState, layers: Sequence[str]) -> Any:
+    def still(shown: ShownState, layers: Sequence[str]) -> hv.Overlay:
         """The same as a view of HoloViews."""
         return heads_chart(shown.sides[0].data, sort_of(shown.state))
 
-    def __init__(self, tapped: Any) -> None:
+    def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
         self._matrix: HeadMatrix | None = None
         self._grid = self._own = (1, 1)
@@ -68,9 +69,9 @@ class HeadsShown:
         self.widget.layout.width = "100%"
 
     @property
-    def figure(self) -> Any:
+    def figure(self) -> Plot:
         """The figure of all maps, as Bokeh has it."""
-        return self._box.children[0]
+        return only_plot(self._box)
 
     def show(self, shown: ShownState, layers: Sequence[str]) -> None:
         """Draw the maps of a state."""
@@ -82,19 +83,17 @@ class HeadsShown:
         with self.widget.together():
             if not self._box.children or self._size != matrix.size:
                 self._make(matrix, shown.picture.aspect)
-            columns: dict[str, Any] = dict(cell_columns(matrix))
+            columns = cell_columns(matrix)
             columns["kept"] = [int(one is kept) for one in matrix.cells]
             columns["ink"] = ["#d55e00" if one is kept else "rgba(0,0,0,0)" for one in matrix.cells]
             short = dict(zip(matrix.columns, short_names(list(matrix.columns)), strict=True))
             columns["caption"] = [_caption(one, short[one.layer]) for one in matrix.cells]
-            self._cells.data = columns
+            fill(self._cells, columns)
             whole = TilePlace(0.0, 0.0, float(matrix.size[0]), float(matrix.size[1]), self._grid)
-            self._maps.data = image_columns([(matrix.colours, whole)])
+            fill(self._maps, image_columns([(matrix.colours, whole)]))
             self._large_map.global_alpha = shown.state.opacity
             self._frames.tags = [{"grid": list(self._grid), "patch": side.data.attrs["patch"]}]
-            self._words.data = dict(zip("xy", ([one[i] for one in matrix.words] for i in (0, 1)), strict=True)) | {
-                "text": [one[2] for one in matrix.words]
-            }
+            fill(self._words, {name: [one[i] for one in matrix.words] for i, name in enumerate(("x", "y", "text"))})
             self._keep(kept, shown.small, side.data.attrs["patch"])
             self._title.text = _caption(kept, short[kept.layer])
 
@@ -102,7 +101,7 @@ class HeadsShown:
         """Show one map large."""
         wide, high = (cell.right - cell.left) / self._grid[1], (cell.bottom - cell.top) / self._grid[0]
         place = TilePlace(cell.left, cell.top, cell.right - cell.left, cell.bottom - cell.top, self._grid)
-        self._picture.data = image_columns([(picture, place)])
+        fill(self._picture, image_columns([(picture, place)]))
         self._large.x_range.update(start=cell.left, end=cell.right)
         self._large.y_range.update(start=cell.bottom, end=cell.top)
         self._large.tags = ["st-ink", -1]
@@ -115,12 +114,12 @@ class HeadsShown:
         view = hv.Overlay(elements(matrix))
         view.opts(backend="bokeh", width=wide, height=tall, title="", **{**axes(matrix), "toolbar": None})
         figure = bokeh_figure(view)
-        self._maps = _source(figure, ImageRGBA)
-        self._cells, self._words = _source(figure, Quad), _source(figure, Text)
-        quad = next(one for one in figure.renderers if isinstance(one.glyph, Quad))
+        self._maps = source_of(figure, ImageRGBA)
+        self._cells, self._words = source_of(figure, Quad), source_of(figure, Text)
+        (quad,) = marks(figure, Quad)
         quad.glyph.update(line_color="ink", line_width=2.5)
         self._cells.data = {name: [] for name in (*CELL_COLUMNS, "kept", "ink", "caption")}
-        figure.toolbar.tools = [one for one in figure.toolbar.tools if not isinstance(one, HoverTool | SaveTool)]
+        take_tools(figure, HoverTool, SaveTool)
         _dress(figure, f"calc(74vh * {wide / tall:.4f})", "3 1 300px")
         names = dict(zip(matrix.columns.values(), short_names(list(matrix.columns)), strict=True))
         figure.xaxis[0].update(ticker=FixedTicker(ticks=list(names)), major_label_overrides=names)
@@ -153,9 +152,9 @@ class HeadsShown:
             backend="bokeh", width=_LARGE, height=height, xlim=(0, 1), ylim=(0, 1), invert_yaxis=True, xaxis=None,
             yaxis=None, toolbar=None, title="", show_legend=False,
         )  # fmt: skip
-        large: Any = bokeh_figure(view)
-        self._picture, self._frames = _source(large, ImageRGBA), _source(large, Quad)
-        frames = next(one for one in large.renderers if isinstance(one.glyph, Quad))
+        large = bokeh_figure(view)
+        self._picture, self._frames = source_of(large, ImageRGBA), source_of(large, Quad)
+        (frames,) = marks(large, Quad)
         frames.glyph.update(fill_color=None, line_color="#d55e00", line_width=2.5)
         self._large_map = ImageRGBA(image="image", x="x", y="y", dw="dw", dh="dh")
         maps = large.add_glyph(self._maps, self._large_map)
@@ -167,13 +166,13 @@ class HeadsShown:
         large.on_event(Tap, self._on_large_tap)
         self._large = large
 
-    def _on_tap(self, event: Any) -> None:
-        hit = self._matrix.hit(event.x, event.y) if self._matrix is not None else None
+    def _on_tap(self, event: Event) -> None:
+        hit = self._matrix.hit(*place_of(event)) if self._matrix is not None else None
         if hit is not None:
             self._tapped(head_map=hit[0].key)
 
-    def _on_large_tap(self, event: Any) -> None:
-        hit = self._matrix.hit(event.x, event.y) if self._matrix is not None else None
+    def _on_large_tap(self, event: Event) -> None:
+        hit = self._matrix.hit(*place_of(event)) if self._matrix is not None else None
         if hit is not None:
             cell, place = hit
             patch = tuple(min(int(part * n), n - 1) for part, n in zip(place, self._grid, strict=True))
@@ -184,19 +183,5 @@ def _caption(cell: HeadMap, short: str) -> str:
     return f"{cell.kind.upper()}, layer {short}, head {cell.head}\nentropy {cell.entropy:.2f}"
 
 
-def _source(figure: Any, kind: type) -> Any:
-    return next(one.data_source for one in figure.renderers if isinstance(one.glyph, kind))
-
-
-def _dress(figure: Any, widest: str, flex: str) -> None:
-    figure.toolbar.update(logo=None)
-    figure.update(
-        sizing_mode="scale_width",
-        outline_line_color=None,
-        background_fill_color=None,
-        border_fill_color=None,
-        tags=["st-ink"],
-        styles={"flex": flex, "min-width": "0", "max-width": widest},
-    )
-    code = "window.spectralToolkitInk?.(figure)"
-    figure.js_on_change("inner_width", CustomJS(args={"figure": figure}, code=code))
+def _dress(figure: Plot, widest: str, flex: str) -> None:
+    dress(figure, sizing_mode="scale_width", styles={"flex": flex, "min-width": "0", "max-width": widest})

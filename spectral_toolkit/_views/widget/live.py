@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from bokeh.document.events import ColumnDataChangedEvent, DocumentPatchedEvent, ModelChangedEvent
 from bokeh.models import LayoutDOM
@@ -22,7 +21,7 @@ class LiveFigure(BokehModel):
     made again if anything has changed since.
     """
 
-    def __init__(self, model: LayoutDOM, **settings: Any) -> None:
+    def __init__(self, model: LayoutDOM, **settings: object) -> None:
         self._waiting: list[DocumentPatchedEvent] | None = None
         self._outdated = False
         super().__init__(model, **settings)
@@ -43,7 +42,7 @@ class LiveFigure(BokehModel):
             if events:
                 self._send_patch(_newest(events))
 
-    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+    def get_state(self, key: object = None, drop_defaults: bool = False) -> dict[str, object]:
         """Give a front end that asks for everything the figure as it is now."""
         if key is None and self._outdated and self._document is not None:
             self._outdated = False

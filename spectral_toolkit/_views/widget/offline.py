@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from importlib.resources import files
-from typing import Any
 
 import ipywidgets as widgets
 
@@ -89,7 +88,7 @@ class _Asking(widgets.Output):
         self._question = _outputs(question)
         super().__init__(outputs=self._question)
 
-    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+    def get_state(self, key: object = None, drop_defaults: bool = False) -> dict[str, object]:
         state = super().get_state(key=key, drop_defaults=drop_defaults)
         return {**state, "outputs": self._question} if key is None else state
 
@@ -97,7 +96,7 @@ class _Asking(widgets.Output):
 class Stage(widgets.VBox):
     """Holds the figures; a page that opens it receives them when it is ready for them."""
 
-    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+    def get_state(self, key: object = None, drop_defaults: bool = False) -> dict[str, object]:
         """Leave out the children where everything is asked for: only a page that has just been opened does so."""
         state = super().get_state(key=key, drop_defaults=drop_defaults)
         return {**state, "children": []} if key is None else state
@@ -113,5 +112,5 @@ class Stage(widgets.VBox):
             self.children = tuple(figures)
 
 
-def _outputs(markup: str) -> tuple[dict[str, Any], ...]:
+def _outputs(markup: str) -> tuple[dict[str, object], ...]:
     return ({"output_type": "display_data", "data": {"text/html": markup}, "metadata": {}},) if markup else ()

@@ -3,14 +3,17 @@
 const page = Math.random().toString(36).slice(2);
 
 const attach = (root) => {
-  if (root.dataset.attached) return;
-  root.dataset.attached = page;
+  // The explorer was filled anew, by a bundle or with more images: what listens goes on, on its new parts.
+  if (root.spectralToolkitListen) return root.spectralToolkitListen();
   // Otherwise keys that are meant for the explorer are shortcuts of JupyterLab, too.
   root.setAttribute("data-lm-suppress-shortcuts", "true");
   root.tabIndex = -1;
   const $ = (selector) => root.querySelector(selector);
   const $$ = (selector) => [...root.querySelectorAll(selector)];
   let waiting = [], number = 0;
+  // A page of Voila shows one notebook: its address follows what its first explorer shows, and brings that back.
+  const config = document.getElementById("jupyter-config-data");
+  const linked = document.querySelector(".st-explorer") === root && "kernelId" in JSON.parse(config?.textContent || "{}");
 
   const send = () => {
     const input = $(".st-said input");
@@ -31,6 +34,9 @@ const attach = (root) => {
     const done = waiting.filter((one) => one.number <= heard);
     waiting = waiting.filter((one) => one.number > heard);
     for (const {then} of done) then?.();
+    if (linked && told.link && !waiting.some(({what}) => what.link)) {
+      history.replaceState(null, "", `#state=${encodeURIComponent(told.link)}`);
+    }
     if (told.weights && !waiting.some(({what}) => what.weights)) Object.entries(told.weights).forEach(show);
   };
 
@@ -126,14 +132,48 @@ const attach = (root) => {
     if (preset) say({preset: preset.textContent.trim()});
     // A slider's last value is on its way: what is said after the kernel has answered comes after it.
     else if (pressed(".st-lowest:enabled")) say({}, () => say({lowest_cut: true}));
+    else if (pressed(".st-add")) choose();
     else if (pressed(".st-keys")) root.classList.toggle("is-helped");
     else if (pressed(".st-full")) document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen();
     else return;
     event.stopPropagation();
   }, true);
 
-  new MutationObserver(hear).observe($(".st-told"), {childList: true, subtree: true});
-  hear();
+  // --- image files that are dropped or chosen
+  const mostBytes = 6 * 2 ** 20;  // in all: what a notebook's connection carries at once
+  const read = (file) => new Promise((done) => {
+    const reader = new FileReader();
+    reader.onload = () => done({name: file.name, content: reader.result});
+    reader.readAsDataURL(file);
+  });
+  const add = async (files) => {
+    const bytes = files.reduce((sum, file) => sum + file.size, 0);
+    if (bytes > mostBytes) say({too_large: bytes});
+    // What was sent stays in the page until something else is said.
+    else if (files.length) say({images: await Promise.all(files.map(read))}, () => say({}));
+  };
+  const choose = () => {
+    const input = Object.assign(document.createElement("input"), {type: "file", accept: "image/*", multiple: true});
+    input.addEventListener("change", () => add([...input.files]));
+    input.click();
+  };
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) root.addEventListener(kind, (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    root.classList.toggle("is-dropping", kind === "dragenter" || kind === "dragover");
+    if (kind === "drop") add([...event.dataTransfer.files]);
+  }, true);
+
+  const link = linked && new URLSearchParams(location.hash.slice(1)).get("state");
+  if (link) say({link});
+  const observer = new MutationObserver(hear);
+  root.spectralToolkitListen = () => {
+    observer.disconnect();
+    observer.observe($(".st-told"), {childList: true, subtree: true});
+    hear();
+  };
+  root.spectralToolkitListen();
 };
 
 // --- Bokeh draws words into images of its own, which know nothing of the page's theme

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import holoviews as hv
 import numpy as np
@@ -27,7 +26,7 @@ _WIDTH, _SMALL = 380, 190
 """Screen pixels of an image that is alone, and of one among several."""
 
 
-def still_view(shown: ShownState, layers: Sequence[str], picture: str) -> Any:
+def still_view(shown: ShownState, layers: Sequence[str], picture: str) -> hv.core.Dimensioned:
     """Everything that is shown, side by side; ``picture`` is the name of the image."""
     load_bokeh()
     view = VIEWS[shown.state.view]
@@ -39,7 +38,7 @@ def still_view(shown: ShownState, layers: Sequence[str], picture: str) -> Any:
                 f"view={view.name!r} is a chart: save it with the disk icon in its toolbar, or show images."
             )
         return chart(shown) if drawn is None else drawn
-    panels: list[Any] = []
+    panels: list[hv.Overlay] = []
     for place, side in enumerate(shown.sides[:1] if view.alone else shown.sides):
         own = replace(shown, state=shown.state.of_side(place))
         panels += _panels(view, own, side, picture)
@@ -51,7 +50,7 @@ def still_view(shown: ShownState, layers: Sequence[str], picture: str) -> Any:
     return panels[0] if len(panels) == 1 else arranged(panels, min(4, fitting_columns(len(panels), 4)))
 
 
-def _panels(view: View, shown: ShownState, side: Side, picture: str) -> list[Any]:
+def _panels(view: View, shown: ShownState, side: Side, picture: str) -> list[hv.Overlay]:
     tiles = list(view.tiles(shown, side)) if view.tiles is not None else []
     bar = None
     if view.scale is not None:
@@ -78,7 +77,7 @@ def _panel(
     tile: Tile, picture: ShownPicture, title: str, width: int, bar: tuple[float, float, np.ndarray] | None
 ) -> hv.Overlay:
     grid = tile.values.shape[:2]
-    layers: list[Any] = [] if tile.picture is None else [rgb_element(picture.pixels, "Picture")]
+    layers: list[hv.Element] = [] if tile.picture is None else [rgb_element(picture.pixels, "Picture")]
     layers.append(rgb_element(tile.colours, "Colours"))
     if len(tile.lines):
         for colour, wide in ((CASING, CASING_WIDTH), (INK, INK_WIDTH)):

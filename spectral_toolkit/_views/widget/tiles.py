@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import holoviews as hv
 import holoviews.plotting.bokeh  # registers Bokeh with HoloViews
@@ -21,6 +21,7 @@ from bokeh.models import (
     GlyphRenderer,
     HoverTool,
     ImageRGBA,
+    Plot,
     Quad,
     Segment,
     Text,
@@ -30,6 +31,7 @@ from ..._render.composite import enlarge
 from ..._render.outline import CASING, CASING_WIDTH, INK, INK_WIDTH
 from ..._render.tile import Tile
 from ..still_picture import bokeh_figure
+from .parts import fill, fit_axes, glyph_of, marks, source_of, take_tools
 
 GAP = 10  # screen pixels between tiles
 CAPTION = 20  # screen pixels above a tile that has a caption
@@ -52,6 +54,10 @@ def read(names: Sequence[str], decimals: int) -> list[tuple[str, str]]:
 
 
 _VALUE = read(("value",), 4)
+
+
+Columns: TypeAlias = dict[str, Sequence[object]]
+"""Columns of a Bokeh source, by name."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,13 @@ class TileFigure:
     def __post_init__(self) -> None:
         self.figure = _drawn(self.name)
         self.heading = ""
-        images = [r for r in self.figure.renderers if isinstance(r.glyph, ImageRGBA)]
-        self._pictures, self._colours = (renderer.data_source for renderer in images)
-        self._frames = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Quad))
-        self._captions = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Text))
-        self._lines = next(r.data_source for r in self.figure.renderers if isinstance(r.glyph, Segment))
-        next(r for r in self.figure.renderers if isinstance(r.glyph, Quad)).glyph.line_color = "ink"
+        self._pictures, self._colours = (source_of(self.figure, ImageRGBA, place) for place in range(2))
+        self._frames, self._captions, self._lines = (source_of(self.figure, kind) for kind in (Quad, Text, Segment))
+        glyph_of(self.figure, Quad).line_color = "ink"
         self._captions_shrink()
-        self.hover = HoverTool(renderers=[images[1]], tooltips=_VALUE, description="Values under the cursor")
+        self.hover = HoverTool(
+            renderers=[*marks(self.figure, ImageRGBA)[1:]], tooltips=_VALUE, description="Values under the cursor"
+        )
         self.figure.add_tools(self.hover)
         for source, columns in (
             (self._pictures, image_columns([])),
@@ -94,7 +99,7 @@ class TileFigure:
             (self._captions, {"x": [], "y": [], "text": []}),
             (self._lines, line_columns([], [])),
         ):
-            source.data = columns
+            fill(source, columns)
         self._shown: tuple[object, ...] = ()
 
     def show(
@@ -117,7 +122,7 @@ class TileFigure:
         shown = tuple((id(picture), place) for picture, place in below)
         if shown != self._shown:  # images are large and seldom change
             self._shown = shown
-            self._pictures.data = image_columns([(p, place) for p, place in below if p is not None])
+            fill(self._pictures, image_columns([(p, place) for p, place in below if p is not None]))
         self._colours.data = {
             **image_columns([(tile.colours, place) for tile, place in zip(tiles, self.places, strict=True)]),
             **_values(tiles),
@@ -125,8 +130,8 @@ class TileFigure:
         }
         lines = line_columns(tiles, self.places)
         if len(lines["x0"]) or len(self._lines.data["x0"]):  # most views have none
-            self._lines.data = lines
-        self._frames.data = _frame_columns(tiles, self.places)
+            fill(self._lines, lines)
+        fill(self._frames, _frame_columns(tiles, self.places))
         captioned = [(tile.caption, place) for tile, place in zip(tiles, self.places, strict=True) if tile.caption]
         self._captions.data = {
             "x": [place.left for _, place in captioned],
@@ -153,7 +158,7 @@ class TileFigure:
 
     def _captions_shrink(self) -> None:
         """Let captions grow and shrink with the figure, as the space for them does."""
-        glyph = next(r.glyph for r in self.figure.renderers if isinstance(r.glyph, Text))
+        glyph = glyph_of(self.figure, Text)
         code = """
             const wide = figure.x_range.reset_end - figure.x_range.reset_start
             const size = Math.max(least, Math.min(most, most * figure.inner_width / wide))
@@ -169,8 +174,7 @@ class TileFigure:
         if (width, height) == (self.width, self.height):
             return
         self.width, self.height = width, height
-        for axis, (start, end) in ((self.figure.x_range, (0, width)), (self.figure.y_range, (height, 0))):
-            axis.update(start=start, end=end, reset_start=start, reset_end=end)
+        fit_axes(self.figure, (0, width), (height, 0))
         # A responsive figure keeps the ratio of width to height, and contains nothing but its frame.
         self.figure.update(width=round(width), height=round(height))
 
@@ -203,7 +207,7 @@ def arrange(
     return places, (max(width, 1.0), max(bottom, 1.0))
 
 
-def image_columns(placed: Sequence[tuple[np.ndarray, TilePlace]]) -> dict[str, list[Any]]:
+def image_columns(placed: Sequence[tuple[np.ndarray, TilePlace]]) -> Columns:
     """Columns of Bokeh's ImageRGBA, one entry for each image: row 0 is at the top, as the axis counts downwards."""
     return {
         "image": [_packed(colours) for colours, _ in placed],
@@ -257,7 +261,7 @@ def line_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> dict[str
 _MARK, _CHOSEN = "#d55e00", "#1a1a1a"
 
 
-def _frame_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> dict[str, list[Any]]:
+def _frame_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> Columns:
     boxes: list[tuple[float, float, float, float, str]] = []
     for tile, place in zip(tiles, places, strict=True):
         if tile.chosen:
@@ -270,7 +274,7 @@ def _frame_columns(tiles: Sequence[Tile], places: Sequence[TilePlace]) -> dict[s
     return {"left": list(left), "bottom": list(top), "right": list(right), "top": list(bottom), "ink": list(ink)}
 
 
-def _drawn(name: str) -> Any:
+def _drawn(name: str) -> Plot:
     """The figure with one element of every sort, so that HoloViews makes everything that will be needed."""
     bounds = (0.0, 0.0, 1.0, 1.0)
     dot = np.zeros((2, 2), dtype=np.uint8)
@@ -319,19 +323,20 @@ def _drawn(name: str) -> Any:
         # Every setting has the same share of the row, and is never higher than the screen allows.
         styles={"flex": "1 1 0", "min-width": "0", "max-width": "var(--st-widest)"},
     )
-    drawn.toolbar.tools = [tool for tool in drawn.toolbar.tools if not isinstance(tool, HoverTool | CrosshairTool)]
+    take_tools(drawn, HoverTool, CrosshairTool)
     return drawn
 
 
-def _add_lines(drawn: Any) -> None:
+def _add_lines(drawn: Plot) -> None:
     """Lines of a cut, below frames and captions: Bokeh draws them twice from one source, which is quicker here."""
-    above = [renderer for renderer in drawn.renderers if not isinstance(renderer.glyph, ImageRGBA)]
+    below = marks(drawn, ImageRGBA)
+    above = [renderer for renderer in drawn.renderers if renderer not in below]
     source = ColumnDataSource()
     lines = [
         GlyphRenderer(data_source=source, glyph=Segment(line_color=colour, line_width=width, line_cap="square"))
         for colour, width in ((CASING, CASING_WIDTH), (INK, INK_WIDTH))
     ]
-    drawn.renderers = [*(one for one in drawn.renderers if one not in above), *lines, *above]
+    drawn.renderers = [*below, *lines, *above]
 
 
 def _centres() -> tuple[np.ndarray, np.ndarray]:

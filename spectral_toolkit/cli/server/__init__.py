@@ -11,7 +11,6 @@ import threading
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..._compute.arguments import number, whole
 from ...errors import SpectralToolkitError
@@ -20,7 +19,7 @@ from .pages import IDLE_MINUTES, MOST_PAGES
 ADDRESS = "127.0.0.1"
 """Only this machine can connect, and no other in the network."""
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[str, object] = {
     "Voila.ip": ADDRESS,
     "Voila.port_retries": 0,
     "Voila.log_level": "ERROR",
@@ -161,7 +160,7 @@ def serve(
             os.chdir(before)  # the folder is removed
 
 
-def _arguments(settings: dict[str, Any]) -> list[str]:
+def _arguments(settings: dict[str, object]) -> list[str]:
     return [
         f"--{name}={part}"
         for name, value in settings.items()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tornado.web
 from jupyter_server.base.handlers import APIHandler
@@ -54,7 +54,7 @@ class PageHandler(TornadoVoilaHandler):
             self.finish(f"{title}<p style='font:16px system-ui;margin:3em'>{escape(self.pages.full)}</p>")
             return
         _ON_START.set(lambda kernel: self.pages.started(self, kernel))
-        shown: Any = super().get(path)
+        shown = cast("Awaitable[None]", super().get(path))
         await shown
 
     def on_finish(self) -> None:
@@ -133,5 +133,5 @@ class App(Voila):
         return [*own, *others]
 
 
-def _is_ours(handler: Any) -> bool:
+def _is_ours(handler: tornado.web.RequestHandler) -> bool:
     return is_own_origin(handler.request.headers.get("Origin"), handler.request.headers.get("Host"))

@@ -36,7 +36,8 @@ def ties(
     new = [read_features(activations, member.layer, graph.recipe.kind, slice(i, i + 1), graph.device) for i in places]
     m, n_heads = new[0].n, len(member.heads)
     sums = [Ties(columns.new_zeros(m, columns.shape[1]), columns.new_zeros(m, m)) for _ in new]
-    within, across, threshold = (graph.wanted_neighbours[name] for name in ("within", "across", "threshold"))
+    wanted = graph.wanted_neighbours
+    within, across, threshold = wanted["within"], wanted["across"], wanted["threshold"]
     for head in member.heads:
         left, right = graph.unit_vectors_of(member, head)
         table = graph.neighbours(member.layer, head)
