@@ -303,11 +303,7 @@ def study_html(
             ("Images", ", ".join(f"{one['label']} ({one['n']})" for one in record["pictures"])),
             ("Layers", "; ".join(str(choice["label"]) for choice in study["layers"])),
             ("Seed", str(study["seed"])),
-            *(
-                (f"{model['label']} trained", str(model["training"]))
-                for model in record["models"]
-                if model.get("training")
-            ),
+            *((f"{', '.join(labels)} trained", told) for told, labels in _trainings(record["models"]).items()),
         ],
         groups=list(groups),
         rows=rows,
@@ -413,6 +409,15 @@ def _figure(value: float | None) -> ScoreText | None:
 
 def _filled(texts: Sequence[ScoreText | None], n: int) -> list[ScoreText | None]:
     return [*texts, *[None] * (n - len(texts))]
+
+
+def _trainings(models: Sequence[Mapping[str, object]]) -> dict[str, list[str]]:
+    """How bundled models were trained, and which of the models were trained so."""
+    told: dict[str, list[str]] = {}
+    for model in models:
+        if "training" in model:
+            told.setdefault(str(model["training"]), []).append(str(model["label"]))
+    return told
 
 
 def _method(study: SettingsRecord) -> str:

@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Playwright
-from preloaded import PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
 BENIGN = (
@@ -97,9 +97,10 @@ def serving(folder: Path, app: str = "lab") -> Iterator[Jupyter]:
     log = (folder / "jupyter.log").open("w")
     server = subprocess.Popen(
         [
-            *PYTHON,
+            sys.executable,
             "-m",
-            "jupyterlab" if app == "lab" else "notebook",
+            "jupyter",
+            app,
             "--no-browser",
             "--allow-root",
             "--ServerApp.ip=127.0.0.1",

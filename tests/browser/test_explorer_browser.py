@@ -488,6 +488,12 @@ def test_a_dropped_photo_is_captured_and_the_page_goes_on(bench: Bench) -> None:
     bench.button("Undo").click()
     bench.wait(lambda: bench.weights()[0] == 1, "A weight that was taken back")
     assert bench.explorer.locator(".st-thumbs button").count() == 5
+    # The button has the browser ask for files, and the same becomes of them.
+    with bench.page.expect_file_chooser() as chooser:
+        bench.button("Add images").click()
+    chooser.value.set_files({"name": "dog.png", "mimeType": "image/png", "buffer": stream.getvalue()})
+    bench.explorer.get_by_text("Added dog.png.").wait_for()
+    assert bench.explorer.locator(".st-thumbs button").count() == 6
 
 
 def test_nothing_left_the_machine_and_nothing_went_wrong(bench: Bench) -> None:

@@ -284,6 +284,12 @@ def test_anybody_can_read_and_reach_it(chromium: Browser, path: Path, width: int
     context.close()
 
 
+def test_what_keeps_readers_out_is_found(chromium: Browser) -> None:
+    page = chromium.new_page()
+    page.set_content('<img src="data:,"><p style="color: #bbb; background: #fff">pale</p>')
+    assert {"image-alt", "color-contrast", "html-has-lang"} <= {rule for rule, _ in barriers(page)}
+
+
 def test_segments_and_instances_are_those_of_the_toolkit(watched: Watched, path: Path) -> None:
     page = opened(watched, path)
     page.locator("#opacity").fill("100")

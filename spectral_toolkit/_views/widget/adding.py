@@ -48,25 +48,17 @@ class Adding(Held):
         """
         self._take(add_images(self._session, images))
 
-    def _add_button(self) -> widgets.FileUpload:
-        button = widgets.FileUpload(
-            accept="image/*", multiple=True, description="Add images", tooltip=wording.TIPS["add"], layout=auto()
-        )
-
-        def chosen(_change: object) -> None:
-            files = [(str(one["name"]), bytes(one["content"])) for one in button.value]
-            if files:
-                button.value = ()  # the content would stay in the page, and in a saved notebook
-                self._add_files(files)
-
-        button.observe(chosen, "value")
+    def _add_button(self) -> widgets.Button:
+        """A button that the script of the page answers: it has the browser ask for files."""
+        button = widgets.Button(description="Add images", tooltip=wording.TIPS["add"], layout=auto())
+        button.add_class("st-add")
         return button
 
     def _add_said(self, said: Mapping[str, object]) -> None:
-        """Add files that were dropped: the page sends name and content, the latter as a data URL."""
+        """Add files that were dropped or chosen: the page sends name and content, the latter as a data URL."""
         if isinstance(size := said.get("too_large"), int | float):
             self._tell(
-                f"The files have {size / 2**20:.0f} MB, and a page sends at most 6 MB at once: drop fewer, or call "
+                f"The files have {size / 2**20:.0f} MB, and a page sends at most 6 MB at once: choose fewer, or call "
                 "explorer.add_images(path).",
                 "error",
             )
@@ -78,7 +70,7 @@ class Adding(Held):
                 for one in (images if isinstance(images, list) else ())
             ]
         except (KeyError, TypeError, binascii.Error):
-            self._tell("The files did not arrive whole: drop them once more, or use Add images.", "error")
+            self._tell("The files did not arrive whole: choose them once more.", "error")
         else:
             self._add_files(contents)
 

@@ -132,30 +132,37 @@ const attach = (root) => {
     if (preset) say({preset: preset.textContent.trim()});
     // A slider's last value is on its way: what is said after the kernel has answered comes after it.
     else if (pressed(".st-lowest:enabled")) say({}, () => say({lowest_cut: true}));
+    else if (pressed(".st-add")) choose();
     else if (pressed(".st-keys")) root.classList.toggle("is-helped");
     else if (pressed(".st-full")) document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen();
     else return;
     event.stopPropagation();
   }, true);
 
-  // --- image files that are dropped
+  // --- image files that are dropped or chosen
   const mostBytes = 6 * 2 ** 20;  // in all: what a notebook's connection carries at once
   const read = (file) => new Promise((done) => {
     const reader = new FileReader();
     reader.onload = () => done({name: file.name, content: reader.result});
     reader.readAsDataURL(file);
   });
-  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) root.addEventListener(kind, async (event) => {
+  const add = async (files) => {
+    const bytes = files.reduce((sum, file) => sum + file.size, 0);
+    if (bytes > mostBytes) say({too_large: bytes});
+    // What was sent stays in the page until something else is said.
+    else if (files.length) say({images: await Promise.all(files.map(read))}, () => say({}));
+  };
+  const choose = () => {
+    const input = Object.assign(document.createElement("input"), {type: "file", accept: "image/*", multiple: true});
+    input.addEventListener("change", () => add([...input.files]));
+    input.click();
+  };
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) root.addEventListener(kind, (event) => {
     if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
     event.stopPropagation();
     root.classList.toggle("is-dropping", kind === "dragenter" || kind === "dragover");
-    const files = kind === "drop" ? [...event.dataTransfer.files] : [];
-    if (!files.length) return;
-    const bytes = files.reduce((sum, file) => sum + file.size, 0);
-    if (bytes > mostBytes) say({too_large: bytes});
-    // What was sent stays in the page until something else is said.
-    else say({images: await Promise.all(files.map(read))}, () => say({}));
+    if (kind === "drop") add([...event.dataTransfer.files]);
   }, true);
 
   const link = linked && new URLSearchParams(location.hash.slice(1)).get("state");
