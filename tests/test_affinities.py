@@ -355,6 +355,16 @@ def test_to_dense_takes_names_and_numbers_and_refuses_others():
         graph.to_dense(2)
 
 
+@pytest.mark.parametrize("scope", ["image", "dataset"])
+def test_matrices_that_are_handed_out_are_copies(scope):
+    """In float64 the graph itself holds what is asked for; to change that would change every later solve."""
+    options = {"scope": scope, "kernel": "knn"} if scope == "dataset" else {}
+    graph = st.affinity(make_tree([(3, 4)], images=2), "vv", device="cpu", **options)
+    before = graph.to_dense(0)["block.0"].copy()
+    graph.to_dense(0)["block.0"][...] = 7.0
+    np.testing.assert_array_equal(graph.to_dense(0)["block.0"], before)
+
+
 @pytest.mark.parametrize(("centre", "spread"), [(1e4, 0.1), (1e4, 1e-3), (3e38, 1e37), (1e-42, 1e-43)])
 def test_rbf_loses_no_digits_far_from_zero(centre, spread):
     tree = make_tree([(4, 5)], dtype="float32")

@@ -22,6 +22,8 @@ ROUNDING = 2e-7
 SEGMENTED = "matched_miou", "overclustered_miou", "ari"
 KINDS = ("qk", "vv")
 N_SCENES, N_DISTURBED, MOST = 20, 4, 0.01
+MOST_UNSURE = 0.03
+"""Where a partition says of itself that others would do about as well: one of these may then be found."""
 
 
 def disturbed(activations: xr.DataTree, seed: int) -> xr.DataTree:
@@ -44,12 +46,16 @@ def results_of(tree: xr.DataTree) -> tuple[dict[str, xr.Dataset], dict[str, xr.D
     return joint, last
 
 
-def scores_of_segments(eig: xr.Dataset, labels: xr.DataArray) -> np.ndarray:
-    """Scores of as many segments as there are categories, and of many more."""
+def scores_of_segments(eig: xr.Dataset, labels: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of as many segments as there are categories, and of many more; and how far each may move."""
     eig = eig.isel(component=slice(0, 10))
     numbers = len(np.unique(labels.values[labels.values >= 0])), OVERCLUSTERED
-    scores = [st.evaluate(st.segment(eig, number), labels) for number in numbers]
-    return np.array([[float(score[name]) for name in SEGMENTED] for score in scores])
+    partitions = [st.segment(eig, number) for number in numbers]
+    scores = [st.evaluate(one, labels) for one in partitions]
+    most = [
+        MOST_UNSURE if "Other segments would do about as well" in one.attrs["notes"] else MOST for one in partitions
+    ]
+    return np.array([[float(score[name]) for name in SEGMENTED] for score in scores]), np.array(most)[:, None]
 
 
 def scores_of_layer(eig: xr.Dataset, labels: xr.DataArray) -> np.ndarray:
@@ -132,12 +138,15 @@ def test_rounding_moves_no_score(name: str, tmp_path: Path, monkeypatch: pytest.
     labels = st.prepare_labels(activations, scenes["label"])
     plan = plan_of(name, [int(node.attrs["depth"]) for node in activations.children.values()])
     found: dict[str, list[np.ndarray]] = {"segments": [], "a study, all layers": [], "the last layer": []}
+    most: dict[str, np.ndarray] = {}
     for seed in range(N_DISTURBED + 1):
         tree = disturbed(activations, seed) if seed else activations
         joint, last = results_of(tree)
-        found["segments"].append(np.stack([scores_of_segments(joint[kind], labels) for kind in KINDS]))
+        scores, bounds = zip(*(scores_of_segments(joint[kind], labels) for kind in KINDS), strict=True)
+        found["segments"].append(np.stack(scores))
+        most["segments"] = most.get("segments", np.stack(bounds))
         found["a study, all layers"].append(scores_of_study(plan, tree, joint, tmp_path / str(seed), monkeypatch))
         found["the last layer"].append(np.stack([scores_of_layer(last[kind], labels) for kind in KINDS]))
     for what, runs in found.items():
         moved = np.abs(np.stack(runs[1:]) - runs[0]).max(axis=0)
-        assert moved.max() <= MOST, f"{what}, {KINDS} moved by {moved.round(4)}"
+        assert (moved <= most.get(what, MOST)).all(), f"{what}, {KINDS} moved by {moved.round(4)}"

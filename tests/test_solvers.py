@@ -151,7 +151,7 @@ def test_one_layer_is_the_spectral_embedding_of_scikit_learn(kernel, grid, monke
     from spectral_toolkit._affinity.operators import DenseOperator
 
     operator = DenseOperator(torch.as_tensor(matrix)[None])
-    monkeypatch.setattr(type(graph), "operators", lambda self, member, images: operator)
+    monkeypatch.setattr(type(graph), "all_operators", lambda self, members, images: {members[0].name: operator})
     eig = st.solve(graph, 4, tolerance=TOLERANCE)
     assert eig.attrs["solver"] == ("dense" if grid == (7, 9) else "davidson")
     ours = eig.eigenvector.values[0].reshape(-1, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -20,7 +20,7 @@ from .dataset_operators import Factors, SparseOperator, StoredFactorOperator
 from .dataset_shards import ShardedFactorOperator, ShardedSparseOperator
 from .features import read_features
 from .kernels.cosine import unit_vectors
-from .layer_graph import LayerGraph, Member
+from .layer_graph import LayerGraph, Member, own_array
 from .neighbour_tables import Table, check_room, find_table, name_of
 from .neighbours import Neighbours, nearest
 from .operators import LowRankOperator, Operator
@@ -79,15 +79,15 @@ class DatasetGraph(LayerGraph):
         self._temporary: list[tempfile.TemporaryDirectory[str]] = []
 
     @computing
-    def operators(self, member: Member, images: slice = slice(None)) -> Operator:
-        """Return the affinity of one member, over all images."""
+    def all_operators(self, members: Sequence[Member], images: slice = slice(None)) -> dict[str, Operator]:
+        """Return the affinities of several members, over all images."""
         start, stop, _ = images.indices(len(self.images))
         if (start, stop) != (0, len(self.images)):
             raise AffinityError(
                 f"images={images!r} is a part of a dataset that is solved as one: use all, or affinity(..., "
                 "scope='image')."
             )
-        return super().operators(member, images)
+        return super().all_operators(members, images)
 
     @computing
     def to_dense(self, image: int | str | None = None) -> dict[str, np.ndarray]:
@@ -115,9 +115,8 @@ class DatasetGraph(LayerGraph):
                     f"Layer {member.name!r} has {n:,} patches in all, whose matrix would take {8 * n * n:,} bytes: "
                     "take fewer images."
                 )
-            matrix = self.operators(member).dense()[0].cpu().numpy()
             own = slice(None) if place is None else slice(place * cells, (place + 1) * cells)
-            dense[member.name] = matrix[own, own]
+            dense[member.name] = own_array(self.operators(member).dense()[0, own, own])
         return dense
 
     @computing

@@ -128,7 +128,7 @@ def read_features(
     left_name, right_name = KINDS[kind]
     left_values = _variable(node, layer, left_name, kind)
     left = _patches(activations, left_values, layer, images, device)
-    right = left
+    right = None
     if right_name != left_name:
         right_values = _variable(node, layer, right_name, kind)
         pooled = {"key_y", "key_x"} <= set(right_values.dims) and for_softmax
@@ -138,6 +138,7 @@ def read_features(
                 f"{dict(right_values.sizes)}; they can only be compared if they agree."
             )
         right = _patches(activations, right_values, layer, images, device)
+    left, right = _placed(left, right, device)
     grid = _grid_of(left_values)
     if not for_softmax:
         return LayerFeatures(layer, grid, left, right)
@@ -154,7 +155,7 @@ def read_features(
         values = node.dataset[f"special_{right_name}"]
         draws = [dim for dim in DRAWS if dim in values.dims]
         values = values.transpose("image", *draws, "head", "special", "channel")
-        special = _tensor(activations, values, layer, images, device).flatten(1, -3)
+        special = _tensor(activations, values, layer, images, device).to(device).flatten(1, -3)
     bias = None
     if "attention_bias" in node.data_vars:
         n_keys = 0 if special is None else special.shape[2]
@@ -262,6 +263,7 @@ def _variable(node: xr.DataTree, layer: str, name: str, kind: str) -> xr.DataArr
 def _patches(
     activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice, device: torch.device
 ) -> Tensor:
+    """The vectors of all patches, on the host."""
     values = _tensor(activations, variable, layer, images, device)
     if variable.name == "token":
         values = values.unsqueeze(-4)
@@ -269,9 +271,21 @@ def _patches(
     return values.flatten(1, -4).flatten(2, 3)
 
 
+def _placed(left: Tensor, right: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both sides on the device, which no right side means are the same, in one transfer where they are of one type."""
+    if right is None:
+        left = left.to(device)
+        return left, left
+    if device.type == "cpu" or left.dtype != right.dtype:
+        return left.to(device), right.to(device)
+    both = torch.cat([left.flatten(), right.flatten()]).to(device)
+    return both[: left.numel()].view(left.shape), both[left.numel() :].view(right.shape)
+
+
 def _tensor(
     activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice, device: torch.device
 ) -> Tensor:
+    """Values on the host, in the precision in which the device computes with them."""
     try:
         values = np.ascontiguousarray(variable.isel(image=images).values)
     except _DAMAGE:
@@ -291,7 +305,7 @@ def _tensor(
     dtype = torch.float64 if values.dtype == np.float64 and has_double(device) else torch.float32
     if not values.flags.writeable:
         values = values.copy()
-    return torch.as_tensor(values).to(device=device, dtype=dtype)
+    return torch.as_tensor(values).to(dtype=dtype)
 
 
 def _find_damage(activations: xr.DataTree, variable: xr.DataArray, layer: str, images: slice) -> None:

@@ -23,9 +23,10 @@ class Interpolation:
 
     def __init__(self, free: Bool[Tensor, "images n"], grid: Grid) -> None:
         self.free = free
-        self.is_identity = bool(free.all())
+        on_host = free.cpu()
+        self.is_identity = bool(on_host.all())
         # An image without any free patch has nothing to interpolate from; solvers refuse it.
-        damaged = (~free).any(dim=1) & free.any(dim=1)
+        damaged = (~on_host).any(dim=1) & on_host.any(dim=1)
         self._stencils = [(image, *_stencil(free[image], grid)) for image in damaged.nonzero()[:, 0].tolist()]
 
     def __call__(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k n"]:

@@ -100,7 +100,8 @@ class LayerGraph(Described):
         Names of the images, and the hashes of their pixels; empty where the activations hold none.
     subspaces : dict
         Used by solvers: for each batch of images and grid, a fingerprint of the last result and the subspace in which
-        it was found, which holds more than the result and speeds up a warm start from that result.
+        it was found, which holds more than the result and speeds up a warm start from that result, and what was
+        searched along.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class LayerGraph(Described):
         self._weights = resolve_weights(weights, self.members, self._default_weights)
         self._cache: dict[tuple[str, int, int], Operator] = {}
         self._remarks: dict[str, set[str]] = {}
-        self.subspaces: dict[tuple[int, int, Grid], tuple[torch.Tensor, torch.Tensor]] = {}
+        self.subspaces: dict[tuple[int, int, Grid], tuple[torch.Tensor, torch.Tensor, KeptInverse]] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -192,19 +193,30 @@ class LayerGraph(Described):
         return other
 
     @computing
-    def operators(self, member: Member, images: slice) -> Operator:
+    def operators(self, member: Member, images: slice = slice(None)) -> Operator:
         """Return the affinity operator of one member for a slice of the images."""
+        return self.all_operators([member], images)[member.name]
+
+    @computing
+    def all_operators(self, members: Sequence[Member], images: slice) -> dict[str, Operator]:
+        """Return the affinity operators of several members; whether they are in order is asked once for all of them."""
         start, stop, _ = images.indices(len(self.images))
-        key = (member.name, start, stop)
-        if key not in self._cache:
-            operator = self._build(member, slice(start, stop))
-            if bool((operator.degree.mean(dim=1) < SMALL).any()):
-                operator = self._build(member, slice(start, stop), doubled=True)
-            self._check(operator, member, start)
-            if self.cached_bytes + operator.n_bytes > self.cache_bytes:
-                return operator
-            self._cache[key] = operator
-        return self._cache[key]
+        found: dict[str, Operator] = {}
+        made: list[Member] = []
+        for member in members:
+            kept = self._cache.get((member.name, start, stop))
+            if kept is None:
+                made.append(member)
+            found[member.name] = kept or self._build(member, slice(start, stop))
+        for member, told in zip(made, _told([found[member.name].degree for member in made]), strict=True):
+            if bool((told[0] < SMALL).any()):
+                found[member.name] = self._build(member, slice(start, stop), doubled=True)
+                (told,) = _told([found[member.name].degree])
+            self._check(told, member, start)
+            operator = found[member.name]
+            if self.cached_bytes + operator.n_bytes <= self.cache_bytes:
+                self._cache[member.name, start, stop] = operator
+        return found
 
     @property
     def cached_bytes(self) -> int:
@@ -226,11 +238,12 @@ class LayerGraph(Described):
         Returns
         -------
         dict
-            Layer name to float64 array (n_l, n_l), symmetric, non-negative.
+            Layer name to float64 array (n_l, n_l), symmetric, non-negative. They are copies: to change them does not
+            change the graph.
         """
         index = self.image_index(image)
         images = slice(index, index + 1)
-        return {member.name: self.operators(member, images).dense()[0].cpu().numpy() for member in self.members}
+        return {member.name: own_array(self.operators(member, images).dense()[0]) for member in self.members}
 
     @property
     def attrs(self) -> dict[str, object]:
@@ -262,15 +275,14 @@ class LayerGraph(Described):
             f"{', '.join(self.images[:5])}{', ...' if len(self.images) > 5 else ''}."
         )
 
-    def _check(self, operator: Operator, member: Member, first: int) -> None:
-        finite = torch.isfinite(operator.degree).all(dim=1)
+    def _check(self, told: torch.Tensor, member: Member, first: int) -> None:
+        mean, finite = told
         if not bool(finite.all()):
-            image = self.images[first + int(finite.to(torch.int8).argmin())]
+            image = self.images[first + int(finite.argmin())]
             raise AffinityError(
                 f"The affinities of layer {member.name!r} in image {image!r} are not finite: its {self.recipe.kind} "
                 "products overflow; check the activations, or use kernel='cosine'."
             )
-        mean = operator.degree.mean(dim=1)
         lost = (mean > 0) & (mean < SMALLEST)
         if bool(lost.any()):
             image = self.images[first + int(lost.to(torch.int8).argmax())]
@@ -425,6 +437,19 @@ def make_members(activations: xr.DataTree, layers: Sequence[str], kind: str, hea
             rank = sides * (1 + n_draws * channels)
             members += [Member(f"{layer}[{h}]", layer, h, grid, rank, total, n_draws, window) for h in range(n_heads)]
     return members
+
+
+def own_array(values: torch.Tensor) -> np.ndarray:
+    """The values as a float64 array of their own, never the memory of a tensor that the graph keeps."""
+    return values.to("cpu", torch.float64, copy=True).numpy()
+
+
+def _told(degrees: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Mean degrees, and whether all are finite, as (2, images) on the host for each of the operators."""
+    if not degrees:
+        return []
+    told = [torch.stack([own.mean(dim=1), torch.isfinite(own).all(dim=1).to(own.dtype)]) for own in degrees]
+    return list(torch.stack(told).cpu())
 
 
 def resolve_weights(weights: Weights, members: Sequence[Member], start: Mapping[str, float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -246,7 +247,8 @@ def _row_sums(matrix: Tensor) -> Tensor:
     """Degrees in float64, exact to the last bits: they must agree with the products, or constants drift."""
     if not has_double(matrix.device):
         return matrix.sum(dim=-1)
-    # Tiles that fit in a CPU's caches make this ten times faster than converting everything at once.
-    step = max(1, 2**19 // matrix[:, 0].numel())
+    if matrix.device.type == "cpu":  # NumPy adds without a matrix of doubles in between
+        return torch.from_numpy(matrix.numpy().sum(axis=-1, dtype=np.float64))
+    step = max(1, TILE_ELEMENTS // matrix[:, 0].numel())
     tiles = (matrix[:, i : i + step].double().sum(dim=-1) for i in range(0, matrix.shape[-2], step))
     return torch.cat(list(tiles), dim=-1)

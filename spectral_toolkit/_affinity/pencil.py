@@ -11,6 +11,7 @@ lambda = 1 - mu, in [0, 2].
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,6 +21,7 @@ from .._compute.devices import working_dtype
 from ..errors import AffinityError, SolverError
 from .isolated import Interpolation
 from .layer_graph import LayerGraph, Member
+from .mass import KeptInverse, Mass
 from .operators import DenseOperator, Operator, accumulate
 from .resampling import Grid, Resampling
 
@@ -27,6 +29,12 @@ SMALLEST_WEIGHT_RATIO = 1e-6
 """Below this ratio, a layer's directions are lost in the rounding errors of the others."""
 SMALLEST_DEGREE_RATIO = 1e-12
 """A patch whose degree is below this share of the mean counts as isolated."""
+JOINED_CELLS = 4096
+"""Up to this size, a GPU sums layers of several grids into one matrix on the base grid, and then multiplies once. A CPU
+multiplies by the smaller matrices in less time than the sum takes."""
+
+NEARLY_THE_SAME = 0.2
+"""Weights that differ by less than this part leave the inverse of B good enough to search along."""
 
 
 @dataclass
@@ -62,12 +70,12 @@ class JointPencil:
         # Weights are relative, so that their absolute size can neither overflow nor vanish.
         self.largest_weight = max(graph.weights[member.name] for member in self.members)
         self._weights = {member.name: graph.weights[member.name] / self.largest_weight for member in self.members}
-        self._operators = {member.name: graph.operators(member, images) for member in self.members}
+        self._operators = graph.all_operators(self.members, images)
         for operator in self._operators.values():
             if exact and isinstance(operator, DenseOperator):
                 operator.settle()  # before degrees are read
-        self._scales = {member.name: self._scale(member) for member in self.members}
         self._degrees = {name: operator.degree.to(self.dtype) for name, operator in self._operators.items()}
+        self._scales = self._found_scales()
         self._groups = self._collapse()
         diagonal = self._diagonal()
         own = next((group.degree for group in self._groups if group.resampling.is_identity), diagonal)
@@ -77,6 +85,8 @@ class JointPencil:
             self._groups = self._collapse()
             diagonal = self._diagonal()
         self.interpolation = self._interpolation_over(self.free)
+        self._mass = Mass(self.grid, [g.resampling.layer for g in self._groups], [g.degree for g in self._groups])
+        self._diagonal_of_mass = diagonal
         self._inverse_diagonal = torch.where(self.free, 1 / diagonal.clamp_min(torch.finfo(self.dtype).tiny), 0.0)[
             :, None
         ]
@@ -98,14 +108,16 @@ class JointPencil:
     def n_images(self) -> int:
         return len(self.free)
 
-    @property
+    @cached_property
     def n_free(self) -> Tensor:
-        """The number of free patches of each image."""
-        return self.free.sum(dim=1)
+        """The number of free patches of each image, on the host."""
+        return self.free.sum(dim=1).cpu()
 
     def affinity_matmul(self, x: Float[Tensor, "images k n"], *, exact: bool = True) -> Float[Tensor, "images k n"]:
         """Return (B - A) x, the joint affinity. ``exact=False`` allows products in the precision of the affinities."""
         x = self.interpolation(x)
+        if self._joint is not None:
+            return self.interpolation.transpose(self._joint.matmul(x, exact=exact))
         total = torch.zeros_like(x)
         for group in self._groups:
             coarse = group.resampling(x)
@@ -118,16 +130,14 @@ class JointPencil:
 
     def mass_matmul(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k n"]:
         """Return B x, the joint degree."""
-        x = self.interpolation(x)
-        total = torch.zeros_like(x)
-        for group in self._groups:
-            total += group.resampling.transpose(group.degree[:, None] * group.resampling(x))
-        return self.interpolation.transpose(total)
+        return self.interpolation.transpose(self._mass @ self.interpolation(x))
 
     def precondition(self, r: Float[Tensor, "images k n"], steps: int = 3) -> Float[Tensor, "images k n"]:
-        """Return about B^-1 r: exactly where B is diagonal, else by a few steps of conjugate gradients."""
+        """Return about B^-1 r: exactly where that is cheap, else by a few steps of conjugate gradients."""
         if self._is_diagonal:
             return self._inverse_diagonal * r
+        if self.inverse[1] is not None:
+            return self.inverse[1] @ r
         x = torch.zeros_like(r)
         z = self._inverse_diagonal * r
         direction = z
@@ -150,6 +160,9 @@ class JointPencil:
 
     def dense(self) -> tuple[Float[Tensor, "images n n"], Float[Tensor, "images n n"]]:
         """Return (B - A, B) as matrices; rows and columns of isolated patches are zero."""
+        if self._joint is not None and self.interpolation.is_identity:
+            affinity = self._joint.dense()
+            return affinity, self.mass_matmul(torch.eye(self.n).to(affinity).expand_as(affinity))
         eye = torch.diag_embed(self.free.to(self.dtype))
         return self.affinity_matmul(eye), self.mass_matmul(eye)
 
@@ -173,14 +186,17 @@ class JointPencil:
             cut[:, :, index] = scale * (own_mass - own_affinity)
         return cut, mass
 
-    def _scale(self, member: Member) -> Tensor:
-        total = self._operators[member.name].degree.to(self.dtype).sum(dim=1)
-        if not bool((total > 0).all()):
+    def _found_scales(self) -> dict[str, Tensor]:
+        totals = torch.stack([self._degrees[member.name].sum(dim=1) for member in self.members])
+        if not bool((totals > 0).all()):
+            layer = int((totals > 0).all(dim=1).to(torch.int8).argmin())
             raise AffinityError(
-                f"Layer {member.name!r} has no affinity above 0 in {self.describe(int(total.argmin()))} (its total "
-                "degree is 0): set its weight to 0, lower the threshold, or use another kernel."
+                f"Layer {self.members[layer].name!r} has no affinity above 0 in "
+                f"{self.describe(int(totals[layer].argmin()))} (its total degree is 0): set its weight to 0, lower the "
+                "threshold, or use another kernel."
             )
-        return self.n / total
+        scales = self.n / totals
+        return {member.name: scales[index] for index, member in enumerate(self.members)}
 
     def _collapse(self) -> list[_Group]:
         groups = []
@@ -201,6 +217,39 @@ class JointPencil:
             columns = [(coefficient[:, None, None], operator) for coefficient, operator in terms]
             groups.append(_Group(self._resampling_to(grid), columns, degree))
         return groups
+
+    @cached_property
+    def inverse(self) -> KeptInverse:
+        """About the inverse of B, to search along, and the weights that it was made for."""
+        made = self._mass.inverse(self._diagonal_of_mass) if self.interpolation.is_identity else None
+        return self._weights, made
+
+    def use_inverse(self, kept: KeptInverse) -> None:
+        """Use the inverse of a pencil of the same images and grid, unless its weights are too different."""
+        weights = kept[0]
+        if weights.keys() == self._weights.keys() and all(
+            abs(weights[name] - own) <= NEARLY_THE_SAME * own for name, own in self._weights.items()
+        ):
+            self.inverse = kept
+
+    @cached_property
+    def _joint(self) -> DenseOperator | None:
+        """All layers as one matrix on the base grid, where each of several grids has one matrix, on a GPU."""
+        if self.graph.device.type == "cpu":
+            return None
+        found = [group.operators[0][1] for group in self._groups if len(group.operators) == 1]
+        operators = [operator for operator in found if isinstance(operator, DenseOperator)]
+        one = len(self._groups) == 1 and self._groups[0].resampling.is_identity
+        if one or len(operators) < len(self._groups) or self.n > JOINED_CELLS:
+            return None
+        dtype = self.dtype if self.exact else max((o.matrix.dtype for o in operators), key=lambda own: own.itemsize)
+        total = operators[0].matrix.new_zeros(len(self.free), self.n, self.n, dtype=dtype)
+        for group, operator in zip(self._groups, operators, strict=True):
+            lift = group.resampling.transpose
+            # Rows are lifted as vectors, then columns: the matrix is symmetric up to rounding.
+            lifted = lift(lift(operator.matrix.to(dtype)).transpose(-1, -2).contiguous())
+            total.addcmul_(group.operators[0][0].to(dtype), lifted)
+        return DenseOperator(total, self.mass_matmul(self.constant())[:, 0])
 
     def _leave_out_lost(self) -> bool:
         """Remove edges to nodes outside the problem from the degrees; return whether there were any."""
@@ -256,6 +305,9 @@ def _weighted_sum(terms: list[tuple[Tensor, Operator]], degree: Tensor, dtype: t
     matrices = [operator.matrix for _, operator in terms if isinstance(operator, DenseOperator)]
     total = torch.zeros_like(matrices[0], dtype=dtype)
     for (coefficient, _), matrix in zip(terms, matrices, strict=True):
+        if total.device.type != "cpu":  # the host need not know the coefficients
+            total.addcmul_(coefficient[:, None, None].to(total.dtype), matrix)
+            continue
         for image, factor in enumerate(coefficient.tolist()):
             total[image].add_(matrix[image], alpha=factor)
     # The degree is the sum of the layers' own, in float64: the row sums of the rounded matrix would differ from it.

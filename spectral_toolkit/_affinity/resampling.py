@@ -86,8 +86,9 @@ class Resampling:
     def _axes(self, like: Tensor) -> tuple[Tensor, Tensor]:
         where = (like.device, like.dtype)
         if where not in self._placed:
-            rows, columns = (axis_weights(a, b).to(*where) for a, b in zip(self.base, self.layer, strict=True))
-            self._placed[where] = (rows, columns)
+            rows, columns = (axis_weights(a, b) for a, b in zip(self.base, self.layer, strict=True))
+            both = torch.cat([rows.flatten(), columns.flatten()]).to(*where)  # one transfer
+            self._placed[where] = (both[: rows.numel()].view(rows.shape), both[rows.numel() :].view(columns.shape))
         return self._placed[where]
 
     def __call__(self, x: Float[Tensor, "images k n"]) -> Float[Tensor, "images k m"]:

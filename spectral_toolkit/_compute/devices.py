@@ -29,12 +29,15 @@ class DeviceKind:
         Whether torch sums segments of rows on it.
     has_eigh
         Whether torch solves symmetric eigenproblems on it.
+    started_longer
+        Up to this many patches, to start the operations of a step of a solve takes it longer than to compute them.
     """
 
     count: Callable[[], int]
     has_double: bool = True
     sums_segments: bool = True
     has_eigh: bool = True
+    started_longer: int = 8192
 
 
 def _cuda_devices() -> int:
@@ -52,7 +55,7 @@ def _mps_devices() -> int:
 DEVICE_KINDS = {
     "cuda": DeviceKind(_cuda_devices),
     "mps": DeviceKind(_mps_devices, has_double=False, sums_segments=False, has_eigh=False),
-    "cpu": DeviceKind(lambda: 1),
+    "cpu": DeviceKind(lambda: 1, started_longer=1024),
 }
 """Every kind of device that we compute on, by its name in torch; "auto" takes the first that is here."""
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from .._affinity.pencil import JointPencil
-from .._compute.devices import eigh
+from .._compute.devices import DEVICE_KINDS, eigh
 from ..errors import SolverError
 
 N_GUARD = 4
@@ -30,14 +31,19 @@ KEPT = 3
 """...to this many."""
 KEPT_LENGTH = 0.5
 """A vector that keeps this part of its length when it is projected has lost hardly any digits."""
+NEARLY_ORTHONORMAL = 0.1
+"""A Gram matrix this near to one is that of vectors that a further round makes orthonormal to the last digits."""
 WELL_CONDITIONED = 1e-3
 """A Gram matrix conditioned better than this is inverted without a second round."""
 MAX_ROUNDS = 20
 """Rounds of orthogonalisation before giving up: three are rare."""
+DEPTH = 2
+"""Products by which the subspace grows in a step of a problem that takes a device longer to start than to compute: one
+more than there must be, with half the steps. Larger problems take one."""
 REMEMBERED = 2
 """Blocks of Ritz vectors that are returned, for a warm start that begins with more than the result."""
-MIN_ITERATIONS = 2
-"""Expansions before a warm start is trusted: its vectors can be eigenvectors, and yet not the lowest."""
+MIN_PRODUCTS = 2
+"""Products before a warm start is trusted: its vectors can be eigenvectors, and yet not the lowest."""
 
 Report = Callable[[int, int, float], object]
 """Called after every expansion with the number done, the largest number, and the worst residual; may raise."""
@@ -45,7 +51,7 @@ Report = Callable[[int, int, float], object]
 
 @dataclass
 class RitzPairs:
-    """Approximate eigenpairs of several images: affinity values mu, vectors, residuals, work done."""
+    """Approximate eigenpairs of several images: affinity values mu and residuals on the CPU, vectors, work done."""
 
     mu: Float[Tensor, "images k"]
     vectors: Float[Tensor, "images k n"]
@@ -93,119 +99,250 @@ def block_davidson(
         Its residuals tell whether the pairs converged: nothing is raised here.
     """
     block = smallest_block(k)
-    constant = _Subspace.empty(pencil, 1)
-    one = pencil.constant()
-    mass_one = pencil.mass_matmul(one)
-    norm = (one * mass_one).sum(dim=2, keepdim=True).rsqrt()
-    constant.append(one * norm, mass_one * norm, mass_one * norm)
-
+    basis = _Basis(pencil, WIDTH * block)
     columns = pencil.agreed(_random(pencil, block, generator))
-    if start is None:
-        # One product smooths the random start, which takes less time than a step of the iteration.
+    n_given = 0 if start is None else min(start.shape[1], REMEMBERED * block)
+    columns = columns[:, : max(N_GUARD, block - n_given)]
+    if n_given < block:
+        # One product smooths the random vectors, which takes less time than a step of the iteration.
         columns = pencil.precondition(pencil.affinity_matmul(columns, exact=exact))
-    else:
-        given = start.to(columns)[:, : REMEMBERED * block] * pencil.free[:, None]
+    if start is not None:
+        given = start.to(columns)[:, :n_given] * pencil.free[:, None]
         given = given / given.abs().amax(dim=2, keepdim=True).clamp_min(torch.finfo(given.dtype).tiny)
-        columns = torch.cat([given, columns[:, : max(N_GUARD, block - given.shape[1])]], dim=1)
-    subspace = _Subspace.empty(pencil, WIDTH * block)
-    new, mass_new = _orthonormalise(pencil, columns, (constant,), generator)
-    subspace.append(new, mass_new, pencil.affinity_matmul(new, exact=exact))
+        columns = torch.cat([given, columns], dim=1)
+    _add(pencil, basis, columns, generator, exact=exact)
 
-    # The last pair only gives the eigengap: the error of its eigenvalue is about the square of its residual.
-    limits = torch.full((k,), tolerance, dtype=pencil.dtype, device=one.device)
-    limits[-1] = max(tolerance, min(1e-3, tolerance**0.5))
-    iteration = 0
-    needed = MIN_ITERATIONS if start is not None else 0
+    sizes = _Sizes(pencil.n_images, block, k, tolerance)
+    deepest = DEPTH if pencil.n <= DEVICE_KINDS[pencil.graph.device.type].started_longer else 1
+    iteration = products = 0
+    needed = MIN_PRODUCTS if start is not None else 0
     while True:
-        mu, rotation = (pencil.agreed(found) for found in subspace.ritz())
-        best = rotation[:, :block]
-        ritz_mass = best @ subspace.mass
-        residuals = best @ subspace.image - mu[:, :block, None] * ritz_mass
-        size = pencil.agreed(residuals.norm(dim=2) / ritz_mass.norm(dim=2))
-        open_pairs = size[:, :k] > limits
+        mu, rotation = (pencil.agreed(found) for found in basis.ritz())
+        # Whether the pairs have converged is known one step late, unless that is asked before the step: a GPU would
+        # stand still meanwhile, so it is asked there only where the answer may be yes.
+        last = iteration >= max_iterations
+        asks = last or pencil.graph.device.type == "cpu" or sizes.may_be_small(warm=start is not None)
+        guard = products < needed
+        # Those chosen come first, unless it is only now asked which of them that are.
+        order, count = sizes.unsorted() if asks else sizes.chosen_first(guard=guard)
+        restarts = basis.width + deepest * block > WIDTH * block
+        residuals, size = basis.residuals(mu, rotation, order, kept=KEPT * block if restarts else 0)
+        if asks:
+            sizes.know(order, *_read(pencil, *size))
         if report is not None:
-            report(iteration, max_iterations, float(size[:, :k].max()))
-        if (not open_pairs.any() and iteration >= needed) or iteration >= max_iterations:
-            kept = pencil.agreed(rotation[:, : REMEMBERED * block] @ subspace.vectors)
-            return RitzPairs(mu[:, :k], kept[:, :k], size[:, :k], iteration, kept)
-        iteration += 1
-        if subspace.width + block > WIDTH * block:
-            subspace.restart(mu, rotation, KEPT * block)
-        chosen = _columns_to_expand(size, open_pairs, guard=iteration <= needed)
-        new = torch.take_along_dim(
-            residuals / size.clamp_min(torch.finfo(size.dtype).tiny)[..., None], chosen[..., None], dim=1
-        )
-        new = pencil.precondition(new)
-        new, mass_new = _orthonormalise(pencil, new, (constant, subspace), generator)
-        subspace.append(new, mass_new, pencil.affinity_matmul(new, exact=exact))
+            report(iteration, max_iterations, sizes.worst)
+        if asks and (last or (products >= needed and not sizes.any_open)):
+            kept = pencil.agreed(basis.rotated(rotation[:, : REMEMBERED * block]))
+            found = torch.from_numpy(sizes.latest[:, :k])
+            return RitzPairs(mu[:, :k], kept[:, :k], found, iteration, kept)
+        if asks:
+            chosen, count = sizes.chosen_first(guard=guard)
+            places = torch.from_numpy(chosen[:, :count]).to(residuals.device)
+            residuals = torch.take_along_dim(residuals, places[..., None], dim=1)
+        # Close to the end, one product may be enough.
+        depth = 1 if sizes.may_be_small(warm=start is not None) else deepest
+        iteration, products = iteration + 1, products + depth
+        if restarts:
+            basis.restart(mu)
+        new = pencil.precondition(residuals[:, :count])
+        if depth > 1:
+            new = torch.cat([new, pencil.precondition(pencil.affinity_matmul(new, exact=exact))], dim=1)
+        told = _add(pencil, basis, new, generator, *([] if asks else size), exact=exact)
+        if not asks:
+            sizes.know(order, *told)
 
 
-class _Subspace:
-    """A B-orthonormal basis V with B V, W V and V' W V, growing in place inside buffers of fixed width."""
+class _Sizes:
+    """The sizes of the residuals, as far as the host knows them, and which of them are to become smaller."""
 
-    def __init__(self, buffers: Tensor, projected: Tensor) -> None:
-        self._buffers = buffers
-        self._projected = projected
+    def __init__(self, images: int, block: int, k: int, tolerance: float) -> None:
+        self.latest = np.full((images, block), np.inf)
+        self._before = self.latest
+        # The last pair only gives the eigengap: the error of its eigenvalue is about the square of its residual.
+        self._limits = np.full(k, tolerance)
+        self._limits[-1] = max(tolerance, min(1e-3, tolerance**0.5))
+
+    def know(self, order: np.ndarray, residual: Tensor, mass: Tensor) -> None:
+        """Take in the norms of the residuals and of B x, in an order."""
+        self._before, self.latest = self.latest, np.empty_like(self.latest)
+        np.put_along_axis(self.latest, order, (residual / mass).numpy(), axis=1)
+
+    @property
+    def worst(self) -> float:
+        return float(self.latest[:, : len(self._limits)].max())
+
+    @property
+    def _open(self) -> np.ndarray:
+        return ~(self.latest[:, : len(self._limits)] <= self._limits)
+
+    @property
+    def any_open(self) -> bool:
+        return bool(self._open.any())
+
+    def may_be_small(self, *, warm: bool) -> bool:
+        """Guess whether all pairs have converged by now, from how much the last step gained."""
+        if np.isinf(self._before).any():
+            return warm
+        gained = np.minimum(self.latest / np.maximum(self._before, np.finfo(float).tiny), 1.0)
+        return bool(((self.latest * gained)[:, : len(self._limits)] <= self._limits).all())
+
+    def unsorted(self) -> tuple[np.ndarray, int]:
+        """Order the pairs as they are."""
+        images, block = self.latest.shape
+        return np.arange(block)[None].repeat(images, axis=0), block
+
+    def chosen_first(self, *, guard: bool) -> tuple[np.ndarray, int]:
+        """Order the pairs: first those whose residuals enter the subspace, as many in every image as the slowest needs.
+
+        The pairs not yet found are those, with ``guard`` also the vectors beyond the wanted ones.
+        """
+        images, block = self.latest.shape
+        k = len(self._limits)
+        count = int(self._open.sum(axis=1).max())
+        wanted = np.argsort(-self.latest[:, :k], axis=1, kind="stable")
+        guards = np.arange(k, block)[None].repeat(images, axis=0)
+        if guard:
+            return np.concatenate([wanted[:, :count], guards, wanted[:, count:]], axis=1), count + block - k
+        return np.concatenate([wanted, guards], axis=1), count
+
+
+class _Basis:
+    """A B-orthonormal basis V with B V and W V, growing inside buffers of fixed width, and V' W V on the host.
+
+    The constant, which is the first vector, takes part in nothing but orthogonalisation.
+    """
+
+    def __init__(self, pencil: JointPencil, width: int) -> None:
+        one = pencil.constant()
+        mass_one = pencil.mass_matmul(one)
+        norm = (one * mass_one).sum(dim=2, keepdim=True).rsqrt()
+        self._vectors = one.new_empty(len(one), 1 + width, pencil.n)
+        self._products = one.new_empty(len(one), 1 + width, 2, pencil.n)
+        self._vectors[:, :1] = one * norm
+        self._products[:, :1, 0] = mass_one * norm
+        self._projected = torch.zeros(len(one), width, width, dtype=torch.float64)
+        self._turn = one
         self.width = 0
 
-    @classmethod
-    def empty(cls, pencil: JointPencil, width: int) -> _Subspace:
-        where = {"dtype": pencil.dtype, "device": pencil.graph.device}
-        return cls(
-            torch.empty(3, pencil.n_images, width, pencil.n, **where),
-            torch.empty(pencil.n_images, width, width, **where),
-        )
+    @property
+    def vectors(self) -> Float[Tensor, "images rows n"]:
+        """The constant and V."""
+        return self._vectors[:, : 1 + self.width]
 
     @property
-    def vectors(self) -> Float[Tensor, "images m n"]:
-        return self._buffers[0, :, : self.width]
-
-    @property
-    def mass(self) -> Float[Tensor, "images m n"]:
-        return self._buffers[1, :, : self.width]
-
-    @property
-    def image(self) -> Float[Tensor, "images m n"]:
-        return self._buffers[2, :, : self.width]
+    def mass(self) -> Float[Tensor, "images rows n"]:
+        """B times the constant and V."""
+        return self._products[:, : 1 + self.width, 0]
 
     def append(
         self,
         vectors: Float[Tensor, "images k n"],
         mass: Float[Tensor, "images k n"],
         image: Float[Tensor, "images k n"],
-    ) -> None:
-        begin, end = self.width, self.width + vectors.shape[1]
-        for buffer, values in zip(self._buffers, (vectors, mass, image), strict=True):
-            buffer[:, begin:end] = values
-        self.width = end
-        self._projected[:, :end, begin:end] = self.vectors @ image.transpose(-1, -2)
-        self._projected[:, begin:end, :begin] = self._projected[:, :begin, begin:end].transpose(-1, -2)
+    ) -> Float[Tensor, "images m k"]:
+        """Add vectors; return their columns of V' W V, for `take`."""
+        begin, end = 1 + self.width, 1 + self.width + vectors.shape[1]
+        self._vectors[:, begin:end] = vectors
+        self._products[:, begin:end, 0] = mass
+        self._products[:, begin:end, 1] = image
+        self.width = end - 1
+        return self._vectors[:, 1:end] @ image.transpose(-1, -2)
+
+    def take(self, columns: Float[Tensor, "images m k"]) -> None:
+        """Take in the last columns of V' W V."""
+        begin = self.width - columns.shape[2]
+        self._projected[:, : self.width, begin : self.width] = columns
+        self._projected[:, begin : self.width, :begin] = columns[:, :begin].transpose(-1, -2)
+
+    def drop(self, k: int) -> None:
+        """Forget the last vectors."""
+        self.width -= k
 
     def ritz(self) -> tuple[Float[Tensor, "images m"], Float[Tensor, "images m m"]]:
-        """Return the Ritz values, descending, and the rotation whose rows give their vectors."""
+        """Return the Ritz values, descending, and the rotation whose rows give their vectors, on the host."""
         projected = self._projected[:, : self.width, : self.width]
         mu, rotation = eigh((projected + projected.transpose(-1, -2)) / 2)
         return mu.flip(-1), rotation.flip(-1).transpose(-1, -2)
 
-    def restart(self, mu: Tensor, rotation: Tensor, width: int) -> None:
-        """Keep only the best ``width`` Ritz vectors."""
-        for buffer in self._buffers:
-            buffer[:, :width] = rotation[:, :width] @ buffer[:, : self.width]
+    def residuals(
+        self, mu: Tensor, rotation: Tensor, order: np.ndarray, *, kept: int
+    ) -> tuple[Float[Tensor, "images block n"], tuple[Tensor, Tensor]]:
+        """Return W x - mu B x of the Ritz pairs in an order, with its norms and those of B x.
+
+        What `restart` needs to keep the best ``kept`` Ritz vectors travels to the device together with it.
+        """
+        places = torch.from_numpy(order)
+        best = torch.take_along_dim(rotation, places[..., None], dim=1)
+        factors = torch.cat([best, rotation[:, :kept]], dim=1)
+        minus_mu = torch.cat([-torch.take_along_dim(mu, places, dim=1), mu[:, :kept]], dim=1)
+        sent = torch.cat([factors, minus_mu[..., None]], dim=2).to(self._vectors)
+        block = order.shape[1]
+        self._turn = sent[:, block:, :-1]
+        products = self._products[:, 1 : 1 + self.width]
+        mass = sent[:, :block, :-1] @ products[:, :, 0]
+        found = torch.baddbmm(sent[:, :block, -1:] * mass, sent[:, :block, :-1], products[:, :, 1])
+        return found, (found.norm(dim=2), mass.norm(dim=2))
+
+    def rotated(self, rotation: Float[Tensor, "images k m"]) -> Float[Tensor, "images k n"]:
+        return rotation.to(self._vectors) @ self._vectors[:, 1 : 1 + self.width]
+
+    def restart(self, mu: Tensor) -> None:
+        """Keep only the best Ritz vectors, as many as `residuals` was told."""
+        width = self._turn.shape[1]
+        for buffer in (self._vectors, self._products.flatten(2)):
+            buffer[:, 1 : 1 + width] = self._turn @ buffer[:, 1 : 1 + self.width]
         self._projected[:, :width, :width] = torch.diag_embed(mu[:, :width])
         self.width = width
 
 
-def _columns_to_expand(
-    size: Float[Tensor, "images block"], open_pairs: Bool[Tensor, "images k"], *, guard: bool
-) -> Tensor:
-    """Choose the columns whose residuals enter the subspace: as many for every image as the slowest one needs."""
-    images, k = open_pairs.shape
-    count = int(open_pairs.sum(dim=1).max())
-    chosen = size[:, :k].topk(count, dim=1).indices
-    if guard:
-        guards = torch.arange(k, size.shape[1], device=size.device).expand(images, -1)
-        chosen = torch.cat([chosen, guards], dim=1)
-    return chosen
+def _read(pencil: JointPencil, *values: Tensor) -> list[Tensor]:
+    """Bring tensors, one row of each for every image, to the host in one transfer, as all processes agree on them."""
+    together = torch.cat([value.flatten(1) for value in values], dim=1)
+    parts = pencil.agreed(together).cpu().double().split([value[0].numel() for value in values], dim=1)
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def _add(
+    pencil: JointPencil,
+    basis: _Basis,
+    given: Float[Tensor, "images k n"],
+    generator: torch.Generator,
+    *size: Tensor,
+    exact: bool,
+) -> list[Tensor]:
+    """Add vectors to the basis; return what is in ``size``, on the host.
+
+    They are made orthonormal by two projections and two Cholesky factorisations (Yamamoto et al. 2015), of which the
+    second tells whether the first was accurate, and nothing is asked meanwhile. Where it was not, because the vectors
+    hardly differ from each other or from the basis, it is done again, with care.
+    """
+    new = given
+    overlap = new @ basis.mass.transpose(-1, -2)
+    new = torch.baddbmm(new, overlap, basis.vectors, alpha=-1)
+    mass_new = pencil.mass_matmul(new)
+    one = torch.eye(new.shape[1], dtype=new.dtype, device=new.device)
+    gram = one
+    for again in (False, True):
+        if again:
+            overlap = new @ basis.mass.transpose(-1, -2)
+            new = torch.baddbmm(new, overlap, basis.vectors, alpha=-1)
+            mass_new = torch.baddbmm(mass_new, overlap, basis.mass, alpha=-1)
+        gram = new @ mass_new.transpose(-1, -2)
+        # The inverse of the small factor: to solve for long vectors, torch would copy them.
+        turn = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(gram)[0], one, upper=False)
+        new, mass_new = turn @ new, turn @ mass_new
+    new, mass_new = pencil.agreed(new), pencil.agreed(mass_new)
+    columns = basis.append(new, mass_new, pencil.affinity_matmul(new, exact=exact))
+    overlap, gram, columns, *size_read = _read(pencil, overlap, gram, columns, *size)
+    gram.diagonal(dim1=1, dim2=2).sub_(1.0)
+    # Written so that values that are not finite count as inaccurate.
+    small = all(bool((value.abs() <= NEARLY_ORTHONORMAL).all()) for value in (overlap, gram))
+    if not (small and bool(columns.isfinite().all())):
+        basis.drop(new.shape[1])
+        new, mass_new = _orthonormalise(pencil, given, basis, generator)
+        (columns,) = _read(pencil, basis.append(new, mass_new, pencil.affinity_matmul(new, exact=exact)))
+    basis.take(columns)
+    return size_read
 
 
 def _random(pencil: JointPencil, columns: int, generator: torch.Generator) -> Tensor:
@@ -216,10 +353,10 @@ def _random(pencil: JointPencil, columns: int, generator: torch.Generator) -> Te
 def _orthonormalise(
     pencil: JointPencil,
     new: Float[Tensor, "images k n"],
-    against: tuple[_Subspace, ...],
+    basis: _Basis,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Make ``new`` B-orthonormal and B-orthogonal to the subspaces; vectors that vanish become random ones.
+    """Make ``new`` B-orthonormal and B-orthogonal to the basis; vectors that vanish become random ones.
 
     A second round is made only where the first one cancelled digits (Daniel et al. 1976); a vector that vanishes
     altogether is replaced by a random one.
@@ -227,8 +364,7 @@ def _orthonormalise(
     limits = torch.finfo(new.dtype)
     for _ in range(MAX_ROUNDS):
         before = new.norm(dim=2)
-        for subspace in against:
-            new = torch.baddbmm(new, new @ subspace.mass.transpose(-1, -2), subspace.vectors, alpha=-1)
+        new = torch.baddbmm(new, new @ basis.mass.transpose(-1, -2), basis.vectors, alpha=-1)
         cancelled = new.norm(dim=2) < KEPT_LENGTH * before
         mass_new = pencil.mass_matmul(new)
         gram = new @ mass_new.transpose(-1, -2)

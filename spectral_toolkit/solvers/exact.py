@@ -73,7 +73,7 @@ def solve_images(
     spectrum = spectrum_of(pencil, pairs, n_eigenvectors, solver, notes)
     spectrum.began_from = began_from
     if pairs.subspace is not None:
-        graph.subspaces[_place(pencil)] = (_fingerprint(spectrum.vectors), pairs.subspace)
+        graph.subspaces[_place(pencil)] = (_fingerprint(spectrum.vectors), pairs.subspace, pencil.inverse)
     return spectrum
 
 
@@ -89,6 +89,7 @@ def _beginning(pencil: JointPencil, start: WarmStart | None) -> tuple[Tensor | N
     remembered = pencil.graph.subspaces.get(_place(pencil))
     given = _fingerprint(start.columns)
     if remembered is not None and remembered[0].shape == given.shape and torch.allclose(remembered[0], given):
+        pencil.use_inverse(remembered[2])
         return remembered[1], "the subspace of start"
     return start.columns, "start"
 
@@ -172,8 +173,8 @@ def spectrum_of(pencil: JointPencil, pairs: RitzPairs, k: int, solver: str, note
     cut, mass = pencil.layer_terms(vectors, exact=pencil.exact)
     # Degrees are scaled to sum to one exactly, and eigenvalues are what the shares sum to; no cut is negative.
     total = mass.sum(dim=2, keepdim=True)
-    cut, mass = cut.clamp_min(0.0) / total, mass / total
     vectors = vectors / total.sqrt() / pencil.largest_weight**0.5
+    cut, mass = (torch.stack([cut.clamp_min(0.0), mass]) / total).cpu()  # one transfer
     following = 1 - pairs.mu[:, k] if pairs.mu.shape[1] > k else torch.full_like(pairs.mu[:, 0], math.nan)
     return Spectrum(
         vectors=pencil.interpolation(vectors),

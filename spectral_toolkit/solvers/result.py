@@ -63,7 +63,8 @@ def assemble(
         eigenvalue, residual, gap, layer_share, layer_mass = (
             values[0] for values in (eigenvalue, residual, gap, layer_share, layer_mass)
         )
-    n_isolated = int((isolated > 0.5).sum())
+    left_out = _numpy(isolated) > 0.5
+    n_isolated = int(left_out.sum())
     if n_isolated:
         notes.append(
             f"Patches with hardly any affinity: {n_isolated}. They are left out, and interpolated for display."
@@ -87,7 +88,7 @@ def assemble(
             "layer_share": ((*per_component, "layer"), layer_share),
             "layer_mass": ((*per_component, "layer"), layer_mass),
             "layer_weight": ("layer", np.array(list(graph.weights.values()))),
-            "isolated": (("image", "y", "x"), (_numpy(isolated) > 0.5).reshape(cells)),
+            "isolated": (("image", "y", "x"), left_out.reshape(cells)),
         },
         coords={
             "image": names_array(graph.images),

@@ -10,7 +10,7 @@ from ...errors import AffinityError
 from ..features import LayerFeatures
 from ..operators import Rows
 from ..resampling import shares
-from .heads import sum_over_heads
+from .heads import sum_over_slices
 from .precision import DOUBLE_ROUNDING, careful_images, doubled
 
 NOTHING = 40
@@ -36,19 +36,26 @@ def prepare(features: LayerFeatures) -> Rows:
     careful = careful_images(size, queries.dtype)
 
     def rows(start: int, stop: int) -> torch.Tensor:
-        def of_head(head: int) -> torch.Tensor:
-            bias = _bias(features, head, start, stop)
-            weights = _softmax(queries[:, head, start:stop] @ keys[:, head].transpose(-1, -2), bias, n_heads)
-            for image in careful[head]:
-                query, key = doubled(features.left[image, head, start:stop]) * scale, doubled(keys[image, head])
-                logits = query @ key.T
-                own = bias if bias is None or bias.ndim == 2 else bias[image]
-                _check_decided(logits if own is None else logits + doubled(own), query, key, features.layer)
-                weights[image] = _softmax(logits, None if own is None else doubled(own), n_heads)
+        def of_heads(heads: slice) -> torch.Tensor:
+            numbers = list(range(heads.start, heads.stop))
+            each = [_bias(features, head, start, stop) for head in numbers]
+            bias = None if features.bias is None else torch.stack([own for own in each if own is not None], dim=-3)
+            logits = queries[:, heads, start:stop] @ keys[:, heads].transpose(-1, -2)
+            weights = _softmax(logits, bias, n_heads)
+            for place, head in enumerate(numbers):
+                for image in careful[head]:
+                    query, key = doubled(features.left[image, head, start:stop]) * scale, doubled(keys[image, head])
+                    logits = query @ key.T
+                    own = None if bias is None else (bias if bias.ndim == 3 else bias[image])[place]
+                    _check_decided(logits if own is None else logits + doubled(own), query, key, features.layer)
+                    weights[image, place] = _softmax(logits, None if own is None else doubled(own), n_heads)
             patches = weights[..., n_special:]
-            return patches if spread is None else patches @ spread
+            if spread is None:
+                return patches
+            return patches @ (spread if spread.ndim == 2 else spread[:, None])  # it may differ between images
 
-        return sum_over_heads(n_heads, of_head)
+        elements = len(queries) * (stop - start) * keys.shape[2]
+        return sum_over_slices(n_heads, of_heads, elements=elements, device=queries.device)
 
     return rows
 
