@@ -74,7 +74,7 @@ _MANY = 500
 _At = Callable[[object], float]
 
 
-class _Surface(TypedDict):
+class _FaceStyle(TypedDict):
     """How a face and its edge are drawn, as matplotlib takes it."""
 
     facecolor: tuple[str, float] | str
@@ -82,7 +82,7 @@ class _Surface(TypedDict):
     linewidth: float
 
 
-class _Style(TypedDict):
+class _LineStyle(TypedDict):
     """How a line is drawn, as matplotlib takes it."""
 
     color: tuple[str, float] | str
@@ -444,13 +444,13 @@ class _Drawing:
         # "none" keeps every cell as one pixel of the file, which viewers draw with sharp edges.
         self.axes.imshow(cells, extent=extent, origin="lower", aspect="auto", interpolation="none")
 
-    def stroke(self, mark: Mark) -> _Style:
+    def stroke(self, mark: Mark) -> _LineStyle:
         dashes = mark.get("line_dash") if hasattr(mark.glyph, "line_dash") else "solid"
         style = _DASHES.get(dashes, "-") if isinstance(dashes, str) else "--" if dashes else "-"
         wide = mark.number("line_width") * self.point
         return {"color": mark.ink("line") or "none", "linewidth": wide, "linestyle": style, "zorder": 2}
 
-    def surface(self, mark: Mark) -> _Surface:
+    def surface(self, mark: Mark) -> _FaceStyle:
         return {
             "facecolor": mark.ink("fill") or "none",
             "edgecolor": mark.ink("line") or "none",

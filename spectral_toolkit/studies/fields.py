@@ -110,12 +110,12 @@ def listed(value: object) -> list[object]:
     return list(items)
 
 
-class _Labelled(Protocol):
+class _HasLabel(Protocol):
     @property
     def label(self) -> str: ...
 
 
-L = TypeVar("L", bound=_Labelled)
+L = TypeVar("L", bound=_HasLabel)
 
 
 def _distinct(items: tuple[L, ...]) -> tuple[L, ...]:
