@@ -18,7 +18,7 @@ from PIL import Image
 import spectral_toolkit as st
 from spectral_toolkit._explorer.start import freezing_settings
 from spectral_toolkit._render.tile import Tile
-from spectral_toolkit._views.still_picture import bokeh_figure
+from spectral_toolkit._views.still_picture import bokeh_model
 from spectral_toolkit._views.widget import Explorer, State, save
 from spectral_toolkit._views.widget import saving as explorer_module
 from spectral_toolkit._views.widget.tiles import TilePlace
@@ -33,10 +33,10 @@ def test_saved_figures_are_what_is_shown(
     drawn: list[Any] = []  # HoloViews takes seconds, and gives the SVG and the PDF the same
 
     def once(view: Any) -> Any:
-        drawn[:] = drawn or [bokeh_figure(view)]
+        drawn[:] = drawn or [bokeh_model(view)]
         return drawn[0]
 
-    monkeypatch.setattr(import_module("spectral_toolkit._views.save_figure"), "bokeh_figure", once)
+    monkeypatch.setattr(import_module("spectral_toolkit._views.save_figure"), "bokeh_model", once)
     picture: Any = Image.open(explorer.save_figure(str(tmp_path / "figure.png")))
     assert min(picture.size) > 250
     assert picture.convert("L").getextrema()[1] > picture.convert("L").getextrema()[0]

@@ -133,7 +133,7 @@ class JointPencil:
         return self.interpolation.transpose(self._mass @ self.interpolation(x))
 
     def precondition(self, r: Float[Tensor, "images k n"], steps: int = 3) -> Float[Tensor, "images k n"]:
-        """Return about B^-1 r: exactly where that is cheap, else by a few steps of conjugate gradients."""
+        """Return about B^-1 r: exactly where that takes little time, else by a few steps of conjugate gradients."""
         if self._is_diagonal:
             return self._inverse_diagonal * r
         if self.inverse[1] is not None:

@@ -80,7 +80,7 @@ def _joined(first: xr.DataTree, second: xr.DataTree) -> xr.DataTree:
 
     nodes = {"/": concat(first.to_dataset(), second.to_dataset())}
     nodes |= {
-        name: concat(first[name].to_dataset(inherit=False), second[name].to_dataset(inherit=False))
+        name: concat(first.children[name].to_dataset(inherit=False), second.children[name].to_dataset(inherit=False))
         for name in layer_names(first)
     }
     return xr.DataTree.from_dict(nodes)

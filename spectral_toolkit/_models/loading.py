@@ -86,9 +86,10 @@ def training_record(name: str) -> Path:
 
 def training_sentence(name: str) -> str:
     """How a bundled model was trained, in one sentence; an empty string for other models."""
-    if name not in bundled_models():
+    record = training_record(name)
+    if name not in bundled_models() or not record.exists():
         return ""
-    return str(json.loads(training_record(name).read_text(encoding="utf-8"))["in_a_sentence"])
+    return str(json.loads(record.read_text(encoding="utf-8"))["in_a_sentence"])
 
 
 def not_found(name: str, why: str) -> ModelNotFoundError:

@@ -194,7 +194,7 @@ def _settings(kind: type[Pipeline], model: DiffusionModel, shown: Shown) -> Inpu
 
 
 class _Scheduler(Protocol):
-    """What a scheduler keeps of the steps that it was told to take."""
+    """What a scheduler keeps of the steps that it was given."""
 
     timesteps: torch.Tensor
     num_inference_steps: int

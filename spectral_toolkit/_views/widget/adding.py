@@ -49,7 +49,7 @@ class Adding(Held):
         self._take(add_images(self._session, images))
 
     def _add_button(self) -> widgets.Button:
-        """A button that the script of the page answers: it has the browser ask for files."""
+        """A button for the script of the page, which has the browser ask for files."""
         button = widgets.Button(description="Add images", tooltip=wording.TIPS["add"], layout=auto())
         button.add_class("st-add")
         return button
