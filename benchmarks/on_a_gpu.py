@@ -92,7 +92,7 @@ def _parity(device: torch.device, counter: Any, quick: bool) -> Iterator[Row]:
     ]
     for name, kind, kernel, chosen in cases:
         of_cpu, own = (
-            st.solve(st.affinity(trees[name], kind, kernel=kernel, device=place, **chosen), 6)
+            st.solve(st.affinity(trees[name], kind, kernel=kernel, device=str(place), **chosen), 6)
             for place in ("cpu", device)
         )
         gap = float(np.nanmax(np.abs(of_cpu.eigenvalue.values - own.eigenvalue.values)))
@@ -111,10 +111,10 @@ def _workload(device: torch.device, counter: Any, quick: bool) -> Iterator[Row]:
     activations = mixed_resolution_activations()
 
     def cold(place: Any) -> xr.Dataset:
-        return st.solve(st.affinity(activations, "qk", device=place), K)
+        return st.solve(st.affinity(activations, "qk", device=str(place)), K)
 
     yield _versus("workload, from nothing", device, counter, cold)
-    graphs = {place: st.affinity(activations, "qk", device=place) for place in {torch.device("cpu"), device}}
+    graphs = {place: st.affinity(activations, "qk", device=str(place)) for place in {torch.device("cpu"), device}}
     starts = {place: st.solve(graph, K) for place, graph in graphs.items()}
     layer = graphs[device].layers[3]
     yield _versus(
@@ -132,7 +132,7 @@ def _single_layers(device: torch.device, counter: Any, quick: bool) -> Iterator[
         activations = tree_of(values)
         name = f"one layer, {side * side:,} nodes"
         yield _versus(
-            name, device, counter, lambda place, a=activations: st.solve(st.affinity(a, "vv", device=place), K)
+            name, device, counter, lambda place, a=activations: st.solve(st.affinity(a, "vv", device=str(place)), K)
         )
         if importlib.util.find_spec("ncut_pytorch"):
             seconds = _seconds(device, lambda values=values: _ncut(values, device))
@@ -160,7 +160,7 @@ def _dataset(device: torch.device, counter: Any, quick: bool) -> Iterator[Row]:
             device,
             counter,
             lambda place, kernel=kernel: st.solve(
-                st.affinity(tree, "vv", kernel=kernel, scope="dataset", device=place), 6
+                st.affinity(tree, "vv", kernel=kernel, scope="dataset", device=str(place)), 6
             ),
         )
 

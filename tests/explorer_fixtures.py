@@ -124,6 +124,6 @@ def _renderers(chart: Any) -> list[Any]:
 
 def _source_of(figure: TileFigure) -> list[str]:
     return [
-        str([np.asarray(value).tolist() for column in source.data.values() for value in column])
+        str([np.asarray(value).tolist() for column in dict(source.data).values() for value in column])
         for source in (figure._pictures, figure._colours, figure._frames, figure._captions)
     ]

@@ -358,7 +358,7 @@ def test_to_dense_takes_names_and_numbers_and_refuses_others():
 @pytest.mark.parametrize("scope", ["image", "dataset"])
 def test_matrices_that_are_handed_out_are_copies(scope):
     """In float64 the graph itself holds what is asked for; to change that would change every later solve."""
-    options = {"scope": scope, "kernel": "knn"} if scope == "dataset" else {}
+    options: dict[str, Any] = {"scope": scope, "kernel": "knn"} if scope == "dataset" else {}
     graph = st.affinity(make_tree([(3, 4)], images=2), "vv", device="cpu", **options)
     before = graph.to_dense(0)["block.0"].copy()
     graph.to_dense(0)["block.0"][...] = 7.0

@@ -464,10 +464,11 @@ def test_grouped_queries_are_repeated_and_masks_become_biases() -> None:
     module.num_key_value_groups = 2
     query, key, value = torch.rand(2, 4, 5, 8), torch.rand(2, 2, 5, 8), torch.rand(2, 2, 5, 8)
     mask = torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()
-    seen: list[Any] = []
+    seen: Any = []
     attention._calls[id(module)] = attention._Call("sdpa", lambda *args: seen.append(args[1:]))
     try:
-        output, _ = attention._attention(module, query, key, value, mask, scaling=0.3)
+        result: Any = attention._attention(module, query, key, value, mask, scaling=0.3)
+        output, _ = result
     finally:
         attention._calls.pop(id(module))
     ((_, key_seen, value_seen, bias, scale),) = seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,14 +42,16 @@ def eig_of(values: list[float]) -> xr.Dataset:
 @pytest.mark.parametrize("values", [[0.1, 0.6, 0.6, 0.61], [0.9, 0.95, 0.96, 0.97], [0.0, 0.0, 0.0, 1.2]])
 def test_words_of_charts_lie_over_nothing(values: list[float]) -> None:
     results = {"QK": eig_of(values), "VV": eig_of(values)}
-    points, stems, words, (_, (_, top)) = eigenvalue_columns(results, 1)
+    drawn: Any = eigenvalue_columns(results, 1)
+    points, stems, words, (_, (_, top)) = drawn
     highest = max([*points["y"], *stems["y1"]])
     assert all(a - b > 0.07 * top for a, b in pairwise(words["y"])), "one line below the other"
     assert min(words["y"]) - 0.06 * top > highest - 0.03 * top
     assert max(words["y"]) <= top
     assert words["ink"] == INKS[:2]
     assert [one.split(":")[0] for one in words["text"]] == ["QK", "VV"]
-    bars, joint, words, (_, (_, top)) = layer_columns(results, 4, ["a", "b"])
+    drawn = layer_columns(results, 4, ["a", "b"])
+    bars, joint, words, (_, (_, top)) = drawn
     assert min(words["y"]) - 0.06 * top > max([*bars["top"], *joint["y1"]]) - 0.03 * top
     assert words["ink"] == INKS[:2]
     assert words["text"][0].startswith("QK: bars")

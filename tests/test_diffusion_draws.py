@@ -259,9 +259,11 @@ def test_no_matrix_of_a_head_is_formed_beyond_a_tile(monkeypatch: pytest.MonkeyP
     largest: list[int] = []
     from spectral_toolkit._affinity.kernels import softmax
 
-    heads = softmax.sum_over_heads
+    slices = softmax.sum_over_slices
     monkeypatch.setattr(
-        softmax, "sum_over_heads", lambda n, of_head: heads(n, lambda head: noted(of_head(head), largest))
+        softmax,
+        "sum_over_slices",
+        lambda n, of_heads, **rest: slices(n, lambda heads: noted(of_heads(heads), largest), **rest),
     )
     tree: Any = tree_of_draws([(6, 5)], images=1, special=2, bias=True)
     node = tree["block.0"]

@@ -23,7 +23,7 @@ SCENES = st.scenes.sample(4, seed=0)
 
 
 @pytest.fixture
-def explorer() -> Iterator[st.Explorer]:
+def explorer() -> Iterator[Any]:
     made = st.Explorer("scenes", SCENES.pixels[:2], progress=False, batch_size=1, device="cpu")
     yield made
     made.close()
@@ -39,9 +39,7 @@ def dropped(*pixels: np.ndarray, name: str = "photo.png") -> dict[str, Any]:
     return {"images": files}
 
 
-def test_it_is_as_if_they_had_been_there_from_the_beginning(
-    explorer: st.Explorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_as_if_they_had_been_there_from_the_beginning(explorer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def counted(model: Any, images: Any, **settings: Any) -> Any:
@@ -59,7 +57,7 @@ def test_it_is_as_if_they_had_been_there_from_the_beginning(
     np.testing.assert_allclose(abs(explorer.eigenvectors.eigenvector), abs(alone.eigenvector), atol=1e-9)
 
 
-def test_undo_goes_back_beyond_it(explorer: st.Explorer) -> None:
+def test_undo_goes_back_beyond_it(explorer: Any) -> None:
     explorer.set(component=4)
     explorer.add_images(SCENES.pixels[2:3])
     explorer.undo()
@@ -71,7 +69,7 @@ def test_undo_goes_back_beyond_it(explorer: st.Explorer) -> None:
     assert explorer.state.image == 2
 
 
-def test_files_that_are_dropped_keep_their_names_and_their_pixels(explorer: st.Explorer) -> None:
+def test_files_that_are_dropped_keep_their_names_and_their_pixels(explorer: Any) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     explorer._controls._heard(dropped(photo, photo, name="../../my cat.png"))
     assert explorer.activations["image"].values.tolist()[2:] == ["0/my cat.png", "1/my cat.png"]
@@ -93,9 +91,7 @@ def test_files_that_are_dropped_keep_their_names_and_their_pixels(explorer: st.E
         ({"too_large": 9 * 2**20}, "9 MB"),
     ],
 )
-def test_what_cannot_be_added_is_said_and_nothing_changes(
-    explorer: st.Explorer, said: dict[str, Any], words: str
-) -> None:
+def test_what_cannot_be_added_is_said_and_nothing_changes(explorer: Any, said: dict[str, Any], words: str) -> None:
     before = explorer.state
     explorer._controls._heard(said)
     assert words in explorer._done.value

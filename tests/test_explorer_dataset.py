@@ -117,7 +117,7 @@ def test_what_a_dataset_does_not_offer_is_left_or_refused(explorer: Explorer) ->
     ):
         with pytest.raises(SpectralToolkitError, match=message):
             explorer.set(**change)
-    assert freezing_settings(explorer.state, explorer._session)["scope"] == "dataset"
+    assert freezing_settings(explorer.state, explorer._session).get("scope") == "dataset"
     with pytest.raises(SpectralToolkitError, match="scope='all' is not offered"):
         explorer.set(scope="all")
 

@@ -122,7 +122,7 @@ def test_settings_of_a_bundle_that_do_not_fit_are_left(explorer: Explorer, tmp_p
 
 def test_the_frozen_page_begins_where_the_explorer_is(explorer: Explorer, tmp_path: Path) -> None:
     explorer.set(affinity="kk", kernel="rbf", component=3, weights={"block.0": 1.0, "block.2": 0.5}, image=1)
-    settings = freezing_settings(explorer.state, explorer._session)
+    settings: Any = freezing_settings(explorer.state, explorer._session)
     assert settings["start"] == {
         "image": 1,
         "kind": "kk",

@@ -138,7 +138,7 @@ def test_an_answer_that_comes_after_a_newer_request_is_not_delivered() -> None:
 
     async def play() -> None:
         loop = asyncio.get_running_loop()
-        worker: Worker[str] = Worker(lambda request, check: request, lambda *outcome: delivered.append(outcome[0]))
+        worker: Worker[str, str] = Worker(lambda request, check: request, lambda *outcome: delivered.append(outcome[0]))
         worker.ask("first")
         # The answer waits for the loop, which is kept from running until there is a newer request.
         for _ in range(200):
@@ -160,7 +160,7 @@ def test_an_answer_within_the_patience_is_delivered_before_asking_returns_and_on
     delivered: list[str] = []
 
     async def play() -> None:
-        worker: Worker[str] = Worker(lambda request, check: request, lambda *outcome: delivered.append(outcome[0]))
+        worker: Worker[str, str] = Worker(lambda request, check: request, lambda *outcome: delivered.append(outcome[0]))
         for number in range(5):  # as a slider that is dragged
             worker.ask(str(number), patience=10)
             assert delivered[-1] == str(number)
@@ -182,7 +182,9 @@ def test_what_takes_longer_than_the_patience_is_delivered_later_and_reports_how_
         return request
 
     async def play() -> None:
-        worker: Worker[str] = Worker(compute, lambda *outcome: delivered.append(outcome[0]), report=reported.append)
+        worker: Worker[str, str] = Worker(
+            compute, lambda *outcome: delivered.append(outcome[0]), report=reported.append
+        )
         worker.ask("slow", patience=0.01)
         assert delivered == []
         for _ in range(1000):

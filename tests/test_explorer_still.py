@@ -44,7 +44,7 @@ def test_the_picture_is_shown_before_the_widget_and_follows_the_view(
     explorer = st.Explorer(capture_of(1), synchronous=True)
     explorer.set(component=2)
     assert published == [], "it was not displayed yet"
-    bundle = explorer._repr_mimebundle_()
+    bundle: Any = explorer._repr_mimebundle_()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.model_id
     (first, how), seen = published[0], []
     assert not how["update"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import ipywidgets as widgets
 import pytest
@@ -227,8 +228,8 @@ def test_a_patch_is_one_place_whatever_grid_a_side_has(explorer: Explorer) -> No
     assert second.joint_row.shape == GRID
     tap(explorer._pictures.figures[1], 0, 0, 7)  # the finer side
     assert explorer.state.patch == (0, 3)
-    start = freezing_settings(explorer.state, explorer._session)["start"]
-    assert start["patch"] == (0, 3), "the page counts on the grid of the chosen layers, its first setting"
+    settings: Any = freezing_settings(explorer.state, explorer._session)
+    assert settings["start"]["patch"] == (0, 3), "the page counts on the grid of the chosen layers, its first setting"
     assert "affinity_row(graph, (0, 3))" in explorer.code()
     assert "affinity_row(graph_other, (1, 7))" in explorer.code()
 
@@ -246,7 +247,8 @@ def test_three_colours_are_of_eigenvectors_that_are_there(explorer: Explorer) ->
     explorer.set(view="rgb", n_eigenvectors=2)
     assert explorer.state.three == (1, 2, 2)
     assert "components=[1, 2, 2]" in explorer.code()
-    assert freezing_settings(explorer.state, explorer._session)["start"]["view"] == "component"
+    settings: Any = freezing_settings(explorer.state, explorer._session)
+    assert settings["start"]["view"] == "component"
 
 
 def test_what_the_controls_do_not_offer_is_refused_and_changes_nothing(comms: type[KeepingComm]) -> None:

@@ -260,7 +260,8 @@ def test_keys_and_values_of_grouped_heads_are_edited_head_by_head() -> None:
 
         attention._calls[id(module)] = attention._Call(own, listen)
         try:
-            output, _ = attention._attention(module, query, key, value, None, scaling=0.3)
+            result: Any = attention._attention(module, query, key, value, None, scaling=0.3)
+            output, _ = result
         finally:
             attention._calls.pop(id(module))
         key_edited, value_edited = (one.repeat_interleave(2, dim=1) * factors for one in (key, value))

@@ -36,6 +36,7 @@ def test_products_equal_those_of_the_matrix(grids):
 def test_the_inverse_is_that_of_the_matrix_in_single_precision(grids, spread):
     mass, dense = problem(grids, spread=spread)
     inverse = mass.inverse(dense.diagonal(dim1=1, dim2=2))
+    assert inverse is not None
     found = inverse @ torch.eye(30, dtype=torch.float64).expand(2, -1, -1)
     np.testing.assert_allclose(found @ dense, torch.eye(30).expand(2, -1, -1), atol=1e-3)
 
@@ -43,7 +44,9 @@ def test_the_inverse_is_that_of_the_matrix_in_single_precision(grids, spread):
 def test_the_inverse_stays_positive_where_degrees_vary_by_twelve_powers_of_ten():
     """What it cannot resolve it smooths: as a direction to search along it must be positive and no larger than B^-1."""
     mass, dense = problem([(6, 5), (3, 2)], spread=12.0)
-    found = mass.inverse(dense.diagonal(dim1=1, dim2=2)) @ torch.eye(30, dtype=torch.float64).expand(2, -1, -1)
+    inverse = mass.inverse(dense.diagonal(dim1=1, dim2=2))
+    assert inverse is not None
+    found = inverse @ torch.eye(30, dtype=torch.float64).expand(2, -1, -1)
     values = torch.linalg.eigvals(found @ dense).real
     assert float(values.min()) > 0
     assert float(values.max()) < 1.01

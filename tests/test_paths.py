@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import xarray as xr
@@ -305,7 +305,7 @@ def test_a_study_tells_of_a_full_disk(made: SimpleNamespace, tmp_path: Path, mon
 
     monkeypatch.setattr(xr.Dataset, "to_zarr", full)
     with pytest.raises(UnwritableError, match="s.cache' cannot be written"):
-        cache.put("0" * 64, made.eig, {})
+        cache.put("0" * 64, made.eig, cast(Any, {}))
     assert list((tmp_path / "s.cache" / "cells").iterdir()) == []
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(UnwritableError, match="other' cannot be written"):

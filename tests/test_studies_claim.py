@@ -264,9 +264,8 @@ def test_what_moved_is_counted_among_what_was_compared(mine: Path) -> None:
     for by_layer in (answer["layer_share"], answer["layer_mass"]):
         for values in by_layer.values():
             values.append(values[-1])
-    (mine / "study.json").write_bytes(
-        dumped({**record, "cells": [*record["cells"], {**record["cells"][0], "model": "x"}]})
-    )
+    longer: Any = {**record, "cells": [*record["cells"], {**record["cells"][0], "model": "x"}]}
+    (mine / "study.json").write_bytes(dumped(longer))
     found = check_study(TINY, mine / "study.json", progress=False)
     assert 0 < len(found.moved) <= found.n_compared
     assert found.lines()[-1].endswith("of them moved; 1 cells are missing")

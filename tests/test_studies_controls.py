@@ -58,7 +58,7 @@ def test_the_page_shows_controls_and_doubts(controlled: st.studies.StudyResult) 
     page = controlled.html.read_text()
     for control in ("untrained model", "raw pixels", "shuffled labels"):
         assert len(re.findall(rf'<tr class="control"><th scope="row"><span[^>]*>.*?</span>{control}</th>', page)) == 1
-    values = cell["scores"]["values"]
+    values: Any = cell["scores"]["values"]
     shown = ("where", "what", "matched_miou", "overclustered_miou")
     n_doubted = sum(values[name]["beats_controls"] is False for name in shown)
     scores = page[page.index('id="summary"') : page.index('id="evaluations"')]

@@ -36,7 +36,7 @@ def test_scores_are_tidy(result: StudyResult) -> None:
     frame = result.to_dataframe()
     cells = result.record["cells"]
     assert list(frame.columns[:4]) == ["model", "images", "affinity", "layers"]
-    own = frame[frame["control"] == ""].set_index(["layers", "score"])["value"]
+    own: Any = frame[frame["control"] == ""].set_index(["layers", "score"])["value"]
     for cell in cells:
         for name, score in cell["scores"]["values"].items():
             assert own[cell["layers"], name] == score["value"]

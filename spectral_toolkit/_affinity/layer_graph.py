@@ -20,6 +20,7 @@ from .._io.reprs import Described, few
 from ..errors import AffinityError
 from .features import KINDS, layer_shape, read_features
 from .kernel import Kernel
+from .mass import KeptInverse
 from .operators import DenseOperator, LowRankOperator, Operator, Rows, TiledOperator, WalkOperator, dense_from_rows
 from .resampling import Grid
 from .table import KERNELS

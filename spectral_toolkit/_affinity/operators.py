@@ -248,7 +248,7 @@ def _row_sums(matrix: Tensor) -> Tensor:
     if not has_double(matrix.device):
         return matrix.sum(dim=-1)
     if matrix.device.type == "cpu":  # NumPy adds without a matrix of doubles in between
-        return torch.from_numpy(matrix.numpy().sum(axis=-1, dtype=np.float64))
+        return torch.as_tensor(matrix.numpy().sum(axis=-1, dtype=np.float64))
     step = max(1, TILE_ELEMENTS // matrix[:, 0].numel())
     tiles = (matrix[:, i : i + step].double().sum(dim=-1) for i in range(0, matrix.shape[-2], step))
     return torch.cat(list(tiles), dim=-1)
