@@ -10,6 +10,7 @@ scikit-learn and scipy on the CPU.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import platform
 import sys
@@ -145,10 +146,9 @@ def _single_layers(device: torch.device, counter: Any, quick: bool) -> Iterator[
 
 
 def _ncut(values: np.ndarray, device: torch.device) -> Any:
-    from ncut_pytorch import Ncut  # pyright: ignore[reportMissingImports]
-
+    ncut: Any = importlib.import_module("ncut_pytorch")
     flat = torch.as_tensor(values).reshape(-1, values.shape[-1]).to(device)
-    return Ncut(n_eig=K).fit_transform(flat)
+    return ncut.Ncut(n_eig=K).fit_transform(flat)
 
 
 def _dataset(device: torch.device, counter: Any, quick: bool) -> Iterator[Row]:

@@ -62,7 +62,7 @@ def _row(rows: list[dict[str, Any]], edit: str, control: str) -> dict[str, Any]:
 def page(text: str) -> str:
     """The page with its numbers."""
     for name, number in claimed().items():
-        text, n_places = re.subn(rf"(<!-- {name} -->).*?(<!-- /{name} -->)", rf"\g<1>{number}\g<2>", text)
+        text, n_places = re.subn(rf"(?s)(<!-- {name} -->).*?(<!-- /{name} -->)", rf"\g<1>{number}\g<2>", text)
         assert n_places == 1, name
     return text
 

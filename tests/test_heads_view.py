@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from bokeh.events import Tap
 from explorer_fixtures import capture_of
 
 import spectral_toolkit as st
@@ -78,12 +77,12 @@ def test_a_tap_keeps_a_map_and_one_in_the_large_map_chooses_a_patch(explorer) ->
     assert chart._cells.data["kept"][0] == 1
     assert sum(chart._cells.data["kept"]) == 1
     cell = chart._matrix.cells[3]
-    chart._on_tap(SimpleNamespace(x=cell.left + 1, y=cell.top + 1))
+    chart._on_tap(Tap(None, x=cell.left + 1, y=cell.top + 1))
     assert explorer.state.head_map == cell.key
     assert explorer.state == type(explorer.state).from_dict(explorer.state.to_dict())
     assert chart._cells.data["kept"].index(1) == 3
     assert (chart._large.x_range.start, chart._large.y_range.end) == (cell.left, cell.top)
-    chart._on_large_tap(SimpleNamespace(x=cell.left + 4.5, y=cell.top + 2.5))
+    chart._on_large_tap(Tap(None, x=cell.left + 4.5, y=cell.top + 2.5))
     assert explorer.state.patch == (2, 4)
     assert chart._frames.data["left"] == [cell.left + 4]
     assert chart._frames.data["top"] == [cell.top + 2]
