@@ -82,6 +82,28 @@ def test_files_that_are_dropped_keep_their_names_and_their_pixels(explorer: Any)
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("name", ["..", "", "/", "x" * 300 + ".png", "a\0b.png", "Фото ☃.png", "CON.", "C:\\me\\p.png"])
+def test_any_name_makes_a_file(explorer: Any, name: str) -> None:
+    explorer._controls._heard(dropped(np.zeros((16, 16, 3), np.uint8), name=name))
+    assert "Added" in explorer._done.value
+    (file,) = (one for one in Path(explorer._dropped.name).rglob("*") if one.is_file())
+    assert len(file.name.encode()) <= 240
+
+
+def test_files_that_come_while_others_are_captured_are_added_too(
+    explorer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    photo = np.zeros((16, 16, 3), np.uint8)
+    monkeypatch.setattr(explorer._adder, "ask", asked.append)
+    explorer._controls._heard(dropped(photo, name="first.png"))
+    explorer._controls._heard(dropped(photo, name="second.png"))
+    explorer._added(None, asked[-1](), None)
+    assert explorer._session.facts.images[2:] == ("first.png", "second.png")
+    explorer._controls._heard(dropped(photo, name="third.png"))
+    assert explorer._session.facts.images[2:] == ("first.png", "second.png", "third.png")
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [

@@ -29,6 +29,8 @@ class Adding(Held):
 
     _dropped: tempfile.TemporaryDirectory[str] | None = None
     """Files that came from the page: images are read when they are needed, so they stay as long as the explorer."""
+    _awaited: list[Path]
+    """Files of which no image has been captured yet."""
 
     def add_images(self, images: object) -> None:
         """Capture further images with the explorer's model, and show the first of them.
@@ -78,19 +80,19 @@ class Adding(Held):
         if self._dropped is None:
             self._dropped = tempfile.TemporaryDirectory(prefix="spectral-toolkit-images-")
         folder = Path(tempfile.mkdtemp(dir=self._dropped.name))
-        paths = []
         for place, (name, content) in enumerate(files):
-            # A name from the page is only a name: the image keeps it, and its file lies in a folder of its own.
-            path = folder / str(place) / (Path(name.replace("\\", "/")).name or "image")
+            path = folder / str(place) / file_name(name)
             path.parent.mkdir()
             path.write_bytes(content)
-            paths.append(path)
-        session = self._session
+            self._awaited.append(path)
+        # A capture that is under way begins anew with these, too: the worker forgets what it was asked before.
+        session, paths = self._session, tuple(self._awaited)
         self._tell("The images are being captured. You can continue meanwhile.")
         # The files go when the explorer is closed, so copied code does not name them.
         self._adder.ask(lambda: replace(add_images(session, paths), expression=None))
 
     def _added(self, _asked: object, source: Source | None, error: Exception | None) -> None:
+        self._awaited.clear()
         if source is None:
             folder = re.escape(self._dropped.name) if self._dropped is not None else "$"
             self._tell(re.sub(rf"{folder}[\\/][^\\/]+[\\/]\d+[\\/]", "", words.reason(error)), "error")
@@ -114,3 +116,15 @@ class Adding(Held):
         self._path.value = text
         added = session.facts.images[n_before:]
         self._tell(f"Added {', '.join(added)}." if len(added) < 4 else f"Added {len(added)} images.")
+
+
+def file_name(name: str) -> str:
+    """The name of a file from a page as one that every file system takes, and that leads nowhere else.
+
+    Examples
+    --------
+    >>> file_name("../../my cat.png"), file_name(".."), file_name("a:b?.png")
+    ('my cat.png', 'image', 'a_b_.png')
+    """
+    last = re.split(r"[\\/]", name)[-1]
+    return re.sub(r"[^\w .()-]", "_", last)[-60:].strip(" .") or "image"

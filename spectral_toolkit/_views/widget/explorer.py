@@ -182,6 +182,7 @@ class Explorer(Unpicklable, Adding, Choosing, Saving, Described, widgets.VBox):
         # Pages have a thread of their own: they take a minute, and use nothing from which results are computed.
         self._page_maker: Worker[Callable[[], str], str] = Worker(_run, self._page_made, synchronous=self._synchronous)
         self._adder: Worker[Callable[[], Source], Source] = Worker(_run, self._added, synchronous=self._synchronous)
+        self._awaited = []
         self._still = Still(self._name)
         before: Controls | None = getattr(self, "_controls", None)
         self._controls = Controls(session.facts, self._on_change, self._name)
