@@ -59,6 +59,8 @@ nitpick_ignore_regex = [
         r"('.*'|ndarray|xarray|xr|numpy|np|pandas|pd|torch|holoviews|hv|PIL|Image|pathlib|Path|collections\.abc|typing|os|datetime|jaxtyping)"
         r"(\..*)?",
     ),
+    # Types of signatures that are not public have no page.
+    (r"py:class", r"Keep|Weights|spectral_toolkit\._.*"),
 ]
 
 html_theme = "furo"
