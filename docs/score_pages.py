@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> str:
     lines = [
         f"## {name}\n",
         f"Measured on {full['scenes']} scenes of seed {full['seed']} with kernel {full['kernel']}; the intervals are "
-        f"95 % intervals over images. {_once(full['notes'])}{_remark(entry)}\n",
+        f"95 % intervals over images. {full['notes']}{_remark(entry)}\n",
         f"![Where and what of every layer of {name}]({picture_path(name)})\n",
     ]
     for kind, rows in full["scores"].items():
@@ -81,11 +80,6 @@ def _summary(published: Mapping[str, Any]) -> str:
                 cells.append(" / ".join(_number(rows[control][score][0]) for score in scores))
             lines.append(f"| `{name}` | {KINDS[kind]} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
-
-
-def _once(notes: str) -> str:
-    """Every sentence once: the notes are those of several runs."""
-    return " ".join(dict.fromkeys(re.split(r"(?<=\.) ", notes)))
 
 
 def _remark(entry: Mapping[str, Any]) -> str:

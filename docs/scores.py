@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import math
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -106,11 +107,16 @@ def measure(
         "scenes": n_scenes,
         "seed": seed,
         "kernel": " and ".join(dict.fromkeys(part["kernel"] for part in parts.values())),
-        "notes": " ".join(dict.fromkeys(part["notes"] for part in parts.values() if part["notes"])),
+        "notes": _once(" ".join(part["notes"] for part in parts.values() if part["notes"])),
         "roles": {row: role for part in parts.values() for row, role in part["roles"].items()},
         "processor_seconds": {kind: part["processor_seconds"] for kind, part in parts.items()},
         "scores": {kind: part["scores"] for kind, part in parts.items()},
     }
+
+
+def _once(notes: str) -> str:
+    """Every sentence once: the kinds have some in common."""
+    return " ".join(dict.fromkeys(re.split(r"(?<=\.) ", notes)))
 
 
 def _plain(found: Any, kind: str) -> dict[str, Any]:
@@ -244,7 +250,7 @@ def publish(names: list[str], places: Places, *, n_scenes: int = N_SCENES, n_qui
             "full": full,
             "quick": quick,
             **({} if noise is None else {"noise": noise}),
-            **({"trained": record["in_a_sentence"]} if record else {}),
+            **({"trained": model.training} if model.training else {}),
         }
         places.docs.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(published, indent=1) + "\n")

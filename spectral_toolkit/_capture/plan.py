@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -163,7 +162,7 @@ class Plan:
             "batch_size": self.batch_size,
             "seed": self.seed,
             "pictures_sha256": self.pictures.sha256,
-            "names_sha256": hashlib.sha256("\n".join(self.pictures.names).encode()).hexdigest(),
+            "names_sha256": self.pictures.names_sha256,
             **({"training": model.training} if model.training else {}),
             **model.provenance,
             "versions": _versions(model.libraries),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 
@@ -57,7 +56,7 @@ def add_images(session: Session, images: object) -> Source:
     joined.attrs = {
         **first.attrs,
         "pictures_sha256": every.sha256,
-        "names_sha256": hashlib.sha256("\n".join(every.names).encode()).hexdigest(),
+        "names_sha256": every.names_sha256,
     }
     origin = picture_expression(list(every.paths)) if all(every.paths) else None
     return Source(joined, every, origin, replace(live, images=every))

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from .._affinity.table import KERNELS
+from .._io.grids import moved
 from .selection import moved_selection
 from .start import contrast
-from .state import Facts, State, checked_weights, moved
+from .state import Facts, State, checked_weights
 from .view import offered
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .._compute.settings import computing
+from .._io.grids import moved
 from .recipe import call, capture_lines
 from .session import Question, can_be_written_out, questions
-from .state import Facts, State, moved
+from .state import Facts, State
 from .views import ROWS_OPACITY, VIEWS
 from .wording import setting_names
 

@@ -22,6 +22,7 @@ from .._analysis.regions.joint import MOST_DENSE
 from .._analysis.trust import Statement, outlying_masks, trust_statements
 from .._compute.settings import computing
 from .._io.activations import check_tree, image_coordinates, image_names, layer_names
+from .._io.grids import moved
 from .._render.composite import shrink
 from .._render.patch_colours import mean_colours
 from .._render.underlay import ShownPicture, shown_pictures
@@ -29,7 +30,7 @@ from ..errors import SpectralToolkitError
 from ..solvers import solve
 from .connected import Connected, most_connected
 from .labels import Labels, LabelScore, scores_beside
-from .state import Facts, State, moved
+from .state import Facts, State
 from .view import MODEL, Inputs, LiveModel, quantities_of
 from .views import SEGMENTS, VIEWS
 from .worker import Check

@@ -10,10 +10,11 @@ from typing import TypedDict
 from .._affinity.presets import PRESETS, preset_weights
 from .._compute.warned import outside
 from .._io.bundles import Bundle
+from .._io.grids import moved
 from ..errors import SpectralToolkitError
 from .session import Session
 from .sources import open_session
-from .state import State, as_state, checked, moved
+from .state import State, as_state, checked
 from .views import VIEWS
 
 

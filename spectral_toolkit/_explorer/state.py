@@ -13,7 +13,6 @@ from .._affinity.presets import PRESETS as NAMED
 from .._affinity.presets import preset_weights
 from .._affinity.table import KERNELS, SCOPES, check_combination
 from .._analysis.cloud import PROJECTIONS
-from .._io.grids import moved as moved
 from .._render.composite import check_threshold
 from .._render.patch_colours import COLOURINGS
 from ..errors import SpectralToolkitError

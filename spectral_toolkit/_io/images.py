@@ -116,6 +116,11 @@ class Images(Described, Sequence[np.ndarray]):
             digest.update(repr(entry.size).encode())
         return digest.hexdigest()
 
+    @property
+    def names_sha256(self) -> str:
+        """Hash over the names of all images in order."""
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+
     def hashed(self, index: int) -> tuple[np.ndarray, str]:
         """One image, and the hash by which it is recognised at any size: see `pixels_sha256`."""
         entry = self._entries[index]

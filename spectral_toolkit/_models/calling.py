@@ -9,9 +9,9 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from .._compute.torch_calls import TorchCalls
 from .untyped import config_of
 
 Call = Callable[[torch.nn.Module, Tensor], object]
@@ -117,17 +117,10 @@ def prompted(part: torch.nn.Module, values: Tensor) -> object:
     return part(pixel_values=image, prompt_pixel_values=prompt, prompt_masks=torch.zeros_like(prompt))
 
 
-class _InOrder(TorchFunctionMode):
+class _InOrder(TorchCalls):
     """Where a model draws a random order of all its patches, as ViLT does, their own order is one of them."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
+    def call(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         if func is torch.multinomial and not kwargs and len(args) == 2:
             weights, n = args
             if (

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from .._compute.torch_calls import TorchCalls
 from ..errors import ActivationsError
 from .model import UNROTATED
 from .watching import Call
@@ -52,7 +52,7 @@ class Origin:
     ratio: float
 
 
-class Operations(TorchFunctionMode):
+class Operations(TorchCalls):
     """Keeps what the operations of some modules give out, from the start of a module's forward pass.
 
     Parameters
@@ -71,14 +71,8 @@ class Operations(TorchFunctionMode):
         self.tokens: dict[str, int] = {}
         """For each module, how many tokens its calls had so far: it may cut them into windows, a call each."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        out = func(*args, **(kwargs or {}))
+    def call(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        out = func(*args, **kwargs)
         if self.within:
             name = self.within[-1]
             place = self.counts[name]

@@ -18,9 +18,10 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from ..._compute.torch_calls import TorchCalls
 
 
 def peak_bytes(prepare: Callable[[Callable[[torch.nn.Module], torch.nn.Module]], Callable[[], object]]) -> int:
@@ -94,17 +95,10 @@ class _Live(TorchDispatchMode):
         return output
 
 
-class _FusedAttention(TorchFunctionMode):
+class _FusedAttention(TorchCalls):
     """Gives the shape of what the fused attention returns."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
+    def call(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         if func is scaled_dot_product_attention:
             query, value = (
                 cast("torch.Tensor", args[place] if len(args) > place else kwargs[name])

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from ..._compute.torch_calls import TorchCalls
 from ...errors import UnsupportedModelError
 from ..watching import unwatched
 from .base import DiffusionModel
@@ -232,21 +232,15 @@ def _at_one_timestep(scheduler: Configured, timestep: int) -> Configured:
     return other
 
 
-class _GivenNoise(TorchFunctionMode):
+class _GivenNoise(TorchCalls):
     """Gives latents where a pipeline draws noise of their shape, and zeros where a VAE draws from its Gaussian."""
 
     def __init__(self, latents: Tensor) -> None:
         super().__init__()
         self.latents = latents
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Inputs | None = None,
-    ) -> object:
-        out = func(*args, **(kwargs or {}))
+    def call(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        out = func(*args, **kwargs)
         if func not in (torch.randn, torch.randn_like) or not isinstance(out, Tensor):
             return out
         if out.numel() != self.latents.numel():
@@ -263,7 +257,7 @@ class _GivenNoise(TorchFunctionMode):
 
 
 def _drawn_by_vae() -> bool:
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)  # beyond this function, `call` and what calls it
     for _ in range(6):
         if frame.f_code.co_name == "sample" and "autoencoders" in frame.f_code.co_filename:
             return True

@@ -17,8 +17,8 @@ from typing import Literal, NotRequired, TypeAlias, TypedDict, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 
+from ..._compute.torch_calls import TorchCalls
 from ...errors import SpectralToolkitError, UnsupportedModelError
 from ..untyped import Untyped, untyped
 from .protocols import whole_number
@@ -124,25 +124,19 @@ def _watched(
     return watched
 
 
-class _Noting(TorchFunctionMode):
+class _Noting(TorchCalls):
     """Shows the arguments of scaled dot product attention in its context to ``see``, and passes on what it returns."""
 
     def __init__(self, see: Callable[[_Attention], _Attention]) -> None:
         super().__init__()
         self.see, self.calls = see, 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
+    def call(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         if func is not scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        call = cast("_Attention", dict(zip(names, args, strict=False)) | (kwargs or {}))
+        call = cast("_Attention", dict(zip(names, args, strict=False)) | kwargs)
         return func(**(self.see(call) if self.calls == 1 else call))
 
 

@@ -1,6 +1,6 @@
 """The recorder: every call of attention that happens while a module runs, named by the module in whose forward it is.
 
-A ``TorchFunctionMode`` sees what is asked of torch: `scaled_dot_product_attention`, `multi_head_attention_forward` (run
+`TorchCalls` sees what is asked of torch: `scaled_dot_product_attention`, `multi_head_attention_forward` (run
 with the parts of it that torch would fuse taken apart), and the products and softmax of attention written by hand
 (`products`). Functions of xformers and flash-attention, which torch does not see, are wrapped where the model's own
 modules refer to them. All of it ends with the context; the model's numbers are its own throughout, unless operations
@@ -21,8 +21,8 @@ from typing import Protocol, cast
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from ..._compute.torch_calls import TorchCalls
 from . import products
 
 
@@ -169,19 +169,12 @@ def unwatched() -> Iterator[None]:
         _paused.on = before
 
 
-class _Mode(TorchFunctionMode):
+class _Mode(TorchCalls):
     def __init__(self, watch: Watch, report: products.Found, mute: bool, maps: Maps | None) -> None:
         super().__init__()
         self.watch, self.report, self.mute, self.maps = watch, report, mute, maps
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
+    def call(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         if getattr(_paused, "on", False):
             return func(*args, **kwargs)
         if func is functional.scaled_dot_product_attention:

@@ -104,16 +104,14 @@ class Adding(Held):
 
     def _take(self, source: Source) -> None:
         """Go on with more images: the state stays, but for the image, and undo goes back beyond the change."""
-        before, history, text = self._state, self._history, self._path.value
+        before, history = self._state, self._history
         n_before = len(self._session.facts.images)
         session = open_session(source.activations, self._session.device, source.images, None, source.live)
         state = fitting(replace(before, image=n_before, patch=None, selection=()), session)
-        self._end()
-        self._start(session, source.expression, checked(state, session.facts))
+        self._start_anew(session, source.expression, checked(state, session.facts))
         self._history = history
         history.add(before, self._state)
         self._go_to(None)
-        self._path.value = text
         added = session.facts.images[n_before:]
         self._tell(f"Added {', '.join(added)}." if len(added) < 4 else f"Added {len(added)} images.")
 

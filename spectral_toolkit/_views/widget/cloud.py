@@ -14,7 +14,8 @@ from bokeh.models import HoverTool, LassoSelectTool, Plot, Scatter
 from ..._explorer.cloud import CloudData, Points, all_places, inside, patches_of, points
 from ..._explorer.selection import Patches, chosen_mask, in_order, moved_selection
 from ..._explorer.session import ShownState, Side
-from ..._explorer.state import State, moved
+from ..._explorer.state import State
+from ..._io.grids import moved
 from ..._render.colour import hex_colours
 from ..elements import styled
 from ..still_picture import bokeh_figure, ends

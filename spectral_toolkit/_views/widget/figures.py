@@ -17,8 +17,8 @@ from PIL import Image
 from ..._explorer import views, wording
 from ..._explorer.lit import with_marks
 from ..._explorer.session import ShownState, Side
-from ..._explorer.state import moved
 from ..._explorer.view import View
+from ..._io.grids import moved
 from ..._table import located
 from ...errors import SpectralToolkitError
 from ..charts import layers_chart, spectrum_chart

@@ -22,7 +22,7 @@ from bokeh.models import (
 
 from ..._explorer.head_view import sort_of
 from ..._explorer.session import ShownState
-from ..._explorer.state import moved
+from ..._io.grids import moved
 from ..._render.head_matrix import HeadMap, HeadMatrix, head_matrix
 from ..._render.marks import short_names
 from ..heads_chart import CELL_COLUMNS, TIPS, axes, cell_columns, elements, frame, heads_chart

@@ -11,10 +11,10 @@ from typing import Unpack
 import ipywidgets as widgets
 
 from ..._explorer import wording
-from ..._explorer.session import questions
+from ..._explorer.session import Session, questions
 from ..._explorer.sources import open_session
 from ..._explorer.start import PageSettings, fitting, freezing_settings, refuse_two, state_of
-from ..._explorer.state import checked
+from ..._explorer.state import State, checked
 from ..._io.bundles import load_bundle, save_bundle
 from ..._io.outputs import local_path
 from ...errors import SpectralToolkitError
@@ -116,11 +116,15 @@ class Saving(Held):
         bundle = load_bundle(path)
         session = open_session(bundle.activations, self._session.device, bundle.pictures)
         state = checked(fitting(state_of(bundle), session), session.facts)
+        self._start_anew(session, None, state, save.in_full(path))
+        return f"Opened {path}."
+
+    def _start_anew(self, session: Session, source: str | None, state: State, bundle: str | None = None) -> None:
+        """Explore something else in the same place of the page; the name of the file stays."""
         text = self._path.value
         self._end()
-        self._start(session, None, state, save.in_full(path))
+        self._start(session, source, state, bundle)
         self._path.value = text
-        return f"Opened {path}."
 
     def _try(self, action: Callable[[], str | None]) -> None:
         self._tell("One moment ...")  # the page receives it before the work begins
